@@ -1,0 +1,132 @@
+//! What other threads ask of a vCPU.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::thread::Thread;
+use std::time::Duration;
+
+/// A set of requests to a vCPU, one bit each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Signal(pub u32);
+
+impl Signal {
+    /// The local APIC has an interrupt to deliver (a level: the APIC raises and clears it).
+    pub const INTR: Self = Self(1);
+    /// A non-maskable interrupt.
+    pub const NMI: Self = Self(1 << 1);
+    /// A system-management interrupt.
+    pub const SMI: Self = Self(1 << 2);
+    /// INIT#.
+    pub const INIT: Self = Self(1 << 3);
+    /// A start-up IPI; the vector is in [`CpuSignals::sipi_vector`].
+    pub const SIPI: Self = Self(1 << 4);
+    /// Return from [`crate::Vcpu::run`] with [`crate::VcpuExit::Stopped`].
+    pub const STOP: Self = Self(1 << 5);
+    /// Drop all cached translations of guest-physical addresses (the memory map changed).
+    pub const REMAP: Self = Self(1 << 6);
+
+    /// Both sets.
+    pub const fn with(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}
+
+/// The mailbox of one vCPU.
+#[derive(Debug, Default)]
+pub struct CpuSignals {
+    pending: AtomicU32,
+    sipi: AtomicU32,
+    sleeping: AtomicBool,
+    thread: Mutex<Option<Thread>>,
+}
+
+impl CpuSignals {
+    /// The raised signals; polled by the CPU at block entry.
+    #[inline]
+    pub fn pending(&self) -> u32 {
+        self.pending.load(Ordering::Acquire)
+    }
+
+    /// Whether any of `signal`'s bits is raised.
+    #[inline]
+    pub fn is_raised(&self, signal: Signal) -> bool {
+        self.pending() & signal.0 != 0
+    }
+
+    /// The word that [`CpuSignals::pending`] reads, for translated code that polls it directly.
+    pub fn pending_word(&self) -> &AtomicU32 {
+        &self.pending
+    }
+
+    /// Raises signals and wakes the vCPU's thread if it sleeps in [`CpuSignals::wait`].
+    pub fn raise(&self, signal: Signal) {
+        self.pending.fetch_or(signal.0, Ordering::SeqCst);
+        if self.sleeping.load(Ordering::SeqCst)
+            && let Some(thread) = self.thread.lock().unwrap_or_else(PoisonError::into_inner).as_ref()
+        {
+            thread.unpark();
+        }
+    }
+
+    /// Clears signals.
+    pub fn clear(&self, signal: Signal) {
+        self.pending.fetch_and(!signal.0, Ordering::SeqCst);
+    }
+
+    /// Clears `signal` and tells whether any of its bits was raised.
+    pub fn take(&self, signal: Signal) -> bool {
+        self.pending.fetch_and(!signal.0, Ordering::SeqCst) & signal.0 != 0
+    }
+
+    /// Raises [`Signal::SIPI`] with the vector (page number of the start address).
+    pub fn raise_sipi(&self, vector: u8) {
+        self.sipi.store(u32::from(vector), Ordering::SeqCst);
+        self.raise(Signal::SIPI);
+    }
+
+    /// The vector of the last start-up IPI.
+    pub fn sipi_vector(&self) -> u8 {
+        self.sipi.load(Ordering::SeqCst) as u8
+    }
+
+    /// Sleeps on the vCPU's own thread until one of `wanted` is raised or the time is over (`None`: no limit).
+    pub fn wait(&self, wanted: Signal, limit: Option<Duration>) {
+        *self.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(std::thread::current());
+        self.sleeping.store(true, Ordering::SeqCst);
+        let start = std::time::Instant::now();
+        while self.pending.load(Ordering::SeqCst) & wanted.0 == 0 {
+            match limit {
+                None => std::thread::park(),
+                Some(limit) => match limit.checked_sub(start.elapsed()) {
+                    Some(left) if !left.is_zero() => std::thread::park_timeout(left),
+                    _ => break,
+                },
+            }
+        }
+        self.sleeping.store(false, Ordering::SeqCst);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    #[test]
+    fn raise_wakes_a_waiting_thread() {
+        let signals = Arc::new(CpuSignals::default());
+        let waiting = Arc::clone(&signals);
+        let thread = std::thread::spawn(move || waiting.wait(Signal::NMI, None));
+        signals.raise(Signal::INTR);
+        signals.raise(Signal::NMI);
+        thread.join().expect("thread");
+        assert!(signals.take(Signal::NMI));
+        assert!(!signals.take(Signal::NMI));
+        assert!(signals.is_raised(Signal::INTR));
+    }
+
+    #[test]
+    fn wait_with_a_limit_ends() {
+        CpuSignals::default().wait(Signal::NMI, Some(Duration::from_millis(5)));
+    }
+}

@@ -1,0 +1,1 @@
+//! PICs, PIT, APICs, RTC, i8042, power management.

@@ -1,0 +1,16 @@
+//! The host's floating-point instructions, one function each.
+//!
+//! Every block of assembly starts from the state that the ABI guarantees (x87 stack empty, control
+//! word 037Fh, MXCSR control bits at their default) and leaves that state behind. SSE exceptions
+//! are always masked. x87 overflow and underflow may be unmasked in the control word that is
+//! passed; between the instruction and the `FNCLEX` that clears the pending exception there are
+//! only non-waiting instructions, so that the host never delivers it.
+
+pub(crate) mod sse;
+pub(crate) mod x87;
+
+/// Whether the host has every instruction that this crate executes (SSE4.1 is the newest).
+#[must_use]
+pub fn host_is_supported() -> bool {
+    std::arch::is_x86_feature_detected!("sse3") && std::arch::is_x86_feature_detected!("sse4.1")
+}

@@ -1,0 +1,88 @@
+//! Which pages of a RAM block hold guest code that some vCPU has decoded, and how often it was written to.
+//!
+//! A vCPU that decodes instructions from a page first calls [`PageCode::watch`] for the 64-byte lines that it will
+//! read, then [`PageCode::generation`], and only then reads the bytes. A store to a watched line raises the
+//! generation; decoded code is valid only while the generation of its page is the one it was decoded under.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+/// The code tracking of one 4 KiB page.
+#[derive(Debug, Default)]
+pub struct PageCode {
+    /// One bit for each 64-byte line of the page that holds decoded code.
+    lines: AtomicU64,
+    /// Raised by each store to a watched line.
+    generation: AtomicU32,
+}
+
+/// The mask of the 64-byte lines that `len` bytes from `offset` in the page touch.
+fn line_mask(offset: usize, len: usize) -> u64 {
+    if len == 0 {
+        return 0;
+    }
+    let first = (offset / 64).min(63);
+    let last = ((offset + len - 1) / 64).min(63);
+    (u64::MAX >> (63 - last)) & (u64::MAX << first)
+}
+
+impl PageCode {
+    /// Marks the lines of `len` bytes at `offset` (in bytes, within the page) as holding code. Returns `true` when a
+    /// line was not marked before: the caller then needs a memory barrier on all vCPU threads before it reads the
+    /// bytes, because another thread may have a store in flight that did not see the mark.
+    pub fn watch(&self, offset: usize, len: usize) -> bool {
+        let mask = line_mask(offset, len);
+        if self.lines.load(Ordering::Acquire) & mask == mask {
+            return false;
+        }
+        self.lines.fetch_or(mask, Ordering::SeqCst) & mask != mask
+    }
+
+    /// The current generation of the page's code.
+    #[inline]
+    pub fn generation(&self) -> u32 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// Whether any line of the page holds decoded code.
+    #[inline]
+    pub fn is_watched(&self) -> bool {
+        self.lines.load(Ordering::Relaxed) != 0
+    }
+
+    /// Notes a store of `len` bytes at `offset`. Returns `true` when it hit watched code.
+    #[inline]
+    pub fn note_store(&self, offset: usize, len: usize) -> bool {
+        let lines = self.lines.load(Ordering::Relaxed);
+        if lines == 0 || lines & line_mask(offset, len) == 0 {
+            return false;
+        }
+        self.generation.fetch_add(1, Ordering::AcqRel);
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn store_beside_watched_line_keeps_generation() {
+        let page = PageCode::default();
+        assert!(page.watch(64, 10));
+        assert!(!page.watch(70, 2));
+        assert!(!page.note_store(0, 64));
+        assert!(!page.note_store(128, 3968));
+        assert_eq!(page.generation(), 0);
+    }
+
+    #[test]
+    fn store_that_ends_in_watched_line_raises_generation() {
+        let page = PageCode::default();
+        page.watch(4090, 6);
+        assert!(page.note_store(4030, 3));
+        assert!(page.note_store(4095, 1));
+        assert!(page.note_store(0, 4096));
+        assert_eq!(page.generation(), 3);
+        assert!(!page.note_store(0, 0));
+    }
+}

@@ -1,0 +1,283 @@
+//! Blocks of guest RAM: anonymous host memory, shared by all threads.
+//!
+//! Guest memory is written by vCPU threads and devices at the same time, as real memory is, so it is never borrowed as
+//! a Rust slice: all accesses are atomic (relaxed; host and guest are both x86-ordered, or the CPU adds fences) or copy
+//! bytes through atomics. This is one of the modules that may use `unsafe`.
+
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
+
+use crate::code::PageCode;
+
+/// log2 of the guest page size.
+pub const PAGE_SHIFT: u32 = 12;
+/// The guest page size in bytes.
+pub const PAGE_SIZE: usize = 1 << PAGE_SHIFT;
+
+/// Why a RAM block could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum RamError {
+    /// The size is zero, not a multiple of the page size, or more than the host can address.
+    #[error("RAM size {0:#x} is not a positive multiple of 4 KiB")]
+    BadSize(u64),
+    /// The host refused the memory.
+    #[error("cannot set up guest memory '{name}' of {size} bytes")]
+    Map {
+        /// The block's name.
+        name: String,
+        /// Its size in bytes.
+        size: u64,
+        /// What the host said.
+        source: rustix::io::Errno,
+    },
+}
+
+/// A block of guest RAM (or of a ROM's contents).
+#[derive(Debug)]
+pub struct RamBlock {
+    name: String,
+    base: NonNull<u8>,
+    len: usize,
+    code: NonNull<PageCode>,
+}
+
+// SAFETY: the mapping lives as long as the block; every access goes through atomics, so that sharing it between threads
+// is as sound as sharing an array of atomics.
+unsafe impl Send for RamBlock {}
+// SAFETY: as above.
+unsafe impl Sync for RamBlock {}
+
+fn map(name: &str, len: usize) -> Result<NonNull<u8>, RamError> {
+    let failed = |source| RamError::Map { name: name.to_owned(), size: len as u64, source };
+    // SAFETY: a fresh anonymous mapping at an address that the kernel chooses aliases nothing.
+    let base = unsafe {
+        rustix::mm::mmap_anonymous(
+            std::ptr::null_mut(),
+            len,
+            rustix::mm::ProtFlags::READ | rustix::mm::ProtFlags::WRITE,
+            rustix::mm::MapFlags::PRIVATE | rustix::mm::MapFlags::NORESERVE,
+        )
+    }
+    .map_err(failed)?;
+    NonNull::new(base.cast()).ok_or_else(|| failed(rustix::io::Errno::NOMEM))
+}
+
+macro_rules! sized_access {
+    ($load:ident, $store:ident, $int:ty, $atomic:ty) => {
+        #[doc = concat!("Loads a little-endian `", stringify!($int), "`; `None` outside of the block. Atomic when aligned.")]
+        #[inline]
+        pub fn $load(&self, offset: usize) -> Option<$int> {
+            const N: usize = size_of::<$int>();
+            if offset > self.len.checked_sub(N)? {
+                return None;
+            }
+            if offset.is_multiple_of(N) {
+                // SAFETY: in bounds by the check above and aligned; the block is only accessed through atomics.
+                let cell = unsafe { &*self.base.as_ptr().add(offset).cast::<$atomic>() };
+                return Some(<$int>::from_le(cell.load(Ordering::Relaxed)));
+            }
+            let mut bytes = [0; N];
+            self.copy_out(offset, &mut bytes);
+            Some(<$int>::from_le_bytes(bytes))
+        }
+
+        #[doc = concat!("Stores a little-endian `", stringify!($int), "`; `false` outside of the block. Atomic when aligned.")]
+        #[inline]
+        pub fn $store(&self, offset: usize, value: $int) -> bool {
+            const N: usize = size_of::<$int>();
+            if self.len < N || offset > self.len - N {
+                return false;
+            }
+            if offset.is_multiple_of(N) {
+                // SAFETY: in bounds by the check above and aligned; the block is only accessed through atomics.
+                let cell = unsafe { &*self.base.as_ptr().add(offset).cast::<$atomic>() };
+                cell.store(value.to_le(), Ordering::Relaxed);
+            } else {
+                self.copy_in(offset, &value.to_le_bytes());
+            }
+            self.note_store(offset, N);
+            true
+        }
+    };
+}
+
+impl RamBlock {
+    /// Gets `size` bytes of zeroed memory, a positive multiple of 4 KiB. The host gives pages as they are touched.
+    ///
+    /// # Errors
+    /// [`RamError::BadSize`] and [`RamError::Map`].
+    pub fn new(name: &str, size: u64) -> Result<Self, RamError> {
+        let len = usize::try_from(size)
+            .ok()
+            .filter(|len| *len != 0 && len % PAGE_SIZE == 0 && *len <= isize::MAX as usize)
+            .ok_or(RamError::BadSize(size))?;
+        let code_len = (len >> PAGE_SHIFT) * size_of::<PageCode>();
+        let base = map(name, len)?;
+        // All-zero bytes are a valid `PageCode`, and the mapping is page-aligned.
+        let code = map(name, code_len)?.cast();
+        Ok(Self { name: name.to_owned(), base, len, code })
+    }
+
+    /// The block's name, as QEMU names it: `pc.ram`, `pc.bios`, ….
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The size in bytes.
+    #[expect(clippy::len_without_is_empty, reason = "a block is never empty")]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// The host address of the first byte, for a vCPU's TLB and for KVM. Valid for [`RamBlock::len`] bytes while the
+    /// block lives. Whoever stores through it calls [`RamBlock::note_store`].
+    #[inline]
+    pub fn host_base(&self) -> NonNull<u8> {
+        self.base
+    }
+
+    /// The code tracking of the page that holds `offset`; `None` outside of the block.
+    #[inline]
+    pub fn page_code(&self, offset: usize) -> Option<&PageCode> {
+        if offset >= self.len {
+            return None;
+        }
+        // SAFETY: there is one zero-initialised `PageCode` for each page of the block.
+        Some(unsafe { &*self.code.as_ptr().add(offset >> PAGE_SHIFT) })
+    }
+
+    /// Notes that `len` bytes at `offset` were stored: code decoded from them becomes invalid. Returns `true` when
+    /// code was hit.
+    #[inline]
+    pub fn note_store(&self, offset: usize, len: usize) -> bool {
+        let mut hit = false;
+        let (mut at, end) = (offset, offset.saturating_add(len).min(self.len));
+        while at < end {
+            let page_end = ((at >> PAGE_SHIFT) + 1) << PAGE_SHIFT;
+            let stop = end.min(page_end);
+            if let Some(page) = self.page_code(at) {
+                hit |= page.note_store(at & (PAGE_SIZE - 1), stop - at);
+            }
+            at = stop;
+        }
+        hit
+    }
+
+    /// Reads `into.len()` bytes at `offset`; `false` when they are not all inside of the block.
+    pub fn read(&self, offset: usize, into: &mut [u8]) -> bool {
+        if !self.contains(offset, into.len()) {
+            return false;
+        }
+        self.copy_out(offset, into);
+        true
+    }
+
+    /// Writes `from` at `offset`; `false` (and nothing written) when it does not fit.
+    pub fn write(&self, offset: usize, from: &[u8]) -> bool {
+        if !self.contains(offset, from.len()) {
+            return false;
+        }
+        self.copy_in(offset, from);
+        self.note_store(offset, from.len());
+        true
+    }
+
+    fn contains(&self, offset: usize, len: usize) -> bool {
+        offset.checked_add(len).is_some_and(|end| end <= self.len)
+    }
+
+    sized_access!(load_u8, store_u8, u8, AtomicU8);
+    sized_access!(load_u16, store_u16, u16, AtomicU16);
+    sized_access!(load_u32, store_u32, u32, AtomicU32);
+    sized_access!(load_u64, store_u64, u64, AtomicU64);
+
+    /// Copies bytes out; the caller has checked the bounds. Whole aligned words where possible.
+    fn copy_out(&self, offset: usize, into: &mut [u8]) {
+        debug_assert!(self.contains(offset, into.len()));
+        let (mut at, mut rest) = (offset, into);
+        while !rest.is_empty() {
+            if at % 8 == 0 && rest.len() >= 8 {
+                // SAFETY: in bounds (checked by the caller) and aligned; only accessed through atomics.
+                let word = unsafe { &*self.base.as_ptr().add(at).cast::<AtomicU64>() }.load(Ordering::Relaxed);
+                let (head, tail) = rest.split_at_mut(8);
+                head.copy_from_slice(&word.to_ne_bytes());
+                (at, rest) = (at + 8, tail);
+            } else {
+                // SAFETY: in bounds (checked by the caller); only accessed through atomics.
+                let byte = unsafe { &*self.base.as_ptr().add(at).cast::<AtomicU8>() }.load(Ordering::Relaxed);
+                let (head, tail) = rest.split_at_mut(1);
+                head[0] = byte;
+                (at, rest) = (at + 1, tail);
+            }
+        }
+    }
+
+    /// Copies bytes in; the caller has checked the bounds.
+    fn copy_in(&self, offset: usize, from: &[u8]) {
+        debug_assert!(self.contains(offset, from.len()));
+        let (mut at, mut rest) = (offset, from);
+        while !rest.is_empty() {
+            if at % 8 == 0
+                && let Some((word, tail)) = rest.split_first_chunk::<8>()
+            {
+                // SAFETY: in bounds (checked by the caller) and aligned; only accessed through atomics.
+                unsafe { &*self.base.as_ptr().add(at).cast::<AtomicU64>() }
+                    .store(u64::from_ne_bytes(*word), Ordering::Relaxed);
+                (at, rest) = (at + 8, tail);
+            } else {
+                // SAFETY: in bounds (checked by the caller); only accessed through atomics.
+                unsafe { &*self.base.as_ptr().add(at).cast::<AtomicU8>() }.store(rest[0], Ordering::Relaxed);
+                (at, rest) = (at + 1, &rest[1..]);
+            }
+        }
+    }
+}
+
+impl Drop for RamBlock {
+    fn drop(&mut self) {
+        // SAFETY: both mappings were made in `new` with these sizes and nobody can hold a reference any more.
+        // A failure of munmap could only mean that the mapping is not ours, which `new` excludes.
+        unsafe {
+            let _ = rustix::mm::munmap(self.base.as_ptr().cast(), self.len);
+            let code_len = (self.len >> PAGE_SHIFT) * size_of::<PageCode>();
+            let _ = rustix::mm::munmap(self.code.as_ptr().cast(), code_len);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unaligned_store_is_read_back_across_pages() {
+        let ram = RamBlock::new("test", 8192).expect("RAM");
+        assert!(ram.store_u64(4093, 0x1122_3344_5566_7788));
+        assert_eq!(ram.load_u64(4093), Some(0x1122_3344_5566_7788));
+        assert_eq!(ram.load_u8(4093), Some(0x88));
+        let mut bytes = [0; 8192];
+        assert!(ram.read(0, &mut bytes));
+        assert_eq!(bytes[4100], 0x11);
+    }
+
+    #[test]
+    fn access_outside_is_refused() {
+        let ram = RamBlock::new("test", 4096).expect("RAM");
+        assert_eq!(ram.load_u32(4093), None);
+        assert!(!ram.store_u16(4095, 1));
+        assert!(!ram.write(usize::MAX, &[1, 2]));
+        assert!(!ram.read(4096, &mut [0]));
+        assert!(ram.page_code(4096).is_none());
+        assert!(RamBlock::new("test", 100).is_err());
+        assert!(RamBlock::new("test", 0).is_err());
+    }
+
+    #[test]
+    fn write_over_watched_code_raises_its_generation() {
+        let ram = RamBlock::new("test", 12288).expect("RAM");
+        ram.page_code(4096).expect("page").watch(0, 15);
+        assert!(ram.write(4000, &[0; 200]));
+        assert_eq!(ram.page_code(4096).expect("page").generation(), 1);
+        assert_eq!(ram.page_code(0).expect("page").generation(), 0);
+    }
+}

@@ -1,0 +1,1 @@
+//! The object tree: paths and typed properties.

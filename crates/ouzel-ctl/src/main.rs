@@ -1,0 +1,2 @@
+//! ouzel-ctl
+fn main() {}

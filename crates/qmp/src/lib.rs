@@ -1,0 +1,1 @@
+//! QMP framing, sessions, dispatch, events, descriptor passing, and a typed client.

@@ -1,0 +1,1 @@
+//! The State derive macro.

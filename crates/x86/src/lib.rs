@@ -1,0 +1,7 @@
+//! x86-64 definitions without behaviour: registers, MSRs, CPUID, descriptors and CPU models.
+//!
+//! Source: Intel Software Developer's Manual (SDM) and AMD64 Architecture Programmer's Manual (APM).
+
+#![forbid(unsafe_code)]
+
+pub mod regs;
