@@ -83,9 +83,7 @@ impl QapiType for f64 {
     #[expect(clippy::cast_precision_loss, reason = "QMP numbers are doubles")]
     fn from_value(value: Value, path: &Path<'_>) -> Result<Self, Error> {
         let number = match value {
-            Value::String(text) if path.is_keyval() => {
-                text.parse().ok().filter(|number: &f64| number.is_finite())
-            }
+            Value::String(text) if path.is_keyval() => text.parse().ok().filter(|number: &f64| number.is_finite()),
             _ if path.is_keyval() => None,
             Value::Int(number) => Some(number as f64),
             Value::Uint(number) => Some(number as f64),

@@ -14,6 +14,7 @@ extern crate self as qapi;
 mod builtin;
 mod error;
 pub mod json;
+pub mod keyval;
 mod path;
 pub mod schema;
 mod traits;

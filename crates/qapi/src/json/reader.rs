@@ -99,9 +99,7 @@ fn number(state: State, byte: u8) -> Step {
         (State::Digits | State::Fraction, b'e' | b'E') => Step::Take(State::ExponentMark),
         (State::Point | State::Fraction, b'0'..=b'9') => Step::Take(State::Fraction),
         (State::ExponentMark, b'+' | b'-') => Step::Take(State::ExponentSign),
-        (State::ExponentMark | State::ExponentSign | State::Exponent, b'0'..=b'9') => {
-            Step::Take(State::Exponent)
-        }
+        (State::ExponentMark | State::ExponentSign | State::Exponent, b'0'..=b'9') => Step::Take(State::Exponent),
         (State::Zero | State::Digits, _) => Step::Before(Kind::Integer),
         (State::Fraction | State::Exponent, _) => Step::Before(Kind::Float),
         _ => Step::Error,

@@ -87,8 +87,7 @@ impl Writer {
                 '\t' => self.text.push_str("\\t"),
                 ' '..='~' => self.text.push(character),
                 _ => {
-                    let character =
-                        if super::utf8::is_character(character.into()) { character } else { '\u{FFFD}' };
+                    let character = if super::utf8::is_character(character.into()) { character } else { '\u{FFFD}' };
                     for unit in character.encode_utf16(&mut [0; 2]) {
                         _ = write!(self.text, "\\u{unit:04X}");
                     }
