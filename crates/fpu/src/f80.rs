@@ -26,20 +26,14 @@ impl F80 {
     /// A pattern from its sign and exponent word and its significand.
     #[must_use]
     pub const fn new(sign_exponent: u16, significand: u64) -> Self {
-        Self {
-            significand,
-            sign_exponent,
-        }
+        Self { significand, sign_exponent }
     }
 
     /// From the ten bytes of the memory format (little endian).
     #[must_use]
     pub fn from_bytes(bytes: &[u8; 10]) -> Self {
         let [s0, s1, s2, s3, s4, s5, s6, s7, e0, e1] = *bytes;
-        Self::new(
-            u16::from_le_bytes([e0, e1]),
-            u64::from_le_bytes([s0, s1, s2, s3, s4, s5, s6, s7]),
-        )
+        Self::new(u16::from_le_bytes([e0, e1]), u64::from_le_bytes([s0, s1, s2, s3, s4, s5, s6, s7]))
     }
 
     /// The ten bytes of the memory format (little endian).

@@ -48,8 +48,8 @@ pub use compare::Comparison;
 pub use f80::F80;
 pub use host::host_is_supported;
 pub use mxcsr::{Mxcsr, SimdException};
-pub use sse::{SseOp, lower_sse};
+pub use sse::{InsertSource, SseOp, lower_sse};
 pub use x87::{
-    AddressMode, Commit, EnvironmentSize, FxsaveFormat, Pointers, Store, X87, X87Memory, X87Op,
-    X87Operand, X87Outcome, lower_x87, sti_index,
+    AddressMode, Commit, EnvironmentSize, FxsaveFormat, Pointers, Store, X87, X87Memory, X87Op, X87Operand, X87Outcome,
+    lower_x87, sti_index,
 };

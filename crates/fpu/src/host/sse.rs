@@ -29,8 +29,8 @@ macro_rules! run {
             unsafe {
                 asm!(
                     "ldmxcsr dword ptr [{control}]", $($op,)* "stmxcsr dword ptr [{control}]",
-                    $($operands)*
                     control = in(reg) from_mut(&mut control),
+                    $($operands)*
                     options(nostack)
                 );
             }
@@ -41,9 +41,9 @@ macro_rules! run {
                 asm!(
                     "ldmxcsr dword ptr [{control}]", $($op,)* "stmxcsr dword ptr [{control}]",
                     "ldmxcsr dword ptr [{restore}]",
-                    $($operands)*
                     control = in(reg) from_mut(&mut control),
                     restore = in(reg) from_ref(&RESTORE),
+                    $($operands)*
                     options(nostack)
                 );
             }

@@ -45,7 +45,6 @@ pub(crate) type BinaryFn = fn(&F80, &F80, u16) -> One;
 pub(crate) type MemoryFn = fn(&F80, &Bytes, u16) -> One;
 pub(crate) type CompareFn = fn(&F80, &F80) -> u16;
 pub(crate) type CompareMemoryFn = fn(&F80, &Bytes) -> u16;
-pub(crate) type ClassifyFn = fn(&F80) -> u16;
 
 /// Runs `load`, `op` and `store` under a control word and evaluates to the status word after `op`.
 macro_rules! run {
