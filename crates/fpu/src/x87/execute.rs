@@ -4,7 +4,7 @@
 use super::environment::AddressMode;
 use super::op::{Condition, Indefinite, Kind, X87Memory, X87Op, f80, pad};
 use super::status::{self, C0, C1, C2, C3};
-use super::{CONTROL_FIXED, X87};
+use super::{CONTROL_FIXED, Target, X87};
 use crate::compare::Comparison;
 use crate::f80::F80;
 use crate::host::x87 as host;
@@ -90,6 +90,7 @@ impl X87 {
             Kind::LoadF80 => self.load_bits(f80(operand.memory)),
             Kind::LoadRegister => self.load_register(sti),
             Kind::StoreRegister { pops } => self.store_register(sti, pops),
+            Kind::StoreUnchecked => self.store_unchecked(sti),
             Kind::Exchange => self.exchange(sti),
             Kind::Unary(f, codes) => self.unary(f, codes),
             Kind::UnaryTwo { f, bounded } => self.unary_two(f, bounded),
@@ -107,6 +108,8 @@ impl X87 {
                 self.conditional_move(condition, sti, operand.eflags);
             }
             Kind::Free { pops } => {
+                // The SDM leaves C1 undefined; hardware clears it.
+                self.set_codes(C1, 0);
                 self.valid &= !self.tag_bit(sti);
                 self.pop_times(pops);
             }
@@ -175,7 +178,7 @@ impl X87 {
             indefinite.bytes()
         } else {
             let stored = convert(&self.st(0), self.host_control());
-            if !after.settle(stored.status, C1, status::RANGE) {
+            if !after.settle(stored.status, C1, Target::Memory) {
                 *self = after;
                 return X87Outcome::Done;
             }
@@ -212,7 +215,7 @@ impl X87 {
             F80::INDEFINITE
         } else {
             let result = f(&self.st(0), &self.st(with), self.host_control());
-            if !self.settle(result.status, C1, 0) {
+            if !self.settle(result.status, C1, Target::Register) {
                 return;
             }
             result.value
@@ -231,13 +234,14 @@ impl X87 {
 
     fn replace_top(&mut self, codes: u16, f: impl FnOnce(&F80, u16) -> host::One) {
         let value = if self.is_empty(0) {
+            self.set_codes(codes & C2, 0);
             if !self.stack_fault(0) {
                 return;
             }
             F80::INDEFINITE
         } else {
             let result = f(&self.st(0), self.host_control());
-            if !self.settle(result.status, codes, 0) {
+            if !self.settle(result.status, codes, Target::Register) {
                 return;
             }
             result.value
@@ -248,6 +252,7 @@ impl X87 {
     /// ST(0) ← f(ST(0), ST(1)).
     fn binary_top(&mut self, f: host::BinaryFn, codes: u16) {
         if self.is_empty(0) || self.is_empty(1) {
+            self.set_codes(codes & C2, 0);
             if self.stack_fault(0) {
                 self.write(0, F80::INDEFINITE);
             }
@@ -258,8 +263,10 @@ impl X87 {
     }
 
     fn unary_two(&mut self, f: host::UnaryTwoFn, bounded: bool) {
+        let codes = if bounded { C1 | C2 } else { C1 };
         let underflow = self.is_empty(0);
         if underflow || !self.is_empty(7) {
+            self.set_codes(codes & C2, 0);
             if self.stack_fault(if underflow { 0 } else { C1 }) {
                 self.write(0, F80::INDEFINITE);
                 self.push(F80::INDEFINITE);
@@ -267,8 +274,7 @@ impl X87 {
             return;
         }
         let result = f(&self.st(0), self.host_control());
-        let codes = if bounded { C1 | C2 } else { C1 };
-        if !self.settle(result.status, codes, 0) {
+        if !self.settle(result.status, codes, Target::Register) {
             return;
         }
         if bounded && result.status & C2 != 0 {
@@ -286,7 +292,7 @@ impl X87 {
             return;
         }
         let result = f(self.host_control());
-        if self.settle(result.status, C1, 0) {
+        if self.settle(result.status, C1, Target::Load) {
             self.push(result.value);
         }
     }
@@ -322,6 +328,17 @@ impl X87 {
         };
         self.write(sti, value);
         self.pop_times(pops);
+    }
+
+    /// `FSTP1` (D9 D8+i): as `FSTP ST(i)`, but an empty ST(0) is popped without a stack fault
+    /// and without being stored, as hardware does.
+    fn store_unchecked(&mut self, sti: u8) {
+        if self.is_empty(0) {
+            self.set_codes(C1, 0);
+            self.pop();
+        } else {
+            self.store_register(sti, 1);
+        }
     }
 
     fn exchange(&mut self, sti: u8) {
@@ -360,7 +377,6 @@ impl X87 {
             }
             return;
         }
-        self.set_codes(C1, 0);
         if condition.holds(eflags) {
             self.write(0, self.st(sti));
         }
@@ -376,7 +392,7 @@ impl X87 {
             self.set_codes(codes, C0 | C2 | C3);
         } else {
             let status = f(self);
-            if !self.settle(status, codes, 0) {
+            if !self.settle(status, codes, Target::Register) {
                 return;
             }
         }
@@ -406,7 +422,7 @@ impl X87 {
             Comparison::Unordered
         } else {
             let status = f(&self.st(0), &self.st(sti));
-            if !self.settle(status, C1, 0) {
+            if !self.settle(status, C1, Target::Register) {
                 return X87Outcome::Done;
             }
             Comparison::from_condition_codes(status)

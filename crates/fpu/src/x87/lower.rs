@@ -166,9 +166,8 @@ fn move_register(code: Code) -> Option<Kind> {
     Some(match code {
         Code::Fld_sti => Kind::LoadRegister,
         Code::Fst_sti => Kind::StoreRegister { pops: 0 },
-        Code::Fstp_sti | Code::Fstp_sti_DFD0 | Code::Fstp_sti_DFD8 | Code::Fstpnce_sti => {
-            Kind::StoreRegister { pops: 1 }
-        }
+        Code::Fstp_sti | Code::Fstp_sti_DFD0 | Code::Fstp_sti_DFD8 => Kind::StoreRegister { pops: 1 },
+        Code::Fstpnce_sti => Kind::StoreUnchecked,
         Code::Fxch_st0_sti | Code::Fxch_st0_sti_DDC8 | Code::Fxch_st0_sti_DFC8 => Kind::Exchange,
         Code::Ffree_sti => Kind::Free { pops: 0 },
         Code::Ffreep_sti => Kind::Free { pops: 1 },

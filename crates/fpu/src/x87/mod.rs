@@ -298,10 +298,10 @@ impl X87 {
 
     /// Takes over the exceptions and the condition codes in `codes` of an instruction that the
     /// host executed. False when an unmasked exception prevents the instruction from completing;
-    /// then only flags have changed. `fatal` are the exceptions with that effect.
-    fn settle(&mut self, host: u16, codes: u16, fatal: u16) -> bool {
+    /// then only flags have changed.
+    fn settle(&mut self, host: u16, codes: u16, target: Target) -> bool {
         let unmasked = self.unmasked();
-        let preventing = host & status::PRE_COMPUTATION & unmasked;
+        let preventing = host & target.preventing_before() & unmasked;
         if preventing != 0 {
             self.set_codes(status::C1, 0);
             self.status |= host & status::PRE_COMPUTATION;
@@ -313,6 +313,34 @@ impl X87 {
         if host & unmasked != 0 {
             self.update_summary();
         }
-        host & unmasked & fatal == 0
+        host & unmasked & target.preventing_after() == 0
+    }
+}
+
+/// Where a result goes: it decides which unmasked exceptions prevent it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Target {
+    /// A register or the condition codes.
+    Register,
+    /// A register that is pushed with a converted memory operand. Hardware completes the load of
+    /// a denormal even if that exception is unmasked.
+    Load,
+    /// Memory.
+    Memory,
+}
+
+impl Target {
+    const fn preventing_before(self) -> u16 {
+        match self {
+            Self::Load => status::INVALID,
+            Self::Register | Self::Memory => status::PRE_COMPUTATION,
+        }
+    }
+
+    const fn preventing_after(self) -> u16 {
+        match self {
+            Self::Memory => status::RANGE,
+            Self::Register | Self::Load => 0,
+        }
     }
 }

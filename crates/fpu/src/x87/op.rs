@@ -48,6 +48,7 @@ pub(super) enum Kind {
     StoreRegister {
         pops: u8,
     },
+    StoreUnchecked,
     Exchange,
     Free {
         pops: u8,
