@@ -154,7 +154,7 @@ fn union(input: &DeriveInput, attributes: &Attributes, variants: &[Variant<'_>],
             fn check_tag(input: &::qapi::Input<'_>) -> ::core::result::Result<(), ::qapi::Error> {
                 let value = input.peek(#tag).cloned();
                 #read_tag
-                let _ = (tag, name);
+                let _ = (&tag, &name);
                 ::core::result::Result::Ok(())
             }
 

@@ -7,7 +7,7 @@ use crate::{Any, Error, Input, Kind, Members, Null, Path, QapiType, Size};
 fn int64(value: &Value, path: &Path<'_>) -> Result<i64, Error> {
     if path.is_keyval() {
         let number = value.as_str().and_then(crate::keyval::parse_i64);
-        return number.ok_or_else(|| Error::invalid_type(&path.to_string(), "integer"));
+        return number.ok_or_else(|| Error::expects(&path.to_string(), "integer"));
     }
     value.as_i64().ok_or_else(|| Error::invalid_type(&path.to_string(), "integer"))
 }
@@ -15,7 +15,7 @@ fn int64(value: &Value, path: &Path<'_>) -> Result<i64, Error> {
 fn uint64(value: &Value, path: &Path<'_>) -> Result<u64, Error> {
     if path.is_keyval() {
         let number = value.as_str().and_then(crate::keyval::parse_u64);
-        return number.ok_or_else(|| Error::invalid_type(&path.to_string(), "integer"));
+        return number.ok_or_else(|| Error::expects(&path.to_string(), "integer"));
     }
     match value {
         // For compatibility QEMU takes negative numbers as their two's complement.
@@ -63,7 +63,7 @@ impl QapiType for Size {
     fn from_value(value: Value, path: &Path<'_>) -> Result<Self, Error> {
         if path.is_keyval() {
             let size = value.as_str().and_then(|text| crate::keyval::parse_size(text, 1).ok());
-            return size.map(Self).ok_or_else(|| Error::invalid_type(&path.to_string(), "size"));
+            return size.map(Self).ok_or_else(|| Error::expects(&path.to_string(), "size"));
         }
         uint64(&value, path).map(Self)
     }

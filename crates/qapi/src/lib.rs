@@ -12,10 +12,17 @@
 extern crate self as qapi;
 
 mod builtin;
+pub mod control;
+pub mod cpu;
 mod error;
+pub mod events;
+pub mod fd;
 pub mod json;
 pub mod keyval;
+pub mod machine;
+pub mod memory;
 mod path;
+pub mod run_state;
 pub mod schema;
 mod traits;
 

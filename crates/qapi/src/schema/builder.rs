@@ -179,6 +179,15 @@ impl SchemaBuilder {
         }
     }
 
+    /// The documentation of a defined type; empty for others.
+    #[must_use]
+    pub fn doc(&self, ty: &TypeRef) -> &'static str {
+        match ty {
+            TypeRef::Defined(at) => self.types.get(*at).map_or("", |definition| definition.doc),
+            _ => "",
+        }
+    }
+
     /// A name for people: the Rust type's, `[T]` for arrays.
     #[must_use]
     pub fn display_name(&self, ty: &TypeRef) -> String {

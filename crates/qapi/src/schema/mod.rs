@@ -5,11 +5,17 @@
 
 mod builder;
 mod declaration;
+mod info;
+mod masked;
+mod model;
 
 pub use builder::{
     Builtin, EnumShape, EnumValue, MemberShape, ObjectShape, SchemaBuilder, Shape, TypeRef, VariantShape,
 };
 pub use declaration::{Declaration, DeclarationKind};
+pub use info::*;
+pub use masked::describe;
+pub use model::{Argument, Model, arguments_of};
 
 /// A property of a command, event, member or value that a client can ask for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,0 +1,164 @@
+//! The machine: name, UUID, accelerator, target and machine types, command-line options
+//! (QEMU's `machine.json`, `machine-target.json`, parts of `misc.json`).
+
+use crate::{Command, QapiType};
+
+/// The guest's name.
+#[derive(Debug, Clone, PartialEq, Eq, QapiType)]
+pub struct NameInfo {
+    /// The name, if it was given one.
+    pub name: Option<String>,
+}
+
+/// Returns the guest's name.
+#[derive(Debug, Clone, PartialEq, Command)]
+#[command(name = "query-name", returns = NameInfo, preconfig)]
+pub struct QueryName;
+
+/// The guest's UUID.
+#[derive(Debug, Clone, PartialEq, Eq, QapiType)]
+pub struct UuidInfo {
+    /// The UUID; all zero if none was given.
+    #[qapi(name = "UUID")]
+    pub uuid: String,
+}
+
+/// Returns the guest's UUID.
+#[derive(Debug, Clone, PartialEq, Command)]
+#[command(name = "query-uuid", returns = UuidInfo, preconfig)]
+pub struct QueryUuid;
+
+/// The state of KVM.
+#[derive(Debug, Clone, PartialEq, Eq, QapiType)]
+pub struct KvmInfo {
+    /// Whether the guest runs on it.
+    pub enabled: bool,
+    /// Whether the program can use it.
+    pub present: bool,
+}
+
+/// Tells whether KVM is in use.
+#[derive(Debug, Clone, PartialEq, Command)]
+#[command(name = "query-kvm", returns = KvmInfo)]
+pub struct QueryKvm;
+
+/// The architectures that a guest can have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, QapiType)]
+#[expect(missing_docs, reason = "the names are those of the architectures")]
+pub enum SysEmuTarget {
+    Aarch64,
+    Alpha,
+    Arm,
+    Avr,
+    Cris,
+    Hppa,
+    I386,
+    Loongarch64,
+    M68k,
+    Microblaze,
+    Microblazeel,
+    Mips,
+    Mips64,
+    Mips64el,
+    Mipsel,
+    Nios2,
+    Or1k,
+    Ppc,
+    Ppc64,
+    Riscv32,
+    Riscv64,
+    Rx,
+    S390x,
+    Sh4,
+    Sh4eb,
+    Sparc,
+    Sparc64,
+    Tricore,
+    #[qapi(name = "x86_64")]
+    X86_64,
+    Xtensa,
+    Xtensaeb,
+}
+
+/// The guest's architecture.
+#[derive(Debug, Clone, PartialEq, Eq, QapiType)]
+pub struct TargetInfo {
+    /// The architecture.
+    pub arch: SysEmuTarget,
+}
+
+/// Returns the guest's architecture.
+#[derive(Debug, Clone, PartialEq, Command)]
+#[command(name = "query-target", returns = TargetInfo)]
+pub struct QueryTarget;
+
+/// A machine type.
+#[derive(Debug, Clone, PartialEq, Eq, QapiType)]
+pub struct MachineInfo {
+    /// Its name.
+    pub name: String,
+    /// Another name, such as `pc`.
+    pub alias: Option<String>,
+    /// Whether it is taken when no other is asked for.
+    pub is_default: Option<bool>,
+    /// How many virtual CPUs it can have.
+    pub cpu_max: i64,
+    /// Whether virtual CPUs can be added while it runs.
+    pub hotpluggable_cpus: bool,
+    /// Whether `-numa node,mem=` works.
+    pub numa_mem_supported: bool,
+    /// Whether it will go away.
+    pub deprecated: bool,
+    /// The CPU type that it has when no other is asked for.
+    pub default_cpu_type: Option<String>,
+    /// The id of its main memory.
+    pub default_ram_id: Option<String>,
+}
+
+/// Lists the machine types.
+#[derive(Debug, Clone, PartialEq, Command)]
+#[command(name = "query-machines", returns = Vec<MachineInfo>)]
+pub struct QueryMachines;
+
+/// The kinds of parameters of command-line options.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, QapiType)]
+pub enum CommandLineParameterType {
+    /// Text.
+    String,
+    /// `on` or `off`.
+    Boolean,
+    /// A number.
+    Number,
+    /// A number of bytes, with an optional suffix.
+    Size,
+}
+
+/// A parameter of a command-line option.
+#[derive(Debug, Clone, PartialEq, Eq, QapiType)]
+pub struct CommandLineParameterInfo {
+    /// Its name.
+    pub name: String,
+    /// Its kind.
+    pub r#type: CommandLineParameterType,
+    /// What it is for.
+    pub help: Option<String>,
+    /// The value that it has when it is not given.
+    pub default: Option<String>,
+}
+
+/// A command-line option.
+#[derive(Debug, Clone, PartialEq, Eq, QapiType)]
+pub struct CommandLineOptionInfo {
+    /// Its name.
+    pub option: String,
+    /// Its parameters.
+    pub parameters: Vec<CommandLineParameterInfo>,
+}
+
+/// Lists command-line options and their parameters.
+#[derive(Debug, Clone, PartialEq, Command)]
+#[command(name = "query-command-line-options", returns = Vec<CommandLineOptionInfo>, preconfig)]
+pub struct QueryCommandLineOptions {
+    /// Only this one.
+    pub option: Option<String>,
+}

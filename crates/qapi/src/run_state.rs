@@ -1,0 +1,116 @@
+//! Whether the guest runs, and who wants it to (QEMU's `run-state.json` and parts of `misc.json`).
+
+use crate::{Command, QapiType};
+
+/// The states of a virtual machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, QapiType)]
+pub enum RunState {
+    /// Stopped by the debugger.
+    Debug,
+    /// Waits for an incoming migration.
+    Inmigrate,
+    /// Stopped by an internal error; the guest cannot go on.
+    InternalError,
+    /// Stopped by an I/O error, as the device is configured to.
+    IoError,
+    /// Stopped by the command `stop`.
+    Paused,
+    /// Stopped after a migration to elsewhere.
+    Postmigrate,
+    /// Not started yet (`-S`).
+    Prelaunch,
+    /// Stopped for the last part of a migration.
+    FinishMigrate,
+    /// Stopped while a saved state is loaded.
+    RestoreVm,
+    /// Runs.
+    Running,
+    /// Stopped while its state is saved.
+    SaveVm,
+    /// Has shut down (`-no-shutdown`).
+    Shutdown,
+    /// Sleeps (ACPI S3).
+    Suspended,
+    /// Stopped by the watchdog.
+    Watchdog,
+    /// Stopped because the guest's system panicked.
+    GuestPanicked,
+    /// Stopped to save or load a checkpoint of COLO.
+    Colo,
+}
+
+/// Why the machine shuts down or resets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, QapiType)]
+pub enum ShutdownCause {
+    /// Nobody asked.
+    None,
+    /// An error of the host side.
+    HostError,
+    /// The command `quit`.
+    HostQmpQuit,
+    /// The command `system_reset`.
+    HostQmpSystemReset,
+    /// A signal.
+    HostSignal,
+    /// The user interface, such as a closed window.
+    HostUi,
+    /// The guest switched itself off.
+    GuestShutdown,
+    /// The guest reset itself.
+    GuestReset,
+    /// The guest's system panicked.
+    GuestPanic,
+    /// A part of the machine that is reset by itself.
+    SubsystemReset,
+    /// A snapshot was loaded.
+    SnapshotLoad,
+}
+
+impl ShutdownCause {
+    /// Whether the guest is the cause, as the events' member `guest` says.
+    #[must_use]
+    pub const fn is_guest(self) -> bool {
+        matches!(self, Self::GuestShutdown | Self::GuestReset | Self::GuestPanic)
+    }
+}
+
+/// Whether the guest runs.
+#[derive(Debug, Clone, PartialEq, Eq, QapiType)]
+pub struct StatusInfo {
+    /// Whether the virtual CPUs may run.
+    pub running: bool,
+    /// Whether the virtual CPUs go by single instructions.
+    pub singlestep: bool,
+    /// The state in detail.
+    pub status: RunState,
+}
+
+/// Tells whether the guest runs.
+#[derive(Debug, Clone, PartialEq, Command)]
+#[command(name = "query-status", returns = StatusInfo, preconfig)]
+pub struct QueryStatus;
+
+/// Stops the guest.
+#[derive(Debug, Clone, PartialEq, Command)]
+#[command(name = "stop")]
+pub struct Stop;
+
+/// Lets the guest run. Before an incoming migration is complete it only notes the wish.
+#[derive(Debug, Clone, PartialEq, Command)]
+#[command(name = "cont")]
+pub struct Cont;
+
+/// Resets the machine.
+#[derive(Debug, Clone, PartialEq, Command)]
+#[command(name = "system_reset")]
+pub struct SystemReset;
+
+/// Presses the power button; the guest decides what that means.
+#[derive(Debug, Clone, PartialEq, Command)]
+#[command(name = "system_powerdown")]
+pub struct SystemPowerdown;
+
+/// Sends a non-maskable interrupt to the guest's CPUs.
+#[derive(Debug, Clone, PartialEq, Command)]
+#[command(name = "inject-nmi")]
+pub struct InjectNmi;
