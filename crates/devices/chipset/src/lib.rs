@@ -1,1 +1,11 @@
-//! PICs, PIT, APICs, RTC, i8042, power management.
+//! PICs, PIT, APICs, RTC, i8042, power management: what a PC's chipset brings besides PCI.
+//!
+//! Every model is one module. The machine puts a model into a [`device::DeviceCell`] and maps its numbered regions.
+
+#![forbid(unsafe_code)]
+
+pub mod i8259;
+pub mod irq_router;
+
+#[cfg(test)]
+mod testing;
