@@ -45,6 +45,11 @@ impl F80 {
         bytes
     }
 
+    /// Whether this is a NaN.
+    pub(crate) const fn is_nan(self) -> bool {
+        self.sign_exponent & 0x7fff == 0x7fff && self.significand > 0x8000_0000_0000_0000
+    }
+
     /// How the full tag word describes this pattern in a register that is not empty.
     pub(crate) const fn tag_class(self) -> TagClass {
         let exponent = self.sign_exponent & 0x7fff;

@@ -233,14 +233,17 @@ impl X87 {
     }
 
     fn replace_top(&mut self, codes: u16, f: impl FnOnce(&F80, u16) -> host::One) {
+        // C2 means "incomplete" or "out of range": an exception clears it.
+        self.set_codes(codes & C2, 0);
         let value = if self.is_empty(0) {
-            self.set_codes(codes & C2, 0);
             if !self.stack_fault(0) {
                 return;
             }
             F80::INDEFINITE
         } else {
             let result = f(&self.st(0), self.host_control());
+            // Without a quotient (C0, C3, C1) the old C0 and C3 stay.
+            let codes = if result.value.is_nan() { codes & !(C0 | C3) } else { codes };
             if !self.settle(result.status, codes, Target::Register) {
                 return;
             }
@@ -264,9 +267,9 @@ impl X87 {
 
     fn unary_two(&mut self, f: host::UnaryTwoFn, bounded: bool) {
         let codes = if bounded { C1 | C2 } else { C1 };
+        self.set_codes(codes & C2, 0);
         let underflow = self.is_empty(0);
         if underflow || !self.is_empty(7) {
-            self.set_codes(codes & C2, 0);
             if self.stack_fault(if underflow { 0 } else { C1 }) {
                 self.write(0, F80::INDEFINITE);
                 self.push(F80::INDEFINITE);
