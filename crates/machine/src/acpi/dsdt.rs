@@ -1,0 +1,228 @@
+//! The DSDT: what an operating system can't find out by probing.
+
+use acpi_tables::aml::{
+    AddressSpace, AddressSpaceCacheable, And, Arg, CreateDWordField, Device, EISAName, Equal, Field, FieldAccessType,
+    FieldEntry, FieldLockRule, FieldUpdateRule, IO, If, Interrupt, Local, Memory32Fixed, Method, Name, OpRegion,
+    OpRegionSpace, Or, Package, PackageBuilder, Path, ResourceTemplate, Return, Scope, Store, ZERO,
+};
+use acpi_tables::sdt::Sdt;
+use acpi_tables::{Aml, AmlSink};
+
+use super::{AcpiConfig, SerialPort, board, table};
+
+/// The four PCI interrupt links of the PIIX3: name, routing register field, and the interrupt routed at start.
+const LINKS: [(&str, &[u8; 4], u32); 4] =
+    [("LNKA", b"PRQ0", 10), ("LNKB", b"PRQ1", 10), ("LNKC", b"PRQ2", 11), ("LNKD", b"PRQ3", 11)];
+/// PCI slots with an entry in `_PRT`.
+const SLOTS: u32 = 32;
+/// `_STA`: present, enabled, shown, functioning.
+const PRESENT: u8 = 0xf;
+
+/// Encoded AML. Composing encoded pieces keeps each piece's life simple: the library's own objects borrow their parts.
+struct Code(Vec<u8>);
+
+impl Aml for Code {
+    fn to_aml_bytes(&self, sink: &mut dyn AmlSink) {
+        sink.vec(&self.0);
+    }
+}
+
+fn code(object: &dyn Aml) -> Code {
+    let mut bytes = Vec::new();
+    object.to_aml_bytes(&mut bytes);
+    Code(bytes)
+}
+
+fn borrowed(parts: &[Code]) -> Vec<&dyn Aml> {
+    parts.iter().map(|part| part as &dyn Aml).collect()
+}
+
+fn name(path: &str, value: &dyn Aml) -> Code {
+    code(&Name::new(path.into(), value))
+}
+
+fn hid(eisa: &str) -> Code {
+    name("_HID", &EISAName::new(eisa))
+}
+
+fn resources(parts: &[Code]) -> Code {
+    code(&ResourceTemplate::new(borrowed(parts)))
+}
+
+fn current_resources(parts: &[Code]) -> Code {
+    name("_CRS", &resources(parts))
+}
+
+fn device(path: &str, children: &[Code]) -> Code {
+    code(&Device::new(path.into(), borrowed(children)))
+}
+
+fn method(path: &str, arguments: u8, body: &[Code]) -> Code {
+    code(&Method::new(path.into(), arguments, false, borrowed(body)))
+}
+
+fn scope(path: &str, children: &[Code]) -> Code {
+    code(&Scope::new(path.into(), borrowed(children)))
+}
+
+fn ports(first: u16, length: u8) -> Code {
+    code(&IO::new(first, first, 1, length))
+}
+
+/// An edge-triggered, active-high, exclusive ISA interrupt.
+fn isa_irq(number: u8) -> Code {
+    code(&Interrupt::new(true, true, false, false, u32::from(number)))
+}
+
+/// A level-triggered, active-high, shared interrupt, as PCI links give it.
+fn link_irq(number: u32) -> Code {
+    resources(&[code(&Interrupt::new(true, false, false, true, number))])
+}
+
+/// Builds the table.
+pub fn build(config: &AcpiConfig) -> Sdt {
+    let mut dsdt = table(*b"DSDT", 1, 36);
+    let sleep = Package::new(vec![&ZERO, &ZERO, &ZERO, &ZERO]);
+    let mut root = vec![pci_root(config, isa_bridge(config))];
+    root.extend(config.hpet.then(hpet));
+    root.extend(LINKS.iter().enumerate().map(|(index, link)| interrupt_link(index, *link)));
+    root.push(processors(config));
+    dsdt.append_slice(&name("\\_S5_", &sleep).0);
+    dsdt.append_slice(&scope("\\_SB_", &root).0);
+    dsdt
+}
+
+/// `PCI0`: the host bridge with its windows and interrupt routing.
+fn pci_root(config: &AcpiConfig, isa: Code) -> Code {
+    use AddressSpaceCacheable::{Cacheable, NotCacheable};
+    let windows = [
+        code(&AddressSpace::new_bus_number(0_u16, 0xff)),
+        ports(0xcf8, 8),
+        code(&AddressSpace::new_io(0_u16, 0x0cf7, None)),
+        code(&AddressSpace::new_io(0x0d00_u16, 0xffff, None)),
+        code(&AddressSpace::new_memory(Cacheable, true, 0xa_0000_u32, 0xb_ffff, None)),
+        code(&AddressSpace::new_memory(NotCacheable, true, config.pci_hole_start, board::IO_APIC - 1, None)),
+    ];
+    device(
+        "PCI0",
+        &[hid("PNP0A03"), name("_UID", &ZERO), current_resources(&windows), name("_PRT", &interrupt_routes()), isa],
+    )
+}
+
+/// The routing table: pin A of slot `n` leads to link `n - 1`, the next pins to the next links, as the board is wired.
+fn interrupt_routes() -> Code {
+    let mut routes = PackageBuilder::new();
+    for slot in 0..SLOTS {
+        for pin in 0..4_u32 {
+            let (link, _, _) = LINKS[((slot + pin + 3) % 4) as usize];
+            let address = slot << 16 | 0xffff;
+            routes.add_element(&Package::new(vec![&address, &pin, &Path::new(link), &ZERO]));
+        }
+    }
+    code(&routes)
+}
+
+/// The ISA bridge, function 1.0, with the interrupt routing registers and what is on the bus.
+fn isa_bridge(config: &AcpiConfig) -> Code {
+    let fields = LINKS.map(|(_, field, _)| FieldEntry::Named(*field, 8));
+    let status = name("_STA", &PRESENT);
+    let mut children = vec![
+        name("_ADR", &0x0001_0000_u32),
+        code(&OpRegion::new("P40C".into(), OpRegionSpace::PCIConfig, &0x60_u8, &4_u8)),
+        code(&Field::new(
+            "P40C".into(),
+            FieldAccessType::Byte,
+            FieldLockRule::NoLock,
+            FieldUpdateRule::Preserve,
+            fields.to_vec(),
+        )),
+        device("RTC_", &[hid("PNP0B00"), current_resources(&[ports(0x70, 8), isa_irq(8)])]),
+        device(
+            "KBD_",
+            &[hid("PNP0303"), code(&status), current_resources(&[ports(0x60, 1), ports(0x64, 1), isa_irq(1)])],
+        ),
+        device("MOU_", &[hid("PNP0F13"), code(&status), current_resources(&[isa_irq(12)])]),
+    ];
+    for &SerialPort { number, io, irq } in &config.serial_ports {
+        let crs = current_resources(&[ports(io, 8), isa_irq(irq)]);
+        let path = format!("COM{number}");
+        children.push(device(&path, &[hid("PNP0501"), name("_UID", &number), code(&status), crs]));
+    }
+    if let Some(port) = config.pvpanic {
+        let crs = current_resources(&[ports(port, 1)]);
+        children.push(device("PEVT", &[name("_HID", &"QEMU0001"), code(&status), crs]));
+    }
+    let fw_cfg = current_resources(&[ports(0x510, 0xc)]);
+    children.push(device("FWCF", &[name("_HID", &"QEMU0002"), name("_STA", &0xb_u8), fw_cfg]));
+    device("ISA_", &children)
+}
+
+fn hpet() -> Code {
+    let memory = code(&Memory32Fixed::new(true, board::HPET as u32, 0x400));
+    device(
+        "HPET",
+        &[hid("PNP0103"), name("_UID", &ZERO), name("_STA", &PRESENT), current_resources(&[memory])],
+    )
+}
+
+/// An interrupt link device: it reads and writes one of the PIIX3's PIRQ routing registers (PIIX3 data sheet, 2.3.11):
+/// bits 3..0 are the ISA interrupt, bit 7 disables the link.
+fn interrupt_link(index: usize, (path, field, default): (&str, &[u8; 4], u32)) -> Code {
+    const DISABLED: u8 = 0x80;
+    /// Where the interrupt number lies in the one-descriptor resource buffer.
+    const NUMBER_AT: u8 = 5;
+    let field = String::from_utf8_lossy(field);
+    let register = Path::new(&format!("\\_SB_.PCI0.ISA_.{field}"));
+    let status = method(
+        "_STA",
+        0,
+        &[
+            code(&And::new(&Local(0), &register, &DISABLED)),
+            code(&If::new(&Equal::new(&Local(0), &DISABLED), vec![&Return::new(&0x9_u8)])),
+            code(&Return::new(&0xb_u8)),
+        ],
+    );
+    let current = method(
+        "_CRS",
+        0,
+        &[
+            name("BUFF", &link_irq(0)),
+            code(&CreateDWordField::new(&Path::new("PRRI"), &Path::new("BUFF"), &NUMBER_AT)),
+            code(&And::new(&Local(0), &register, &0xf_u8)),
+            code(&Store::new(&Path::new("PRRI"), &Local(0))),
+            code(&Return::new(&Path::new("BUFF"))),
+        ],
+    );
+    let choose = method(
+        "_SRS",
+        1,
+        &[
+            code(&CreateDWordField::new(&Path::new("PRRS"), &Arg(0), &NUMBER_AT)),
+            code(&Store::new(&register, &Path::new("PRRS"))),
+        ],
+    );
+    let disable = method("_DIS", 0, &[code(&Or::new(&register, &register, &DISABLED))]);
+    device(
+        path,
+        &[
+            hid("PNP0C0F"),
+            name("_UID", &(index as u8)),
+            name("_PRS", &link_irq(default)),
+            status,
+            disable,
+            current,
+            choose,
+        ],
+    )
+}
+
+/// `CPUS`: one device for each possible vCPU.
+fn processors(config: &AcpiConfig) -> Code {
+    let mut children = vec![name("_HID", &"ACPI0010"), name("_CID", &EISAName::new("PNP0A05"))];
+    for index in 0..config.apic_ids.len() {
+        let status = if index < config.present { PRESENT } else { 0 };
+        let parts = [name("_HID", &"ACPI0007"), name("_UID", &(index as u32)), name("_STA", &status)];
+        children.push(device(&format!("C{index:03X}"), &parts));
+    }
+    device("CPUS", &children)
+}

@@ -1,0 +1,29 @@
+//! What a guest asks of the program around it. The control thread acts on these before anything else.
+
+use std::sync::Arc;
+
+/// Something that the guest (or its hardware) did and that only the control thread can act on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum GuestEvent {
+    /// The guest asks for a reset: keyboard controller, port 0xcf9, port 0x92, or a triple fault.
+    Reset,
+    /// The guest powered off (ACPI S5).
+    Shutdown,
+    /// The guest's operating system reports that it crashed.
+    Panicked {
+        /// Whether it goes on to load a crash kernel.
+        crash_loaded: bool,
+    },
+    /// `isa-debug-exit`: end the process with this status.
+    DebugExit(i32),
+    /// A vCPU can't go on: the accelerator met something that it can't run.
+    InternalError {
+        /// The vCPU's index.
+        cpu: usize,
+        /// What happened.
+        text: String,
+    },
+}
+
+/// Where guest events go. Called from vCPU threads and with device locks held, so it must not wait for anything.
+pub type GuestEvents = Arc<dyn Fn(GuestEvent) + Send + Sync>;
