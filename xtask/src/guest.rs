@@ -1,0 +1,120 @@
+//! The guests that the demo and the tests boot: Debian's kernel with a busybox initrd, and bare-metal images.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::run::{Outcome, root, run, target};
+use crate::setup;
+
+/// Where the guests are.
+pub struct Guests {
+    /// The directory with everything; tests get it as `OUZEL_GUESTS`.
+    pub directory: PathBuf,
+    /// The kernel, unless it can't be had.
+    pub kernel: Option<PathBuf>,
+    /// The initrd, unless there is no busybox.
+    pub initrd: Option<PathBuf>,
+}
+
+impl Guests {
+    /// A bare-metal image by its name.
+    pub fn bare(&self, name: &str) -> PathBuf {
+        self.directory.join(format!("{name}.elf"))
+    }
+}
+
+/// Builds all the guests that can be built.
+pub fn build() -> Outcome<Guests> {
+    let directory = target().join("guest");
+    fs::create_dir_all(&directory).map_err(|error| format!("{}: {error}", directory.display()))?;
+    bare_metal(&directory)?;
+    let kernel = setup::cloud_kernel();
+    if let Err(error) = &kernel {
+        println!("no Linux guest: {error}");
+    }
+    let link = directory.join("vmlinuz");
+    if let Ok(kernel) = &kernel {
+        fs::copy(kernel, &link).map_err(|error| format!("{}: {error}", link.display()))?;
+    }
+    let initrd = if setup::install(&[&setup::BUSYBOX]).is_empty() {
+        let path = directory.join("initrd.cpio");
+        fs::write(&path, initrd().map_err(|error| format!("the initrd: {error}"))?)
+            .map_err(|error| format!("{}: {error}", path.display()))?;
+        Some(path)
+    } else {
+        None
+    };
+    Ok(Guests { directory, kernel: kernel.ok().map(|_| link), initrd })
+}
+
+/// Assembles `guests/*.S` with the C compiler that Rust links with.
+fn bare_metal(directory: &Path) -> Outcome {
+    let sources = root().join("guests");
+    let script = sources.join("guest.ld");
+    for entry in fs::read_dir(&sources).map_err(|error| format!("{}: {error}", sources.display()))? {
+        let source = entry.map_err(|error| error.to_string())?.path();
+        if source.extension().is_none_or(|extension| extension != "S") {
+            continue;
+        }
+        let name = source.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let image = directory.join(format!("{name}.elf"));
+        let linker_script = format!("-Wl,-T,{}", script.display());
+        run(
+            "cc",
+            &[
+                "-nostdlib", "-static", "-no-pie", "-Wl,--build-id=none", "-Wl,-z,noexecstack", "-Wl,--no-warn-rwx-segments",
+                &linker_script, "-o", &image.to_string_lossy(), &source.to_string_lossy(),
+            ],
+        )?;
+    }
+    Ok(())
+}
+
+/// The initrd: busybox, its links, and the `init` script of `guests/init`.
+fn initrd() -> io::Result<Vec<u8>> {
+    let mut archive = Cpio::default();
+    for directory in ["bin", "dev", "proc", "sys", "tmp", "etc"] {
+        archive.entry(directory, 0o040_755, &[], (0, 0));
+    }
+    archive.entry("dev/console", 0o020_600, &[], (5, 1));
+    archive.entry("dev/null", 0o020_666, &[], (1, 3));
+    archive.entry("bin/busybox", 0o100_755, &fs::read(setup::BUSYBOX.file)?, (0, 0));
+    archive.entry("bin/sh", 0o120_777, b"busybox", (0, 0));
+    archive.entry("init", 0o100_755, &fs::read(root().join("guests/init"))?, (0, 0));
+    Ok(archive.finish())
+}
+
+/// A cpio archive in the "newc" format that Linux unpacks (Linux documentation, `driver-api/early-userspace`).
+#[derive(Default)]
+struct Cpio {
+    bytes: Vec<u8>,
+    entries: u32,
+}
+
+impl Cpio {
+    fn entry(&mut self, name: &str, mode: u32, content: &[u8], device: (u32, u32)) {
+        self.entries += 1;
+        let fields = [
+            self.entries, mode, 0, 0, 1, 0, content.len() as u32, 0, 0, device.0, device.1, name.len() as u32 + 1, 0,
+        ];
+        self.bytes.extend(b"070701");
+        for field in fields {
+            self.bytes.extend(format!("{field:08X}").bytes());
+        }
+        self.bytes.extend(name.bytes());
+        self.bytes.push(0);
+        self.pad();
+        self.bytes.extend(content);
+        self.pad();
+    }
+
+    fn pad(&mut self) {
+        self.bytes.resize(self.bytes.len().next_multiple_of(4), 0);
+    }
+
+    fn finish(mut self) -> Vec<u8> {
+        self.entry("TRAILER!!!", 0, &[], (0, 0));
+        self.bytes
+    }
+}

@@ -1,0 +1,132 @@
+//! Installing what a task needs, from Debian's and Python's package registries.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::run::{Outcome, has, output, run, run_command, step, target};
+
+/// A Debian package and the file that shows that it is there.
+pub struct Package {
+    /// Its name.
+    pub name: &'static str,
+    /// An absolute path that it installs.
+    pub file: &'static str,
+}
+
+/// A static busybox: the guest's programs.
+pub const BUSYBOX: Package = Package { name: "busybox-static", file: "/bin/busybox" };
+/// What the tests compare with and drive Ouzel by.
+pub const PEERS: [Package; 3] = [
+    Package { name: "qemu-system-x86", file: "/usr/bin/qemu-system-x86_64" },
+    Package { name: "netcat-openbsd", file: "/bin/nc.openbsd" },
+    Package { name: "nasm", file: "/usr/bin/nasm" },
+];
+
+fn installed(package: &Package) -> bool {
+    Path::new(package.file).exists()
+}
+
+/// Runs `apt-get` without questions, as root or by sudo.
+fn apt(arguments: &[&str], directory: Option<&Path>) -> Outcome {
+    let is_root = output("id", &["-u"]).is_some_and(|id| id.trim() == "0");
+    let mut command = Command::new(if is_root { "apt-get" } else { "sudo" });
+    if !is_root {
+        command.arg("apt-get");
+    }
+    command.args(["-q", "-o", "Dpkg::Use-Pty=0"]).args(arguments).env("DEBIAN_FRONTEND", "noninteractive");
+    match directory {
+        // `download` writes to the working directory.
+        Some(directory) => {
+            let status = command.current_dir(directory).status().map_err(|error| format!("apt-get: {error}"))?;
+            if status.success() { Ok(()) } else { Err(format!("apt-get {arguments:?} failed")) }
+        }
+        None => run_command(&mut command),
+    }
+}
+
+/// Installs those of `packages` that are missing, and returns the names of those that can't be had.
+pub fn install(packages: &[&Package]) -> Vec<&'static str> {
+    let missing: Vec<&str> =
+        packages.iter().filter(|package| !installed(package)).map(|package| package.name).collect();
+    if missing.is_empty() {
+        return Vec::new();
+    }
+    step(&format!("installing Debian packages: {}", missing.join(" ")));
+    if !has("apt-get") {
+        println!("there is no apt-get here; please install them by hand");
+    } else {
+        // The next step's failure is what counts: an old package list may still do.
+        if let Err(error) = apt(&["update"], None) {
+            println!("{error}");
+        }
+        let mut arguments = vec!["install", "-y", "--no-install-recommends"];
+        arguments.extend(&missing);
+        if let Err(error) = apt(&arguments, None) {
+            println!("{error}");
+        }
+    }
+    packages.iter().filter(|package| !installed(package)).map(|package| package.name).collect()
+}
+
+/// Debian's cloud kernel, unpacked (not installed) into the target directory.
+pub fn cloud_kernel() -> Outcome<PathBuf> {
+    let directory = target().join("guest/kernel");
+    let find = |directory: &Path| {
+        let mut found: Vec<PathBuf> = std::fs::read_dir(directory.join("boot"))
+            .ok()?
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("vmlinuz-")))
+            .collect();
+        found.sort();
+        found.pop()
+    };
+    if let Some(kernel) = find(&directory) {
+        return Ok(kernel);
+    }
+    std::fs::create_dir_all(&directory).map_err(|error| format!("{}: {error}", directory.display()))?;
+    if !has("apt-get") || !has("dpkg-deb") {
+        return Err("Debian's kernel package can't be had: there is no apt-get here".into());
+    }
+    let package = match cloud_kernel_package() {
+        Some(package) => package,
+        None => {
+            apt(&["update"], None)?;
+            cloud_kernel_package().ok_or("apt knows no package linux-image-cloud-amd64")?
+        }
+    };
+    step(&format!("downloading Debian package {package} and unpacking it to {}", directory.display()));
+    if apt(&["download", &package], Some(&directory)).is_err() {
+        apt(&["update"], None)?;
+        apt(&["download", &package], Some(&directory))?;
+    }
+    let archive = std::fs::read_dir(&directory)
+        .map_err(|error| error.to_string())?
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
+        .ok_or("apt-get download left no package")?;
+    run("dpkg-deb", &["-x", &archive.to_string_lossy(), &directory.to_string_lossy()])?;
+    find(&directory).ok_or_else(|| format!("{package} holds no kernel"))
+}
+
+/// The package that `linux-image-cloud-amd64` depends on.
+fn cloud_kernel_package() -> Option<String> {
+    let text = output("apt-cache", &["depends", "linux-image-cloud-amd64"])?;
+    text.lines().find_map(|line| line.trim().strip_prefix("Depends: linux-image-")).map(|rest| format!("linux-image-{rest}"))
+}
+
+/// A Python with the package `qemu.qmp`, in a virtual environment of the target directory.
+pub fn python_with_qmp() -> Outcome<PathBuf> {
+    let directory = target().join("guest/python");
+    let python = directory.join("bin/python3");
+    let works = |python: &Path| output(&python.to_string_lossy(), &["-c", "import qemu.qmp"]).is_some();
+    if works(&python) {
+        return Ok(python);
+    }
+    step("installing the Python package qemu.qmp into a virtual environment");
+    if run("python3", &["-m", "venv", &directory.to_string_lossy()]).is_err() {
+        install(&[&Package { name: "python3-venv", file: "/usr/share/doc/python3-venv" }]);
+        run("python3", &["-m", "venv", &directory.to_string_lossy()])?;
+    }
+    run(&python.to_string_lossy(), &["-m", "pip", "install", "--quiet", "qemu.qmp"])?;
+    if works(&python) { Ok(python) } else { Err("qemu.qmp can't be imported".into()) }
+}
