@@ -4,4 +4,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod cpuid;
+mod feature;
+pub mod model;
 pub mod regs;
