@@ -169,7 +169,7 @@ impl Random {
         let sign = (self.next() as u32) << 31;
         match self.below(4) {
             0 | 1 => self.pick(&SPECIAL) | sign,
-            2 => (self.next() as u32 & 0x07ff_ffff) + 0x3c00_0000 | sign,
+            2 => ((self.next() as u32 & 0x07ff_ffff) + 0x3c00_0000) | sign,
             _ => self.next() as u32,
         }
     }
@@ -205,7 +205,7 @@ impl Random {
         let sign = self.next() << 63;
         match self.below(4) {
             0 | 1 => self.pick(&SPECIAL) | sign,
-            2 => (self.next() & 0x007f_ffff_ffff_ffff) + 0x3fc0_0000_0000_0000 | sign,
+            2 => ((self.next() & 0x007f_ffff_ffff_ffff) + 0x3fc0_0000_0000_0000) | sign,
             _ => self.next(),
         }
     }
@@ -258,7 +258,7 @@ impl Random {
             }
             6 => (self.next() as u16, self.next() | integer_bit),
             _ => (
-                0x3fff - 0x47 + self.below(0x8e) as u16 | sign,
+                (0x3fff - 0x47 + self.below(0x8e) as u16) | sign,
                 self.next() & self.next() & 0xffff_ff00_0000_0000 | integer_bit,
             ),
         }
