@@ -19,6 +19,7 @@ pub mod events;
 pub mod fd;
 pub mod json;
 pub mod keyval;
+mod leftover;
 pub mod machine;
 pub mod memory;
 mod path;

@@ -125,15 +125,15 @@ pub trait Members: Sized + 'static {
 pub struct Input<'a> {
     map: Map,
     path: &'a Path<'a>,
-    names: Vec<String>,
+    /// The names of the members taken so far.
+    taken: Vec<String>,
 }
 
 impl<'a> Input<'a> {
     /// Starts to read the object `map`, which stands at `path`.
     #[must_use]
     pub fn new(map: Map, path: &'a Path<'a>) -> Self {
-        let names = map.in_hash_order().into_iter().map(|(name, _)| name.to_owned()).collect();
-        Self { map, path, names }
+        Self { map, path, taken: Vec::new() }
     }
 
     /// Where the object stands.
@@ -154,6 +154,9 @@ impl<'a> Input<'a> {
     /// What is wrong with it.
     pub fn take<T: QapiType>(&mut self, name: &str) -> Result<T, Error> {
         let value = self.map.remove(name);
+        if value.is_some() {
+            self.taken.push(name.to_owned());
+        }
         T::from_member(value, &self.path.member(name))
     }
 
@@ -169,14 +172,6 @@ impl<'a> Input<'a> {
         }
     }
 
-    /// Takes the member `name` if it is there.
-    ///
-    /// # Errors
-    /// What is wrong with it.
-    pub fn take_if_present<T: QapiType>(&mut self, name: &str) -> Result<Option<T>, Error> {
-        if self.map.contains_key(name) { self.take(name).map(Some) } else { Ok(None) }
-    }
-
     /// Takes everything that is left.
     pub fn take_rest(&mut self) -> Map {
         std::mem::take(&mut self.map)
@@ -188,7 +183,6 @@ impl<'a> Input<'a> {
             && let Some(Value::Object(_)) = self.map.get(wrapper)
             && let Some(Value::Object(inner)) = self.map.remove(wrapper)
         {
-            self.names = inner.in_hash_order().into_iter().map(|(name, _)| name.to_owned()).collect();
             self.map = inner;
         }
     }
@@ -196,18 +190,20 @@ impl<'a> Input<'a> {
     /// Ends the object.
     ///
     /// # Errors
-    /// That a member is left which nothing has taken.
+    /// That a member is left which nothing has taken; of several, the one that QEMU would name.
     pub fn finish(self) -> Result<(), Error> {
-        let Some(name) = crate::traits::first_left(&self.names, &self.map) else {
+        if self.map.is_empty() {
             return Ok(());
-        };
+        }
+        // Where the taken members stood matters only among equal hashes.
+        let mut all = self.map.clone();
+        for name in &self.taken {
+            all.insert(name.as_str(), Value::Null);
+        }
+        let names: Vec<&str> = all.in_hash_order().into_iter().map(|(name, _)| name).collect();
+        let name = crate::leftover::first_left(&names, &self.taken).unwrap_or_default();
         Err(Error::unexpected_parameter(&self.path.member(name).to_string()))
     }
-}
-
-/// Which of the members that are left is reported.
-fn first_left<'a>(names: &'a [String], left: &Map) -> Option<&'a str> {
-    names.iter().map(String::as_str).find(|name| left.contains_key(name))
 }
 
 /// A command: the type is its arguments.

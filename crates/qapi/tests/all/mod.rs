@@ -1,0 +1,43 @@
+//! Every declaration of the crate, for tests that go through them all.
+
+use qapi::schema::Declaration;
+use qapi::{control, cpu, events, fd, machine, memory, run_state};
+
+pub const ALL: &[Declaration] = &[
+    Declaration::of::<run_state::QueryStatus>(),
+    Declaration::event::<events::Shutdown>(),
+    Declaration::event::<events::Powerdown>(),
+    Declaration::event::<events::Reset>(),
+    Declaration::event::<events::Stop>(),
+    Declaration::event::<events::Resume>(),
+    Declaration::event::<events::GuestPanicked>(),
+    Declaration::of::<control::QmpCapabilities>(),
+    Declaration::of::<control::QueryVersion>(),
+    Declaration::of::<control::QueryCommands>(),
+    Declaration::of::<control::QueryEvents>(),
+    Declaration::of::<control::QueryQmpSchema>(),
+    Declaration::of::<control::Quit>(),
+    Declaration::of::<machine::QueryName>(),
+    Declaration::of::<machine::QueryUuid>(),
+    Declaration::of::<machine::QueryKvm>(),
+    Declaration::of::<machine::QueryTarget>(),
+    Declaration::of::<machine::QueryMachines>(),
+    Declaration::of::<machine::QueryCommandLineOptions>(),
+    Declaration::of::<cpu::QueryCpus>(),
+    Declaration::of::<cpu::QueryCpusFast>(),
+    Declaration::of::<cpu::QueryCpuDefinitions>(),
+    Declaration::of::<cpu::QueryHotpluggableCpus>(),
+    Declaration::of::<cpu::SelectCpu>(),
+    Declaration::of::<run_state::Stop>(),
+    Declaration::of::<run_state::Cont>(),
+    Declaration::of::<run_state::SystemReset>(),
+    Declaration::of::<run_state::SystemPowerdown>(),
+    Declaration::of::<run_state::InjectNmi>(),
+    Declaration::of::<memory::Memsave>(),
+    Declaration::of::<memory::Pmemsave>(),
+    Declaration::of::<fd::Getfd>(),
+    Declaration::of::<fd::Closefd>(),
+    Declaration::of::<fd::AddFd>(),
+    Declaration::of::<fd::RemoveFd>(),
+    Declaration::of::<fd::QueryFdsets>(),
+];
