@@ -37,9 +37,14 @@ impl Mxcsr {
     pub(crate) const FTZ: u32 = 0x8000;
 
     /// The value to run the host's instruction with: the guest's rounding, FTZ and DAZ, all
-    /// exceptions masked, no flags. FTZ counts only while underflow is masked.
+    /// exceptions masked. FTZ counts only while underflow is masked. The flags that are already
+    /// set are included when it does not matter which instruction raised them, because all are
+    /// masked.
     pub(crate) const fn host_control(self) -> u32 {
         let mut control = (self.0 & (Self::ROUNDING | Self::DAZ | Self::FTZ)) | Self::MASKS;
+        if self.all_masked() {
+            control |= self.0 & Self::FLAGS;
+        }
         if !self.underflow_masked() {
             control &= !Self::FTZ;
         }

@@ -19,36 +19,48 @@ fn bits(vector: __m128i) -> u128 {
     unsafe { transmute(vector) }
 }
 
-/// Runs instructions under `control` (all exceptions masked, no flags) and evaluates to the
-/// exception flags that they raised.
+/// The exception flags of MXCSR.
+const FLAGS: u32 = 0x3f;
+
+/// Runs instructions under the control bits of `control` (all exceptions masked) and evaluates to
+/// exception flags. The flags in `control` are those that the guest has set already: the result
+/// may contain any of them; of the others it contains what the instructions raised.
+///
+/// Loading MXCSR costs more than most instructions, so with the default control bits the
+/// instructions run first under the flags that the host happens to have; only if the outcome
+/// contains a flag that the guest does not have, they run again with the flags cleared.
 macro_rules! run {
-    ($control:expr, [$($op:literal)*], $($operands:tt)*) => {{
-        let mut control: u32 = $control;
+    ($control:expr, [$($op:literal)*], $($operands:tt)*) => { 'run: {
+        let wanted: u32 = $control;
+        let mut control: u32 = wanted & !FLAGS;
         if control == DEFAULT_MXCSR {
             // SAFETY: the pointer is to a live word; MXCSR keeps its default control bits.
             unsafe {
                 asm!(
-                    "ldmxcsr dword ptr [{control}]", $($op,)* "stmxcsr dword ptr [{control}]",
+                    $($op,)* "stmxcsr dword ptr [{control}]",
                     control = in(reg) from_mut(&mut control),
                     $($operands)*
                     options(nostack)
                 );
             }
-        } else {
-            // SAFETY: the pointers are to live words; the default MXCSR is restored. The callers
-            // pass control words in which all exceptions are masked.
-            unsafe {
-                asm!(
-                    "ldmxcsr dword ptr [{control}]", $($op,)* "stmxcsr dword ptr [{control}]",
-                    "ldmxcsr dword ptr [{restore}]",
-                    control = in(reg) from_mut(&mut control),
-                    restore = in(reg) from_ref(&RESTORE),
-                    $($operands)*
-                    options(nostack)
-                );
+            if control & FLAGS & !wanted == 0 {
+                break 'run control & FLAGS;
             }
+            control = wanted & !FLAGS;
         }
-        control & 0x3f
+        // SAFETY: the pointers are to live words; the default MXCSR is restored. The callers
+        // pass control words in which all exceptions are masked.
+        unsafe {
+            asm!(
+                "ldmxcsr dword ptr [{control}]", $($op,)* "stmxcsr dword ptr [{control}]",
+                "ldmxcsr dword ptr [{restore}]",
+                control = in(reg) from_mut(&mut control),
+                restore = in(reg) from_ref(&RESTORE),
+                $($operands)*
+                options(nostack)
+            );
+        }
+        control & FLAGS
     }};
 }
 
@@ -59,8 +71,8 @@ macro_rules! binary {
     ($($name:ident $op:literal)*) => {$(
         #[inline]
         pub(crate) fn $name(dst: u128, src: u128, control: u32) -> (u128, u32) {
-            let mut d = vector(dst);
-            let flags = run!(control, [$op], d = inout(xmm_reg) d, s = in(xmm_reg) vector(src),);
+            let mut d: __m128i;
+            let flags = run!(control, [$op], d = inout(xmm_reg) vector(dst) => d, s = in(xmm_reg) vector(src),);
             (bits(d), flags)
         }
     )*};
@@ -70,9 +82,9 @@ macro_rules! compare_predicate {
     ($($name:ident $op:literal)*) => {$(
         #[inline]
         pub(crate) fn $name<const P: u8>(dst: u128, src: u128, control: u32) -> (u128, u32) {
-            let mut d = vector(dst);
+            let mut d: __m128i;
             let flags = run!(control, [$op],
-                d = inout(xmm_reg) d, s = in(xmm_reg) vector(src), p = const P,);
+                d = inout(xmm_reg) vector(dst) => d, s = in(xmm_reg) vector(src), p = const P,);
             (bits(d), flags)
         }
     )*};
@@ -82,7 +94,7 @@ macro_rules! compare_flags {
     ($($name:ident $op:literal)*) => {$(
         /// The low byte of EFLAGS (ZF, PF, CF) and the exception flags.
         pub(crate) fn $name(first: u128, second: u128, control: u32) -> (u8, u32) {
-            let ordering: u16;
+            let mut ordering: u16;
             let flags = run!(control, [$op "lahf"],
                 d = in(xmm_reg) vector(first), s = in(xmm_reg) vector(second),
                 out("ax") ordering,);
@@ -94,7 +106,7 @@ macro_rules! compare_flags {
 macro_rules! to_integer {
     ($($name:ident $op:literal)*) => {$(
         pub(crate) fn $name(src: u128, control: u32) -> (u64, u32) {
-            let value: u64;
+            let mut value: u64;
             let flags = run!(control, [$op],
                 r = out(reg) value, s = in(xmm_reg) vector(src),);
             (value, flags)
@@ -105,8 +117,8 @@ macro_rules! to_integer {
 macro_rules! from_integer {
     ($($name:ident $op:literal)*) => {$(
         pub(crate) fn $name(dst: u128, value: u64, control: u32) -> (u128, u32) {
-            let mut d = vector(dst);
-            let flags = run!(control, [$op], d = inout(xmm_reg) d, r = in(reg) value,);
+            let mut d: __m128i;
+            let flags = run!(control, [$op], d = inout(xmm_reg) vector(dst) => d, r = in(reg) value,);
             (bits(d), flags)
         }
     )*};

@@ -36,51 +36,84 @@ pub(crate) struct Stored {
     pub(crate) status: u16,
 }
 
-pub(crate) type ConstantFn = fn(u16) -> One;
-pub(crate) type LoadFn = fn(&Bytes, u16) -> One;
-pub(crate) type StoreFn = fn(&F80, u16) -> Stored;
-pub(crate) type UnaryFn = fn(&F80, u16) -> One;
-pub(crate) type UnaryTwoFn = fn(&F80, u16) -> Two;
-pub(crate) type BinaryFn = fn(&F80, &F80, u16) -> One;
-pub(crate) type MemoryFn = fn(&F80, &Bytes, u16) -> One;
-pub(crate) type CompareFn = fn(&F80, &F80) -> u16;
-pub(crate) type CompareMemoryFn = fn(&F80, &Bytes) -> u16;
+pub(crate) type ConstantFn = fn(Guest) -> One;
+pub(crate) type LoadFn = fn(&Bytes, Guest) -> One;
+pub(crate) type StoreFn = fn(&F80, Guest) -> Stored;
+pub(crate) type UnaryFn = fn(&F80, Guest) -> One;
+pub(crate) type UnaryTwoFn = fn(&F80, Guest) -> Two;
+pub(crate) type BinaryFn = fn(&F80, &F80, Guest) -> One;
+pub(crate) type MemoryFn = fn(&F80, &Bytes, Guest) -> One;
+pub(crate) type CompareFn = fn(&F80, &F80, Guest) -> u16;
+pub(crate) type CompareMemoryFn = fn(&F80, &Bytes, Guest) -> u16;
 
-/// Runs `load`, `op` and `store` under a control word and evaluates to the status word after `op`.
+/// How to run an instruction.
+#[derive(Clone, Copy)]
+pub(crate) struct Guest {
+    /// The control word: rounding, precision, and overflow and underflow as the guest masks them.
+    pub(crate) control: u16,
+    /// Exception flags that the guest has set already. The status word of a result may contain
+    /// any of them; of the others it contains what the instruction raised.
+    pub(crate) sticky: u16,
+}
+
+impl Guest {
+    /// For comparisons, which do not round, overflow or underflow.
+    const fn rounding_free(self) -> Self {
+        Self { control: DEFAULT_CONTROL, ..self }
+    }
+
+    const fn has_flags(self, status: u16) -> bool {
+        status & 0x3f & !self.sticky == 0
+    }
+}
+
+/// Assembly that returns the status word in AX and uses the x87 stack.
+macro_rules! block {
+    ([$($line:literal)*], $status:ident, $($operands:tt)*) => {
+        asm!(
+            $($line,)*
+            $($operands)*
+            out("ax") $status,
+            out("st(0)") _, out("st(1)") _, out("st(2)") _, out("st(3)") _,
+            out("st(4)") _, out("st(5)") _, out("st(6)") _, out("st(7)") _,
+            options(nostack)
+        )
+    };
+}
+
+/// Runs `load`, `op` and `store` and evaluates to the status word after `op`.
+///
+/// Clearing the host's exception flags costs more than most instructions, so with the default
+/// control word the instruction runs first under the flags that the host happens to have; only
+/// if the outcome contains a flag that the guest does not have, it runs again from cleared flags.
 macro_rules! run {
-    ($control:expr, [$($load:literal)*], [$($op:literal)*], [$($store:literal)*], $($operands:tt)*) => {{
-        let control: u16 = $control;
-        let status: u16;
-        if control == DEFAULT_CONTROL {
+    ($guest:expr, [$($load:literal)*], [$($op:literal)*], [$($store:literal)*], $($operands:tt)*) => {{
+        let guest: Guest = $guest;
+        let mut status: u16;
+        if guest.control == DEFAULT_CONTROL {
             // SAFETY: the operands point to live slots of the size that the instructions access.
             // The x87 stack is empty before and after, no exception is unmasked, and the control
             // word is not changed.
-            unsafe {
-                asm!(
-                    "fnclex", $($load,)* $($op,)* "fnstsw ax", $($store,)*
-                    $($operands)*
-                    out("ax") status,
-                    out("st(0)") _, out("st(1)") _, out("st(2)") _, out("st(3)") _,
-                    out("st(4)") _, out("st(5)") _, out("st(6)") _, out("st(7)") _,
-                    options(nostack)
-                );
+            unsafe { block!([$($load)* $($op)* "fnstsw ax" $($store)*], status, $($operands)*) }
+            if !guest.has_flags(status) {
+                // SAFETY: as above.
+                unsafe {
+                    block!(["fnclex" $($load)* $($op)* "fnstsw ax" $($store)*], status, $($operands)*)
+                }
             }
         } else {
             // SAFETY: as above. Exceptions are cleared before the control word can unmask one and
             // directly after the operation, before the next waiting instruction; the default
             // control word is restored at the end.
             unsafe {
-                asm!(
-                    "fnclex", "fldcw word ptr [{control}]", $($load,)* $($op,)*
-                    "fnstsw ax", "fnclex", $($store,)* "fldcw word ptr [{restore}]",
+                block!(
+                    ["fnclex" "fldcw word ptr [{control}]" $($load)* $($op)* "fnstsw ax" "fnclex"
+                     $($store)* "fldcw word ptr [{restore}]"],
+                    status,
                     $($operands)*
-                    control = in(reg) from_ref(&control),
+                    control = in(reg) from_ref(&guest.control),
                     restore = in(reg) from_ref(&RESTORE),
-                    out("ax") status,
-                    out("st(0)") _, out("st(1)") _, out("st(2)") _, out("st(3)") _,
-                    out("st(4)") _, out("st(5)") _, out("st(6)") _, out("st(7)") _,
-                    options(nostack)
-                );
+                )
             }
         }
         status
@@ -89,9 +122,9 @@ macro_rules! run {
 
 macro_rules! constants {
     ($($name:ident $op:literal)*) => {$(
-        pub(crate) fn $name(control: u16) -> One {
+        pub(crate) fn $name(guest: Guest) -> One {
             let mut value = F80::default();
-            let status = run!(control, [], [$op], ["fstp tbyte ptr [{r}]"],
+            let status = run!(guest, [], [$op], ["fstp tbyte ptr [{r}]"],
                 r = in(reg) from_mut(&mut value),);
             One { value, status }
         }
@@ -100,9 +133,9 @@ macro_rules! constants {
 
 macro_rules! loads {
     ($($name:ident $op:literal)*) => {$(
-        pub(crate) fn $name(memory: &Bytes, control: u16) -> One {
+        pub(crate) fn $name(memory: &Bytes, guest: Guest) -> One {
             let mut value = F80::default();
-            let status = run!(control, [], [$op], ["fstp tbyte ptr [{r}]"],
+            let status = run!(guest, [], [$op], ["fstp tbyte ptr [{r}]"],
                 m = in(reg) from_ref(memory), r = in(reg) from_mut(&mut value),);
             One { value, status }
         }
@@ -111,9 +144,9 @@ macro_rules! loads {
 
 macro_rules! stores {
     ($($name:ident [$($op:literal)*] [$($after:literal)*])*) => {$(
-        pub(crate) fn $name(value: &F80, control: u16) -> Stored {
+        pub(crate) fn $name(value: &F80, guest: Guest) -> Stored {
             let mut bytes = [0; 16];
-            let status = run!(control, ["fld tbyte ptr [{a}]"], [$($op)*], [$($after)*],
+            let status = run!(guest, ["fld tbyte ptr [{a}]"], [$($op)*], [$($after)*],
                 a = in(reg) from_ref(value), m = in(reg) from_mut(&mut bytes),);
             Stored { bytes, status }
         }
@@ -122,9 +155,9 @@ macro_rules! stores {
 
 macro_rules! unary {
     ($($name:ident $op:literal)*) => {$(
-        pub(crate) fn $name(st0: &F80, control: u16) -> One {
+        pub(crate) fn $name(st0: &F80, guest: Guest) -> One {
             let mut value = F80::default();
-            let status = run!(control, ["fld tbyte ptr [{a}]"], [$op], ["fstp tbyte ptr [{r}]"],
+            let status = run!(guest, ["fld tbyte ptr [{a}]"], [$op], ["fstp tbyte ptr [{r}]"],
                 a = in(reg) from_ref(st0), r = in(reg) from_mut(&mut value),);
             One { value, status }
         }
@@ -133,9 +166,9 @@ macro_rules! unary {
 
 macro_rules! unary_two {
     ($($name:ident $op:literal [$($store:literal)*])*) => {$(
-        pub(crate) fn $name(st0: &F80, control: u16) -> Two {
+        pub(crate) fn $name(st0: &F80, guest: Guest) -> Two {
             let (mut replaced, mut pushed) = (F80::default(), F80::default());
-            let status = run!(control, ["fld tbyte ptr [{a}]"], [$op], [$($store)*],
+            let status = run!(guest, ["fld tbyte ptr [{a}]"], [$op], [$($store)*],
                 a = in(reg) from_ref(st0),
                 r = in(reg) from_mut(&mut replaced), p = in(reg) from_mut(&mut pushed),);
             Two { replaced, pushed, status }
@@ -146,9 +179,9 @@ macro_rules! unary_two {
 /// `first` is loaded as ST(0), `second` as ST(1).
 macro_rules! binary {
     ($($name:ident $op:literal [$($store:literal)*])*) => {$(
-        pub(crate) fn $name(first: &F80, second: &F80, control: u16) -> One {
+        pub(crate) fn $name(first: &F80, second: &F80, guest: Guest) -> One {
             let mut value = F80::default();
-            let status = run!(control, ["fld tbyte ptr [{b}]" "fld tbyte ptr [{a}]"], [$op],
+            let status = run!(guest, ["fld tbyte ptr [{b}]" "fld tbyte ptr [{a}]"], [$op],
                 [$($store)*],
                 a = in(reg) from_ref(first), b = in(reg) from_ref(second),
                 r = in(reg) from_mut(&mut value),);
@@ -159,9 +192,9 @@ macro_rules! binary {
 
 macro_rules! memory {
     ($($name:ident $op:literal)*) => {$(
-        pub(crate) fn $name(st0: &F80, memory: &Bytes, control: u16) -> One {
+        pub(crate) fn $name(st0: &F80, memory: &Bytes, guest: Guest) -> One {
             let mut value = F80::default();
-            let status = run!(control, ["fld tbyte ptr [{a}]"], [$op], ["fstp tbyte ptr [{r}]"],
+            let status = run!(guest, ["fld tbyte ptr [{a}]"], [$op], ["fstp tbyte ptr [{r}]"],
                 a = in(reg) from_ref(st0), m = in(reg) from_ref(memory),
                 r = in(reg) from_mut(&mut value),);
             One { value, status }
@@ -171,8 +204,8 @@ macro_rules! memory {
 
 macro_rules! compare {
     ($($name:ident $op:literal)*) => {$(
-        pub(crate) fn $name(first: &F80, second: &F80) -> u16 {
-            run!(DEFAULT_CONTROL, ["fld tbyte ptr [{b}]" "fld tbyte ptr [{a}]"], [$op],
+        pub(crate) fn $name(first: &F80, second: &F80, guest: Guest) -> u16 {
+            run!(guest.rounding_free(), ["fld tbyte ptr [{b}]" "fld tbyte ptr [{a}]"], [$op],
                 ["fstp st(0)" "fstp st(0)"],
                 a = in(reg) from_ref(first), b = in(reg) from_ref(second),)
         }
@@ -181,8 +214,8 @@ macro_rules! compare {
 
 macro_rules! compare_memory {
     ($($name:ident $op:literal)*) => {$(
-        pub(crate) fn $name(st0: &F80, memory: &Bytes) -> u16 {
-            run!(DEFAULT_CONTROL, ["fld tbyte ptr [{a}]"], [$op], ["fstp st(0)"],
+        pub(crate) fn $name(st0: &F80, memory: &Bytes, guest: Guest) -> u16 {
+            run!(guest.rounding_free(), ["fld tbyte ptr [{a}]"], [$op], ["fstp st(0)"],
                 a = in(reg) from_ref(st0), m = in(reg) from_ref(memory),)
         }
     )*};
@@ -190,8 +223,8 @@ macro_rules! compare_memory {
 
 macro_rules! classify {
     ($($name:ident $op:literal)*) => {$(
-        pub(crate) fn $name(st0: &F80) -> u16 {
-            run!(DEFAULT_CONTROL, ["fld tbyte ptr [{a}]"], [$op], ["fstp st(0)"],
+        pub(crate) fn $name(st0: &F80, guest: Guest) -> u16 {
+            run!(guest.rounding_free(), ["fld tbyte ptr [{a}]"], [$op], ["fstp st(0)"],
                 a = in(reg) from_ref(st0),)
         }
     )*};

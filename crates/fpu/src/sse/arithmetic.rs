@@ -49,7 +49,7 @@ macro_rules! approximation {
     ($($name:ident)*) => {$(
         /// An approximation: raises nothing and ignores the rounding control.
         pub(super) fn $name(dst: u128, src: u128, _: u8, mxcsr: &mut Mxcsr) -> Simd<u128> {
-            Ok(host::$name(dst, src, mxcsr.host_control()).0)
+            Ok(host::$name(dst, src, mxcsr.host_control() | Mxcsr::FLAGS).0)
         }
     )*};
 }

@@ -85,7 +85,7 @@ impl X87 {
             Kind::ArithmeticTop(f) => self.arithmetic(f, sti, 0, 0),
             Kind::ArithmeticRegister { f, pops } => self.arithmetic(f, sti, sti, pops),
             Kind::ArithmeticMemory(f) => self.arithmetic_memory(f, operand.memory),
-            Kind::LoadMemory(f) => self.load(|control| f(&pad(operand.memory), control)),
+            Kind::LoadMemory(f) => self.load(|guest| f(&pad(operand.memory), guest)),
             Kind::LoadConstant(f) => self.load(f),
             Kind::LoadF80 => self.load_bits(f80(operand.memory)),
             Kind::LoadRegister => self.load_register(sti),
@@ -169,17 +169,15 @@ impl X87 {
     }
 
     fn store_converted(&mut self, op: X87Op, convert: host::StoreFn, indefinite: Indefinite, pops: u8) -> X87Outcome {
-        let mut after = *self;
+        let before = self.status;
         let bytes = if self.is_empty(0) {
-            if !after.stack_fault(0) {
-                *self = after;
+            if !self.stack_fault(0) {
                 return X87Outcome::Done;
             }
             indefinite.bytes()
         } else {
-            let stored = convert(&self.st(0), self.host_control());
-            if !after.settle(stored.status, C1, Target::Memory) {
-                *self = after;
+            let stored = convert(&self.st(0), self.guest());
+            if !self.settle(stored.status, C1, Target::Memory) {
                 return X87Outcome::Done;
             }
             stored.bytes
@@ -188,22 +186,28 @@ impl X87 {
             X87Memory::Store(len) => usize::from(len),
             _ => 0,
         };
-        X87Outcome::Store(Store::new(bytes.get(..len).unwrap_or(&bytes), Change::Status { status: after.status, pops }))
+        self.deferred(bytes.get(..len).unwrap_or(&bytes), before, pops)
     }
 
     fn store_f80(&mut self) -> X87Outcome {
-        let mut after = *self;
+        let before = self.status;
         let value = if self.is_empty(0) {
-            if !after.stack_fault(0) {
-                *self = after;
+            if !self.stack_fault(0) {
                 return X87Outcome::Done;
             }
             F80::INDEFINITE
         } else {
-            after.set_codes(C1, 0);
+            self.set_codes(C1, 0);
             self.st(0)
         };
-        X87Outcome::Store(Store::new(&value.to_bytes(), Change::Status { status: after.status, pops: 1 }))
+        self.deferred(&value.to_bytes(), before, 1)
+    }
+
+    /// A store whose changes of the status word and pops wait for [`commit`](Self::commit).
+    fn deferred(&mut self, bytes: &[u8], before: u16, pops: u8) -> X87Outcome {
+        let status = self.status;
+        self.status = before;
+        X87Outcome::Store(Store::new(bytes, Change::Status { status, pops }))
     }
 
     /// ST(`to`) ← f(ST(0), ST(`with`)), then pops.
@@ -214,7 +218,7 @@ impl X87 {
             }
             F80::INDEFINITE
         } else {
-            let result = f(&self.st(0), &self.st(with), self.host_control());
+            let result = f(&self.st(0), &self.st(with), self.guest());
             if !self.settle(result.status, C1, Target::Register) {
                 return;
             }
@@ -225,14 +229,14 @@ impl X87 {
     }
 
     fn arithmetic_memory(&mut self, f: host::MemoryFn, memory: &[u8]) {
-        self.replace_top(C1, |st0, control| f(st0, &pad(memory), control));
+        self.replace_top(C1, |st0, guest| f(st0, &pad(memory), guest));
     }
 
     fn unary(&mut self, f: host::UnaryFn, codes: u16) {
         self.replace_top(codes, f);
     }
 
-    fn replace_top(&mut self, codes: u16, f: impl FnOnce(&F80, u16) -> host::One) {
+    fn replace_top(&mut self, codes: u16, f: impl FnOnce(&F80, host::Guest) -> host::One) {
         // C2 means "incomplete" or "out of range": an exception clears it.
         self.set_codes(codes & C2, 0);
         let value = if self.is_empty(0) {
@@ -241,7 +245,7 @@ impl X87 {
             }
             F80::INDEFINITE
         } else {
-            let result = f(&self.st(0), self.host_control());
+            let result = f(&self.st(0), self.guest());
             // Without a quotient (C0, C3, C1) the old C0 and C3 stay.
             let codes = if result.value.is_nan() { codes & !(C0 | C3) } else { codes };
             if !self.settle(result.status, codes, Target::Register) {
@@ -262,7 +266,7 @@ impl X87 {
             return;
         }
         let st1 = self.st(1);
-        self.replace_top(codes, |st0, control| f(st0, &st1, control));
+        self.replace_top(codes, |st0, guest| f(st0, &st1, guest));
     }
 
     fn unary_two(&mut self, f: host::UnaryTwoFn, bounded: bool) {
@@ -276,7 +280,7 @@ impl X87 {
             }
             return;
         }
-        let result = f(&self.st(0), self.host_control());
+        let result = f(&self.st(0), self.guest());
         if !self.settle(result.status, codes, Target::Register) {
             return;
         }
@@ -287,14 +291,14 @@ impl X87 {
         self.push(result.pushed);
     }
 
-    fn load(&mut self, f: impl FnOnce(u16) -> host::One) {
+    fn load(&mut self, f: impl FnOnce(host::Guest) -> host::One) {
         if !self.is_empty(7) {
             if self.stack_fault(C1) {
                 self.push(F80::INDEFINITE);
             }
             return;
         }
-        let result = f(self.host_control());
+        let result = f(self.guest());
         if self.settle(result.status, C1, Target::Load) {
             self.push(result.value);
         }
@@ -404,17 +408,17 @@ impl X87 {
 
     fn compare(&mut self, f: host::CompareFn, sti: u8, pops: u8) {
         let empty = self.is_empty(0) || self.is_empty(sti);
-        self.compare_codes(empty, pops, |unit| f(&unit.st(0), &unit.st(sti)));
+        self.compare_codes(empty, pops, |unit| f(&unit.st(0), &unit.st(sti), unit.guest()));
     }
 
     fn compare_memory(&mut self, f: host::CompareMemoryFn, memory: &[u8], pops: u8) {
         let empty = self.is_empty(0);
-        self.compare_codes(empty, pops, |unit| f(&unit.st(0), &pad(memory)));
+        self.compare_codes(empty, pops, |unit| f(&unit.st(0), &pad(memory), unit.guest()));
     }
 
     fn test(&mut self) {
         let empty = self.is_empty(0);
-        self.compare_codes(empty, 0, |unit| host::ftst(&unit.st(0)));
+        self.compare_codes(empty, 0, |unit| host::ftst(&unit.st(0), unit.guest()));
     }
 
     fn compare_eflags(&mut self, f: host::CompareFn, sti: u8, pops: u8) -> X87Outcome {
@@ -424,7 +428,7 @@ impl X87 {
             }
             Comparison::Unordered
         } else {
-            let status = f(&self.st(0), &self.st(sti));
+            let status = f(&self.st(0), &self.st(sti), self.guest());
             if !self.settle(status, C1, Target::Register) {
                 return X87Outcome::Done;
             }
@@ -436,7 +440,7 @@ impl X87 {
 
     fn examine(&mut self) {
         let st0 = self.st(0);
-        let mut codes = host::fxam(&st0);
+        let mut codes = host::fxam(&st0, self.guest());
         if self.is_empty(0) {
             codes = (codes & C1) | C3 | C0;
         }

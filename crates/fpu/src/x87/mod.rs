@@ -12,6 +12,7 @@ pub use lower::{lower_x87, sti_index};
 pub use op::{X87Memory, X87Op};
 
 use crate::f80::F80;
+use crate::host::x87 as host;
 
 /// Bits of the status word.
 pub(crate) mod status {
@@ -265,10 +266,15 @@ impl X87 {
         }
     }
 
-    /// The control word for the host: the guest's precision and rounding; overflow and underflow
+    /// How the host has to run an instruction: the guest's precision and rounding; overflow and underflow
     /// as the guest masks them, everything else masked.
-    const fn host_control(&self) -> u16 {
-        (self.control & (CONTROL_ROUNDING | status::RANGE)) | CONTROL_HOST_MASKS
+    const fn guest(&self) -> host::Guest {
+        let all_masked = self.unmasked() == 0;
+        host::Guest {
+            control: (self.control & (CONTROL_ROUNDING | status::RANGE)) | CONTROL_HOST_MASKS,
+            // With an exception unmasked it matters whether this instruction raises it.
+            sticky: if all_masked { self.status & status::EXCEPTIONS } else { 0 },
+        }
     }
 
     const fn unmasked(&self) -> u16 {
