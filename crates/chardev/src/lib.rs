@@ -1,1 +1,40 @@
-//! Character devices: sockets, files, terminals.
+//! Character devices: byte streams between the machine and the host.
+//!
+//! A *back end* is what the host side is: a socket, a terminal, a file, a pipe, a pseudo-terminal, a
+//! ring buffer or nothing. A *front end* is its user: a serial port or a monitor, which holds a
+//! [`Chardev`] handle. Options and names are those of `-chardev` and of the one-string forms of
+//! `-serial`, `-monitor` and `-qmp` (QEMU 7.2's manual, "Character device options").
+//!
+//! Threads: every back end is served by one task on the monitor thread's runtime, which also runs
+//! the input, event and writable callbacks. [`Chardev::write`] may be called from any thread and
+//! never blocks: it writes to the host at once what the host takes, keeps a bounded rest, and says
+//! how much it took.
+//!
+//! Left out on purpose: `udp`, `vc`, `spice*`, `braille`, `msmouse`, `serial` and `parallel` back
+//! ends; telnet, TN3270, web sockets and TLS. Asking for one of them is an error that says so.
+
+#![forbid(unsafe_code)]
+
+mod address;
+mod backend;
+mod error;
+mod handle;
+mod inherited;
+mod legacy;
+mod mux;
+mod options;
+mod port;
+mod registry;
+mod ring;
+mod serve;
+mod stream;
+mod terminal;
+
+pub use address::SocketAddress;
+pub use error::Error;
+pub use handle::Chardev;
+pub use inherited::inherited_fd;
+pub use legacy::{Legacy, parse_legacy};
+pub use options::{Backend, ChardevSpec, Common, SocketOptions, parse_option};
+pub use port::{Event, EventFn, InputFn, OUTPUT_LIMIT, WritableFn};
+pub use registry::{ChardevInfo, Chardevs};

@@ -1,0 +1,318 @@
+//! What a character device shall be: the options of `-chardev`, checked.
+
+use crate::{Error, SocketAddress};
+use qapi::json::{Map, Value};
+
+/// A character device to be opened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChardevSpec {
+    /// Its name.
+    pub id: String,
+    /// What is behind it.
+    pub backend: Backend,
+    /// What every back end has.
+    pub common: Common,
+}
+
+/// Options that every back end has.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Common {
+    /// Whether several front ends may share it; Ctrl-a c then switches between them.
+    pub mux: bool,
+    /// A file that gets a copy of the output.
+    pub log_file: Option<String>,
+    /// Whether that file is continued rather than started anew.
+    pub log_append: bool,
+}
+
+/// What is behind a character device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Backend {
+    /// Output vanishes, input never comes.
+    Null,
+    /// A unix or TCP socket.
+    Socket(SocketOptions),
+    /// Standard input and output.
+    Stdio {
+        /// Whether Ctrl-c and its like send signals to us instead of being input.
+        signal: bool,
+    },
+    /// Output goes to a file.
+    File {
+        /// The file for output.
+        path: String,
+        /// The file that input comes from.
+        input_path: Option<String>,
+        /// Whether the file is continued rather than started anew.
+        append: bool,
+    },
+    /// A named pipe at the path, or two with `.in` and `.out` appended.
+    Pipe {
+        /// The path.
+        path: String,
+    },
+    /// A new pseudo-terminal.
+    Pty,
+    /// The latest output is kept in memory.
+    Ringbuf {
+        /// How many bytes; a power of two.
+        size: usize,
+    },
+}
+
+/// The options of a socket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SocketOptions {
+    /// Where.
+    pub address: SocketAddress,
+    /// Whether it listens rather than connects.
+    pub server: bool,
+    /// Whether start-up waits for a server's first client.
+    pub wait: bool,
+    /// After how many seconds a lost connection is tried again; 0 is never.
+    pub reconnect: u64,
+    /// Whether small writes are sent at once.
+    pub nodelay: bool,
+}
+
+/// Parses the argument of `-chardev`: `socket,id=c,path=/x,server=on,wait=off`.
+///
+/// # Errors
+/// What is wrong, naming the option.
+pub fn parse_option(text: &str) -> Result<ChardevSpec, Error> {
+    ChardevSpec::from_options(parse_list(text, Some("backend"))?)
+}
+
+/// Splits `a,key=value,flag,noflag`. A comma inside a value is doubled. The first item may be the
+/// value of `implied`.
+pub(crate) fn parse_list(text: &str, implied: Option<&str>) -> Result<Map, Error> {
+    let mut map = Map::new();
+    for (at, item) in split_commas(text).into_iter().enumerate() {
+        match (item.split_once('='), implied) {
+            (Some((key, value)), _) => _ = map.insert(key, value),
+            (None, Some(key)) if at == 0 => _ = map.insert(key, item),
+            (None, _) if item.is_empty() => {}
+            // The old spellings: `server` is on, `nowait` is wait=off. `nodelay` is a name in itself.
+            (None, _) => match item.strip_prefix("no") {
+                Some(rest) if item != "nodelay" => _ = map.insert(rest, "off"),
+                _ => _ = map.insert(item, "on"),
+            },
+        }
+    }
+    Ok(map)
+}
+
+fn split_commas(text: &str) -> Vec<String> {
+    let mut items = vec![String::new()];
+    let mut characters = text.chars().peekable();
+    while let Some(character) = characters.next() {
+        if character == ',' && characters.next_if_eq(&',').is_none() {
+            items.push(String::new());
+        } else if let Some(item) = items.last_mut() {
+            item.push(character);
+        }
+    }
+    items
+}
+
+/// Options on their way into a specification: what is left at the end was unknown.
+pub(crate) struct Options(Map);
+
+impl Options {
+    pub(crate) fn new(map: Map) -> Self {
+        Self(map)
+    }
+
+    pub(crate) fn text(&mut self, name: &str) -> Result<Option<String>, Error> {
+        match self.0.remove(name) {
+            None => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text)),
+            Some(Value::Int(number)) => Ok(Some(number.to_string())),
+            Some(_) => Err(Error::options(format!("Invalid parameter type for '{name}', expected: string"))),
+        }
+    }
+
+    pub(crate) fn flag(&mut self, name: &str) -> Result<Option<bool>, Error> {
+        let wrong = || Error::options(format!("Parameter '{name}' expects 'on' or 'off'"));
+        match self.0.remove(name) {
+            None => Ok(None),
+            Some(Value::Bool(flag)) => Ok(Some(flag)),
+            Some(Value::String(text)) => qapi::keyval::parse_bool(&text).map(Some).ok_or_else(wrong),
+            Some(_) => Err(wrong()),
+        }
+    }
+
+    pub(crate) fn number(&mut self, name: &str) -> Result<Option<u64>, Error> {
+        let wrong = || Error::options(format!("Parameter '{name}' expects a number"));
+        match self.0.remove(name) {
+            None => Ok(None),
+            Some(Value::String(text)) => text.parse().map(Some).map_err(|_| wrong()),
+            Some(value) => value.as_u64().map(Some).ok_or_else(wrong),
+        }
+    }
+
+    fn size(&mut self, name: &str) -> Result<Option<u64>, Error> {
+        match self.0.get(name) {
+            Some(Value::String(text)) => {
+                let size = qapi::keyval::parse_size(text, 1);
+                self.0.remove(name);
+                let wrong = |_| Error::options(format!("Parameter '{name}' expects a non-negative size"));
+                size.map(Some).map_err(wrong)
+            }
+            _ => self.number(name),
+        }
+    }
+
+    /// Refuses a feature that is known but not there, if it is asked for.
+    fn refuse_flag(&mut self, name: &str, what: &str) -> Result<(), Error> {
+        match self.flag(name)? {
+            Some(true) => Err(Error::options(format!("chardev: socket: {what} ('{name}') is not supported"))),
+            _ => Ok(()),
+        }
+    }
+
+    pub(crate) fn finish(self) -> Result<(), Error> {
+        match self.0.keys().next() {
+            Some(name) => Err(Error::options(format!("Invalid parameter '{name}'"))),
+            None => Ok(()),
+        }
+    }
+}
+
+impl ChardevSpec {
+    /// Reads the options of `-chardev` after they were split; the kind is the member `backend`.
+    ///
+    /// # Errors
+    /// What is wrong, naming the option.
+    pub fn from_options(map: Map) -> Result<Self, Error> {
+        let mut options = Options::new(map);
+        let id = options.text("id")?;
+        let backend = options.text("backend")?;
+        let Some(id) = id else {
+            return Err(Error::options("chardev: no id specified"));
+        };
+        let Some(kind) = backend else {
+            return Err(Error::options(format!("chardev: \"{id}\" missing backend")));
+        };
+        if !is_well_formed(&id) {
+            return Err(Error::options("Parameter 'id' expects an identifier"));
+        }
+        let common = Common {
+            mux: options.flag("mux")?.unwrap_or(false),
+            log_file: options.text("logfile")?,
+            log_append: options.flag("logappend")?.unwrap_or(false),
+        };
+        let backend = match kind.as_str() {
+            "null" => Backend::Null,
+            "socket" => Backend::Socket(SocketOptions::take(&mut options)?),
+            "stdio" => Backend::Stdio { signal: options.flag("signal")?.unwrap_or(true) },
+            "file" => Backend::File {
+                path: path_of(&mut options, "file")?,
+                input_path: options.text("input-path")?,
+                append: options.flag("append")?.unwrap_or(false),
+            },
+            "pipe" => Backend::Pipe { path: path_of(&mut options, "pipe")? },
+            "pty" => Backend::Pty,
+            "ringbuf" | "memory" => Backend::Ringbuf { size: ringbuf_size(options.size("size")?)? },
+            "udp" | "vc" | "spicevmc" | "spiceport" | "braille" | "msmouse" | "wctablet" | "serial" | "tty"
+            | "parallel" | "parport" | "testdev" | "dbus" | "qemu-vdagent" | "hub" => {
+                return Err(Error::options(format!("chardev: back end '{kind}' is not supported")));
+            }
+            _ => return Err(Error::options(format!("'{kind}' is not a valid char driver name"))),
+        };
+        options.finish()?;
+        Ok(Self { id, backend, common })
+    }
+}
+
+/// Identifiers start with a letter and go on with letters, digits, `-`, `.` and `_`.
+fn is_well_formed(id: &str) -> bool {
+    id.starts_with(|first: char| first.is_ascii_alphabetic())
+        && id.chars().all(|other| other.is_ascii_alphanumeric() || "-._".contains(other))
+}
+
+fn path_of(options: &mut Options, kind: &str) -> Result<String, Error> {
+    let path = options.text("path")?;
+    path.ok_or_else(|| Error::options(format!("chardev: {kind}: no filename given")))
+}
+
+/// The largest ring buffer that we make.
+const RINGBUF_LIMIT: u64 = 1 << 30;
+
+fn ringbuf_size(size: Option<u64>) -> Result<usize, Error> {
+    let size = size.unwrap_or(65536);
+    if !size.is_power_of_two() {
+        return Err(Error::options("size of ringbuf must be power of two"));
+    }
+    if size > RINGBUF_LIMIT {
+        return Err(Error::options(format!("Parameter 'size' expects at most {RINGBUF_LIMIT} bytes")));
+    }
+    usize::try_from(size).map_err(|_| Error::options("Parameter 'size' is too large"))
+}
+
+impl SocketOptions {
+    pub(crate) fn take(options: &mut Options) -> Result<Self, Error> {
+        for (name, what) in [("telnet", "the telnet protocol"), ("tn3270", "the TN3270 protocol")] {
+            options.refuse_flag(name, what)?;
+        }
+        options.refuse_flag("websocket", "the web socket protocol")?;
+        for name in ["tls-creds", "tls-authz"] {
+            if options.text(name)?.is_some() {
+                return Err(Error::options(format!("chardev: socket: TLS ('{name}') is not supported")));
+            }
+        }
+        let address = address(options)?;
+        let server = options.flag("server")?.unwrap_or(false);
+        let wait = options.flag("wait")?;
+        let reconnect = options.number("reconnect")?;
+        let nodelay = options.flag("nodelay")?;
+        // The opposite of nodelay, from QEMU 0.13's time.
+        let delay = options.flag("delay")?;
+        let nodelay = nodelay.or(delay.map(|delay| !delay)).unwrap_or(false);
+        if server && reconnect.is_some() {
+            return Err(Error::options("'reconnect' option is incompatible with socket in server listen mode"));
+        }
+        if !server && wait.is_some() {
+            return Err(Error::options("'wait' option is incompatible with socket in client connect mode"));
+        }
+        if matches!(address, SocketAddress::Fd(_)) && reconnect.is_some_and(|seconds| seconds > 0) {
+            return Err(Error::options("'reconnect' option is incompatible with 'fd' address type"));
+        }
+        Ok(Self { address, server, wait: server && wait.unwrap_or(true), reconnect: reconnect.unwrap_or(0), nodelay })
+    }
+}
+
+fn address(options: &mut Options) -> Result<SocketAddress, Error> {
+    let path = options.text("path")?;
+    let host = options.text("host")?;
+    let fd = options.text("fd")?;
+    match (path, host, fd) {
+        (Some(path), None, None) => Ok(SocketAddress::Unix {
+            path,
+            is_abstract: options.flag("abstract")?.unwrap_or(false),
+            tight: options.flag("tight")?.unwrap_or(true),
+        }),
+        (None, Some(host), None) => inet_address(options, &host),
+        (None, None, Some(fd)) => {
+            let number = fd.parse().ok().filter(|number: &i32| *number >= 0);
+            let number =
+                number.ok_or_else(|| Error::options(format!("File descriptor named '{fd}' has not been found")))?;
+            Ok(SocketAddress::Fd(number))
+        }
+        // A port alone means every address of this host.
+        (None, None, None) if options.0.contains_key("port") => inet_address(options, ""),
+        (None, None, None) => Err(Error::options("chardev: socket: no 'path', 'host' or 'fd' given")),
+        _ => Err(Error::options("None or one of 'path', 'fd' or 'host' option required.")),
+    }
+}
+
+fn inet_address(options: &mut Options, host: &str) -> Result<SocketAddress, Error> {
+    let Some(port) = options.text("port")? else {
+        return Err(Error::options("chardev: socket: no port given"));
+    };
+    let wrong = |name: &str| Error::options(format!("Parameter '{name}' expects a port number"));
+    let port = port.parse().map_err(|_| wrong("port"))?;
+    let to = options.text("to")?.map(|to| to.parse().map_err(|_| wrong("to"))).transpose()?;
+    let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host).to_owned();
+    Ok(SocketAddress::Inet { host, port, to, ipv4: options.flag("ipv4")?, ipv6: options.flag("ipv6")? })
+}

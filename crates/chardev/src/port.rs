@@ -1,0 +1,217 @@
+//! The state of a character device that both sides share, and the way of output.
+
+use crate::ring::Ring;
+use crate::stream::Stream;
+use rustix::io::Errno;
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::Write as _;
+use std::os::fd::OwnedFd;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
+
+/// How much output is kept for a slow reader, in bytes, before [`crate::Chardev::write`] takes less
+/// than it is given.
+pub const OUTPUT_LIMIT: usize = 64 << 10;
+
+/// What happens to a character device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// The other side is there.
+    Opened,
+    /// The other side is gone.
+    Closed,
+    /// The other side sends a break (Ctrl-a b on a shared terminal).
+    Break,
+    /// This front end of a shared device now gets the input.
+    FocusIn,
+    /// Another front end of a shared device now gets the input.
+    FocusOut,
+}
+
+/// Gets input and returns how many bytes it took. If it took fewer than it got, the rest is kept
+/// and offered again after [`crate::Chardev::resume_input`].
+///
+/// An empty slice means that the other side has sent all that it will send. Returning other than 0
+/// then keeps the connection open for output until `resume_input`, as long as the other side is there.
+pub type InputFn = Box<dyn FnMut(&[u8]) -> usize + Send>;
+/// Is told what happens.
+pub type EventFn = Box<dyn FnMut(Event) + Send>;
+/// Is told that there is room for output, after a write that took less than it was given.
+pub type WritableFn = Box<dyn FnMut() + Send>;
+
+/// Where output goes.
+#[derive(Debug)]
+pub(crate) enum Sink {
+    /// Nowhere.
+    Null,
+    /// Into memory.
+    Ring(Ring),
+    /// To a connection, if there is one; nowhere else.
+    Stream(Option<Stream>),
+}
+
+#[derive(Debug)]
+pub(crate) struct State {
+    pub(crate) filename: String,
+    pub(crate) sink: Sink,
+    pub(crate) log: Option<File>,
+    /// Output that the host has not yet taken.
+    pub(crate) pending: VecDeque<u8>,
+    /// A write took less than it was given, and the writer waits to be told.
+    pub(crate) starved: bool,
+    /// The front end can take input again.
+    pub(crate) resume: bool,
+    /// The connection shall end.
+    pub(crate) hang_up: bool,
+    /// Whether the front end has been told that the device is open.
+    pub(crate) announced: bool,
+    pub(crate) received_fds: Option<Vec<OwnedFd>>,
+    pub(crate) waker: Option<Waker>,
+}
+
+/// One character device, shared between its front end and the task that serves it.
+pub(crate) struct Port {
+    pub(crate) id: String,
+    state: Mutex<State>,
+    pub(crate) input: Mutex<Option<InputFn>>,
+    pub(crate) events: Mutex<Option<EventFn>>,
+    pub(crate) writable: Mutex<Option<WritableFn>>,
+}
+
+/// A poisoned lock means that a callback panicked; the data are still whole.
+pub(crate) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Port {
+    pub(crate) fn new(id: &str, filename: String, sink: Sink, log: Option<File>) -> Self {
+        let state = State {
+            filename,
+            sink,
+            log,
+            pending: VecDeque::new(),
+            starved: false,
+            resume: false,
+            hang_up: false,
+            announced: false,
+            received_fds: None,
+            waker: None,
+        };
+        Self {
+            id: id.to_owned(),
+            state: Mutex::new(state),
+            input: Mutex::default(),
+            events: Mutex::default(),
+            writable: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+
+    /// Takes what it can of `bytes`: the host's share at once, and a bounded rest.
+    pub(crate) fn write(&self, bytes: &[u8]) -> usize {
+        let mut state = self.state();
+        let taken = state.write(bytes);
+        if let Some(log) = &mut state.log {
+            // A full disk must not stop the guest: its copy of the output is lost.
+            _ = log.write_all(bytes.get(..taken).unwrap_or_default());
+        }
+        taken
+    }
+
+    /// Changes what the serving task waits for, and lets it look.
+    pub(crate) fn poke(&self, change: impl FnOnce(&mut State)) {
+        let waker = {
+            let mut state = self.state();
+            change(&mut state);
+            state.waker.take()
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        !matches!(self.state().sink, Sink::Stream(None))
+    }
+
+    /// Tells the front end, if there is one.
+    pub(crate) fn announce(&self, event: Event) {
+        if let Some(events) = lock(&self.events).as_mut() {
+            events(event);
+        }
+    }
+
+    /// Tells a front end that was refused output that there is room.
+    pub(crate) fn tell_writable(&self) {
+        if let Some(writable) = lock(&self.writable).as_mut() {
+            writable();
+        }
+    }
+}
+
+impl State {
+    fn write(&mut self, bytes: &[u8]) -> usize {
+        let stream = match &mut self.sink {
+            Sink::Null | Sink::Stream(None) => return bytes.len(),
+            Sink::Ring(ring) => {
+                ring.write(bytes);
+                return bytes.len();
+            }
+            Sink::Stream(Some(stream)) => stream,
+        };
+        let mut sent = 0;
+        if self.pending.is_empty() {
+            while let Some(rest) = bytes.get(sent..).filter(|rest| !rest.is_empty()) {
+                match stream.write(rest) {
+                    Ok(0) | Err(Errno::AGAIN) => break,
+                    Ok(count) => sent += count,
+                    Err(_) => {
+                        // The other side is gone. The task finds out, too; nobody can read this.
+                        self.hang_up |= stream.is_socket();
+                        self.wake();
+                        return bytes.len();
+                    }
+                }
+            }
+        }
+        let rest = bytes.get(sent..).unwrap_or_default();
+        if rest.is_empty() {
+            return sent;
+        }
+        let room = OUTPUT_LIMIT.saturating_sub(self.pending.len()).min(rest.len());
+        self.pending.extend(rest.iter().take(room));
+        self.starved |= room < rest.len();
+        self.wake();
+        sent + room
+    }
+
+    fn wake(&mut self) {
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+
+    /// Sends kept output. Says whether everything is sent.
+    pub(crate) fn flush(&mut self) -> Result<bool, Errno> {
+        while !self.pending.is_empty() {
+            let (first, _) = self.pending.as_slices();
+            let Sink::Stream(Some(stream)) = &self.sink else {
+                self.pending.clear();
+                break;
+            };
+            match stream.write(first) {
+                Ok(0) | Err(Errno::AGAIN) => return Ok(false),
+                Ok(count) => _ = self.pending.drain(..count),
+                Err(error) => return Err(error),
+            }
+        }
+        if self.pending.capacity() > OUTPUT_LIMIT / 4 {
+            self.pending = VecDeque::new();
+        }
+        Ok(true)
+    }
+}
