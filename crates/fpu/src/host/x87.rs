@@ -13,11 +13,23 @@ static RESTORE: u16 = DEFAULT_CONTROL;
 /// Bytes of a memory operand, zero-padded.
 pub(crate) type Bytes = [u8; 16];
 
-/// A result and the status word of the instruction that produced it.
+/// A result and the status word of the instruction that produced it. Small enough for two
+/// registers: a wide copy of a value that the x87 unit has just stored would stall.
 #[derive(Clone, Copy)]
 pub(crate) struct One {
-    pub(crate) value: F80,
+    significand: u64,
+    sign_exponent: u16,
     pub(crate) status: u16,
+}
+
+impl One {
+    fn new(value: &F80, status: u16) -> Self {
+        Self { significand: value.significand, sign_exponent: value.sign_exponent, status }
+    }
+
+    pub(crate) const fn value(self) -> F80 {
+        F80::new(self.sign_exponent, self.significand)
+    }
 }
 
 /// The results of an instruction that replaces ST(0) and pushes.
@@ -57,9 +69,23 @@ pub(crate) struct Guest {
 }
 
 impl Guest {
-    /// For comparisons, which do not round, overflow or underflow.
+    /// For loads and comparisons, which do not round, overflow or underflow.
     const fn rounding_free(self) -> Self {
         Self { control: DEFAULT_CONTROL, ..self }
+    }
+
+    /// Stands for a status word before the instruction has run: it has all exception flags and is
+    /// never taken for a result, because a guest with unmasked exceptions has no sticky ones.
+    const UNKNOWN: u16 = 0x3f;
+
+    /// For stores, to which the precision control does not apply.
+    const fn precision_free(self) -> Self {
+        Self { control: self.control | 0x0300, ..self }
+    }
+
+    /// Whether overflow and underflow are masked, so that the host runs with everything masked.
+    const fn masks_range(self) -> bool {
+        self.control & 0x18 == 0x18
     }
 
     const fn has_flags(self, status: u16) -> bool {
@@ -102,18 +128,35 @@ macro_rules! run {
                 }
             }
         } else {
-            // SAFETY: as above. Exceptions are cleared before the control word can unmask one and
-            // directly after the operation, before the next waiting instruction; the default
-            // control word is restored at the end.
-            unsafe {
-                block!(
-                    ["fnclex" "fldcw word ptr [{control}]" $($load)* $($op)* "fnstsw ax" "fnclex"
-                     $($store)* "fldcw word ptr [{restore}]"],
-                    status,
-                    $($operands)*
-                    control = in(reg) from_ref(&guest.control),
-                    restore = in(reg) from_ref(&RESTORE),
-                )
+            status = Guest::UNKNOWN;
+            if guest.masks_range() {
+                // SAFETY: as above, and no exception is unmasked in this control word; the default
+                // control word is restored at the end.
+                unsafe {
+                    block!(
+                        ["fldcw word ptr [{control}]" $($load)* $($op)* "fnstsw ax" $($store)*
+                         "fldcw word ptr [{restore}]"],
+                        status,
+                        $($operands)*
+                        control = in(reg) from_ref(&guest.control),
+                        restore = in(reg) from_ref(&RESTORE),
+                    )
+                }
+            }
+            if !guest.has_flags(status) {
+                // SAFETY: as above. Exceptions are cleared before the control word can unmask one
+                // and directly after the operation, before the next waiting instruction; the
+                // default control word is restored at the end.
+                unsafe {
+                    block!(
+                        ["fnclex" "fldcw word ptr [{control}]" $($load)* $($op)* "fnstsw ax"
+                         "fnclex" $($store)* "fldcw word ptr [{restore}]"],
+                        status,
+                        $($operands)*
+                        control = in(reg) from_ref(&guest.control),
+                        restore = in(reg) from_ref(&RESTORE),
+                    )
+                }
             }
         }
         status
@@ -126,7 +169,7 @@ macro_rules! constants {
             let mut value = F80::default();
             let status = run!(guest, [], [$op], ["fstp tbyte ptr [{r}]"],
                 r = in(reg) from_mut(&mut value),);
-            One { value, status }
+            One::new(&value, status)
         }
     )*};
 }
@@ -135,9 +178,9 @@ macro_rules! loads {
     ($($name:ident $op:literal)*) => {$(
         pub(crate) fn $name(memory: &Bytes, guest: Guest) -> One {
             let mut value = F80::default();
-            let status = run!(guest, [], [$op], ["fstp tbyte ptr [{r}]"],
+            let status = run!(guest.rounding_free(), [], [$op], ["fstp tbyte ptr [{r}]"],
                 m = in(reg) from_ref(memory), r = in(reg) from_mut(&mut value),);
-            One { value, status }
+            One::new(&value, status)
         }
     )*};
 }
@@ -146,7 +189,7 @@ macro_rules! stores {
     ($($name:ident [$($op:literal)*] [$($after:literal)*])*) => {$(
         pub(crate) fn $name(value: &F80, guest: Guest) -> Stored {
             let mut bytes = [0; 16];
-            let status = run!(guest, ["fld tbyte ptr [{a}]"], [$($op)*], [$($after)*],
+            let status = run!(guest.precision_free(), ["fld tbyte ptr [{a}]"], [$($op)*], [$($after)*],
                 a = in(reg) from_ref(value), m = in(reg) from_mut(&mut bytes),);
             Stored { bytes, status }
         }
@@ -159,7 +202,7 @@ macro_rules! unary {
             let mut value = F80::default();
             let status = run!(guest, ["fld tbyte ptr [{a}]"], [$op], ["fstp tbyte ptr [{r}]"],
                 a = in(reg) from_ref(st0), r = in(reg) from_mut(&mut value),);
-            One { value, status }
+            One::new(&value, status)
         }
     )*};
 }
@@ -185,7 +228,7 @@ macro_rules! binary {
                 [$($store)*],
                 a = in(reg) from_ref(first), b = in(reg) from_ref(second),
                 r = in(reg) from_mut(&mut value),);
-            One { value, status }
+            One::new(&value, status)
         }
     )*};
 }
@@ -197,7 +240,7 @@ macro_rules! memory {
             let status = run!(guest, ["fld tbyte ptr [{a}]"], [$op], ["fstp tbyte ptr [{r}]"],
                 a = in(reg) from_ref(st0), m = in(reg) from_ref(memory),
                 r = in(reg) from_mut(&mut value),);
-            One { value, status }
+            One::new(&value, status)
         }
     )*};
 }

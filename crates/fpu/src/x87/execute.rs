@@ -176,7 +176,7 @@ impl X87 {
             }
             indefinite.bytes()
         } else {
-            let stored = convert(&self.st(0), self.guest());
+            let stored = convert(self.register(0), self.guest());
             if !self.settle(stored.status, C1, Target::Memory) {
                 return X87Outcome::Done;
             }
@@ -218,11 +218,11 @@ impl X87 {
             }
             F80::INDEFINITE
         } else {
-            let result = f(&self.st(0), &self.st(with), self.guest());
+            let result = f(self.register(0), self.register(with), self.guest());
             if !self.settle(result.status, C1, Target::Register) {
                 return;
             }
-            result.value
+            result.value()
         };
         self.write(to, value);
         self.pop_times(pops);
@@ -245,13 +245,13 @@ impl X87 {
             }
             F80::INDEFINITE
         } else {
-            let result = f(&self.st(0), self.guest());
+            let result = f(self.register(0), self.guest());
             // Without a quotient (C0, C3, C1) the old C0 and C3 stay.
-            let codes = if result.value.is_nan() { codes & !(C0 | C3) } else { codes };
+            let codes = if result.value().is_nan() { codes & !(C0 | C3) } else { codes };
             if !self.settle(result.status, codes, Target::Register) {
                 return;
             }
-            result.value
+            result.value()
         };
         self.write(0, value);
     }
@@ -280,7 +280,7 @@ impl X87 {
             }
             return;
         }
-        let result = f(&self.st(0), self.guest());
+        let result = f(self.register(0), self.guest());
         if !self.settle(result.status, codes, Target::Register) {
             return;
         }
@@ -300,7 +300,7 @@ impl X87 {
         }
         let result = f(self.guest());
         if self.settle(result.status, C1, Target::Load) {
-            self.push(result.value);
+            self.push(result.value());
         }
     }
 
@@ -408,17 +408,17 @@ impl X87 {
 
     fn compare(&mut self, f: host::CompareFn, sti: u8, pops: u8) {
         let empty = self.is_empty(0) || self.is_empty(sti);
-        self.compare_codes(empty, pops, |unit| f(&unit.st(0), &unit.st(sti), unit.guest()));
+        self.compare_codes(empty, pops, |unit| f(unit.register(0), unit.register(sti), unit.guest()));
     }
 
     fn compare_memory(&mut self, f: host::CompareMemoryFn, memory: &[u8], pops: u8) {
         let empty = self.is_empty(0);
-        self.compare_codes(empty, pops, |unit| f(&unit.st(0), &pad(memory), unit.guest()));
+        self.compare_codes(empty, pops, |unit| f(unit.register(0), &pad(memory), unit.guest()));
     }
 
     fn test(&mut self) {
         let empty = self.is_empty(0);
-        self.compare_codes(empty, 0, |unit| host::ftst(&unit.st(0), unit.guest()));
+        self.compare_codes(empty, 0, |unit| host::ftst(unit.register(0), unit.guest()));
     }
 
     fn compare_eflags(&mut self, f: host::CompareFn, sti: u8, pops: u8) -> X87Outcome {
@@ -428,7 +428,7 @@ impl X87 {
             }
             Comparison::Unordered
         } else {
-            let status = f(&self.st(0), &self.st(sti), self.guest());
+            let status = f(self.register(0), self.register(sti), self.guest());
             if !self.settle(status, C1, Target::Register) {
                 return X87Outcome::Done;
             }
@@ -439,8 +439,7 @@ impl X87 {
     }
 
     fn examine(&mut self) {
-        let st0 = self.st(0);
-        let mut codes = host::fxam(&st0, self.guest());
+        let mut codes = host::fxam(self.register(0), self.guest());
         if self.is_empty(0) {
             codes = (codes & C1) | C3 | C0;
         }

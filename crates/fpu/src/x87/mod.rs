@@ -232,6 +232,10 @@ impl X87 {
         usize::from(self.top().wrapping_add(i) & 7)
     }
 
+    fn register(&self, i: u8) -> &F80 {
+        &self.regs[self.physical(i)]
+    }
+
     fn tag_bit(&self, i: u8) -> u8 {
         1 << self.physical(i)
     }
