@@ -41,11 +41,33 @@ pub(crate) struct Two {
     pub(crate) status: u16,
 }
 
-/// A memory result and the status word.
+/// A memory result and the status word, in two registers like [`One`].
 #[derive(Clone, Copy)]
 pub(crate) struct Stored {
-    pub(crate) bytes: Bytes,
+    /// Bytes 0 to 7, zero-extended.
+    pub(crate) low: u64,
+    /// Bytes 8 and 9.
+    pub(crate) high: u16,
     pub(crate) status: u16,
+}
+
+/// Reads as many bytes as the unit has stored, at once.
+const fn stored16(bytes: &Bytes) -> (u64, u16) {
+    (u16::from_le_bytes([bytes[0], bytes[1]]) as u64, 0)
+}
+
+const fn stored32(bytes: &Bytes) -> (u64, u16) {
+    let value = u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+    (value as u64, 0)
+}
+
+const fn stored64(bytes: &Bytes) -> (u64, u16) {
+    let [b0, b1, b2, b3, b4, b5, b6, b7, ..] = *bytes;
+    (u64::from_le_bytes([b0, b1, b2, b3, b4, b5, b6, b7]), 0)
+}
+
+const fn stored80(bytes: &Bytes) -> (u64, u16) {
+    (stored64(bytes).0, u16::from_le_bytes([bytes[8], bytes[9]]))
 }
 
 pub(crate) type ConstantFn = fn(Guest) -> One;
@@ -186,12 +208,13 @@ macro_rules! loads {
 }
 
 macro_rules! stores {
-    ($($name:ident [$($op:literal)*] [$($after:literal)*])*) => {$(
+    ($($name:ident $read:ident [$($op:literal)*] [$($after:literal)*])*) => {$(
         pub(crate) fn $name(value: &F80, guest: Guest) -> Stored {
             let mut bytes = [0; 16];
             let status = run!(guest.precision_free(), ["fld tbyte ptr [{a}]"], [$($op)*], [$($after)*],
                 a = in(reg) from_ref(value), m = in(reg) from_mut(&mut bytes),);
-            Stored { bytes, status }
+            let (low, high) = $read(&bytes);
+            Stored { low, high, status }
         }
     )*};
 }
@@ -288,17 +311,17 @@ loads! {
 }
 
 stores! {
-    fst_f32 ["fst dword ptr [{m}]"] ["fstp st(0)"]
-    fst_f64 ["fst qword ptr [{m}]"] ["fstp st(0)"]
-    fist_i16 ["fist word ptr [{m}]"] ["fstp st(0)"]
-    fist_i32 ["fist dword ptr [{m}]"] ["fstp st(0)"]
+    fst_f32 stored32 ["fst dword ptr [{m}]"] ["fstp st(0)"]
+    fst_f64 stored64 ["fst qword ptr [{m}]"] ["fstp st(0)"]
+    fist_i16 stored16 ["fist word ptr [{m}]"] ["fstp st(0)"]
+    fist_i32 stored32 ["fist dword ptr [{m}]"] ["fstp st(0)"]
     // The following exist only as popping instructions. Invalid and precision, the exceptions
     // that they can raise, are always masked here, so that they always pop.
-    fistp_i64 ["fistp qword ptr [{m}]"] []
-    fisttp_i16 ["fisttp word ptr [{m}]"] []
-    fisttp_i32 ["fisttp dword ptr [{m}]"] []
-    fisttp_i64 ["fisttp qword ptr [{m}]"] []
-    fbstp ["fbstp tbyte ptr [{m}]"] []
+    fistp_i64 stored64 ["fistp qword ptr [{m}]"] []
+    fisttp_i16 stored16 ["fisttp word ptr [{m}]"] []
+    fisttp_i32 stored32 ["fisttp dword ptr [{m}]"] []
+    fisttp_i64 stored64 ["fisttp qword ptr [{m}]"] []
+    fbstp stored80 ["fbstp tbyte ptr [{m}]"] []
 }
 
 unary! {

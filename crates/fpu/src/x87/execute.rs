@@ -170,23 +170,22 @@ impl X87 {
 
     fn store_converted(&mut self, op: X87Op, convert: host::StoreFn, indefinite: Indefinite, pops: u8) -> X87Outcome {
         let before = self.status;
-        let bytes = if self.is_empty(0) {
+        let (low, high) = if self.is_empty(0) {
             if !self.stack_fault(0) {
                 return X87Outcome::Done;
             }
-            indefinite.bytes()
+            indefinite.value()
         } else {
             let stored = convert(self.register(0), self.guest());
             if !self.settle(stored.status, C1, Target::Memory) {
                 return X87Outcome::Done;
             }
-            stored.bytes
+            (stored.low, stored.high)
         };
-        let len = match op.memory {
-            X87Memory::Store(len) => usize::from(len),
-            _ => 0,
+        let X87Memory::Store(len) = op.memory else {
+            return X87Outcome::Done;
         };
-        self.deferred(bytes.get(..len).unwrap_or(&bytes), before, pops)
+        self.deferred((low, high), len, before, pops)
     }
 
     fn store_f80(&mut self) -> X87Outcome {
@@ -200,14 +199,18 @@ impl X87 {
             self.set_codes(C1, 0);
             self.st(0)
         };
-        self.deferred(&value.to_bytes(), before, 1)
+        self.deferred((value.significand, value.sign_exponent), 10, before, 1)
     }
 
-    /// A store whose changes of the status word and pops wait for [`commit`](Self::commit).
-    fn deferred(&mut self, bytes: &[u8], before: u16, pops: u8) -> X87Outcome {
+    /// A store of at most ten bytes whose changes of the status word and pops wait for
+    /// [`commit`](Self::commit).
+    fn deferred(&mut self, value: (u64, u16), len: u8, before: u16, pops: u8) -> X87Outcome {
         let status = self.status;
         self.status = before;
-        X87Outcome::Store(Store::new(bytes, Change::Status { status, pops }))
+        let mut data = [0; 108];
+        data[..8].copy_from_slice(&value.0.to_le_bytes());
+        data[8..10].copy_from_slice(&value.1.to_le_bytes());
+        X87Outcome::Store(Store { data, len, commit: Commit(Change::Status { status, pops }) })
     }
 
     /// ST(`to`) ← f(ST(0), ST(`with`)), then pops.

@@ -116,16 +116,16 @@ pub(super) enum Indefinite {
 }
 
 impl Indefinite {
-    pub(super) fn bytes(self) -> host::Bytes {
-        let value: u128 = match self {
-            Self::F32 => 0xffc0_0000,
-            Self::F64 => 0xfff8_0000_0000_0000,
-            Self::I16 => 0x8000,
-            Self::I32 => 0x8000_0000,
-            Self::I64 => 0x8000_0000_0000_0000,
-            Self::Bcd => 0xffff_c000_0000_0000_0000,
-        };
-        value.to_le_bytes()
+    /// Bytes 0 to 7, and 8 and 9.
+    pub(super) const fn value(self) -> (u64, u16) {
+        match self {
+            Self::F32 => (0xffc0_0000, 0),
+            Self::F64 => (0xfff8_0000_0000_0000, 0),
+            Self::I16 => (0x8000, 0),
+            Self::I32 => (0x8000_0000, 0),
+            Self::I64 => (0x8000_0000_0000_0000, 0),
+            Self::Bcd => (0xc000_0000_0000_0000, 0xffff),
+        }
     }
 }
 
