@@ -5,7 +5,16 @@
 pub struct Path<'a> {
     parent: Option<&'a Path<'a>>,
     segment: Segment<'a>,
-    keyval: bool,
+    mode: Mode,
+    depth: usize,
+}
+
+/// Where input comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    Request,
+    Keyval,
+    Reply,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -19,32 +28,51 @@ impl<'a> Path<'a> {
     /// The top of JSON input.
     #[must_use]
     pub const fn root() -> Path<'static> {
-        Path { parent: None, segment: Segment::Root, keyval: false }
+        Path { parent: None, segment: Segment::Root, mode: Mode::Request, depth: 0 }
     }
 
     /// The top of input in QEMU's `key=value` grammar: scalars are strings, and indices are
     /// written as in `a.0.b`.
     #[must_use]
     pub const fn keyval() -> Path<'static> {
-        Path { parent: None, segment: Segment::Root, keyval: true }
+        Path { parent: None, segment: Segment::Root, mode: Mode::Keyval, depth: 0 }
+    }
+
+    /// The top of another server's reply or event: members that a newer server has added are
+    /// passed over.
+    #[must_use]
+    pub const fn reply() -> Path<'static> {
+        Path { parent: None, segment: Segment::Root, mode: Mode::Reply, depth: 0 }
+    }
+
+    /// Whether members that the schema does not know are passed over.
+    #[must_use]
+    pub const fn is_reply(&self) -> bool {
+        matches!(self.mode, Mode::Reply)
     }
 
     /// The place of the member `name`.
     #[must_use]
     pub const fn member(&'a self, name: &'a str) -> Path<'a> {
-        Path { parent: Some(self), segment: Segment::Member(name), keyval: self.keyval }
+        Path { parent: Some(self), segment: Segment::Member(name), mode: self.mode, depth: self.depth + 1 }
     }
 
     /// The place of the element `index`.
     #[must_use]
     pub const fn index(&'a self, index: usize) -> Path<'a> {
-        Path { parent: Some(self), segment: Segment::Index(index), keyval: self.keyval }
+        Path { parent: Some(self), segment: Segment::Index(index), mode: self.mode, depth: self.depth + 1 }
     }
 
     /// Whether scalars are strings to be converted.
     #[must_use]
     pub const fn is_keyval(&self) -> bool {
-        self.keyval
+        matches!(self.mode, Mode::Keyval)
+    }
+
+    /// How many members and elements deep this is.
+    #[must_use]
+    pub const fn depth(&self) -> usize {
+        self.depth
     }
 
     /// The last name alone; `null` for an array's element and at the top. QEMU's texts about
@@ -68,7 +96,7 @@ impl std::fmt::Display for Path<'_> {
         match self.segment {
             Segment::Root => f.write_str("<anonymous>"),
             Segment::Member(name) => write!(f, "{dot}{name}"),
-            Segment::Index(index) if self.keyval => write!(f, "{dot}{index}"),
+            Segment::Index(index) if self.is_keyval() => write!(f, "{dot}{index}"),
             Segment::Index(index) => write!(f, "[{index}]"),
         }
     }

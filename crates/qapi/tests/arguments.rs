@@ -238,6 +238,16 @@ fn nested_options_check_alternates_and_branches() {
 }
 
 #[test]
+fn recursive_types_are_read_deep_but_not_without_limit() {
+    let nested = |depth: usize| {
+        let open = r#"{"driver":"qcow2","file":"#.repeat(depth);
+        format!(r#"{open}"x"{}"#, "}".repeat(depth))
+    };
+    assert_eq!(error::<BlockdevAdd>(&nested(100)), "");
+    assert_eq!(error::<BlockdevAdd>(&nested(1000)), "JSON nesting depth limit exceeded");
+}
+
+#[test]
 fn legacy_names_of_members_are_accepted_but_not_beside_the_new_ones() {
     let old = r#"{"val":10,"size":100,"filename":"/tmp/m","cpu":1}"#;
     assert_eq!(Memsave::from_arguments(Some(arguments(old))).ok().and_then(|save| save.cpu_index), Some(1));

@@ -44,6 +44,9 @@ fn check(input: &[u8], expected: &[&str]) {
     assert_eq!(slowly, expected, "input {shown}, byte by byte");
 }
 
+/// Half of what threads have by default, in KiB.
+const STACK: usize = 1024;
+
 const NAME: &str = r#"{"execute": "query-name"}"#;
 
 /// A request with this text as its id.
@@ -173,6 +176,17 @@ fn nesting_up_to_the_limit_is_read_and_beyond_it_is_refused() {
     // The brackets that remain are new input, one error each.
     assert_eq!(found.len(), 1026);
     assert!(found[1..].iter().all(|text| text.ends_with("expecting value")));
+}
+
+#[test]
+fn deep_values_fit_the_stack_of_any_thread() {
+    let work = || {
+        let objects = format!("{}1{}", "{\"a\":".repeat(1024), "}".repeat(1024));
+        let value = json::parse(&objects).unwrap_or_default();
+        assert_eq!(json::parse(&json::to_string(&value.clone())), Ok(value));
+    };
+    let thread = std::thread::Builder::new().stack_size(STACK << 10).spawn(work);
+    assert!(thread.is_ok_and(|thread| thread.join().is_ok()));
 }
 
 #[test]

@@ -158,6 +158,33 @@ fn arguments_for_people_agree_between_the_program_and_its_reply() {
     assert_eq!((memsave[3].name.as_str(), memsave[3].optional), ("cpu-index", true));
 }
 
+#[test]
+fn replies_of_newer_servers_may_have_more_members() {
+    let reply = r#"[{"name":"c","meta-type":"command","arg-type":"0","ret-type":"0","new":1},
+        {"name":"0","meta-type":"object","members":[]}]"#;
+    let model = Model::from_reply(json::parse(reply).unwrap_or_default()).unwrap_or_default();
+    assert_eq!(model.arguments("c"), Some(Vec::new()));
+}
+
+#[test]
+fn reference_describes_every_command_event_and_type() {
+    let text = qapi::schema::markdown(ALL);
+    for declaration in ALL {
+        assert!(text.contains(&format!("### `{}`", declaration.name)), "{}", declaration.name);
+    }
+    for part in [
+        "- `cpu-index` (int, optional, also `cpu`): The CPU whose page tables count; the first one if absent.",
+        "Returns: `[CpuInfoFast]`",
+        "May be used before the machine is built.",
+        "Of older versions of QEMU.",
+        "### `RunState`",
+        "- `guest-panicked`: Stopped because the guest's system panicked.",
+        "With `target` = `s390x`: the members of `CpuInfoS390`.",
+    ] {
+        assert!(text.contains(part), "no {part:?} in:\n{text}");
+    }
+}
+
 /// An untrue reply must not make a client loop.
 #[test]
 fn arguments_of_a_circular_reply_end() {

@@ -1,6 +1,7 @@
 //! From the tokens of one message to a value. The first error wins.
 
 use super::{JsonError, Map, Value, utf8};
+use std::slice::Iter;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -24,93 +25,121 @@ pub(super) struct Token {
     pub(super) end: usize,
 }
 
-/// Parses the tokens of one message. Nesting is bounded by the reader.
+/// Parses the tokens of one message. The containers that are open are kept in a list, not on the
+/// stack, so that nesting costs no stack.
 pub(super) fn parse(bytes: &[u8], tokens: &[Token]) -> Result<Value, JsonError> {
-    Parser { bytes, tokens: tokens.iter() }.value()
+    let mut tokens = tokens.iter();
+    let mut open: Vec<Container> = Vec::new();
+    loop {
+        let token = next(&mut tokens)?;
+        let mut value = match token.kind {
+            Kind::BraceOpen if peek(&tokens)? != Kind::BraceClose => {
+                open.push(Container::Object { map: Map::new(), key: None });
+                continue;
+            }
+            Kind::SquareOpen if peek(&tokens)? != Kind::SquareClose => {
+                open.push(Container::Array(Vec::new()));
+                continue;
+            }
+            Kind::BraceOpen => {
+                tokens.next();
+                Value::empty_object()
+            }
+            Kind::SquareOpen => {
+                tokens.next();
+                Value::Array(Vec::new())
+            }
+            _ => scalar(token.kind, bytes.get(token.start..token.end).unwrap_or_default())?,
+        };
+        // A complete value goes into its container, which may thereby be complete, too.
+        loop {
+            let Some(container) = open.pop() else {
+                return Ok(value);
+            };
+            match add(container, value, &mut tokens)? {
+                Added::Open(container) => {
+                    open.push(container);
+                    break;
+                }
+                Added::Complete(container) => value = container,
+            }
+        }
+    }
 }
 
-struct Parser<'a> {
-    bytes: &'a [u8],
-    tokens: std::slice::Iter<'a, Token>,
+/// An array or object whose end has not come yet.
+enum Container {
+    Array(Vec<Value>),
+    Object {
+        map: Map,
+        /// The name of the member whose value comes next.
+        key: Option<String>,
+    },
+}
+
+enum Added {
+    Open(Container),
+    Complete(Value),
+}
+
+/// Puts a value into its container and reads the separator behind it.
+fn add(container: Container, value: Value, tokens: &mut Iter<'_, Token>) -> Result<Added, JsonError> {
+    match container {
+        Container::Array(mut items) => {
+            items.push(value);
+            match next(tokens)?.kind {
+                Kind::SquareClose => Ok(Added::Complete(Value::Array(items))),
+                Kind::Comma => Ok(Added::Open(Container::Array(items))),
+                _ => error("expected separator in list"),
+            }
+        }
+        Container::Object { map, key: None } => {
+            let Value::String(key) = value else {
+                return error("key is not a string in object");
+            };
+            match next(tokens)?.kind {
+                Kind::Colon => Ok(Added::Open(Container::Object { map, key: Some(key) })),
+                _ => error("missing : in object pair"),
+            }
+        }
+        Container::Object { mut map, key: Some(key) } => {
+            if map.contains_key(&key) {
+                return error("duplicate key");
+            }
+            map.insert(key, value);
+            match next(tokens)?.kind {
+                Kind::BraceClose => Ok(Added::Complete(Value::Object(map))),
+                Kind::Comma => Ok(Added::Open(Container::Object { map, key: None })),
+                _ => error("expected separator in dict"),
+            }
+        }
+    }
+}
+
+fn scalar(kind: Kind, bytes: &[u8]) -> Result<Value, JsonError> {
+    match kind {
+        Kind::Integer | Kind::Float => Ok(number(kind, bytes)),
+        Kind::Text => string(bytes).map(Value::String),
+        Kind::Keyword => match bytes {
+            b"true" => Ok(Value::Bool(true)),
+            b"false" => Ok(Value::Bool(false)),
+            b"null" => Ok(Value::Null),
+            other => error(&format!("invalid keyword '{}'", utf8::lossy_c_string(other))),
+        },
+        _ => error("expecting value"),
+    }
 }
 
 fn error<T>(message: &str) -> Result<T, JsonError> {
     Err(JsonError::parse(message))
 }
 
-impl Parser<'_> {
-    fn peek(&self) -> Result<Kind, JsonError> {
-        self.tokens.as_slice().first().map(|token| token.kind).ok_or_else(premature)
-    }
+fn peek(tokens: &Iter<'_, Token>) -> Result<Kind, JsonError> {
+    tokens.as_slice().first().map(|token| token.kind).ok_or_else(premature)
+}
 
-    fn pop(&mut self) -> Result<Token, JsonError> {
-        self.tokens.next().copied().ok_or_else(premature)
-    }
-
-    fn value(&mut self) -> Result<Value, JsonError> {
-        let token = self.pop()?;
-        let bytes = self.bytes.get(token.start..token.end).unwrap_or_default();
-        match token.kind {
-            Kind::BraceOpen => self.object().map(Value::Object),
-            Kind::SquareOpen => self.array().map(Value::Array),
-            Kind::Integer | Kind::Float => Ok(number(token.kind, bytes)),
-            Kind::Text => string(bytes).map(Value::String),
-            Kind::Keyword => match bytes {
-                b"true" => Ok(Value::Bool(true)),
-                b"false" => Ok(Value::Bool(false)),
-                b"null" => Ok(Value::Null),
-                other => error(&format!("invalid keyword '{}'", utf8::lossy_c_string(other))),
-            },
-            _ => error("expecting value"),
-        }
-    }
-
-    fn object(&mut self) -> Result<Map, JsonError> {
-        let mut map = Map::new();
-        if self.peek()? == Kind::BraceClose {
-            self.pop()?;
-            return Ok(map);
-        }
-        loop {
-            self.pair(&mut map)?;
-            match self.pop()?.kind {
-                Kind::BraceClose => return Ok(map),
-                Kind::Comma => {}
-                _ => return error("expected separator in dict"),
-            }
-        }
-    }
-
-    fn pair(&mut self, map: &mut Map) -> Result<(), JsonError> {
-        let Value::String(key) = self.value()? else {
-            return error("key is not a string in object");
-        };
-        if self.pop()?.kind != Kind::Colon {
-            return error("missing : in object pair");
-        }
-        let value = self.value()?;
-        if map.contains_key(&key) {
-            return error("duplicate key");
-        }
-        map.insert(key, value);
-        Ok(())
-    }
-
-    fn array(&mut self) -> Result<Vec<Value>, JsonError> {
-        let mut items = Vec::new();
-        if self.peek()? == Kind::SquareClose {
-            self.pop()?;
-            return Ok(items);
-        }
-        loop {
-            items.push(self.value()?);
-            match self.pop()?.kind {
-                Kind::SquareClose => return Ok(items),
-                Kind::Comma => {}
-                _ => return error("expected separator in list"),
-            }
-        }
-    }
+fn next(tokens: &mut Iter<'_, Token>) -> Result<Token, JsonError> {
+    tokens.next().copied().ok_or_else(premature)
 }
 
 fn premature() -> JsonError {

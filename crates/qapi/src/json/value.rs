@@ -1,5 +1,7 @@
 //! JSON values.
 
+use std::collections::HashMap;
+
 /// One JSON value. Numbers keep the kind that the reader found: an integer parameter never accepts
 /// a `Double`, not even a whole one.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -153,7 +155,8 @@ impl std::fmt::Display for Value {
 pub struct Map {
     members: Vec<(String, Value)>,
     /// Positions by name, kept only for maps that are too long to scan.
-    index: std::collections::HashMap<String, usize>,
+    #[expect(clippy::box_collection, reason = "keeps values small: most maps have no index")]
+    index: Option<Box<HashMap<String, usize>>>,
 }
 
 /// Up to this many members a linear search is faster than hashing.
@@ -182,16 +185,15 @@ impl Map {
         if self.members.len() <= SCAN_LIMIT {
             self.members.iter().position(|(key, _)| key == name)
         } else {
-            self.index.get(name).copied()
+            self.index.as_ref()?.get(name).copied()
         }
     }
 
     fn reindex(&mut self) {
-        self.index.clear();
-        if self.members.len() > SCAN_LIMIT {
+        self.index = (self.members.len() > SCAN_LIMIT).then(|| {
             let positions = self.members.iter().enumerate();
-            self.index = positions.map(|(at, (key, _))| (key.clone(), at)).collect();
-        }
+            Box::new(positions.map(|(at, (key, _))| (key.clone(), at)).collect())
+        });
     }
 
     /// The member `name`.
@@ -220,13 +222,9 @@ impl Map {
             return Some(std::mem::replace(old, value));
         }
         self.members.push((name, value));
-        match self.members.len() {
-            len if len == SCAN_LIMIT + 1 => self.reindex(),
-            len if len > SCAN_LIMIT => {
-                if let Some((key, _)) = self.members.last() {
-                    self.index.insert(key.clone(), len - 1);
-                }
-            }
+        match (&mut self.index, self.members.last()) {
+            (Some(index), Some((key, _))) => _ = index.insert(key.clone(), self.members.len() - 1),
+            (None, _) if self.members.len() > SCAN_LIMIT => self.reindex(),
             _ => {}
         }
         None

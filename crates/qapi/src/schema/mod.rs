@@ -8,6 +8,7 @@ mod declaration;
 mod info;
 mod masked;
 mod model;
+mod reference;
 
 pub use builder::{
     Builtin, EnumShape, EnumValue, MemberShape, ObjectShape, SchemaBuilder, Shape, TypeRef, VariantShape,
@@ -16,6 +17,7 @@ pub use declaration::{Declaration, DeclarationKind};
 pub use info::*;
 pub use masked::describe;
 pub use model::{Argument, Model, arguments_of};
+pub use reference::markdown;
 
 /// A property of a command, event, member or value that a client can ask for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

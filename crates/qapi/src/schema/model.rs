@@ -79,7 +79,7 @@ impl Model {
     /// # Errors
     /// That it is no such reply.
     pub fn from_reply(reply: Value) -> Result<Self, Error> {
-        let entries: Vec<SchemaInfo> = QapiType::from_value(reply, &Path::root())?;
+        let entries: Vec<SchemaInfo> = QapiType::from_value(reply, &Path::reply())?;
         Ok(Self { entries: entries.into_iter().map(|entry| (entry.name.clone(), entry)).collect() })
     }
 
