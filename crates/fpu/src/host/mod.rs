@@ -5,6 +5,11 @@
 //! are always masked. x87 overflow and underflow may be unmasked in the control word that is
 //! passed; between the instruction and the `FNCLEX` that clears the pending exception there are
 //! only non-waiting instructions, so that the host never delivers it.
+//!
+//! The sticky exception flags of the host are never relied upon and may be left in any state.
+//! Clearing them is slow, so an instruction first runs with what is there. If the outcome has no
+//! flag beyond those the guest has set already, it is the guest's; otherwise the instruction runs
+//! again from cleared flags. Operands are never overwritten, so that running twice is harmless.
 
 pub(crate) mod sse;
 pub(crate) mod x87;

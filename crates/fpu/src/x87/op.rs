@@ -181,17 +181,30 @@ impl X87Op {
     }
 }
 
-/// Reads the bytes of a memory operand; missing bytes are zero.
+/// Reads the bytes of a memory operand; missing bytes are zero. The usual sizes are copied as one
+/// word, which the unit can then load without a stall.
 pub(super) fn pad(memory: &[u8]) -> host::Bytes {
-    let mut bytes = [0; 16];
-    for (to, from) in bytes.iter_mut().zip(memory) {
-        *to = *from;
-    }
-    bytes
+    let value = if let Ok(bytes) = <[u8; 8]>::try_from(memory) {
+        u128::from(u64::from_le_bytes(bytes))
+    } else if let Ok(bytes) = <[u8; 4]>::try_from(memory) {
+        u128::from(u32::from_le_bytes(bytes))
+    } else if let Ok(bytes) = <[u8; 2]>::try_from(memory) {
+        u128::from(u16::from_le_bytes(bytes))
+    } else {
+        let mut bytes = [0; 16];
+        for (to, from) in bytes.iter_mut().zip(memory) {
+            *to = *from;
+        }
+        u128::from_le_bytes(bytes)
+    };
+    value.to_le_bytes()
 }
 
 /// Reads an 80-bit memory operand; missing bytes are zero.
 pub(super) fn f80(memory: &[u8]) -> F80 {
+    if let Ok(bytes) = <[u8; 10]>::try_from(memory) {
+        return F80::from_bytes(&bytes);
+    }
     let value = u128::from_le_bytes(pad(memory));
     F80::new((value >> 64) as u16, value as u64)
 }
