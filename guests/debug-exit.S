@@ -2,13 +2,10 @@
 #include "common.inc"
 .globl start
 start:
-    mov $stack, %esp
+    ENTER
     PRINT "leaving\n"
     mov $0x501, %dx
     mov $0x21, %al
     out %al, %dx
 1:  hlt
     jmp 1b
-.section .bss
-.skip 4096
-stack:

@@ -1,14 +1,12 @@
-/* Triple-faults: an interrupt with an empty IDT. A PC resets. */
+/* Triple-faults: an exception with an empty interrupt table. A PC resets. */
 #include "common.inc"
 .globl start
 start:
-    mov $stack, %esp
+    ENTER
     PRINT "about to triple-fault\n"
     lidt empty
-    int $3
+    int3
+.section .data
 empty:
     .word 0
     .long 0
-.section .bss
-.skip 4096
-stack:

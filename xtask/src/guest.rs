@@ -38,8 +38,10 @@ pub fn build() -> Outcome<Guests> {
         fs::copy(kernel, &link).map_err(|error| format!("{}: {error}", link.display()))?;
     }
     let initrd = if setup::install(&[&setup::BUSYBOX]).is_empty() {
+        let floats = floats(&directory)?;
+        let modules = setup::kernel_modules(&["evdev", "button", "pvpanic", "pvpanic-mmio"]);
         let path = directory.join("initrd.cpio");
-        fs::write(&path, initrd().map_err(|error| format!("the initrd: {error}"))?)
+        fs::write(&path, initrd(&floats, &modules).map_err(|error| format!("the initrd: {error}"))?)
             .map_err(|error| format!("{}: {error}", path.display()))?;
         Some(path)
     } else {
@@ -47,6 +49,9 @@ pub fn build() -> Outcome<Guests> {
     };
     Ok(Guests { directory, kernel: kernel.ok().map(|_| link), initrd })
 }
+
+/// The images that are 32-bit ELF files, as multiboot asks; PVH takes both kinds.
+const ELF32: [&str; 2] = ["multiboot", "smp"];
 
 /// Assembles `guests/*.S` with the C compiler that Rust links with.
 fn bare_metal(directory: &Path) -> Outcome {
@@ -60,27 +65,50 @@ fn bare_metal(directory: &Path) -> Outcome {
         let name = source.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let image = directory.join(format!("{name}.elf"));
         let linker_script = format!("-Wl,-T,{}", script.display());
+        let width = if ELF32.contains(&name.as_str()) { "-m32" } else { "-m64" };
         run(
             "cc",
             &[
-                "-nostdlib", "-static", "-no-pie", "-Wl,--build-id=none", "-Wl,-z,noexecstack", "-Wl,--no-warn-rwx-segments",
-                &linker_script, "-o", &image.to_string_lossy(), &source.to_string_lossy(),
+                width,
+                "-nostdlib",
+                "-static",
+                "-no-pie",
+                "-Wl,--build-id=none",
+                "-Wl,-z,noexecstack",
+                "-Wl,--no-warn-rwx-segments",
+                &linker_script,
+                "-o",
+                &image.to_string_lossy(),
+                &source.to_string_lossy(),
             ],
         )?;
     }
     Ok(())
 }
 
-/// The initrd: busybox, its links, and the `init` script of `guests/init`.
-fn initrd() -> io::Result<Vec<u8>> {
+/// Compiles `guests/floats.c`, which runs in the guest and on the host.
+fn floats(directory: &Path) -> Outcome<PathBuf> {
+    let program = directory.join("floats");
+    let source = root().join("guests/floats.c");
+    run("cc", &["-O1", "-static", "-o", &program.to_string_lossy(), &source.to_string_lossy(), "-lm"])?;
+    Ok(program)
+}
+
+/// The initrd: busybox, `floats`, kernel modules, and the `init` script of `guests/init`.
+fn initrd(floats: &Path, modules: &[PathBuf]) -> io::Result<Vec<u8>> {
     let mut archive = Cpio::default();
-    for directory in ["bin", "dev", "proc", "sys", "tmp", "etc"] {
+    for directory in ["bin", "dev", "etc", "lib", "lib/modules", "proc", "sys", "tmp"] {
         archive.entry(directory, 0o040_755, &[], (0, 0));
     }
     archive.entry("dev/console", 0o020_600, &[], (5, 1));
     archive.entry("dev/null", 0o020_666, &[], (1, 3));
     archive.entry("bin/busybox", 0o100_755, &fs::read(setup::BUSYBOX.file)?, (0, 0));
     archive.entry("bin/sh", 0o120_777, b"busybox", (0, 0));
+    archive.entry("bin/floats", 0o100_755, &fs::read(floats)?, (0, 0));
+    for module in modules {
+        let name = module.file_name().unwrap_or_default().to_string_lossy();
+        archive.entry(&format!("lib/modules/{name}"), 0o100_644, &fs::read(module)?, (0, 0));
+    }
     archive.entry("init", 0o100_755, &fs::read(root().join("guests/init"))?, (0, 0));
     Ok(archive.finish())
 }
@@ -95,9 +123,8 @@ struct Cpio {
 impl Cpio {
     fn entry(&mut self, name: &str, mode: u32, content: &[u8], device: (u32, u32)) {
         self.entries += 1;
-        let fields = [
-            self.entries, mode, 0, 0, 1, 0, content.len() as u32, 0, 0, device.0, device.1, name.len() as u32 + 1, 0,
-        ];
+        let fields =
+            [self.entries, mode, 0, 0, 1, 0, content.len() as u32, 0, 0, device.0, device.1, name.len() as u32 + 1, 0];
         self.bytes.extend(b"070701");
         for field in fields {
             self.bytes.extend(format!("{field:08X}").bytes());

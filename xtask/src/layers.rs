@@ -12,7 +12,8 @@ use crate::run::{Outcome, output, root};
 pub fn check() -> Outcome {
     let rules = fs::read_to_string(root().join("xtask/layers.json")).map_err(|error| error.to_string())?;
     let rules: Value = serde_json::from_str(&rules).map_err(|error| format!("layers.json: {error}"))?;
-    let metadata = output("cargo", &["metadata", "--format-version", "1", "--no-deps"]).ok_or("cargo metadata failed")?;
+    let metadata =
+        output("cargo", &["metadata", "--format-version", "1", "--no-deps"]).ok_or("cargo metadata failed")?;
     let metadata: Value = serde_json::from_str(&metadata).map_err(|error| error.to_string())?;
     let mut problems = dependency_problems(&rules, &metadata);
     problems.extend(unsafe_problems(&rules, &metadata));

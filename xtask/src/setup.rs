@@ -33,7 +33,10 @@ fn apt(arguments: &[&str], directory: Option<&Path>) -> Outcome {
     if !is_root {
         command.arg("apt-get");
     }
-    command.args(["-q", "-o", "Dpkg::Use-Pty=0"]).args(arguments).env("DEBIAN_FRONTEND", "noninteractive");
+    command
+        .args(["-q", "-o", "Dpkg::Use-Pty=0", "-o", "DPkg::Lock::Timeout=300"])
+        .args(arguments)
+        .env("DEBIAN_FRONTEND", "noninteractive");
     match directory {
         // `download` writes to the working directory.
         Some(directory) => {
@@ -68,22 +71,50 @@ pub fn install(packages: &[&Package]) -> Vec<&'static str> {
     packages.iter().filter(|package| !installed(package)).map(|package| package.name).collect()
 }
 
+/// Where the kernel package is unpacked.
+fn kernel_directory() -> PathBuf {
+    target().join("guest/kernel")
+}
+
+/// All the files below `directory`, in the order of their paths.
+fn files_below(directory: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut waiting = vec![directory.to_path_buf()];
+    while let Some(directory) = waiting.pop() {
+        for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+            match entry.file_type() {
+                Ok(kind) if kind.is_dir() => waiting.push(entry.path()),
+                Ok(kind) if kind.is_file() => found.push(entry.path()),
+                _ => {}
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+fn find_kernel(directory: &Path) -> Option<PathBuf> {
+    let is_kernel =
+        |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("vmlinuz-"));
+    files_below(&directory.join("boot")).into_iter().rfind(is_kernel)
+}
+
+/// Those of the unpacked kernel's modules that are there, in the order of `names`.
+pub fn kernel_modules(names: &[&str]) -> Vec<PathBuf> {
+    let files = files_below(&kernel_directory());
+    let find = |name: &&str| {
+        let wanted = format!("{name}.ko");
+        files.iter().find(|path| path.file_name().is_some_and(|name| name.to_string_lossy() == wanted)).cloned()
+    };
+    names.iter().filter_map(find).collect()
+}
+
 /// Debian's cloud kernel, unpacked (not installed) into the target directory.
 pub fn cloud_kernel() -> Outcome<PathBuf> {
-    let directory = target().join("guest/kernel");
-    let find = |directory: &Path| {
-        let mut found: Vec<PathBuf> = std::fs::read_dir(directory.join("boot"))
-            .ok()?
-            .filter_map(|entry| Some(entry.ok()?.path()))
-            .filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("vmlinuz-")))
-            .collect();
-        found.sort();
-        found.pop()
-    };
-    if let Some(kernel) = find(&directory) {
+    let directory = kernel_directory();
+    if let Some(kernel) = find_kernel(&directory) {
         return Ok(kernel);
     }
-    std::fs::create_dir_all(&directory).map_err(|error| format!("{}: {error}", directory.display()))?;
     if !has("apt-get") || !has("dpkg-deb") {
         return Err("Debian's kernel package can't be had: there is no apt-get here".into());
     }
@@ -95,23 +126,35 @@ pub fn cloud_kernel() -> Outcome<PathBuf> {
         }
     };
     step(&format!("downloading Debian package {package} and unpacking it to {}", directory.display()));
-    if apt(&["download", &package], Some(&directory)).is_err() {
-        apt(&["update"], None)?;
-        apt(&["download", &package], Some(&directory))?;
+    // Unpacked beside its place and renamed, so that what was interrupted is not taken for complete.
+    let fresh = directory.with_extension("new");
+    for stale in [&directory, &fresh] {
+        if stale.exists() {
+            std::fs::remove_dir_all(stale).map_err(|error| format!("{}: {error}", stale.display()))?;
+        }
     }
-    let archive = std::fs::read_dir(&directory)
+    std::fs::create_dir_all(&fresh).map_err(|error| format!("{}: {error}", fresh.display()))?;
+    if apt(&["download", &package], Some(&fresh)).is_err() {
+        apt(&["update"], None)?;
+        apt(&["download", &package], Some(&fresh))?;
+    }
+    let archive = std::fs::read_dir(&fresh)
         .map_err(|error| error.to_string())?
         .filter_map(|entry| Some(entry.ok()?.path()))
         .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
         .ok_or("apt-get download left no package")?;
-    run("dpkg-deb", &["-x", &archive.to_string_lossy(), &directory.to_string_lossy()])?;
-    find(&directory).ok_or_else(|| format!("{package} holds no kernel"))
+    run("dpkg-deb", &["-x", &archive.to_string_lossy(), &fresh.to_string_lossy()])?;
+    std::fs::remove_file(&archive).map_err(|error| format!("{}: {error}", archive.display()))?;
+    std::fs::rename(&fresh, &directory).map_err(|error| format!("{}: {error}", directory.display()))?;
+    find_kernel(&directory).ok_or_else(|| format!("{package} holds no kernel"))
 }
 
 /// The package that `linux-image-cloud-amd64` depends on.
 fn cloud_kernel_package() -> Option<String> {
     let text = output("apt-cache", &["depends", "linux-image-cloud-amd64"])?;
-    text.lines().find_map(|line| line.trim().strip_prefix("Depends: linux-image-")).map(|rest| format!("linux-image-{rest}"))
+    text.lines()
+        .find_map(|line| line.trim().strip_prefix("Depends: linux-image-"))
+        .map(|rest| format!("linux-image-{rest}"))
 }
 
 /// A Python with the package `qemu.qmp`, in a virtual environment of the target directory.
