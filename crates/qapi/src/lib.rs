@@ -5,6 +5,41 @@
 //! A type derives [`QapiType`], a command [`Command`], an event [`Event`]; the subjects
 //! ([`control`], [`run_state`], …) declare them. Which of the commands exist in a program is decided
 //! by the list of [`schema::Declaration`]s that it serves.
+//!
+//! ```
+//! use qapi::{Command, QapiType};
+//!
+//! /// Where a snapshot goes.
+//! #[derive(Debug, Clone, PartialEq, QapiType)]
+//! pub struct Target {
+//!     /// The node's name.
+//!     pub node_name: String,
+//!     /// Whether it is there already.
+//!     #[qapi(default = false)]
+//!     pub existing: bool,
+//! }
+//!
+//! /// Takes a snapshot.
+//! #[derive(Debug, Clone, PartialEq, Command)]
+//! #[command(name = "snapshot", legacy)]
+//! pub struct Snapshot {
+//!     /// What to save.
+//!     #[qapi(alias = "drive")]
+//!     pub device: String,
+//!     /// Where to.
+//!     pub target: Option<Target>,
+//! }
+//!
+//! let arguments = r#"{"drive": "d0", "target": {"existing": 1}}"#;
+//! let arguments = qapi::json::parse(arguments).ok().and_then(|value| value.as_object().cloned());
+//! let error = Snapshot::from_arguments(arguments).unwrap_err();
+//! assert_eq!(error.desc, "Parameter 'target.node-name' is missing");
+//! ```
+//!
+//! Enums without content are enumerations. An enum with content is a union, `#[qapi(tag = "type")]`,
+//! whose branches' members stand beside the tag, or with `content = "data"` in one member; it is
+//! embedded with `#[qapi(flatten)]` where other members are common to all branches. With
+//! `#[qapi(alternate)]` it is a choice by the kind of JSON value.
 
 #![forbid(unsafe_code)]
 
