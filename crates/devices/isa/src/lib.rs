@@ -1,1 +1,8 @@
-//! 16550 serial ports, debug console, isa-debug-exit, fw_cfg.
+//! Devices on the ISA bus: serial ports, debug console, debug exit, pvpanic and fw_cfg.
+
+#![forbid(unsafe_code)]
+
+pub mod debug;
+pub mod fw_cfg;
+pub mod pvpanic;
+pub mod uart16550;
