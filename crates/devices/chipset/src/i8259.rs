@@ -6,6 +6,7 @@
 //! MCS-80/85 mode, and buffered mode (a PC has no bus buffers to steer).
 
 use device::{AccessSize, Device, DeviceCell, DeviceState, IoDevice, IrqLine, IrqSink, ResetKind};
+use state::State;
 
 /// Region 0: the master's two ports (0x20).
 pub const REGION_MASTER: usize = 0;
@@ -28,7 +29,8 @@ mod expect {
 }
 
 /// The guest-visible state of one controller.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, State)]
+#[state(name = "i8259/chip", version = 1)]
 struct ChipState {
     /// The inputs' levels when they were last seen, to find edges.
     last_level: u8,
@@ -37,12 +39,14 @@ struct ChipState {
     isr: u8,
     elcr: u8,
     /// The input with the highest priority.
+    #[state(max = 7)]
     priority_base: u8,
     vector_base: u8,
     read_isr: bool,
     poll: bool,
     special_mask: bool,
     /// The next expected initialisation word, see [`expect`].
+    #[state(max = 3)]
     init_state: u8,
     auto_eoi: bool,
     rotate_on_auto_eoi: bool,
@@ -171,13 +175,12 @@ impl ChipState {
 }
 
 /// The guest-visible state of the pair: master, slave.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, State)]
+#[state(name = "i8259", version = 1)]
 struct PicState {
     master: ChipState,
     slave: ChipState,
 }
-
-impl state::SavedState for PicState {}
 
 /// The two cascaded controllers. Inputs 0–7 are the master's, 8–15 the slave's; input 2 is the cascade.
 #[derive(Debug)]

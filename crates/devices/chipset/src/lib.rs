@@ -4,8 +4,13 @@
 
 #![forbid(unsafe_code)]
 
+pub mod i8254;
 pub mod i8259;
+pub mod ioapic;
 pub mod irq_router;
+pub mod lapic;
+pub mod legacy;
+pub mod mc146818;
 
 #[cfg(test)]
 mod testing;
