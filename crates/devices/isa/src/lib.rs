@@ -1,8 +1,7 @@
-//! Devices on the ISA bus: serial ports, debug console, debug exit, pvpanic and fw_cfg.
+//! ISA devices: 16550 serial ports, the debug console and exit ports, and fw_cfg, which tells firmware about the machine.
 
 #![forbid(unsafe_code)]
 
 pub mod debug;
 pub mod fw_cfg;
-pub mod pvpanic;
 pub mod uart16550;

@@ -1,88 +1,152 @@
-//! 16550A UART (National Semiconductor PC16550D data sheet).
+//! The 16550A serial port (National Semiconductor PC16550D data sheet).
 //!
-//! Register-accurate, but not timed by the bit: a byte that the guest writes goes to the host at once, and the
-//! transmitter is empty again as soon as the host has taken it. While the host does not take it, the transmitter stays
-//! full, as a UART with flow control does, and the guest waits. Left out on purpose: parity, framing and break *errors*
-//! (the host side has none).
+//! Both FIFOs with trigger levels and time-out, all interrupt sources in their priority, modem lines, loopback and the
+//! divisor latch. Characters leave as fast as the backend takes them: the baud rate only sets the receive time-out.
+//! When the backend takes nothing, the transmitter stays busy (THRE clear) until [`Uart16550::backend_writable`].
+//! Left out: parity and framing errors (no backend has them), DMA mode signals, the interrupt gate OUT2 (QEMU has none).
 
-use device::{AccessSize, Device, DeviceState, IoDevice, IrqLine, ResetKind};
+use clock::{Clock, Timer};
+use device::{AccessSize, Device, DeviceCell, DeviceState, IoDevice, IrqLine, ResetKind};
 use state::State;
 
-/// The host's end of the line. Called with the device's lock held, so it must not wait.
-pub trait SerialBackend: Send {
-    /// Offers bytes to the host; returns how many it took. If not all, the owner calls
-    /// [`Uart16550::backend_writable`] when there is room.
-    fn write(&mut self, bytes: &[u8]) -> usize;
+/// Characters in each FIFO.
+pub const FIFO_LEN: usize = 16;
+/// The ports that a UART occupies.
+pub const PORT_COUNT: u64 = 8;
 
-    /// The receiver has room again: bytes that [`Uart16550::receive`] did not take may be offered once more.
-    fn receiver_ready(&mut self);
-}
-
-/// Interrupt enable register bits.
 mod ier {
-    pub const RECEIVED: u8 = 1;
-    pub const TRANSMITTER_EMPTY: u8 = 1 << 1;
-    pub const LINE_STATUS: u8 = 1 << 2;
-    pub const MODEM_STATUS: u8 = 1 << 3;
-    pub const WRITABLE: u8 = 0x0f;
+    pub const RECEIVED: u8 = 0x01;
+    pub const TRANSMITTER: u8 = 0x02;
+    pub const LINE: u8 = 0x04;
+    pub const MODEM: u8 = 0x08;
 }
-/// Interrupt identification register values.
+
 mod iir {
     pub const NONE: u8 = 0x01;
-    pub const MODEM_STATUS: u8 = 0x00;
-    pub const TRANSMITTER_EMPTY: u8 = 0x02;
+    pub const MODEM: u8 = 0x00;
+    pub const TRANSMITTER: u8 = 0x02;
     pub const RECEIVED: u8 = 0x04;
-    pub const LINE_STATUS: u8 = 0x06;
-    pub const CHARACTER_TIMEOUT: u8 = 0x0c;
-    pub const FIFOS_ENABLED: u8 = 0xc0;
+    pub const LINE: u8 = 0x06;
+    pub const TIMEOUT: u8 = 0x0c;
+    pub const FIFOS: u8 = 0xc0;
 }
-/// FIFO control register bits.
+
 mod fcr {
-    pub const ENABLE: u8 = 1;
-    pub const CLEAR_RECEIVER: u8 = 1 << 1;
-    pub const CLEAR_TRANSMITTER: u8 = 1 << 2;
+    pub const ENABLE: u8 = 0x01;
+    pub const CLEAR_RECEIVER: u8 = 0x02;
+    pub const CLEAR_TRANSMITTER: u8 = 0x04;
     pub const KEPT: u8 = 0xc9;
 }
-/// Line control register bits.
+
 mod lcr {
-    pub const DIVISOR_LATCH: u8 = 1 << 7;
+    pub const BREAK: u8 = 0x40;
+    pub const DIVISOR: u8 = 0x80;
 }
-/// Modem control register bits.
+
 mod mcr {
-    pub const DTR: u8 = 1;
-    pub const RTS: u8 = 1 << 1;
-    pub const OUT1: u8 = 1 << 2;
-    pub const OUT2: u8 = 1 << 3;
-    pub const LOOPBACK: u8 = 1 << 4;
-    pub const WRITABLE: u8 = 0x1f;
+    pub const DTR: u8 = 0x01;
+    pub const RTS: u8 = 0x02;
+    pub const OUT1: u8 = 0x04;
+    pub const OUT2: u8 = 0x08;
+    pub const LOOP: u8 = 0x10;
 }
-/// Line status register bits.
+
 mod lsr {
-    pub const DATA_READY: u8 = 1;
-    pub const OVERRUN: u8 = 1 << 1;
-    pub const BREAK: u8 = 1 << 4;
-    pub const HOLDING_EMPTY: u8 = 1 << 5;
-    pub const TRANSMITTER_EMPTY: u8 = 1 << 6;
-    /// The bits that raise the line status interrupt.
+    pub const READY: u8 = 0x01;
+    pub const OVERRUN: u8 = 0x02;
+    pub const BREAK: u8 = 0x10;
+    pub const HOLDING_EMPTY: u8 = 0x20;
+    pub const EMPTY: u8 = 0x40;
     pub const ERRORS: u8 = 0x1e;
 }
-/// Modem status register bits.
+
 mod msr {
-    pub const CTS: u8 = 1 << 4;
-    pub const DSR: u8 = 1 << 5;
-    pub const RI: u8 = 1 << 6;
-    pub const DCD: u8 = 1 << 7;
-    pub const DELTA_RI: u8 = 1 << 2;
-    pub const LINES: u8 = 0xf0;
+    pub const CTS: u8 = 0x10;
+    pub const DSR: u8 = 0x20;
+    pub const RI: u8 = 0x40;
+    pub const DCD: u8 = 0x80;
+    pub const DELTAS: u8 = 0x0f;
 }
 
-/// Bytes in each FIFO.
-const FIFO_SIZE: usize = 16;
+/// How a line is driven: what the guest programmed, for a backend that is a real port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LineSettings {
+    /// Bits per second; 0 when the divisor is 0.
+    pub baud: u32,
+    /// 5 to 8.
+    pub data_bits: u8,
+    /// Bits 5..3 of LCR: none, odd, even, mark, space.
+    pub parity: Parity,
+    /// 1 or 2 (1.5 with five data bits counts as 2).
+    pub stop_bits: u8,
+    /// The break condition is sent.
+    pub is_break: bool,
+    /// Data terminal ready.
+    pub dtr: bool,
+    /// Request to send.
+    pub rts: bool,
+}
+
+/// The parity of a line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Parity {
+    /// No parity bit.
+    None,
+    /// Odd.
+    Odd,
+    /// Even.
+    Even,
+    /// Always 1.
+    Mark,
+    /// Always 0.
+    Space,
+}
+
+/// The modem lines that a backend drives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ModemLines {
+    /// Clear to send.
+    pub cts: bool,
+    /// Data set ready.
+    pub dsr: bool,
+    /// Ring indicator.
+    pub ri: bool,
+    /// Data carrier detect.
+    pub dcd: bool,
+}
+
+/// What a serial port is connected to. Methods are called with the device locked: they must not block, nor call the
+/// device back on the same thread.
+pub trait SerialBackend: Send {
+    /// Takes the first of `bytes`, as many as it can at once, and returns their number. After less than all it calls
+    /// [`Uart16550::backend_writable`] when it can take more.
+    fn write(&mut self, bytes: &[u8]) -> usize;
+
+    /// The receiver, which was full, has room for `room` characters again.
+    fn input_room(&mut self, room: usize);
+
+    /// The guest changed how the line is driven.
+    fn line_changed(&mut self, settings: &LineSettings);
+}
+
+/// A backend that takes everything and gives nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NullBackend;
+
+impl SerialBackend for NullBackend {
+    fn write(&mut self, bytes: &[u8]) -> usize {
+        bytes.len()
+    }
+
+    fn input_room(&mut self, _room: usize) {}
+
+    fn line_changed(&mut self, _settings: &LineSettings) {}
+}
 
 /// The guest-visible state.
-#[derive(Clone, Debug, State)]
+#[derive(Clone, Debug, PartialEq, Eq, State)]
 #[state(name = "serial", version = 1)]
-struct Registers {
+struct UartState {
     divisor: u16,
     ier: u8,
     fcr: u8,
@@ -91,436 +155,411 @@ struct Registers {
     lsr: u8,
     msr: u8,
     scratch: u8,
-    /// A transmitter-empty interrupt that reading the IIR acknowledges.
-    transmitter_interrupt: bool,
-    /// Bytes wait in the receive FIFO below the trigger level, and the line is idle.
-    character_timeout: bool,
-    #[state(max_len = 16)]
-    receive: Vec<u8>,
+    /// The transmitter-empty interrupt waits.
+    transmitter_pending: bool,
+    /// The receive time-out interrupt waits.
+    timeout_pending: bool,
+    /// What waits to be sent: the holding register, or the FIFO.
     #[state(max_len = 16)]
     transmit: Vec<u8>,
+    /// What was received: the buffer register, or the FIFO.
+    #[state(max_len = 16)]
+    receive: Vec<u8>,
+    /// Guest time of the receive time-out; 0 when none is running.
+    timeout_at: u64,
 }
 
-impl Registers {
-    fn power_on() -> Self {
+impl Default for UartState {
+    fn default() -> Self {
         Self {
-            divisor: 0x0c, // 9600 baud
+            divisor: 12,
             ier: 0,
             fcr: 0,
             lcr: 0,
             mcr: mcr::OUT2,
-            lsr: lsr::HOLDING_EMPTY | lsr::TRANSMITTER_EMPTY,
+            lsr: lsr::HOLDING_EMPTY | lsr::EMPTY,
             msr: msr::DCD | msr::DSR | msr::CTS,
             scratch: 0,
-            transmitter_interrupt: false,
-            character_timeout: false,
-            receive: Vec::new(),
+            transmitter_pending: false,
+            timeout_pending: false,
             transmit: Vec::new(),
+            receive: Vec::new(),
+            timeout_at: 0,
         }
     }
+}
 
+impl UartState {
     fn has_fifos(&self) -> bool {
         self.fcr & fcr::ENABLE != 0
     }
 
-    /// How many received bytes raise the interrupt.
-    fn trigger_level(&self) -> usize {
-        if !self.has_fifos() {
-            return 1;
-        }
-        [1, 4, 8, 14][usize::from(self.fcr >> 6)]
+    fn capacity(&self) -> usize {
+        if self.has_fifos() { FIFO_LEN } else { 1 }
     }
 
-    fn receive_capacity(&self) -> usize {
-        if self.has_fifos() { FIFO_SIZE } else { 1 }
+    /// How many received characters ask for an interrupt.
+    fn trigger(&self) -> usize {
+        if self.has_fifos() { [1, 4, 8, 14][usize::from(self.fcr >> 6)] } else { 1 }
     }
 
-    /// The highest-priority pending interrupt (data sheet, table 5).
-    fn interrupt_id(&self) -> u8 {
-        let received = self.ier & ier::RECEIVED != 0 && self.lsr & lsr::DATA_READY != 0;
-        if self.ier & ier::LINE_STATUS != 0 && self.lsr & lsr::ERRORS != 0 {
-            iir::LINE_STATUS
-        } else if received && self.character_timeout {
-            iir::CHARACTER_TIMEOUT
-        } else if received && self.receive.len() >= self.trigger_level() {
+    /// The source of the interrupt with the highest priority.
+    fn interrupt(&self) -> u8 {
+        if self.ier & ier::LINE != 0 && self.lsr & lsr::ERRORS != 0 {
+            iir::LINE
+        } else if self.ier & ier::RECEIVED != 0 && self.timeout_pending {
+            iir::TIMEOUT
+        } else if self.ier & ier::RECEIVED != 0 && self.lsr & lsr::READY != 0 && self.receive.len() >= self.trigger() {
             iir::RECEIVED
-        } else if self.ier & ier::TRANSMITTER_EMPTY != 0 && self.transmitter_interrupt {
-            iir::TRANSMITTER_EMPTY
-        } else if self.ier & ier::MODEM_STATUS != 0 && self.msr & !msr::LINES != 0 {
-            iir::MODEM_STATUS
+        } else if self.ier & ier::TRANSMITTER != 0 && self.transmitter_pending {
+            iir::TRANSMITTER
+        } else if self.ier & ier::MODEM != 0 && self.msr & msr::DELTAS != 0 {
+            iir::MODEM
         } else {
             iir::NONE
         }
     }
+
+    /// Nanoseconds that one character takes on the line.
+    fn character_time(&self) -> u64 {
+        let bits = u64::from(self.lcr & 3) + 5 + 2 + u64::from(self.lcr >> 2 & 1) + u64::from(self.lcr >> 3 & 1);
+        bits * 1_000_000_000 * u64::from(self.divisor.max(1)) / 115_200
+    }
+
+    fn settings(&self) -> LineSettings {
+        LineSettings {
+            baud: if self.divisor == 0 { 0 } else { 115_200 / u32::from(self.divisor) },
+            data_bits: (self.lcr & 3) + 5,
+            parity: match self.lcr >> 3 & 7 {
+                1 => Parity::Odd,
+                3 => Parity::Even,
+                5 => Parity::Mark,
+                7 => Parity::Space,
+                _ => Parity::None,
+            },
+            stop_bits: (self.lcr >> 2 & 1) + 1,
+            is_break: self.lcr & lcr::BREAK != 0,
+            dtr: self.mcr & mcr::DTR != 0,
+            rts: self.mcr & mcr::RTS != 0,
+        }
+    }
+
+    /// The modem lines as MSR shows them; in loopback they are the outputs.
+    fn modem(&self) -> u8 {
+        if self.mcr & mcr::LOOP == 0 {
+            return self.msr;
+        }
+        let line = |output: u8, input: u8| if self.mcr & output != 0 { input } else { 0 };
+        line(mcr::RTS, msr::CTS) | line(mcr::DTR, msr::DSR) | line(mcr::OUT1, msr::RI) | line(mcr::OUT2, msr::DCD)
+    }
 }
 
-/// One UART: eight ports.
+/// A serial port. Region 0 has its eight ports.
 pub struct Uart16550 {
     // Host resources.
-    backend: Option<Box<dyn SerialBackend>>,
+    backend: Box<dyn SerialBackend>,
     // Wiring.
+    clock: Clock,
+    timeout: Timer,
     irq: IrqLine,
     // Guest-visible state.
-    registers: Registers,
+    state: UartState,
+    /// The backend was refused and waits to be told of room.
+    owes_room: bool,
 }
 
 impl Uart16550 {
-    /// A UART whose interrupt output is `irq`. Without a backend, output vanishes.
-    pub fn new(irq: IrqLine, backend: Option<Box<dyn SerialBackend>>) -> Self {
-        Self { backend, irq, registers: Registers::power_on() }
+    /// A port that drives `irq`, connected to `backend`.
+    pub fn new(clock: &Clock, irq: IrqLine, backend: Box<dyn SerialBackend>) -> DeviceCell<Self> {
+        DeviceCell::new_cyclic(|handle| Self {
+            backend,
+            clock: clock.clone(),
+            timeout: handle.timer(clock, Self::timeout_due),
+            irq,
+            state: UartState::default(),
+            owes_room: false,
+        })
     }
 
-    /// Sets the host's end of the line; bytes that wait are offered to it.
-    pub fn set_backend(&mut self, backend: Option<Box<dyn SerialBackend>>) {
-        self.backend = backend;
-        self.transmit_pending();
-        self.update_irq();
-    }
-
-    /// Bytes from the host. Returns how many the receiver took; the rest may be offered again after
-    /// [`SerialBackend::receiver_ready`].
-    pub fn receive(&mut self, bytes: &[u8]) -> usize {
-        if self.registers.mcr & mcr::LOOPBACK != 0 {
+    /// How many characters [`Uart16550::receive`] takes now.
+    pub fn receive_room(&self) -> usize {
+        if self.state.mcr & mcr::LOOP != 0 {
             return 0;
         }
-        let room = self.registers.receive_capacity().saturating_sub(self.registers.receive.len());
-        let taken = &bytes[..bytes.len().min(room)];
-        if !taken.is_empty() {
-            self.registers.receive.extend_from_slice(taken);
-            self.registers.lsr |= lsr::DATA_READY;
-            // No more bits come in after this, so that the time-out of four characters is over at once.
-            self.registers.character_timeout =
-                self.registers.has_fifos() && self.registers.receive.len() < self.registers.trigger_level();
-            self.update_irq();
-        }
-        taken.len()
+        self.state.capacity().saturating_sub(self.state.receive.len())
     }
 
-    /// A break condition on the line.
+    /// Characters arrive from the backend. Returns how many the receiver took; when it is less than all,
+    /// [`SerialBackend::input_room`] is called once there is room.
+    pub fn receive(&mut self, bytes: &[u8]) -> usize {
+        let taken = bytes.len().min(self.receive_room());
+        self.owes_room = taken < bytes.len();
+        if let Some(bytes) = bytes.get(..taken).filter(|bytes| !bytes.is_empty()) {
+            self.put_received(bytes);
+            self.update();
+        }
+        taken
+    }
+
+    /// The backend's line is in the break condition.
     pub fn receive_break(&mut self) {
-        self.registers.lsr |= lsr::BREAK | lsr::DATA_READY;
-        if self.registers.receive.len() < self.registers.receive_capacity() {
-            self.registers.receive.push(0);
+        if self.receive_room() > 0 {
+            self.put_received(&[0]);
         }
-        self.update_irq();
+        self.state.lsr |= lsr::BREAK | lsr::READY;
+        self.update();
     }
 
-    /// The host takes output again.
+    /// The backend can take characters again.
     pub fn backend_writable(&mut self) {
-        self.transmit_pending();
-        self.update_irq();
+        self.transmit();
+        self.update();
     }
 
-    fn update_irq(&mut self) {
-        let level = self.registers.interrupt_id() != iir::NONE;
+    /// The backend's modem lines changed.
+    pub fn set_modem_lines(&mut self, lines: ModemLines) {
+        let before = self.state.msr;
+        let bit = |is_set: bool, bit: u8| if is_set { bit } else { 0 };
+        let now =
+            bit(lines.cts, msr::CTS) | bit(lines.dsr, msr::DSR) | bit(lines.ri, msr::RI) | bit(lines.dcd, msr::DCD);
+        let changed = (before ^ now) & 0xf0;
+        // Of the ring indicator only the trailing edge counts.
+        let deltas = (changed & !(now & msr::RI)) >> 4;
+        self.state.msr = now | (before & msr::DELTAS) | deltas;
+        self.update();
+    }
+
+    fn put_received(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            if self.state.receive.len() < self.state.capacity() {
+                self.state.receive.push(byte);
+            } else {
+                self.state.lsr |= lsr::OVERRUN;
+                if !self.state.has_fifos() {
+                    self.state.receive = vec![byte];
+                }
+            }
+        }
+        self.state.lsr |= lsr::READY;
+        self.start_timeout();
+    }
+
+    /// With FIFOs, four character times without a read interrupt as well.
+    fn start_timeout(&mut self) {
+        if self.state.has_fifos() && !self.state.receive.is_empty() {
+            self.state.timeout_at = self.clock.now().saturating_add(4 * self.state.character_time());
+            self.timeout.arm(self.state.timeout_at);
+        } else {
+            self.stop_timeout();
+        }
+    }
+
+    fn stop_timeout(&mut self) {
+        self.state.timeout_at = 0;
+        self.timeout.cancel();
+    }
+
+    fn timeout_due(&mut self) {
+        if self.state.timeout_at != 0 && self.clock.now() >= self.state.timeout_at {
+            self.state.timeout_at = 0;
+            self.state.timeout_pending = !self.state.receive.is_empty();
+            self.update();
+        }
+    }
+
+    fn update(&mut self) {
+        let level = self.state.interrupt() != iir::NONE;
         self.irq.set(level);
     }
 
-    /// Offers waiting output to the host.
-    fn transmit_pending(&mut self) {
-        if self.registers.transmit.is_empty() {
+    /// Passes on what waits to be sent.
+    fn transmit(&mut self) {
+        if self.state.transmit.is_empty() {
             return;
         }
-        let taken = match &mut self.backend {
-            Some(backend) => backend.write(&self.registers.transmit),
-            None => self.registers.transmit.len(),
-        };
-        self.registers.transmit.drain(..taken.min(self.registers.transmit.len()));
-        if self.registers.transmit.is_empty() {
-            self.registers.lsr |= lsr::HOLDING_EMPTY | lsr::TRANSMITTER_EMPTY;
-            self.registers.transmitter_interrupt = true;
-        }
-    }
-
-    fn write_transmit(&mut self, byte: u8) {
-        self.registers.transmitter_interrupt = false;
-        if self.registers.mcr & mcr::LOOPBACK != 0 {
-            self.loop_back(byte);
-            return;
-        }
-        let capacity = if self.registers.has_fifos() { FIFO_SIZE } else { 1 };
-        if self.registers.transmit.len() >= capacity {
-            // The guest wrote to a full transmitter: the last byte is lost, as on the chip.
-            self.registers.transmit.pop();
-        }
-        self.registers.transmit.push(byte);
-        self.registers.lsr &= !(lsr::HOLDING_EMPTY | lsr::TRANSMITTER_EMPTY);
-        self.transmit_pending();
-        self.update_irq();
-    }
-
-    /// Loopback mode: what is sent is received.
-    fn loop_back(&mut self, byte: u8) {
-        if self.registers.receive.len() < self.registers.receive_capacity() {
-            self.registers.receive.push(byte);
+        if self.state.mcr & mcr::LOOP != 0 {
+            let bytes = std::mem::take(&mut self.state.transmit);
+            self.put_received(&bytes);
         } else {
-            self.registers.lsr |= lsr::OVERRUN;
+            let taken = self.backend.write(&self.state.transmit).min(self.state.transmit.len());
+            self.state.transmit.drain(..taken);
         }
-        self.registers.lsr |= lsr::DATA_READY | lsr::HOLDING_EMPTY | lsr::TRANSMITTER_EMPTY;
-        self.registers.transmitter_interrupt = true;
-        self.update_irq();
+        if self.state.transmit.is_empty() {
+            self.state.lsr |= lsr::HOLDING_EMPTY | lsr::EMPTY;
+            self.state.transmitter_pending = true;
+        }
     }
 
-    fn read_receive(&mut self) -> u8 {
-        let byte = if self.registers.receive.is_empty() { 0 } else { self.registers.receive.remove(0) };
-        let left = self.registers.receive.len();
-        if left == 0 {
-            self.registers.lsr &= !(lsr::DATA_READY | lsr::BREAK);
+    fn read_buffer(&mut self) -> u8 {
+        if self.state.receive.is_empty() {
+            return 0;
         }
-        self.registers.character_timeout =
-            left > 0 && self.registers.has_fifos() && left < self.registers.trigger_level();
-        self.update_irq();
-        if let Some(backend) = &mut self.backend {
-            backend.receiver_ready();
+        let byte = self.state.receive.remove(0);
+        self.state.timeout_pending = false;
+        if self.state.receive.is_empty() {
+            self.state.lsr &= !(lsr::READY | lsr::BREAK);
         }
+        self.start_timeout();
+        self.offer_room();
         byte
     }
 
-    fn read_iir(&mut self) -> u8 {
-        let id = self.registers.interrupt_id();
-        if id == iir::TRANSMITTER_EMPTY {
-            self.registers.transmitter_interrupt = false;
-            self.update_irq();
+    fn offer_room(&mut self) {
+        let room = self.receive_room();
+        if self.owes_room && room > 0 {
+            self.owes_room = false;
+            self.backend.input_room(room);
         }
-        if self.registers.has_fifos() { id | iir::FIFOS_ENABLED } else { id }
     }
 
-    fn write_ier(&mut self, value: u8) {
-        let old = self.registers.ier;
-        self.registers.ier = value & ier::WRITABLE;
-        let enabled = self.registers.ier & !old;
-        // Enabling the transmitter interrupt while the transmitter is empty raises it.
-        if enabled & ier::TRANSMITTER_EMPTY != 0 && self.registers.lsr & lsr::HOLDING_EMPTY != 0 {
-            self.registers.transmitter_interrupt = true;
+    fn write_holding(&mut self, byte: u8) {
+        let is_full = self.state.transmit.len() >= self.state.capacity();
+        if is_full {
+            // The guest did not wait: with a FIFO the character is lost, without one it replaces the waiting one.
+            if !self.state.has_fifos() {
+                self.state.transmit = vec![byte];
+            }
+        } else {
+            self.state.transmit.push(byte);
         }
-        self.update_irq();
+        self.state.transmitter_pending = false;
+        self.state.lsr &= !(lsr::HOLDING_EMPTY | lsr::EMPTY);
+        self.transmit();
     }
 
     fn write_fcr(&mut self, value: u8) {
-        let changed = (value ^ self.registers.fcr) & fcr::ENABLE != 0;
-        if changed || value & fcr::CLEAR_RECEIVER != 0 {
-            self.registers.receive.clear();
-            self.registers.character_timeout = false;
-            self.registers.lsr &= !(lsr::DATA_READY | lsr::BREAK);
+        let toggles = (self.state.fcr ^ value) & fcr::ENABLE != 0;
+        let value = if toggles { value | fcr::CLEAR_RECEIVER | fcr::CLEAR_TRANSMITTER } else { value };
+        self.state.fcr = value & fcr::KEPT;
+        if value & fcr::CLEAR_RECEIVER != 0 {
+            self.state.receive.clear();
+            self.state.lsr &= !(lsr::READY | lsr::BREAK);
+            self.state.timeout_pending = false;
+            self.stop_timeout();
+            self.offer_room();
         }
-        if changed || value & fcr::CLEAR_TRANSMITTER != 0 {
-            self.registers.transmit.clear();
-            self.registers.lsr |= lsr::HOLDING_EMPTY | lsr::TRANSMITTER_EMPTY;
-            self.registers.transmitter_interrupt = true;
-        }
-        self.registers.fcr = value & fcr::KEPT;
-        self.update_irq();
-        if let Some(backend) = &mut self.backend {
-            backend.receiver_ready();
+        if value & fcr::CLEAR_TRANSMITTER != 0 {
+            self.state.transmit.clear();
+            self.state.lsr |= lsr::HOLDING_EMPTY | lsr::EMPTY;
+            self.state.transmitter_pending = true;
         }
     }
 
-    /// In loopback mode the modem outputs are the modem inputs (data sheet, 8.6).
-    fn modem_lines(&self) -> u8 {
-        if self.registers.mcr & mcr::LOOPBACK == 0 {
-            return msr::DCD | msr::DSR | msr::CTS;
+    fn write_ier(&mut self, value: u8) {
+        let changed = self.state.ier ^ value;
+        self.state.ier = value & 0x0f;
+        if changed & ier::TRANSMITTER != 0 {
+            // Enabling the interrupt while the transmitter is empty raises it.
+            self.state.transmitter_pending = value & ier::TRANSMITTER != 0 && self.state.lsr & lsr::HOLDING_EMPTY != 0;
         }
-        let pairs = [(mcr::RTS, msr::CTS), (mcr::DTR, msr::DSR), (mcr::OUT1, msr::RI), (mcr::OUT2, msr::DCD)];
-        pairs
-            .into_iter()
-            .filter(|(output, _)| self.registers.mcr & output != 0)
-            .fold(0, |lines, (_, input)| lines | input)
     }
 
     fn write_mcr(&mut self, value: u8) {
-        let was_looped = self.registers.mcr & mcr::LOOPBACK != 0;
-        self.registers.mcr = value & mcr::WRITABLE;
-        let old = self.registers.msr & msr::LINES;
-        let new = self.modem_lines();
-        let mut deltas = (old ^ new) >> 4;
-        // The ring indicator's delta is its trailing edge only.
-        if new & msr::RI != 0 {
-            deltas &= !msr::DELTA_RI;
-        }
-        self.registers.msr = new | (self.registers.msr & !msr::LINES) | deltas;
-        self.update_irq();
-        if was_looped
-            && self.registers.mcr & mcr::LOOPBACK == 0
-            && let Some(backend) = &mut self.backend
-        {
-            backend.receiver_ready();
-        }
+        let before = self.state.settings();
+        self.state.mcr = value & 0x1f;
+        self.report_settings(&before);
+        self.offer_room();
     }
 
-    fn read_register(&mut self, offset: u64) -> u8 {
-        let latch = self.registers.lcr & lcr::DIVISOR_LATCH != 0;
-        match offset {
-            0 if latch => self.registers.divisor as u8,
-            0 => self.read_receive(),
-            1 if latch => (self.registers.divisor >> 8) as u8,
-            1 => self.registers.ier,
-            2 => self.read_iir(),
-            3 => self.registers.lcr,
-            4 => self.registers.mcr,
-            5 => {
-                let value = self.registers.lsr;
-                if value & (lsr::OVERRUN | lsr::BREAK) != 0 {
-                    self.registers.lsr &= !(lsr::OVERRUN | lsr::BREAK);
-                    self.update_irq();
-                }
-                value
-            }
-            6 => {
-                let value = self.registers.msr;
-                self.registers.msr &= msr::LINES;
-                self.update_irq();
-                value
-            }
-            _ => self.registers.scratch,
-        }
-    }
-
-    fn write_register(&mut self, offset: u64, value: u8) {
-        let latch = self.registers.lcr & lcr::DIVISOR_LATCH != 0;
-        match offset {
-            0 if latch => self.registers.divisor = (self.registers.divisor & 0xff00) | u16::from(value),
-            0 => self.write_transmit(value),
-            1 if latch => self.registers.divisor = (self.registers.divisor & 0x00ff) | (u16::from(value) << 8),
-            1 => self.write_ier(value),
-            2 => self.write_fcr(value),
-            3 => self.registers.lcr = value,
-            4 => self.write_mcr(value),
-            7 => self.registers.scratch = value,
-            // The line and modem status registers are not meant to be written.
-            _ => {}
+    fn report_settings(&mut self, before: &LineSettings) {
+        let settings = self.state.settings();
+        if settings != *before {
+            self.backend.line_changed(&settings);
         }
     }
 }
 
 impl Device for Uart16550 {
-    fn reset(&mut self, _: ResetKind) {
-        self.registers = Registers::power_on();
-        self.update_irq();
-        if let Some(backend) = &mut self.backend {
-            backend.receiver_ready();
-        }
+    fn reset(&mut self, _kind: ResetKind) {
+        let before = self.state.settings();
+        // The backend's lines are its own.
+        let lines = self.state.msr & !msr::DELTAS;
+        self.state = UartState { msr: lines, ..UartState::default() };
+        self.stop_timeout();
+        self.report_settings(&before);
+        self.offer_room();
+        self.update();
     }
 
     fn state(&mut self) -> DeviceState<'_> {
-        DeviceState::State(&mut self.registers)
+        DeviceState::State(&mut self.state)
     }
 
     fn restored(&mut self) {
-        self.irq.restore(self.registers.interrupt_id() != iir::NONE);
-        self.transmit_pending();
-        self.update_irq();
+        self.irq.restore(self.state.interrupt() != iir::NONE);
+        match self.state.timeout_at {
+            0 => self.timeout.cancel(),
+            at => self.timeout.arm(at),
+        }
+        let settings = self.state.settings();
+        self.backend.line_changed(&settings);
+        self.transmit();
     }
 }
 
 impl IoDevice for Uart16550 {
-    fn access_sizes(&self, _: usize) -> (AccessSize, AccessSize) {
+    fn access_sizes(&self, _region: usize) -> (AccessSize, AccessSize) {
         (AccessSize::Byte, AccessSize::Byte)
     }
 
-    fn read(&mut self, _: usize, offset: u64, _: AccessSize) -> u64 {
-        u64::from(self.read_register(offset))
+    fn read(&mut self, _region: usize, offset: u64, _size: AccessSize) -> u64 {
+        let has_divisor = self.state.lcr & lcr::DIVISOR != 0;
+        let value = match offset {
+            0 if has_divisor => self.state.divisor as u8,
+            1 if has_divisor => (self.state.divisor >> 8) as u8,
+            0 => self.read_buffer(),
+            1 => self.state.ier,
+            2 => {
+                let source = self.state.interrupt();
+                if source == iir::TRANSMITTER {
+                    self.state.transmitter_pending = false;
+                }
+                source | if self.state.has_fifos() { iir::FIFOS } else { 0 }
+            }
+            3 => self.state.lcr,
+            4 => self.state.mcr,
+            5 => {
+                let status = self.state.lsr;
+                self.state.lsr &= !(lsr::BREAK | lsr::OVERRUN);
+                status
+            }
+            6 => {
+                let lines = self.state.modem();
+                if self.state.mcr & mcr::LOOP == 0 {
+                    self.state.msr &= !msr::DELTAS;
+                }
+                lines
+            }
+            _ => self.state.scratch,
+        };
+        if matches!(offset, 0 | 2 | 5 | 6) {
+            self.update();
+        }
+        u64::from(value)
     }
 
-    fn write(&mut self, _: usize, offset: u64, _: AccessSize, value: u64) {
-        self.write_register(offset, value as u8);
+    fn write(&mut self, _region: usize, offset: u64, _size: AccessSize, value: u64) {
+        let value = value as u8;
+        let has_divisor = self.state.lcr & lcr::DIVISOR != 0;
+        let before = self.state.settings();
+        match offset {
+            0 if has_divisor => self.state.divisor = (self.state.divisor & 0xff00) | u16::from(value),
+            1 if has_divisor => self.state.divisor = (self.state.divisor & 0x00ff) | u16::from(value) << 8,
+            0 => self.write_holding(value),
+            1 => self.write_ier(value),
+            2 => self.write_fcr(value),
+            3 => self.state.lcr = value,
+            4 => return self.write_mcr(value),
+            // The line and modem status can't be written.
+            5 | 6 => {}
+            _ => self.state.scratch = value,
+        }
+        if offset != 0 || has_divisor {
+            self.report_settings(&before);
+        }
+        self.update();
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::sync::{Arc, Mutex};
-
-    /// A host that takes at most `room` bytes.
-    #[derive(Clone, Default)]
-    struct Host(Arc<Mutex<(Vec<u8>, usize, usize)>>);
-
-    impl SerialBackend for Host {
-        fn write(&mut self, bytes: &[u8]) -> usize {
-            let mut host = self.0.lock().expect("host");
-            let taken = bytes.len().min(host.1);
-            host.0.extend(&bytes[..taken]);
-            host.1 -= taken;
-            taken
-        }
-        fn receiver_ready(&mut self) {
-            self.0.lock().expect("host").2 += 1;
-        }
-    }
-
-    fn uart(room: usize) -> (Uart16550, Host) {
-        let host = Host::default();
-        host.0.lock().expect("host").1 = room;
-        (Uart16550::new(IrqLine::unconnected(), Some(Box::new(host.clone()))), host)
-    }
-
-    fn read(uart: &mut Uart16550, offset: u64) -> u64 {
-        uart.read(0, offset, AccessSize::Byte)
-    }
-
-    fn write(uart: &mut Uart16550, offset: u64, value: u64) {
-        uart.write(0, offset, AccessSize::Byte, value);
-    }
-
-    #[test]
-    fn transmit_to_a_slow_host_keeps_the_byte_and_the_guest_waits() {
-        let (mut uart, host) = uart(1);
-        write(&mut uart, 1, 2);
-        assert_eq!(read(&mut uart, 2), 0x02);
-        assert_eq!(read(&mut uart, 2), 0x01);
-        write(&mut uart, 0, 0x41);
-        assert_eq!(read(&mut uart, 5), 0x60);
-        write(&mut uart, 0, 0x42);
-        assert_eq!(read(&mut uart, 5), 0);
-        assert!(!uart.irq.level());
-        host.0.lock().expect("host").1 = 1;
-        uart.backend_writable();
-        assert!(uart.irq.level());
-        assert_eq!(read(&mut uart, 5), 0x60);
-        assert_eq!(host.0.lock().expect("host").0, b"AB");
-    }
-
-    #[test]
-    fn receive_fills_the_fifo_to_its_size_and_asks_for_more_when_read() {
-        let (mut uart, host) = uart(0);
-        write(&mut uart, 2, 0xc1);
-        write(&mut uart, 1, 1);
-        assert_eq!(uart.receive(&[1, 2, 3]), 3);
-        assert_eq!(read(&mut uart, 2), 0xcc);
-        assert_eq!(uart.receive(&[9; 20]), 13);
-        assert_eq!(read(&mut uart, 2), 0xc4);
-        let ready = host.0.lock().expect("host").2;
-        assert_eq!(read(&mut uart, 0), 1);
-        assert!(host.0.lock().expect("host").2 > ready);
-        assert_eq!(uart.receive(&[7, 7]), 1);
-        write(&mut uart, 2, 0xc3);
-        assert_eq!((read(&mut uart, 5), uart.irq.level()), (0x60, false));
-    }
-
-    #[test]
-    fn loopback_returns_bytes_and_modem_lines() {
-        let (mut uart, host) = uart(10);
-        write(&mut uart, 4, 0x1a);
-        write(&mut uart, 0, 0x55);
-        assert_eq!(read(&mut uart, 0), 0x55);
-        assert_eq!(read(&mut uart, 6) & 0xf0, 0x90);
-        assert_eq!(uart.receive(&[1]), 0);
-        write(&mut uart, 4, 0x08);
-        assert_eq!(read(&mut uart, 6) & 0xf0, 0xb0);
-        assert!(host.0.lock().expect("host").0.is_empty());
-    }
-
-    #[test]
-    fn divisor_latch_and_scratch_hold_what_is_written() {
-        let (mut uart, _host) = uart(0);
-        write(&mut uart, 3, 0x83);
-        write(&mut uart, 0, 1);
-        write(&mut uart, 1, 2);
-        assert_eq!((read(&mut uart, 0), read(&mut uart, 1)), (1, 2));
-        write(&mut uart, 3, 3);
-        write(&mut uart, 7, 0xa5);
-        assert_eq!((read(&mut uart, 1), read(&mut uart, 7)), (0, 0xa5));
-        uart.reset(ResetKind::Warm);
-        assert_eq!((read(&mut uart, 3), read(&mut uart, 7)), (0, 0));
-    }
-}
+mod tests;
