@@ -117,10 +117,13 @@ pub struct CpuidTable {
 
 impl CpuidTable {
     /// A table of the given leaves. The highest leaves are read from EAX of leaves 0, 4000_0000H, 8000_0000H and
-    /// C000_0000H; a range whose first leaf is missing is empty.
+    /// C000_0000H; a range whose first leaf is missing is empty. Leaves above the highest are dropped.
     pub fn new(mut entries: Vec<CpuidEntry>, features: FeatureSet, out_of_range: OutOfRange) -> Self {
         entries.sort_by_key(|entry| (entry.leaf, entry.subleaf));
-        CpuidTable { entries, features, out_of_range }
+        let mut table = CpuidTable { entries, features, out_of_range };
+        let all = table.clone();
+        table.entries.retain(|entry| entry.leaf <= all.highest_leaf(entry.leaf));
+        table
     }
 
     /// The answer for EAX = `leaf` and ECX = `subleaf`.

@@ -5,6 +5,10 @@
 #![forbid(unsafe_code)]
 
 pub mod cpuid;
+pub mod crx;
+pub mod descriptor;
 mod feature;
 pub mod model;
+pub mod msr;
+pub mod paging;
 pub mod regs;

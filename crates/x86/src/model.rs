@@ -24,26 +24,6 @@ pub enum Accelerator {
 }
 
 impl Accelerator {
-    /// Settings that replace a named model's own, before the user's.
-    fn defaults(self) -> &'static [(&'static str, bool)] {
-        match self {
-            Accelerator::Software => &[("vme", false), ("acpi", false), ("monitor", false), ("svm", false)],
-            Accelerator::Kvm => &[
-                ("kvmclock", true),
-                ("kvm-nopiodelay", true),
-                ("kvm-asyncpf", true),
-                ("kvm-steal-time", true),
-                ("kvm-pv-eoi", true),
-                ("kvmclock-stable-bit", true),
-                ("x2apic", true),
-                ("kvm-msi-ext-dest-id", false),
-                ("acpi", false),
-                ("monitor", false),
-                ("svm", false),
-            ],
-        }
-    }
-
     fn subject(self) -> &'static str {
         match self {
             Accelerator::Software => "TCG",
@@ -78,11 +58,30 @@ pub struct Host {
     pub accelerator: Accelerator,
     /// Every feature that it implements.
     pub supported: FeatureSet,
+    /// Settings that replace a named model's own, before the user's: what is better left out, or added, here.
+    pub defaults: &'static [(&'static str, bool)],
     /// Who the models `max` and `host` are.
     pub identity: Identity,
     /// Width of physical addresses: the default of models.
     pub physical_bits: u32,
 }
+
+/// What the software CPU lacks and many models have: leaving it out is no reason for a warning.
+const SOFTWARE_DEFAULTS: &[(&str, bool)] = &[("vme", false), ("acpi", false), ("monitor", false), ("svm", false)];
+
+/// The [`Host::defaults`] that QEMU has for KVM.
+pub const KVM_DEFAULTS: &[(&str, bool)] = &[
+    ("kvmclock", true),
+    ("kvm-nopiodelay", true),
+    ("kvm-asyncpf", true),
+    ("kvm-steal-time", true),
+    ("kvm-pv-eoi", true),
+    ("kvmclock-stable-bit", true),
+    ("x2apic", true),
+    ("acpi", false),
+    ("monitor", false),
+    ("svm", false),
+];
 
 impl Host {
     /// The software CPU.
@@ -90,6 +89,7 @@ impl Host {
         Host {
             accelerator: Accelerator::Software,
             supported: FeatureSet::software_cpu(),
+            defaults: SOFTWARE_DEFAULTS,
             identity: Identity {
                 vendor: Vendor::Amd,
                 family: 15,
@@ -327,7 +327,7 @@ impl CpuModel {
             model_id = version.model_id.unwrap_or(model_id);
             features = features.union(&set(version.add)).difference(&set(version.remove));
         }
-        for &(feature, present) in host.accelerator.defaults() {
+        for &(feature, present) in host.defaults {
             Feature::by_name(feature).for_each(|feature| features.assign(feature, present));
         }
         let identity = Identity {

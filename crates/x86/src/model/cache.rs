@@ -105,7 +105,7 @@ impl Cache {
         match (self.level, self.kind, self.kilobytes, self.ways) {
             (1, Kind::Data, 32, 8) => 0x2c,
             (1, Kind::Instruction, 32, 8) => 0x30,
-            (2, _, 512, 8) => 0x7f,
+            (2, _, 512, 8) => 0x80,
             (2, _, 2048, 8) => 0x7d,
             (3, _, 8192, 16) => 0x4b,
             (3, _, 16384, 16) => 0x4d,

@@ -1,0 +1,178 @@
+//! The `-cpu` argument: names, changes, warnings and error texts, as QEMU 7.2 has them.
+
+use x86::cpuid::{Feature, FeatureSet, Vendor};
+use x86::model::{Accelerator, CpuModel, Host, KVM_DEFAULTS, ModelError};
+
+fn parse(argument: &str) -> Result<(CpuModel, Vec<String>), ModelError> {
+    CpuModel::parse(argument, &Host::software())
+}
+
+fn error(argument: &str) -> String {
+    parse(argument).expect_err(argument).to_string()
+}
+
+fn kvm() -> Host {
+    let mut supported = FeatureSet::software_cpu();
+    for feature in [Feature::Kvmclock, Feature::Vmx, Feature::VmxHltExit, Feature::Invtsc] {
+        supported.insert(feature);
+    }
+    Host { accelerator: Accelerator::Kvm, supported, defaults: KVM_DEFAULTS, ..Host::software() }
+}
+
+#[test]
+fn every_listed_model_parses_and_its_features_are_known() {
+    let list = CpuModel::list();
+    assert_eq!(list.len(), 132);
+    let mut everything = kvm();
+    for info in x86::cpuid::FEATURES {
+        everything.supported.insert(info.feature);
+    }
+    for entry in &list {
+        let (model, warnings) = CpuModel::parse(&entry.name, &everything).expect(&entry.name);
+        assert_eq!(warnings, Vec::<String>::new(), "{}", entry.name);
+        assert!(entry.name == "base" || model.features().has(Feature::Fpu), "{}", entry.name);
+    }
+}
+
+#[test]
+fn alias_is_the_version_that_it_stands_for() {
+    let features = |name| parse(name).expect(name).0.build_features();
+    assert_eq!(features("EPYC-IBPB"), features("EPYC-v2"));
+    assert_eq!(features("Haswell"), features("Haswell-v1"));
+    assert_eq!(parse("Haswell-noTSX").expect("a model").0.identity().stepping, 1);
+    assert_eq!(error("Haswell-v5"), "unable to find CPU model 'Haswell-v5'");
+    assert_eq!(error("Haswell-v01"), "unable to find CPU model 'Haswell-v01'");
+}
+
+trait BuildFeatures {
+    fn build_features(&self) -> (FeatureSet, FeatureSet);
+}
+
+impl BuildFeatures for CpuModel {
+    fn build_features(&self) -> (FeatureSet, FeatureSet) {
+        (self.features().clone(), self.unavailable().clone())
+    }
+}
+
+#[test]
+fn errors_have_qemus_texts() {
+    let global = |setting: &str, reason: &str| format!("can't apply global qemu64-x86_64-cpu.{setting}: {reason}");
+    let not_found = "Property 'qemu64-x86_64-cpu.foo' not found";
+    for (argument, expected) in [
+        ("", "-cpu option cannot be empty".to_string()),
+        ("nope", "unable to find CPU model 'nope'".to_string()),
+        ("host", "CPU model 'host' requires KVM or HVF".to_string()),
+        ("qemu64,+foo", not_found.to_string()),
+        ("qemu64,-foo", not_found.to_string()),
+        ("qemu64,foo=1", global("foo=1", not_found)),
+        ("qemu64,=on", global("=on", "Property 'qemu64-x86_64-cpu.' not found")),
+        ("qemu64,family=zz", global("family=zz", "Parameter 'family' expects int64")),
+        (
+            "qemu64,family=0x10000",
+            global("family=0x10000", "Property .family doesn't take value 65536 (minimum: 0, maximum: 270)"),
+        ),
+        ("qemu64,model=300", global("model=300", "Property .model doesn't take value 300 (minimum: 0, maximum: 255)")),
+        ("qemu64,vendor=abc", global("vendor=abc", "Property '.vendor' doesn't take value 'abc'")),
+        ("qemu64,vmx=maybe", global("vmx=maybe", "Parameter 'vmx' expects 'on' or 'off'")),
+        ("qemu64,check=maybe", global("check=maybe", "Parameter 'check' expects 'on' or 'off'")),
+        ("qemu64,level=abc", global("level=abc", "Parameter 'level' expects uint64")),
+        ("qemu64,level=-1", global("level=-1", "Parameter 'level' expects uint32_t")),
+        ("qemu64,tsc-frequency=1G", global("tsc-frequency=1G", "Parameter 'tsc-frequency' expects int64")),
+        ("qemu64,phys-bits=80", "phys-bits should be between 32 and 52  (but is 80)".to_string()),
+        ("qemu64,migratable=no", global("migratable=no", "Property 'qemu64-x86_64-cpu.migratable' not found")),
+        ("qemu64,enforce,+vmx", "TCG doesn't support requested features".to_string()),
+    ] {
+        assert_eq!(error(argument), expected);
+    }
+}
+
+#[test]
+fn check_warns_of_each_missing_feature_and_drops_it() {
+    let (model, warnings) = parse("qemu64,+vmx,+avx512f,+arat").expect("a model");
+    assert_eq!(
+        warnings,
+        [
+            "TCG doesn't support requested feature: CPUID.01H:ECX.vmx [bit 5]",
+            "TCG doesn't support requested feature: CPUID.07H:EBX.avx512f [bit 16]",
+        ]
+    );
+    assert!(!model.features().has(Feature::Vmx) && model.unavailable().has(Feature::Vmx));
+    assert!(model.features().has(Feature::Arat));
+    assert_eq!(parse("qemu64,+vmx,check=off").expect("a model").1, Vec::<String>::new());
+}
+
+#[test]
+fn default_models_of_the_software_cpu_give_no_warnings() {
+    for name in ["qemu64", "qemu32", "kvm64", "kvm32", "max", "base", "486", "pentium3", "Conroe"] {
+        assert_eq!(parse(name).expect(name).1, Vec::<String>::new(), "{name}");
+    }
+}
+
+#[test]
+fn enforce_lists_what_is_missing() {
+    let Err(ModelError::Enforce { warnings, .. }) = parse("qemu64,enforce,+vmx") else { panic!("not refused") };
+    assert_eq!(warnings, ["TCG doesn't support requested feature: CPUID.01H:ECX.vmx [bit 5]"]);
+}
+
+#[test]
+fn minus_wins_over_plus_and_plus_over_settings() {
+    let has = |argument: &str| parse(argument).expect(argument).0.features().has(Feature::Sse42);
+    assert!(!has("qemu64"));
+    assert!(has("qemu64,sse4.2"));
+    assert!(has("qemu64,+sse4_2,sse4-2=off"));
+    assert!(!has("qemu64,-sse4_2,+sse4.2,sse4.2=on"));
+    let warnings = parse("qemu64,+sse4.2,sse4.2=off").expect("a model").1;
+    assert_eq!(warnings[0], "Ambiguous CPU model string. Don't mix both \"+sse4.2\" and \"sse4.2=off\"");
+}
+
+#[test]
+fn feature_without_its_base_is_dropped_with_a_warning() {
+    let (model, warnings) = parse("qemu64,vmx-hlt-exit").expect("a model");
+    assert_eq!(
+        warnings,
+        ["This feature depends on other features that were not requested: MSR(48EH).vmx-hlt-exit [bit 7]"]
+    );
+    assert!(!model.features().has(Feature::VmxHltExit));
+    let nested = CpuModel::parse("Haswell,+vmx,check=off", &kvm()).expect("a model").0;
+    assert!(nested.features().has(Feature::VmxHltExit));
+}
+
+#[test]
+fn identity_settings_replace_the_models() {
+    let argument = "max,vendor=GenuineIntel,family=6,model=0x3f,stepping=2,model-id=A CPU,level=5,xlevel=0x80000004,\
+        tsc-freq=2.5G,phys-bits=46,ucode-rev=0x100000000";
+    let (model, _) = parse(argument).expect("a model");
+    let identity = model.identity();
+    assert_eq!((identity.vendor, identity.family, identity.model, identity.stepping), (Vendor::Intel, 6, 63, 2));
+    assert_eq!((identity.model_id.as_str(), identity.level, identity.extended_level), ("A CPU", 5, 0x8000_0004));
+    assert_eq!((model.tsc_frequency(), model.physical_bits()), (Some(2_500_000_000), 46));
+    assert_eq!(model.microcode_revision(), 1 << 32);
+    assert_eq!(model.type_name(), "max-x86_64-cpu");
+}
+
+#[test]
+fn levels_rise_with_the_features_unless_they_are_given() {
+    let levels = |argument: &str| {
+        let model = parse(argument).expect(argument).0;
+        (model.identity().level, model.identity().extended_level)
+    };
+    assert_eq!(levels("486"), (1, 0));
+    assert_eq!(levels("486,smep,nx"), (7, 0x8000_0001));
+    assert_eq!(levels("486,smep,level=3"), (3, 0));
+    assert_eq!(levels("pentium3,arat,full-cpuid-auto-level=off"), (3, 0));
+}
+
+#[test]
+fn max_is_everything_that_migrates() {
+    assert!(parse("max").expect("a model").0.features().iter().count() >= 60);
+    let has = |argument| CpuModel::parse(argument, &kvm()).expect(argument).0.features().has(Feature::Invtsc);
+    assert!(!has("max") && has("max,migratable=off") && has("host,+invtsc"));
+}
+
+#[test]
+fn kvm_models_show_kvms_signature_unless_it_is_hidden() {
+    let topology = x86::model::Topology { sockets: 1, dies: 1, cores: 1, threads: 1 };
+    let leaf = |argument| CpuModel::parse(argument, &kvm()).expect(argument).0.build(topology, 0).get(0x4000_0000, 0);
+    assert_eq!(leaf("qemu64,check=off").ebx.to_le_bytes(), *b"KVMK");
+    assert_ne!(leaf("qemu64,kvm=off,check=off").ebx.to_le_bytes(), *b"KVMK");
+}
