@@ -54,7 +54,10 @@ struct Server<'a> {
     end: usize,
     /// The front end took less than it got, and has to ask for more.
     waiting: bool,
+    /// The other side has sent all that it will send.
     ended: bool,
+    /// The front end has agreed that nothing more needs to be said, either.
+    over: bool,
 }
 
 /// Serves `stream` until it ends or somebody asks to hang up, then closes it.
@@ -73,6 +76,7 @@ pub(crate) async fn serve(port: &Port, stream: Stream) {
                 end: 0,
                 waiting: false,
                 ended: false,
+                over: false,
             };
             std::future::poll_fn(|context| server.poll(context)).await
         }
@@ -196,11 +200,14 @@ impl Server<'_> {
 
     fn poll_input(&mut self, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
         for _ in 0..TURN {
-            if !self.deliver() {
+            if !self.over && !self.deliver() {
                 return self.poll_gone(context);
             }
             if self.ended {
-                return Poll::Ready(Ok(()));
+                self.over = true;
+                // Only a unix socket tells apart who has said everything and who is gone.
+                let speaking = self.stream.kind == Kind::UnixSocket && !self.port.state().pending.is_empty();
+                return if speaking { self.poll_gone(context) } else { Poll::Ready(Ok(())) };
             }
             // Nobody would take it: leave it with the host.
             if lock(&self.port.input).is_none() {
@@ -236,11 +243,9 @@ impl Server<'_> {
             let offered = self.buffer.get(self.start..self.end).unwrap_or_default();
             let taken = input(offered);
             self.start += taken.min(offered.len());
-            if self.ended && offered.is_empty() {
-                // Only a unix socket tells apart who has said everything and who is gone.
-                if taken == 0 || self.stream.kind != Kind::UnixSocket {
-                    return true;
-                }
+            let last = self.ended && offered.is_empty();
+            if last && (taken == 0 || self.stream.kind != Kind::UnixSocket) {
+                return true;
             }
         }
     }
