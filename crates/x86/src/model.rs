@@ -6,6 +6,7 @@
 
 mod build;
 mod cache;
+mod expansion;
 mod options;
 mod table;
 
@@ -13,6 +14,7 @@ pub use crate::cpuid::Vendor;
 use crate::cpuid::{Feature, FeatureSet, FeatureWord, Source};
 pub use build::Topology;
 use cache::Caches;
+pub use expansion::PropertyValue;
 
 /// The kind of accelerator that a model is meant for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

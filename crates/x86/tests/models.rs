@@ -176,3 +176,27 @@ fn kvm_models_show_kvms_signature_unless_it_is_hidden() {
     assert_eq!(leaf("qemu64,check=off").ebx.to_le_bytes(), *b"KVMK");
     assert_ne!(leaf("qemu64,kvm=off,check=off").ebx.to_le_bytes(), *b"KVMK");
 }
+
+#[test]
+fn expansion_on_base_gives_the_model_again() {
+    use x86::model::PropertyValue::{Bool, Str, Uint};
+    let (model, _) = parse("Haswell,+vmx,check=off").expect("a model");
+    let mut argument = "base".to_string();
+    for (name, value) in model.static_properties() {
+        match value {
+            Bool(true) => argument += &format!(",{name}"),
+            Bool(false) => {}
+            Uint(value) => argument += &format!(",{name}={value}"),
+            Str(value) => argument += &format!(",{name}={value}"),
+        }
+    }
+    let (again, warnings) = parse(&argument).expect("a model");
+    assert_eq!(warnings, Vec::<String>::new());
+    assert_eq!((again.identity(), again.features()), (model.identity(), model.features()));
+    let full = model.full_properties();
+    assert!(full.contains(&("sse4_2", Bool(true))) && full.contains(&("avx", Bool(false))));
+    let mut names: Vec<_> = full.iter().map(|(name, _)| name).collect();
+    names.sort_unstable();
+    names.dedup();
+    assert_eq!(names.len(), full.len());
+}
