@@ -2,39 +2,101 @@
 //!
 //! A [`Client`] sends one command at a time and keeps the events that come in between. For a program
 //! that waits for people and for events at once, [`Client::split`] gives both directions apart.
+//!
+//! Every request gets an id, and a reply must have it. A command whose reply does not come in time
+//! is given up: its reply is dropped when it comes after all. Members that a newer server has added
+//! to replies are passed over. What a server sends is bounded by the limits of
+//! [`qapi::json::Reader`].
 
+mod stream;
+#[cfg(test)]
+mod tests;
+
+pub use stream::{Address, Stream};
+
+use qapi::control::VersionInfo;
 use qapi::json::{self, Map, Reader, Value};
-use qapi::{Command, Error, QapiType};
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
+use qapi::{Command, Error, Event, QapiType};
 use std::collections::VecDeque;
-use std::io::{self, IoSlice, Read as _, Write as _};
-use std::mem::MaybeUninit;
-use std::net::TcpStream;
+use std::io;
+use std::net::ToSocketAddrs;
 use std::os::fd::BorrowedFd;
-use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::{Duration, Instant};
-
-/// How many file descriptors one command may carry.
-const MAX_FDS: usize = 16;
 
 /// What can go wrong for a client.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// The connection failed.
-    #[error("{0}")]
-    Io(#[from] io::Error),
+    /// There is no connection to the server.
+    #[error("cannot connect to {address}")]
+    Connect {
+        /// Where the server should be.
+        address: String,
+        /// The last try's error.
+        source: io::Error,
+    },
+    /// Reading or writing failed.
+    #[error("the connection failed")]
+    Io(#[source] io::Error),
     /// The server has closed the connection.
-    #[error("the connection was closed")]
+    #[error("the server has closed the connection")]
     Closed,
-    /// The server did not answer in time.
-    #[error("no answer in time")]
+    /// The server did not take the request or did not answer in time.
+    #[error("the server did not answer in time")]
     Timeout,
     /// The server said something that makes no sense.
     #[error("protocol error: {0}")]
     Protocol(String),
-    /// The command failed.
+    /// This connection cannot carry so many file descriptors, or none at all.
     #[error("{0}")]
+    Descriptors(&'static str),
+    /// The server refused the command.
+    #[error("{}", .0.desc)]
     Command(Error),
+}
+
+impl ClientError {
+    /// The server's error, if it refused the command.
+    #[must_use]
+    pub fn refusal(&self) -> Option<&Error> {
+        match self {
+            Self::Command(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+impl From<io::Error> for ClientError {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Self::Timeout,
+            io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => Self::Closed,
+            _ => Self::Io(error),
+        }
+    }
+}
+
+/// What to agree on with the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Negotiation {
+    /// Nothing is sent: the server is left in negotiation mode.
+    Skip,
+    /// No capabilities.
+    #[default]
+    Plain,
+    /// Commands out of band, if the server offers them.
+    Oob,
+}
+
+/// How to connect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ClientOptions {
+    /// For how long to try again while there is no server at the address; zero is one try.
+    pub retry_for: Duration,
+    /// How long to wait for the greeting and for each reply; `None` is without end.
+    pub timeout: Option<Duration>,
+    /// What to agree on.
+    pub negotiation: Negotiation,
 }
 
 /// An event that a server has sent.
@@ -44,15 +106,53 @@ pub struct ServerEvent {
     pub name: String,
     /// Its data; `None` if it has none.
     pub data: Option<Value>,
-    /// When it happened: seconds since 1970, and microseconds.
-    pub time: (i64, i64),
+    /// When it happened: seconds since 1970, -1 if the server does not know.
+    pub seconds: i64,
+    /// The microseconds of that time.
+    pub microseconds: i64,
+}
+
+impl ServerEvent {
+    /// The data as the event `E`; `None` if it is another event.
+    ///
+    /// # Errors
+    /// That the data does not fit.
+    pub fn read<E: Event>(&self) -> Result<Option<E>, Error> {
+        if self.name != E::NAME {
+            return Ok(None);
+        }
+        let data = self.data.clone().unwrap_or_else(Value::empty_object);
+        E::from_object(data, &qapi::Path::reply()).map(Some)
+    }
+
+    /// The message as the server sent it.
+    #[must_use]
+    pub fn to_value(&self) -> Value {
+        let time = [("seconds", self.seconds), ("microseconds", self.microseconds)];
+        let mut map = Map::new();
+        map.insert("timestamp", Map::from_iter(time));
+        map.insert("event", self.name.as_str());
+        if let Some(data) = &self.data {
+            map.insert("data", data.clone());
+        }
+        Value::Object(map)
+    }
+}
+
+/// A server's first message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Greeting {
+    /// The version that it claims to be compatible with.
+    pub version: VersionInfo,
+    /// The capabilities that it offers.
+    pub capabilities: Vec<String>,
 }
 
 /// What a server sends.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Message {
-    /// The greeting: its member `QMP`.
-    Greeting(Value),
+    /// The greeting.
+    Greeting(Greeting),
     /// The result of a command.
     Return {
         /// The request's id.
@@ -62,7 +162,7 @@ pub enum Message {
     },
     /// The failure of a command.
     Failure {
-        /// The request's id.
+        /// The request's id; absent if the request could not be read.
         id: Option<Value>,
         /// The error.
         error: Error,
@@ -73,9 +173,8 @@ pub enum Message {
 
 impl Message {
     fn from_value(value: Value) -> Result<Self, ClientError> {
-        let wrong = |value: &Value| ClientError::Protocol(format!("unexpected message {value}"));
         let Value::Object(mut map) = value else {
-            return Err(wrong(&value));
+            return Err(unexpected(&value));
         };
         let id = map.remove("id");
         if let Some(value) = map.remove("return") {
@@ -84,80 +183,30 @@ impl Message {
         if let Some(error) = map.get("error") {
             return Ok(Self::Failure { id, error: Error::from_reply(error) });
         }
-        if let Some(greeting) = map.remove("QMP") {
-            return Ok(Self::Greeting(greeting));
+        if let Some(mut greeting) = map.remove("QMP") {
+            return greeting_of(&mut greeting).map(Self::Greeting).ok_or_else(|| unexpected(&greeting));
         }
         if let Some(Value::String(name)) = map.remove("event") {
             let number = |name| map.get("timestamp").and_then(|time| time.get(name)).and_then(Value::as_i64);
-            let time = (number("seconds").unwrap_or(-1), number("microseconds").unwrap_or(-1));
-            return Ok(Self::Event(ServerEvent { name, data: map.remove("data"), time }));
+            let (seconds, microseconds) = (number("seconds").unwrap_or(-1), number("microseconds").unwrap_or(-1));
+            return Ok(Self::Event(ServerEvent { name, data: map.remove("data"), seconds, microseconds }));
         }
-        Err(wrong(&Value::Object(map)))
+        Err(unexpected(&Value::Object(map)))
     }
 }
 
-/// Where a server is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Address {
-    /// The path of a unix socket.
-    Unix(String),
-    /// `HOST:PORT`.
-    Tcp(String),
+fn greeting_of(value: &mut Value) -> Option<Greeting> {
+    let version = value.get("version")?.clone();
+    let version = VersionInfo::from_value(version, &qapi::Path::reply()).ok()?;
+    let capabilities = value.get("capabilities").and_then(Value::as_array).unwrap_or_default();
+    let capabilities = capabilities.iter().filter_map(Value::as_str).map(str::to_owned).collect();
+    Some(Greeting { version, capabilities })
 }
 
-impl Address {
-    /// Reads `unix:PATH`, `tcp:HOST:PORT`, a path, or `HOST:PORT`. What has a slash, or no port, is a
-    /// path.
-    #[must_use]
-    pub fn parse(text: &str) -> Self {
-        if let Some(path) = text.strip_prefix("unix:") {
-            return Self::Unix(path.to_owned());
-        }
-        if let Some(address) = text.strip_prefix("tcp:") {
-            return Self::Tcp(address.to_owned());
-        }
-        let port = text.rsplit_once(':').map(|(_, port)| port.parse::<u16>());
-        if text.contains('/') || !matches!(port, Some(Ok(_))) {
-            return Self::Unix(text.to_owned());
-        }
-        Self::Tcp(text.to_owned())
-    }
-}
-
-#[derive(Debug)]
-enum Stream {
-    Unix(UnixStream),
-    Tcp(TcpStream),
-}
-
-impl Stream {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Self::Unix(stream) => stream.read(buffer),
-            Self::Tcp(stream) => stream.read(buffer),
-        }
-    }
-
-    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
-        match self {
-            Self::Unix(stream) => stream.write_all(bytes),
-            Self::Tcp(stream) => stream.write_all(bytes),
-        }
-    }
-
-    fn set_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
-        match self {
-            Self::Unix(stream) => stream.set_read_timeout(timeout),
-            Self::Tcp(stream) => stream.set_read_timeout(timeout),
-        }
-    }
-
-    fn try_clone(&self) -> io::Result<Self> {
-        Ok(match self {
-            Self::Unix(stream) => Self::Unix(stream.try_clone()?),
-            Self::Tcp(stream) => Self::Tcp(stream.try_clone()?),
-        })
-    }
+/// Says which message makes no sense, or how it begins.
+fn unexpected(value: &Value) -> ClientError {
+    let text: String = value.to_string().chars().take(200).collect();
+    ClientError::Protocol(format!("unexpected message {text}"))
 }
 
 /// The sending half of a connection.
@@ -168,74 +217,48 @@ pub struct Sender {
 }
 
 impl Sender {
-    /// Sends a command and returns the id that its reply will have.
+    /// Sends a request and returns the id that its reply will have: the request's own, or a new one
+    /// that is added to it. File descriptors go only through unix sockets, at most 16 at once.
     ///
     /// # Errors
-    /// That the connection failed.
-    pub fn send(&mut self, name: &str, arguments: Option<Value>) -> Result<Value, ClientError> {
-        self.send_request("execute", name, arguments, &[])
-    }
-
-    /// As [`Sender::send`], with file descriptors, which only a unix socket can carry.
-    ///
-    /// # Errors
-    /// That the connection failed or is of another kind.
-    pub fn send_with_fds(
-        &mut self,
-        name: &str,
-        arguments: Option<Value>,
-        fds: &[BorrowedFd<'_>],
-    ) -> Result<Value, ClientError> {
-        self.send_request("execute", name, arguments, fds)
-    }
-
-    /// As [`Sender::send`], out of band. The server must have been asked for that before.
-    ///
-    /// # Errors
-    /// That the connection failed.
-    pub fn send_oob(&mut self, name: &str, arguments: Option<Value>) -> Result<Value, ClientError> {
-        self.send_request("exec-oob", name, arguments, &[])
-    }
-
-    fn send_request(
-        &mut self,
-        key: &str,
-        name: &str,
-        arguments: Option<Value>,
-        fds: &[BorrowedFd<'_>],
-    ) -> Result<Value, ClientError> {
-        let id = Value::Int(self.next_id);
-        self.next_id = self.next_id.wrapping_add(1);
-        let mut request = Map::from_iter([(key, name)]);
-        if let Some(arguments) = arguments {
-            request.insert("arguments", arguments);
-        }
-        request.insert("id", id.clone());
-        self.send_raw(&json::to_string(&Value::Object(request)), fds)?;
+    /// That the connection failed or cannot carry the file descriptors.
+    pub fn send(&mut self, mut request: Map, fds: &[BorrowedFd<'_>]) -> Result<Value, ClientError> {
+        let id = match request.get("id") {
+            Some(id) => id.clone(),
+            None => {
+                let id = Value::Int(self.next_id);
+                self.next_id = self.next_id.wrapping_add(1);
+                request.insert("id", id.clone());
+                id
+            }
+        };
+        let text = json::to_string(&Value::Object(request)) + "\r\n";
+        self.send_raw(text.as_bytes(), fds)?;
         Ok(id)
     }
 
-    /// Sends a text as it is, and a line end.
+    /// Sends bytes as they are, with file descriptors.
     ///
     /// # Errors
-    /// That the connection failed, or cannot carry the file descriptors.
-    pub fn send_raw(&mut self, text: &str, fds: &[BorrowedFd<'_>]) -> Result<(), ClientError> {
-        let text = format!("{text}\r\n");
-        let mut rest = text.as_bytes();
-        if !fds.is_empty() {
-            let Stream::Unix(stream) = &self.stream else {
-                return Err(ClientError::Protocol("only a unix socket carries file descriptors".into()));
-            };
-            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
-            let mut control = SendAncillaryBuffer::new(&mut space);
-            if !control.push(SendAncillaryMessage::ScmRights(fds)) {
-                return Err(ClientError::Protocol(format!("at most {MAX_FDS} file descriptors at once")));
-            }
-            let sent = rustix::net::sendmsg(stream, &[IoSlice::new(rest)], &mut control, SendFlags::NOSIGNAL);
-            rest = rest.get(sent.map_err(io::Error::from)?..).unwrap_or_default();
-        }
-        Ok(self.stream.write_all(rest)?)
+    /// As [`Sender::send`].
+    pub fn send_raw(&mut self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(), ClientError> {
+        self.stream.send(bytes, fds)
     }
+
+    /// Ends the connection in both directions, so that a thread that receives ends, too.
+    pub fn shut_down(&self) {
+        self.stream.shut_down();
+    }
+}
+
+/// The request that runs a command.
+#[must_use]
+pub fn request(name: &str, arguments: Option<Map>) -> Map {
+    let mut request = Map::from_iter([("execute", name)]);
+    if let Some(arguments) = arguments {
+        request.insert("arguments", arguments);
+    }
+    request
 }
 
 /// The receiving half of a connection.
@@ -249,88 +272,119 @@ impl Receiver {
     /// The next message; waits no longer than `timeout`, if there is one.
     ///
     /// # Errors
-    /// [`ClientError::Timeout`], [`ClientError::Closed`], or what is wrong with the message.
+    /// [`ClientError::Timeout`], [`ClientError::Closed`], or what is wrong with the message or the
+    /// connection.
     pub fn receive(&mut self, timeout: Option<Duration>) -> Result<Message, ClientError> {
-        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        self.receive_until(deadline(timeout))
+    }
+
+    fn receive_until(&mut self, deadline: Option<Instant>) -> Result<Message, ClientError> {
         let mut buffer = [0; 16384];
         loop {
             if let Some(result) = self.reader.next() {
                 let value = result.map_err(|error| ClientError::Protocol(error.to_string()))?;
                 return Message::from_value(value);
             }
-            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-            if left.is_some_and(|left| left.is_zero()) {
-                return Err(ClientError::Timeout);
-            }
-            self.stream.set_timeout(left)?;
-            match self.stream.read(&mut buffer) {
-                Ok(0) => return Err(ClientError::Closed),
-                Ok(count) => self.reader.push(buffer.get(..count).unwrap_or_default()),
-                Err(error) => match error.kind() {
-                    io::ErrorKind::Interrupted => {}
-                    io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => return Err(ClientError::Timeout),
-                    io::ErrorKind::ConnectionReset => return Err(ClientError::Closed),
-                    _ => return Err(error.into()),
-                },
+            match self.stream.receive(&mut buffer, deadline)? {
+                0 if self.reader.is_idle() => return Err(ClientError::Closed),
+                0 => {
+                    return Err(ClientError::Protocol("the server has closed the connection inside a message".into()));
+                }
+                count => self.reader.push(buffer.get(..count).unwrap_or_default()),
             }
         }
     }
 }
 
-/// A connection to a server, past the negotiation.
+/// A time too far off is no deadline.
+fn deadline(timeout: Option<Duration>) -> Option<Instant> {
+    timeout.and_then(|timeout| Instant::now().checked_add(timeout))
+}
+
+/// A connection to a server that has sent its greeting.
 #[derive(Debug)]
 pub struct Client {
     sender: Sender,
     receiver: Receiver,
-    greeting: Value,
+    greeting: Greeting,
+    timeout: Option<Duration>,
+    /// Events that came while something else was awaited.
     events: VecDeque<ServerEvent>,
+    /// The ids of commands whose replies did not come in time.
+    given_up: Vec<Value>,
 }
 
 impl Client {
-    /// Connects and negotiates.
+    /// Connects to a unix socket and negotiates, without any timeout.
     ///
     /// # Errors
     /// That there is no connection, or no QMP server.
-    pub fn connect(address: &Address) -> Result<Self, ClientError> {
-        match address {
-            Address::Unix(path) => Self::from_unix(UnixStream::connect(path)?),
-            Address::Tcp(address) => {
-                let stream = TcpStream::connect(address)?;
-                // Commands are small, and each waits for its reply.
-                stream.set_nodelay(true)?;
-                Self::start(Stream::Tcp(stream))
-            }
-        }
+    pub fn connect_unix(path: impl AsRef<Path>) -> Result<Self, ClientError> {
+        Self::connect(&Address::Unix(path.as_ref().to_owned()), &ClientOptions::default())
     }
 
-    /// Negotiates on an open unix socket.
+    /// Connects over TCP and negotiates, without any timeout.
     ///
     /// # Errors
-    /// That there is no QMP server.
-    pub fn from_unix(stream: UnixStream) -> Result<Self, ClientError> {
-        Self::start(Stream::Unix(stream))
+    /// As [`Client::connect_unix`].
+    pub fn connect_tcp(address: impl ToSocketAddrs) -> Result<Self, ClientError> {
+        let stream = Stream::connect_tcp(address, None);
+        let stream = stream.map_err(|source| ClientError::Connect { address: "the TCP address".to_owned(), source })?;
+        Self::from_stream(stream, &ClientOptions::default())
     }
 
-    fn start(stream: Stream) -> Result<Self, ClientError> {
-        let sender = Sender { stream: stream.try_clone()?, next_id: 1 };
+    /// Connects and negotiates.
+    ///
+    /// # Errors
+    /// As [`Client::connect_unix`], and [`ClientError::Timeout`] if the greeting does not come in time,
+    /// as when another client is connected.
+    pub fn connect(address: &Address, options: &ClientOptions) -> Result<Self, ClientError> {
+        let stream = stream::connect(address, options);
+        let stream = stream.map_err(|source| ClientError::Connect { address: address.to_string(), source })?;
+        Self::from_stream(stream, options)
+    }
+
+    /// Reads the greeting from an open connection, and negotiates.
+    ///
+    /// # Errors
+    /// As [`Client::connect`].
+    pub fn from_stream(stream: impl Into<Stream>, options: &ClientOptions) -> Result<Self, ClientError> {
+        let stream = stream.into();
+        let sender = Sender { stream: stream.try_clone().map_err(ClientError::Io)?, next_id: 1 };
         let mut receiver = Receiver { stream, reader: Reader::new() };
-        let greeting = match receiver.receive(None)? {
-            Message::Greeting(greeting) => greeting,
-            _ => return Err(ClientError::Protocol("the server sent no greeting".into())),
+        let Message::Greeting(greeting) = receiver.receive(options.timeout)? else {
+            return Err(ClientError::Protocol("the server sent no greeting".into()));
         };
-        let oob = Value::from("oob");
-        let offered = greeting.get("capabilities").and_then(Value::as_array);
-        let enable = offered.is_some_and(|offered| offered.contains(&oob)).then(|| vec![oob]);
-        let mut client = Self { sender, receiver, greeting, events: VecDeque::new() };
-        let arguments = enable.map(|enable| Value::Object(Map::from_iter([("enable", enable)])));
-        client.execute_value("qmp_capabilities", arguments)?;
+        let (events, given_up) = (VecDeque::new(), Vec::new());
+        let mut client = Self { sender, receiver, greeting, timeout: None, events, given_up };
+        client.set_timeout(options.timeout)?;
+        client.negotiate(options.negotiation)?;
         Ok(client)
+    }
+
+    fn negotiate(&mut self, negotiation: Negotiation) -> Result<(), ClientError> {
+        let offered = self.greeting.capabilities.iter().any(|name| name == "oob");
+        let arguments = match negotiation {
+            Negotiation::Skip => return Ok(()),
+            Negotiation::Oob if offered => Some(Map::from_iter([("enable", vec![Value::from("oob")])])),
+            Negotiation::Oob | Negotiation::Plain => None,
+        };
+        self.execute_value("qmp_capabilities", arguments).map(drop)
     }
 
     /// The server's greeting: its version and capabilities.
     #[must_use]
-    pub fn greeting(&self) -> &Value {
+    pub fn greeting(&self) -> &Greeting {
         &self.greeting
+    }
+
+    /// How long to wait for each reply from now on; `None` is without end.
+    ///
+    /// # Errors
+    /// That the connection does not take it.
+    pub fn set_timeout(&mut self, timeout: Option<Duration>) -> Result<(), ClientError> {
+        self.timeout = timeout;
+        self.sender.stream.set_send_timeout(timeout).map_err(ClientError::Io)
     }
 
     /// Runs a command.
@@ -344,16 +398,15 @@ impl Client {
     /// Runs a command that takes file descriptors along.
     ///
     /// # Errors
-    /// As [`Client::execute`].
+    /// As [`Client::execute`], and [`ClientError::Descriptors`].
     pub fn execute_with_fds<C: Command>(
         &mut self,
         command: &C,
         fds: &[BorrowedFd<'_>],
     ) -> Result<C::Return, ClientError> {
-        let arguments = Some(command.to_map()).filter(|map| !map.is_empty()).map(Value::Object);
-        let id = self.sender.send_with_fds(C::NAME, arguments, fds)?;
-        let value = self.wait_for(&id)?;
-        C::Return::from_value(value, &qapi::Path::root())
+        let arguments = Some(command.to_map()).filter(|map| !map.is_empty());
+        let value = self.run(request(C::NAME, arguments), fds)?;
+        C::Return::from_value(value, &qapi::Path::reply())
             .map_err(|error| ClientError::Protocol(format!("the result of {} does not fit its type: {error}", C::NAME)))
     }
 
@@ -361,55 +414,135 @@ impl Client {
     ///
     /// # Errors
     /// As [`Client::execute`].
-    pub fn execute_value(&mut self, name: &str, arguments: Option<Value>) -> Result<Value, ClientError> {
-        let id = self.sender.send(name, arguments)?;
-        self.wait_for(&id)
+    pub fn execute_value(&mut self, name: &str, arguments: Option<Map>) -> Result<Value, ClientError> {
+        self.run(request(name, arguments), &[])
     }
 
-    /// Runs a command by name, out of band.
+    /// Sends a whole request, `{"execute": …}` or `{"exec-oob": …}`, and waits for its reply. An id
+    /// is added if it has none.
     ///
     /// # Errors
-    /// As [`Client::execute`].
-    pub fn execute_oob(&mut self, name: &str, arguments: Option<Value>) -> Result<Value, ClientError> {
-        let id = self.sender.send_oob(name, arguments)?;
-        self.wait_for(&id)
+    /// As [`Client::execute_with_fds`].
+    pub fn run(&mut self, request: Map, fds: &[BorrowedFd<'_>]) -> Result<Value, ClientError> {
+        let deadline = deadline(self.timeout);
+        let id = self.sender.send(request, fds)?;
+        let result = self.wait_for(&id, deadline);
+        if matches!(result, Err(ClientError::Timeout)) {
+            self.given_up.push(id);
+        }
+        result
     }
 
-    fn wait_for(&mut self, wanted: &Value) -> Result<Value, ClientError> {
+    fn wait_for(&mut self, wanted: &Value, deadline: Option<Instant>) -> Result<Value, ClientError> {
         loop {
-            match self.receiver.receive(None)? {
-                Message::Event(event) => self.events.push_back(event),
-                Message::Return { id, value } if id.as_ref() == Some(wanted) => return Ok(value),
-                Message::Failure { id, error } if id.as_ref() == Some(wanted) || id.is_none() => {
-                    return Err(ClientError::Command(error));
+            let (id, result) = match self.receiver.receive_until(deadline)? {
+                Message::Event(event) => {
+                    self.events.push_back(event);
+                    continue;
                 }
-                // The reply to a command that was given up.
-                _ => {}
+                Message::Return { id, value } => (id, Ok(value)),
+                Message::Failure { id, error } => (id, Err(ClientError::Command(error))),
+                Message::Greeting(_) => return Err(ClientError::Protocol("a second greeting".into())),
+            };
+            match id {
+                Some(id) if id == *wanted => return result,
+                Some(id) => self.forget(&id)?,
+                // A request that the server could not read has no id for it.
+                None if result.is_err() => return result,
+                None => return Err(ClientError::Protocol("a reply without an id".into())),
             }
+        }
+    }
+
+    /// Passes over the reply to a command that was given up.
+    fn forget(&mut self, id: &Value) -> Result<(), ClientError> {
+        let at = self.given_up.iter().position(|given_up| given_up == id);
+        let at = at.ok_or_else(|| ClientError::Protocol(format!("a reply to no request, id {id}")))?;
+        self.given_up.swap_remove(at);
+        Ok(())
+    }
+
+    /// Sends bytes as they are, well formed or not. [`Client::next_message`] gets what comes back.
+    ///
+    /// # Errors
+    /// That the connection failed.
+    pub fn send_raw(&mut self, bytes: &[u8]) -> Result<(), ClientError> {
+        self.sender.send_raw(bytes, &[])
+    }
+
+    /// As [`Client::send_raw`], with file descriptors.
+    ///
+    /// # Errors
+    /// As [`Sender::send`].
+    pub fn send_raw_with_fds(&mut self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(), ClientError> {
+        self.sender.send_raw(bytes, fds)
+    }
+
+    /// The next message of whatever kind: an event that was kept, or what comes within `timeout`.
+    ///
+    /// # Errors
+    /// As [`Receiver::receive`].
+    pub fn next_message(&mut self, timeout: Option<Duration>) -> Result<Message, ClientError> {
+        match self.events.pop_front() {
+            Some(event) => Ok(Message::Event(event)),
+            None => self.receiver.receive(timeout),
         }
     }
 
     /// The next event: one that was kept, or one that comes within `timeout`; `None` if none does.
     ///
     /// # Errors
-    /// That the connection failed.
+    /// What is wrong with the connection, or that a reply came although nothing was asked.
     pub fn next_event(&mut self, timeout: Option<Duration>) -> Result<Option<ServerEvent>, ClientError> {
         if let Some(event) = self.events.pop_front() {
             return Ok(Some(event));
         }
-        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        match self.receive_event(deadline(timeout)) {
+            Ok(event) => Ok(Some(event)),
+            Err(ClientError::Timeout) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The next event `name`: one that was kept, or one that comes within `timeout`. Other events
+    /// are kept.
+    ///
+    /// # Errors
+    /// As [`Client::next_event`], and [`ClientError::Timeout`].
+    pub fn wait_event(&mut self, name: &str, timeout: Option<Duration>) -> Result<ServerEvent, ClientError> {
+        let kept = self.events.iter().position(|event| event.name == name);
+        if let Some(event) = kept.and_then(|at| self.events.remove(at)) {
+            return Ok(event);
+        }
+        let deadline = deadline(timeout);
         loop {
-            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-            match self.receiver.receive(left) {
-                Ok(Message::Event(event)) => return Ok(Some(event)),
-                Ok(_) => {}
-                Err(ClientError::Timeout) => return Ok(None),
-                Err(error) => return Err(error),
+            let event = self.receive_event(deadline)?;
+            if event.name == name {
+                return Ok(event);
+            }
+            self.events.push_back(event);
+        }
+    }
+
+    fn receive_event(&mut self, deadline: Option<Instant>) -> Result<ServerEvent, ClientError> {
+        loop {
+            match self.receiver.receive_until(deadline)? {
+                Message::Event(event) => return Ok(event),
+                Message::Return { id: Some(id), .. } | Message::Failure { id: Some(id), .. } => self.forget(&id)?,
+                Message::Failure { id: None, error } => return Err(ClientError::Command(error)),
+                Message::Return { id: None, .. } | Message::Greeting(_) => {
+                    return Err(ClientError::Protocol("a message that nothing asked for".into()));
+                }
             }
         }
     }
 
-    /// Takes the connection apart: the sending half, the receiving half, and events that have come.
+    /// Takes the events that have been kept.
+    pub fn take_events(&mut self) -> Vec<ServerEvent> {
+        std::mem::take(&mut self.events).into()
+    }
+
+    /// Takes the connection apart: the sending half, the receiving half, and events that were kept.
     #[must_use]
     pub fn split(self) -> (Sender, Receiver, Vec<ServerEvent>) {
         (self.sender, self.receiver, self.events.into())

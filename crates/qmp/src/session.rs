@@ -155,7 +155,7 @@ impl<C: 'static, S: Send + Sync + 'static> Session<C, S> {
         while at < bytes.len() {
             match self.accepts() {
                 Some(true) => {}
-                Some(false) => break,
+                Some(false) => return at + self.skip_space(bytes.get(at..).unwrap_or_default()),
                 None => return bytes.len(),
             }
             let rest = bytes.get(at..).unwrap_or_default();
@@ -172,6 +172,15 @@ impl<C: 'static, S: Send + Sync + 'static> Session<C, S> {
             }
         }
         at
+    }
+
+    /// How much white space leads `bytes`. Taking it makes the end of input visible while a command
+    /// runs.
+    fn skip_space(&self, bytes: &[u8]) -> usize {
+        if !lock(&self.reader).is_idle() {
+            return 0;
+        }
+        bytes.iter().position(|byte| !byte.is_ascii_whitespace()).unwrap_or(bytes.len())
     }
 
     /// The client has closed its sending side: is there still something to be answered?

@@ -1,0 +1,103 @@
+//! The tool as scripts use it: output, exit status, reading of standard input.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::net::UnixListener;
+use std::process::{Command, Output, Stdio};
+use std::thread::JoinHandle;
+
+const SCHEMA: &str = r#"[{"name": "x-echo", "meta-type": "command", "arg-type": "0", "ret-type": "str"},
+    {"name": "0", "meta-type": "object", "members": [{"name": "text", "type": "str"}]},
+    {"name": "str", "meta-type": "builtin", "json-type": "string"}]"#;
+
+/// A server for one client that knows `x-echo` and sends an event before each reply. Gives back the
+/// lines that it got.
+fn serve(listener: UnixListener) -> JoinHandle<Vec<String>> {
+    std::thread::spawn(move || {
+        let (stream, _) = listener.accept().unwrap();
+        let mut output = stream.try_clone().unwrap();
+        output.write_all(b"{\"QMP\": {\"capabilities\": []}}\r\n").unwrap();
+        let mut lines = Vec::new();
+        for line in BufReader::new(stream).lines() {
+            let Ok(line) = line else { break };
+            let request = qapi::json::parse(&line).unwrap();
+            let id = request.get("id").unwrap();
+            let result = match request.get("execute").and_then(|name| name.as_str()) {
+                Some("qmp_capabilities") => "\"return\": {}".to_owned(),
+                Some("query-qmp-schema") => format!("\"return\": {}", SCHEMA.replace('\n', "")),
+                Some("x-echo") => format!("\"return\": {}", request.get("arguments").unwrap()),
+                _ => r#""error": {"class": "CommandNotFound", "desc": "no such thing"}"#.to_owned(),
+            };
+            let reply = format!("{{\"event\": \"NOISE\"}}\r\n{{{result}, \"id\": {id}}}\r\n");
+            lines.push(line);
+            if output.write_all(reply.as_bytes()).is_err() {
+                break;
+            }
+        }
+        lines
+    })
+}
+
+fn run(arguments: &[&str], input: &str) -> (Output, Vec<String>) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("q");
+    let server = serve(UnixListener::bind(&path).unwrap());
+    let mut words = vec![path.to_str().unwrap()];
+    let options = arguments.iter().take_while(|word| **word != "--").count();
+    words.splice(0..0, arguments[..options].iter().copied());
+    words.extend(arguments.iter().skip(options + 1));
+    let mut child = Command::new(env!("CARGO_BIN_EXE_ouzel-ctl"))
+        .args(words)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    (output, server.join().unwrap())
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap()
+}
+
+#[test]
+fn one_command_prints_its_result_and_succeeds() {
+    let (output, requests) = run(&["--", "x-echo", "text=1"], "");
+    assert_eq!(text(&output.stdout), "{\n  \"text\": \"1\"\n}\n");
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert!(requests.last().unwrap().contains(r#""text": "1""#), "the schema says that it is a string");
+}
+
+#[test]
+fn json_output_is_one_line_without_events() {
+    let (output, _) = run(&["--json", "--", "x-echo", "text=a b"], "");
+    assert_eq!(text(&output.stdout), "{\"text\": \"a b\"}\n");
+    assert!(text(&output.stderr).contains("NOISE"));
+}
+
+#[test]
+fn error_reply_gives_status_1() {
+    let (output, _) = run(&["-c", "nonsense", "-c", "x-echo text=t"], "");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("error: no such thing (CommandNotFound)"));
+    assert!(text(&output.stdout).contains("\"t\""), "later lines are run");
+}
+
+#[test]
+fn standard_input_is_run_line_by_line() {
+    let input = "# a comment\n{'execute': 'x-echo', 'arguments': {'text': 'j'}}\nhelp x-echo\nexit\nx-echo text=never\n";
+    let (output, requests) = run(&[], input);
+    assert_eq!(text(&output.stdout), "{\n  \"text\": \"j\"\n}\nx-echo\n  text=str\n");
+    assert_eq!((output.status.code(), requests.len()), (Some(0), 3));
+}
+
+#[test]
+fn wrong_usage_and_missing_server_give_status_2() {
+    let tool = || Command::new(env!("CARGO_BIN_EXE_ouzel-ctl"));
+    for arguments in [&["--nonsense"][..], &[], &["/nonexistent/socket", "stop"]] {
+        let output = tool().args(arguments).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        assert!(text(&output.stderr).starts_with("ouzel-ctl: "));
+    }
+}
