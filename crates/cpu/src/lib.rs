@@ -1,1 +1,146 @@
 //! The software x86-64 CPU.
+//!
+//! [`SoftCpu`] runs guest code on any host: an interpreter over cached decoded blocks ([`block`]), with segmentation,
+//! paging, exceptions, task switches and model-specific registers around it. Specification: Intel SDM volumes 1–4 and
+//! AMD APM where the model is AMD's.
+//!
+//! Code map: [`state`] is the vCPU's state; `run` is the outer loop (signals, interrupts, debug traps);
+//! [`mmu`] translates and accesses memory; `segment`, `far`, `exception`, `task` are protected mode; `control`, `msr`,
+//! [`cpuid`] and `io` are what their names say; `decode`, `block`, `flags` and `ops` decode and execute.
+//!
+//! Left out on purpose: SMM (SMI is dropped), virtualisation extensions, AVX and later, 5-level paging, protection
+//! keys, memory types, performance counters, last-branch records.
+//!
+//! Threads: a vCPU belongs to one thread at a time; others reach it through its [`accel::CpuSignals`].
+
+#![deny(unsafe_code)]
+
+mod barrier;
+pub mod block;
+mod control;
+pub mod cpuid;
+mod debug;
+mod decode;
+mod entropy;
+mod exception;
+mod far;
+pub mod fault;
+pub mod flags;
+mod io;
+pub mod mmu;
+pub mod msr;
+mod ops;
+mod registers;
+mod run;
+mod segment;
+pub mod state;
+mod task;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use accel::{CpuSignals, LocalApic, Vcpu, VcpuExit, VcpuReset};
+use clock::Clock;
+use memory::{AddressSpace, GuestAddress};
+use x86::cpuid::CpuidTable;
+use x86::regs::Registers;
+
+pub use segment::attr;
+pub use state::Cpu;
+
+/// Asserts FERR#, the line of an unmasked x87 exception while CR0.NE is clear (IRQ 13 on a PC).
+pub type FerrLine = Arc<dyn Fn() + Send + Sync>;
+
+/// The lock around locked accesses that the host can't do as one: to device memory and across a page border.
+///
+/// What is guaranteed: locked accesses inside of one page of RAM are host atomics, so they are atomic towards every
+/// vCPU and device. Locked accesses across a page border, or to device memory, are atomic towards each other (all vCPUs
+/// of a machine share one lock), but not towards plain stores or host atomics to the same bytes; real processors lock
+/// the bus there.
+#[derive(Debug, Default)]
+pub struct ExclusiveLock(Mutex<()>);
+
+impl ExclusiveLock {
+    pub(crate) fn enter(&self) -> MutexGuard<'_, ()> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a vCPU is made from.
+#[derive(Clone)]
+pub struct CpuConfig {
+    /// Local APIC id at reset.
+    pub apic_id: u32,
+    /// Starts at the reset vector; the others wait for a start-up IPI.
+    pub boot_processor: bool,
+    /// The model.
+    pub features: Arc<CpuidTable>,
+    /// Guest-physical memory.
+    pub memory: Arc<AddressSpace>,
+    /// I/O ports.
+    pub ports: Arc<AddressSpace>,
+    /// Guest time; the TSC follows it.
+    pub clock: Clock,
+    /// TSC frequency in kHz; see [`CpuConfig::DEFAULT_TSC_KHZ`].
+    pub tsc_khz: u64,
+    /// The vCPU's mailbox.
+    pub signals: Arc<CpuSignals>,
+    /// The vCPU's local APIC.
+    pub apic: Arc<dyn LocalApic>,
+    /// The A20 gate: when clear, address bit 20 is forced to zero. Whoever changes it outside of an access of this vCPU
+    /// also raises [`accel::Signal::REMAP`].
+    pub a20: Arc<AtomicBool>,
+    /// Shared by all vCPUs of the machine.
+    pub exclusive: Arc<ExclusiveLock>,
+    /// FERR#, where it is wired.
+    pub ferr: Option<FerrLine>,
+}
+
+impl CpuConfig {
+    /// 2 GHz.
+    pub const DEFAULT_TSC_KHZ: u64 = 2_000_000;
+}
+
+/// The software CPU as an accelerator's vCPU.
+pub struct SoftCpu {
+    cpu: Box<Cpu>,
+}
+
+impl SoftCpu {
+    /// A vCPU in its power-on state.
+    #[must_use]
+    pub fn new(config: CpuConfig) -> Self {
+        Self { cpu: Box::new(Cpu::new(config)) }
+    }
+
+    /// The state, for tests and tools in this process.
+    pub fn cpu(&mut self) -> &mut Cpu {
+        &mut self.cpu
+    }
+}
+
+impl Vcpu for SoftCpu {
+    fn run(&mut self) -> VcpuExit {
+        self.cpu.run()
+    }
+
+    fn reset(&mut self, kind: VcpuReset) {
+        self.cpu.reset(kind);
+    }
+
+    fn registers(&mut self) -> Registers {
+        self.cpu.registers()
+    }
+
+    fn set_registers(&mut self, registers: &Registers) {
+        self.cpu.set_registers(registers);
+    }
+
+    fn translate(&mut self, linear: u64) -> Option<GuestAddress> {
+        self.cpu.sync_map();
+        self.cpu.walk_quietly(linear).map(GuestAddress)
+    }
+}

@@ -1,0 +1,559 @@
+//! The cache of decoded blocks, and the loop that executes them.
+//!
+//! A block is a run of instructions in one page (its last may reach into the next) that ends with a branch, with an
+//! instruction that may change how code is decoded, or when it is long enough. It is found by physical address and mode
+//! ([`Cpu::mode_key`]), so that it serves every linear address, and it is valid while the code generation of its pages
+//! ([`memory::PageCode`]) is the one under which it was decoded.
+//!
+//! Finding the next block: first a table by linear address, whose entries hold under one fetch epoch of the TLB; then
+//! the translation and a hash look-up. Code outside of plain RAM is decoded anew for each instruction.
+//!
+//! Decoding races with stores of other threads. So the block's lines are marked as watched *before* the bytes that
+//! count are read, with a barrier on all threads in between when a mark is new.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::Arc;
+
+use memory::{PAGE_SIZE, RamBlock};
+use x86::regs::SegmentRegister;
+
+use crate::decode::{Decoded, LONGEST, decode};
+use crate::fault::{Exec, Fault};
+use crate::mmu::CodePage;
+use crate::ops::Op;
+use crate::ops::lower::{self, Flow};
+use crate::state::{Activity, Cpu};
+
+/// Why [`Cpu::exec_blocks`] came back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BlockExit {
+    /// The instruction at `rip` raised this (for INT n and the like `next_rip` is set too).
+    Fault(Fault),
+    /// A wanted signal, or an instruction that asks for the outer loop.
+    Signals,
+    /// HLT.
+    Halt,
+    /// One instruction is done, as [`Cpu::one_instruction`] asked.
+    StepDone,
+}
+
+/// Follows execution, for logs.
+pub trait TraceSink: Send {
+    /// A block was decoded at this linear address; `bytes` are its code, `bits` its code size.
+    fn translated(&mut self, linear: u64, bytes: &[u8], bits: u8);
+
+    /// A block is entered at this linear address.
+    fn entered(&mut self, linear: u64, gpr: &[u64; 16]);
+}
+
+/// Instructions in a block.
+const LONGEST_BLOCK: usize = 48;
+/// Decoded instructions that are kept before everything is dropped.
+const CAPACITY: usize = 1 << 20;
+const JUMPS: usize = 1 << 12;
+const NO_PAGE: u32 = u32::MAX;
+
+#[derive(Default)]
+struct KeyHasher(u64);
+
+impl Hasher for KeyHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u64(u64::from(*byte));
+        }
+    }
+
+    fn write_u64(&mut self, value: u64) {
+        self.0 = (self.0.rotate_left(5) ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+
+    fn write_u32(&mut self, value: u32) {
+        self.write_u64(u64::from(value));
+    }
+
+    fn write_u16(&mut self, value: u16) {
+        self.write_u64(u64::from(value));
+    }
+}
+
+type Map<K, V> = HashMap<K, V, BuildHasherDefault<KeyHasher>>;
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct Key {
+    page: u32,
+    offset: u16,
+    mode: u32,
+}
+
+/// A page of RAM that holds decoded code.
+struct Page {
+    ram: Arc<RamBlock>,
+    offset: usize,
+}
+
+impl Page {
+    #[inline(always)]
+    fn generation(&self) -> u32 {
+        self.ram.page_code(self.offset).map_or(0, memory::PageCode::generation)
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Block {
+    /// Index of the first op.
+    first: u32,
+    /// Ops, including the one that ends the block.
+    ops: u16,
+    /// Bytes of code.
+    bytes: u16,
+    page: u32,
+    generation: u32,
+    /// The page that the last instruction reaches into, or [`NO_PAGE`].
+    second: u32,
+    second_generation: u32,
+}
+
+#[derive(Clone, Copy)]
+struct Jump {
+    linear: u64,
+    epoch: u64,
+    mode: u32,
+    block: u32,
+}
+
+const NOWHERE: Jump = Jump { linear: 0, epoch: u64::MAX, mode: u32::MAX, block: 0 };
+
+struct Inner {
+    ops: Vec<Op>,
+    blocks: Vec<Block>,
+    pages: Vec<Page>,
+    by_phys: Map<u64, u32>,
+    by_key: Map<Key, u32>,
+    jumps: Box<[Jump; JUMPS]>,
+    trace: Option<Box<dyn TraceSink>>,
+}
+
+/// The decoded blocks of one vCPU.
+#[derive(Default)]
+pub struct BlockCache(Option<Box<Inner>>);
+
+impl BlockCache {
+    /// An empty cache.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Drops all blocks.
+    pub fn clear(&mut self) {
+        if let Some(inner) = &mut self.0 {
+            inner.clear();
+        }
+    }
+}
+
+fn jump_slot(linear: u64) -> usize {
+    ((linear ^ linear >> 12) as usize) & (JUMPS - 1)
+}
+
+impl Inner {
+    fn new() -> Self {
+        Self {
+            ops: Vec::new(),
+            blocks: Vec::new(),
+            pages: Vec::new(),
+            by_phys: Map::default(),
+            by_key: Map::default(),
+            jumps: Box::new([NOWHERE; JUMPS]),
+            trace: None,
+        }
+    }
+
+    fn clear(&mut self) {
+        self.ops.clear();
+        self.blocks.clear();
+        self.pages.clear();
+        self.by_phys.clear();
+        self.by_key.clear();
+        self.jumps.fill(NOWHERE);
+    }
+
+    #[inline(always)]
+    fn is_valid(&self, block: &Block) -> bool {
+        let current = |page: u32| self.pages.get(page as usize).map(Page::generation);
+        current(block.page) == Some(block.generation)
+            && (block.second == NO_PAGE || current(block.second) == Some(block.second_generation))
+    }
+
+    /// The record of a page of RAM, made when it is new or when another block of RAM lies there now.
+    fn page(&mut self, ram: &Arc<RamBlock>, offset: usize, phys: u64) -> u32 {
+        if let Some(&index) = self.by_phys.get(&phys)
+            && let Some(page) = self.pages.get(index as usize)
+            && page.offset == offset
+            && Arc::ptr_eq(&page.ram, ram)
+        {
+            return index;
+        }
+        let index = self.pages.len() as u32;
+        self.pages.push(Page { ram: Arc::clone(ram), offset });
+        self.by_phys.insert(phys, index);
+        index
+    }
+}
+
+/// Where code is to be fetched.
+struct Source {
+    ram: Arc<RamBlock>,
+    /// Offset of the page in the RAM block.
+    offset: usize,
+    phys: u64,
+}
+
+/// The bytes and ops of a block that is being made.
+struct Draft {
+    ops: Vec<Op>,
+    bytes: Vec<u8>,
+}
+
+enum Found {
+    Block(u32),
+    /// Code that is not cached: one op with what follows it.
+    Single(Op, Flow),
+}
+
+impl Cpu {
+    /// Sets or removes the sink that follows execution. Blocks are decoded anew, so that it sees all of them.
+    pub fn set_trace(&mut self, trace: Option<Box<dyn TraceSink>>) {
+        let inner = self.blocks.0.get_or_insert_with(|| Box::new(Inner::new()));
+        inner.clear();
+        inner.trace = trace;
+    }
+
+    /// Executes blocks until the outer loop is wanted: at a fault, a wanted signal, or an instruction that asks for it.
+    pub fn exec_blocks(&mut self) -> BlockExit {
+        let mut cache = std::mem::take(&mut self.blocks);
+        let inner = cache.0.get_or_insert_with(|| Box::new(Inner::new()));
+        let exit = self.exec_loop(inner);
+        self.blocks = cache;
+        exit
+    }
+
+    fn exec_loop(&mut self, cache: &mut Inner) -> BlockExit {
+        loop {
+            if self.exit_request || self.signals.pending() & self.signal_mask != 0 {
+                return self.leave();
+            }
+            let linear = self.seg_base[SegmentRegister::Cs as usize].wrapping_add(self.rip) & self.address_mask;
+            let jump = cache.jumps[jump_slot(linear)];
+            let hit = jump.linear == linear && jump.epoch == self.tlb.fetch_epoch && jump.mode == self.mode_key;
+            let mut found = None;
+            if hit
+                && let Some(block) = cache.blocks.get(jump.block as usize)
+                && cache.is_valid(block)
+            {
+                found = Some(jump.block);
+            }
+            let index = match found {
+                Some(index) => index,
+                None => match self.find_block(cache, linear) {
+                    Ok(Found::Block(index)) => {
+                        let entry = Jump { linear, epoch: self.tlb.fetch_epoch, mode: self.mode_key, block: index };
+                        cache.jumps[jump_slot(linear)] = entry;
+                        index
+                    }
+                    Ok(Found::Single(op, flow)) => {
+                        if let Err(fault) = self.exec_single(&op, flow) {
+                            return BlockExit::Fault(fault);
+                        }
+                        if self.one_instruction {
+                            return BlockExit::StepDone;
+                        }
+                        continue;
+                    }
+                    Err(fault) => return BlockExit::Fault(fault),
+                },
+            };
+            if cache.trace.is_some() {
+                trace_entry(cache, linear, &self.gpr);
+            }
+            let Some(&block) = cache.blocks.get(index as usize) else { continue };
+            let first = block.first as usize;
+            let Some(ops) = cache.ops.get(first..first + usize::from(block.ops)) else { continue };
+            if !self.mode.is_long64() && !self.within_limit(u64::from(block.bytes)) {
+                // Part of the block lies beyond the segment's limit: one instruction at a time finds out which.
+                match self.decode_single(linear).and_then(|(op, flow)| self.exec_single(&op, flow)) {
+                    Ok(()) if self.one_instruction => return BlockExit::StepDone,
+                    Ok(()) => continue,
+                    Err(fault) => return BlockExit::Fault(fault),
+                }
+            }
+            if self.one_instruction {
+                return self.exec_first(ops);
+            }
+            if let Err(fault) = self.exec_ops(ops) {
+                return BlockExit::Fault(fault);
+            }
+        }
+    }
+
+    fn leave(&self) -> BlockExit {
+        if self.activity == Activity::Running { BlockExit::Signals } else { BlockExit::Halt }
+    }
+
+    /// The hot loop. A handler changes RIP only in the last op.
+    #[inline(always)]
+    fn exec_ops(&mut self, ops: &[Op]) -> Exec {
+        let Some((last, body)) = ops.split_last() else { return Ok(()) };
+        let base = self.rip;
+        self.code_modified = false;
+        for op in body {
+            self.rip = base.wrapping_add(u64::from(op.offset));
+            (op.run)(self, op)?;
+            if self.code_modified {
+                self.rip = self.rip.wrapping_add(u64::from(op.len));
+                return Ok(());
+            }
+        }
+        self.rip = base.wrapping_add(u64::from(last.offset));
+        (last.run)(self, last)
+    }
+
+    /// Executes the first instruction of a block.
+    fn exec_first(&mut self, ops: &[Op]) -> BlockExit {
+        let Some(op) = ops.first() else { return BlockExit::StepDone };
+        // A block of two ops may be one instruction and the end; a longer one continues after the first.
+        let flow = if ops.len() == 1 { Flow::Jumps } else { Flow::Next };
+        match self.exec_single(op, flow) {
+            Ok(()) => BlockExit::StepDone,
+            Err(fault) => BlockExit::Fault(fault),
+        }
+    }
+
+    fn exec_single(&mut self, op: &Op, flow: Flow) -> Exec {
+        self.code_modified = false;
+        (op.run)(self, op)?;
+        if flow != Flow::Jumps {
+            let next = self.rip.wrapping_add(u64::from(op.len));
+            self.rip = if self.mode.is_long64() { next } else { next & 0xffff_ffff };
+        }
+        Ok(())
+    }
+
+    /// Whether `len` bytes at `rip` lie within the code segment.
+    #[inline]
+    fn within_limit(&self, len: u64) -> bool {
+        let limit = u64::from(self.segs[SegmentRegister::Cs as usize].limit);
+        self.rip <= limit && len - 1 <= limit - self.rip
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn find_block(&mut self, cache: &mut Inner, linear: u64) -> Exec<Found> {
+        if !self.mode.is_long64() && !self.within_limit(1) {
+            return Err(Fault::gp0());
+        }
+        if cache.ops.len() > CAPACITY {
+            cache.clear();
+        }
+        let page = self.fetch_page(linear)?;
+        let Some(source) = self.source(page) else {
+            return self.decode_single(linear).map(|(op, flow)| Found::Single(op, flow));
+        };
+        let index = cache.page(&source.ram, source.offset, source.phys);
+        let key = Key { page: index, offset: (linear & 0xfff) as u16, mode: self.mode_key };
+        if let Some(&known) = cache.by_key.get(&key)
+            && let Some(&block) = cache.blocks.get(known as usize)
+            && cache.is_valid(&block)
+            && (block.second == NO_PAGE || self.second_page(cache, linear)? == Some(block.second))
+        {
+            return Ok(Found::Block(known));
+        }
+        self.build(cache, linear, key, &source)
+    }
+
+    fn source(&self, page: CodePage) -> Option<Source> {
+        let ram = page.ram?;
+        let block = self.tlb.block(ram)?;
+        Some(Source { ram: Arc::clone(block), offset: ram.offset, phys: page.phys })
+    }
+
+    /// The record of the page after the one that holds `linear`.
+    fn second_page(&mut self, cache: &mut Inner, linear: u64) -> Exec<Option<u32>> {
+        let next = (linear | 0xfff).wrapping_add(1) & self.address_mask;
+        let page = self.fetch_page(next)?;
+        Ok(self.source(page).map(|source| cache.page(&source.ram, source.offset, source.phys)))
+    }
+
+    /// Decodes a block and enters it.
+    fn build(&mut self, cache: &mut Inner, linear: u64, key: Key, source: &Source) -> Exec<Found> {
+        let at = source.offset + usize::from(key.offset);
+        let room = PAGE_SIZE - usize::from(key.offset);
+        let mut window = vec![0; room.min(LONGEST_BLOCK * LONGEST)];
+        loop {
+            source.ram.read(at, &mut window);
+            let draft = self.draft(&window);
+            if draft.ops.is_empty() {
+                return self.build_crossing(cache, linear, key, source);
+            }
+            let len = draft.bytes.len();
+            watch(&source.ram, at, len);
+            let generation = cache.pages.get(key.page as usize).map_or(0, Page::generation);
+            // What counts is what is there after the marks: a change in between means starting over.
+            let mut check = vec![0; len];
+            source.ram.read(at, &mut check);
+            if check == draft.bytes {
+                let block = Block {
+                    first: 0,
+                    ops: 0,
+                    bytes: len as u16,
+                    page: key.page,
+                    generation,
+                    second: NO_PAGE,
+                    second_generation: 0,
+                };
+                return Ok(Found::Block(self.enter(cache, linear, key, block, &draft)));
+            }
+        }
+    }
+
+    /// A block of one instruction that reaches into the next page.
+    fn build_crossing(&mut self, cache: &mut Inner, linear: u64, key: Key, source: &Source) -> Exec<Found> {
+        let next = (linear | 0xfff).wrapping_add(1) & self.address_mask;
+        if !self.mode.is_long64() && !self.within_limit(u64::from(0x1000 - key.offset) + 1) {
+            return Err(Fault::gp0());
+        }
+        let page = self.fetch_page(next)?;
+        let Some(second) = self.source(page) else {
+            return self.decode_single(linear).map(|(op, flow)| Found::Single(op, flow));
+        };
+        let second_index = cache.page(&second.ram, second.offset, second.phys);
+        let head = PAGE_SIZE - usize::from(key.offset);
+        let at = source.offset + usize::from(key.offset);
+        let mut bytes = [0; LONGEST];
+        let read = |bytes: &mut [u8; LONGEST]| {
+            let (low, high) = bytes.split_at_mut(head.min(LONGEST));
+            source.ram.read(at, low);
+            second.ram.read(second.offset, high);
+        };
+        loop {
+            read(&mut bytes);
+            let Decoded::Op(op, flow) = decode(&self.features, u32::from(self.mode.bits), &bytes) else {
+                return Err(Fault::gp0());
+            };
+            let len = usize::from(op.len);
+            watch(&source.ram, at, head.min(len));
+            watch(&second.ram, second.offset, len.saturating_sub(head).max(1));
+            let generation = |index: u32| cache.pages.get(index as usize).map_or(0, Page::generation);
+            let (first_generation, second_generation) = (generation(key.page), generation(second_index));
+            let mut check = [0; LONGEST];
+            read(&mut check);
+            if check[..len] == bytes[..len] {
+                let mut ops = vec![op];
+                if flow != Flow::Jumps {
+                    ops.push(lower::fall_through(len as u16));
+                }
+                let draft = Draft { ops, bytes: bytes[..len].to_vec() };
+                let block = Block {
+                    first: 0,
+                    ops: 0,
+                    bytes: len as u16,
+                    page: key.page,
+                    generation: first_generation,
+                    second: second_index,
+                    second_generation,
+                };
+                return Ok(Found::Block(self.enter(cache, linear, key, block, &draft)));
+            }
+        }
+    }
+
+    fn enter(&mut self, cache: &mut Inner, linear: u64, key: Key, mut block: Block, draft: &Draft) -> u32 {
+        block.first = cache.ops.len() as u32;
+        block.ops = draft.ops.len() as u16;
+        cache.ops.extend_from_slice(&draft.ops);
+        let index = cache.blocks.len() as u32;
+        cache.blocks.push(block);
+        cache.by_key.insert(key, index);
+        if let Some(trace) = &mut cache.trace {
+            trace.translated(linear, &draft.bytes, self.mode.bits);
+        }
+        index
+    }
+
+    /// Decodes instructions from the start of `window`; none when the first is not whole.
+    fn draft(&self, window: &[u8]) -> Draft {
+        let mut draft = Draft { ops: Vec::with_capacity(16), bytes: Vec::new() };
+        let bits = u32::from(self.mode.bits);
+        let mut at = 0;
+        while draft.ops.len() < LONGEST_BLOCK
+            && let Some(rest) = window.get(at..)
+            && let Decoded::Op(mut op, flow) = decode(&self.features, bits, rest)
+        {
+            op.offset = at as u16;
+            at += usize::from(op.len);
+            draft.ops.push(op);
+            match flow {
+                Flow::Next => {}
+                Flow::Jumps => {
+                    draft.bytes.extend_from_slice(window.get(..at).unwrap_or(window));
+                    return draft;
+                }
+                Flow::Ends => break,
+            }
+        }
+        if at != 0 {
+            draft.ops.push(lower::fall_through(at as u16));
+            draft.bytes.extend_from_slice(window.get(..at).unwrap_or(window));
+        }
+        draft
+    }
+
+    /// Decodes the instruction at `rip` without the cache: from devices, or where the code segment ends.
+    fn decode_single(&mut self, linear: u64) -> Exec<(Op, Flow)> {
+        let allowed = if self.mode.is_long64() {
+            LONGEST
+        } else {
+            let limit = u64::from(self.segs[SegmentRegister::Cs as usize].limit);
+            let left = limit.checked_sub(self.rip).ok_or(Fault::gp0())?;
+            left.saturating_add(1).min(LONGEST as u64) as usize
+        };
+        let mut bytes = [0; LONGEST];
+        let mut have = 0;
+        loop {
+            let want = allowed;
+            let at = linear.wrapping_add(have as u64) & self.address_mask;
+            let page = self.fetch_page(at)?;
+            let in_page = PAGE_SIZE - (at & 0xfff) as usize;
+            let part = (want - have).min(in_page);
+            if let Some(into) = bytes.get_mut(have..have + part) {
+                self.read_code(page, at & 0xfff, into);
+            }
+            have += part;
+            match decode(&self.features, u32::from(self.mode.bits), &bytes[..have]) {
+                Decoded::Op(op, flow) => return Ok((op, flow)),
+                Decoded::Incomplete if have >= allowed => return Err(Fault::gp0()),
+                Decoded::Incomplete => {}
+            }
+        }
+    }
+}
+
+#[cold]
+fn trace_entry(cache: &mut Inner, linear: u64, gpr: &[u64; 16]) {
+    if let Some(trace) = &mut cache.trace {
+        trace.entered(linear, gpr);
+    }
+}
+
+/// Marks lines as holding code and orders the reads that follow after the stores of all threads that did not see it.
+fn watch(ram: &RamBlock, at: usize, len: usize) {
+    let Some(page) = ram.page_code(at) else { return };
+    if page.watch(at % PAGE_SIZE, len) {
+        crate::barrier::all_threads();
+    }
+}

@@ -1,0 +1,92 @@
+//! Hardware breakpoints: what DR0–DR3 and DR7 match (SDM vol. 3, chapter 17).
+
+use memory::AccessSize;
+
+use crate::control::dr6;
+use crate::mmu::AccessKind;
+use crate::state::{Cpu, cr};
+use x86::regs::SegmentRegister;
+
+/// What a breakpoint waits for: the R/W field of DR7.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Condition {
+    Execute = 0,
+    Write = 1,
+    Port = 2,
+    ReadWrite = 3,
+}
+
+impl Cpu {
+    /// Whether any breakpoint is enabled.
+    #[inline]
+    pub(crate) fn has_breakpoints(&self) -> bool {
+        self.dr[7] & 0xff != 0
+    }
+
+    /// Breakpoint `slot` if it is enabled: condition, first address and length in bytes.
+    fn breakpoint(&self, slot: usize) -> Option<(Condition, u64, u64)> {
+        if self.dr[7] >> (2 * slot) & 3 == 0 {
+            return None;
+        }
+        let field = self.dr[7] >> (16 + 4 * slot);
+        let condition = match field & 3 {
+            0 => Condition::Execute,
+            1 => Condition::Write,
+            2 if self.cr4 & cr::CR4_DE != 0 => Condition::Port,
+            2 => return None,
+            _ => Condition::ReadWrite,
+        };
+        let len = match field >> 2 & 3 {
+            0 => 1,
+            1 => 2,
+            2 => 8,
+            _ => 4,
+        };
+        Some((condition, self.dr[slot] & !(len - 1), len))
+    }
+
+    fn matches(&self, at: u64, len: u64, conditions: &[Condition]) -> u64 {
+        let mut bits = 0;
+        for slot in 0..4 {
+            if let Some((condition, start, size)) = self.breakpoint(slot)
+                && conditions.contains(&condition)
+                && at < start.saturating_add(size)
+                && start < at.saturating_add(len)
+            {
+                bits |= dr6::B0 << slot;
+            }
+        }
+        bits
+    }
+
+    /// Whether a data breakpoint lies in the page of `linear`.
+    pub(crate) fn watches_page(&self, linear: u64) -> bool {
+        let conditions = [Condition::Write, Condition::ReadWrite];
+        self.has_breakpoints() && self.matches(linear & !0xfff, 0x1000, &conditions) != 0
+    }
+
+    /// Notes the data breakpoints that an access meets; they trap after the instruction.
+    #[inline]
+    pub(crate) fn note_data_access(&mut self, linear: u64, len: u64, kind: AccessKind) {
+        if self.has_breakpoints() {
+            let all = [Condition::ReadWrite, Condition::Write];
+            let conditions = if kind == AccessKind::Write { &all[..] } else { &all[..1] };
+            self.pending_debug |= self.matches(linear, len, conditions);
+        }
+    }
+
+    /// Notes the I/O breakpoints that a port access meets.
+    pub(crate) fn note_port_access(&mut self, port: u16, size: AccessSize) {
+        if self.has_breakpoints() {
+            self.pending_debug |= self.matches(u64::from(port), size.bytes() as u64, &[Condition::Port]);
+        }
+    }
+
+    /// DR6 bits of the instruction breakpoints at the current instruction.
+    pub(crate) fn instruction_breakpoints(&self) -> u64 {
+        if !self.has_breakpoints() {
+            return 0;
+        }
+        self.matches(self.linear(SegmentRegister::Cs, self.rip), 1, &[Condition::Execute])
+    }
+}

@@ -1,0 +1,63 @@
+//! From bytes to [`Op`]s: the decoder is `iced-x86`, what it finds is lowered by `ops::lower`.
+
+use iced_x86::{Decoder, DecoderError, DecoderOptions, Instruction};
+
+use crate::cpuid::{Features, Vendor};
+use crate::ops::Op;
+use crate::ops::lower::{self, Context, Flow};
+
+/// The longest instruction, in bytes.
+pub(crate) const LONGEST: usize = 15;
+
+/// What decoding found.
+pub(crate) enum Decoded {
+    /// An instruction (also one that raises #UD or, being too long, #GP).
+    Op(Op, Flow),
+    /// The bytes end in the middle of the instruction.
+    Incomplete,
+}
+
+/// Decodes the instruction at the start of `bytes`, for code of `bits` bits.
+pub(crate) fn decode(features: &Features, bits: u32, bytes: &[u8]) -> Decoded {
+    let window = bytes.get(..LONGEST).unwrap_or(bytes);
+    let options = if features.vendor == Vendor::Amd { DecoderOptions::AMD } else { DecoderOptions::NONE };
+    let mut instruction = Instruction::default();
+    let error = match Decoder::try_with_ip(bits, window, 0, options) {
+        Ok(mut decoder) => {
+            decoder.decode_out(&mut instruction);
+            decoder.last_error()
+        }
+        Err(_) => DecoderError::InvalidInstruction,
+    };
+    if error == DecoderError::NoMoreBytes {
+        if window.len() < LONGEST {
+            return Decoded::Incomplete;
+        }
+        let (op, flow) = lower::too_long();
+        return Decoded::Op(op, flow);
+    }
+    let own = window.get(..instruction.len()).unwrap_or(window);
+    let (op, flow) = lower::lower(&Context { bits, features }, &instruction, own);
+    Decoded::Op(op, flow)
+}
+
+/// Lowers arbitrary bytes as code of 16, 32 or 64 bits (`mode` modulo 3): the number of instructions found. For
+/// fuzzing: must not panic.
+#[doc(hidden)]
+#[must_use]
+pub fn fuzz_decode(features: &Features, bytes: &[u8], mode: u8) -> usize {
+    let bits = match mode % 3 {
+        0 => 16,
+        1 => 32,
+        _ => 64,
+    };
+    let (mut rest, mut count) = (bytes, 0);
+    while !rest.is_empty() {
+        match decode(features, bits, rest) {
+            Decoded::Op(op, _) => rest = rest.get(usize::from(op.len).max(1)..).unwrap_or(&[]),
+            Decoded::Incomplete => break,
+        }
+        count += 1;
+    }
+    count
+}

@@ -1,0 +1,408 @@
+//! The translation look-aside buffer of one vCPU.
+//!
+//! Two levels. The first is what accesses look up inline: direct-mapped tables of 1024 pages, one for each class of
+//! access (supervisor, user, supervisor with AC set under SMAP), with host pointers; an entry's tag is the linear page
+//! and a 12-bit generation, so that dropping everything is one increment. The second keeps translations (physical page
+//! and rights) under the generation of their PCID or of the global pages; a CR3 write therefore empties only the first
+//! level, and INVPCID or a CR3 write without bit 63 takes a new generation for one PCID.
+//!
+//! Large pages are kept as their 4 KiB pieces. Two Bloom filters remember where large pages were used, so that INVLPG
+//! of any address in one finds out that it must drop more than one piece.
+//!
+//! Pages of device memory, and pages with an armed data breakpoint, never enter the first level.
+
+use std::sync::Arc;
+
+use memory::{Backing, FlatView, RamBlock};
+
+use super::host::DataEntry;
+
+/// Entries of one first-level table.
+const SLOTS: usize = 1024;
+const FETCH_SLOTS: usize = 512;
+const SECOND_SLOTS: usize = 8192;
+/// Generations fit into the offset bits of a tag; 0 is never one.
+const LAST_GENERATION: u64 = 0xfff;
+
+/// Rights and properties of a translation.
+pub(crate) mod rights {
+    /// Writable at all levels.
+    pub(crate) const WRITE: u64 = 1;
+    /// User page at all levels.
+    pub(crate) const USER: u64 = 2;
+    /// Not executable at some level.
+    pub(crate) const NO_EXECUTE: u64 = 4;
+    /// The dirty bit is set.
+    pub(crate) const DIRTY: u64 = 8;
+    /// A global page.
+    pub(crate) const GLOBAL: u64 = 16;
+    /// A piece of a 2 MiB or 4 MiB page.
+    pub(crate) const LARGE: u64 = 32;
+    /// A piece of a 1 GiB page.
+    pub(crate) const HUGE: u64 = 64;
+}
+
+/// The class of an access; selects a first-level table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Class {
+    /// CPL 0–2, or an implicit access to a system structure.
+    Supervisor = 0,
+    /// CPL 3.
+    User = 1,
+    /// An explicit access at CPL 0–2 with RFLAGS.AC set while CR4.SMAP is set.
+    SupervisorAc = 2,
+    /// CPL 3 with alignment checks: never in the first level.
+    UserAligned = 3,
+}
+
+/// Where a page's bytes are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RamPage {
+    /// Names the block: see [`Tlb::block`].
+    pub block: u16,
+    /// Offset of the page in the block.
+    pub offset: usize,
+    /// Stores are dropped.
+    pub read_only: bool,
+}
+
+/// A page that code is fetched from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CodePage {
+    /// Physical address of the page.
+    pub phys: u64,
+    /// Its bytes; `None` for device memory (and for pages that only partly are RAM).
+    pub ram: Option<RamPage>,
+}
+
+#[derive(Clone, Copy)]
+struct FetchEntry {
+    tag: u64,
+    page: CodePage,
+}
+
+#[derive(Clone, Copy, Default)]
+struct SecondEntry {
+    /// Linear page; low bits 1 when in use.
+    page: u64,
+    generation: u64,
+    /// Physical page and rights.
+    target: u64,
+}
+
+/// A translation with its rights: see [`rights`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Translation {
+    /// Physical address of the page.
+    pub(crate) phys: u64,
+    pub(crate) rights: u64,
+}
+
+/// The guest-physical map as this vCPU last saw it.
+struct Map {
+    view: Arc<FlatView>,
+    blocks: Vec<Arc<RamBlock>>,
+    generation: u64,
+    /// Index of the range of the last look-up.
+    last: usize,
+}
+
+/// The TLB.
+pub struct Tlb {
+    data: Box<[[DataEntry; SLOTS]; 4]>,
+    fetch: Box<[[FetchEntry; FETCH_SLOTS]; 2]>,
+    second: Box<[SecondEntry]>,
+    /// Generation of first-level tags.
+    generation: u64,
+    /// Class of explicit data accesses now.
+    class: Class,
+    /// Never reused generations for the second level.
+    next_generation: u64,
+    global_generation: u64,
+    pcid_generations: Box<[u64]>,
+    current: u64,
+    large: Box<[u64; 64]>,
+    huge: Box<[u64; 64]>,
+    map: Map,
+    /// Raised whenever a translation for fetching may have changed, so that links between blocks of different pages
+    /// that were checked under an older value are checked again.
+    pub fetch_epoch: u64,
+    /// Whether physical addresses have bit 20.
+    pub(crate) a20: bool,
+}
+
+fn bloom(key: u64) -> (usize, u64) {
+    let hash = (key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 52) as usize;
+    (hash >> 6, 1 << (hash & 63))
+}
+
+fn second_slot(page: u64) -> usize {
+    let number = page >> 12;
+    ((number ^ (number >> 13)) as usize) & (SECOND_SLOTS - 1)
+}
+
+impl Tlb {
+    /// An empty TLB without a map.
+    pub(crate) fn new() -> Self {
+        let nowhere = FetchEntry { tag: 0, page: CodePage { phys: 0, ram: None } };
+        let map = Map { view: Arc::default(), blocks: Vec::new(), generation: u64::MAX, last: 0 };
+        Self {
+            data: Box::new([[DataEntry::EMPTY; SLOTS]; 4]),
+            fetch: Box::new([[nowhere; FETCH_SLOTS]; 2]),
+            second: vec![SecondEntry::default(); SECOND_SLOTS].into_boxed_slice(),
+            generation: 1,
+            class: Class::Supervisor,
+            next_generation: 3,
+            global_generation: 1,
+            pcid_generations: vec![0; 4096].into_boxed_slice(),
+            current: 2,
+            large: Box::new([0; 64]),
+            huge: Box::new([0; 64]),
+            map,
+            fetch_epoch: 0,
+            a20: true,
+        }
+    }
+
+    /// The class of explicit data accesses.
+    #[inline(always)]
+    #[must_use]
+    pub fn class(&self) -> Class {
+        self.class
+    }
+
+    pub(crate) fn set_class(&mut self, class: Class) {
+        self.class = class;
+    }
+
+    /// The entry and the tag for an access of `len` bytes at `linear`: the tag belongs to the last byte's page, so that
+    /// an access that crosses a page never matches.
+    #[inline(always)]
+    pub(crate) fn slot(&self, linear: u64, len: u64, class: Class) -> (&DataEntry, u64) {
+        let entry = &self.data[class as usize & 3][(linear >> 12) as usize & (SLOTS - 1)];
+        (entry, (linear.wrapping_add(len - 1) & !0xfff) | self.generation)
+    }
+
+    /// The cached page for fetching at `linear`.
+    #[inline(always)]
+    pub(crate) fn fetch_lookup(&self, linear: u64, user: bool) -> Option<CodePage> {
+        let entry = &self.fetch[usize::from(user)][(linear >> 12) as usize & (FETCH_SLOTS - 1)];
+        (entry.tag == (linear & !0xfff) | self.generation).then_some(entry.page)
+    }
+
+    pub(crate) fn fetch_fill(&mut self, linear: u64, user: bool, page: CodePage) {
+        let tag = (linear & !0xfff) | self.generation;
+        self.fetch[usize::from(user)][(linear >> 12) as usize & (FETCH_SLOTS - 1)] = FetchEntry { tag, page };
+    }
+
+    /// Enters a page into the first level for `class`.
+    pub(crate) fn data_fill(&mut self, linear: u64, class: Class, page: RamPage, writable: bool) {
+        let tag = (linear & !0xfff) | self.generation;
+        let Some(block) = self.map.blocks.get(usize::from(page.block)) else { return };
+        let entry = &mut self.data[class as usize & 3][(linear >> 12) as usize & (SLOTS - 1)];
+        entry.fill(block, page.offset, tag, if writable && !page.read_only { tag } else { 0 });
+    }
+
+    /// The translation of a page in the second level.
+    pub(crate) fn second_lookup(&self, linear: u64) -> Option<Translation> {
+        let page = linear & !0xfff;
+        let entry = &self.second[second_slot(page)];
+        let global = entry.target & rights::GLOBAL != 0;
+        let generation = if global { self.global_generation } else { self.current };
+        (entry.page == page | 1 && entry.generation == generation)
+            .then_some(Translation { phys: entry.target & !0xfff, rights: entry.target & 0xfff })
+    }
+
+    /// Keeps a translation.
+    pub(crate) fn second_fill(&mut self, linear: u64, translation: Translation) {
+        let page = linear & !0xfff;
+        if translation.rights & rights::LARGE != 0 {
+            let (word, bit) = bloom(linear >> 22);
+            self.large[word] |= bit;
+        }
+        if translation.rights & rights::HUGE != 0 {
+            let (word, bit) = bloom(linear >> 30);
+            self.huge[word] |= bit;
+        }
+        let global = translation.rights & rights::GLOBAL != 0;
+        let generation = if global { self.global_generation } else { self.current };
+        self.second[second_slot(page)] =
+            SecondEntry { page: page | 1, generation, target: translation.phys | translation.rights };
+    }
+
+    /// Drops the first level.
+    pub(crate) fn flush_first(&mut self) {
+        self.fetch_epoch = self.fetch_epoch.wrapping_add(1);
+        if self.generation < LAST_GENERATION {
+            self.generation += 1;
+            return;
+        }
+        self.generation = 1;
+        self.data.as_flattened_mut().iter_mut().for_each(DataEntry::clear);
+        self.fetch.as_flattened_mut().iter_mut().for_each(|entry| entry.tag = 0);
+    }
+
+    fn new_generation(&mut self) -> u64 {
+        self.next_generation += 1;
+        self.next_generation
+    }
+
+    /// Drops everything, global pages too.
+    pub(crate) fn flush_all(&mut self) {
+        self.flush_first();
+        self.global_generation = self.new_generation();
+        self.pcid_generations.fill(0);
+        self.current = self.new_generation();
+        self.large.fill(0);
+        self.huge.fill(0);
+    }
+
+    /// Makes `pcid` current; its translations survive when `keep`, else they are dropped (global ones never).
+    pub(crate) fn switch(&mut self, pcid: u16, keep: bool) {
+        self.flush_first();
+        let index = usize::from(pcid & 0xfff);
+        if !keep || self.pcid_generations[index] == 0 {
+            self.pcid_generations[index] = self.new_generation();
+        }
+        self.current = self.pcid_generations[index];
+    }
+
+    /// Drops the translations of one PCID except the global ones.
+    pub(crate) fn flush_pcid(&mut self, pcid: u16, current: u16) {
+        self.pcid_generations[usize::from(pcid & 0xfff)] = 0;
+        if pcid == current {
+            self.switch(pcid, false);
+        }
+    }
+
+    /// Drops the translations of all PCIDs except the global ones.
+    pub(crate) fn flush_non_global(&mut self, current: u16) {
+        self.pcid_generations.fill(0);
+        self.switch(current, false);
+    }
+
+    /// Drops one page for the current PCID, global or not; more when it may be part of a large page.
+    pub(crate) fn flush_page(&mut self, linear: u64, current: u16) {
+        let page = linear & !0xfff;
+        let (large, huge) = (bloom(linear >> 22), bloom(linear >> 30));
+        if self.large[large.0] & large.1 != 0 || self.huge[huge.0] & huge.1 != 0 {
+            self.global_generation = self.new_generation();
+            self.switch(current, false);
+            return;
+        }
+        self.fetch_epoch = self.fetch_epoch.wrapping_add(1);
+        for table in self.data.iter_mut() {
+            let entry = &mut table[(page >> 12) as usize & (SLOTS - 1)];
+            if entry.is_page(page) {
+                entry.clear();
+            }
+        }
+        for table in self.fetch.iter_mut() {
+            table[(page >> 12) as usize & (FETCH_SLOTS - 1)].tag = 0;
+        }
+        let second = &mut self.second[second_slot(page)];
+        if second.page == page | 1 {
+            second.page = 0;
+        }
+    }
+
+    /// Whether the map is the one of this generation.
+    #[inline]
+    pub(crate) fn map_is(&self, generation: u64) -> bool {
+        self.map.generation == generation
+    }
+
+    /// Takes over a new map and drops everything that was derived from the old one.
+    pub(crate) fn set_map(&mut self, view: Arc<FlatView>, generation: u64) {
+        // No entry may keep a pointer into a block that is let go.
+        self.generation = LAST_GENERATION;
+        self.flush_all();
+        let mut blocks: Vec<Arc<RamBlock>> = Vec::new();
+        for range in view.ranges() {
+            if let Backing::Ram { block, .. } = &range.backing
+                && !blocks.iter().any(|known| Arc::ptr_eq(known, block))
+            {
+                blocks.push(Arc::clone(block));
+            }
+        }
+        self.map = Map { view, blocks, generation, last: 0 };
+    }
+
+    /// The RAM block that a [`RamPage`] of the current map names.
+    #[inline]
+    #[must_use]
+    pub fn block(&self, page: RamPage) -> Option<&Arc<RamBlock>> {
+        self.map.blocks.get(usize::from(page.block))
+    }
+
+    /// The RAM behind a whole physical page (A20 applied by the caller); `None`: a device, nothing, or only partly RAM.
+    pub(crate) fn ram_page(&mut self, phys: u64) -> Option<RamPage> {
+        let page = phys & !0xfff;
+        let ranges = self.map.view.ranges();
+        let hit = ranges.get(self.map.last).is_some_and(|range| range.start <= page && page <= range.last);
+        if !hit {
+            self.map.last = ranges.partition_point(|range| range.last < page);
+        }
+        let range = ranges.get(self.map.last).filter(|range| range.start <= page && range.last - page >= 0xfff)?;
+        let Backing::Ram { block, offset, read_only } = &range.backing else { return None };
+        let index = self.map.blocks.iter().position(|known| Arc::ptr_eq(known, block))?;
+        let offset = usize::try_from(offset + range.region_offset + (page - range.start)).ok()?;
+        // Regions that are not aligned in their block are left to the slow path.
+        (offset & 0xfff == 0).then_some(RamPage { block: u16::try_from(index).ok()?, offset, read_only: *read_only })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SMALL: Translation = Translation { phys: 0x5000, rights: 0 };
+
+    #[test]
+    fn pcid_switch_with_keep_finds_old_translations() {
+        let mut tlb = Tlb::new();
+        tlb.switch(1, false);
+        tlb.second_fill(0x1000, SMALL);
+        tlb.switch(2, false);
+        assert_eq!(tlb.second_lookup(0x1000), None);
+        tlb.switch(1, true);
+        assert_eq!(tlb.second_lookup(0x1000), Some(SMALL));
+        tlb.switch(1, false);
+        assert_eq!(tlb.second_lookup(0x1000), None);
+    }
+
+    #[test]
+    fn global_translation_survives_switch_but_not_flush_all() {
+        let mut tlb = Tlb::new();
+        let global = Translation { rights: rights::GLOBAL, ..SMALL };
+        tlb.switch(0, false);
+        tlb.second_fill(0x1000, global);
+        tlb.switch(0, false);
+        assert_eq!(tlb.second_lookup(0x1000), Some(global));
+        tlb.flush_all();
+        assert_eq!(tlb.second_lookup(0x1000), None);
+    }
+
+    #[test]
+    fn invlpg_inside_large_page_drops_all_its_pieces() {
+        let mut tlb = Tlb::new();
+        let large = Translation { rights: rights::LARGE, ..SMALL };
+        tlb.second_fill(0x20_0000, large);
+        tlb.second_fill(0x20_1000, large);
+        tlb.second_fill(0x8000_0000, SMALL);
+        tlb.flush_page(0x20_5000, 0);
+        assert_eq!(tlb.second_lookup(0x20_0000), None);
+        assert_eq!(tlb.second_lookup(0x20_1000), None);
+    }
+
+    #[test]
+    fn invlpg_of_small_page_keeps_neighbours() {
+        let mut tlb = Tlb::new();
+        tlb.second_fill(0x1000, SMALL);
+        tlb.second_fill(0x2000, SMALL);
+        tlb.flush_page(0x1234, 0);
+        assert_eq!(tlb.second_lookup(0x1000), None);
+        assert_eq!(tlb.second_lookup(0x2000), Some(SMALL));
+    }
+}

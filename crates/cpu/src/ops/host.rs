@@ -1,0 +1,159 @@
+//! Direct work on guest RAM through host addresses: read-modify-write, host atomics for LOCK, and copies for string
+//! instructions. The only module of the instructions with `unsafe`.
+//!
+//! Each function asks the memory unit for the host address itself and uses it before anything else can touch the TLB,
+//! so that the pointer's page is alive and has the rights that were asked for. `false` or `None`: the bytes are not in
+//! one page of plain RAM (or not aligned, where an atomic needs it), and nothing was done.
+
+use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
+
+use super::Size;
+use crate::fault::Exec;
+use crate::flags::LazyFlags;
+use crate::mmu::Word;
+use crate::state::Cpu;
+
+/// Reads, computes and writes, without LOCK.
+#[inline(always)]
+pub(super) fn modify<S: Size>(
+    cpu: &mut Cpu,
+    linear: u64,
+    f: impl FnOnce(&mut LazyFlags, u64) -> u64,
+) -> Exec<Option<()>> {
+    let Some(at) = cpu.translate_write(linear, S::BYTES)? else { return Ok(None) };
+    // SAFETY: `at` points to `S::BYTES` bytes of a live RAM page that may be read and written.
+    unsafe {
+        match S::BITS {
+            8 => {
+                let new = f(&mut cpu.flags, u64::from(u8::load_host(at)));
+                u8::store_host(at, new as u8);
+            }
+            16 => {
+                let new = f(&mut cpu.flags, u64::from(u16::load_host(at)));
+                u16::store_host(at, new as u16);
+            }
+            32 => {
+                let new = f(&mut cpu.flags, u64::from(u32::load_host(at)));
+                u32::store_host(at, new as u32);
+            }
+            _ => {
+                let new = f(&mut cpu.flags, u64::load_host(at));
+                u64::store_host(at, new);
+            }
+        }
+    }
+    cpu.note_store(linear, S::BYTES);
+    Ok(Some(()))
+}
+
+macro_rules! atomic_loop {
+    ($at:expr, $atomic:ty, $int:ty, $f:expr) => {{
+        let cell = &*$at.cast::<$atomic>();
+        let mut old = cell.load(Ordering::SeqCst);
+        loop {
+            let new = $f(u64::from(old)) as $int;
+            match cell.compare_exchange(old, new, Ordering::SeqCst, Ordering::SeqCst) {
+                Ok(_) => break u64::from(old),
+                Err(now) => old = now,
+            }
+        }
+    }};
+}
+
+/// Atomically replaces a naturally aligned value by `f` of it; `f` may be called several times. The old value.
+#[inline]
+pub(super) fn atomic<S: Size>(cpu: &mut Cpu, linear: u64, f: impl Fn(u64) -> u64) -> Exec<Option<u64>> {
+    if linear & (S::BYTES - 1) != 0 {
+        return Ok(None);
+    }
+    let Some(at) = cpu.translate_write(linear, S::BYTES)? else { return Ok(None) };
+    // SAFETY: `at` points to `S::BYTES` bytes of a live RAM page that may be read and written, aligned because pages
+    // are and `linear` is; guest RAM is only accessed through atomics and single host instructions.
+    let old = unsafe {
+        match S::BITS {
+            8 => atomic_loop!(at, AtomicU8, u8, f),
+            16 => atomic_loop!(at, AtomicU16, u16, f),
+            32 => atomic_loop!(at, AtomicU32, u32, f),
+            _ => atomic_loop!(at, AtomicU64, u64, f),
+        }
+    };
+    cpu.note_store(linear, S::BYTES);
+    Ok(Some(old))
+}
+
+/// LOCK CMPXCHG16B on an aligned value: the value found, and whether it was replaced.
+pub(super) fn compare_exchange_16(cpu: &mut Cpu, linear: u64, expected: u128, new: u128) -> Exec<Option<(u128, bool)>> {
+    if linear & 15 != 0 || !std::arch::is_x86_feature_detected!("cmpxchg16b") {
+        return Ok(None);
+    }
+    let Some(at) = cpu.translate_write(linear, 16)? else { return Ok(None) };
+    let (mut low, mut high) = (expected as u64, (expected >> 64) as u64);
+    let swapped: u8;
+    // SAFETY: `at` points to 16 aligned bytes of a live RAM page that may be read and written, and the host has the
+    // instruction. RBX, which the compiler reserves, is exchanged before and after.
+    unsafe {
+        std::arch::asm!(
+            "xchg {new_low}, rbx",
+            "lock cmpxchg16b xmmword ptr [{at}]",
+            "sete {swapped}",
+            "mov rbx, {new_low}",
+            at = in(reg) at,
+            new_low = inout(reg) new as u64 => _,
+            swapped = out(reg_byte) swapped,
+            in("rcx") (new >> 64) as u64,
+            inout("rax") low,
+            inout("rdx") high,
+            options(nostack),
+        );
+    }
+    cpu.note_store(linear, 16);
+    Ok(Some((u128::from(high) << 64 | u128::from(low), swapped != 0)))
+}
+
+/// Stores `count` items of `size` bytes.
+pub(super) fn fill(cpu: &mut Cpu, linear: u64, size: u8, value: u64, count: u64) -> Exec<bool> {
+    let len = count * u64::from(size);
+    let Some(to) = cpu.translate_write(linear, len)? else { return Ok(false) };
+    // SAFETY: `to` points to `len` bytes of a live RAM page that may be written; plain stores of whole items there are
+    // what the guest's own stores are. Other threads see the bytes in any order, as with fast string operations.
+    unsafe {
+        let bytes = value.to_le_bytes();
+        let uniform = bytes.iter().take(usize::from(size)).all(|byte| *byte == bytes[0]);
+        if uniform {
+            std::ptr::write_bytes(to, bytes[0], len as usize);
+        } else {
+            for index in 0..count as usize {
+                let at = to.add(index * usize::from(size));
+                std::ptr::copy_nonoverlapping(bytes.as_ptr(), at, usize::from(size.min(8)));
+            }
+        }
+    }
+    cpu.note_store(linear, len);
+    Ok(true)
+}
+
+/// Copies `count` items of `size` bytes upwards, item by item where source and destination overlap.
+pub(super) fn copy_forward(cpu: &mut Cpu, from: u64, to: u64, size: u8, count: u64) -> Exec<bool> {
+    let len = count * u64::from(size);
+    // The destination may be another view of the source's page, so both are compared as host addresses. Translating
+    // the destination can't drop the source's block: blocks go only when the memory map changes.
+    let Some(source) = cpu.translate_read(from, len)? else { return Ok(false) };
+    let Some(target) = cpu.translate_write(to, len)? else { return Ok(false) };
+    let distance = (target as usize).wrapping_sub(source as usize);
+    // SAFETY: both point to `len` bytes of live RAM pages with the rights that are needed.
+    unsafe {
+        if distance >= len as usize {
+            std::ptr::copy(source, target, len as usize);
+        } else {
+            // The target begins inside of the source: each item must see the ones before it.
+            for index in 0..count as usize {
+                let offset = index * usize::from(size);
+                let mut item = [0u8; 8];
+                std::ptr::copy_nonoverlapping(source.add(offset), item.as_mut_ptr(), usize::from(size.min(8)));
+                std::ptr::copy_nonoverlapping(item.as_ptr(), target.add(offset), usize::from(size.min(8)));
+            }
+        }
+    }
+    cpu.note_store(to, len);
+    Ok(true)
+}

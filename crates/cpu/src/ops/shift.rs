@@ -1,0 +1,248 @@
+//! SHL, SHR, SAR, ROL, ROR, RCL, RCR, SHLD, SHRD, and the flagless SHLX, SHRX, SARX, RORX.
+//!
+//! Counts are masked to five bits, six for 64-bit operands (SDM vol. 2, SAL/SAR/SHL/SHR). Where the manual leaves OF or
+//! AF undefined, they are what current processors give: OF follows the last single-bit step, AF is cleared.
+
+use super::address::Addr;
+use super::operand::{get, get_rm, set, set_rm};
+use super::{Op, S8, S16, S32, S64, Size, flag};
+use crate::fault::Exec;
+use crate::flags::LazyFlags;
+use crate::state::Cpu;
+
+/// A shift or rotation by a count that is masked and not zero.
+pub(super) trait Shift {
+    /// Computes and sets the flags.
+    fn run<S: Size>(flags: &mut LazyFlags, a: u64, count: u32) -> u64;
+}
+
+/// SHL.
+pub(super) struct Shl;
+/// SHR.
+pub(super) struct Shr;
+/// SAR.
+pub(super) struct Sar;
+/// ROL.
+pub(super) struct Rol;
+/// ROR.
+pub(super) struct Ror;
+/// RCL.
+pub(super) struct Rcl;
+/// RCR.
+pub(super) struct Rcr;
+
+impl Shift for Shl {
+    #[inline(always)]
+    fn run<S: Size>(flags: &mut LazyFlags, a: u64, count: u32) -> u64 {
+        let wide = u128::from(a) << count;
+        let r = wide as u64 & S::MASK;
+        let cf = wide >> S::BITS & 1 != 0;
+        flags.set_result(r, S::BITS, cf, S::sign(r) ^ cf, false);
+        r
+    }
+}
+
+impl Shift for Shr {
+    #[inline(always)]
+    fn run<S: Size>(flags: &mut LazyFlags, a: u64, count: u32) -> u64 {
+        let before = a >> (count - 1);
+        let r = before >> 1;
+        // For a count of one this is the operand's sign; hardware generalises it to the last step.
+        flags.set_result(r, S::BITS, before & 1 != 0, S::sign(before), false);
+        r
+    }
+}
+
+impl Shift for Sar {
+    #[inline(always)]
+    fn run<S: Size>(flags: &mut LazyFlags, a: u64, count: u32) -> u64 {
+        let before = S::sign_extend(a) >> (count - 1);
+        let r = (before >> 1) as u64 & S::MASK;
+        flags.set_result(r, S::BITS, before & 1 != 0, false, false);
+        r
+    }
+}
+
+#[inline(always)]
+fn set_cf_of(flags: &mut LazyFlags, cf: bool, of: bool) {
+    flags.set_cf(cf);
+    flags.set_of(of);
+}
+
+impl Shift for Rol {
+    #[inline(always)]
+    fn run<S: Size>(flags: &mut LazyFlags, a: u64, count: u32) -> u64 {
+        let n = count % S::BITS;
+        let r = if n == 0 { a } else { (a << n | a >> (S::BITS - n)) & S::MASK };
+        set_cf_of(flags, r & 1 != 0, S::sign(r) ^ (r & 1 != 0));
+        r
+    }
+}
+
+impl Shift for Ror {
+    #[inline(always)]
+    fn run<S: Size>(flags: &mut LazyFlags, a: u64, count: u32) -> u64 {
+        let n = count % S::BITS;
+        let r = if n == 0 { a } else { (a >> n | a << (S::BITS - n)) & S::MASK };
+        set_cf_of(flags, S::sign(r), S::sign(r) ^ S::sign(r << 1));
+        r
+    }
+}
+
+impl Shift for Rcl {
+    #[inline(always)]
+    fn run<S: Size>(flags: &mut LazyFlags, a: u64, count: u32) -> u64 {
+        let n = count % (S::BITS + 1);
+        if n == 0 {
+            // Eight and sixteen bits only: nothing moves, but OF is written.
+            let cf = flags.cf();
+            flags.set_of(S::sign(a) ^ cf);
+            return a;
+        }
+        let wide = u128::from(a) | u128::from(flags.cf()) << S::BITS;
+        let rotated = wide << n | wide >> (S::BITS + 1 - n);
+        let r = rotated as u64 & S::MASK;
+        let cf = rotated >> S::BITS & 1 != 0;
+        set_cf_of(flags, cf, S::sign(r) ^ cf);
+        r
+    }
+}
+
+impl Shift for Rcr {
+    #[inline(always)]
+    fn run<S: Size>(flags: &mut LazyFlags, a: u64, count: u32) -> u64 {
+        let n = count % (S::BITS + 1);
+        if n == 0 {
+            flags.set_of(S::sign(a) ^ S::sign(a << 1));
+            return a;
+        }
+        let wide = u128::from(a) | u128::from(flags.cf()) << S::BITS;
+        let rotated = wide >> n | wide << (S::BITS + 1 - n);
+        let r = rotated as u64 & S::MASK;
+        set_cf_of(flags, rotated >> S::BITS & 1 != 0, S::sign(r) ^ S::sign(r << 1));
+        r
+    }
+}
+
+#[inline(always)]
+fn count_mask<S: Size>() -> u64 {
+    if S::BITS == 64 { 63 } else { 31 }
+}
+
+/// Register by an immediate; the decoder has masked the count and dropped zero.
+pub(super) fn r_imm<K: Shift, S: Size>(cpu: &mut Cpu, op: &Op) -> Exec {
+    let a = S::get(cpu, op.dst);
+    let r = K::run::<S>(&mut cpu.flags, a, op.imm as u32);
+    S::set(cpu, op.dst, r);
+    Ok(())
+}
+
+/// Register by CL.
+pub(super) fn r_cl<K: Shift, S: Size>(cpu: &mut Cpu, op: &Op) -> Exec {
+    let count = (cpu.gpr[1] & count_mask::<S>()) as u32;
+    let a = S::get(cpu, op.dst);
+    // A count of zero still clears the upper half of a 32-bit register.
+    let r = if count == 0 { a } else { K::run::<S>(&mut cpu.flags, a, count) };
+    S::set(cpu, op.dst, r);
+    Ok(())
+}
+
+/// Memory by CL or an immediate.
+pub(super) fn m<K: Shift, S: Size, A: Addr>(cpu: &mut Cpu, op: &Op) -> Exec {
+    let count = if op.has(flag::IMM) { op.imm } else { cpu.gpr[1] } & count_mask::<S>();
+    A::modify::<S>(cpu, op, |flags, a| if count == 0 { a } else { K::run::<S>(flags, a, count as u32) })
+}
+
+fn double<const LEFT: bool, S: Size>(flags: &mut LazyFlags, a: u64, b: u64, count: u32) -> u64 {
+    if count == 0 {
+        return a;
+    }
+    // A word shifted by more than 16 sees the operands repeated, as hardware does: a:b:a.
+    let bits = S::BITS;
+    let (r, cf) = if LEFT {
+        let (high, n) = if count > bits {
+            (u128::from(b) << bits | u128::from(a), count - bits)
+        } else {
+            (u128::from(a) << bits | u128::from(b), count)
+        };
+        let wide = high << n;
+        // The last bit shifted out of the upper operand.
+        ((wide >> bits) as u64 & S::MASK, high >> (2 * bits - n) & 1 != 0)
+    } else {
+        let (low, n) = if count > bits {
+            (u128::from(a) << bits | u128::from(b), count - bits)
+        } else {
+            (u128::from(b) << bits | u128::from(a), count)
+        };
+        ((low >> n) as u64 & S::MASK, low >> (n - 1) & 1 != 0)
+    };
+    let of = if LEFT { S::sign(r) ^ cf } else { S::sign(r) ^ S::sign(r << 1) };
+    flags.set_result(r, bits, cf, of, false);
+    r
+}
+
+fn double_sized<const LEFT: bool>(flags: &mut LazyFlags, size: u8, a: u64, b: u64, count: u64) -> u64 {
+    let count = (count & if size == 8 { 63 } else { 31 }) as u32;
+    match size {
+        2 => double::<LEFT, S16>(flags, a, b, count),
+        4 => double::<LEFT, S32>(flags, a, b, count),
+        _ => double::<LEFT, S64>(flags, a, b, count),
+    }
+}
+
+/// SHLD and SHRD.
+pub(super) fn double_shift<const LEFT: bool>(cpu: &mut Cpu, op: &Op) -> Exec {
+    let count = if op.has(flag::IMM) { op.imm } else { cpu.gpr[1] };
+    let b = get(cpu, op.size, op.src);
+    if op.has(flag::MEM) {
+        let size = op.size;
+        return super::address::modify_sized(cpu, op, size, |flags, a| double_sized::<LEFT>(flags, size, a, b, count));
+    }
+    let a = get(cpu, op.size, op.dst);
+    let r = double_sized::<LEFT>(&mut cpu.flags, op.size, a, b, count);
+    set(cpu, op.size, op.dst, r);
+    Ok(())
+}
+
+/// The BMI2 shifts: no flags. `KIND` is 0 SHLX, 1 SHRX, 2 SARX, 3 RORX; the count is in `extra`, or the immediate.
+pub(super) fn flagless<const KIND: u8>(cpu: &mut Cpu, op: &Op) -> Exec {
+    let a = get_rm(cpu, op, op.size, op.src)?;
+    let count = if KIND == 3 { op.imm } else { get(cpu, op.size, op.extra) };
+    let r = if op.size == 8 {
+        let n = (count & 63) as u32;
+        match KIND {
+            0 => a << n,
+            1 => a >> n,
+            2 => ((a as i64) >> n) as u64,
+            _ => a.rotate_right(n),
+        }
+    } else {
+        let (a, n) = (a as u32, (count & 31) as u32);
+        u64::from(match KIND {
+            0 => a << n,
+            1 => a >> n,
+            2 => ((a as i32) >> n) as u32,
+            _ => a.rotate_right(n),
+        })
+    };
+    set(cpu, op.size, op.dst, r);
+    Ok(())
+}
+
+/// Any shift with any operand, for the undocumented and rare forms.
+pub(super) fn any<K: Shift>(cpu: &mut Cpu, op: &Op) -> Exec {
+    let wide = op.size == 8;
+    let count = if op.has(flag::IMM) { op.imm } else { cpu.gpr[1] } & if wide { 63 } else { 31 };
+    let a = get_rm(cpu, op, op.size, op.dst)?;
+    let mut flags = cpu.flags;
+    let r = match (count as u32, op.size) {
+        (0, _) => a,
+        (count, 1) => K::run::<S8>(&mut flags, a, count),
+        (count, 2) => K::run::<S16>(&mut flags, a, count),
+        (count, 4) => K::run::<S32>(&mut flags, a, count),
+        (count, _) => K::run::<S64>(&mut flags, a, count),
+    };
+    set_rm(cpu, op, op.size, op.dst, r)?;
+    cpu.flags = flags;
+    Ok(())
+}

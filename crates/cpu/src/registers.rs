@@ -1,0 +1,266 @@
+//! Construction, reset, and the exchange of all registers with the outside (SDM vol. 3, table 9-1).
+
+use std::sync::Arc;
+
+use accel::VcpuReset;
+use fpu::{FxsaveFormat, Mxcsr, X87};
+use x86::regs::{Registers, Segment, SegmentRegister, TableRegister, rflags};
+
+use crate::CpuConfig;
+use crate::block::BlockCache;
+use crate::control::dr6;
+use crate::cpuid::{Features, XSAVE_SIZE};
+use crate::flags::LazyFlags;
+use crate::mmu::Tlb;
+use crate::msr::Msrs;
+use crate::state::{Activity, Cpu, Mode, Shadow, cr, gpr};
+
+/// The header of the XSAVE area follows the legacy region.
+const XSAVE_HEADER: usize = 512;
+
+fn reset_segment(selector: u16, base: u64, attributes: u16) -> Segment {
+    Segment { selector, base, limit: 0xffff, attributes }
+}
+
+impl Cpu {
+    pub(crate) fn new(config: CpuConfig) -> Self {
+        let features = Arc::new(Features::new(config.features));
+        let mut cpu = Self {
+            gpr: [0; 16],
+            rip: 0,
+            next_rip: 0,
+            flags: LazyFlags::default(),
+            system_flags: 0,
+            seg_base: [0; 6],
+            address_mask: 0xffff_ffff,
+            seg_ok: [0; 6],
+            fpu_denied: 0,
+            alignment_check: false,
+            mode: Mode::default(),
+            mode_key: 0,
+            one_instruction: false,
+            code_modified: false,
+            signal_mask: 0,
+            exit_request: false,
+            shadow: Shadow::None,
+            xmm: [0; 16],
+            mxcsr: Mxcsr::default(),
+            x87: X87::after_reset(),
+            segs: [Segment::default(); 6],
+            tr: Segment::default(),
+            ldtr: Segment::default(),
+            gdtr: TableRegister::default(),
+            idtr: TableRegister::default(),
+            cr0: 0,
+            cr2: 0,
+            cr3: 0,
+            cr4: 0,
+            efer: 0,
+            xcr0: 1,
+            pdptr: [0; 4],
+            dr: [0; 8],
+            msrs: Msrs::reset(),
+            activity: Activity::Running,
+            nmi_blocked: false,
+            pending_debug: 0,
+            step: false,
+            fault_address: 0,
+            tlb: Tlb::new(),
+            blocks: BlockCache::default(),
+            apic_id: config.apic_id,
+            boot_processor: config.boot_processor,
+            features,
+            memory: config.memory,
+            ports: config.ports,
+            clock: config.clock,
+            tsc_khz: config.tsc_khz,
+            signals: config.signals,
+            apic: config.apic,
+            a20: config.a20,
+            exclusive: config.exclusive,
+            ferr: config.ferr,
+        };
+        cpu.reset(VcpuReset::PowerOn);
+        cpu
+    }
+
+    /// Power-on or INIT#.
+    pub(crate) fn reset(&mut self, kind: VcpuReset) {
+        self.gpr = [0; 16];
+        self.gpr[gpr::RDX] = u64::from(self.features.signature);
+        self.set_rip(0xfff0);
+        self.set_rflags(rflags::FIXED);
+        self.segs = [reset_segment(0, 0, 0x93); 6];
+        self.segs[SegmentRegister::Cs as usize] = reset_segment(0xf000, 0xffff_0000, 0x9b);
+        self.ldtr = reset_segment(0, 0, 0x82);
+        self.tr = reset_segment(0, 0, 0x8b);
+        self.gdtr = TableRegister { base: 0, limit: 0xffff };
+        self.idtr = self.gdtr;
+        // INIT# keeps CD and NW.
+        let caches = match kind {
+            VcpuReset::PowerOn => cr::CR0_CD | cr::CR0_NW,
+            VcpuReset::Init => self.cr0 & (cr::CR0_CD | cr::CR0_NW),
+        };
+        self.cr0 = cr::CR0_ET | caches;
+        (self.cr2, self.cr3, self.cr4, self.efer) = (0, 0, 0, 0);
+        self.pdptr = [0; 4];
+        self.dr = [0; 8];
+        self.dr[6] = dr6::FIXED;
+        self.dr[7] = 0x400;
+        self.nmi_blocked = false;
+        self.pending_debug = 0;
+        self.step = false;
+        self.shadow = Shadow::None;
+        self.activity = if self.boot_processor { Activity::Running } else { Activity::WaitForSipi };
+        match kind {
+            VcpuReset::PowerOn => {
+                self.x87 = X87::after_reset();
+                self.xmm = [0; 16];
+                self.mxcsr = Mxcsr::default();
+                self.xcr0 = 1;
+                self.msrs = Msrs::reset();
+                self.restore_msr(crate::msr::index::TSC, 0);
+            }
+            VcpuReset::Init => self.apic.init(),
+        }
+        self.mode.cpl = 0;
+        self.reload_map();
+        self.update_mode();
+    }
+
+    /// A start-up IPI: execution begins at page `vector` in real mode.
+    pub(crate) fn start_at(&mut self, vector: u8) {
+        self.segs[SegmentRegister::Cs as usize] = reset_segment(u16::from(vector) << 8, u64::from(vector) << 12, 0x9b);
+        self.set_rip(0);
+        self.activity = Activity::Running;
+        self.update_mode();
+    }
+
+    /// The XSAVE area in standard format.
+    fn xsave_image(&self) -> Vec<u8> {
+        let mut area = vec![0; XSAVE_SIZE as usize];
+        let mut legacy = [0; 160];
+        self.x87.fxsave(FxsaveFormat::Long, &mut legacy);
+        area[..160].copy_from_slice(&legacy);
+        area[24..28].copy_from_slice(&self.mxcsr.0.to_le_bytes());
+        area[28..32].copy_from_slice(&Mxcsr::WRITABLE.to_le_bytes());
+        for (slot, value) in area[160..416].chunks_exact_mut(16).zip(&self.xmm) {
+            slot.copy_from_slice(&value.to_le_bytes());
+        }
+        // XSTATE_BV: x87 and SSE.
+        area[XSAVE_HEADER] = 3;
+        area
+    }
+
+    fn load_xsave_image(&mut self, area: &[u8]) {
+        let Some(legacy) = area.first_chunk::<160>() else { return };
+        let components = area.get(XSAVE_HEADER).copied().unwrap_or(3);
+        if components & 1 != 0 {
+            self.x87.fxrstor(FxsaveFormat::Long, legacy);
+        } else {
+            self.x87 = X87::new();
+        }
+        let mut mxcsr = [0; 4];
+        mxcsr.copy_from_slice(&legacy[24..28]);
+        self.mxcsr = Mxcsr(u32::from_le_bytes(mxcsr) & Mxcsr::WRITABLE);
+        self.xmm = [0; 16];
+        if components & 2 != 0 {
+            for (value, slot) in self.xmm.iter_mut().zip(area.get(160..416).unwrap_or(&[]).chunks_exact(16)) {
+                let mut bytes = [0; 16];
+                bytes.copy_from_slice(slot);
+                *value = u128::from_le_bytes(bytes);
+            }
+        }
+    }
+
+    /// All registers.
+    pub(crate) fn registers(&mut self) -> Registers {
+        let msrs = Self::saved_msrs().into_iter().filter_map(|msr| Some((msr, self.read_msr(msr).ok()?))).collect();
+        Registers {
+            gpr: self.gpr,
+            rip: self.rip,
+            rflags: self.rflags(),
+            segments: self.segs,
+            tr: self.tr,
+            ldtr: self.ldtr,
+            gdtr: self.gdtr,
+            idtr: self.idtr,
+            cr0: self.cr0,
+            cr2: self.cr2,
+            cr3: self.cr3,
+            cr4: self.cr4,
+            cr8: u64::from(self.apic.cr8()),
+            xcr0: self.xcr0,
+            debug: self.dr,
+            efer: self.efer,
+            apic_base: self.apic.base(),
+            msrs,
+            xsave: self.xsave_image(),
+            halted: matches!(self.activity, Activity::Halted),
+        }
+    }
+
+    /// Sets all registers; execution continues from them. What waits for a start-up IPI keeps waiting unless the
+    /// registers say that it executes or halts somewhere else than where INIT# left it.
+    pub(crate) fn set_registers(&mut self, registers: &Registers) {
+        let Registers {
+            gpr,
+            rip,
+            rflags,
+            segments,
+            tr,
+            ldtr,
+            gdtr,
+            idtr,
+            cr0,
+            cr2,
+            cr3,
+            cr4,
+            cr8,
+            xcr0,
+            debug,
+            efer,
+            apic_base,
+            msrs,
+            xsave,
+            halted,
+        } = registers;
+        let untouched = *rip == 0xfff0 && segments[SegmentRegister::Cs as usize].base == 0xffff_0000;
+        self.gpr = *gpr;
+        self.set_rip(*rip);
+        self.set_rflags(*rflags);
+        self.segs = *segments;
+        (self.tr, self.ldtr, self.gdtr, self.idtr) = (*tr, *ldtr, *gdtr, *idtr);
+        (self.cr0, self.cr2, self.cr3, self.cr4, self.efer) = (*cr0 | cr::CR0_ET, *cr2, *cr3, *cr4, *efer);
+        self.xcr0 = *xcr0;
+        self.dr = *debug;
+        // A base that the APIC refuses, or a priority without one, leaves the APIC as it is.
+        let _unused = self.apic.set_base(*apic_base);
+        self.apic.set_cr8((*cr8 & 0xf) as u8);
+        for (msr, value) in msrs {
+            self.restore_msr(*msr, *value);
+        }
+        self.load_xsave_image(xsave);
+        self.activity = match (*halted, self.activity) {
+            (true, _) => Activity::Halted,
+            (false, Activity::WaitForSipi) if untouched => Activity::WaitForSipi,
+            (false, _) => Activity::Running,
+        };
+        self.shadow = Shadow::None;
+        self.pending_debug = 0;
+        self.mode.cpl = self.stack_dpl();
+        self.efer &= !cr::EFER_LMA;
+        if self.efer & cr::EFER_LME != 0 && self.cr0 & cr::CR0_PG != 0 {
+            self.efer |= cr::EFER_LMA;
+        }
+        self.reload_map();
+        self.update_mode();
+        if self.cr0 & cr::CR0_PG != 0 && self.cr4 & cr::CR4_PAE != 0 && !self.mode.long {
+            // Tables that are not valid count as not present.
+            if self.load_pdptrs(self.cr3).is_err() {
+                self.pdptr = [0; 4];
+            }
+        }
+        self.tlb.switch(if self.cr4 & cr::CR4_PCIDE != 0 { (self.cr3 & 0xfff) as u16 } else { 0 }, false);
+    }
+}

@@ -1,0 +1,133 @@
+//! The outer loop: what happens between instructions, in the order of SDM vol. 3, table 6-2: INIT#, debug traps, NMI,
+//! interrupts, instruction breakpoints; then blocks of code.
+
+use accel::{Signal, VcpuExit, VcpuReset};
+use x86::regs::rflags;
+
+use crate::block::BlockExit;
+use crate::control::dr6;
+use crate::fault::{EventKind, Fault, vector};
+use crate::state::{Activity, Cpu, Shadow};
+
+/// Signals that are about the vCPU itself and come before everything else.
+const CONTROL: u32 = Signal::STOP.0 | Signal::INIT.0 | Signal::SIPI.0 | Signal::SMI.0 | Signal::REMAP.0;
+
+impl Cpu {
+    /// Runs until something happens that the caller must know.
+    pub(crate) fn run(&mut self) -> VcpuExit {
+        loop {
+            self.sync_map();
+            self.exit_request = false;
+            let pending = self.signals.pending();
+            if pending & CONTROL != 0
+                && let Some(exit) = self.control_signals()
+            {
+                return exit;
+            }
+            if self.between_instructions(pending) {
+                continue;
+            }
+            match self.activity {
+                Activity::Running => self.execute(),
+                Activity::Halted | Activity::WaitForSipi => return VcpuExit::Halted,
+                Activity::Shutdown => return VcpuExit::Shutdown,
+            }
+        }
+    }
+
+    fn control_signals(&mut self) -> Option<VcpuExit> {
+        if self.signals.take(Signal::REMAP) {
+            self.reload_map();
+        }
+        // System-management mode is not there.
+        self.signals.clear(Signal::SMI);
+        if self.signals.take(Signal::INIT) {
+            self.reset(VcpuReset::Init);
+        }
+        if self.signals.take(Signal::SIPI) && self.activity == Activity::WaitForSipi {
+            self.start_at(self.signals.sipi_vector());
+        }
+        self.signals.take(Signal::STOP).then_some(VcpuExit::Stopped)
+    }
+
+    /// Delivers what is due between two instructions. `true`: something was.
+    fn between_instructions(&mut self, pending: u32) -> bool {
+        if matches!(self.activity, Activity::WaitForSipi | Activity::Shutdown) {
+            return false;
+        }
+        if self.pending_debug != 0 && self.shadow != Shadow::MovSs {
+            self.dr[6] |= std::mem::take(&mut self.pending_debug);
+            self.shadow = Shadow::None;
+            self.activity = Activity::Running;
+            self.deliver(Fault::db_trap());
+            return true;
+        }
+        if pending & Signal::NMI.0 != 0 && !self.nmi_blocked && self.shadow != Shadow::MovSs {
+            self.signals.clear(Signal::NMI);
+            self.shadow = Shadow::None;
+            self.activity = Activity::Running;
+            self.deliver(Fault::external(vector::NMI));
+            self.nmi_blocked = true;
+            return true;
+        }
+        let open = self.system_flag(rflags::IF) && self.shadow == Shadow::None;
+        if pending & Signal::INTR.0 != 0
+            && open
+            && let Some(vector) = self.apic.acknowledge()
+        {
+            self.activity = Activity::Running;
+            self.deliver(Fault::external(vector));
+            return true;
+        }
+        false
+    }
+
+    /// Runs code until the outer loop is wanted.
+    fn execute(&mut self) {
+        if self.has_breakpoints() && !self.system_flag(rflags::RF) {
+            let bits = self.instruction_breakpoints();
+            if bits != 0 {
+                self.dr[6] |= bits;
+                self.deliver(Fault::db());
+                return;
+            }
+        }
+        // RF holds for one instruction. A fault of it saves RF as set anyway.
+        self.system_flags &= !rflags::RF;
+        let shadow = std::mem::take(&mut self.shadow);
+        self.step = self.system_flag(rflags::TF);
+        self.one_instruction = self.step || self.has_breakpoints() || shadow != Shadow::None;
+        self.signal_mask = self.wanted_signals();
+        match self.exec_blocks() {
+            BlockExit::Fault(fault) => {
+                if fault.kind() == EventKind::Fault {
+                    // The instruction will run again and meet its data breakpoints then.
+                    self.pending_debug = 0;
+                }
+                self.deliver(fault);
+            }
+            BlockExit::StepDone | BlockExit::Halt | BlockExit::Signals => {
+                // No single-step trap follows a load of SS.
+                if self.one_instruction && self.step && self.shadow != Shadow::MovSs {
+                    self.pending_debug |= dr6::BS;
+                }
+            }
+        }
+    }
+
+    /// The signals that have to be looked at before the next block. One instruction at a time needs none: the loop
+    /// looks after each.
+    fn wanted_signals(&self) -> u32 {
+        if self.one_instruction {
+            return 0;
+        }
+        let mut wanted = CONTROL;
+        if !self.nmi_blocked {
+            wanted |= Signal::NMI.0;
+        }
+        if self.system_flag(rflags::IF) {
+            wanted |= Signal::INTR.0;
+        }
+        wanted
+    }
+}
