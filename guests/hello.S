@@ -3,15 +3,15 @@
 .globl start
 start:
     ENTER
-    PRINT "Hello from a bare-metal guest.\n"
-    /* The pattern and the counter that a monitor can read: guest-physical 0x200000 and 0x200010. */
-    movl $0x7a75304f, 0x200000      /* "O0uz" */
-    movl $0x21216c65, 0x200004      /* "el!!" */
-    movl $0, 0x200010
     /* PM1 enable: the power button is latched in PM1 status only when it is enabled. */
     mov $0x602, %dx
     mov $0x100, %ax
     out %ax, %dx
+    /* The pattern and the counter that a monitor can read: guest-physical 0x200000 and 0x200010. */
+    movl $0x7a75304f, 0x200000      /* "O0uz" */
+    movl $0x21216c65, 0x200004      /* "el!!" */
+    movl $0, 0x200010
+    PRINT "Hello from a bare-metal guest.\n"
     mov $0x600, %dx
 loop:
     incl 0x200010

@@ -1,0 +1,105 @@
+"""Drives every command with the Python package qemu.qmp: peer_qmp.py SOCKET DIRECTORY.
+
+The machine runs guests/hello on two processors. Ends with `quit`; prints `ok: N commands` when all went well.
+"""
+import asyncio
+import os
+import sys
+
+from qemu.qmp import ExecuteError, QMPClient
+
+
+async def refused(client, text, command, **arguments):
+    """The command must fail with this text."""
+    try:
+        result = await client.execute(command, arguments or None)
+    except ExecuteError as error:
+        assert text in str(error), f"{command}: {error}"
+    else:
+        raise AssertionError(f"{command} gave {result}")
+
+
+async def send_with_descriptor(client, descriptor, command, arguments):
+    """What qemu.qmp has no method for: a descriptor that travels ahead of its request."""
+    with open(descriptor, "rb") as held:
+        client.send_fd_scm(held.fileno())
+        return await client.execute(command, arguments)
+
+
+async def main(path, directory):
+    used = set()
+    client = QMPClient("peer")
+    await client.connect(path)  # negotiates: qmp_capabilities
+    used.add("qmp_capabilities")
+
+    async def run(command, **arguments):
+        used.add(command)
+        arguments = {name.replace("_", "-"): value for name, value in arguments.items()}
+        return await asyncio.wait_for(client.execute(command, arguments or None), 60)
+
+    async def event(name):
+        async for message in client.events:
+            if message["event"] == name:
+                return message.get("data")
+
+    version = await run("query-version")
+    assert (version["qemu"]["major"], version["qemu"]["minor"]) == (7, 2), version
+    commands = {entry["name"] for entry in await run("query-commands")}
+    assert {entry["name"] for entry in await run("query-events")} >= {"STOP", "RESUME", "SHUTDOWN"}
+    schema = {entry["name"]: entry for entry in await run("query-qmp-schema")}
+    assert commands <= set(schema), commands - set(schema)
+    assert (await run("query-status"))["status"] == "running"
+    assert await run("query-name") == {}
+    assert len((await run("query-uuid"))["UUID"]) == 36
+    assert (await run("query-kvm"))["enabled"] is False
+    assert (await run("query-target"))["arch"] == "x86_64"
+    assert any(machine.get("alias") == "pc" for machine in await run("query-machines"))
+    assert [cpu["CPU"] for cpu in await run("query-cpus")] == [0, 1]
+    assert [cpu["cpu-index"] for cpu in await run("query-cpus-fast")] == [0, 1]
+    assert any(model["name"] == "qemu64" for model in await run("query-cpu-definitions"))
+    assert len(await run("query-hotpluggable-cpus")) == 2
+    assert await run("query-command-line-options", option="chardev")
+    assert await run("cpu", index=1) == {}
+    await refused(client, "expects a CPU number", "cpu", index=7)
+
+    await run("stop")
+    await asyncio.wait_for(event("STOP"), 60)
+    for command in ("memsave", "pmemsave"):
+        name = os.path.join(directory, command)
+        await run(command, val=0x200000, size=8, filename=name)
+        with open(name, "rb") as saved:
+            assert saved.read() == b"O0uzel!!", command
+    await run("cont")
+    await asyncio.wait_for(event("RESUME"), 60)
+
+    sent = os.path.join(directory, "sent")
+    with open(sent, "w", encoding="ascii") as file:
+        file.write("sent")
+    await refused(client, "No file descriptor supplied", "getfd", fdname="a")
+    used.add("getfd")
+    await send_with_descriptor(client, sent, "getfd", {"fdname": "a"})
+    await run("closefd", fdname="a")
+    await refused(client, "not found", "closefd", fdname="a")
+    used.add("add-fd")
+    added = await send_with_descriptor(client, sent, "add-fd", {"fdset-id": 3, "opaque": "mine"})
+    assert added["fdset-id"] == 3
+    sets = await run("query-fdsets")
+    assert sets == [{"fdset-id": 3, "fds": [{"fd": added["fd"], "opaque": "mine"}]}], sets
+    await run("remove-fd", fdset_id=3, fd=added["fd"])
+    assert await run("query-fdsets") == []
+
+    await run("system_reset")
+    assert (await asyncio.wait_for(event("RESET"), 60))["reason"] == "host-qmp-system-reset"
+    await run("stop")
+    await run("inject-nmi")
+    await run("system_powerdown")
+    await asyncio.wait_for(event("POWERDOWN"), 60)
+    await run("quit")
+    assert (await asyncio.wait_for(event("SHUTDOWN"), 60))["reason"] == "host-qmp-quit"
+    await client.disconnect()
+    missing = commands - used
+    assert not missing, f"not driven: {sorted(missing)}"
+    print(f"ok: {len(used)} commands")
+
+
+asyncio.run(asyncio.wait_for(main(sys.argv[1], sys.argv[2]), 110))

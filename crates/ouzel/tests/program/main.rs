@@ -1,0 +1,27 @@
+//! Tests of the program `ouzel` from outside: started as a process, driven over its monitors and its serial port.
+//!
+//! One test binary, so that it is linked once. The environment says what to test with (`cargo xtask test` sets it):
+//!
+//! | variable | meaning | without it |
+//! | --- | --- | --- |
+//! | `OUZEL_BIN` | the emulator under test | the one that cargo built for the tests |
+//! | `OUZEL_CTL_BIN` | the shell `ouzel-ctl` | beside the emulator |
+//! | `OUZEL_GUESTS` | the guests of `cargo xtask guest` | `guest` in the target directory |
+//! | `OUZEL_QEMU` | the peer to compare with | `qemu-system-x86_64` |
+//! | `OUZEL_PYTHON` | a Python that has `qemu.qmp` | `guest/python/bin/python3` in the target directory |
+//!
+//! A test that needs another program or Debian's kernel is ignored by default and has `peer_<what>_` at the beginning
+//! of its name; `cargo xtask test` runs those whose peer is there and lists the others as skipped.
+
+#![forbid(unsafe_code)]
+
+mod bare_metal;
+mod command_line;
+mod commands;
+mod ctl;
+mod hostile;
+mod linux;
+mod protocol;
+mod python;
+mod spec_examples;
+mod support;
