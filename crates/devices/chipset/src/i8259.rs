@@ -442,7 +442,7 @@ mod tests {
         write(&mut pic, REGION_MASTER, 0, 0x20);
         assert!(pins.level(0));
         pic.set_level(11, false);
-        assert!(!pic.state.slave.pending(false).is_some());
+        assert!(pic.state.slave.pending(false).is_none());
     }
 
     #[test]

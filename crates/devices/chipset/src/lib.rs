@@ -4,12 +4,15 @@
 
 #![forbid(unsafe_code)]
 
+pub mod acpi_pm;
+pub mod hpet;
 pub mod i8254;
 pub mod i8259;
 pub mod ioapic;
 pub mod irq_router;
 pub mod lapic;
 pub mod legacy;
+pub mod legacy_ports;
 pub mod mc146818;
 
 #[cfg(test)]

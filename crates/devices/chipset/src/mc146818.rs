@@ -160,7 +160,7 @@ impl Mc146818 {
     }
 
     fn encode(&self, value: u32) -> u8 {
-        if self.is_binary() { value as u8 } else { ((value / 10) << 4 | value % 10) as u8 }
+        if self.is_binary() { value as u8 } else { (((value / 10) << 4) | (value % 10)) as u8 }
     }
 
     fn decode(&self, value: u8) -> u32 {

@@ -1,0 +1,473 @@
+//! PIIX4 power management (Intel 290562, 7.2; ACPI 1.0b, 4.7): PM1 event and control registers, the ACPI timer, the GPE0
+//! block where QEMU has it, and the SMI command port as far as it is the ACPI enable switch.
+//!
+//! The SCI is a level: high while an enabled event is pending and SCI_EN is set. Sleeping is a request to the machine.
+//! Left out: system-management interrupts (with SCI_EN clear, events go nowhere), throttling, and the device monitors
+//! of the PIIX4, whose registers read as zeros.
+
+use clock::{Clock, Timer};
+use device::{AccessSize, Device, DeviceCell, DeviceState, IoDevice, IrqLine, ResetKind};
+use state::State;
+
+/// Region 0: the 64 ports of the power management block (0x600).
+pub const REGION_PM: usize = 0;
+/// Region 1: the 4 ports of GPE0 (0xafe0): status, then enable.
+pub const REGION_GPE0: usize = 1;
+/// Region 2: the SMI command and status ports (0xb2).
+pub const REGION_APM: usize = 2;
+
+/// The ACPI timer's frequency in Hz.
+const FREQUENCY: u64 = 3_579_545;
+const SECOND: u64 = 1_000_000_000;
+/// The timer status is set each time the top bit of the 24 toggles.
+const HALF_RANGE: u64 = 1 << 23;
+
+/// Bits of the PM1 status register; the enable register has those at the same places that can be enabled.
+mod pm1 {
+    pub const TMR: u16 = 1;
+    pub const BM: u16 = 1 << 4;
+    pub const GBL: u16 = 1 << 5;
+    pub const PWRBTN: u16 = 1 << 8;
+    pub const SLPBTN: u16 = 1 << 9;
+    pub const RTC: u16 = 1 << 10;
+    pub const WAK: u16 = 1 << 15;
+    /// What can be enabled.
+    pub const ENABLES: u16 = TMR | GBL | PWRBTN | SLPBTN | RTC;
+    /// What there is at all.
+    pub const STATUS: u16 = ENABLES | BM | WAK;
+}
+
+/// Bits of the PM1 control register.
+mod control {
+    pub const SCI_EN: u16 = 1;
+    pub const GBL_RLS: u16 = 1 << 2;
+    pub const SLP_EN: u16 = 1 << 13;
+    pub const SLP_TYP_SHIFT: u32 = 10;
+    /// What reads back: GBL_RLS and SLP_EN are triggers.
+    pub const KEPT: u16 = 0x1c03;
+}
+
+/// Values of the SMI command port.
+mod apm {
+    pub const ACPI_DISABLE: u8 = 0xf0;
+    pub const ACPI_ENABLE: u8 = 0xf1;
+}
+
+/// A sleeping state that the guest asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SleepState {
+    /// Suspend to RAM (SLP_TYP 1).
+    S3,
+    /// Suspend to disk (SLP_TYP 2).
+    S4,
+    /// Soft off (SLP_TYP 0).
+    S5,
+}
+
+/// Called when the guest goes to sleep, with the device's lock held; it must not wait.
+pub type SleepRequest = Box<dyn FnMut(SleepState) + Send>;
+
+/// What ends a suspension.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WakeReason {
+    /// The real-time clock's alarm.
+    Rtc,
+    /// The ACPI timer.
+    Timer,
+    /// Anything else: the user, a device.
+    Other,
+}
+
+fn to_ticks(nanoseconds: u64) -> u64 {
+    (u128::from(nanoseconds) * u128::from(FREQUENCY) / u128::from(SECOND)) as u64
+}
+
+/// The first nanosecond at which `ticks` ticks are over.
+fn to_nanoseconds(ticks: u64) -> u64 {
+    (u128::from(ticks) * u128::from(SECOND)).div_ceil(u128::from(FREQUENCY)) as u64
+}
+
+/// The guest-visible state.
+#[derive(Clone, Debug, Default, PartialEq, Eq, State)]
+#[state(name = "piix4_pm/registers", version = 1)]
+struct Registers {
+    pm1_status: u16,
+    pm1_enable: u16,
+    pm1_control: u16,
+    /// The timer's tick that sets its status next.
+    next_overflow: u64,
+    gpe0_status: u16,
+    gpe0_enable: u16,
+    apm_control: u8,
+    apm_status: u8,
+}
+
+/// The power management block.
+pub struct AcpiPm {
+    // Host resources.
+    sleep: SleepRequest,
+    // Wiring.
+    clock: Clock,
+    timer: Timer,
+    sci: IrqLine,
+    // Guest-visible state.
+    registers: Registers,
+}
+
+impl AcpiPm {
+    /// A block that drives `sci` (ISA interrupt 9, level-triggered) and calls `sleep`.
+    pub fn new(clock: &Clock, sci: IrqLine, sleep: SleepRequest) -> DeviceCell<Self> {
+        let block = DeviceCell::new_cyclic(|handle| Self {
+            sleep,
+            clock: clock.clone(),
+            timer: handle.timer(clock, Self::update),
+            sci,
+            registers: Registers::default(),
+        });
+        block.lock().reset(ResetKind::Cold);
+        block
+    }
+
+    /// The user presses the power button. It is lost while the guest has not enabled it.
+    pub fn press_power_button(&mut self) {
+        if self.registers.pm1_enable & pm1::PWRBTN != 0 {
+            self.registers.pm1_status |= pm1::PWRBTN;
+            self.update();
+        }
+    }
+
+    /// A general-purpose event (0 to 15) happened: hotplug, for example.
+    pub fn raise_gpe(&mut self, event: u8) {
+        self.registers.gpe0_status |= 1_u16.checked_shl(u32::from(event)).unwrap_or(0);
+        self.update();
+    }
+
+    /// The machine wakes up from a suspension: what the guest finds in the status register.
+    pub fn wake(&mut self, reason: WakeReason) {
+        self.registers.pm1_status |= pm1::WAK
+            | match reason {
+                WakeReason::Rtc => pm1::RTC,
+                WakeReason::Timer => pm1::TMR,
+                WakeReason::Other => 0,
+            };
+        self.update();
+    }
+
+    /// Switches to ACPI mode, as firmware does for a guest that it starts so.
+    pub fn enable_acpi(&mut self) {
+        self.registers.pm1_control |= control::SCI_EN;
+        self.update();
+    }
+
+    /// Notes what time has brought, and returns the SCI's level.
+    fn poll(&mut self) -> bool {
+        if to_ticks(self.clock.now()) >= self.registers.next_overflow {
+            self.registers.pm1_status |= pm1::TMR;
+        }
+        let Registers { pm1_status, pm1_enable, pm1_control, gpe0_status, gpe0_enable, .. } = self.registers;
+        let is_pending = pm1_status & pm1_enable & pm1::ENABLES != 0 || gpe0_status & gpe0_enable != 0;
+        is_pending && pm1_control & control::SCI_EN != 0
+    }
+
+    fn update(&mut self) {
+        let level = self.poll();
+        self.sci.set(level);
+        self.arm();
+    }
+
+    /// Waits for the timer's overflow only while it would interrupt.
+    fn arm(&mut self) {
+        if self.registers.pm1_enable & pm1::TMR != 0 && self.registers.pm1_status & pm1::TMR == 0 {
+            self.timer.arm(to_nanoseconds(self.registers.next_overflow));
+        } else {
+            self.timer.cancel();
+        }
+    }
+
+    fn clear_status(&mut self, bits: u16) {
+        self.poll();
+        self.registers.pm1_status &= !bits;
+        if bits & pm1::TMR != 0 {
+            self.start_overflow();
+        }
+    }
+
+    fn start_overflow(&mut self) {
+        self.registers.next_overflow = (to_ticks(self.clock.now()) & !(HALF_RANGE - 1)).saturating_add(HALF_RANGE);
+    }
+
+    fn write_control(&mut self, value: u16) {
+        self.registers.pm1_control = value & control::KEPT;
+        if value & control::GBL_RLS != 0 {
+            // The firmware would be told by an SMI, and answer with the global status.
+            self.registers.pm1_status |= pm1::GBL;
+        }
+        if value & control::SLP_EN == 0 {
+            return;
+        }
+        match value >> control::SLP_TYP_SHIFT & 7 {
+            0 => (self.sleep)(SleepState::S5),
+            1 => (self.sleep)(SleepState::S3),
+            2 => (self.sleep)(SleepState::S4),
+            _ => {}
+        }
+    }
+
+    /// Writes the bits of `mask` of the 16-bit register at `offset`.
+    fn write_register(&mut self, offset: u64, value: u16, mask: u16) {
+        let merge = |old: u16| (old & !mask) | (value & mask);
+        match offset {
+            0 => self.clear_status(value & mask & pm1::STATUS),
+            2 => self.registers.pm1_enable = merge(self.registers.pm1_enable) & pm1::ENABLES,
+            4 => self.write_control(merge(self.registers.pm1_control)),
+            _ => {}
+        }
+    }
+
+    /// The first 12 bytes of the block, at one moment.
+    fn block(&mut self) -> [u8; 12] {
+        self.poll();
+        let mut bytes = [0; 12];
+        let Registers { pm1_status, pm1_enable, pm1_control, .. } = self.registers;
+        bytes[0..2].copy_from_slice(&pm1_status.to_le_bytes());
+        bytes[2..4].copy_from_slice(&pm1_enable.to_le_bytes());
+        bytes[4..6].copy_from_slice(&pm1_control.to_le_bytes());
+        let timer = to_ticks(self.clock.now()) as u32 & 0xff_ffff;
+        bytes[8..12].copy_from_slice(&timer.to_le_bytes());
+        bytes
+    }
+
+    fn gpe0(&self) -> [u8; 4] {
+        let [status_low, status_high] = self.registers.gpe0_status.to_le_bytes();
+        let [enable_low, enable_high] = self.registers.gpe0_enable.to_le_bytes();
+        [status_low, status_high, enable_low, enable_high]
+    }
+
+    fn write_gpe0(&mut self, offset: u64, value: u8) {
+        match offset {
+            0 => self.registers.gpe0_status &= !u16::from(value),
+            1 => self.registers.gpe0_status &= !(u16::from(value) << 8),
+            2 => self.registers.gpe0_enable = (self.registers.gpe0_enable & 0xff00) | u16::from(value),
+            _ => self.registers.gpe0_enable = (self.registers.gpe0_enable & 0x00ff) | u16::from(value) << 8,
+        }
+    }
+
+    fn write_apm(&mut self, offset: u64, value: u8) {
+        if offset != 0 {
+            self.registers.apm_status = value;
+            return;
+        }
+        self.registers.apm_control = value;
+        match value {
+            apm::ACPI_ENABLE => self.registers.pm1_control |= control::SCI_EN,
+            apm::ACPI_DISABLE => self.registers.pm1_control &= !control::SCI_EN,
+            _ => {}
+        }
+    }
+}
+
+/// `size` bytes at `offset`, little-endian; zeros behind the end.
+fn load(bytes: &[u8], offset: u64, size: AccessSize) -> u64 {
+    let from = usize::try_from(offset).unwrap_or(usize::MAX);
+    let present = bytes.iter().skip(from).take(size.bytes());
+    present.zip(0..).fold(0, |value, (byte, index)| value | u64::from(*byte) << (8 * index))
+}
+
+impl Device for AcpiPm {
+    fn reset(&mut self, _kind: ResetKind) {
+        self.registers = Registers::default();
+        self.start_overflow();
+        self.update();
+    }
+
+    fn state(&mut self) -> DeviceState<'_> {
+        DeviceState::State(&mut self.registers)
+    }
+
+    fn restored(&mut self) {
+        let level = self.poll();
+        self.sci.restore(level);
+        self.arm();
+    }
+}
+
+impl IoDevice for AcpiPm {
+    fn access_sizes(&self, region: usize) -> (AccessSize, AccessSize) {
+        match region {
+            REGION_PM => (AccessSize::Byte, AccessSize::Dword),
+            _ => (AccessSize::Byte, AccessSize::Byte),
+        }
+    }
+
+    fn read(&mut self, region: usize, offset: u64, size: AccessSize) -> u64 {
+        match region {
+            REGION_PM => load(&self.block(), offset, size),
+            REGION_GPE0 => load(&self.gpe0(), offset, size),
+            _ => load(&[self.registers.apm_control, self.registers.apm_status], offset, size),
+        }
+    }
+
+    fn write(&mut self, region: usize, offset: u64, size: AccessSize, value: u64) {
+        match region {
+            REGION_PM => {
+                // Each 16-bit register that the access touches, once.
+                let first = offset & !1;
+                let shift = 8 * (offset & 1);
+                let (value, mask) = ((value & size.mask()) << shift, size.mask() << shift);
+                for index in 0..3 {
+                    let part = (mask >> (16 * index)) as u16;
+                    if part != 0 {
+                        self.write_register(first + 2 * index, (value >> (16 * index)) as u16, part);
+                    }
+                }
+            }
+            REGION_GPE0 => self.write_gpe0(offset, value as u8),
+            _ => self.write_apm(offset, value as u8),
+        }
+        self.update();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::Pins;
+    use std::sync::{Arc, mpsc};
+
+    const PWRBTN_EN: u64 = 0x100;
+
+    struct Bench {
+        clock: Clock,
+        block: DeviceCell<AcpiPm>,
+        pins: Arc<Pins>,
+        sleeps: mpsc::Receiver<SleepState>,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            let (clock, pins) = (Clock::manual(), Pins::new());
+            let (send, sleeps) = mpsc::channel();
+            let request = Box::new(move |state| send.send(state).expect("receiver"));
+            let block = AcpiPm::new(&clock, pins.line(9), request);
+            Self { clock, block, pins, sleeps }
+        }
+
+        fn write(&self, offset: u64, size: AccessSize, value: u64) {
+            self.block.lock().write(REGION_PM, offset, size, value);
+        }
+
+        fn read(&self, offset: u64, size: AccessSize) -> u64 {
+            self.block.lock().read(REGION_PM, offset, size)
+        }
+
+        fn smi_command(&self, value: u64) {
+            self.block.lock().write(REGION_APM, 0, AccessSize::Byte, value);
+        }
+    }
+
+    #[test]
+    fn timer_counts_3579545_hz_in_24_bits() {
+        let bench = Bench::new();
+        bench.clock.step(SECOND);
+        assert_eq!(bench.read(8, AccessSize::Dword), 3_579_545);
+        bench.clock.step(9 * SECOND);
+        assert_eq!(bench.read(8, AccessSize::Dword), 35_795_450 & 0xff_ffff);
+        assert_eq!(bench.read(9, AccessSize::Byte), 35_795_450 >> 8 & 0xff);
+    }
+
+    #[test]
+    fn timer_overflow_interrupts_once_for_each_half_range() {
+        let bench = Bench::new();
+        bench.smi_command(0xf1);
+        bench.write(2, AccessSize::Word, 1);
+        let half = to_nanoseconds(HALF_RANGE);
+        bench.clock.step(half - 1);
+        assert!(!bench.pins.level(9));
+        bench.clock.step(1);
+        assert!(bench.pins.level(9));
+        bench.write(0, AccessSize::Word, 1);
+        assert!(!bench.pins.level(9));
+        bench.clock.step(half);
+        assert_eq!(bench.pins.edges(9), 2);
+    }
+
+    #[test]
+    fn power_button_raises_the_sci_in_acpi_mode_until_it_is_cleared() {
+        let bench = Bench::new();
+        bench.block.lock().press_power_button();
+        assert_eq!(bench.read(0, AccessSize::Word), 0, "not enabled");
+        bench.write(2, AccessSize::Word, PWRBTN_EN);
+        bench.block.lock().press_power_button();
+        assert_eq!(bench.read(0, AccessSize::Word), PWRBTN_EN);
+        assert!(!bench.pins.level(9), "legacy mode");
+        bench.smi_command(0xf1);
+        assert_eq!(bench.read(4, AccessSize::Word), 1);
+        assert!(bench.pins.level(9));
+        // The low byte's bits do not touch it; the high byte's do.
+        bench.write(0, AccessSize::Byte, 0xff);
+        assert!(bench.pins.level(9));
+        bench.write(1, AccessSize::Byte, 1);
+        assert!(!bench.pins.level(9));
+        bench.smi_command(0xf0);
+        assert_eq!(bench.read(4, AccessSize::Word), 0);
+    }
+
+    #[test]
+    fn dword_write_reaches_status_and_enable() {
+        let bench = Bench::new();
+        bench.block.lock().wake(WakeReason::Rtc);
+        assert_eq!(bench.read(0, AccessSize::Dword), 0x8400);
+        bench.write(0, AccessSize::Dword, 0x0120_8000);
+        assert_eq!(bench.read(0, AccessSize::Dword), 0x0120_0400);
+    }
+
+    #[test]
+    fn sleep_types_are_requested_with_slp_en_alone() {
+        let bench = Bench::new();
+        for (value, expected) in
+            [(0x2000, Some(SleepState::S5)), (0x2400, Some(SleepState::S3)), (0x2801, Some(SleepState::S4)), (0x0400, None)]
+        {
+            bench.write(4, AccessSize::Word, value);
+            assert_eq!(bench.sleeps.try_recv().ok(), expected, "{value:#x}");
+            assert_eq!(bench.read(4, AccessSize::Word), value & !0x2000);
+        }
+    }
+
+    #[test]
+    fn general_purpose_event_raises_the_sci_while_enabled() {
+        let bench = Bench::new();
+        bench.smi_command(0xf1);
+        bench.block.lock().raise_gpe(1);
+        assert!(!bench.pins.level(9));
+        bench.block.lock().write(REGION_GPE0, 2, AccessSize::Byte, 2);
+        assert!(bench.pins.level(9));
+        assert_eq!(bench.block.lock().read(REGION_GPE0, 0, AccessSize::Byte), 2);
+        bench.block.lock().write(REGION_GPE0, 0, AccessSize::Byte, 2);
+        assert!(!bench.pins.level(9));
+    }
+
+    #[test]
+    fn restored_event_is_a_level_without_an_edge() {
+        let saved = Bench::new();
+        saved.smi_command(0xf1);
+        saved.write(2, AccessSize::Word, PWRBTN_EN);
+        saved.block.lock().press_power_button();
+        let bytes = state::testing::saved(&saved.block.lock().registers);
+        let bench = Bench::new();
+        state::testing::load_all(&mut bench.block.lock().registers, &bytes).expect("load");
+        bench.block.lock().restored();
+        assert!(bench.pins.level(9));
+        assert_eq!(bench.pins.edges(9), 0);
+    }
+
+    #[test]
+    fn reset_brings_all_state_back() {
+        let bench = Bench::new();
+        let mut block = bench.block.lock();
+        state::testing::assert_reset_is_complete(
+            &mut *block,
+            |block| &mut block.registers,
+            |block| block.reset(ResetKind::Warm),
+        );
+    }
+}

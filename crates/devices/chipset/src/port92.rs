@@ -1,0 +1,1 @@
+//! System control port A at 0x92.

@@ -1,0 +1,1 @@
+//! PS/2 keyboard and mouse.
