@@ -6,7 +6,9 @@
 
 pub mod acpi_pm;
 pub mod hpet;
+pub mod i8042;
 pub mod i8254;
+pub mod i8257;
 pub mod i8259;
 pub mod ioapic;
 pub mod irq_router;
