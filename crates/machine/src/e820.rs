@@ -58,6 +58,12 @@ impl E820 {
         Self(entries)
     }
 
+    /// Just the RAM: `low` bytes from 0 and `high` bytes from 4 GiB.
+    pub fn ram(low: u64, high: u64) -> Self {
+        let ranges = [(0, low), (1 << 32, high)].into_iter().filter(|(_, len)| *len > 0);
+        Self(ranges.map(|(start, len)| E820Entry { start, len, kind: E820Kind::Usable }).collect())
+    }
+
     /// The ranges.
     pub fn entries(&self) -> &[E820Entry] {
         &self.0

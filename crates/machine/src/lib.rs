@@ -1,10 +1,20 @@
 //! Boards, firmware tables, kernel loading, vCPU threads and reset: the one place that sees devices and accelerators
 //! together.
+//!
+//! [`Machine::new`] builds a [`config::MachineConfig`] into address spaces, devices ([`pc`]) and vCPU threads
+//! ([`vcpu`]), all at rest. The control thread (crate `vm`) owns the result.
 
 #![forbid(unsafe_code)]
 
 pub mod acpi;
 pub mod boot;
+pub mod config;
 pub mod e820;
 pub mod event;
+mod machine;
+mod pc;
+mod serial;
 pub mod vcpu;
+
+pub use machine::{CpuSlot, GuestMemory, Machine, MachineError};
+pub use pc::Chardevs;

@@ -1,1 +1,16 @@
-//! The control thread and the command handlers.
+//! The control thread: sole owner of the machine and its run state; and the handlers of QMP commands.
+//!
+//! [`program::Program`] starts everything; [`control::Control`] is what the control thread owns; [`handlers`] are the
+//! commands, one module a subject.
+
+#![forbid(unsafe_code)]
+
+pub mod config;
+pub mod control;
+pub mod handlers;
+pub mod inbox;
+pub mod log;
+pub mod program;
+pub mod run_state;
+pub mod snapshot;
+pub mod version;

@@ -1,7 +1,8 @@
-//! ISA devices: 16550 serial ports, the debug console and exit ports, and fw_cfg, which tells firmware about the machine.
+//! ISA devices: 16550 serial ports, the debug console and exit ports, pvpanic, and fw_cfg, which tells firmware about the machine.
 
 #![forbid(unsafe_code)]
 
 pub mod debug;
 pub mod fw_cfg;
+pub mod pvpanic;
 pub mod uart16550;

@@ -1,0 +1,125 @@
+//! What a machine is made of, as the command line says it. Values: nothing here has been built yet.
+
+use clock::RtcBase;
+use x86::model::{CpuModel, Topology};
+
+use crate::boot::BootSource;
+
+/// The highest number of vCPUs.
+pub const MAX_VCPUS: u32 = 8;
+/// RAM below 4 GiB ends here at the latest; the rest lies above 4 GiB.
+pub const LOW_RAM_MAX: u64 = 0xe000_0000;
+/// Where low RAM ends when it does not all fit below 4 GiB.
+pub const LOW_RAM_SPLIT: u64 = 0xc000_0000;
+/// The least RAM: what the firmware tables and the boot structures need.
+pub const RAM_MIN: u64 = 1 << 20;
+
+/// A machine type of `-machine`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MachineType {
+    /// Its versioned name.
+    pub name: &'static str,
+    /// The name without a version, if this is the current version.
+    pub alias: Option<&'static str>,
+    /// One line for `-machine help`.
+    pub description: &'static str,
+    /// Whether it is what runs without `-machine`.
+    pub is_default: bool,
+}
+
+/// The machine types that exist.
+pub const MACHINE_TYPES: &[MachineType] = &[MachineType {
+    name: "pc-i440fx-7.2",
+    alias: Some("pc"),
+    description: "Standard PC (i440FX + PIIX, 1996)",
+    is_default: true,
+}];
+
+impl MachineType {
+    /// The machine type of that name or alias.
+    pub fn by_name(name: &str) -> Option<&'static MachineType> {
+        MACHINE_TYPES.iter().find(|machine| machine.name == name || machine.alias == Some(name))
+    }
+}
+
+/// What an `isa-…` or other device of the command line is, with its properties checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DeviceKind {
+    /// A 16550 serial port.
+    IsaSerial {
+        /// COM number minus one.
+        index: u8,
+        /// First I/O port.
+        iobase: u16,
+        /// ISA interrupt.
+        irq: u8,
+        /// The character device behind it.
+        chardev: String,
+    },
+    /// Bochs' debug console.
+    IsaDebugcon {
+        /// The I/O port.
+        iobase: u16,
+        /// What a read returns.
+        readback: u8,
+        /// The character device behind it.
+        chardev: String,
+    },
+    /// A port that ends the emulator.
+    IsaDebugExit {
+        /// First I/O port.
+        iobase: u16,
+        /// How many ports.
+        iosize: u16,
+    },
+    /// The guest's way to report a crash.
+    Pvpanic {
+        /// The I/O port.
+        ioport: u16,
+        /// Which events the guest is told to exist: bit 0 panicked, bit 1 crash kernel loaded.
+        events: u8,
+    },
+}
+
+/// A device of the command line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceConfig {
+    /// `id=`.
+    pub id: Option<String>,
+    /// What it is.
+    pub kind: DeviceKind,
+}
+
+/// A whole machine.
+#[derive(Clone, Debug)]
+pub struct MachineConfig {
+    /// Its type.
+    pub machine_type: &'static MachineType,
+    /// Bytes of RAM.
+    pub ram_size: u64,
+    /// vCPUs present at start.
+    pub cpus: u32,
+    /// Sockets, cores, threads: their product is the number of possible vCPUs.
+    pub topology: Topology,
+    /// The vCPUs' model.
+    pub cpu_model: CpuModel,
+    /// The guest's time of day.
+    pub rtc: RtcBase,
+    /// Whether there is an HPET.
+    pub hpet: bool,
+    /// What to boot; without it the vCPU starts at the reset vector, where there is no firmware.
+    pub boot: Option<BootSource>,
+    /// Devices beside the board's own.
+    pub devices: Vec<DeviceConfig>,
+}
+
+impl MachineConfig {
+    /// Bytes of RAM below and above 4 GiB.
+    pub fn ram_split(&self) -> (u64, u64) {
+        if self.ram_size > LOW_RAM_MAX {
+            (LOW_RAM_SPLIT, self.ram_size - LOW_RAM_SPLIT)
+        } else {
+            (self.ram_size, 0)
+        }
+    }
+}

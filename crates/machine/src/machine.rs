@@ -1,0 +1,311 @@
+//! A machine that has been built: start, stop, reset, and what monitors ask about it.
+
+use std::io;
+use std::sync::Arc;
+
+use accel::{CpuSignals, VcpuReset};
+use clock::Clock;
+use cpu::{CpuConfig, ExclusiveLock, SoftCpu};
+use device::ResetKind;
+use devices_chipset::lapic::{self, ApicBus};
+use memory::{AddressSpace, GuestAddress, MapError, RamError};
+use x86::model::Topology;
+
+use crate::acpi::{AcpiConfig, AcpiTables};
+use crate::boot::{BootEnvironment, BootError, BootPlan};
+use crate::config::MachineConfig;
+use crate::e820::E820;
+use crate::event::GuestEvents;
+use crate::pc::{self, Board, Chardevs};
+use crate::vcpu::{NewVcpu, VcpuThreads};
+
+/// The end of low RAM holds the firmware tables: this many bytes of it.
+const TABLES_SIZE: u64 = 0x2_0000;
+/// Where the RSDP goes: where guests look for it (ACPI 1.0b, 5.2.4.1).
+const RSDP_ADDRESS: u64 = 0xf_5a00;
+
+/// Why a machine can't be built.
+#[derive(Debug, thiserror::Error)]
+pub enum MachineError {
+    /// Guest memory.
+    #[error(transparent)]
+    Ram(#[from] RamError),
+    /// The memory map.
+    #[error(transparent)]
+    Map(#[from] MapError),
+    /// The kernel.
+    #[error("cannot boot the kernel: {0}")]
+    Boot(#[from] BootError),
+    /// A character device that a device needs.
+    #[error(transparent)]
+    Chardev(#[from] chardev::Error),
+    /// PCI slots.
+    #[error(transparent)]
+    Pci(#[from] devices_pci::bus::Occupied),
+    /// fw_cfg's files.
+    #[error(transparent)]
+    FwCfg(#[from] devices_isa::fw_cfg::FileError),
+    /// A vCPU thread.
+    #[error("the host refuses a vCPU thread: {0}")]
+    Thread(#[source] io::Error),
+    /// Too little RAM for the tables and the boot structures.
+    #[error("the machine needs at least 1 MiB of RAM")]
+    RamTooSmall,
+}
+
+/// A place for a vCPU in the machine's topology.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CpuSlot {
+    /// Its path in the object tree.
+    pub path: String,
+    /// Local APIC id.
+    pub apic_id: u32,
+    /// The socket.
+    pub socket: u32,
+    /// The die in its socket, on machines with several.
+    pub die: Option<u32>,
+    /// The core in its die.
+    pub core: u32,
+    /// The thread in its core.
+    pub thread: u32,
+}
+
+/// All the slots of a topology, in the order of vCPU indices.
+fn slots(topology: Topology) -> Vec<CpuSlot> {
+    let mut slots = Vec::new();
+    for index in 0..topology.sockets * topology.dies * topology.cores * topology.threads {
+        let thread = index % topology.threads;
+        let core = index / topology.threads % topology.cores;
+        let die = index / (topology.threads * topology.cores) % topology.dies;
+        let socket = index / (topology.threads * topology.cores * topology.dies);
+        // QEMU's numbering of anonymous devices: the boot processor comes first, then a device of the board.
+        let number = if index == 0 { 0 } else { index + 1 };
+        slots.push(CpuSlot {
+            path: format!("/machine/unattached/device[{number}]"),
+            apic_id: topology.apic_id(index),
+            socket,
+            die: (topology.dies > 1).then_some(die),
+            core,
+            thread,
+        });
+    }
+    slots
+}
+
+/// A built machine.
+pub struct Machine {
+    board: Board,
+    slots: Vec<CpuSlot>,
+    cpu_type: String,
+    clock: Clock,
+    boot: Option<BootPlan>,
+    tables: AcpiTables,
+    tables_at: u64,
+    vcpus: Arc<VcpuThreads>,
+}
+
+impl Machine {
+    /// Builds and resets a machine; it does not run yet.
+    ///
+    /// # Errors
+    /// [`MachineError`].
+    pub fn new(config: MachineConfig, chardevs: &Chardevs<'_>, events: &GuestEvents) -> Result<Self, MachineError> {
+        let clock = Clock::host();
+        let slots = slots(config.topology);
+        let (low, high) = config.ram_split();
+        let tables_at = low.checked_sub(TABLES_SIZE).filter(|at| *at >= 0xe_0000).ok_or(MachineError::RamTooSmall)?;
+        let board = pc::build(&config, &clock, chardevs, events)?;
+        let tables = AcpiTables::build(
+            &AcpiConfig {
+                apic_ids: slots.iter().map(|slot| slot.apic_id).collect(),
+                present: config.cpus as usize,
+                pci_hole_start: low as u32,
+                hpet: config.hpet,
+                pvpanic: board.pvpanic,
+                serial_ports: board.serial_ports.clone(),
+            },
+            tables_at as u32,
+        );
+        let boot = match &config.boot {
+            None => None,
+            Some(source) => {
+                let e820 = E820::pc(low, TABLES_SIZE, high);
+                let environment = BootEnvironment { low_ram_end: tables_at, e820, rsdp: RSDP_ADDRESS };
+                Some(BootPlan::new(source, &environment)?)
+            }
+        };
+        let vcpus = new_vcpus(&config, &slots, &board, &clock);
+        let vcpus = VcpuThreads::start(vcpus, events, lapic::set_current).map_err(MachineError::Thread)?;
+        let cpu_type = config.cpu_model.type_name();
+        let vcpus = Arc::new(vcpus);
+        let machine = Self { board, slots, cpu_type, clock, boot, tables, tables_at, vcpus };
+        machine.reset_to(ResetKind::Cold)?;
+        Ok(machine)
+    }
+
+    /// Lets guest time and the vCPUs run.
+    pub fn start(&self) {
+        self.clock.start();
+        self.vcpus.resume();
+    }
+
+    /// Stops the vCPUs and guest time.
+    pub fn stop(&self) {
+        self.vcpus.pause();
+        self.clock.stop();
+    }
+
+    /// Resets the stopped machine.
+    pub fn reset(&self) {
+        // The plan was written to this memory map before.
+        let written = self.reset_to(ResetKind::Warm);
+        debug_assert!(written.is_ok(), "{written:?}");
+    }
+
+    fn reset_to(&self, kind: ResetKind) -> Result<(), MachineError> {
+        for device in &self.board.devices {
+            device.lifecycle.reset(kind);
+        }
+        for index in 0..self.vcpus.count() {
+            if let Some(signals) = self.vcpus.signals(index) {
+                signals.clear(pending_inputs());
+            }
+            self.vcpus.with(index, |cpu| cpu.reset(VcpuReset::PowerOn));
+        }
+        // What firmware leaves behind, since none runs.
+        self.board.after_firmware();
+        self.board.memory.write(GuestAddress(self.tables_at), &self.tables.blob);
+        self.board.memory.write(GuestAddress(RSDP_ADDRESS), &self.tables.rsdp);
+        if let Some(plan) = &self.boot {
+            plan.write(&self.board.memory)?;
+            let registers = plan.registers.clone();
+            self.vcpus.with(0, move |cpu| {
+                let mut registers = registers;
+                // Model-specific state (APIC base, MSRs, FPU) stays as the reset left it.
+                let reset = cpu.registers();
+                registers.apic_base = reset.apic_base;
+                registers.msrs = reset.msrs;
+                registers.xsave = reset.xsave;
+                registers.xcr0 = reset.xcr0;
+                registers.debug = reset.debug;
+                cpu.set_registers(&registers);
+            });
+        }
+        Ok(())
+    }
+
+    /// Presses the ACPI power button.
+    pub fn press_power_button(&self) {
+        self.board.power_management.lock().press_power_button();
+    }
+
+    /// Sends an NMI to all vCPUs, as a front-panel button does.
+    pub fn inject_nmi(&self) {
+        self.board.apic_bus.pulse_nmi();
+    }
+
+    /// The vCPU threads.
+    pub fn vcpus(&self) -> &VcpuThreads {
+        &self.vcpus
+    }
+
+    /// All places for vCPUs, present or not, by index.
+    pub fn cpu_slots(&self) -> &[CpuSlot] {
+        &self.slots
+    }
+
+    /// The slot of vCPU `index`, if it is present.
+    pub fn cpu(&self, index: usize) -> Option<&CpuSlot> {
+        self.slots.get(index).filter(|_| index < self.vcpus.count())
+    }
+
+    /// The vCPUs' object type.
+    pub fn cpu_type(&self) -> &str {
+        &self.cpu_type
+    }
+
+    /// Guest memory, for whoever copies it in the background.
+    pub fn guest_memory(&self) -> GuestMemory {
+        GuestMemory { memory: Arc::clone(&self.board.memory), vcpus: Arc::clone(&self.vcpus) }
+    }
+}
+
+/// Interrupt inputs that a reset takes away.
+fn pending_inputs() -> accel::Signal {
+    use accel::Signal;
+    Signal::INTR.with(Signal::NMI).with(Signal::SMI).with(Signal::INIT).with(Signal::SIPI)
+}
+
+fn new_vcpus(config: &MachineConfig, slots: &[CpuSlot], board: &Board, clock: &Clock) -> Vec<NewVcpu> {
+    let exclusive = Arc::new(ExclusiveLock::default());
+    let tsc_khz = config.cpu_model.tsc_frequency().map_or(CpuConfig::DEFAULT_TSC_KHZ, |hertz| hertz / 1000);
+    let mut vcpus = Vec::new();
+    for (index, slot) in slots.iter().take(config.cpus as usize).enumerate() {
+        let signals = Arc::new(CpuSignals::default());
+        let features = Arc::new(config.cpu_model.build(config.topology, slot.apic_id));
+        let apic = ApicBus::add_cpu(
+            &board.apic_bus,
+            &lapic::CpuConfig {
+                index,
+                apic_id: slot.apic_id,
+                is_boot_cpu: index == 0,
+                has_x2apic: features.has(x86::cpuid::Feature::X2apic),
+                tsc_khz,
+                signals: Arc::clone(&signals),
+            },
+        );
+        let cpu = SoftCpu::new(CpuConfig {
+            apic_id: slot.apic_id,
+            boot_processor: index == 0,
+            features,
+            memory: Arc::clone(&board.memory),
+            ports: Arc::clone(&board.ports),
+            clock: clock.clone(),
+            tsc_khz,
+            signals: Arc::clone(&signals),
+            apic: Arc::new(apic),
+            microcode_revision: config.cpu_model.microcode_revision(),
+            a20: Arc::clone(&board.a20.open),
+            exclusive: Arc::clone(&exclusive),
+            ferr: Some(Arc::clone(&board.ferr)),
+        });
+        vcpus.push(NewVcpu { cpu: Box::new(cpu), signals });
+    }
+    let signals = vcpus.iter().map(|vcpu| Arc::clone(&vcpu.signals)).collect();
+    // The gate is new: nobody has told it about vCPUs before.
+    let _first = board.a20.vcpus.set(signals);
+    vcpus
+}
+
+/// Guest memory as a debugger reads it.
+#[derive(Clone)]
+pub struct GuestMemory {
+    memory: Arc<AddressSpace>,
+    vcpus: Arc<VcpuThreads>,
+}
+
+impl GuestMemory {
+    /// Reads guest-physical memory; where there is none, zeros.
+    pub fn read_physical(&self, address: u64, into: &mut [u8]) {
+        self.memory.read(GuestAddress(address), into);
+    }
+
+    /// Reads memory as vCPU `cpu` sees it; `false` where no page is mapped.
+    pub fn read_virtual(&self, cpu: usize, address: u64, into: &mut [u8]) -> bool {
+        const PAGE: u64 = 4096;
+        let pages = (address % PAGE + into.len() as u64).div_ceil(PAGE);
+        let first = address & !(PAGE - 1);
+        let translated = self.vcpus.with(cpu, move |cpu| {
+            (0..pages).map(|page| cpu.translate(first.wrapping_add(page * PAGE))).collect::<Option<Vec<_>>>()
+        });
+        let Some(Some(frames)) = translated else { return false };
+        let mut done = 0;
+        for frame in frames {
+            let offset = address.wrapping_add(done as u64) % PAGE;
+            let piece = ((PAGE - offset) as usize).min(into.len() - done);
+            self.memory.read(GuestAddress(frame.0 + offset), &mut into[done..done + piece]);
+            done += piece;
+        }
+        true
+    }
+}

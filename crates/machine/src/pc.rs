@@ -1,0 +1,222 @@
+//! The `pc` board: 440FX, PIIX3, PIIX4 power management, and the PC's own devices around them.
+//!
+//! Fixed addresses are those of every PC; what is QEMU's choice (power management at 0x600, GPE at 0xafe0, fw_cfg at
+//! 0x510) is QEMU's, so that guests find it.
+
+mod isa;
+mod pci;
+
+use std::sync::Arc;
+
+use chardev::Chardev;
+use clock::{Clock, WallClock};
+use cpu::FerrLine;
+use device::{DeviceCell, IoDevice, IrqInput, IrqLine, Lifecycle};
+use devices_chipset::acpi_pm::AcpiPm;
+use devices_chipset::hpet::Hpet;
+use devices_chipset::i8254::{self, I8254};
+use devices_chipset::i8259::{self, I8259, PicInputs};
+use devices_chipset::ioapic::{IOAPIC_BASE, IOAPIC_SIZE, IoApic, IoApicInputs};
+use devices_chipset::irq_router::GsiRouter;
+use devices_chipset::lapic::{APIC_SPACE_BASE, APIC_SPACE_SIZE, ApicBus};
+use devices_chipset::legacy::LegacyReplacement;
+use devices_chipset::mc146818::Mc146818;
+use memory::{AddressSpace, Backing, GuestAddress, RamBlock, SpaceKind};
+
+use self::isa::A20Gate;
+use crate::acpi::SerialPort;
+use crate::config::MachineConfig;
+use crate::event::{GuestEvent, GuestEvents};
+use crate::machine::MachineError;
+
+/// Gives the front end of a character device by its id.
+pub type Chardevs<'a> = dyn Fn(&str) -> Result<Chardev, chardev::Error> + 'a;
+
+/// A device of the board.
+pub struct BoardDevice {
+    /// Its name, unique on the board.
+    pub name: String,
+    /// Reset and state.
+    pub lifecycle: Arc<dyn Lifecycle>,
+}
+
+/// The built board, without vCPUs.
+pub struct Board {
+    /// Guest-physical memory.
+    pub memory: Arc<AddressSpace>,
+    /// I/O ports.
+    pub ports: Arc<AddressSpace>,
+    /// The local APICs' bus.
+    pub apic_bus: Arc<ApicBus>,
+    /// The A20 gate.
+    pub a20: A20Gate,
+    /// FERR#: IRQ 13.
+    pub ferr: FerrLine,
+    /// ACPI power management.
+    pub power_management: DeviceCell<AcpiPm>,
+    /// All the devices, in reset order.
+    pub devices: Vec<BoardDevice>,
+    /// The serial ports that exist.
+    pub serial_ports: Vec<SerialPort>,
+    /// The pvpanic port.
+    pub pvpanic: Option<u16>,
+    /// The 440FX and the PIIX functions.
+    chipset: pci::Chipset,
+    rtc: DeviceCell<Mc146818>,
+    ram_size: u64,
+}
+
+/// What the parts of the board are built with.
+struct Builder<'a> {
+    config: &'a MachineConfig,
+    clock: Clock,
+    events: GuestEvents,
+    memory: Arc<AddressSpace>,
+    ports: Arc<AddressSpace>,
+    ram: Arc<RamBlock>,
+    /// One input for each global system interrupt; the first 16 are the ISA interrupts.
+    gsi: Vec<IrqInput>,
+    legacy: LegacyReplacement,
+    devices: Vec<BoardDevice>,
+}
+
+impl Builder<'_> {
+    fn irq(&self, number: u8) -> IrqLine {
+        self.gsi.get(usize::from(number)).map_or_else(IrqLine::unconnected, IrqInput::line)
+    }
+
+    /// Registers a device for reset and migration.
+    fn add(&mut self, name: &str, lifecycle: Arc<dyn Lifecycle>) {
+        self.devices.push(BoardDevice { name: name.to_owned(), lifecycle });
+    }
+
+    /// Registers a device and maps regions of it at I/O ports: (region, first port, count).
+    fn add_ports<D: IoDevice>(
+        &mut self,
+        name: &str,
+        cell: &DeviceCell<D>,
+        ports: &[(usize, u64, u64)],
+    ) -> Result<(), MachineError> {
+        for &(region, first, count) in ports {
+            self.ports.map(GuestAddress(first), count, 0, cell.region(region))?;
+        }
+        self.add(name, Arc::new(cell.clone()));
+        Ok(())
+    }
+
+    /// A callback by which a device asks for a reset.
+    fn reset_request(&self) -> Box<dyn FnMut() + Send> {
+        let events = Arc::clone(&self.events);
+        Box::new(move || events(GuestEvent::Reset))
+    }
+}
+
+/// Builds the board.
+pub fn build(
+    config: &MachineConfig,
+    clock: &Clock,
+    chardevs: &Chardevs<'_>,
+    events: &GuestEvents,
+) -> Result<Board, MachineError> {
+    let memory = Arc::new(AddressSpace::new(SpaceKind::Memory));
+    let ports = Arc::new(AddressSpace::new(SpaceKind::Ports));
+    let ram = Arc::new(RamBlock::new("pc.ram", config.ram_size)?);
+    map_ram(config, &memory, &ram)?;
+
+    let apic_bus = ApicBus::new(clock);
+    let pic = DeviceCell::new(I8259::new(IrqInput::new(apic_bus.local_pins(), 0).line()));
+    let ioapic = IoApic::new(&apic_bus);
+    apic_bus.connect_pic(pic.handle());
+    apic_bus.connect_ioapic(ioapic.handle());
+    let router = GsiRouter::new(Arc::new(PicInputs(pic.clone())), Some(Arc::new(IoApicInputs(ioapic.clone()))));
+    memory.map(GuestAddress(APIC_SPACE_BASE), APIC_SPACE_SIZE, 1, apic_bus.mmio(None))?;
+    memory.map(GuestAddress(IOAPIC_BASE), IOAPIC_SIZE, 1, ioapic.region(0))?;
+
+    let mut builder = Builder {
+        config,
+        clock: clock.clone(),
+        events: Arc::clone(events),
+        memory: Arc::clone(&memory),
+        ports: Arc::clone(&ports),
+        ram,
+        gsi: router.inputs(),
+        legacy: LegacyReplacement::default(),
+        devices: Vec::new(),
+    };
+    let pic_ports =
+        [(i8259::REGION_MASTER, 0x20, 2), (i8259::REGION_SLAVE, 0xa0, 2), (i8259::REGION_ELCR, 0x4d0, 2)];
+    builder.add_ports("i8259", &pic, &pic_ports)?;
+    builder.add("ioapic", Arc::new(ioapic));
+
+    let rtc = timers(&mut builder)?;
+    let a20 = isa::keyboard_and_gates(&mut builder)?;
+    let ferr = isa::legacy_ports(&mut builder)?;
+    let chipset = pci::build(&mut builder)?;
+    isa::fw_cfg(&mut builder)?;
+    let extra = isa::command_line_devices(&mut builder, chardevs)?;
+    Ok(Board {
+        memory,
+        ports,
+        apic_bus,
+        a20,
+        ferr,
+        power_management: chipset.power_management.clone(),
+        devices: builder.devices,
+        serial_ports: extra.serial_ports,
+        pvpanic: extra.pvpanic,
+        chipset,
+        rtc,
+        ram_size: config.ram_size,
+    })
+}
+
+/// RAM, without the addresses from 0xa0000 to 0xfffff: video memory, and what the 440FX's PAM registers control.
+fn map_ram(config: &MachineConfig, memory: &AddressSpace, ram: &Arc<RamBlock>) -> Result<(), MachineError> {
+    let (low, high) = config.ram_split();
+    let map = |start: u64, len: u64, offset: u64| {
+        let backing = Backing::Ram { block: Arc::clone(ram), offset, read_only: false };
+        memory.map(GuestAddress(start), len, 0, backing)
+    };
+    map(0, 0xa_0000.min(low), 0)?;
+    if low > 0x10_0000 {
+        map(0x10_0000, low - 0x10_0000, 0x10_0000)?;
+    }
+    if high > 0 {
+        map(1 << 32, high, low)?;
+    }
+    Ok(())
+}
+
+/// PIT, RTC and HPET.
+fn timers(builder: &mut Builder<'_>) -> Result<DeviceCell<Mc146818>, MachineError> {
+    let pit = I8254::new(&builder.clock, builder.irq(0), builder.legacy.clone());
+    builder.add_ports("i8254", &pit, &[(i8254::REGION_TIMER, 0x40, 4), (i8254::REGION_SPEAKER, 0x61, 1)])?;
+    let wall = WallClock::new(builder.config.rtc, builder.clock.clone());
+    // Nobody listens for the guest's changes of its clock in this version.
+    let rtc = Mc146818::new(&builder.clock, wall, builder.irq(8), builder.legacy.clone(), Box::new(|_| ()));
+    builder.add_ports("mc146818rtc", &rtc, &[(0, 0x70, 4)])?;
+    if builder.config.hpet {
+        let lines = (0..24).map(|gsi| builder.irq(gsi)).collect();
+        let hpet = Hpet::new(&builder.clock, lines, builder.legacy.clone());
+        builder.memory.map(GuestAddress(0xfed0_0000), 0x400, 1, hpet.region(0))?;
+        builder.add("hpet", Arc::new(hpet));
+    }
+    Ok(rtc)
+}
+
+impl Board {
+    /// Brings the chipset into the state that firmware leaves: no firmware runs before a kernel here.
+    pub fn after_firmware(&self) {
+        self.chipset.after_firmware();
+        let mut rtc = self.rtc.lock();
+        let kib = |bytes: u64, max: u64| (bytes >> 10).min(max) as u16;
+        let base = kib(0xa_0000, 640);
+        let above_one_mib = kib(self.ram_size.saturating_sub(1 << 20), 65535);
+        let above_sixteen_mib = (self.ram_size.saturating_sub(16 << 20) >> 16).min(65535) as u16;
+        for (index, value) in [(0x15, base), (0x17, above_one_mib), (0x30, above_one_mib), (0x34, above_sixteen_mib)] {
+            let [low, high] = value.to_le_bytes();
+            rtc.set_cmos(index, low);
+            rtc.set_cmos(index + 1, high);
+        }
+    }
+}

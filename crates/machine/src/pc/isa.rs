@@ -1,0 +1,148 @@
+//! The ISA side of the board: keyboard controller, gates, legacy ports, fw_cfg, and what the command line adds.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use accel::{CpuSignals, Signal};
+use cpu::FerrLine;
+use device::{DeviceCell, IoDevice};
+use devices_chipset::i8042::{self, I8042};
+use devices_chipset::i8257::{self, I8257};
+use devices_chipset::legacy_ports::{FerrPort, Port92, PostPort};
+use devices_isa::debug::{DebugConsole, DebugExit};
+use devices_isa::fw_cfg::{self, FwCfg, Item, key};
+use devices_isa::pvpanic::{CRASH_LOADED, Pvpanic};
+use devices_isa::uart16550::{PORT_COUNT, Uart16550};
+use memory::GuestAddress;
+
+use super::{Builder, Chardevs};
+use crate::acpi::SerialPort;
+use crate::config::DeviceKind;
+use crate::e820::E820;
+use crate::event::GuestEvent;
+use crate::machine::MachineError;
+use crate::serial::{self, ChardevBackend};
+
+/// The A20 gate: whoever moves it tells the vCPUs.
+#[derive(Clone)]
+pub struct A20Gate {
+    /// Whether address bit 20 passes.
+    pub open: Arc<AtomicBool>,
+    /// The vCPUs' mailboxes, once they exist.
+    pub vcpus: Arc<OnceLock<Vec<Arc<CpuSignals>>>>,
+}
+
+impl A20Gate {
+    fn callback(&self) -> Box<dyn FnMut(bool) + Send> {
+        let gate = self.clone();
+        Box::new(move |open| {
+            if gate.open.swap(open, Ordering::AcqRel) != open {
+                for signals in gate.vcpus.get().into_iter().flatten() {
+                    signals.raise(Signal::REMAP);
+                }
+            }
+        })
+    }
+}
+
+/// Keyboard controller and port 0x92, which both drive the A20 gate and can reset the machine.
+pub fn keyboard_and_gates(builder: &mut Builder<'_>) -> Result<A20Gate, MachineError> {
+    let gate = A20Gate { open: Arc::new(AtomicBool::new(true)), vcpus: Arc::default() };
+    let keyboard = I8042::new(builder.irq(1), builder.irq(12), gate.callback(), builder.reset_request());
+    let ports = [(i8042::REGION_DATA, 0x60, 1), (i8042::REGION_COMMAND, 0x64, 1)];
+    builder.add_ports("pckbd", &DeviceCell::new(keyboard), &ports)?;
+    let port92 = DeviceCell::new(Port92::new(gate.callback(), builder.reset_request()));
+    builder.add_ports("port92", &port92, &[(0, 0x92, 1)])?;
+    Ok(gate)
+}
+
+/// DMA controllers, the POST port, and the port that acknowledges x87 errors.
+pub fn legacy_ports(builder: &mut Builder<'_>) -> Result<FerrLine, MachineError> {
+    let dma = DeviceCell::new(I8257::new());
+    let ports = [(i8257::REGION_FIRST, 0x00, 16), (i8257::REGION_SECOND, 0xc0, 32)];
+    builder.add_ports("i8257", &dma, &ports)?;
+    map_pages(builder, &dma)?;
+    builder.add_ports("post", &DeviceCell::new(PostPort::default()), &[(0, 0x80, 1)])?;
+    let ferr = DeviceCell::new(FerrPort::new(builder.irq(13)));
+    builder.add_ports("ferr", &ferr, &[(0, 0xf0, 1)])?;
+    Ok(Arc::new(move || ferr.lock().raise()))
+}
+
+/// The DMA page registers lie around the POST port and port 0x92, which win.
+fn map_pages(builder: &Builder<'_>, dma: &DeviceCell<I8257>) -> Result<(), MachineError> {
+    const BELOW: i32 = -1;
+    builder.ports.map(GuestAddress(0x80), 16, BELOW, dma.region(i8257::REGION_PAGES))?;
+    Ok(())
+}
+
+/// fw_cfg, with what a guest without firmware may ask it for.
+pub fn fw_cfg(builder: &mut Builder<'_>) -> Result<(), MachineError> {
+    let mut device = FwCfg::new(Arc::clone(&builder.memory));
+    let cpus = builder.config.cpus as u16;
+    let (low, high) = builder.config.ram_split();
+    device.set_item(key::NB_CPUS, Item::u16(cpus));
+    device.set_item(key::MAX_CPUS, Item::u16(cpus));
+    device.set_item(key::RAM_SIZE, Item::u64(builder.config.ram_size));
+    device.set_item(key::NOGRAPHIC, Item::u16(1));
+    device.set_item(key::IRQ0_OVERRIDE, Item::u32(1));
+    let ram: Vec<u8> = E820::ram(low, high).entries().iter().flat_map(|entry| entry.to_bytes()).collect();
+    device.add_file("etc/e820", Item::bytes(ram))?;
+    let cell = DeviceCell::new(device);
+    builder.add_ports("fw_cfg", &cell, &[(fw_cfg::REGION_PORTS, 0x510, 2), (fw_cfg::REGION_DMA, 0x514, 8)])
+}
+
+/// What the tables tell about the command line's devices.
+#[derive(Default)]
+pub struct Extra {
+    /// Serial ports.
+    pub serial_ports: Vec<SerialPort>,
+    /// The pvpanic port.
+    pub pvpanic: Option<u16>,
+}
+
+/// Builds the devices of the command line.
+pub fn command_line_devices(builder: &mut Builder<'_>, chardevs: &Chardevs<'_>) -> Result<Extra, MachineError> {
+    let mut extra = Extra::default();
+    for device in &builder.config.devices {
+        match &device.kind {
+            DeviceKind::IsaSerial { index, iobase, irq, chardev } => {
+                let chardev = Arc::new(chardevs(chardev)?);
+                let backend = Box::new(ChardevBackend(Arc::clone(&chardev)));
+                let uart = Uart16550::new(&builder.clock, builder.irq(*irq), backend);
+                serial::connect(&uart, &chardev);
+                let name = format!("serial{index}");
+                builder.add_ports(&name, &uart, &[(0, u64::from(*iobase), PORT_COUNT)])?;
+                extra.serial_ports.push(SerialPort { number: index + 1, io: *iobase, irq: *irq });
+            }
+            DeviceKind::IsaDebugcon { iobase, readback, chardev } => {
+                let console = DebugConsole::new(*readback, serial::debug_output(chardevs(chardev)?));
+                add_single(builder, "debugcon", console, *iobase, 1)?;
+            }
+            DeviceKind::IsaDebugExit { iobase, iosize } => {
+                let events = Arc::clone(&builder.events);
+                let exit = DebugExit::new(Box::new(move |status| events(GuestEvent::DebugExit(status))));
+                add_single(builder, "debugexit", exit, *iobase, u64::from(*iosize))?;
+            }
+            DeviceKind::Pvpanic { ioport, events: reported } => {
+                let events = Arc::clone(&builder.events);
+                let report = Box::new(move |event: u8| {
+                    events(GuestEvent::Panicked { crash_loaded: event & CRASH_LOADED != 0 });
+                });
+                add_single(builder, "pvpanic", Pvpanic::new(*reported, report), *ioport, 1)?;
+                extra.pvpanic = Some(*ioport);
+            }
+        }
+    }
+    extra.serial_ports.sort_by_key(|port| port.number);
+    Ok(extra)
+}
+
+fn add_single<D: IoDevice>(
+    builder: &mut Builder<'_>,
+    name: &str,
+    device: D,
+    port: u16,
+    count: u64,
+) -> Result<(), MachineError> {
+    builder.add_ports(name, &DeviceCell::new(device), &[(0, u64::from(port), count)])
+}

@@ -1,0 +1,97 @@
+//! The command line: QEMU's options, its grammar, its messages.
+//!
+//! [`options`] is the table of what exists; [`arguments`] splits the command line by it; the other modules turn the
+//! options of one subject into values. The result is a [`CommandLine`]: a [`VmConfig`] and what concerns the process.
+
+mod arguments;
+mod character;
+mod devices;
+mod help;
+mod machine;
+mod options;
+mod run;
+mod value;
+
+use std::path::PathBuf;
+
+use vm::config::VmConfig;
+use vm::log::LogConfig;
+
+pub use arguments::Argument;
+
+/// What is wrong with the command line, or why something that it names can't be had.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CliError {
+    /// A message without an option.
+    #[error("{0}")]
+    Plain(String),
+    /// A message about one option as it was given.
+    #[error("{option}: {message}")]
+    Option {
+        /// The option and its value: `-smp 2,foo=3`.
+        option: String,
+        /// What is wrong.
+        message: String,
+    },
+}
+
+impl CliError {
+    fn plain(message: impl Into<String>) -> Self {
+        Self::Plain(message.into())
+    }
+}
+
+/// What the command line asks for.
+#[derive(Debug)]
+pub enum Request {
+    /// Print this and end.
+    Print(String),
+    /// Run a machine.
+    Run(Box<CommandLine>),
+}
+
+/// A parsed command line.
+#[derive(Debug)]
+pub struct CommandLine {
+    /// The machine and its monitors.
+    pub vm: VmConfig,
+    /// Run in the background.
+    pub daemonize: bool,
+    /// Write the process id here, and hold a lock on the file.
+    pub pidfile: Option<PathBuf>,
+    /// `-d`, `-D` and `-trace`.
+    pub log: LogConfig,
+    /// Things to tell the user.
+    pub warnings: Vec<String>,
+}
+
+/// Parses a command line without the program's name.
+///
+/// # Errors
+/// The first thing that is wrong.
+pub fn parse(arguments: &[String]) -> Result<Request, CliError> {
+    let arguments = arguments::split(arguments)?;
+    if let Some(text) = help::requested(&arguments)? {
+        return Ok(Request::Print(text));
+    }
+    let mut warnings = Vec::new();
+    let character = character::settings(&arguments)?;
+    let run = run::settings(&arguments)?;
+    let devices = devices::settings(&arguments, &character)?;
+    let machine = machine::settings(&arguments, run.rtc, devices, &mut warnings)?;
+    let vm = VmConfig {
+        name: run.name,
+        uuid: run.uuid,
+        machine,
+        actions: run.actions,
+        autostart: run.autostart,
+        chardevs: character.chardevs,
+        monitors: character.monitors,
+        options: options::for_query(),
+    };
+    let (daemonize, pidfile, log) = (run.daemonize, run.pidfile, run.log);
+    Ok(Request::Run(Box::new(CommandLine { vm, daemonize, pidfile, log, warnings })))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,66 @@
+//! Splitting the command line into options and their arguments.
+
+use super::CliError;
+use super::options::{self, OptionSpec};
+
+/// An option as it was given.
+#[derive(Debug, Clone, Copy)]
+pub struct Argument<'a> {
+    /// Which option.
+    pub option: &'static OptionSpec,
+    /// Its argument; empty for options that take none.
+    pub value: &'a str,
+}
+
+impl Argument<'_> {
+    /// An error about this option.
+    pub fn error(&self, message: impl Into<String>) -> CliError {
+        let option = match self.value {
+            "" => format!("-{}", self.option.name),
+            value => format!("-{} {value}", self.option.name),
+        };
+        CliError::Option { option, message: message.into() }
+    }
+}
+
+/// Splits a command line without the program's name. Options may begin with one hyphen or two.
+///
+/// # Errors
+/// An unknown option, a missing argument, or a word that is no option (disk images come with `-drive` only).
+pub fn split(words: &[String]) -> Result<Vec<Argument<'_>>, CliError> {
+    let mut arguments = Vec::new();
+    let mut words = words.iter();
+    while let Some(word) = words.next() {
+        let name = word.strip_prefix("--").or_else(|| word.strip_prefix('-')).filter(|name| !name.is_empty());
+        let Some(name) = name else {
+            let message = "disk images are not supported".to_owned();
+            return Err(CliError::Option { option: word.clone(), message });
+        };
+        let unknown = || CliError::Option { option: word.clone(), message: "invalid option".to_owned() };
+        let option = options::find(name).ok_or_else(unknown)?;
+        let value = match option.argument {
+            None => "",
+            Some(_) => {
+                let missing = || CliError::Option { option: word.clone(), message: "requires an argument".to_owned() };
+                words.next().ok_or_else(missing)?
+            }
+        };
+        arguments.push(Argument { option, value });
+    }
+    Ok(arguments)
+}
+
+/// All the uses of an option.
+pub fn all<'a>(arguments: &'a [Argument<'a>], name: &'a str) -> impl Iterator<Item = &'a Argument<'a>> {
+    arguments.iter().filter(move |argument| argument.option.name == name)
+}
+
+/// The last use of an option: the one that counts.
+pub fn last<'a>(arguments: &'a [Argument<'a>], name: &'a str) -> Option<&'a Argument<'a>> {
+    all(arguments, name).last()
+}
+
+/// Whether an option was given.
+pub fn given(arguments: &[Argument<'_>], name: &str) -> bool {
+    last(arguments, name).is_some()
+}

@@ -1,0 +1,129 @@
+//! `-chardev`, `-serial`, `-mon`, `-qmp`, `-qmp-pretty`, `-monitor`, `-nographic`: character devices and who uses them.
+
+use chardev::{ChardevSpec, Legacy, parse_legacy};
+use vm::config::MonitorConfig;
+
+use super::arguments::{all, given, last};
+use super::value::Values;
+use super::{Argument, CliError};
+
+/// Character devices and their users.
+pub struct Character {
+    /// The devices to open, in order.
+    pub chardevs: Vec<ChardevSpec>,
+    /// The QMP monitors.
+    pub monitors: Vec<MonitorConfig>,
+    /// For COM1, COM2, …: the device behind it, if the port exists.
+    pub serials: Vec<Option<String>>,
+}
+
+impl Character {
+    fn open(&mut self, argument: &Argument<'_>, id: &str) -> Result<Option<String>, CliError> {
+        match parse_legacy(id, argument.value).map_err(|error| argument.error(error.to_string()))? {
+            Legacy::Nothing => Ok(None),
+            Legacy::Existing(id) => Ok(Some(id)),
+            Legacy::New(spec) => {
+                let id = spec.id.clone();
+                self.add(argument, spec)?;
+                Ok(Some(id))
+            }
+        }
+    }
+
+    fn add(&mut self, argument: &Argument<'_>, spec: ChardevSpec) -> Result<(), CliError> {
+        if self.has(&spec.id) {
+            return Err(argument.error(format!("Chardev with id '{}' already exists", spec.id)));
+        }
+        self.chardevs.push(spec);
+        Ok(())
+    }
+
+    /// Whether there is a character device of that name.
+    pub fn has(&self, id: &str) -> bool {
+        self.chardevs.iter().any(|chardev| chardev.id == id)
+    }
+}
+
+/// Reads the options.
+pub fn settings(arguments: &[Argument<'_>]) -> Result<Character, CliError> {
+    let mut character = Character { chardevs: Vec::new(), monitors: Vec::new(), serials: Vec::new() };
+    for argument in all(arguments, "chardev") {
+        let spec = chardev::parse_option(argument.value).map_err(|error| argument.error(error.to_string()))?;
+        character.add(argument, spec)?;
+    }
+    serials(arguments, &mut character)?;
+    monitors(arguments, &mut character)?;
+    check_unavailable(arguments)?;
+    Ok(character)
+}
+
+fn serials(arguments: &[Argument<'_>], character: &mut Character) -> Result<(), CliError> {
+    for (index, argument) in all(arguments, "serial").enumerate() {
+        let id = format!("serial{index}");
+        let chardev = character.open(argument, &id)?;
+        if let Some(id) = chardev.as_ref().filter(|id| !character.has(id)) {
+            return Err(argument.error(format!("could not find chardev '{id}'")));
+        }
+        character.serials.push(chardev);
+    }
+    // -nographic puts COM1 on the terminal, and Ctrl-a there gives the emulator's own keys.
+    if let Some(argument) = last(arguments, "nographic")
+        && character.serials.is_empty()
+        && !given(arguments, "nodefaults")
+    {
+        let terminal = Argument { value: "mon:stdio", ..*argument };
+        let chardev = character.open(&terminal, "serial0")?;
+        character.serials.push(chardev);
+    }
+    Ok(())
+}
+
+fn monitors(arguments: &[Argument<'_>], character: &mut Character) -> Result<(), CliError> {
+    for (index, argument) in
+        arguments.iter().filter(|argument| matches!(argument.option.name, "mon" | "qmp" | "qmp-pretty")).enumerate()
+    {
+        let monitor = match argument.option.name {
+            "mon" => monitor_option(argument)?,
+            name => {
+                // QEMU's own names, which clients see in query-chardev.
+                let id = format!("compat_monitor{index}");
+                let Some(chardev) = character.open(argument, &id)? else { continue };
+                MonitorConfig { chardev, pretty: name == "qmp-pretty" }
+            }
+        };
+        if !character.has(&monitor.chardev) {
+            return Err(argument.error(format!("chardev \"{}\" not found", monitor.chardev)));
+        }
+        character.monitors.push(monitor);
+    }
+    Ok(())
+}
+
+/// `-mon chardev=ID,mode=control[,pretty=on]`.
+fn monitor_option(argument: &Argument<'_>) -> Result<MonitorConfig, CliError> {
+    let mut values = Values::parse(*argument, Some("chardev"))?;
+    let chardev = values.required("chardev")?;
+    let mode = values.text("mode")?;
+    let pretty = values.flag("pretty")?.unwrap_or(false);
+    match mode.as_deref() {
+        Some("control") => {}
+        None | Some("readline") => {
+            return Err(argument.error("the human monitor is not available; give mode=control"));
+        }
+        Some(other) => return Err(argument.error(format!("Parameter 'mode' does not accept value '{other}'"))),
+    }
+    values.finish()?;
+    Ok(MonitorConfig { chardev, pretty })
+}
+
+/// Options that exist so that a command line written for QEMU starts, and accept just what is true here.
+fn check_unavailable(arguments: &[Argument<'_>]) -> Result<(), CliError> {
+    for name in ["monitor", "vga", "display"] {
+        for argument in all(arguments, name) {
+            if argument.value != "none" {
+                return Err(argument.error(format!("'{}' is not available; only 'none' is", argument.value)));
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,205 @@
+//! `-device` and `-global`, and the serial ports that `-serial` asks for.
+
+use machine::config::{DeviceConfig, DeviceKind};
+
+use super::arguments::all;
+use super::character::Character;
+use super::value::Values;
+use super::{Argument, CliError};
+
+/// A device driver that `-device` knows.
+pub struct Driver {
+    /// Its name.
+    pub name: &'static str,
+    /// What it is.
+    pub description: &'static str,
+    /// Its properties, for the help.
+    pub properties: &'static [(&'static str, &'static str)],
+    build: fn(&mut Values<'_>, &mut Vec<DeviceConfig>) -> Result<DeviceKind, CliError>,
+}
+
+/// All the drivers, by bus family.
+pub const DRIVERS: &[Driver] = &[
+    Driver {
+        name: "isa-serial",
+        description: "16550A serial port",
+        properties: &[
+            ("chardev", "id of a character device"),
+            ("index", "COM number minus one: 0 to 3"),
+            ("iobase", "first I/O port"),
+            ("irq", "ISA interrupt"),
+        ],
+        build: isa_serial,
+    },
+    Driver {
+        name: "isa-debugcon",
+        description: "Bochs debug console",
+        properties: &[
+            ("chardev", "id of a character device"),
+            ("iobase", "I/O port (default 0xe9)"),
+            ("readback", "what a read returns (default 0xe9)"),
+        ],
+        build: isa_debugcon,
+    },
+    Driver {
+        name: "isa-debug-exit",
+        description: "a port that ends the emulator with status (value << 1) | 1",
+        properties: &[("iobase", "first I/O port (default 0x501)"), ("iosize", "how many ports (default 2)")],
+        build: isa_debug_exit,
+    },
+    Driver {
+        name: "pvpanic",
+        description: "the guest's way to report a crash",
+        properties: &[("ioport", "I/O port (default 0x505)"), ("events", "events that the guest may report (default 3)")],
+        build: pvpanic,
+    },
+];
+
+/// COM1 to COM4: port and interrupt.
+const SERIAL_PORTS: [(u16, u8); 4] = [(0x3f8, 4), (0x2f8, 3), (0x3e8, 4), (0x2e8, 3)];
+
+/// Finds a driver.
+pub fn driver(name: &str) -> Option<&'static Driver> {
+    DRIVERS.iter().find(|driver| driver.name == name)
+}
+
+/// Reads the options.
+pub fn settings(arguments: &[Argument<'_>], character: &Character) -> Result<Vec<DeviceConfig>, CliError> {
+    let globals = globals(arguments)?;
+    let mut devices = Vec::new();
+    for (index, chardev) in character.serials.iter().enumerate() {
+        let Some(chardev) = chardev.clone() else { continue };
+        let Some((iobase, irq)) = SERIAL_PORTS.get(index).copied() else {
+            return Err(CliError::plain("max 4 ISA serial ports are supported"));
+        };
+        devices.push(DeviceConfig { id: None, kind: DeviceKind::IsaSerial { index: index as u8, iobase, irq, chardev } });
+    }
+    for argument in all(arguments, "device") {
+        let mut values = Values::parse(*argument, Some("driver"))?;
+        let name = values.required("driver")?;
+        let driver = driver(&name)
+            .ok_or_else(|| argument.error(format!("'{name}' is not a valid device model name")))?;
+        for global in globals.iter().filter(|global| global.driver == name) {
+            values.add_default(&global.property, &global.value);
+        }
+        let mut values = values.of_class(driver.name);
+        let id = values.text("id")?;
+        if let Some(id) = &id {
+            check_id(argument, id, &devices)?;
+        }
+        let kind = (driver.build)(&mut values, &mut devices)?;
+        values.finish()?;
+        check_chardev(argument, driver, &kind, character)?;
+        devices.push(DeviceConfig { id, kind });
+    }
+    Ok(devices)
+}
+
+fn check_id(argument: &Argument<'_>, id: &str, devices: &[DeviceConfig]) -> Result<(), CliError> {
+    if !qapi::keyval::is_identifier(id) {
+        return Err(argument.error("Parameter 'id' expects an identifier"));
+    }
+    if devices.iter().any(|device| device.id.as_deref() == Some(id)) {
+        return Err(argument.error(format!("Duplicate device ID '{id}'")));
+    }
+    Ok(())
+}
+
+fn check_chardev(
+    argument: &Argument<'_>,
+    driver: &Driver,
+    kind: &DeviceKind,
+    character: &Character,
+) -> Result<(), CliError> {
+    match kind {
+        DeviceKind::IsaSerial { chardev, .. } | DeviceKind::IsaDebugcon { chardev, .. } => {
+            if character.has(chardev) {
+                return Ok(());
+            }
+            Err(argument.error(format!("Property '{}.chardev' can't find value '{chardev}'", driver.name)))
+        }
+        DeviceKind::IsaDebugExit { .. } | DeviceKind::Pvpanic { .. } => Ok(()),
+    }
+}
+
+fn port(values: &mut Values<'_>, key: &str, default: u16) -> Result<u16, CliError> {
+    Ok(values.number(key, 0xffff)?.map_or(default, |port| port as u16))
+}
+
+fn isa_serial(values: &mut Values<'_>, devices: &mut Vec<DeviceConfig>) -> Result<DeviceKind, CliError> {
+    let taken = |index: u8| {
+        devices.iter().any(|device| matches!(&device.kind, DeviceKind::IsaSerial { index: other, .. } if *other == index))
+    };
+    let index = match values.number("index", 3)? {
+        Some(index) => index as u8,
+        None => (0..4).find(|index| !taken(*index)).ok_or_else(|| {
+            values.error("Max. supported number of ISA serial ports is 4.")
+        })?,
+    };
+    let (default_port, default_irq) = SERIAL_PORTS[usize::from(index)];
+    let iobase = port(values, "iobase", default_port)?;
+    let irq = values.number("irq", 15)?.map_or(default_irq, |irq| irq as u8);
+    let chardev = values.text("chardev")?.ok_or_else(|| values.error("Can't create serial device, empty char device"))?;
+    Ok(DeviceKind::IsaSerial { index, iobase, irq, chardev })
+}
+
+fn isa_debugcon(values: &mut Values<'_>, _: &mut Vec<DeviceConfig>) -> Result<DeviceKind, CliError> {
+    let iobase = port(values, "iobase", 0xe9)?;
+    let readback = values.number("readback", 0xff)?.map_or(0xe9, |value| value as u8);
+    let chardev =
+        values.text("chardev")?.ok_or_else(|| values.error("Can't create debugcon device, empty char device"))?;
+    Ok(DeviceKind::IsaDebugcon { iobase, readback, chardev })
+}
+
+fn isa_debug_exit(values: &mut Values<'_>, _: &mut Vec<DeviceConfig>) -> Result<DeviceKind, CliError> {
+    let iobase = port(values, "iobase", 0x501)?;
+    let iosize = port(values, "iosize", 2)?;
+    if iosize == 0 {
+        return Err(values.error("Parameter 'iosize' expects a number from 1 to 65535"));
+    }
+    Ok(DeviceKind::IsaDebugExit { iobase, iosize })
+}
+
+fn pvpanic(values: &mut Values<'_>, devices: &mut Vec<DeviceConfig>) -> Result<DeviceKind, CliError> {
+    if devices.iter().any(|device| matches!(device.kind, DeviceKind::Pvpanic { .. })) {
+        return Err(values.error("there is a pvpanic device already"));
+    }
+    let ioport = port(values, "ioport", 0x505)?;
+    let events = values.number("events", 3)?.map_or(3, |events| events as u8);
+    Ok(DeviceKind::Pvpanic { ioport, events })
+}
+
+/// A `-global` option.
+struct Global {
+    driver: String,
+    property: String,
+    value: String,
+}
+
+/// `-global driver.property=value` or `-global driver=…,property=…,value=…`.
+fn globals(arguments: &[Argument<'_>]) -> Result<Vec<Global>, CliError> {
+    let mut globals = Vec::new();
+    for argument in all(arguments, "global") {
+        let global = match argument.value.split_once('=') {
+            Some((path, value)) if !matches!(path, "driver" | "property" | "value") => {
+                let (driver, property) =
+                    path.split_once('.').ok_or_else(|| argument.error(format!("Invalid parameter '{path}'")))?;
+                Global { driver: driver.to_owned(), property: property.to_owned(), value: value.to_owned() }
+            }
+            _ => {
+                let mut values = Values::parse(*argument, None)?;
+                let (driver, property) = (values.required("driver")?, values.required("property")?);
+                let value = values.required("value")?;
+                values.finish()?;
+                Global { driver, property, value }
+            }
+        };
+        let known = driver(&global.driver)
+            .ok_or_else(|| argument.error(format!("there is no device driver '{}'", global.driver)))?;
+        if !known.properties.iter().any(|(name, _)| *name == global.property) {
+            return Err(argument.error(format!("Property '{}.{}' not found", known.name, global.property)));
+        }
+        globals.push(global);
+    }
+    Ok(globals)
+}

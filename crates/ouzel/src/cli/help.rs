@@ -1,0 +1,108 @@
+//! `-h`, `-version` and `-opt help`.
+
+use std::fmt::Write as _;
+
+use machine::config::MACHINE_TYPES;
+use x86::model::CpuModel;
+
+use super::arguments::{Argument, given, last};
+use super::devices::{self, DRIVERS};
+use super::options::OPTIONS;
+use super::CliError;
+
+/// The text that the command line asks for, if it asks for one.
+pub fn requested(arguments: &[Argument<'_>]) -> Result<Option<String>, CliError> {
+    if given(arguments, "h") {
+        return Ok(Some(usage()));
+    }
+    if given(arguments, "version") {
+        return Ok(Some(version()));
+    }
+    let asks = |name: &str| last(arguments, name).is_some_and(|argument| matches!(argument.value, "help" | "?"));
+    if asks("machine") {
+        return Ok(Some(machines()));
+    }
+    if asks("accel") {
+        return Ok(Some("Accelerators supported:\ntcg\n".to_owned()));
+    }
+    if asks("cpu") {
+        return Ok(Some(cpus()));
+    }
+    if asks("display") {
+        return Ok(Some("Available display backend types:\nnone\n".to_owned()));
+    }
+    if asks("chardev") {
+        let types = ["file", "memory", "null", "pipe", "pty", "ringbuf", "socket", "stdio"];
+        return Ok(Some(format!("Available chardev backend types:\n  {}\n", types.join("\n  "))));
+    }
+    if asks("d") {
+        return Ok(Some(vm::log::items_help()));
+    }
+    if asks("trace") {
+        return Ok(Some(vm::log::trace_help()));
+    }
+    let devices = arguments.iter().filter(|argument| argument.option.name == "device");
+    for argument in devices {
+        if matches!(argument.value, "help" | "?") {
+            return Ok(Some(drivers()));
+        }
+        if let Some(name) = argument.value.strip_suffix(",help") {
+            let driver = devices::driver(name)
+                .ok_or_else(|| argument.error(format!("'{name}' is not a valid device model name")))?;
+            return Ok(Some(properties(driver)));
+        }
+    }
+    Ok(None)
+}
+
+fn usage() -> String {
+    let mut text = version();
+    text.push_str("usage: ouzel [options]\n\n");
+    for option in OPTIONS {
+        let names = option.alias.map_or_else(|| format!("-{}", option.name), |alias| format!("-{} or -{alias}", option.name));
+        let argument = option.argument.unwrap_or_default();
+        // Writing to a String can't fail.
+        let _ = writeln!(text, "{names} {argument}\n                {}", option.help);
+    }
+    text
+}
+
+fn version() -> String {
+    format!("QEMU emulator version {} ({})\n", vm::version::EMULATED, vm::version::package())
+}
+
+fn machines() -> String {
+    let mut text = "Supported machines are:\n".to_owned();
+    for machine in MACHINE_TYPES {
+        if let Some(alias) = machine.alias {
+            let _ = writeln!(text, "{alias:<20} {} (alias of {})", machine.description, machine.name);
+        }
+        let default = if machine.is_default { " (default)" } else { "" };
+        let _ = writeln!(text, "{:<20} {}{default}", machine.name, machine.description);
+    }
+    text
+}
+
+fn cpus() -> String {
+    let mut text = "Available CPUs:\n".to_owned();
+    for model in CpuModel::list() {
+        let _ = writeln!(text, "x86 {:<26} {}", model.name, model.description);
+    }
+    text
+}
+
+fn drivers() -> String {
+    let mut text = "Available devices:\n".to_owned();
+    for driver in DRIVERS {
+        let _ = writeln!(text, "name \"{}\", bus ISA, desc \"{}\"", driver.name, driver.description);
+    }
+    text
+}
+
+fn properties(driver: &devices::Driver) -> String {
+    let mut text = format!("{} options:\n", driver.name);
+    for (name, description) in driver.properties {
+        let _ = writeln!(text, "  {name:<24} - {description}");
+    }
+    text
+}

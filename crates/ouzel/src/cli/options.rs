@@ -1,0 +1,199 @@
+//! The table of options: what exists, what it takes, what the help says, and what `query-command-line-options` tells.
+
+use qapi::machine::{CommandLineOptionInfo, CommandLineParameterInfo, CommandLineParameterType};
+
+/// An option.
+#[derive(Debug, PartialEq, Eq)]
+pub struct OptionSpec {
+    /// Its name without the hyphen.
+    pub name: &'static str,
+    /// Another name for it.
+    pub alias: Option<&'static str>,
+    /// What its argument is called in the help; `None` for options without one.
+    pub argument: Option<&'static str>,
+    /// What the help says.
+    pub help: &'static str,
+    /// The group of parameters that it takes.
+    pub group: Option<&'static Group>,
+}
+
+/// A named group of parameters, as `query-command-line-options` lists it.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Group {
+    /// Its name.
+    pub name: &'static str,
+    /// Name, type and help of each parameter.
+    pub parameters: &'static [Parameter],
+}
+
+/// A parameter of a group.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Parameter {
+    /// Its name.
+    pub name: &'static str,
+    /// What values it takes.
+    pub kind: CommandLineParameterType,
+    /// What it is for.
+    pub help: Option<&'static str>,
+}
+
+const fn parameter(name: &'static str, kind: CommandLineParameterType, help: Option<&'static str>) -> Parameter {
+    Parameter { name, kind, help }
+}
+
+const fn text(name: &'static str) -> Parameter {
+    parameter(name, CommandLineParameterType::String, None)
+}
+
+const fn flag(name: &'static str) -> Parameter {
+    parameter(name, CommandLineParameterType::Boolean, None)
+}
+
+const fn number(name: &'static str) -> Parameter {
+    parameter(name, CommandLineParameterType::Number, None)
+}
+
+const fn size(name: &'static str) -> Parameter {
+    parameter(name, CommandLineParameterType::Size, None)
+}
+
+const MACHINE: Group = Group {
+    name: "machine",
+    parameters: &[
+        parameter("append", CommandLineParameterType::String, Some("Linux kernel command line")),
+        parameter("initrd", CommandLineParameterType::String, Some("Linux initial ramdisk file")),
+        parameter("kernel", CommandLineParameterType::String, Some("Linux kernel image file")),
+        parameter("hpet", CommandLineParameterType::Boolean, Some("High precision event timer")),
+        parameter("accel", CommandLineParameterType::String, Some("accelerator list")),
+        parameter("type", CommandLineParameterType::String, Some("emulated machine")),
+    ],
+};
+const ACCEL: Group = Group { name: "accel", parameters: &[] };
+const SMP: Group = Group {
+    name: "smp-opts",
+    parameters: &[
+        number("maxcpus"),
+        number("threads"),
+        number("cores"),
+        number("dies"),
+        number("sockets"),
+        number("cpus"),
+    ],
+};
+const MEMORY: Group = Group { name: "memory", parameters: &[size("maxmem"), number("slots"), size("size")] };
+const CHARDEV: Group = Group {
+    name: "chardev",
+    parameters: &[
+        flag("abstract"),
+        flag("tight"),
+        flag("logappend"),
+        text("logfile"),
+        flag("append"),
+        text("chardev"),
+        size("size"),
+        flag("signal"),
+        flag("mux"),
+        number("reconnect"),
+        flag("nodelay"),
+        flag("delay"),
+        flag("server"),
+        flag("wait"),
+        flag("ipv6"),
+        flag("ipv4"),
+        number("to"),
+        text("fd"),
+        text("port"),
+        text("host"),
+        text("path"),
+        text("backend"),
+    ],
+};
+const MON: Group = Group { name: "mon", parameters: &[flag("pretty"), text("chardev"), text("mode")] };
+const NAME: Group = Group {
+    name: "name",
+    parameters: &[
+        parameter("debug-threads", CommandLineParameterType::Boolean, Some("Threads are always named")),
+        parameter("process", CommandLineParameterType::String, Some("Sets the name of the process")),
+        parameter("guest", CommandLineParameterType::String, Some("Sets the name of the guest")),
+    ],
+};
+const ACTION: Group = Group { name: "action", parameters: &[text("panic"), text("reboot"), text("shutdown")] };
+const RTC: Group = Group { name: "rtc", parameters: &[text("clock"), text("base")] };
+const GLOBAL: Group = Group { name: "global", parameters: &[text("value"), text("property"), text("driver")] };
+const DEVICE: Group = Group { name: "device", parameters: &[] };
+const TRACE: Group = Group { name: "trace", parameters: &[text("file"), text("events"), text("enable")] };
+
+const fn option(name: &'static str, argument: Option<&'static str>, help: &'static str) -> OptionSpec {
+    OptionSpec { name, alias: None, argument, help, group: None }
+}
+
+const fn grouped(name: &'static str, argument: &'static str, help: &'static str, group: &'static Group) -> OptionSpec {
+    OptionSpec { name, alias: None, argument: Some(argument), help, group: Some(group) }
+}
+
+/// All the options, in the order of the help.
+pub const OPTIONS: &[OptionSpec] = &[
+    OptionSpec { alias: Some("help"), ..option("h", None, "display this help and exit") },
+    option("version", None, "display version information and exit"),
+    OptionSpec {
+        alias: Some("M"),
+        ..grouped("machine", "[type=]name[,prop=value…]", "select the machine (-machine help lists them)", &MACHINE)
+    },
+    grouped("accel", "[accel=]tcg[,thread=multi]", "select the accelerator (-accel help lists them)", &ACCEL),
+    option("cpu", Some("model[,+feature,-feature,prop=value…]"), "select the CPU (-cpu help lists them)"),
+    grouped("smp", "[cpus=]n[,maxcpus=][,sockets=][,dies=][,cores=][,threads=]", "number of vCPUs", &SMP),
+    grouped("m", "[size=]megs", "guest memory size, with an optional suffix k, M, G or T", &MEMORY),
+    option("kernel", Some("file"), "boot this Linux bzImage, PVH ELF or Multiboot image"),
+    option("initrd", Some("file"), "the kernel's initial RAM disk or module"),
+    option("append", Some("text"), "the kernel's command line"),
+    option("serial", Some("dev"), "connect a serial port to a character device"),
+    grouped("chardev", "backend,id=id[,prop=value…]", "create a character device", &CHARDEV),
+    grouped("mon", "[chardev=]id,mode=control[,pretty=on]", "put a QMP monitor on a character device", &MON),
+    option("qmp", Some("dev"), "put a QMP monitor on a new character device"),
+    option("qmp-pretty", Some("dev"), "like -qmp, but replies are spread over lines"),
+    option("monitor", Some("dev"), "the human monitor's character device; only 'none' is available"),
+    option("display", Some("type"), "select the display; only 'none' is available"),
+    option("nographic", None, "no display; the first serial port is on the terminal"),
+    option("vga", Some("type"), "select the video card; only 'none' is available"),
+    option("nodefaults", None, "no devices that were not asked for"),
+    option("no-user-config", None, "accepted: there are no user configuration files"),
+    option("no-reboot", None, "exit instead of rebooting"),
+    option("no-shutdown", None, "stop instead of exiting when the guest powers off"),
+    grouped("action", "event=action[,…]", "what to do on reboot=, shutdown= and panic=", &ACTION),
+    option("S", None, "do not start the guest; it waits for 'cont'"),
+    grouped("name", "[guest=]text[,process=text]", "set the guest's name", &NAME),
+    option("uuid", Some("uuid"), "set the machine's UUID"),
+    grouped("rtc", "[base=utc|localtime|date][,clock=host|vm]", "the guest's time of day", &RTC),
+    option("pidfile", Some("file"), "write the process id to a file"),
+    option("daemonize", None, "run in the background once everything is set up"),
+    grouped("device", "driver[,prop=value…]", "add a device (-device help lists them)", &DEVICE),
+    grouped("global", "driver.prop=value", "set a property's default for all devices of a driver", &GLOBAL),
+    grouped("trace", "[enable=]pattern[,events=file][,file=file]", "trace events (-trace help lists them)", &TRACE),
+    option("d", Some("item,…"), "log these items (-d help lists them)"),
+    option("D", Some("file"), "write the log to a file"),
+];
+
+/// Finds an option by name or alias.
+pub fn find(name: &str) -> Option<&'static OptionSpec> {
+    OPTIONS.iter().find(|option| option.name == name || option.alias == Some(name))
+}
+
+/// What `query-command-line-options` tells: the groups.
+pub fn for_query() -> Vec<CommandLineOptionInfo> {
+    let groups = OPTIONS.iter().filter_map(|option| option.group);
+    groups
+        .map(|group| CommandLineOptionInfo {
+            option: group.name.to_owned(),
+            parameters: group
+                .parameters
+                .iter()
+                .map(|parameter| CommandLineParameterInfo {
+                    name: parameter.name.to_owned(),
+                    r#type: parameter.kind,
+                    help: parameter.help.map(str::to_owned),
+                    default: None,
+                })
+                .collect(),
+        })
+        .collect()
+}

@@ -1,0 +1,80 @@
+//! What the program was asked for, beside the machine itself.
+
+use chardev::ChardevSpec;
+use machine::config::MachineConfig;
+use qapi::machine::CommandLineOptionInfo;
+
+/// What happens when the guest asks for a reset.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RebootAction {
+    /// It is reset.
+    #[default]
+    Reset,
+    /// The program ends, as after a shutdown (`-no-reboot`).
+    Shutdown,
+}
+
+/// What happens when the guest powers off.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ShutdownAction {
+    /// The program ends.
+    #[default]
+    Poweroff,
+    /// The machine stops and stays (`-no-shutdown`).
+    Pause,
+}
+
+/// What happens when the guest reports that it crashed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PanicAction {
+    /// The machine stops and stays.
+    Pause,
+    /// As after a shutdown.
+    #[default]
+    Shutdown,
+    /// The program ends with status 1.
+    ExitFailure,
+    /// Nothing but the event.
+    None,
+}
+
+/// `-action`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Actions {
+    /// `reboot=`
+    pub reboot: RebootAction,
+    /// `shutdown=`
+    pub shutdown: ShutdownAction,
+    /// `panic=`
+    pub panic: PanicAction,
+}
+
+/// A QMP monitor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MonitorConfig {
+    /// The character device it speaks on.
+    pub chardev: String,
+    /// Whether replies are spread over lines.
+    pub pretty: bool,
+}
+
+/// Everything that the command line says.
+#[derive(Clone, Debug)]
+pub struct VmConfig {
+    /// The guest's name.
+    pub name: Option<String>,
+    /// The machine's UUID.
+    pub uuid: [u8; 16],
+    /// The machine.
+    pub machine: MachineConfig,
+    /// What to do when the guest ends.
+    pub actions: Actions,
+    /// Whether the guest starts at once; otherwise it waits for `cont` (`-S`).
+    pub autostart: bool,
+    /// The character devices.
+    pub chardevs: Vec<ChardevSpec>,
+    /// The QMP monitors.
+    pub monitors: Vec<MonitorConfig>,
+    /// What `query-command-line-options` tells.
+    pub options: Vec<CommandLineOptionInfo>,
+}

@@ -1,0 +1,193 @@
+//! The control thread: sole owner of the machine and its run state.
+//!
+//! It takes one item at a time from its [`Inbox`] and never waits for I/O. Every change of the run state happens here,
+//! with its event emitted in the same step and before the reply of the command that caused it.
+
+use std::sync::Arc;
+
+use machine::Machine;
+use machine::event::GuestEvent;
+use qapi::events::{self, GuestPanicAction};
+use qapi::run_state::{RunState, ShutdownCause};
+use qmp::EventSink;
+
+use crate::config::{Actions, PanicAction, RebootAction, ShutdownAction};
+use crate::inbox::{Inbox, Item};
+use crate::log;
+use crate::run_state::RunStates;
+use crate::snapshot::Snapshot;
+
+/// The control thread's state.
+pub struct Control {
+    machine: Machine,
+    states: RunStates,
+    actions: Actions,
+    events: EventSink,
+    snapshot: Arc<Snapshot>,
+    /// The program ends with this status.
+    ended: Option<i32>,
+}
+
+impl Control {
+    /// Takes over a machine that has been built and reset.
+    pub fn new(machine: Machine, actions: Actions, events: EventSink, snapshot: Arc<Snapshot>) -> Self {
+        Self { machine, states: RunStates::new(), actions, events, snapshot, ended: None }
+    }
+
+    /// Serves the inbox until the program shall end; returns its exit status.
+    pub fn run(&mut self, inbox: &Inbox, autostart: bool) -> i32 {
+        if autostart {
+            // A machine in prelaunch can always be started.
+            let _started = self.resume();
+        }
+        loop {
+            match inbox.take() {
+                Item::Guest(event) => self.guest_event(event),
+                Item::Terminate { signal } => {
+                    eprintln!("terminating on signal {signal}");
+                    self.end(ShutdownCause::HostSignal, 0);
+                }
+                Item::Request(request) => request(self),
+            }
+            if let Some(status) = self.ended {
+                self.machine.stop();
+                return status;
+            }
+        }
+    }
+
+    /// The machine.
+    pub fn machine(&self) -> &Machine {
+        &self.machine
+    }
+
+    /// The run state.
+    pub fn states(&self) -> &RunStates {
+        &self.states
+    }
+
+    /// Lets the guest run: `cont`. Nothing happens when it runs already.
+    ///
+    /// # Errors
+    /// The machine needs a reset first.
+    pub fn resume(&mut self) -> Result<(), qapi::Error> {
+        if self.states.is_running() {
+            return Ok(());
+        }
+        if self.states.needs_reset() {
+            return Err(qapi::Error::generic("Resetting the Virtual Machine is required"));
+        }
+        self.change(RunState::Running);
+        self.events.emit(events::Resume);
+        log::VM_STATE_NOTIFY.emit(format_args!("running 1 reason 9 (running)"));
+        self.machine.start();
+        Ok(())
+    }
+
+    /// Stops the guest if it runs, and says why in the run state.
+    pub fn stop(&mut self, state: RunState) {
+        if !self.states.is_running() {
+            return;
+        }
+        self.machine.stop();
+        self.change(state);
+        self.events.emit(events::Stop);
+        log::VM_STATE_NOTIFY.emit(format_args!("running 0 reason {state:?}"));
+    }
+
+    /// Resets the machine, as its reset button does. A machine that does not run waits in `prelaunch` afterwards.
+    pub fn reset(&mut self, cause: ShutdownCause) {
+        log::SYSTEM_RESET_REQUEST.emit(format_args!("reason={cause:?}"));
+        if self.actions.reboot == RebootAction::Shutdown {
+            self.shutdown(cause);
+            return;
+        }
+        self.machine.stop();
+        self.machine.reset();
+        self.events.emit(events::Reset { guest: cause.is_guest(), reason: cause });
+        if self.states.is_running() {
+            self.machine.start();
+        } else {
+            self.change(RunState::Prelaunch);
+        }
+    }
+
+    /// The machine was switched off: the program ends, or the machine stays stopped with `-no-shutdown`.
+    pub fn shutdown(&mut self, cause: ShutdownCause) {
+        log::SYSTEM_SHUTDOWN_REQUEST.emit(format_args!("reason={cause:?}"));
+        if self.actions.shutdown == ShutdownAction::Poweroff {
+            self.end(cause, 0);
+            return;
+        }
+        self.emit_shutdown(cause);
+        self.stop(RunState::Shutdown);
+    }
+
+    /// Ends the program, whatever `-no-shutdown` says.
+    pub fn end(&mut self, cause: ShutdownCause, status: i32) {
+        self.emit_shutdown(cause);
+        self.ended = Some(status);
+    }
+
+    /// Presses the power button.
+    pub fn powerdown(&mut self) {
+        log::SYSTEM_POWERDOWN_REQUEST.emit(format_args!(""));
+        self.machine.press_power_button();
+        self.events.emit(events::Powerdown);
+    }
+
+    fn emit_shutdown(&self, cause: ShutdownCause) {
+        self.events.emit(events::Shutdown { guest: cause.is_guest(), reason: cause });
+    }
+
+    fn guest_event(&mut self, event: GuestEvent) {
+        match event {
+            GuestEvent::Reset => self.reset(ShutdownCause::GuestReset),
+            GuestEvent::Shutdown => self.shutdown(ShutdownCause::GuestShutdown),
+            GuestEvent::Panicked { crash_loaded } => self.guest_panicked(crash_loaded),
+            GuestEvent::DebugExit(status) => {
+                // The guest chose this status: no SHUTDOWN event, as in QEMU.
+                self.ended = Some(status);
+            }
+            GuestEvent::InternalError { cpu, text } => {
+                eprintln!("vCPU {cpu} can't go on: {text}");
+                self.stop(RunState::InternalError);
+            }
+        }
+    }
+
+    fn guest_panicked(&mut self, crash_loaded: bool) {
+        let panicked = |action| events::GuestPanicked { action, info: None };
+        if crash_loaded {
+            // The guest goes on with its crash kernel: that is no event of this specification's era.
+            return;
+        }
+        let pauses = self.actions.shutdown == ShutdownAction::Pause;
+        match self.actions.panic {
+            PanicAction::Pause => {
+                self.events.emit(panicked(GuestPanicAction::Pause));
+                self.stop(RunState::GuestPanicked);
+            }
+            PanicAction::Shutdown if pauses => {
+                self.events.emit(panicked(GuestPanicAction::Pause));
+                self.stop(RunState::GuestPanicked);
+            }
+            PanicAction::Shutdown => self.end_by_panic(0),
+            PanicAction::ExitFailure => self.end_by_panic(1),
+            PanicAction::None => self.events.emit(panicked(GuestPanicAction::Run)),
+        }
+    }
+
+    fn end_by_panic(&mut self, status: i32) {
+        self.events.emit(events::GuestPanicked { action: GuestPanicAction::Poweroff, info: None });
+        self.stop(RunState::GuestPanicked);
+        self.end(ShutdownCause::GuestPanic, status);
+    }
+
+    /// Changes the run state and publishes it. The callers go only where the table allows.
+    fn change(&mut self, state: RunState) {
+        let changed = self.states.change(state);
+        assert!(changed.is_ok(), "the control thread's own transition is in the table: {changed:?}");
+        self.snapshot.set_state(state);
+    }
+}

@@ -1,0 +1,33 @@
+//! The handlers of QMP commands: one module a subject, each with the visible list of its commands.
+
+mod cpu;
+mod fd;
+mod machine;
+mod memory;
+mod run_state;
+
+use qapi::events;
+use qmp::CommandTable;
+
+use crate::control::Control;
+use crate::snapshot::Snapshot;
+
+/// The program's command table.
+pub type Table = CommandTable<Control, Snapshot>;
+
+/// Every command and event that the program has.
+pub fn table() -> Table {
+    let mut table = Table::new();
+    run_state::register(&mut table);
+    machine::register(&mut table);
+    cpu::register(&mut table);
+    memory::register(&mut table);
+    fd::register(&mut table);
+    table.declare_event::<events::Stop>();
+    table.declare_event::<events::Resume>();
+    table.declare_event::<events::Reset>();
+    table.declare_event::<events::Shutdown>();
+    table.declare_event::<events::Powerdown>();
+    table.declare_event::<events::GuestPanicked>();
+    table
+}

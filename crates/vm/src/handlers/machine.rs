@@ -1,0 +1,51 @@
+//! What the machine is.
+
+use ::machine::config::{MACHINE_TYPES, MAX_VCPUS};
+use qapi::control::QueryVersion;
+use qapi::machine::{
+    KvmInfo, MachineInfo, NameInfo, QueryCommandLineOptions, QueryKvm, QueryMachines, QueryName, QueryTarget, QueryUuid,
+    SysEmuTarget, TargetInfo, UuidInfo,
+};
+
+use super::Table;
+use crate::snapshot::Snapshot;
+
+/// The commands of this subject.
+pub fn register(table: &mut Table) {
+    table.register_snapshot::<QueryVersion>(|_, _, _| Ok(Snapshot::version()));
+    table.register_snapshot::<QueryName>(|snapshot, _, _| Ok(NameInfo { name: snapshot.name.clone() }));
+    table.register_snapshot::<QueryUuid>(|snapshot, _, _| Ok(UuidInfo { uuid: uuid_text(&snapshot.uuid) }));
+    // There is no KVM support in this program.
+    table.register_snapshot::<QueryKvm>(|_, _, _| Ok(KvmInfo { enabled: false, present: false }));
+    table.register_snapshot::<QueryTarget>(|_, _, _| Ok(TargetInfo { arch: SysEmuTarget::X86_64 }));
+    table.register_snapshot::<QueryMachines>(|_, _, _| Ok(machines()));
+    table.register_snapshot::<QueryCommandLineOptions>(|snapshot, _, arguments| {
+        let wanted = |name: &str| arguments.option.as_deref().is_none_or(|option| option == name);
+        let found: Vec<_> = snapshot.options.iter().filter(|option| wanted(&option.option)).cloned().collect();
+        match arguments.option {
+            Some(option) if found.is_empty() => Err(qapi::Error::generic(format!("invalid option name: {option}"))),
+            _ => Ok(found),
+        }
+    });
+}
+
+fn machines() -> Vec<MachineInfo> {
+    let machine = |machine: &::machine::config::MachineType| MachineInfo {
+        name: machine.name.to_owned(),
+        alias: machine.alias.map(str::to_owned),
+        is_default: machine.is_default.then_some(true),
+        cpu_max: i64::from(MAX_VCPUS),
+        hotpluggable_cpus: false,
+        numa_mem_supported: false,
+        deprecated: false,
+        default_cpu_type: Some("qemu64-x86_64-cpu".to_owned()),
+        default_ram_id: Some("pc.ram".to_owned()),
+    };
+    MACHINE_TYPES.iter().map(machine).collect()
+}
+
+/// `8-4-4-4-12` hexadecimal digits.
+fn uuid_text(uuid: &[u8; 16]) -> String {
+    let digits: Vec<String> = uuid.iter().map(|byte| format!("{byte:02x}")).collect();
+    [&digits[..4], &digits[4..6], &digits[6..8], &digits[8..10], &digits[10..]].map(<[String]>::concat).join("-")
+}

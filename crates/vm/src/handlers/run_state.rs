@@ -1,0 +1,34 @@
+//! Starting, stopping, resetting and ending.
+
+use qapi::run_state::{
+    Cont, InjectNmi, QueryStatus, RunState, ShutdownCause, Stop, SystemPowerdown, SystemReset,
+};
+use qapi::control::Quit;
+
+use super::Table;
+
+/// The commands of this subject.
+pub fn register(table: &mut Table) {
+    table.register_snapshot::<QueryStatus>(|snapshot, _, _| Ok(snapshot.status()));
+    table.register::<Stop>(|control, _, _| {
+        control.stop(RunState::Paused);
+        Ok(())
+    });
+    table.register::<Cont>(|control, _, _| control.resume());
+    table.register::<Quit>(|control, _, _| {
+        control.end(ShutdownCause::HostQmpQuit, 0);
+        Ok(())
+    });
+    table.register::<SystemReset>(|control, _, _| {
+        control.reset(ShutdownCause::HostQmpSystemReset);
+        Ok(())
+    });
+    table.register::<SystemPowerdown>(|control, _, _| {
+        control.powerdown();
+        Ok(())
+    });
+    table.register::<InjectNmi>(|control, _, _| {
+        control.machine().inject_nmi();
+        Ok(())
+    });
+}

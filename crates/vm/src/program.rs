@@ -1,0 +1,178 @@
+//! From a configuration to a running program: threads, monitors, machine, and the end.
+
+use std::io;
+use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use chardev::{Chardev, Chardevs};
+use machine::event::GuestEvents;
+use machine::{Machine, MachineError};
+use qmp::{ControlQueue, EventSink, MonitorOptions, Server, ServerOptions, Work};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::config::VmConfig;
+use crate::control::Control;
+use crate::handlers;
+use crate::inbox::Inbox;
+use crate::snapshot::Snapshot;
+
+/// Why the program can't start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A character device.
+    #[error(transparent)]
+    Chardev(#[from] chardev::Error),
+    /// The machine.
+    #[error(transparent)]
+    Machine(#[from] MachineError),
+    /// The host refuses a thread or a signal handler.
+    #[error("the host refuses {what}: {source}")]
+    Host {
+        /// What.
+        what: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+impl ControlQueue<Control> for Inbox {
+    fn push(&self, work: Work<Control>) {
+        self.request(work);
+    }
+}
+
+/// The thread that serves monitors and character devices.
+struct MonitorThread {
+    handle: tokio::runtime::Handle,
+    end: Option<tokio::sync::oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl MonitorThread {
+    /// Starts the thread. The host's signals that ask the program to end go to `inbox`.
+    fn start(inbox: &Arc<Inbox>) -> io::Result<Self> {
+        let (tell, told) = mpsc::channel();
+        let (end, ended) = tokio::sync::oneshot::channel();
+        let inbox = Arc::clone(inbox);
+        let thread = std::thread::Builder::new().name("monitor".into()).spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let runtime = match runtime {
+                Ok(runtime) => runtime,
+                Err(error) => {
+                    // The receiver waits for exactly this message.
+                    let _ = tell.send(Err(error));
+                    return;
+                }
+            };
+            let _context = runtime.enter();
+            let watched = watch_signals(&inbox).map(|()| runtime.handle().clone());
+            let _ = tell.send(watched);
+            // The sender may be dropped or used: both are the end.
+            let _ = runtime.block_on(ended);
+        })?;
+        let handle = told.recv().map_err(|_| io::Error::other("the monitor thread ended at its start"))??;
+        Ok(Self { handle, end: Some(end), thread: Some(thread) })
+    }
+}
+
+impl Drop for MonitorThread {
+    fn drop(&mut self) {
+        drop(self.end.take());
+        if let Some(thread) = self.thread.take() {
+            // A panic of the thread was reported when it happened.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Leaves SIGINT, SIGTERM and SIGHUP in the inbox.
+fn watch_signals(inbox: &Arc<Inbox>) -> io::Result<()> {
+    for kind in [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()] {
+        let mut stream = signal(kind)?;
+        let inbox = Arc::clone(inbox);
+        tokio::spawn(async move {
+            while stream.recv().await.is_some() {
+                inbox.terminate(kind.as_raw_value());
+            }
+        });
+    }
+    Ok(())
+}
+
+/// A program that has been set up and can run.
+pub struct Program {
+    inbox: Arc<Inbox>,
+    control: Control,
+    autostart: bool,
+    monitors: Vec<Arc<Chardev>>,
+    // Dropped in this order: sessions, then devices, then their thread.
+    server: Server<Control, Snapshot>,
+    chardevs: Chardevs,
+    _monitor_thread: MonitorThread,
+}
+
+impl Program {
+    /// Opens the character devices (and waits for clients where asked to), starts the monitors and builds the machine.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub fn start(config: VmConfig) -> Result<Self, StartError> {
+        let host = |what| move |source| StartError::Host { what, source };
+        let inbox = Arc::new(Inbox::default());
+        let monitor_thread = MonitorThread::start(&inbox).map_err(host("the monitor thread"))?;
+        let chardevs = Chardevs::new(monitor_thread.handle.clone());
+        let exit = Arc::clone(&inbox);
+        chardevs.set_exit(Box::new(move || exit.terminate(SignalKind::terminate().as_raw_value())));
+        for spec in &config.chardevs {
+            chardevs.add(spec)?;
+        }
+
+        let snapshot = Arc::new(Snapshot::new(&config));
+        let events = EventSink::new(monitor_thread.handle.clone());
+        let server = Server::new(ServerOptions {
+            table: handlers::table(),
+            control: Arc::clone(&inbox) as Arc<dyn ControlQueue<Control>>,
+            snapshot: Arc::clone(&snapshot),
+            events: events.clone(),
+            version: Snapshot::version(),
+            preconfig: false,
+        });
+        for monitor in &config.monitors {
+            let options = MonitorOptions { id: monitor.chardev.clone(), pretty: monitor.pretty };
+            server.add_monitor(chardevs.attach(&monitor.chardev)?, options);
+        }
+
+        let guest = Arc::clone(&inbox);
+        let guest_events: GuestEvents = Arc::new(move |event| guest.guest_event(event));
+        let machine = Machine::new(config.machine, &|id| chardevs.attach(id), &guest_events)?;
+        let control = Control::new(machine, config.actions, events, snapshot);
+        Ok(Self {
+            inbox,
+            control,
+            autostart: config.autostart,
+            monitors: Vec::new(),
+            server,
+            chardevs,
+            _monitor_thread: monitor_thread,
+        })
+    }
+
+    /// Runs until the end; returns the exit status.
+    pub fn run(mut self) -> i32 {
+        let status = self.control.run(&self.inbox, self.autostart);
+        self.flush();
+        drop(self.server);
+        self.chardevs.close_all();
+        status
+    }
+
+    /// Gives clients a moment to take the last replies.
+    fn flush(&self) {
+        const LIMIT: Duration = Duration::from_millis(500);
+        let start = Instant::now();
+        while self.monitors.iter().any(|chardev| chardev.pending_output() > 0) && start.elapsed() < LIMIT {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! What monitors may answer without asking the control thread: state that it publishes, and facts that never change.
+
+use std::sync::{PoisonError, RwLock};
+
+use qapi::control::{VersionInfo, VersionTriple};
+use qapi::machine::CommandLineOptionInfo;
+use qapi::run_state::{RunState, StatusInfo};
+
+use crate::config::VmConfig;
+use crate::version;
+
+/// The published state.
+pub struct Snapshot {
+    state: RwLock<RunState>,
+    /// `-name`.
+    pub name: Option<String>,
+    /// `-uuid`.
+    pub uuid: [u8; 16],
+    /// The command line's options.
+    pub options: Vec<CommandLineOptionInfo>,
+}
+
+impl Snapshot {
+    /// What is known before the machine exists.
+    pub fn new(config: &VmConfig) -> Self {
+        Self {
+            state: RwLock::new(RunState::Prelaunch),
+            name: config.name.clone(),
+            uuid: config.uuid,
+            options: config.options.clone(),
+        }
+    }
+
+    /// Publishes the run state.
+    pub fn set_state(&self, state: RunState) {
+        *self.state.write().unwrap_or_else(PoisonError::into_inner) = state;
+    }
+
+    /// The reply of `query-status`.
+    pub fn status(&self) -> StatusInfo {
+        let status = *self.state.read().unwrap_or_else(PoisonError::into_inner);
+        StatusInfo { running: status == RunState::Running, singlestep: false, status }
+    }
+
+    /// The reply of `query-version`.
+    pub fn version() -> VersionInfo {
+        let (major, minor, micro) = version::TRIPLE;
+        VersionInfo { qemu: VersionTriple { major, minor, micro }, package: version::package() }
+    }
+}
