@@ -24,7 +24,7 @@ pub fn check() -> Outcome {
     Err(format!("the layers are broken:\n  {}", problems.join("\n  ")))
 }
 
-fn names<'a>(list: &'a Value) -> impl Iterator<Item = &'a str> {
+fn names(list: &Value) -> impl Iterator<Item = &str> {
     list.as_array().into_iter().flatten().filter_map(Value::as_str)
 }
 

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod client;
 mod demo;
 mod guest;
 mod layers;
@@ -23,8 +24,8 @@ usage: cargo xtask TASK
 fn main() -> ExitCode {
     let task = std::env::args().nth(1).unwrap_or_default();
     let result = match task.as_str() {
-        "demo" => demo::run(),
-        "test" => test::run(),
+        "demo" => demo::run_demo(),
+        "test" => test::run_tests(),
         "check-layers" => layers::check(),
         "guest" => guest::build().map(|guests| println!("{}", guests.directory.display())),
         "help" | "--help" | "-h" => {

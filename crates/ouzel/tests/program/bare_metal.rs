@@ -46,7 +46,8 @@ fn no_shutdown_keeps_the_powered_off_machine() {
     assert_eq!(text, "Resetting the Virtual Machine is required");
     session.query("system_reset");
     session.query("cont");
-    machine.wait_for("a second start", PATIENCE, |machine| (machine.serial().matches("Hello").count() == 2).then_some(()));
+    machine
+        .wait_for("a second start", PATIENCE, |machine| (machine.serial().matches("Hello").count() == 2).then_some(()));
     session.query("quit");
     assert!(machine.wait_exit(PATIENCE).success());
 }
@@ -170,13 +171,24 @@ fn serial_on_a_socket_and_on_standard_output_reaches_the_host() {
     drop(machine);
 
     let mut machine = Setup::new().args(["-m", "64", "-kernel", &guest("hello.elf"), "-serial", "stdio"]).start();
-    machine.wait_for("the greeting", PATIENCE, |machine| machine.stdout().contains("Hello from a bare-metal guest.").then_some(()));
+    machine.wait_for("the greeting", PATIENCE, |machine| {
+        machine.stdout().contains("Hello from a bare-metal guest.").then_some(())
+    });
 }
 
 #[test]
 fn serial_through_a_chardev_reaches_a_file() {
     let mut machine = Setup::new()
-        .args(["-m", "64", "-kernel", &guest("hello.elf"), "-chardev", "file,id=s0,path={dir}out", "-device", "isa-serial,chardev=s0"])
+        .args([
+            "-m",
+            "64",
+            "-kernel",
+            &guest("hello.elf"),
+            "-chardev",
+            "file,id=s0,path={dir}out",
+            "-device",
+            "isa-serial,chardev=s0",
+        ])
         .start();
     let path = machine.path("out");
     machine.wait_for("the greeting", PATIENCE, |_| {

@@ -66,10 +66,42 @@ fn help_and_version_are_printed_on_standard_output() {
     let help = run(&["-h"]);
     assert!(help.status.success());
     let help = String::from_utf8(help.stdout).expect("UTF-8");
-    for option in ["-machine", "-accel", "-cpu", "-smp", "-m", "-kernel", "-initrd", "-append", "-serial", "-chardev",
-        "-mon", "-qmp", "-qmp-pretty", "-monitor", "-display", "-nographic", "-vga", "-nodefaults", "-no-user-config",
-        "-no-reboot", "-no-shutdown", "-action", "-S", "-name", "-uuid", "-rtc", "-pidfile", "-daemonize", "-device",
-        "-global", "-trace", "-d", "-D", "-version"] {
+    for option in [
+        "-machine",
+        "-accel",
+        "-cpu",
+        "-smp",
+        "-m",
+        "-kernel",
+        "-initrd",
+        "-append",
+        "-serial",
+        "-chardev",
+        "-mon",
+        "-qmp",
+        "-qmp-pretty",
+        "-monitor",
+        "-display",
+        "-nographic",
+        "-vga",
+        "-nodefaults",
+        "-no-user-config",
+        "-no-reboot",
+        "-no-shutdown",
+        "-action",
+        "-S",
+        "-name",
+        "-uuid",
+        "-rtc",
+        "-pidfile",
+        "-daemonize",
+        "-device",
+        "-global",
+        "-trace",
+        "-d",
+        "-D",
+        "-version",
+    ] {
         assert!(help.contains(option), "help lacks {option}");
     }
 }
@@ -118,9 +150,28 @@ fn options_that_libvirt_gives_for_every_machine_are_accepted() {
     let mut machine = Setup::bare()
         .monitors(1)
         .args([
-            "-name", "guest=t,debug-threads=on", "-S", "-machine", "pc,usb=off,dump-guest-core=off", "-accel", "tcg",
-            "-cpu", "qemu64", "-m", "size=131072k", "-overcommit", "mem-lock=off", "-smp", "1,sockets=1,cores=1,threads=1",
-            "-display", "none", "-no-user-config", "-nodefaults", "-rtc", "base=utc", "-no-shutdown",
+            "-name",
+            "guest=t,debug-threads=on",
+            "-S",
+            "-machine",
+            "pc,usb=off,dump-guest-core=off",
+            "-accel",
+            "tcg",
+            "-cpu",
+            "qemu64",
+            "-m",
+            "size=131072k",
+            "-overcommit",
+            "mem-lock=off",
+            "-smp",
+            "1,sockets=1,cores=1,threads=1",
+            "-display",
+            "none",
+            "-no-user-config",
+            "-nodefaults",
+            "-rtc",
+            "base=utc",
+            "-no-shutdown",
         ])
         .start();
     assert_eq!(machine.connect(0).status(), "prelaunch");
@@ -143,7 +194,8 @@ fn daemonize_returns_when_the_monitor_listens() {
     let stream = std::os::unix::net::UnixStream::connect(&socket).expect("the daemon listens");
     let mut session = crate::support::Session::over(stream);
     session.negotiate();
-    let pid: u32 = std::fs::read_to_string(machine.path("pid")).expect("the pid file").trim().parse().expect("a number");
+    let pid: u32 =
+        std::fs::read_to_string(machine.path("pid")).expect("the pid file").trim().parse().expect("a number");
     assert_ne!(pid, machine.pid());
     session.query("quit");
     assert!(session.closed());

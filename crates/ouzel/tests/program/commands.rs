@@ -10,10 +10,30 @@ use crate::support::{Machine, PATIENCE, Reply, Session, Setup, guest, qemu};
 
 /// The commands of which `query-commands` must tell.
 const COMMANDS: [&str; 24] = [
-    "qmp_capabilities", "query-version", "query-commands", "query-qmp-schema", "query-status", "query-name", "query-uuid",
-    "query-kvm", "query-target", "query-machines", "query-cpus-fast", "query-cpu-definitions", "query-hotpluggable-cpus",
-    "query-command-line-options", "stop", "cont", "quit", "system_reset", "system_powerdown", "memsave", "pmemsave",
-    "inject-nmi", "getfd", "closefd",
+    "qmp_capabilities",
+    "query-version",
+    "query-commands",
+    "query-qmp-schema",
+    "query-status",
+    "query-name",
+    "query-uuid",
+    "query-kvm",
+    "query-target",
+    "query-machines",
+    "query-cpus-fast",
+    "query-cpu-definitions",
+    "query-hotpluggable-cpus",
+    "query-command-line-options",
+    "stop",
+    "cont",
+    "quit",
+    "system_reset",
+    "system_powerdown",
+    "memsave",
+    "pmemsave",
+    "inject-nmi",
+    "getfd",
+    "closefd",
 ];
 
 fn paused() -> (Machine, Session) {
@@ -44,7 +64,8 @@ fn query_version_reports_7_2_and_names_ouzel() {
 fn query_commands_lists_every_command_once() {
     let (_machine, mut session) = paused();
     let list = session.query("query-commands");
-    let names: Vec<&str> = list.as_array().expect("a list").iter().map(|entry| entry["name"].as_str().expect("a name")).collect();
+    let names: Vec<&str> =
+        list.as_array().expect("a list").iter().map(|entry| entry["name"].as_str().expect("a name")).collect();
     let mut all = COMMANDS.to_vec();
     all.extend(["add-fd", "remove-fd", "query-fdsets"]);
     for name in all {
@@ -168,7 +189,10 @@ fn query_command_line_options_lists_all_or_one() {
     let one = session.run("query-command-line-options", json!({"option": "chardev"}));
     assert_eq!(one.as_array().expect("a list").len(), 1);
     assert!(one[0]["parameters"].as_array().expect("parameters").iter().any(|parameter| parameter["name"] == "path"));
-    assert_eq!(session.generic_error("query-command-line-options", json!({"option": "nope"})), "invalid option name: nope");
+    assert_eq!(
+        session.generic_error("query-command-line-options", json!({"option": "nope"})),
+        "invalid option name: nope"
+    );
 }
 
 #[test]
@@ -360,14 +384,17 @@ fn inject_nmi_reaches_the_guest() {
     machine.wait_serial("waiting for an NMI\n", PATIENCE);
     for count in 1..=3 {
         assert_eq!(session.query("inject-nmi"), json!({}));
-        machine.wait_for("the handler's line", PATIENCE, |machine| (machine.serial().matches("NMI\n").count() == count + 1).then_some(()));
+        machine.wait_for("the handler's line", PATIENCE, |machine| {
+            (machine.serial().matches("NMI\n").count() == count + 1).then_some(())
+        });
     }
 }
 
 // --- Descriptors
 
 fn open(machine: &Machine, name: &str) -> File {
-    let mut file = File::options().read(true).write(true).create(true).truncate(true).open(machine.path(name)).expect("a file");
+    let mut file =
+        File::options().read(true).write(true).create(true).truncate(true).open(machine.path(name)).expect("a file");
     file.write_all(name.as_bytes()).expect("its content");
     file
 }
@@ -437,10 +464,11 @@ fn add_fd_makes_and_extends_sets_and_remove_fd_takes_them_away() {
     let file = open(&machine, "one");
     let text = session.generic_error("add-fd", json!({"fdset-id": 1}));
     assert_eq!(text, "No file descriptor supplied via SCM_RIGHTS");
-    let add = |session: &mut Session, arguments: Value| match session.call_with_fds("add-fd", &arguments, &[file.as_fd()]) {
-        Reply::Value(value) => (value["fd"].as_i64().expect("fd"), value["fdset-id"].as_i64().expect("fdset-id")),
-        Reply::Error(_, text) => panic!("add-fd: {text}"),
-    };
+    let add =
+        |session: &mut Session, arguments: Value| match session.call_with_fds("add-fd", &arguments, &[file.as_fd()]) {
+            Reply::Value(value) => (value["fd"].as_i64().expect("fd"), value["fdset-id"].as_i64().expect("fdset-id")),
+            Reply::Error(_, text) => panic!("add-fd: {text}"),
+        };
     let (first, set) = add(&mut session, json!({"fdset-id": 4, "opaque": "rw:one"}));
     assert_eq!(set, 4);
     let (second, set) = add(&mut session, json!({"fdset-id": 4}));
@@ -451,7 +479,9 @@ fn add_fd_makes_and_extends_sets_and_remove_fd_takes_them_away() {
     let wanted = "Parameter 'fdset-id' expects a non-negative value";
     assert_eq!(negative, Reply::Error("GenericError".into(), wanted.into()));
     let sets = session.query("query-fdsets");
-    let of = |id: i64| sets.as_array().expect("a list").iter().find(|set| set["fdset-id"] == id).expect("the set")["fds"].clone();
+    let of = |id: i64| {
+        sets.as_array().expect("a list").iter().find(|set| set["fdset-id"] == id).expect("the set")["fds"].clone()
+    };
     assert_eq!(of(0), json!([{"fd": third}]));
     let four = of(4);
     assert_eq!(four.as_array().expect("a list").len(), 2);
@@ -516,8 +546,18 @@ fn peer_qemu_queries_have_the_same_shape() {
     let mut theirs = Setup::of(qemu()).args(arguments).start();
     let (mut ours, mut theirs) = (ours.connect(0), theirs.connect(0));
     let mut problems = Vec::new();
-    for command in ["query-version", "query-status", "query-name", "query-uuid", "query-kvm", "query-target",
-        "query-cpus-fast", "query-hotpluggable-cpus", "query-fdsets", "query-commands"] {
+    for command in [
+        "query-version",
+        "query-status",
+        "query-name",
+        "query-uuid",
+        "query-kvm",
+        "query-target",
+        "query-cpus-fast",
+        "query-hotpluggable-cpus",
+        "query-fdsets",
+        "query-commands",
+    ] {
         let (got, wanted) = (shape(&ours.query(command)), shape(&theirs.query(command)));
         if got != wanted {
             problems.push(format!("{command}: got {got}, wanted {wanted}"));
@@ -528,8 +568,11 @@ fn peer_qemu_queries_have_the_same_shape() {
         let list = session.query(command);
         list.as_array().expect("a list").iter().find(|entry| entry[member] == name).cloned().unwrap_or_default()
     };
-    for (command, member, name) in [("query-machines", "alias", "pc"), ("query-cpu-definitions", "name", "qemu64"),
-        ("query-command-line-options", "option", "chardev")] {
+    for (command, member, name) in [
+        ("query-machines", "alias", "pc"),
+        ("query-cpu-definitions", "name", "qemu64"),
+        ("query-command-line-options", "option", "chardev"),
+    ] {
         let got = entry(&mut ours, command, member, name);
         let wanted = entry(&mut theirs, command, member, name);
         let (got, wanted) = (shape(&got), shape(&wanted));

@@ -94,10 +94,8 @@ fn script_on_standard_input_runs_line_by_line() {
     let output = run(&machine, &["--json"], "cont\nquery-status\nstop\n\n{\"execute\": \"query-status\"}\n");
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     let text = String::from_utf8(output.stdout).expect("UTF-8");
-    let running: Vec<bool> = text
-        .lines()
-        .filter_map(|line| serde_json::from_str::<Value>(line).ok()?.get("running")?.as_bool())
-        .collect();
+    let running: Vec<bool> =
+        text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()?.get("running")?.as_bool()).collect();
     assert_eq!(running, [true, false], "{text}");
     assert_eq!(machine.connect(0).status(), "paused");
 }

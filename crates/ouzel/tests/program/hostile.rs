@@ -168,7 +168,8 @@ fn hundreds_of_connections_at_once_are_survived() {
     let crowd: Vec<_> = (0..300)
         .map(|_| {
             // A full queue of a listener blocks who connects: these do not wait.
-            let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::NONBLOCK, None).expect("a socket");
+            let socket =
+                socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::NONBLOCK, None).expect("a socket");
             let _ = connect(&socket, &address);
             socket
         })

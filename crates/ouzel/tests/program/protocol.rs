@@ -16,7 +16,8 @@ const OK: &str = r#"{"return": {}}"#;
 const NOT_OBJECT: &str = r#"{"error": {"class": "GenericError", "desc": "QMP input must be a JSON object"}}"#;
 const PRELAUNCH: &str = r#"{"return": {"status": "prelaunch", "singlestep": false, "running": false}}"#;
 const VALUE: &str = r#"{"error": {"class": "GenericError", "desc": "JSON parse error, expecting value"}}"#;
-const ARGUMENTS: &str = r#"{"error": {"class": "GenericError", "desc": "QMP input member 'arguments' must be an object"}}"#;
+const ARGUMENTS: &str =
+    r#"{"error": {"class": "GenericError", "desc": "QMP input member 'arguments' must be an object"}}"#;
 const EXECUTE: &str = r#"{"error": {"class": "GenericError", "desc": "QMP input member 'execute' must be a string"}}"#;
 const NO_OOB: &str = r#"{"error": {"class": "GenericError", "desc": "QMP input member 'exec-oob' is unexpected"}}"#;
 
@@ -25,7 +26,9 @@ const NEGOTIATED: &[Case] = &[
     (b"{'execute':'query-status'}\n", &[PRELAUNCH]),
     (
         br#"{"execute":"query-status","id":"a\/b\u00e9\ud83d\ude00"}"#,
-        &[r#"{"return": {"status": "prelaunch", "singlestep": false, "running": false}, "id": "a/b\u00E9\uD83D\uDE00"}"#],
+        &[
+            r#"{"return": {"status": "prelaunch", "singlestep": false, "running": false}, "id": "a/b\u00E9\uD83D\uDE00"}"#,
+        ],
     ),
     (
         b"{\"execute\":\"query-name\",\"id\":\"\xc3\xa9\xf0\x9f\x98\x80\"}\n",
@@ -34,15 +37,21 @@ const NEGOTIATED: &[Case] = &[
     (b"{\"execute\":\"query-name\",\"id\":\"a\xc0\x80b\"}\n", &[r#"{"return": {}, "id": "a\u0000b"}"#]),
     (
         br#"{"execute":"query-status","id":"\ud800"}"#,
-        &[r#"{"error": {"class": "GenericError", "desc": "JSON parse error, \\ud800 is not a valid Unicode character"}}"#],
+        &[
+            r#"{"error": {"class": "GenericError", "desc": "JSON parse error, \\ud800 is not a valid Unicode character"}}"#,
+        ],
     ),
     (
         br#"{"execute":"query-status","id":"\ufffe"}"#,
-        &[r#"{"error": {"class": "GenericError", "desc": "JSON parse error, \\ufffe is not a valid Unicode character"}}"#],
+        &[
+            r#"{"error": {"class": "GenericError", "desc": "JSON parse error, \\ufffe is not a valid Unicode character"}}"#,
+        ],
     ),
     (
         br#"{"execute":"query-status","id":"\u12g4"}"#,
-        &[r#"{"error": {"class": "GenericError", "desc": "JSON parse error, \\u12g4 is not a valid Unicode character"}}"#],
+        &[
+            r#"{"error": {"class": "GenericError", "desc": "JSON parse error, \\u12g4 is not a valid Unicode character"}}"#,
+        ],
     ),
     (
         b"{\"execute\":\"query-status\",\"id\":\"\xff\"}\n",
@@ -75,25 +84,37 @@ const NEGOTIATED: &[Case] = &[
         b"{\"execute\":\"query-name\",\"id\":1,\"id\":2}\n",
         &[r#"{"error": {"class": "GenericError", "desc": "JSON parse error, duplicate key"}}"#],
     ),
-    (b"{1:2}\n", &[r#"{"error": {"class": "GenericError", "desc": "JSON parse error, key is not a string in object"}}"#]),
-    (b"{\"a\" 1}\n", &[r#"{"error": {"class": "GenericError", "desc": "JSON parse error, missing : in object pair"}}"#]),
+    (
+        b"{1:2}\n",
+        &[r#"{"error": {"class": "GenericError", "desc": "JSON parse error, key is not a string in object"}}"#],
+    ),
+    (
+        b"{\"a\" 1}\n",
+        &[r#"{"error": {"class": "GenericError", "desc": "JSON parse error, missing : in object pair"}}"#],
+    ),
     (b"{}\n", &[r#"{"error": {"class": "GenericError", "desc": "QMP input lacks member 'execute'"}}"#]),
     (b"[]\n", &[NOT_OBJECT]),
     (b"1\n", &[NOT_OBJECT]),
     (b"\"str\"\n", &[NOT_OBJECT]),
     (b"null\n", &[NOT_OBJECT]),
     (b"nul\n", &[r#"{"error": {"class": "GenericError", "desc": "JSON parse error, invalid keyword 'nul'"}}"#]),
-    (b"NaN{}\n", &[
-        r#"{"error": {"class": "GenericError", "desc": "JSON parse error, stray 'N'"}}"#,
-        r#"{"error": {"class": "GenericError", "desc": "QMP input lacks member 'execute'"}}"#,
-    ]),
+    (
+        b"NaN{}\n",
+        &[
+            r#"{"error": {"class": "GenericError", "desc": "JSON parse error, stray 'N'"}}"#,
+            r#"{"error": {"class": "GenericError", "desc": "QMP input lacks member 'execute'"}}"#,
+        ],
+    ),
     (b"-0\n", &[NOT_OBJECT]),
     (b".5\n[]", &[r#"{"error": {"class": "GenericError", "desc": "JSON parse error, stray '.'"}}"#, NOT_OBJECT]),
     (b"}\n", &[VALUE]),
     (b"{\"execute\":\"query-name\",\"id\":9223372036854775807}", &[r#"{"return": {}, "id": 9223372036854775807}"#]),
     (b"{\"execute\":\"query-name\",\"id\":18446744073709551615}", &[r#"{"return": {}, "id": 18446744073709551615}"#]),
     (b"{\"execute\":\"query-name\",\"id\":18446744073709551616}", &[r#"{"return": {}, "id": 1.8446744073709552e+19}"#]),
-    (b"{\"execute\":\"query-name\",\"id\":-9223372036854775809}", &[r#"{"return": {}, "id": -9.2233720368547758e+18}"#]),
+    (
+        b"{\"execute\":\"query-name\",\"id\":-9223372036854775809}",
+        &[r#"{"return": {}, "id": -9.2233720368547758e+18}"#],
+    ),
     (b"{\"execute\":\"query-name\",\"id\":0.1}", &[r#"{"return": {}, "id": 0.10000000000000001}"#]),
     (b"{\"execute\":\"query-name\",\"id\":1.0}", &[r#"{"return": {}, "id": 1}"#]),
     (b"{\"execute\":\"query-name\",\"id\":1e400}", &[r#"{"return": {}, "id": inf}"#]),
@@ -206,7 +227,9 @@ const NEGOTIATED: &[Case] = &[
     ),
     (
         b"{\"execute\":\"qmp_capabilities\"}\n",
-        &[r#"{"error": {"class": "CommandNotFound", "desc": "Capabilities negotiation is already complete, command ignored"}}"#],
+        &[
+            r#"{"error": {"class": "CommandNotFound", "desc": "Capabilities negotiation is already complete, command ignored"}}"#,
+        ],
     ),
     (
         b"{\"execute\":\"qmp_capabilities\",\"arguments\":{\"foo\":1}}\n",
@@ -280,7 +303,9 @@ fn check(session: &mut Session, (input, wanted): Case, sync: &[u8], synced: &str
     let mut problems = Vec::new();
     for line in wanted {
         let got = session.line();
-        if !got.ends_with("\r\n") || !got.bytes().all(|byte| byte == b'\r' || byte == b'\n' || (0x20..0x7f).contains(&byte)) {
+        if !got.ends_with("\r\n")
+            || !got.bytes().all(|byte| byte == b'\r' || byte == b'\n' || (0x20..0x7f).contains(&byte))
+        {
             problems.push(format!("{}: not ASCII ended by CR LF: {got:?}", shown(input)));
         }
         if !same_line(&got, line) {
@@ -373,7 +398,8 @@ fn request_in_single_bytes_is_answered_once() {
 #[test]
 fn nesting_of_1023_arrays_in_an_id_works_and_of_1024_does_not() {
     let mut machine = paused();
-    let nested = |depth: usize| format!("{{\"execute\":\"query-name\",\"id\":{}{}}}", "[".repeat(depth), "]".repeat(depth));
+    let nested =
+        |depth: usize| format!("{{\"execute\":\"query-name\",\"id\":{}{}}}", "[".repeat(depth), "]".repeat(depth));
     let mut session = machine.connect(0);
     session.send(nested(1023));
     let line = session.line();
@@ -475,7 +501,13 @@ fn new_client_starts_in_negotiation_mode_again() {
 fn chardev_and_mon_options_make_a_monitor() {
     let mut machine = Setup::new()
         .monitors(0)
-        .args(["-S", "-chardev", "socket,id=c0,path={dir}chardev,server=on,wait=off", "-mon", "chardev=c0,mode=control"])
+        .args([
+            "-S",
+            "-chardev",
+            "socket,id=c0,path={dir}chardev,server=on,wait=off",
+            "-mon",
+            "chardev=c0,mode=control",
+        ])
         .start();
     let path = machine.file("chardev");
     let mut session = machine.connect_unix(&path);
@@ -493,8 +525,11 @@ fn old_spelling_server_nowait_makes_a_monitor() {
 
 #[test]
 fn waiting_server_starts_the_machine_after_the_first_client() {
-    let mut machine =
-        Setup::new().args(["-S", "-pidfile", "{dir}pid"]).monitors(0).args(["-qmp", "unix:{dir}waiting,server=on,wait=on"]).start();
+    let mut machine = Setup::new()
+        .args(["-S", "-pidfile", "{dir}pid"])
+        .monitors(0)
+        .args(["-qmp", "unix:{dir}waiting,server=on,wait=on"])
+        .start();
     let path = machine.file("waiting");
     let mut session = machine.connect_unix(&path);
     session.negotiate();
@@ -503,7 +538,8 @@ fn waiting_server_starts_the_machine_after_the_first_client() {
 
 #[test]
 fn pretty_monitor_spreads_its_output_over_lines() {
-    let mut machine = Setup::new().monitors(0).args(["-S", "-qmp-pretty", "unix:{dir}pretty,server=on,wait=off"]).start();
+    let mut machine =
+        Setup::new().monitors(0).args(["-S", "-qmp-pretty", "unix:{dir}pretty,server=on,wait=off"]).start();
     let path = machine.file("pretty");
     let mut session = machine.connect_unix(&path);
     let mut text = String::new();
@@ -520,8 +556,10 @@ fn pretty_monitor_spreads_its_output_over_lines() {
 fn tcp_server_serves_one_client_after_another() {
     // A port that was free a moment ago.
     let port = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").port();
-    let mut machine =
-        Setup::new().monitors(0).args(["-S".to_owned(), "-qmp".to_owned(), format!("tcp:127.0.0.1:{port},server=on,wait=off")]).start();
+    let mut machine = Setup::new()
+        .monitors(0)
+        .args(["-S".to_owned(), "-qmp".to_owned(), format!("tcp:127.0.0.1:{port},server=on,wait=off")])
+        .start();
     for _ in 0..3 {
         let mut session = machine.connect_tcp(port);
         session.negotiate();
@@ -538,11 +576,18 @@ fn client_monitors_connect_to_waiting_sockets() {
     let address = tcp.local_addr().expect("its address");
     let mut machine = Setup::new()
         .monitors(0)
-        .args(["-S".to_owned(), "-qmp".to_owned(), format!("unix:{}", path.display()), "-qmp".to_owned(), format!("tcp:{address}")])
+        .args([
+            "-S".to_owned(),
+            "-qmp".to_owned(),
+            format!("unix:{}", path.display()),
+            "-qmp".to_owned(),
+            format!("tcp:{address}"),
+        ])
         .start();
     unix.set_nonblocking(true).expect("non-blocking");
     tcp.set_nonblocking(true).expect("non-blocking");
-    let unix: UnixStream = machine.wait_for("the unix client", PATIENCE, |_| unix.accept().ok().map(|(stream, _)| stream));
+    let unix: UnixStream =
+        machine.wait_for("the unix client", PATIENCE, |_| unix.accept().ok().map(|(stream, _)| stream));
     let tcp: TcpStream = machine.wait_for("the TCP client", PATIENCE, |_| tcp.accept().ok().map(|(stream, _)| stream));
     unix.set_nonblocking(false).expect("blocking");
     tcp.set_nonblocking(false).expect("blocking");
@@ -650,7 +695,8 @@ fn answers(machine: &mut Machine, input: &[u8]) -> Vec<String> {
     session.send(b"\xff\n{\"execute\":\"query-name\",\"id\":\"sync\"}\n");
     let mut lines = Vec::new();
     loop {
-        let line = session.line_within(Duration::from_secs(20)).unwrap_or_else(|| panic!("closed after {}", shown(input)));
+        let line =
+            session.line_within(Duration::from_secs(20)).unwrap_or_else(|| panic!("closed after {}", shown(input)));
         if line.contains("\"sync\"") {
             return lines;
         }

@@ -81,14 +81,18 @@ fn peer_nc_drives_every_command() {
     let mut input = child.stdin.take().expect("its input");
     for (name, arguments, _) in requests {
         // The reset, the NMI and the button race with each other in the guest: the requests do not wait for it.
-        writeln!(input, "{{\"execute\":\"{name}\",\"arguments\":{arguments},\"id\":\"{name}\"}}").expect("nc takes input");
+        writeln!(input, "{{\"execute\":\"{name}\",\"arguments\":{arguments},\"id\":\"{name}\"}}")
+            .expect("nc takes input");
     }
     let output = child.wait_with_output().expect("nc ends when the server closes");
     drop(input);
     let text = String::from_utf8(output.stdout).expect("ASCII");
     let messages: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
     for (name, _, wanted) in requests {
-        let reply = messages.iter().find(|message| message["id"] == name).unwrap_or_else(|| panic!("no reply to {name}:\n{text}"));
+        let reply = messages
+            .iter()
+            .find(|message| message["id"] == name)
+            .unwrap_or_else(|| panic!("no reply to {name}:\n{text}"));
         assert_eq!(reply.get("return").is_some(), wanted == "ok", "{name}: {reply}");
     }
     assert_eq!(std::fs::read(&file).expect("the saved memory"), b"O0uzel!!");

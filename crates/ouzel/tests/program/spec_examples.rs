@@ -108,11 +108,19 @@ fn every_example_of_the_commands_answers_in_the_documented_shape() {
     let Some(examples) = examples() else { return };
     let (_machine, mut session) = fresh();
     let listed = session.query("query-commands");
-    let mut ours: BTreeSet<String> =
-        listed.as_array().expect("a list").iter().filter_map(|entry| Some(entry["name"].as_str()?.to_owned())).collect();
+    let mut ours: BTreeSet<String> = listed
+        .as_array()
+        .expect("a list")
+        .iter()
+        .filter_map(|entry| Some(entry["name"].as_str()?.to_owned()))
+        .collect();
     ours.extend(OLD.map(String::from));
     let (mut replayed, mut found) = (0, Vec::new());
     for example in examples.iter().filter(|example| ours.contains(&example.command)) {
+        if serde_json::from_str::<Value>(&example.request).is_err() {
+            println!("{} ({}) is no JSON: {}", example.name, example.command, example.notes);
+            continue;
+        }
         // A machine each: `quit` ends it, `stop` changes what is true.
         let (_machine, mut session) = fresh();
         let reply = replay(&mut session, &example.request);
@@ -120,7 +128,8 @@ fn every_example_of_the_commands_answers_in_the_documented_shape() {
         // What QEMU 7.2 refuses for a reason of the machine's (no descriptor was sent), Ouzel refuses alike; what it no
         // longer knows is answered as documented.
         let refused = example.recorded.as_ref().and_then(|recorded| recorded.get("error"));
-        let refused = refused.filter(|error| !OLD.contains(&example.command.as_str()) || error["class"] != "CommandNotFound");
+        let refused =
+            refused.filter(|error| !OLD.contains(&example.command.as_str()) || error["class"] != "CommandNotFound");
         let before = found.len();
         if let Some(error) = refused {
             if reply["error"] != *error {
@@ -148,7 +157,9 @@ fn every_example_of_other_commands_is_answered_as_not_found_and_harms_nothing() 
     let Some(examples) = examples() else { return };
     let (_machine, mut session) = fresh();
     let listed = session.query("query-commands");
-    let known = |name: &str| OLD.contains(&name) || listed.as_array().expect("a list").iter().any(|entry| entry["name"] == name);
+    let known = |name: &str| {
+        OLD.contains(&name) || listed.as_array().expect("a list").iter().any(|entry| entry["name"] == name)
+    };
     let mut replayed = 0;
     for example in examples.iter().filter(|example| !known(&example.command)) {
         // Those that are no JSON: any error will do, and after a control character the next request works.
@@ -163,8 +174,9 @@ fn every_example_of_other_commands_is_answered_as_not_found_and_harms_nothing() 
             assert!(message.get("error").is_some(), "{}: {message}", example.name);
             errors += 1;
         }
-        // The control character makes one itself.
-        assert!(errors >= 2, "{}: {}", example.name, example.request);
+        // The control character makes one itself; a request that lacks its end makes no other.
+        let wanted = if serde_json::from_str::<Value>(&example.request).is_ok() { 2 } else { 1 };
+        assert!(errors >= wanted, "{}: {}", example.name, example.request);
         replayed += 1;
     }
     assert!(replayed > 50, "only {replayed} examples");

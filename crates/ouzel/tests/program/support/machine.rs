@@ -129,7 +129,12 @@ impl Machine {
     }
 
     /// Repeats `attempt` until it gives a value.
-    pub fn wait_for<T>(&mut self, what: &str, patience: Duration, mut attempt: impl FnMut(&mut Self) -> Option<T>) -> T {
+    pub fn wait_for<T>(
+        &mut self,
+        what: &str,
+        patience: Duration,
+        mut attempt: impl FnMut(&mut Self) -> Option<T>,
+    ) -> T {
         let deadline = Instant::now() + patience;
         loop {
             if let Some(value) = attempt(self) {
