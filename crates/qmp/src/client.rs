@@ -21,6 +21,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::ToSocketAddrs;
 use std::os::fd::BorrowedFd;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -139,20 +140,11 @@ impl ServerEvent {
     }
 }
 
-/// A server's first message.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Greeting {
-    /// The version that it claims to be compatible with.
-    pub version: VersionInfo,
-    /// The capabilities that it offers.
-    pub capabilities: Vec<String>,
-}
-
 /// What a server sends.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Message {
-    /// The greeting.
-    Greeting(Greeting),
+    /// The greeting: its member `QMP`.
+    Greeting(Value),
     /// The result of a command.
     Return {
         /// The request's id.
@@ -183,8 +175,8 @@ impl Message {
         if let Some(error) = map.get("error") {
             return Ok(Self::Failure { id, error: Error::from_reply(error) });
         }
-        if let Some(mut greeting) = map.remove("QMP") {
-            return greeting_of(&mut greeting).map(Self::Greeting).ok_or_else(|| unexpected(&greeting));
+        if let Some(greeting) = map.remove("QMP") {
+            return Ok(Self::Greeting(greeting));
         }
         if let Some(Value::String(name)) = map.remove("event") {
             let number = |name| map.get("timestamp").and_then(|time| time.get(name)).and_then(Value::as_i64);
@@ -193,14 +185,6 @@ impl Message {
         }
         Err(unexpected(&Value::Object(map)))
     }
-}
-
-fn greeting_of(value: &mut Value) -> Option<Greeting> {
-    let version = value.get("version")?.clone();
-    let version = VersionInfo::from_value(version, &qapi::Path::reply()).ok()?;
-    let capabilities = value.get("capabilities").and_then(Value::as_array).unwrap_or_default();
-    let capabilities = capabilities.iter().filter_map(Value::as_str).map(str::to_owned).collect();
-    Some(Greeting { version, capabilities })
 }
 
 /// Says which message makes no sense, or how it begins.
@@ -306,7 +290,7 @@ fn deadline(timeout: Option<Duration>) -> Option<Instant> {
 pub struct Client {
     sender: Sender,
     receiver: Receiver,
-    greeting: Greeting,
+    greeting: Value,
     timeout: Option<Duration>,
     /// Events that came while something else was awaited.
     events: VecDeque<ServerEvent>,
@@ -344,6 +328,15 @@ impl Client {
         Self::from_stream(stream, options)
     }
 
+    /// Starts on an open unix socket, with commands out of band if the server offers them.
+    ///
+    /// # Errors
+    /// As [`Client::connect_unix`].
+    pub fn from_unix(stream: UnixStream) -> Result<Self, ClientError> {
+        let options = ClientOptions { negotiation: Negotiation::Oob, ..ClientOptions::default() };
+        Self::from_stream(stream, &options)
+    }
+
     /// Reads the greeting from an open connection, and negotiates.
     ///
     /// # Errors
@@ -363,7 +356,8 @@ impl Client {
     }
 
     fn negotiate(&mut self, negotiation: Negotiation) -> Result<(), ClientError> {
-        let offered = self.greeting.capabilities.iter().any(|name| name == "oob");
+        let capabilities = self.greeting.get("capabilities").and_then(Value::as_array);
+        let offered = capabilities.unwrap_or_default().contains(&Value::from("oob"));
         let arguments = match negotiation {
             Negotiation::Skip => return Ok(()),
             Negotiation::Oob if offered => Some(Map::from_iter([("enable", vec![Value::from("oob")])])),
@@ -374,8 +368,15 @@ impl Client {
 
     /// The server's greeting: its version and capabilities.
     #[must_use]
-    pub fn greeting(&self) -> &Greeting {
+    pub fn greeting(&self) -> &Value {
         &self.greeting
+    }
+
+    /// The version that the server claims to be compatible with, if it says.
+    #[must_use]
+    pub fn version(&self) -> Option<VersionInfo> {
+        let version = self.greeting.get("version")?.clone();
+        VersionInfo::from_value(version, &qapi::Path::reply()).ok()
     }
 
     /// How long to wait for each reply from now on; `None` is without end.
@@ -416,6 +417,18 @@ impl Client {
     /// As [`Client::execute`].
     pub fn execute_value(&mut self, name: &str, arguments: Option<Map>) -> Result<Value, ClientError> {
         self.run(request(name, arguments), &[])
+    }
+
+    /// Runs a command by name, out of band; see [`Negotiation::Oob`].
+    ///
+    /// # Errors
+    /// As [`Client::execute`].
+    pub fn execute_oob(&mut self, name: &str, arguments: Option<Map>) -> Result<Value, ClientError> {
+        let mut request = Map::from_iter([("exec-oob", name)]);
+        if let Some(arguments) = arguments {
+            request.insert("arguments", arguments);
+        }
+        self.run(request, &[])
     }
 
     /// Sends a whole request, `{"execute": …}` or `{"exec-oob": …}`, and waits for its reply. An id

@@ -159,6 +159,8 @@ impl Stream {
             };
             match result {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // The server has left without reading everything.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(0),
                 other => return Ok(other?),
             }
         }
@@ -186,7 +188,8 @@ impl Stream {
         loop {
             let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
             let mut control = SendAncillaryBuffer::new(&mut space);
-            if !control.push(SendAncillaryMessage::ScmRights(fds)) {
+            // The space is rounded up, so that it may hold one more than was asked for.
+            if fds.len() > MAX_FDS || !control.push(SendAncillaryMessage::ScmRights(fds)) {
                 return Err(ClientError::Descriptors("too many file descriptors at once"));
             }
             match rustix::net::sendmsg(stream, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL) {
