@@ -551,4 +551,18 @@ mod tests {
         clock.step(to_nanoseconds(1));
         assert_eq!(inp(&pit, 0x61) & 0x20, 0x20);
     }
+
+    #[test]
+    fn hostile_state_is_harmless() {
+        let (clock, pit, _pins) = bench();
+        for seed in 1..40 {
+            state::testing::assert_hostile_bytes_are_harmless(&mut pit.lock().state, seed, 20);
+            pit.lock().restored();
+            for port in [0x40, 0x41, 0x42, 0x61] {
+                inp(&pit, port);
+                out(&pit, port, seed);
+            }
+            clock.step(1_000_000);
+        }
+    }
 }

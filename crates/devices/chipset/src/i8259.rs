@@ -481,4 +481,13 @@ mod tests {
         write(&mut pic, REGION_MASTER, 0, 0x68);
         assert_eq!(pic.acknowledge(), 0x0e);
     }
+
+    #[test]
+    fn hostile_state_is_harmless_and_reset_is_complete() {
+        let (mut pic, _pins) = pic_with(1);
+        state::testing::assert_hostile_bytes_are_harmless(&mut pic.state, 11, 300);
+        pic.restored();
+        pic.acknowledge();
+        state::testing::assert_reset_is_complete(&mut pic, |pic| &mut pic.state, |pic| pic.reset(ResetKind::Cold));
+    }
 }

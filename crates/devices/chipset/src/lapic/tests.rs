@@ -380,3 +380,27 @@ fn init_keeps_identity_and_base() {
     assert_eq!(bench.read(1, 0x80), 0);
     assert_eq!(bench.read(1, 0xf0), 0xff);
 }
+
+#[test]
+fn hostile_state_is_harmless() {
+    let bench = Bench::new(1);
+    let (ioapic, inputs) = ioapic(&bench);
+    for seed in 1..40 {
+        {
+            let mut apic = bench.cpus[0].device().lock();
+            let DeviceState::State(saved) = apic.state() else { panic!("an APIC has state") };
+            state::testing::assert_hostile_bytes_are_harmless(saved, seed, 20);
+            apic.restored();
+        }
+        if let DeviceState::State(saved) = ioapic.lock().state() {
+            state::testing::assert_hostile_bytes_are_harmless(saved, seed, 20);
+        }
+        for register in 0..0x40 {
+            bench.read(0, register << 4);
+            bench.write(0, register << 4, seed.wrapping_mul(0x9e37_79b9) & 0xffff_ffff);
+        }
+        inputs.set_level(5, seed & 1 != 0);
+        bench.cpus[0].acknowledge();
+        bench.clock.step(10_000);
+    }
+}

@@ -186,3 +186,18 @@ fn nonsense_in_the_registers_is_survived() {
     bench.read(12);
     bench.read(9);
 }
+
+#[test]
+fn hostile_state_is_harmless() {
+    let bench = Bench::new();
+    for seed in 1..40 {
+        state::testing::assert_hostile_bytes_are_harmless(&mut bench.rtc.lock().state, seed, 20);
+        bench.rtc.lock().restored();
+        for index in [0, 4, 9, 10, 12, 0x32] {
+            bench.read(index);
+        }
+        bench.write(11, seed & 0xff);
+        bench.write(0, 0x12);
+        bench.step_seconds(1);
+    }
+}
