@@ -44,14 +44,18 @@ pub(crate) fn is_open(line: &str) -> bool {
 }
 
 /// Reads a request in JSON: the name of the command and its arguments.
-pub(crate) fn parse_json(text: &str) -> Result<(String, Option<Value>), String> {
+pub(crate) fn parse_json(text: &str) -> Result<(String, Option<Map>), String> {
     let Value::Object(mut request) = json::parse(text).map_err(|error| error.to_string())? else {
         return Err("a request is a JSON object".into());
     };
     let Some(Value::String(name)) = request.remove("execute") else {
         return Err("a request needs a member 'execute' with the command's name".into());
     };
-    let arguments = request.remove("arguments");
+    let arguments = match request.remove("arguments") {
+        None => None,
+        Some(Value::Object(arguments)) => Some(arguments),
+        Some(_) => return Err("a request's member 'arguments' is an object".into()),
+    };
     request.remove("id");
     match request.keys().next() {
         Some(name) => Err(format!("a request has no member '{name}'")),
@@ -60,7 +64,7 @@ pub(crate) fn parse_json(text: &str) -> Result<(String, Option<Value>), String> 
 }
 
 /// Reads `key=value` words as the arguments of `command`.
-pub(crate) fn parse_arguments(model: &Model, command: &str, words: &[String]) -> Result<Option<Value>, String> {
+pub(crate) fn parse_arguments(model: &Model, command: &str, words: &[String]) -> Result<Option<Map>, String> {
     let known = model.arguments(command).unwrap_or_default();
     let mut arguments = Map::new();
     for word in words {
@@ -72,8 +76,8 @@ pub(crate) fn parse_arguments(model: &Model, command: &str, words: &[String]) ->
         let path: Vec<&str> = if argument.is_some() { vec![key] } else { key.split('.').collect() };
         put(&mut arguments, &path, value).map_err(|error| format!("{key}: {error}"))?;
     }
-    let arguments = Some(arguments).filter(|arguments| !arguments.is_empty());
-    Ok(arguments.map(|arguments| lists(Value::Object(arguments))))
+    let arguments = arguments.into_iter().map(|(name, value)| (name, lists(value)));
+    Ok(Some(arguments.collect()).filter(|arguments: &Map| !arguments.is_empty()))
 }
 
 /// The value that a text means for an argument.
@@ -152,7 +156,8 @@ mod tests {
     fn arguments(line: &str) -> Result<String, String> {
         let model = Model::from_declarations(&[Declaration::of::<Try>()]);
         let words = split(line);
-        parse_arguments(&model, "x-try", &words).map(|value| value.map_or("none".into(), |value| value.to_string()))
+        parse_arguments(&model, "x-try", &words)
+            .map(|map| map.map_or("none".into(), |map| Value::from(map).to_string()))
     }
 
     #[test]
@@ -179,7 +184,7 @@ mod tests {
     #[test]
     fn json_requests_are_taken_apart() {
         let (name, arguments) = parse_json("{'execute': 'stop', 'arguments': {'a': 1}, 'id': 5}").unwrap();
-        assert_eq!((name.as_str(), arguments.unwrap().to_string().as_str()), ("stop", r#"{"a": 1}"#));
+        assert_eq!((name.as_str(), Value::from(arguments.unwrap()).to_string().as_str()), ("stop", r#"{"a": 1}"#));
         assert!(
             parse_json("{}").is_err() && parse_json("[1]").is_err() && parse_json("{'execute': 'x', 'y': 1}").is_err()
         );

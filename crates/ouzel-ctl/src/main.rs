@@ -33,7 +33,13 @@ fn main() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(FAILED),
         Err(error) => {
-            eprintln!("ouzel-ctl: {error}");
+            eprint!("ouzel-ctl: {error}");
+            let mut source = std::error::Error::source(&error);
+            while let Some(cause) = source {
+                eprint!(": {cause}");
+                source = cause.source();
+            }
+            eprintln!();
             ExitCode::from(UNUSABLE)
         }
     }

@@ -88,15 +88,10 @@ impl Style {
 
     /// An event, with its line end.
     pub(crate) fn event(self, event: &ServerEvent) -> String {
-        let data = event.data.as_ref().map(|data| format!(" {data}")).unwrap_or_default();
         if self.json {
-            let name = json::to_string(&Value::from(event.name.as_str()));
-            let data = event.data.as_ref().map(|data| format!(", \"data\": {data}")).unwrap_or_default();
-            let (seconds, microseconds) = event.time;
-            return format!(
-                "{{\"event\": {name}, \"timestamp\": {{\"seconds\": {seconds}, \"microseconds\": {microseconds}}}{data}}}\n"
-            );
+            return format!("{}\n", event.to_value());
         }
+        let data = event.data.as_ref().map(|data| format!(" {data}")).unwrap_or_default();
         format!("{}{data}\n", self.paint(Paint::Event, &printable(&event.name)))
     }
 

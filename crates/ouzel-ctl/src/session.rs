@@ -2,23 +2,20 @@
 
 use crate::line;
 use crate::output::Style;
-use qapi::json::Value;
+use qapi::json::{Map, Value};
 use qapi::schema::{Argument, Model};
-use qmp::client::{Address, Client, ClientError, Message, Receiver, Sender, ServerEvent};
+use qmp::client::{Address, Client, ClientError, ClientOptions, Message, Receiver, Sender, ServerEvent};
 use std::fmt::Write as _;
 use std::sync::mpsc;
 
 /// Why the session cannot go on.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SessionError {
-    /// There is no connection.
-    #[error("cannot connect to {address}: {error}")]
-    Connect { address: String, error: ClientError },
-    /// The connection failed.
-    #[error("{0}")]
+    /// There is no connection, or it failed.
+    #[error(transparent)]
     Client(#[from] ClientError),
     /// The terminal failed.
-    #[error("{0}")]
+    #[error(transparent)]
     Terminal(#[from] rustyline::error::ReadlineError),
 }
 
@@ -49,8 +46,7 @@ pub(crate) struct Session {
 
 impl Session {
     pub(crate) fn connect(address: &str, style: Style) -> Result<Self, SessionError> {
-        let failed = |error| SessionError::Connect { address: address.to_owned(), error };
-        let client = Client::connect(&Address::parse(address)).map_err(failed)?;
+        let client = Client::connect(&Address::parse(address), &ClientOptions::default())?;
         let (sender, receiver, _) = client.split();
         let mut session = Self { sender, replies: Replies::Direct(receiver), model: Model::default(), style };
         // A server without a schema can be used all the same, but knows no types.
@@ -83,8 +79,8 @@ impl Session {
     }
 
     /// Runs a command: its result or its error.
-    fn execute(&mut self, name: &str, arguments: Option<Value>) -> Result<Result<Value, qapi::Error>, ClientError> {
-        let wanted = self.sender.send(name, arguments)?;
+    fn execute(&mut self, name: &str, arguments: Option<Map>) -> Result<Result<Value, qapi::Error>, ClientError> {
+        let wanted = self.sender.send(qmp::client::request(name, arguments), &[])?;
         loop {
             let message = match &mut self.replies {
                 Replies::Direct(receiver) => receiver.receive(None)?,
@@ -149,7 +145,7 @@ impl Session {
         Ok(outcome == Outcome::Succeeded)
     }
 
-    fn run(&mut self, name: &str, arguments: Option<Value>) -> Result<Outcome, SessionError> {
+    fn run(&mut self, name: &str, arguments: Option<Map>) -> Result<Outcome, SessionError> {
         match self.execute(name, arguments)? {
             Ok(value) => {
                 print!("{}", self.style.result(&value));

@@ -5,6 +5,9 @@ use std::os::unix::net::UnixListener;
 use std::process::{Command, Output, Stdio};
 use std::thread::JoinHandle;
 
+const GREETING: &str = "{\"QMP\": {\"version\": {\"qemu\": {\"micro\": 0, \"minor\": 2, \"major\": 7}, \
+    \"package\": \"\"}, \"capabilities\": []}}\r\n";
+
 const SCHEMA: &str = r#"[{"name": "x-echo", "meta-type": "command", "arg-type": "0", "ret-type": "str"},
     {"name": "0", "meta-type": "object", "members": [{"name": "text", "type": "str"}]},
     {"name": "str", "meta-type": "builtin", "json-type": "string"}]"#;
@@ -15,7 +18,7 @@ fn serve(listener: UnixListener) -> JoinHandle<Vec<String>> {
     std::thread::spawn(move || {
         let (stream, _) = listener.accept().unwrap();
         let mut output = stream.try_clone().unwrap();
-        output.write_all(b"{\"QMP\": {\"capabilities\": []}}\r\n").unwrap();
+        output.write_all(GREETING.as_bytes()).unwrap();
         let mut lines = Vec::new();
         for line in BufReader::new(stream).lines() {
             let Ok(line) = line else { break };
@@ -86,7 +89,8 @@ fn error_reply_gives_status_1() {
 
 #[test]
 fn standard_input_is_run_line_by_line() {
-    let input = "# a comment\n{'execute': 'x-echo', 'arguments': {'text': 'j'}}\nhelp x-echo\nexit\nx-echo text=never\n";
+    let input =
+        "# a comment\n{'execute': 'x-echo', 'arguments': {'text': 'j'}}\nhelp x-echo\nexit\nx-echo text=never\n";
     let (output, requests) = run(&[], input);
     assert_eq!(text(&output.stdout), "{\n  \"text\": \"j\"\n}\nx-echo\n  text=str\n");
     assert_eq!((output.status.code(), requests.len()), (Some(0), 3));
