@@ -20,7 +20,7 @@ pub mod block;
 mod control;
 pub mod cpuid;
 mod debug;
-mod decode;
+pub mod decode;
 mod entropy;
 mod exception;
 mod far;
@@ -35,9 +35,6 @@ mod run;
 mod segment;
 pub mod state;
 mod task;
-
-#[cfg(test)]
-mod tests;
 
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -86,6 +83,8 @@ pub struct CpuConfig {
     pub clock: Clock,
     /// TSC frequency in kHz; see [`CpuConfig::DEFAULT_TSC_KHZ`].
     pub tsc_khz: u64,
+    /// What IA32_BIOS_SIGN_ID reads: the model's microcode revision.
+    pub microcode_revision: u64,
     /// The vCPU's mailbox.
     pub signals: Arc<CpuSignals>,
     /// The vCPU's local APIC.

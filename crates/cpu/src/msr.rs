@@ -107,7 +107,6 @@ pub struct Msrs {
     pub feature_control: u64,
     pub spec_ctrl: u64,
     pub debug_ctl: u64,
-    pub bios_sign_id: u64,
     pub mtrr_def_type: u64,
     pub mtrr_variable: [u64; 2 * VARIABLE],
     pub mtrr_fixed: [u64; 11],
@@ -142,7 +141,6 @@ impl Msrs {
             feature_control: 0,
             spec_ctrl: 0,
             debug_ctl: 0,
-            bios_sign_id: 0,
             mtrr_def_type: 0,
             mtrr_variable: [0; 2 * VARIABLE],
             mtrr_fixed: [0; 11],
@@ -230,10 +228,10 @@ impl Cpu {
             index::FEATURE_CONTROL if features.vendor == Vendor::Intel => self.msrs.feature_control,
             index::TSC_ADJUST if seven(bit::TSC_ADJUST) => self.msrs.tsc_adjust,
             index::SPEC_CTRL if features.has_spec_ctrl() => self.msrs.spec_ctrl,
-            index::BIOS_SIGN_ID => self.msrs.bios_sign_id,
+            index::BIOS_SIGN_ID => self.microcode_revision,
             index::PLATFORM_INFO if features.vendor == Vendor::Intel => {
                 // Bits 15..8: the ratio to a 100 MHz bus.
-                (self.tsc_khz / 100_000 & 0xff) << 8
+                ((self.tsc_khz / 100_000) & 0xff) << 8
             }
             index::MTRR_CAP if self.has1d(bit::MTRR) => MTRR_CAP,
             index::ARCH_CAPABILITIES if features.leaf7_edx & bit::ARCH_CAPABILITIES != 0 => 0,
@@ -328,7 +326,8 @@ impl Cpu {
                 self.msrs.spec_ctrl = value;
             }
             index::PRED_CMD if features.has_pred_cmd() => check(value & !1 == 0)?,
-            index::BIOS_SIGN_ID => self.msrs.bios_sign_id = value,
+            // Software writes 0, executes CPUID and reads the revision.
+            index::BIOS_SIGN_ID => {}
             index::SYSENTER_CS if self.has1d(bit::SEP) => self.msrs.sysenter_cs = value & 0xffff,
             index::SYSENTER_ESP if self.has1d(bit::SEP) => {
                 check(is_canonical(value))?;
@@ -507,7 +506,6 @@ impl Cpu {
             index::FEATURE_CONTROL,
             index::TSC_ADJUST,
             index::SPEC_CTRL,
-            index::BIOS_SIGN_ID,
             index::SYSENTER_CS,
             index::SYSENTER_ESP,
             index::SYSENTER_EIP,

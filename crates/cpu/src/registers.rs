@@ -74,6 +74,7 @@ impl Cpu {
             ports: config.ports,
             clock: config.clock,
             tsc_khz: config.tsc_khz,
+            microcode_revision: config.microcode_revision,
             signals: config.signals,
             apic: config.apic,
             a20: config.a20,

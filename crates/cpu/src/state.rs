@@ -272,6 +272,7 @@ pub struct Cpu {
     pub clock: Clock,
     /// TSC frequency.
     pub(crate) tsc_khz: u64,
+    pub(crate) microcode_revision: u64,
     /// Requests from outside.
     pub signals: Arc<CpuSignals>,
     /// The local APIC.

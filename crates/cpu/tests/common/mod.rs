@@ -1,0 +1,117 @@
+//! A software CPU over a few pages of memory, in 64-bit user mode.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use accel::{ApicMsrError, CpuSignals, LocalApic};
+use clock::Clock;
+use cpu::{CpuConfig, ExclusiveLock, SoftCpu};
+use memory::{AddressSpace, Backing, GuestAddress, RamBlock, SpaceKind};
+use x86::model::{CpuModel, Host};
+use x86::regs::{Registers, Segment};
+
+/// An APIC that never interrupts.
+struct Quiet;
+
+impl LocalApic for Quiet {
+    fn acknowledge(&self) -> Option<u8> {
+        None
+    }
+    fn cr8(&self) -> u8 {
+        0
+    }
+    fn set_cr8(&self, _cr8: u8) {}
+    fn base(&self) -> u64 {
+        0xfee0_0900
+    }
+    fn set_base(&self, _value: u64) -> Result<(), ApicMsrError> {
+        Ok(())
+    }
+    fn read_msr(&self, _index: u32) -> Result<u64, ApicMsrError> {
+        Err(ApicMsrError)
+    }
+    fn write_msr(&self, _index: u32, _value: u64) -> Result<(), ApicMsrError> {
+        Err(ApicMsrError)
+    }
+    fn init(&self) {}
+}
+
+/// Linear address of the code page (read, execute).
+pub const CODE: u64 = 0x10_0000_0000;
+/// Linear address of the two data pages (read, write); the pages around them are not mapped.
+pub const DATA: u64 = 0x10_0001_0000;
+/// Bytes of data.
+pub const DATA_LEN: usize = 0x2000;
+/// Where code and data are in RAM.
+pub const CODE_PHYS: usize = 0x10000;
+/// Where the data is in RAM.
+pub const DATA_PHYS: usize = 0x11000;
+
+/// The CPU and its memory.
+pub struct Bench {
+    pub cpu: SoftCpu,
+    pub ram: Arc<RamBlock>,
+}
+
+/// A CPU in 64-bit mode at privilege `cpl` with [`CODE`] and [`DATA`] mapped.
+pub fn bench(cpl: u16) -> Bench {
+    let ram = Arc::new(RamBlock::new("test", 0x100_0000).expect("RAM"));
+    let memory = Arc::new(AddressSpace::new(SpaceKind::Memory));
+    let backing = Backing::Ram { block: Arc::clone(&ram), offset: 0, read_only: false };
+    memory.map(GuestAddress(0), ram.len() as u64, 0, backing).expect("map");
+    // PML4 at 0x1000, PDPT 0x2000, PD 0x3000, PT 0x4000. CODE is PDPT entry 64.
+    ram.store_u64(0x1000, 0x2007);
+    ram.store_u64(0x2000 + 64 * 8, 0x3007);
+    ram.store_u64(0x3000, 0x4007);
+    ram.store_u64(0x4000, CODE_PHYS as u64 | 5);
+    for page in 0..2 {
+        let entry = (DATA_PHYS + page * 0x1000) as u64 | 7 | 1 << 63;
+        ram.store_u64(0x4000 + (0x10 + page) * 8, entry);
+    }
+    let (model, _) = CpuModel::parse("max", &Host::software()).expect("model");
+    let features = Arc::new(model.build(x86::model::Topology { sockets: 1, dies: 1, cores: 1, threads: 1 }, 0));
+    let config = CpuConfig {
+        apic_id: 0,
+        boot_processor: true,
+        features,
+        memory,
+        ports: Arc::new(AddressSpace::new(SpaceKind::Ports)),
+        clock: Clock::manual(),
+        tsc_khz: CpuConfig::DEFAULT_TSC_KHZ,
+        signals: Arc::new(CpuSignals::default()),
+        apic: Arc::new(Quiet),
+        a20: Arc::new(AtomicBool::new(true)),
+        exclusive: Arc::new(ExclusiveLock::default()),
+        ferr: None,
+        microcode_revision: 0,
+    };
+    let mut cpu = SoftCpu::new(config);
+    let mut registers = long_mode(cpl);
+    let state = accel::Vcpu::registers(&mut cpu);
+    registers.xsave = state.xsave;
+    registers.apic_base = state.apic_base;
+    registers.debug = state.debug;
+    accel::Vcpu::set_registers(&mut cpu, &registers);
+    // Takes over the memory map.
+    assert!(accel::Vcpu::translate(&mut cpu, CODE).is_some());
+    cpu.cpu().exit_request = false;
+    Bench { cpu, ram }
+}
+
+fn long_mode(cpl: u16) -> Registers {
+    let dpl = cpl << 5;
+    let data = Segment { selector: 0x28 | cpl, base: 0, limit: u32::MAX, attributes: 0xc093 | dpl };
+    let code = Segment { selector: 0x30 | cpl, base: 0, limit: u32::MAX, attributes: 0xa09b | dpl };
+    Registers {
+        rip: CODE,
+        rflags: 0x202,
+        segments: [data, code, data, data, data, data],
+        cr0: 0x8001_0033,
+        cr3: 0x1000,
+        // PAE, OSFXSR, OSXMMEXCPT, OSXSAVE.
+        cr4: 0x4_0620,
+        efer: 0xd01,
+        xcr0: 3,
+        ..Registers::default()
+    }
+}

@@ -1,0 +1,125 @@
+//! Randomised snippets run on the host's processor and on the interpreter must leave the same state.
+//!
+//! `OUZEL_HOST_CASES` is the number of cases (50 000), `OUZEL_HOST_SEED` the seed, `OUZEL_HOST_KEEP` how many failures
+//! are printed before the test gives up (1).
+
+#![cfg(all(target_arch = "x86_64", target_os = "linux"))]
+
+#[allow(dead_code, reason = "shared with other tests")]
+mod common;
+#[path = "host/flags.rs"]
+mod flags;
+#[path = "host/generate.rs"]
+mod generate;
+#[path = "host/native.rs"]
+mod native;
+#[path = "host/state.rs"]
+mod state;
+
+use common::{Bench, CODE_PHYS, DATA_LEN, DATA_PHYS};
+use cpu::block::BlockExit;
+use state::State;
+
+fn setting(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
+}
+
+fn interpret(bench: &mut Bench, code: &[u8; 4096], state: &mut State, data: &mut [u8; DATA_LEN]) {
+    bench.ram.write(CODE_PHYS, code);
+    bench.ram.write(DATA_PHYS, data);
+    let cpu = bench.cpu.cpu();
+    cpu.gpr = state.gpr;
+    cpu.set_rip(state.rip);
+    cpu.set_rflags(state.rflags | 0x202);
+    let mut image = [0; 160];
+    image.copy_from_slice(&state.fx[..160]);
+    cpu.x87.fxrstor(fpu::FxsaveFormat::Long, &image);
+    cpu.mxcsr = fpu::Mxcsr(state.mxcsr());
+    for n in 0..16 {
+        cpu.xmm[n] = state.xmm(n);
+    }
+    cpu.exit_request = false;
+    let exit = loop {
+        match cpu.exec_blocks() {
+            BlockExit::Fault(fault) => break fault,
+            BlockExit::Signals => cpu.exit_request = false,
+            other => panic!("{other:?}"),
+        }
+    };
+    state.gpr = cpu.gpr;
+    state.rip = cpu.rip;
+    state.rflags = cpu.rflags() & 0xcd5;
+    state.vector = exit.vector();
+    state.error = exit.error_code().unwrap_or(0);
+    state.address = cpu.fault_address;
+    cpu.x87.fxsave(fpu::FxsaveFormat::Long, &mut image);
+    state.fx[..24].copy_from_slice(&image[..24]);
+    state.fx[32..160].copy_from_slice(&image[32..160]);
+    state.fx[24..28].copy_from_slice(&cpu.mxcsr.0.to_le_bytes());
+    for n in 0..16 {
+        state.fx[160 + 16 * n..176 + 16 * n].copy_from_slice(&cpu.xmm[n].to_le_bytes());
+    }
+    bench.ram.read(DATA_PHYS, data);
+}
+
+fn report(seed: u64, snippet: &generate::Snippet, before: &State, host: &State, ours: &State, differences: &[String]) {
+    println!("--- seed {seed}: {:02x?} {:?}", &snippet.code[..snippet.len], snippet.mnemonics);
+    println!(
+        "    in:   gpr {:x?} rflags {:#x} mxcsr {:#x} fcw {:#x} fsw {:#x} ftw {:#x}",
+        before.gpr,
+        before.rflags,
+        before.mxcsr(),
+        before.word(0),
+        before.word(2),
+        before.word(4)
+    );
+    println!(
+        "    host: rip {:#x} vector {} error {:#x}; interpreter: rip {:#x} vector {} error {:#x}",
+        host.rip, host.vector, host.error, ours.rip, ours.vector, ours.error
+    );
+    for difference in differences {
+        println!("    {difference}");
+    }
+}
+
+#[test]
+fn random_snippets_end_as_on_the_host() {
+    let cases = setting("OUZEL_HOST_CASES", 50_000);
+    let first = setting("OUZEL_HOST_SEED", 0x5eed_0001);
+    let keep = setting("OUZEL_HOST_KEEP", 1);
+    println!("seed {first}, {cases} cases");
+    let mut bench = common::bench(3);
+    let mut native = native::Native::new();
+    let mut data = Box::new([0; DATA_LEN]);
+    let mut failures = 0;
+    for case in 0..cases {
+        let seed = first.wrapping_add(case);
+        let mut random = generate::Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+        random.next();
+        let snippet = generate::snippet(&mut random);
+        let before = generate::state(&mut random);
+        if case % 16 == 0 {
+            generate::memory(&mut random, &mut data);
+        }
+        let (mut host, mut host_data) = (before, data.clone());
+        let (mut ours, mut our_data) = (before, data.clone());
+        native.run(&snippet.code, &mut host, &mut host_data);
+        interpret(&mut bench, &snippet.code, &mut ours, &mut our_data);
+        let mut differences = host.differences(&ours, snippet.flags);
+        if host_data != our_data {
+            let at = host_data.iter().zip(our_data.iter()).position(|(a, b)| a != b).unwrap_or(0);
+            let end = (at + 16).min(DATA_LEN);
+            differences.push(format!(
+                "memory at +{at:#x}: host {:02x?} interpreter {:02x?}",
+                &host_data[at..end],
+                &our_data[at..end]
+            ));
+        }
+        if !differences.is_empty() {
+            report(seed, &snippet, &before, &host, &ours, &differences);
+            failures += 1;
+            assert!(failures < keep, "{failures} of {} cases differ", case + 1);
+        }
+    }
+    assert_eq!(failures, 0, "of {cases} cases");
+}
