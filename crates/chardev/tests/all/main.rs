@@ -1,0 +1,7 @@
+//! Character devices as their two sides see them.
+
+mod flow;
+mod options;
+mod sockets;
+mod support;
+mod terminals;

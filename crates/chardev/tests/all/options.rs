@@ -1,0 +1,71 @@
+//! The options of `-chardev` and the one-string forms.
+
+use chardev::{Backend, Legacy, SocketAddress, parse_legacy, parse_option};
+
+fn socket(text: &str) -> chardev::SocketOptions {
+    match parse_option(text).unwrap().backend {
+        Backend::Socket(options) => options,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn old_and_new_spellings_mean_the_same() {
+    let new = socket("socket,id=c,path=/a,,b,server=on,wait=off");
+    assert_eq!(new, socket("socket,path=/a,,b,server,nowait,id=c"));
+    assert_eq!(new.address, SocketAddress::Unix { path: "/a,b".into(), is_abstract: false, tight: true });
+    assert!(new.server && !new.wait);
+    let Ok(Legacy::New(legacy)) = parse_legacy("c", "unix:/a,,b,server,nowait") else { panic!() };
+    assert_eq!(legacy.backend, Backend::Socket(new));
+    assert!(socket("socket,id=c,host=h,port=1,server").wait, "servers wait unless told otherwise");
+    assert!(socket("socket,id=c,host=h,port=1,nodelay").nodelay && socket("socket,id=c,port=1,nodelay=on").nodelay);
+}
+
+#[test]
+fn one_string_forms_are_understood() {
+    let backend = |text: &str| match parse_legacy("serial0", text).unwrap() {
+        Legacy::New(spec) => (spec.backend, spec.common.mux),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(parse_legacy("x", "none").unwrap(), Legacy::Nothing);
+    assert_eq!(parse_legacy("x", "chardev:c0").unwrap(), Legacy::Existing("c0".into()));
+    assert_eq!(backend("stdio"), (Backend::Stdio { signal: true }, false));
+    assert_eq!(backend("mon:stdio"), (Backend::Stdio { signal: false }, true));
+    assert_eq!(backend("null"), (Backend::Null, false));
+    assert_eq!(backend("pipe:/p"), (Backend::Pipe { path: "/p".into() }, false));
+    let file = Backend::File { path: "/f".into(), input_path: None, append: false };
+    assert_eq!(backend("file:/f"), (file, false));
+    let (Backend::Socket(tcp), false) = backend("tcp:[::1]:4444,server=on,wait=off") else { panic!() };
+    let address = SocketAddress::Inet { host: "::1".into(), port: 4444, to: None, ipv4: None, ipv6: None };
+    assert_eq!((tcp.address, tcp.server, tcp.wait), (address, true, false));
+}
+
+#[test]
+fn errors_name_the_option() {
+    for (text, expected) in [
+        ("null", "chardev: no id specified"),
+        ("backend=null,id=9", "Parameter 'id' expects an identifier"),
+        ("id=c", "chardev: \"c\" missing backend"),
+        ("nonsense,id=c", "'nonsense' is not a valid char driver name"),
+        ("udp,id=c", "chardev: back end 'udp' is not supported"),
+        ("null,id=c,foo=1", "Invalid parameter 'foo'"),
+        ("socket,id=c", "chardev: socket: no 'path', 'host' or 'fd' given"),
+        ("socket,id=c,host=h", "chardev: socket: no port given"),
+        ("socket,id=c,path=/a,host=h", "None or one of 'path', 'fd' or 'host' option required."),
+        ("socket,id=c,path=/a,server=maybe", "Parameter 'server' expects 'on' or 'off'"),
+        ("socket,id=c,path=/a,reconnect=x", "Parameter 'reconnect' expects a number"),
+        ("socket,id=c,path=/a,server=on,reconnect=1", "'reconnect' option is incompatible with socket in server"),
+        ("socket,id=c,path=/a,wait=on", "'wait' option is incompatible with socket in client connect mode"),
+        ("socket,id=c,path=/a,telnet=on", "chardev: socket: the telnet protocol ('telnet') is not supported"),
+        ("socket,id=c,fd=name", "File descriptor named 'name' has not been found"),
+        ("file,id=c", "chardev: file: no filename given"),
+        ("ringbuf,id=c,size=3", "size of ringbuf must be power of two"),
+    ] {
+        let error = parse_option(text).map(|spec| format!("{spec:?}")).unwrap_err().to_string();
+        assert!(error.starts_with(expected), "{text}: {error}");
+    }
+    for text in ["telnet:h:1", "udp:h:1"] {
+        assert!(parse_legacy("c", text).unwrap_err().to_string().ends_with("is not supported"), "{text}");
+    }
+    assert_eq!(parse_legacy("c", "bogus").unwrap_err().to_string(), "'bogus' is not a valid char driver");
+}
