@@ -491,3 +491,33 @@ impl Cpu {
         self.set_segment(SegmentRegister::Cs, segment);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn faults_combine_as_in_table_6_5() {
+        let (gp, pf, ud) = (Fault::gp0(), Fault::pf(2), Fault::ud());
+        // First, second, whether a double fault follows.
+        let table = [
+            (ud, ud, false),
+            (ud, gp, false),
+            (ud, pf, false),
+            (gp, ud, false),
+            (gp, gp, true),
+            (gp, pf, false),
+            (pf, ud, false),
+            (pf, gp, true),
+            (pf, pf, true),
+            (Fault::de(), Fault::np(8), true),
+            (Fault::ts(8), Fault::ss(8), true),
+            (Fault::software(13), gp, false),
+            (Fault::external(14), pf, false),
+        ];
+        for (first, second, double) in table {
+            let expected = if double { Fault::df() } else { second };
+            assert_eq!(combine(first, second), expected, "{first:?} then {second:?}");
+        }
+    }
+}

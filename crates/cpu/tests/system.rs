@@ -564,14 +564,78 @@ fn port_access_of_a_program_follows_the_bitmap() {
 }
 
 #[test]
-fn start_up_ipi_starts_a_waiting_processor() {
+fn init_restarts_the_boot_processor_and_start_up_ipis_pass_it_by() {
     let mut bench = Bench::new();
+    let registers = long(&bench, 0);
+    bench.set(&registers);
     bench.signals.raise(Signal::INIT);
     bench.signals.raise_sipi(0x9a);
-    // The boot processor does not wait, so the IPI is lost on it.
     bench.signals.raise(Signal::STOP);
     assert_eq!(bench.cpu.run(), VcpuExit::Stopped);
-    assert_eq!(bench.cpu.registers().segments[CS].base, 0xffff_0000);
+    let now = bench.cpu.registers();
+    assert_eq!((now.segments[CS].base, now.rip, now.cr0 & CR0_PE, now.efer), (0xffff_0000, 0xfff0, 0, 0));
+}
+
+#[test]
+fn start_up_ipi_starts_a_waiting_processor() {
+    let mut bench = Bench::application_processor();
+    bench.put(0x9_a000, &[0x8c, 0xcb, HLT]); // mov bx, cs; hlt
+    assert_eq!(bench.cpu.run(), VcpuExit::Halted, "it waits");
+    assert!(!bench.cpu.registers().halted);
+    bench.signals.raise_sipi(0x9a);
+    let end = bench.run_to_halt();
+    assert_eq!((end.gpr[3], end.rip), (0x9a00, 3));
+    bench.signals.raise(Signal::INIT);
+    assert_eq!(bench.cpu.run(), VcpuExit::Halted);
+    bench.signals.raise_sipi(0x9a);
+    assert_eq!(bench.run_to_halt().rip, 3);
+}
+
+#[test]
+fn single_step_stops_in_each_iteration_of_a_string_instruction() {
+    let mut bench = Bench::new();
+    let mut registers = long(&bench, 0);
+    registers.rflags |= rflags::TF;
+    (registers.gpr[1], registers.gpr[7], registers.gpr[0]) = (3, 0xe800, 0x5a);
+    set_gate64(&bench, 1, HANDLER, 0, 0);
+    set_gate64(&bench, 6, HANDLER2, 0, 0);
+    bench.put(CODE, &[0xf3, 0xaa, 0x0f, 0x0b]); // rep stosb; ud2
+    // inc r15; add r14, [rsp]; iretq
+    bench.put(HANDLER, &[0x49, 0xff, 0xc7, 0x4c, 0x03, 0x34, 0x24, 0x48, 0xcf]);
+    halt_at(&bench, HANDLER2);
+    bench.set(&registers);
+    let end = bench.run_to_halt();
+    assert_eq!((end.gpr[15], end.gpr[14]), (3, 3 * CODE + 2));
+    assert_eq!(bench.get32(0xe800), 0x5a_5a5a);
+}
+
+#[test]
+fn programs_of_virtual_8086_mode_redirect_interrupts_under_vme() {
+    let mut bench = Bench::with_model("Skylake-Client,vme=on");
+    let mut registers = protected(&bench, 0);
+    // Redirection map below the I/O map: all zero, so that INT goes to the 8086 vector table.
+    bench.put16(TSS + 0x66, 0x88);
+    registers.tr = segment(sel::TSS, descriptor(TSS as u32, 0xa7, 0x8b, 0));
+    registers.cr4 = 1;
+    registers.gpr[4] = 0x7000;
+    set_gate32(&bench, 13, HANDLER, 0);
+    halt_at(&bench, HANDLER);
+    // IOPL 0, VIF set.
+    let frame = [0x10, 0x2000, 0xa_0002, 0x1000, 0x3000, 0, 0, 0, 0];
+    for (index, value) in frame.into_iter().enumerate() {
+        bench.put32(0x7000 + 4 * index as u64, value);
+    }
+    bench.put32(0x21 * 4, 0x2000_0100);
+    bench.put(CODE, &[0xcf]);
+    bench.put(0x2_0010, &[0xcd, 0x21, 0xcd, 0x21, HLT]);
+    bench.put(0x2_0100, &[0x43, 0xcf]); // inc bx; iret
+    bench.set(&registers);
+    let end = bench.run_to_halt();
+    assert_eq!(end.gpr[3], 2);
+    // HLT at level 3 ends in the monitor; FLAGS that the 8086 handler saw show VIF as IF, and IOPL 3.
+    assert_eq!(bench.get32(KERNEL_STACK - 36), 0x14);
+    assert_eq!(bench.get16(0x3_0ffe) & 0x3200, 0x3200);
+    assert_ne!(bench.get32(KERNEL_STACK - 28) & 0x8_0000, 0, "IRET set VIF again");
 }
 
 #[test]

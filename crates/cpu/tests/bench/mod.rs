@@ -87,6 +87,15 @@ impl Bench {
     }
 
     pub fn with_model(model: &str) -> Self {
+        Self::with(model, true)
+    }
+
+    /// A processor that waits for its start-up IPI.
+    pub fn application_processor() -> Self {
+        Self::with("max", false)
+    }
+
+    fn with(model: &str, boot_processor: bool) -> Self {
         let ram = Arc::new(RamBlock::new("pc.ram", RAM).expect("RAM"));
         let memory = Arc::new(AddressSpace::new(SpaceKind::Memory));
         let backing = Backing::Ram { block: Arc::clone(&ram), offset: 0, read_only: false };
@@ -106,7 +115,7 @@ impl Bench {
         let clock = Clock::manual();
         let cpu = SoftCpu::new(CpuConfig {
             apic_id: 0,
-            boot_processor: true,
+            boot_processor,
             features: Arc::new(model.build(topology, 0)),
             memory: Arc::clone(&memory),
             ports: port_space,

@@ -262,7 +262,6 @@ pub fn may_run(instruction: &Instruction) -> bool {
                 | F::PREFETCHW
                 | F::FXSR
                 | F::CET_IBT
-                | F::INTEL386_486_ONLY
         )
     };
     if !instruction.cpuid_features().iter().all(known) || instruction.is_privileged() {
@@ -347,7 +346,15 @@ pub fn snippet(random: &mut Random) -> Snippet {
     while (mnemonics.len() as u64) < wanted && flags == 0xcd5 {
         let bytes = bytes(random);
         let instruction = Decoder::with_ip(64, &bytes, CODE + len as u64, DecoderOptions::AMD).decode();
-        if !may_run(&instruction) {
+        let target = instruction.near_branch_target();
+        let backward = instruction.is_jcc_short_or_near()
+            || instruction.is_jmp_short_or_near()
+            || instruction.is_loop()
+            || instruction.is_loopcc()
+            || instruction.is_jcx_short()
+            || instruction.is_call_near();
+        // A branch back into the snippet may never end.
+        if !may_run(&instruction) || backward && (CODE..=CODE + len as u64).contains(&target) {
             continue;
         }
         code[len..len + instruction.len()].copy_from_slice(&bytes[..instruction.len()]);
