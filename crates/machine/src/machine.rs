@@ -166,6 +166,9 @@ impl Machine {
         for device in &self.board.devices {
             device.lifecycle.reset(kind);
         }
+        for (_, apic) in self.board.apic_bus.devices() {
+            apic.reset(kind);
+        }
         for index in 0..self.vcpus.count() {
             if let Some(signals) = self.vcpus.signals(index) {
                 signals.clear(pending_inputs());

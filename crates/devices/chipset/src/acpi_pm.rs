@@ -424,9 +424,12 @@ mod tests {
     #[test]
     fn sleep_types_are_requested_with_slp_en_alone() {
         let bench = Bench::new();
-        for (value, expected) in
-            [(0x2000, Some(SleepState::S5)), (0x2400, Some(SleepState::S3)), (0x2801, Some(SleepState::S4)), (0x0400, None)]
-        {
+        for (value, expected) in [
+            (0x2000, Some(SleepState::S5)),
+            (0x2400, Some(SleepState::S3)),
+            (0x2801, Some(SleepState::S4)),
+            (0x0400, None),
+        ] {
             bench.write(4, AccessSize::Word, value);
             assert_eq!(bench.sleeps.try_recv().ok(), expected, "{value:#x}");
             assert_eq!(bench.read(4, AccessSize::Word), value & !0x2000);

@@ -178,8 +178,7 @@ impl Hpet {
     }
 
     fn set_counter(&mut self, counter: u64) {
-        self.registers.counter =
-            if self.registers.is_enabled() { counter.wrapping_sub(self.ticks()) } else { counter };
+        self.registers.counter = if self.registers.is_enabled() { counter.wrapping_sub(self.ticks()) } else { counter };
     }
 
     /// Makes the lines show the levels.
@@ -199,7 +198,7 @@ impl Hpet {
             let mut distance = comparator.distance(counter);
             if distance == 0 && at_least > 0 {
                 // It matches now, which has been dealt with.
-                distance = comparator.mask();
+                distance = comparator.mask().saturating_add(1);
             }
             if let Some(at) = ticks.checked_add(distance).and_then(|tick| tick.checked_mul(TICK)) {
                 comparator.deadline = at.max(now.saturating_add(at_least));

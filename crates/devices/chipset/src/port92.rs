@@ -1,1 +1,0 @@
-//! System control port A at 0x92.

@@ -1,1 +1,0 @@
-//! PS/2 keyboard and mouse.

@@ -1,0 +1,390 @@
+//! A PCI bus: its functions, where their windows are mapped, and their interrupt pins.
+//!
+//! A function never maps anything: after each configuration write the bus asks it where its windows are now, without the
+//! function's lock held by anybody else, and changes the address spaces. Lock order: configuration mechanism → windows
+//! of a slot → the function → what a device's lock comes before.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use device::{AccessSize, Device, DeviceCell, DeviceState, IrqInput, IrqLine, Lifecycle, ResetKind};
+use memory::{AddressSpace, Backing, GuestAddress, MapError, RegionHandle, SpaceKind};
+
+use crate::config::{BarKind, ConfigSpace, ROM_BAR, reg};
+
+/// A function's place on its bus.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Address(u8);
+
+impl Address {
+    /// Function `function` (0–7) of slot `slot` (0–31).
+    pub const fn new(slot: u8, function: u8) -> Self {
+        Self((slot & 0x1f) << 3 | (function & 7))
+    }
+
+    /// The slot.
+    pub const fn slot(self) -> u8 {
+        self.0 >> 3
+    }
+
+    /// The function in its slot.
+    pub const fn function(self) -> u8 {
+        self.0 & 7
+    }
+
+    /// Slot and function as one byte.
+    pub const fn devfn(self) -> u8 {
+        self.0
+    }
+
+    /// From slot and function as one byte.
+    pub const fn from_devfn(devfn: u8) -> Self {
+        Self(devfn)
+    }
+}
+
+/// A PCI function.
+pub trait PciFunction: Device {
+    /// Its configuration space.
+    fn config(&self) -> &ConfigSpace;
+
+    /// Its configuration space, to change.
+    fn config_mut(&mut self) -> &mut ConfigSpace;
+
+    /// A read by the guest. Functions with registers that change by themselves override it.
+    fn read_config(&mut self, offset: u8, size: AccessSize) -> u32 {
+        self.config().read(offset, size)
+    }
+
+    /// A write by the guest. Functions that react to some registers override it and pass the write on.
+    fn write_config(&mut self, offset: u8, size: AccessSize, value: u32) {
+        self.config_mut().write(offset, size, value);
+    }
+
+    /// Where window `index` is mapped now. By default windows are base address registers.
+    fn window_address(&self, index: usize) -> Option<u64> {
+        self.config().bar_address(index)
+    }
+}
+
+/// A part of an address space that a function answers.
+#[derive(Debug)]
+pub struct Window {
+    /// Its number, see [`PciFunction::window_address`]. Several may have the same number at different offsets.
+    pub index: usize,
+    /// Ports or memory.
+    pub space: SpaceKind,
+    /// Offset from the window's address.
+    pub offset: u64,
+    /// Length in bytes.
+    pub len: u64,
+    /// The priority of its region; QEMU's base address registers have 1.
+    pub priority: i32,
+    /// What answers.
+    pub backing: Backing,
+}
+
+struct Mapping {
+    window: Window,
+    /// The region and its address, since it was mapped for the first time.
+    region: Option<(RegionHandle, u64)>,
+}
+
+/// What a base address register shows in `query-pci`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BarInfo {
+    /// The register's number; 6 is the expansion ROM.
+    pub index: usize,
+    /// What it decodes.
+    pub kind: BarKind,
+    /// Where, while it is enabled.
+    pub address: Option<u64>,
+    /// How many bytes.
+    pub size: u64,
+}
+
+/// What `query-pci` shows of a function.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FunctionInfo {
+    /// The bus number.
+    pub bus: u8,
+    /// The place on the bus.
+    pub address: Address,
+    /// Base class and subclass.
+    pub class: u16,
+    /// Vendor.
+    pub vendor: u16,
+    /// Device number.
+    pub device: u16,
+    /// Vendor of the subsystem.
+    pub subsystem_vendor: u16,
+    /// Number of the subsystem.
+    pub subsystem: u16,
+    /// The interrupt line that firmware noted.
+    pub irq: u8,
+    /// The interrupt pin: 0 none, 1 INTA.
+    pub irq_pin: u8,
+    /// The declared base address registers.
+    pub bars: Vec<BarInfo>,
+}
+
+/// A function whatever its type.
+trait Endpoint: Send + Sync {
+    fn read(&self, offset: u8, size: AccessSize) -> u32;
+    fn write(&self, offset: u8, size: AccessSize, value: u32);
+    fn window_address(&self, index: usize) -> Option<u64>;
+    fn with_config(&self, visit: &mut dyn FnMut(&ConfigSpace));
+    fn lifecycle(&self) -> &dyn Lifecycle;
+}
+
+impl<F: PciFunction> Endpoint for DeviceCell<F> {
+    fn read(&self, offset: u8, size: AccessSize) -> u32 {
+        self.lock().read_config(offset, size)
+    }
+
+    fn write(&self, offset: u8, size: AccessSize, value: u32) {
+        self.lock().write_config(offset, size, value);
+    }
+
+    fn window_address(&self, index: usize) -> Option<u64> {
+        self.lock().window_address(index)
+    }
+
+    fn with_config(&self, visit: &mut dyn FnMut(&ConfigSpace)) {
+        visit(self.lock().config());
+    }
+
+    fn lifecycle(&self) -> &dyn Lifecycle {
+        self
+    }
+}
+
+struct Slot {
+    endpoint: Box<dyn Endpoint>,
+    mappings: Mutex<Vec<Mapping>>,
+    memory: Arc<AddressSpace>,
+    ports: Arc<AddressSpace>,
+}
+
+impl Slot {
+    fn mappings(&self) -> MutexGuard<'_, Vec<Mapping>> {
+        self.mappings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn space(&self, kind: SpaceKind) -> &AddressSpace {
+        match kind {
+            SpaceKind::Memory => &self.memory,
+            SpaceKind::Ports => &self.ports,
+        }
+    }
+
+    /// Moves the regions to where the function has its windows now.
+    fn remap(&self, mappings: &mut [Mapping]) {
+        for mapping in mappings {
+            let Window { index, space, offset, len, priority, .. } = mapping.window;
+            let wanted = self.endpoint.window_address(index).and_then(|address| address.checked_add(offset));
+            let space = self.space(space);
+            // A region that would wrap around is not mapped: that is what the errors are.
+            let done: Result<(), MapError> = match (wanted, mapping.region) {
+                (None, None) => Ok(()),
+                (None, Some((handle, address))) => space.update(handle, GuestAddress(address), false),
+                (Some(address), Some((handle, _))) => {
+                    mapping.region = Some((handle, address));
+                    space.update(handle, GuestAddress(address), true)
+                }
+                (Some(address), None) => {
+                    let backing = mapping.window.backing.clone();
+                    space.map(GuestAddress(address), len, priority, backing).map(|handle| {
+                        mapping.region = Some((handle, address));
+                    })
+                }
+            };
+            if done.is_err()
+                && let Some((handle, address)) = mapping.region
+            {
+                let _still_unmapped = space.update(handle, GuestAddress(address), false);
+            }
+        }
+    }
+
+    fn write(&self, offset: u8, size: AccessSize, value: u32) {
+        // Held over both steps, so that two writes do not map in another order than they wrote.
+        let mut mappings = self.mappings();
+        self.endpoint.write(offset, size, value);
+        self.remap(&mut mappings);
+    }
+
+    fn unmap(&self) {
+        for mapping in self.mappings().iter_mut() {
+            if let Some((handle, _)) = mapping.region.take() {
+                let _was_mapped = self.space(mapping.window.space).unmap(handle);
+            }
+        }
+    }
+}
+
+/// Reset and migration reach a function through its slot, so that its windows follow.
+impl Lifecycle for Slot {
+    fn reset(&self, kind: ResetKind) {
+        let mut mappings = self.mappings();
+        self.endpoint.lifecycle().reset(kind);
+        self.remap(&mut mappings);
+    }
+
+    fn visit_state(&self, visit: &mut dyn FnMut(DeviceState<'_>)) {
+        self.endpoint.lifecycle().visit_state(visit);
+    }
+
+    fn restored(&self) {
+        let mut mappings = self.mappings();
+        self.endpoint.lifecycle().restored();
+        self.remap(&mut mappings);
+    }
+}
+
+/// Which interrupt input a slot's pin leads to: (slot, pin from 0) → input.
+pub type PinSwizzle = fn(u8, u8) -> usize;
+
+/// The wiring of a 440FX machine: the inputs rotate by slot, and slot 1 begins with the first.
+pub fn i440fx_swizzle(slot: u8, pin: u8) -> usize {
+    usize::from(slot.wrapping_add(pin).wrapping_sub(1) & 3)
+}
+
+/// A function can't be attached where another one is.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("PCI: slot {slot} function {function} already occupied")]
+pub struct Occupied {
+    /// The slot.
+    pub slot: u8,
+    /// The function.
+    pub function: u8,
+}
+
+/// A bus.
+pub struct PciBus {
+    number: u8,
+    memory: Arc<AddressSpace>,
+    ports: Arc<AddressSpace>,
+    inputs: [IrqInput; 4],
+    swizzle: PinSwizzle,
+    slots: Mutex<BTreeMap<Address, Arc<Slot>>>,
+}
+
+impl PciBus {
+    /// An empty root bus. Windows are mapped into `memory` and `ports`; interrupt pins lead to `inputs`.
+    pub fn new(
+        memory: Arc<AddressSpace>,
+        ports: Arc<AddressSpace>,
+        inputs: [IrqInput; 4],
+        swizzle: PinSwizzle,
+    ) -> Arc<Self> {
+        Arc::new(Self { number: 0, memory, ports, inputs, swizzle, slots: Mutex::default() })
+    }
+
+    /// The bus number.
+    pub fn number(&self) -> u8 {
+        self.number
+    }
+
+    fn slots(&self) -> MutexGuard<'_, BTreeMap<Address, Arc<Slot>>> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn slot(&self, address: Address) -> Option<Arc<Slot>> {
+        self.slots().get(&address).cloned()
+    }
+
+    /// A line on pin `pin` (0 is INTA) of the slot of `address`.
+    pub fn intx(&self, address: Address, pin: u8) -> IrqLine {
+        self.inputs[(self.swizzle)(address.slot(), pin) & 3].line()
+    }
+
+    /// Attaches a function with its windows, and returns what the machine's reset and migration call in place of the
+    /// function's own cell.
+    ///
+    /// # Errors
+    /// [`Occupied`].
+    pub fn attach<F: PciFunction>(
+        &self,
+        address: Address,
+        function: DeviceCell<F>,
+        windows: Vec<Window>,
+    ) -> Result<Arc<dyn Lifecycle>, Occupied> {
+        let mappings = windows.into_iter().map(|window| Mapping { window, region: None }).collect();
+        let slot = Arc::new(Slot {
+            endpoint: Box::new(function),
+            mappings: Mutex::new(mappings),
+            memory: Arc::clone(&self.memory),
+            ports: Arc::clone(&self.ports),
+        });
+        let mut slots = self.slots();
+        if slots.contains_key(&address) {
+            return Err(Occupied { slot: address.slot(), function: address.function() });
+        }
+        slots.insert(address, Arc::clone(&slot));
+        drop(slots);
+        slot.remap(&mut slot.mappings());
+        Ok(slot)
+    }
+
+    /// Detaches a function; its windows are gone when this returns. Returns whether there was one.
+    pub fn detach(&self, address: Address) -> bool {
+        let slot = self.slots().remove(&address);
+        if let Some(slot) = &slot {
+            slot.unmap();
+        }
+        slot.is_some()
+    }
+
+    /// The lowest slot without any function.
+    pub fn free_slot(&self) -> Option<u8> {
+        let slots = self.slots();
+        (0..32).find(|slot| !slots.keys().any(|address| address.slot() == *slot))
+    }
+
+    /// Whether there is a function at `address`.
+    pub fn is_occupied(&self, address: Address) -> bool {
+        self.slots().contains_key(&address)
+    }
+
+    /// A read of configuration space; all ones where there is no function.
+    pub fn read_config(&self, address: Address, offset: u8, size: AccessSize) -> u32 {
+        self.slot(address).map_or(size.mask() as u32, |slot| slot.endpoint.read(offset, size))
+    }
+
+    /// A write of configuration space; windows that it moves are moved when this returns.
+    pub fn write_config(&self, address: Address, offset: u8, size: AccessSize, value: u32) {
+        if let Some(slot) = self.slot(address) {
+            slot.write(offset, size, value);
+        }
+    }
+
+    /// All the functions, by slot and function.
+    pub fn functions(&self) -> Vec<FunctionInfo> {
+        let slots: Vec<_> = self.slots().iter().map(|(address, slot)| (*address, Arc::clone(slot))).collect();
+        let mut functions = Vec::with_capacity(slots.len());
+        for (address, slot) in slots {
+            slot.endpoint.with_config(&mut |config| functions.push(self.describe(address, config)));
+        }
+        functions
+    }
+
+    fn describe(&self, address: Address, config: &ConfigSpace) -> FunctionInfo {
+        let bar = |index| {
+            let bar = config.bar(index)?;
+            Some(BarInfo { index, kind: bar.kind, address: config.bar_address(index), size: bar.size })
+        };
+        FunctionInfo {
+            bus: self.number,
+            address,
+            class: config.u16(reg::CLASS),
+            vendor: config.u16(reg::VENDOR),
+            device: config.u16(reg::DEVICE),
+            subsystem_vendor: config.u16(reg::SUBSYSTEM_VENDOR),
+            subsystem: config.u16(reg::SUBSYSTEM),
+            irq: config.u8(reg::INTERRUPT_LINE),
+            irq_pin: config.u8(reg::INTERRUPT_PIN),
+            bars: (0..=ROM_BAR).filter_map(bar).collect(),
+        }
+    }
+}

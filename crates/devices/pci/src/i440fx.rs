@@ -1,0 +1,107 @@
+//! The 440FX host bridge, slot 0 function 0 (Intel 290549, chapter 3): the PAM registers, which decide what answers from
+//! 0xc0000 to 0xfffff, and the SMRAM register. What the registers decide is carried out by the machine; DRAM timing and
+//! error registers are plain storage.
+
+use device::{AccessSize, Device, DeviceCell, DeviceState, ResetKind};
+use state::State;
+
+use crate::bus::PciFunction;
+use crate::config::{ConfigSpace, Identity};
+use crate::shadow::{PamMode, SEGMENTS};
+
+/// The last DRAM row boundary register: the size of RAM in units of 8 MiB.
+const DRB7: u8 = 0x57;
+const PAM0: u8 = 0x59;
+const SMRAM: u8 = 0x72;
+
+/// Bits of the SMRAM register.
+mod smram {
+    /// The segment is 0xa0000 (hardwired).
+    pub const BASE_SEGMENT: u8 = 0x02;
+    pub const LOCK: u8 = 0x10;
+    pub const OPEN: u8 = 0x40;
+    pub const WRITABLE: u8 = 0x78;
+}
+
+/// Switches a PAM segment. Called with the device locked.
+pub type SetPam = Box<dyn FnMut(usize, PamMode) + Send>;
+/// Takes the value of the SMRAM register. Called with the device locked.
+pub type SetSmram = Box<dyn FnMut(u8) + Send>;
+
+/// The guest-visible state.
+#[derive(Clone, Debug, State)]
+#[state(name = "I440FX", version = 1)]
+struct I440fxState {
+    config: ConfigSpace,
+}
+
+/// The host bridge.
+pub struct I440fx {
+    // Wiring.
+    set_pam: SetPam,
+    set_smram: SetSmram,
+    // Guest-visible state.
+    state: I440fxState,
+}
+
+impl I440fx {
+    /// The bridge of a machine with `ram_size` bytes below 4 GiB. `set_pam` gets each segment's mode (see
+    /// [`crate::shadow`]) and `set_smram` the SMRAM register, whenever they may have changed.
+    pub fn new(ram_size: u64, set_pam: SetPam, set_smram: SetSmram) -> DeviceCell<Self> {
+        let identity = Identity { vendor: 0x8086, device: 0x1237, revision: 2, class: 0x0600, prog_if: 0 };
+        let mut config = ConfigSpace::new(&identity);
+        config.set_u8(DRB7, u8::try_from(ram_size >> 23).unwrap_or(u8::MAX));
+        config.set_u8(SMRAM, smram::BASE_SEGMENT);
+        config.allow_u8(SMRAM, smram::WRITABLE);
+        DeviceCell::new(Self { set_pam, set_smram, state: I440fxState { config } })
+    }
+
+    /// Tells the machine what the registers say.
+    fn announce(&mut self) {
+        for segment in 0..SEGMENTS {
+            // Fields of four bits from PAM0 on. Its low one is reserved, so that segment 0 (0xf0000) is field 1.
+            let field = segment as u8 + 1;
+            let bits = self.state.config.u8(PAM0 + field / 2) >> (4 * (field % 2));
+            (self.set_pam)(segment, PamMode::from_bits(bits));
+        }
+        (self.set_smram)(self.state.config.u8(SMRAM));
+    }
+}
+
+impl Device for I440fx {
+    fn reset(&mut self, _kind: ResetKind) {
+        self.state.config.reset();
+        self.announce();
+    }
+
+    fn state(&mut self) -> DeviceState<'_> {
+        DeviceState::State(&mut self.state)
+    }
+
+    fn restored(&mut self) {
+        self.announce();
+    }
+}
+
+impl PciFunction for I440fx {
+    fn config(&self) -> &ConfigSpace {
+        &self.state.config
+    }
+
+    fn config_mut(&mut self) -> &mut ConfigSpace {
+        &mut self.state.config
+    }
+
+    fn write_config(&mut self, offset: u8, size: AccessSize, value: u32) {
+        let old = self.state.config.u8(SMRAM);
+        self.state.config.write(offset, size, value);
+        let new = self.state.config.u8(SMRAM);
+        if old & smram::LOCK != 0 {
+            // Locked until a reset.
+            self.state.config.store_u8(SMRAM, old);
+        } else if new & smram::LOCK != 0 {
+            self.state.config.store_u8(SMRAM, new & !smram::OPEN);
+        }
+        self.announce();
+    }
+}
