@@ -1,82 +1,244 @@
-//! Completion from the schema: names of commands and arguments, values of enumerations.
+//! Completion from the schema: commands, arguments, values of enumerations, booleans.
 
-use qapi::schema::Model;
+use crate::input::{self, Word};
+use crate::types::{self, Form};
+use qapi::schema::{Model, SchemaInfoObjectMember};
+use std::collections::BTreeSet;
 
-/// Commands of the shell itself.
-const OWN: [&str; 2] = ["exit", "help"];
+/// What a word can become.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Candidate {
+    /// What is shown.
+    pub(crate) shown: String,
+    /// What is put into the line.
+    pub(crate) text: String,
+}
 
-/// What the word that ends at the end of `line` can become; with where that word starts.
-pub(crate) fn complete(model: &Model, line: &str) -> (usize, Vec<String>) {
+impl rustyline::completion::Candidate for Candidate {
+    fn display(&self) -> &str {
+        &self.shown
+    }
+
+    fn replacement(&self) -> &str {
+        &self.text
+    }
+}
+
+fn plain(text: &str) -> Candidate {
+    Candidate { shown: text.to_owned(), text: text.to_owned() }
+}
+
+/// What the word that ends at the end of `line` can become, with where the part starts that is
+/// replaced.
+pub(crate) fn complete(model: &Model, line: &str) -> (usize, Vec<Candidate>) {
+    let nothing = (line.len(), Vec::new());
     let start = line.rfind(char::is_whitespace).map_or(0, |at| at + 1);
     let (before, word) = line.split_at(start);
-    let mut words = before.split_whitespace();
-    let fitting = |names: &mut dyn Iterator<Item = String>| names.filter(|name| name.starts_with(word)).collect();
-    let Some(command) = words.next() else {
-        let own = OWN.iter().map(|name| (*name).to_owned());
-        let mut names: Vec<String> = fitting(&mut model.commands().map(str::to_owned).chain(own));
-        names.sort();
-        return (start, names);
+    // Inside quotes and JSON there is nothing to complete.
+    let Ok(words) = input::split(before) else {
+        return nothing;
     };
-    if command == "help" {
-        return (start, fitting(&mut model.commands().chain(model.events()).map(str::to_owned)));
+    let Some((command, words)) = words.split_first() else {
+        return (start, fitting(commands(model).chain(OWN.map(plain)), word));
+    };
+    match (command.text.as_str(), words) {
+        ("help" | "?", []) => (start, fitting(commands(model).chain(model.events().map(plain)), word)),
+        ("help" | "?", [command]) => argument(model, &command.text, &[], start, word),
+        ("events", []) => (start, fitting(["on", "off"].map(plain).into_iter(), word)),
+        (command, words) => argument(model, command, words, start, word),
     }
-    let arguments = model.arguments(command).unwrap_or_default();
+}
+
+/// Commands of the shell itself.
+const OWN: [&str; 3] = ["events", "exit", "help"];
+
+fn commands(model: &Model) -> impl Iterator<Item = Candidate> {
+    model.commands().map(plain)
+}
+
+fn fitting(candidates: impl Iterator<Item = Candidate>, start: &str) -> Vec<Candidate> {
+    let mut found: Vec<_> = candidates.filter(|candidate| candidate.text.starts_with(start)).collect();
+    found.sort_by(|one, other| one.text.cmp(&other.text));
+    found.dedup();
+    found
+}
+
+fn argument(model: &Model, command: &str, words: &[Word], start: usize, word: &str) -> (usize, Vec<Candidate>) {
+    let Some(root) = types::arguments(model, command) else {
+        return (start, Vec::new());
+    };
+    let typed = |key: &str| {
+        let word = words.iter().find(|word| word.key.as_deref() == Some(key));
+        word.map(|word| word.text.clone())
+    };
     if let Some((key, value)) = word.split_once('=') {
-        let value_start = start + key.len() + 1;
-        let argument = arguments.iter().find(|argument| argument.name == key);
-        let values = match argument {
-            Some(argument) if argument.type_name == "bool" => vec!["on".to_owned(), "off".to_owned()],
-            Some(argument) => argument.values.clone(),
-            None => Vec::new(),
-        };
-        return (value_start, values.into_iter().filter(|it| it.starts_with(value)).collect());
+        let path: Vec<&str> = key.split('.').collect();
+        let forms = types::resolve(model, root, &path, &typed).map(|ty| types::forms(model, ty));
+        let forms = forms.unwrap_or_default();
+        let is_list = forms.iter().any(|form| matches!(form, Form::Array(_)));
+        // Of a list, the last element is completed.
+        let at = value.rfind(',').filter(|_| is_list).map_or(0, |at| at + 1);
+        let part = value.get(at..).unwrap_or_default();
+        return (start + key.len() + 1 + at, fitting(values(model, &forms).into_iter(), part));
     }
-    let used: Vec<&str> = words.filter_map(|word| word.split_once('=')).map(|(key, _)| key).collect();
-    let free = arguments.iter().filter(|argument| !used.contains(&argument.name.as_str()));
-    (start, fitting(&mut free.map(|argument| format!("{}=", argument.name))))
+    let (parent, part) = word.rsplit_once('.').unwrap_or(("", word));
+    let path: Vec<&str> = if parent.is_empty() { Vec::new() } else { parent.split('.').collect() };
+    let Some(ty) = types::resolve(model, root, &path, &typed) else {
+        return (start, Vec::new());
+    };
+    let prefix = if parent.is_empty() { String::new() } else { format!("{parent}.") };
+    let used: BTreeSet<&str> = words.iter().filter_map(|word| word.key.as_deref()).collect();
+    let mut found = Vec::new();
+    for form in types::forms(model, ty) {
+        match form {
+            Form::Object(object) => {
+                let tag = |name: &str| typed(&format!("{prefix}{name}"));
+                for member in types::members(model, object, tag) {
+                    if !used.contains(format!("{prefix}{}", member.name).as_str()) {
+                        found.extend(keys(model, member));
+                    }
+                }
+            }
+            Form::Array(element) => {
+                let places = places(&used, &prefix).into_iter().map(|at| at.to_string());
+                found.extend(places.flat_map(|at| ends(model, element, &at)).map(|text| plain(&text)));
+            }
+            _ => {}
+        }
+    }
+    (start + prefix.len(), fitting(found.into_iter(), part))
+}
+
+/// A member as it goes on in the line; optional ones are shown in brackets.
+fn keys(model: &Model, member: &SchemaInfoObjectMember) -> Vec<Candidate> {
+    let candidate = |text: String| {
+        let ty = if text.ends_with('=') { model.type_name(&member.r#type) } else { "...".to_owned() };
+        let shown = if member.default.is_some() { format!("[{text}{ty}]") } else { format!("{text}{ty}") };
+        Candidate { shown, text }
+    };
+    ends(model, &member.r#type, &member.name).into_iter().map(candidate).collect()
+}
+
+/// `name=` for values, `name.` for what has members, `name.0` for arrays of such.
+fn ends(model: &Model, ty: &str, name: &str) -> Vec<String> {
+    let mut ends = Vec::new();
+    for form in types::forms(model, ty) {
+        let end = match form {
+            Form::Object(_) => format!("{name}."),
+            Form::Array(element) => {
+                let has_members = |form: &Form<'_>| matches!(form, Form::Object(_) | Form::Array(_));
+                let all = types::forms(model, element);
+                if !all.is_empty() && all.iter().all(has_members) { format!("{name}.") } else { format!("{name}=") }
+            }
+            _ => format!("{name}="),
+        };
+        if !ends.contains(&end) {
+            ends.push(end);
+        }
+    }
+    if ends.is_empty() {
+        ends.push(format!("{name}="));
+    }
+    ends
+}
+
+/// The places of an array that are in use, and the next.
+fn places(used: &BTreeSet<&str>, prefix: &str) -> BTreeSet<usize> {
+    let rest = used.iter().filter_map(|key| key.strip_prefix(prefix));
+    let mut places: BTreeSet<usize> = rest.filter_map(|rest| rest.split('.').next()?.parse().ok()).collect();
+    let next = (0..).find(|at| !places.contains(at));
+    places.extend(next);
+    places
+}
+
+/// The values that can be listed.
+fn values(model: &Model, forms: &[Form<'_>]) -> Vec<Candidate> {
+    let mut found = Vec::new();
+    for form in forms {
+        match form {
+            Form::Flag => found.extend(["true", "false"].map(plain)),
+            Form::Null => found.push(plain("null")),
+            Form::Enum(values) => found.extend(values.iter().map(|value| plain(&value.name))),
+            Form::Array(element) => {
+                let flat = types::forms(model, element);
+                let flat: Vec<_> = flat.into_iter().filter(|form| !matches!(form, Form::Array(_))).collect();
+                found.extend(values(model, &flat));
+            }
+            _ => {}
+        }
+    }
+    found
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use qapi::schema::Declaration;
-    use qapi::{Command, QapiType};
-
-    /// Colours.
-    #[derive(Debug, Clone, Copy, PartialEq, Eq, QapiType)]
-    enum Shade {
-        /// Red.
-        Red,
-        /// Rose.
-        Rose,
-        /// Blue.
-        Blue,
-    }
-
-    /// A command.
-    #[derive(Debug, Clone, PartialEq, Command)]
-    #[command(name = "x-paint")]
-    struct Paint {
-        /// The shade.
-        shade: Shade,
-        /// Whether it shines.
-        shiny: Option<bool>,
-    }
+    use crate::input::fixture::model;
 
     fn found(line: &str) -> (usize, Vec<String>) {
-        complete(&Model::from_declarations(&[Declaration::of::<Paint>()]), line)
+        let (start, candidates) = complete(&model(), line);
+        (start, candidates.into_iter().map(|candidate| candidate.text).collect())
+    }
+
+    fn check(line: &str, start: usize, expected: &[&str]) {
+        assert_eq!(found(line), (start, expected.iter().map(|text| (*text).to_owned()).collect()), "{line}");
     }
 
     #[test]
-    fn names_and_values_come_from_the_schema() {
-        let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
-        assert_eq!(found(""), (0, words(&["exit", "help", "x-paint"])));
-        assert_eq!(found("x-"), (0, words(&["x-paint"])));
-        assert_eq!(found("help x"), (5, words(&["x-paint"])));
-        assert_eq!(found("x-paint sh"), (8, words(&["shade=", "shiny="])));
-        assert_eq!(found("x-paint shade=red s"), (18, words(&["shiny="])));
-        assert_eq!(found("x-paint shade=r"), (14, words(&["red", "rose"])));
-        assert_eq!(found("x-paint shiny=o"), (14, words(&["on", "off"])));
-        assert_eq!(found("nonsense a"), (9, words(&[])));
+    fn first_word_becomes_a_command() {
+        check("", 0, &["events", "exit", "help", "x-draw", "x-try"]);
+        check("x-", 0, &["x-draw", "x-try"]);
+        check("  x-t", 2, &["x-try"]);
+        check("help x-t", 5, &["x-try"]);
+        check("help S", 5, &["STOP"]);
+        check("events o", 7, &["off", "on"]);
+    }
+
+    #[test]
+    fn keys_are_those_not_given_yet() {
+        check("x-try n", 6, &["names=", "number="]);
+        check("x-try number=1 n", 15, &["names="]);
+        check("nonsense n", 9, &[]);
+    }
+
+    #[test]
+    fn keys_of_nested_objects_follow_a_dot() {
+        check("x-draw fi", 7, &["fill."]);
+        check("x-draw fill.", 12, &["shade=", "shiny="]);
+        check("x-draw fill.shade=red fill.s", 27, &["shiny="]);
+        check("x-draw list.", 12, &["0."]);
+        check("x-draw list.0.shade=red list.", 29, &["0.", "1."]);
+        check("x-draw list.0.shi", 14, &["shiny="]);
+        check("x-draw nothing.a", 7, &[]);
+    }
+
+    #[test]
+    fn keys_of_a_branch_follow_the_tag() {
+        check("x-draw type=circle r", 19, &["radius="]);
+        check("x-draw type=line r", 17, &[]);
+        check("x-draw le", 7, &["length="]);
+    }
+
+    #[test]
+    fn values_are_listed_where_there_is_a_list() {
+        check("x-draw type=", 12, &["circle", "line"]);
+        check("x-draw fill.shade=r", 18, &["red", "rose"]);
+        check("x-draw shades=red,b", 18, &["blue"]);
+        check("x-try flag=", 11, &["false", "true"]);
+        check("x-try number=", 13, &[]);
+        check("x-try either=", 13, &["null"]);
+    }
+
+    #[test]
+    fn nothing_is_completed_inside_quotes() {
+        let (_, candidates) = found("x-try text='a fl");
+        assert!(candidates.is_empty());
+    }
+
+    #[test]
+    fn optional_keys_are_shown_in_brackets() {
+        let (_, candidates) = complete(&model(), "x-draw fill.");
+        let shown: Vec<_> = candidates.into_iter().map(|candidate| candidate.shown).collect();
+        assert_eq!(shown, ["shade=enum", "[shiny=bool]"]);
     }
 }

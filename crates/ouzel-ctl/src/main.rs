@@ -1,86 +1,92 @@
 //! A person's QMP shell: `ouzel-ctl ADDRESS [COMMAND [KEY=VALUE…]]`.
 //!
 //! Without a command it reads lines: from a person, with completion from the server's schema, or from
-//! a script. The exit status is 1 if a command failed, and 2 if it was used wrongly or there is no
-//! connection.
+//! a script. What a person types as `key=value` becomes JSON of the types that the schema wants.
+//!
+//! The exit status is 1 if a command was refused, and 2 for wrong usage, a line that cannot be read,
+//! or trouble with the connection.
 
 #![forbid(unsafe_code)]
 
-mod arguments;
+mod args;
 mod complete;
-mod line;
+mod help;
+mod input;
 mod output;
 mod session;
 mod shell;
+mod types;
 
-use arguments::{Action, Arguments};
-use session::Session;
-use std::io::{BufRead as _, IsTerminal as _};
+use args::{Action, Args, Commands};
+use output::Style;
+use session::{Outcome, Session, SessionError};
+use std::io::{self, BufRead as _, IsTerminal as _};
 use std::process::ExitCode;
 
-const FAILED: u8 = 1;
-const UNUSABLE: u8 = 2;
-
 fn main() -> ExitCode {
-    let arguments = match Arguments::parse(std::env::args().skip(1)) {
-        Ok(arguments) => arguments,
-        Err(text) => {
-            eprintln!("ouzel-ctl: {text}\nTry 'ouzel-ctl --help'.");
-            return ExitCode::from(UNUSABLE);
-        }
-    };
-    match run(arguments) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::from(FAILED),
+    let action = match args::parse(lexopt::Parser::from_env()) {
+        Ok(action) => action,
         Err(error) => {
-            eprint!("ouzel-ctl: {error}");
-            let mut source = std::error::Error::source(&error);
-            while let Some(cause) = source {
-                eprint!(": {cause}");
-                source = cause.source();
-            }
-            eprintln!();
-            ExitCode::from(UNUSABLE)
+            eprintln!("ouzel-ctl: {error}\nTry 'ouzel-ctl --help'.");
+            return Outcome::Misused.into();
         }
-    }
-}
-
-/// Says whether every command succeeded.
-fn run(arguments: Arguments) -> Result<bool, session::SessionError> {
-    let style = output::Style::new(arguments.json, arguments.color);
-    let (address, action) = match arguments.action {
-        Action::Help => {
-            print!("{}", arguments::HELP);
-            return Ok(true);
-        }
-        Action::Version => {
-            println!("ouzel-ctl {}", env!("CARGO_PKG_VERSION"));
-            return Ok(true);
-        }
-        Action::Connect { address, commands } => (address, commands),
     };
-    let mut session = Session::connect(&address, style)?;
-    match action {
-        arguments::Commands::Words(words) => session.run_words(&words),
-        arguments::Commands::Lines(lines) => run_lines(&mut session, lines.into_iter().map(Ok)),
-        arguments::Commands::Input if std::io::stdin().is_terminal() => shell::run(session, &address),
-        arguments::Commands::Input => run_lines(&mut session, std::io::stdin().lock().lines()),
+    let result = match action {
+        Action::Help => output::print(args::HELP).map(|()| Outcome::Succeeded).map_err(SessionError::Output),
+        Action::Version => {
+            let text = concat!("ouzel-ctl ", env!("CARGO_PKG_VERSION"), "\n");
+            output::print(text).map(|()| Outcome::Succeeded).map_err(SessionError::Output)
+        }
+        Action::Run(args) => run(args),
+    };
+    match result {
+        Ok(outcome) => outcome.into(),
+        // Whoever read the output has seen enough.
+        Err(SessionError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("ouzel-ctl: {}", output::chain(&error));
+            Outcome::Misused.into()
+        }
     }
 }
 
-/// Runs all lines, whatever becomes of each.
+fn run(args: Args) -> Result<Outcome, SessionError> {
+    let is_terminal = io::stdout().is_terminal();
+    let style = Style::new(args.json, is_terminal);
+    let mut session = Session::connect(&args, style)?;
+    match args.commands {
+        Commands::Words(words) => {
+            let line = input::parse_words(words);
+            session.run(line)
+        }
+        Commands::Lines(lines) => run_lines(&mut session, lines.into_iter().map(Ok), args.keep_going),
+        Commands::Input if io::stdin().is_terminal() && is_terminal => shell::run(session, &args.address.to_string()),
+        Commands::Input => run_lines(&mut session, io::stdin().lock().lines(), args.keep_going),
+    }
+}
+
+/// Runs lines until one fails, or all of them. A request in JSON may span several lines.
 fn run_lines(
     session: &mut Session,
-    lines: impl Iterator<Item = std::io::Result<String>>,
-) -> Result<bool, session::SessionError> {
-    let mut succeeded = true;
-    for line in lines {
-        let line = line.map_err(qmp::client::ClientError::from)?;
-        match session.run_line(&line)? {
-            session::Outcome::Leave => break,
-            session::Outcome::Succeeded => {}
-            session::Outcome::Failed => succeeded = false,
+    lines: impl Iterator<Item = io::Result<String>>,
+    keep_going: bool,
+) -> Result<Outcome, SessionError> {
+    let mut worst = Outcome::Succeeded;
+    let mut text = String::new();
+    let mut lines = lines.peekable();
+    while let Some(line) = lines.next() {
+        text.push_str(&line.map_err(SessionError::Input)?);
+        text.push('\n');
+        if input::is_open(&text) && lines.peek().is_some() {
+            continue;
+        }
+        let outcome = session.run(input::parse_line(&text))?;
+        text.clear();
+        match outcome {
+            Outcome::Left => break,
+            Outcome::Refused | Outcome::Misused if !keep_going => return Ok(outcome),
+            _ => worst = worst.max(outcome),
         }
     }
-    Ok(succeeded)
+    Ok(worst)
 }

@@ -76,24 +76,66 @@ fn one_command_prints_its_result_and_succeeds() {
 fn json_output_is_one_line_without_events() {
     let (output, _) = run(&["--json", "--", "x-echo", "text=a b"], "");
     assert_eq!(text(&output.stdout), "{\"text\": \"a b\"}\n");
-    assert!(text(&output.stderr).contains("NOISE"));
+    assert_eq!(text(&output.stderr), "");
 }
 
 #[test]
-fn error_reply_gives_status_1() {
+fn events_come_before_the_reply_when_they_are_on() {
+    let (output, _) = run(&["--json", "-c", "events on", "-c", "x-echo text=t"], "");
+    let lines: Vec<&str> = text(&output.stdout).lines().collect();
+    // Also those of the schema's query.
+    assert!(lines.len() >= 2 && lines[..lines.len() - 1].iter().all(|line| line.contains("NOISE")), "{lines:?}");
+    assert_eq!(lines.last(), Some(&"{\"text\": \"t\"}"));
+}
+
+#[test]
+fn error_reply_stops_and_gives_status_1() {
     let (output, _) = run(&["-c", "nonsense", "-c", "x-echo text=t"], "");
-    assert_eq!(output.status.code(), Some(1));
-    assert!(text(&output.stderr).contains("error: no such thing (CommandNotFound)"));
-    assert!(text(&output.stdout).contains("\"t\""), "later lines are run");
+    assert_eq!((output.status.code(), text(&output.stdout)), (Some(1), ""));
+    assert_eq!(text(&output.stderr), "error: no such thing (CommandNotFound)\n");
+}
+
+#[test]
+fn error_reply_with_keep_going_runs_the_rest() {
+    let (output, _) = run(&["--keep-going", "--json", "-c", "nonsense", "-c", "x-echo text=t"], "");
+    assert_eq!((output.status.code(), text(&output.stdout)), (Some(1), "{\"text\": \"t\"}\n"));
+    let (output, _) = run(&["--keep-going", "-c", "x-echo text='", "-c", "nonsense"], "");
+    assert_eq!(output.status.code(), Some(2), "a line that cannot be read is worse");
+}
+
+#[test]
+fn command_without_arguments_does_not_ask_for_the_schema() {
+    let (_, requests) = run(&["--", "nonsense"], "");
+    assert_eq!(requests.len(), 2, "{requests:?}");
 }
 
 #[test]
 fn standard_input_is_run_line_by_line() {
     let input =
-        "# a comment\n{'execute': 'x-echo', 'arguments': {'text': 'j'}}\nhelp x-echo\nexit\nx-echo text=never\n";
+        "# a comment\n{'execute': 'x-echo',\n 'arguments': {'text': 'j'}}\nhelp x-echo\nexit\nx-echo text=never\n";
     let (output, requests) = run(&[], input);
-    assert_eq!(text(&output.stdout), "{\n  \"text\": \"j\"\n}\nx-echo\n  text=str\n");
+    assert_eq!(text(&output.stdout), "{\n  \"text\": \"j\"\n}\nx-echo\n  text  str\nreturns str\n");
     assert_eq!((output.status.code(), requests.len()), (Some(0), 3));
+}
+
+#[test]
+fn standard_input_stops_at_a_line_that_cannot_be_read() {
+    let (output, _) = run(&[], "x-echo text='\nx-echo text=never\n");
+    assert_eq!((output.status.code(), text(&output.stdout)), (Some(2), ""));
+    assert_eq!(text(&output.stderr), "ouzel-ctl: a ' is not closed\n");
+    let (output, _) = run(&[], "{'execute': 'x-echo'");
+    assert_eq!(output.status.code(), Some(2), "an open request at the end");
+}
+
+#[test]
+fn silent_server_gives_status_2_after_the_timeout() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("q");
+    let _listener = UnixListener::bind(&path).unwrap();
+    let tool = Command::new(env!("CARGO_BIN_EXE_ouzel-ctl")).arg(&path).args(["stop", "--timeout", "0.05"]).output();
+    let output = tool.unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("no greeting"), "{}", text(&output.stderr));
 }
 
 #[test]
