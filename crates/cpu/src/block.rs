@@ -19,7 +19,7 @@ use memory::{PAGE_SIZE, RamBlock};
 use x86::regs::SegmentRegister;
 
 use crate::decode::{Decoded, LONGEST, decode};
-use crate::fault::{Exec, Fault};
+use crate::fault::{EventKind, Exec, Fault, vector};
 use crate::mmu::CodePage;
 use crate::ops::Op;
 use crate::ops::lower::{self, Flow};
@@ -45,6 +45,30 @@ pub trait TraceSink: Send {
 
     /// A block is entered at this linear address.
     fn entered(&mut self, linear: u64, gpr: &[u64; 16]);
+
+    /// An interrupt or exception is about to be delivered.
+    fn interrupt(&mut self, interrupt: &Interruption);
+}
+
+/// What a [`TraceSink`] learns of an interrupt or exception.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Interruption {
+    /// Where it comes from.
+    pub kind: EventKind,
+    /// The vector.
+    pub vector: u8,
+    /// The error code, for exceptions that have one.
+    pub error: Option<u32>,
+    /// The privilege level that it interrupts.
+    pub cpl: u8,
+    /// The code selector that it interrupts.
+    pub cs: u16,
+    /// The instruction that it interrupts.
+    pub rip: u64,
+    /// The stack pointer.
+    pub rsp: u64,
+    /// For page faults: the address.
+    pub address: Option<u64>,
 }
 
 /// Instructions in a block.
@@ -232,6 +256,29 @@ impl Cpu {
         let inner = self.blocks.0.get_or_insert_with(|| Box::new(Inner::new()));
         inner.clear();
         inner.trace = trace;
+    }
+
+    /// Tells the sink, if there is one, of an interrupt or exception.
+    pub(crate) fn trace_interrupt(&mut self, event: Fault) {
+        let is_page_fault = event.vector() == vector::PF && event.kind() == EventKind::Fault;
+        let interruption = Interruption {
+            kind: event.kind(),
+            vector: event.vector(),
+            error: event.error_code(),
+            cpl: self.mode.cpl,
+            cs: self.selector(SegmentRegister::Cs),
+            rip: self.rip,
+            rsp: self.gpr[4],
+            address: is_page_fault.then_some(self.fault_address),
+        };
+        if let Some(trace) = self.blocks.0.as_mut().and_then(|inner| inner.trace.as_mut()) {
+            trace.interrupt(&interruption);
+        }
+    }
+
+    /// Whether somebody follows execution.
+    pub(crate) fn is_traced(&self) -> bool {
+        self.blocks.0.as_ref().is_some_and(|inner| inner.trace.is_some())
     }
 
     /// Executes blocks until the outer loop is wanted: at a fault, a wanted signal, or an instruction that asks for it.

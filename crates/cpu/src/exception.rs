@@ -150,6 +150,9 @@ impl Cpu {
             self.cr2 = self.fault_address;
         }
         loop {
+            if self.is_traced() {
+                self.trace_interrupt(current);
+            }
             let Err(next) = self.enter_handler(current) else { return };
             if is_page_fault(next) {
                 self.cr2 = self.fault_address;

@@ -92,7 +92,10 @@ impl AcpiTables {
 }
 
 fn table(signature: [u8; 4], revision: u8, length: u32) -> Sdt {
-    Sdt::new(signature, length, revision, OEM_ID, OEM_TABLE_ID, 1)
+    let mut table = Sdt::new(signature, length, revision, OEM_ID, OEM_TABLE_ID, 1);
+    table.write_bytes(28, b"BXPC");
+    table.write_u32(32, 1);
+    table
 }
 
 /// Root System Description Pointer, revision 0 (ACPI 1.0b, 5.2.4).

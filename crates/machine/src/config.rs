@@ -116,10 +116,6 @@ pub struct MachineConfig {
 impl MachineConfig {
     /// Bytes of RAM below and above 4 GiB.
     pub fn ram_split(&self) -> (u64, u64) {
-        if self.ram_size > LOW_RAM_MAX {
-            (LOW_RAM_SPLIT, self.ram_size - LOW_RAM_SPLIT)
-        } else {
-            (self.ram_size, 0)
-        }
+        if self.ram_size > LOW_RAM_MAX { (LOW_RAM_SPLIT, self.ram_size - LOW_RAM_SPLIT) } else { (self.ram_size, 0) }
     }
 }

@@ -38,8 +38,8 @@ pub struct E820(Vec<E820Entry>);
 
 impl E820 {
     /// The map of a PC with `low` bytes of RAM from 0, of which the last `tables` hold firmware tables, and `high`
-    /// bytes from 4 GiB.
-    pub fn pc(low: u64, tables: u64, high: u64) -> Self {
+    /// bytes from 4 GiB. On AMD processors the addresses of their interconnect are `reserved_top`.
+    pub fn pc(low: u64, tables: u64, high: u64, reserved_top: bool) -> Self {
         use E820Kind::{Reserved, Usable};
         let entry = |start: u64, end: u64, kind| E820Entry { start, len: end.saturating_sub(start), kind };
         let mut entries = vec![
@@ -48,11 +48,14 @@ impl E820 {
             entry(0xf_0000, 0x10_0000, Reserved),
             entry(0x10_0000, low.saturating_sub(tables), Usable),
             entry(low.saturating_sub(tables), low, Reserved),
-            entry(0xfeff_c000, 0xff00_0000, Reserved),
             entry(0xfffc_0000, 0x1_0000_0000, Reserved),
         ];
         if high > 0 {
             entries.push(entry(1 << 32, (1 << 32) + high, Usable));
+        }
+        if reserved_top {
+            // HyperTransport (AMD's BIOS and kernel developer's guides): the last 12 GiB of 40 bits.
+            entries.push(entry(0xfd_0000_0000, 0x100_0000_0000, Reserved));
         }
         entries.retain(|entry| entry.len > 0);
         Self(entries)

@@ -12,9 +12,12 @@ pub mod config;
 pub mod e820;
 pub mod event;
 mod machine;
+mod objects;
 mod pc;
 mod serial;
 pub mod vcpu;
 
-pub use machine::{CpuSlot, GuestMemory, Machine, MachineError};
+pub use cpu::block::{Interruption, TraceSink};
+pub use cpu::fault::EventKind;
+pub use machine::{CpuSlot, GuestMemory, Machine, MachineError, TraceFactory};
 pub use pc::Chardevs;

@@ -5,17 +5,22 @@ use std::sync::Arc;
 
 use accel::{CpuSignals, VcpuReset};
 use clock::Clock;
+use cpu::block::TraceSink;
 use cpu::{CpuConfig, ExclusiveLock, SoftCpu};
 use device::ResetKind;
 use devices_chipset::lapic::{self, ApicBus};
 use memory::{AddressSpace, GuestAddress, MapError, RamError};
+use object::ObjectTree;
+use x86::cpuid::Vendor;
 use x86::model::Topology;
+use x86::msr;
 
 use crate::acpi::{AcpiConfig, AcpiTables};
 use crate::boot::{BootEnvironment, BootError, BootPlan};
 use crate::config::MachineConfig;
 use crate::e820::E820;
 use crate::event::GuestEvents;
+use crate::objects;
 use crate::pc::{self, Board, Chardevs};
 use crate::vcpu::{NewVcpu, VcpuThreads};
 
@@ -45,6 +50,9 @@ pub enum MachineError {
     /// fw_cfg's files.
     #[error(transparent)]
     FwCfg(#[from] devices_isa::fw_cfg::FileError),
+    /// The object tree.
+    #[error(transparent)]
+    Object(#[from] object::ObjectError),
     /// A vCPU thread.
     #[error("the host refuses a vCPU thread: {0}")]
     Thread(#[source] io::Error),
@@ -53,11 +61,14 @@ pub enum MachineError {
     RamTooSmall,
 }
 
+/// Makes the sink that follows the execution of a vCPU, by its index.
+pub type TraceFactory = dyn Fn(usize) -> Box<dyn TraceSink>;
+
 /// A place for a vCPU in the machine's topology.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CpuSlot {
-    /// Its path in the object tree.
-    pub path: String,
+    /// The path of its vCPU in the object tree, if one is present.
+    pub path: Option<String>,
     /// Local APIC id.
     pub apic_id: u32,
     /// The socket.
@@ -78,10 +89,8 @@ fn slots(topology: Topology) -> Vec<CpuSlot> {
         let core = index / topology.threads % topology.cores;
         let die = index / (topology.threads * topology.cores) % topology.dies;
         let socket = index / (topology.threads * topology.cores * topology.dies);
-        // QEMU's numbering of anonymous devices: the boot processor comes first, then a device of the board.
-        let number = if index == 0 { 0 } else { index + 1 };
         slots.push(CpuSlot {
-            path: format!("/machine/unattached/device[{number}]"),
+            path: None,
             apic_id: topology.apic_id(index),
             socket,
             die: (topology.dies > 1).then_some(die),
@@ -95,12 +104,13 @@ fn slots(topology: Topology) -> Vec<CpuSlot> {
 /// A built machine.
 pub struct Machine {
     board: Board,
+    objects: ObjectTree,
     slots: Vec<CpuSlot>,
     cpu_type: String,
-    clock: Clock,
     boot: Option<BootPlan>,
     tables: AcpiTables,
     tables_at: u64,
+    physical_bits: u32,
     vcpus: Arc<VcpuThreads>,
 }
 
@@ -109,12 +119,17 @@ impl Machine {
     ///
     /// # Errors
     /// [`MachineError`].
-    pub fn new(config: MachineConfig, chardevs: &Chardevs<'_>, events: &GuestEvents) -> Result<Self, MachineError> {
+    pub fn new(
+        config: &MachineConfig,
+        chardevs: &Chardevs<'_>,
+        events: &GuestEvents,
+        trace: Option<&TraceFactory>,
+    ) -> Result<Self, MachineError> {
         let clock = Clock::host();
-        let slots = slots(config.topology);
+        let mut slots = slots(config.topology);
         let (low, high) = config.ram_split();
         let tables_at = low.checked_sub(TABLES_SIZE).filter(|at| *at >= 0xe_0000).ok_or(MachineError::RamTooSmall)?;
-        let board = pc::build(&config, &clock, chardevs, events)?;
+        let board = pc::build(config, &clock, chardevs, events)?;
         let tables = AcpiTables::build(
             &AcpiConfig {
                 apic_ids: slots.iter().map(|slot| slot.apic_id).collect(),
@@ -129,30 +144,35 @@ impl Machine {
         let boot = match &config.boot {
             None => None,
             Some(source) => {
-                let e820 = E820::pc(low, TABLES_SIZE, high);
+                let e820 = E820::pc(low, TABLES_SIZE, high, is_amd(config));
                 let environment = BootEnvironment { low_ram_end: tables_at, e820, rsdp: RSDP_ADDRESS };
                 Some(BootPlan::new(source, &environment)?)
             }
         };
-        let vcpus = new_vcpus(&config, &slots, &board, &clock);
+        let (objects, paths) = objects::build(config, &board.devices)?;
+        for (slot, path) in slots.iter_mut().zip(paths) {
+            slot.path = Some(path);
+        }
+        let vcpus = new_vcpus(config, &slots, &board, trace);
         let vcpus = VcpuThreads::start(vcpus, events, lapic::set_current).map_err(MachineError::Thread)?;
+        let physical_bits = config.cpu_model.physical_bits();
         let cpu_type = config.cpu_model.type_name();
         let vcpus = Arc::new(vcpus);
-        let machine = Self { board, slots, cpu_type, clock, boot, tables, tables_at, vcpus };
+        let machine = Self { board, objects, slots, cpu_type, boot, tables, tables_at, physical_bits, vcpus };
         machine.reset_to(ResetKind::Cold)?;
         Ok(machine)
     }
 
     /// Lets guest time and the vCPUs run.
     pub fn start(&self) {
-        self.clock.start();
+        self.board.clock.start();
         self.vcpus.resume();
     }
 
     /// Stops the vCPUs and guest time.
     pub fn stop(&self) {
         self.vcpus.pause();
-        self.clock.stop();
+        self.board.clock.stop();
     }
 
     /// Resets the stopped machine.
@@ -173,7 +193,17 @@ impl Machine {
             if let Some(signals) = self.vcpus.signals(index) {
                 signals.clear(pending_inputs());
             }
-            self.vcpus.with(index, |cpu| cpu.reset(VcpuReset::PowerOn));
+            let mtrrs = firmware_mtrrs(self.physical_bits);
+            self.vcpus.with(index, move |cpu| {
+                cpu.reset(VcpuReset::PowerOn);
+                let mut registers = cpu.registers();
+                for (index, value) in &mut registers.msrs {
+                    if let Some((_, firmware)) = mtrrs.iter().find(|(mtrr, _)| mtrr == index) {
+                        *value = *firmware;
+                    }
+                }
+                cpu.set_registers(&registers);
+            });
         }
         // What firmware leaves behind, since none runs.
         self.board.after_firmware();
@@ -212,6 +242,11 @@ impl Machine {
         &self.vcpus
     }
 
+    /// The objects that the machine is made of.
+    pub fn objects(&self) -> &ObjectTree {
+        &self.objects
+    }
+
     /// All places for vCPUs, present or not, by index.
     pub fn cpu_slots(&self) -> &[CpuSlot] {
         &self.slots
@@ -233,13 +268,35 @@ impl Machine {
     }
 }
 
+fn is_amd(config: &MachineConfig) -> bool {
+    matches!(config.cpu_model.identity().vendor, Vendor::Amd | Vendor::Hygon)
+}
+
+/// The memory types that firmware sets up on each processor: write-back, but for video memory, ROMs and the PCI hole
+/// (SDM vol. 3, 12.11). Only MSRs that the processor has are set.
+fn firmware_mtrrs(physical_bits: u32) -> Vec<(u32, u64)> {
+    const WRITE_BACK: u64 = 0x0606_0606_0606_0606;
+    const WRITE_PROTECTED: u64 = 0x0505_0505_0505_0505;
+    const HOLE: u64 = 0xc000_0000;
+    const VALID: u64 = 1 << 11;
+    /// Enabled, fixed ranges too; write-back by default.
+    const DEFAULT_TYPE: u64 = 0xc06;
+    let mask = ((1 << physical_bits) - 1) & !((1_u64 << 32) - HOLE - 1);
+    let mut mtrrs = vec![(msr::MTRR_PHYSBASE0, HOLE), (msr::MTRR_PHYSMASK0, mask | VALID)];
+    mtrrs.extend([(msr::MTRR_FIX64K_00000, WRITE_BACK), (msr::MTRR_FIX16K_80000, WRITE_BACK)]);
+    mtrrs.push((msr::MTRR_FIX16K_A0000, 0));
+    mtrrs.extend((0..8).map(|index| (msr::MTRR_FIX4K_C0000 + index, WRITE_PROTECTED)));
+    mtrrs.push((msr::MTRR_DEF_TYPE, DEFAULT_TYPE));
+    mtrrs
+}
+
 /// Interrupt inputs that a reset takes away.
 fn pending_inputs() -> accel::Signal {
     use accel::Signal;
     Signal::INTR.with(Signal::NMI).with(Signal::SMI).with(Signal::INIT).with(Signal::SIPI)
 }
 
-fn new_vcpus(config: &MachineConfig, slots: &[CpuSlot], board: &Board, clock: &Clock) -> Vec<NewVcpu> {
+fn new_vcpus(config: &MachineConfig, slots: &[CpuSlot], board: &Board, trace: Option<&TraceFactory>) -> Vec<NewVcpu> {
     let exclusive = Arc::new(ExclusiveLock::default());
     let tsc_khz = config.cpu_model.tsc_frequency().map_or(CpuConfig::DEFAULT_TSC_KHZ, |hertz| hertz / 1000);
     let mut vcpus = Vec::new();
@@ -257,13 +314,13 @@ fn new_vcpus(config: &MachineConfig, slots: &[CpuSlot], board: &Board, clock: &C
                 signals: Arc::clone(&signals),
             },
         );
-        let cpu = SoftCpu::new(CpuConfig {
+        let mut cpu = SoftCpu::new(CpuConfig {
             apic_id: slot.apic_id,
             boot_processor: index == 0,
             features,
             memory: Arc::clone(&board.memory),
             ports: Arc::clone(&board.ports),
-            clock: clock.clone(),
+            clock: board.clock.clone(),
             tsc_khz,
             signals: Arc::clone(&signals),
             apic: Arc::new(apic),
@@ -272,6 +329,7 @@ fn new_vcpus(config: &MachineConfig, slots: &[CpuSlot], board: &Board, clock: &C
             exclusive: Arc::clone(&exclusive),
             ferr: Some(Arc::clone(&board.ferr)),
         });
+        cpu.cpu().set_trace(trace.map(|make| make(index)));
         vcpus.push(NewVcpu { cpu: Box::new(cpu), signals });
     }
     let signals = vcpus.iter().map(|vcpu| Arc::clone(&vcpu.signals)).collect();

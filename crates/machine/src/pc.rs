@@ -21,7 +21,7 @@ use devices_chipset::irq_router::GsiRouter;
 use devices_chipset::lapic::{APIC_SPACE_BASE, APIC_SPACE_SIZE, ApicBus};
 use devices_chipset::legacy::LegacyReplacement;
 use devices_chipset::mc146818::Mc146818;
-use memory::{AddressSpace, Backing, GuestAddress, RamBlock, SpaceKind};
+use memory::{AccessSize, AddressSpace, Backing, GuestAddress, RamBlock, SpaceKind};
 
 use self::isa::A20Gate;
 use crate::acpi::SerialPort;
@@ -32,10 +32,23 @@ use crate::machine::MachineError;
 /// Gives the front end of a character device by its id.
 pub type Chardevs<'a> = dyn Fn(&str) -> Result<Chardev, chardev::Error> + 'a;
 
-/// A device of the board.
+/// Where a device is in the object tree.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// The board has it.
+    Board,
+    /// The command line asked for it, with this id.
+    Peripheral(String),
+    /// The command line asked for it, without an id.
+    Anonymous,
+}
+
+/// A device of the machine.
 pub struct BoardDevice {
-    /// Its name, unique on the board.
-    pub name: String,
+    /// The name of its type.
+    pub type_name: &'static str,
+    /// Where it is.
+    pub place: Place,
     /// Reset and state.
     pub lifecycle: Arc<dyn Lifecycle>,
 }
@@ -46,6 +59,8 @@ pub struct Board {
     pub memory: Arc<AddressSpace>,
     /// I/O ports.
     pub ports: Arc<AddressSpace>,
+    /// Guest time.
+    pub clock: Clock,
     /// The local APICs' bus.
     pub apic_bus: Arc<ApicBus>,
     /// The A20 gate.
@@ -86,21 +101,27 @@ impl Builder<'_> {
     }
 
     /// Registers a device for reset and migration.
-    fn add(&mut self, name: &str, lifecycle: Arc<dyn Lifecycle>) {
-        self.devices.push(BoardDevice { name: name.to_owned(), lifecycle });
+    fn add(&mut self, type_name: &'static str, place: Place, lifecycle: Arc<dyn Lifecycle>) {
+        self.devices.push(BoardDevice { type_name, place, lifecycle });
     }
 
-    /// Registers a device and maps regions of it at I/O ports: (region, first port, count).
-    fn add_ports<D: IoDevice>(
-        &mut self,
-        name: &str,
-        cell: &DeviceCell<D>,
-        ports: &[(usize, u64, u64)],
-    ) -> Result<(), MachineError> {
+    /// Maps regions of a device at I/O ports: (region, first port, count).
+    fn map_ports<D: IoDevice>(&self, cell: &DeviceCell<D>, ports: &[(usize, u64, u64)]) -> Result<(), MachineError> {
         for &(region, first, count) in ports {
             self.ports.map(GuestAddress(first), count, 0, cell.region(region))?;
         }
-        self.add(name, Arc::new(cell.clone()));
+        Ok(())
+    }
+
+    /// Registers a device of the board and maps regions of it at I/O ports: (region, first port, count).
+    fn add_ports<D: IoDevice>(
+        &mut self,
+        type_name: &'static str,
+        cell: &DeviceCell<D>,
+        ports: &[(usize, u64, u64)],
+    ) -> Result<(), MachineError> {
+        self.map_ports(cell, ports)?;
+        self.add(type_name, Place::Board, Arc::new(cell.clone()));
         Ok(())
     }
 
@@ -143,10 +164,9 @@ pub fn build(
         legacy: LegacyReplacement::default(),
         devices: Vec::new(),
     };
-    let pic_ports =
-        [(i8259::REGION_MASTER, 0x20, 2), (i8259::REGION_SLAVE, 0xa0, 2), (i8259::REGION_ELCR, 0x4d0, 2)];
-    builder.add_ports("i8259", &pic, &pic_ports)?;
-    builder.add("ioapic", Arc::new(ioapic));
+    let pic_ports = [(i8259::REGION_MASTER, 0x20, 2), (i8259::REGION_SLAVE, 0xa0, 2), (i8259::REGION_ELCR, 0x4d0, 2)];
+    builder.add_ports("isa-i8259", &pic, &pic_ports)?;
+    builder.add("ioapic", Place::Board, Arc::new(ioapic));
 
     let rtc = timers(&mut builder)?;
     let a20 = isa::keyboard_and_gates(&mut builder)?;
@@ -157,6 +177,7 @@ pub fn build(
     Ok(Board {
         memory,
         ports,
+        clock: clock.clone(),
         apic_bus,
         a20,
         ferr,
@@ -190,7 +211,7 @@ fn map_ram(config: &MachineConfig, memory: &AddressSpace, ram: &Arc<RamBlock>) -
 /// PIT, RTC and HPET.
 fn timers(builder: &mut Builder<'_>) -> Result<DeviceCell<Mc146818>, MachineError> {
     let pit = I8254::new(&builder.clock, builder.irq(0), builder.legacy.clone());
-    builder.add_ports("i8254", &pit, &[(i8254::REGION_TIMER, 0x40, 4), (i8254::REGION_SPEAKER, 0x61, 1)])?;
+    builder.add_ports("isa-pit", &pit, &[(i8254::REGION_TIMER, 0x40, 4), (i8254::REGION_SPEAKER, 0x61, 1)])?;
     let wall = WallClock::new(builder.config.rtc, builder.clock.clone());
     // Nobody listens for the guest's changes of its clock in this version.
     let rtc = Mc146818::new(&builder.clock, wall, builder.irq(8), builder.legacy.clone(), Box::new(|_| ()));
@@ -199,7 +220,7 @@ fn timers(builder: &mut Builder<'_>) -> Result<DeviceCell<Mc146818>, MachineErro
         let lines = (0..24).map(|gsi| builder.irq(gsi)).collect();
         let hpet = Hpet::new(&builder.clock, lines, builder.legacy.clone());
         builder.memory.map(GuestAddress(0xfed0_0000), 0x400, 1, hpet.region(0))?;
-        builder.add("hpet", Arc::new(hpet));
+        builder.add("hpet", Place::Board, Arc::new(hpet));
     }
     Ok(rtc)
 }
@@ -208,6 +229,9 @@ impl Board {
     /// Brings the chipset into the state that firmware leaves: no firmware runs before a kernel here.
     pub fn after_firmware(&self) {
         self.chipset.after_firmware();
+        // The keyboard's scancodes are translated to set 1, its interrupt is on, the mouse is off.
+        self.ports.store(GuestAddress(0x64), AccessSize::Byte, 0x60);
+        self.ports.store(GuestAddress(0x60), AccessSize::Byte, 0x61);
         let mut rtc = self.rtc.lock();
         let kib = |bytes: u64, max: u64| (bytes >> 10).min(max) as u16;
         let base = kib(0xa_0000, 640);

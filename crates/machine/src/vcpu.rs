@@ -25,12 +25,8 @@ use crate::event::{GuestEvent, GuestEvents};
 type Mail = Box<dyn FnOnce(&mut dyn Vcpu) + Send>;
 
 /// What ends the sleep of a halted vCPU. The CPU itself decides whether an interrupt is masked.
-const WAKE: Signal = Signal::INTR
-    .with(Signal::NMI)
-    .with(Signal::SMI)
-    .with(Signal::INIT)
-    .with(Signal::SIPI)
-    .with(Signal::STOP);
+const WAKE: Signal =
+    Signal::INTR.with(Signal::NMI).with(Signal::SMI).with(Signal::INIT).with(Signal::SIPI).with(Signal::STOP);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Wanted {

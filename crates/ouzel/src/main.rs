@@ -18,8 +18,7 @@ fn program_name(arguments: &[String]) -> String {
 }
 
 fn main() -> ExitCode {
-    let arguments: Vec<String> =
-        std::env::args_os().map(|argument| argument.to_string_lossy().into_owned()).collect();
+    let arguments: Vec<String> = std::env::args_os().map(|argument| argument.to_string_lossy().into_owned()).collect();
     let name = program_name(&arguments);
     let fail = |message: String| {
         eprintln!("{name}: {message}");
@@ -49,7 +48,7 @@ fn run(command_line: CommandLine, arguments: &[String], name: &str) -> Result<i3
     }
     log.activate().map_err(|error| error.to_string())?;
     let pidfile = pidfile.as_deref().map(process::Pidfile::create).transpose()?;
-    let program = Program::start(vm).map_err(|error| error.to_string())?;
+    let program = Program::start(&vm, &log).map_err(|error| error.to_string())?;
     if daemonize {
         process::report_ready()?;
     }

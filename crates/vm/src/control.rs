@@ -9,7 +9,7 @@ use machine::Machine;
 use machine::event::GuestEvent;
 use qapi::events::{self, GuestPanicAction};
 use qapi::run_state::{RunState, ShutdownCause};
-use qmp::EventSink;
+use qmp::{EventSink, FdSets};
 
 use crate::config::{Actions, PanicAction, RebootAction, ShutdownAction};
 use crate::inbox::{Inbox, Item};
@@ -17,21 +17,40 @@ use crate::log;
 use crate::run_state::RunStates;
 use crate::snapshot::Snapshot;
 
+/// What the control thread shares with the monitors.
+pub struct SharedState {
+    /// Where events go.
+    pub events: EventSink,
+    /// What monitors answer from.
+    pub snapshot: Arc<Snapshot>,
+    /// Descriptors that clients passed; unused ones are closed only while the guest runs.
+    pub fd_sets: FdSets,
+}
+
 /// The control thread's state.
 pub struct Control {
     machine: Machine,
     states: RunStates,
     actions: Actions,
-    events: EventSink,
-    snapshot: Arc<Snapshot>,
+    shared: SharedState,
+    /// Write the registers down at each reset (`-d cpu_reset`).
+    logs_resets: bool,
     /// The program ends with this status.
     ended: Option<i32>,
 }
 
 impl Control {
     /// Takes over a machine that has been built and reset.
-    pub fn new(machine: Machine, actions: Actions, events: EventSink, snapshot: Arc<Snapshot>) -> Self {
-        Self { machine, states: RunStates::new(), actions, events, snapshot, ended: None }
+    pub fn new(machine: Machine, actions: Actions, shared: SharedState, logs_resets: bool) -> Self {
+        let control = Self { machine, states: RunStates::new(), actions, shared, logs_resets, ended: None };
+        control.log_reset();
+        control
+    }
+
+    fn log_reset(&self) {
+        if self.logs_resets {
+            crate::cpu_log::registers(self.machine.vcpus());
+        }
     }
 
     /// Serves the inbox until the program shall end; returns its exit status.
@@ -78,7 +97,7 @@ impl Control {
             return Err(qapi::Error::generic("Resetting the Virtual Machine is required"));
         }
         self.change(RunState::Running);
-        self.events.emit(events::Resume);
+        self.shared.events.emit(events::Resume);
         log::VM_STATE_NOTIFY.emit(format_args!("running 1 reason 9 (running)"));
         self.machine.start();
         Ok(())
@@ -91,7 +110,7 @@ impl Control {
         }
         self.machine.stop();
         self.change(state);
-        self.events.emit(events::Stop);
+        self.shared.events.emit(events::Stop);
         log::VM_STATE_NOTIFY.emit(format_args!("running 0 reason {state:?}"));
     }
 
@@ -104,7 +123,8 @@ impl Control {
         }
         self.machine.stop();
         self.machine.reset();
-        self.events.emit(events::Reset { guest: cause.is_guest(), reason: cause });
+        self.log_reset();
+        self.shared.events.emit(events::Reset { guest: cause.is_guest(), reason: cause });
         if self.states.is_running() {
             self.machine.start();
         } else {
@@ -133,11 +153,11 @@ impl Control {
     pub fn powerdown(&mut self) {
         log::SYSTEM_POWERDOWN_REQUEST.emit(format_args!(""));
         self.machine.press_power_button();
-        self.events.emit(events::Powerdown);
+        self.shared.events.emit(events::Powerdown);
     }
 
     fn emit_shutdown(&self, cause: ShutdownCause) {
-        self.events.emit(events::Shutdown { guest: cause.is_guest(), reason: cause });
+        self.shared.events.emit(events::Shutdown { guest: cause.is_guest(), reason: cause });
     }
 
     fn guest_event(&mut self, event: GuestEvent) {
@@ -165,21 +185,21 @@ impl Control {
         let pauses = self.actions.shutdown == ShutdownAction::Pause;
         match self.actions.panic {
             PanicAction::Pause => {
-                self.events.emit(panicked(GuestPanicAction::Pause));
+                self.shared.events.emit(panicked(GuestPanicAction::Pause));
                 self.stop(RunState::GuestPanicked);
             }
             PanicAction::Shutdown if pauses => {
-                self.events.emit(panicked(GuestPanicAction::Pause));
+                self.shared.events.emit(panicked(GuestPanicAction::Pause));
                 self.stop(RunState::GuestPanicked);
             }
             PanicAction::Shutdown => self.end_by_panic(0),
             PanicAction::ExitFailure => self.end_by_panic(1),
-            PanicAction::None => self.events.emit(panicked(GuestPanicAction::Run)),
+            PanicAction::None => self.shared.events.emit(panicked(GuestPanicAction::Run)),
         }
     }
 
     fn end_by_panic(&mut self, status: i32) {
-        self.events.emit(events::GuestPanicked { action: GuestPanicAction::Poweroff, info: None });
+        self.shared.events.emit(events::GuestPanicked { action: GuestPanicAction::Poweroff, info: None });
         self.stop(RunState::GuestPanicked);
         self.end(ShutdownCause::GuestPanic, status);
     }
@@ -188,6 +208,7 @@ impl Control {
     fn change(&mut self, state: RunState) {
         let changed = self.states.change(state);
         assert!(changed.is_ok(), "the control thread's own transition is in the table: {changed:?}");
-        self.snapshot.set_state(state);
+        self.shared.snapshot.set_state(state);
+        self.shared.fd_sets.set_guest_runs(state == RunState::Running);
     }
 }

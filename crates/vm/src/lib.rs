@@ -7,6 +7,7 @@
 
 pub mod config;
 pub mod control;
+mod cpu_log;
 pub mod handlers;
 pub mod inbox;
 pub mod log;

@@ -178,17 +178,24 @@ impl LogConfig {
         self.items.contains(&item)
     }
 
+    /// Whether an item needs to follow the vCPUs' execution.
+    pub fn follows_cpu(&self) -> bool {
+        self.items.iter().any(|item| *item != LogItem::CpuReset)
+    }
+
     /// Opens the log and switches the events on.
     ///
     /// # Errors
     /// [`LogError::Open`].
     pub fn activate(&self) -> Result<(), LogError> {
         if let Some(path) = &self.file {
-            let file = File::create(path)
-                .map_err(|source| LogError::Open { path: path.display().to_string(), source })?;
+            let file =
+                File::create(path).map_err(|source| LogError::Open { path: path.display().to_string(), source })?;
             // A log that is set already stays: there is one for the process.
             let _ = LOG_FILE.set(Mutex::new(file));
         }
+        // A second program in one process keeps the first one's subscriber.
+        let _ = tracing::subscriber::set_global_default(Warnings);
         for event in TRACE_EVENTS {
             event.enabled.store(self.events.contains(&event.name), Ordering::Relaxed);
         }
@@ -200,9 +207,9 @@ impl LogConfig {
 fn glob(pattern: &str, name: &str) -> bool {
     match pattern.split_once('*') {
         None => pattern == name,
-        Some((head, tail)) => name.strip_prefix(head).is_some_and(|rest| {
-            (0..=rest.len()).any(|at| rest.get(at..).is_some_and(|rest| glob(tail, rest)))
-        }),
+        Some((head, tail)) => name
+            .strip_prefix(head)
+            .is_some_and(|rest| (0..=rest.len()).any(|at| rest.get(at..).is_some_and(|rest| glob(tail, rest)))),
     }
 }
 
@@ -215,6 +222,47 @@ pub fn write(arguments: Arguments<'_>) {
         Some(file) => file.lock().unwrap_or_else(PoisonError::into_inner).write_fmt(arguments),
         None => io::stderr().write_fmt(arguments),
     };
+}
+
+/// Shows what the libraries warn about on standard error.
+struct Warnings;
+
+impl tracing::Subscriber for Warnings {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        *metadata.level() <= tracing::Level::WARN
+    }
+
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        // Spans are not told apart: nobody reads them.
+        tracing::span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+
+    fn event(&self, event: &tracing::Event<'_>) {
+        let mut text = String::new();
+        event.record(&mut Text(&mut text));
+        eprintln!("warning: {}", text.trim_end());
+    }
+
+    fn enter(&self, _: &tracing::span::Id) {}
+
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+/// Writes an event's fields as text, its message without a name.
+struct Text<'a>(&'a mut String);
+
+impl tracing::field::Visit for Text<'_> {
+    fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn std::fmt::Debug) {
+        let text = match field.name() {
+            "message" => format!("{value:?} "),
+            name => format!("{name}={value:?} "),
+        };
+        self.0.push_str(&text);
+    }
 }
 
 /// The text of `-d help`.
@@ -242,10 +290,7 @@ mod tests {
         config.add_trace(Some("qemu_system_*"), None, None).expect("pattern");
         assert_eq!(config.events.len(), 3);
         config.add_items("int,trace:-*reset*,trace:runstate_set").expect("items");
-        assert_eq!(
-            config.events,
-            ["qemu_system_shutdown_request", "qemu_system_powerdown_request", "runstate_set"]
-        );
+        assert_eq!(config.events, ["qemu_system_shutdown_request", "qemu_system_powerdown_request", "runstate_set"]);
         assert!(config.has(LogItem::Interrupts) && !config.has(LogItem::Cpu));
         assert!(config.add_items("nope").is_err());
         assert!(config.add_trace(Some("nope*"), None, None).is_err());

@@ -12,9 +12,11 @@ use qmp::{ControlQueue, EventSink, MonitorOptions, Server, ServerOptions, Work};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::VmConfig;
-use crate::control::Control;
+use crate::control::{Control, SharedState};
+use crate::cpu_log;
 use crate::handlers;
 use crate::inbox::Inbox;
+use crate::log::{LogConfig, LogItem};
 use crate::snapshot::Snapshot;
 
 /// Why the program can't start.
@@ -117,7 +119,7 @@ impl Program {
     ///
     /// # Errors
     /// [`StartError`].
-    pub fn start(config: VmConfig) -> Result<Self, StartError> {
+    pub fn start(config: &VmConfig, log: &LogConfig) -> Result<Self, StartError> {
         let host = |what| move |source| StartError::Host { what, source };
         let inbox = Arc::new(Inbox::default());
         let monitor_thread = MonitorThread::start(&inbox).map_err(host("the monitor thread"))?;
@@ -128,7 +130,7 @@ impl Program {
             chardevs.add(spec)?;
         }
 
-        let snapshot = Arc::new(Snapshot::new(&config));
+        let snapshot = Arc::new(Snapshot::new(config));
         let events = EventSink::new(monitor_thread.handle.clone());
         let server = Server::new(ServerOptions {
             table: handlers::table(),
@@ -145,8 +147,10 @@ impl Program {
 
         let guest = Arc::clone(&inbox);
         let guest_events: GuestEvents = Arc::new(move |event| guest.guest_event(event));
-        let machine = Machine::new(config.machine, &|id| chardevs.attach(id), &guest_events)?;
-        let control = Control::new(machine, config.actions, events, snapshot);
+        let trace = log.follows_cpu().then(|| cpu_log::factory(log));
+        let machine = Machine::new(&config.machine, &|id| chardevs.attach(id), &guest_events, trace.as_deref())?;
+        let shared = SharedState { events, snapshot, fd_sets: server.fd_sets().clone() };
+        let control = Control::new(machine, config.actions, shared, log.has(LogItem::CpuReset));
         Ok(Self {
             inbox,
             control,

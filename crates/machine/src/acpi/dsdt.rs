@@ -159,10 +159,7 @@ fn isa_bridge(config: &AcpiConfig) -> Code {
 
 fn hpet() -> Code {
     let memory = code(&Memory32Fixed::new(true, board::HPET as u32, 0x400));
-    device(
-        "HPET",
-        &[hid("PNP0103"), name("_UID", &ZERO), name("_STA", &PRESENT), current_resources(&[memory])],
-    )
+    device("HPET", &[hid("PNP0103"), name("_UID", &ZERO), name("_STA", &PRESENT), current_resources(&[memory])])
 }
 
 /// An interrupt link device: it reads and writes one of the PIIX3's PIRQ routing registers (PIIX3 data sheet, 2.3.11):

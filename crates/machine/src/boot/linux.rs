@@ -144,8 +144,7 @@ pub fn plan(source: &BootSource, environment: &BootEnvironment) -> Result<BootPl
 fn copy_setup_header(zero_page: &mut [u8], image: &[u8]) -> Result<(), BootError> {
     let end = field::HEADER_MAGIC + usize::from(image[field::JUMP_LENGTH]);
     let end = end.min(field::E820_TABLE);
-    let header =
-        image.get(field::SETUP_SECTS..end).ok_or(BootError::Malformed("the set-up header is cut off"))?;
+    let header = image.get(field::SETUP_SECTS..end).ok_or(BootError::Malformed("the set-up header is cut off"))?;
     zero_page[field::SETUP_SECTS..end].copy_from_slice(header);
     Ok(())
 }

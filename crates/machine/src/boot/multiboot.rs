@@ -51,8 +51,7 @@ fn load_by_header(source: &BootSource, environment: &BootEnvironment, header: &H
     const DAMAGED: BootError = BootError::Malformed("the Multiboot header's addresses do not fit the file");
     let image = &source.kernel;
     let field = |index: usize| dword(image, header.offset + 12 + 4 * index).map(u64::from).ok_or(DAMAGED);
-    let [header_addr, load_addr, load_end, bss_end, entry] =
-        [field(0)?, field(1)?, field(2)?, field(3)?, field(4)?];
+    let [header_addr, load_addr, load_end, bss_end, entry] = [field(0)?, field(1)?, field(2)?, field(3)?, field(4)?];
     let start = (header.offset as u64 + load_addr).checked_sub(header_addr).ok_or(DAMAGED)?;
     let size = match load_end {
         0 => (image.len() as u64).checked_sub(start).ok_or(DAMAGED)?,

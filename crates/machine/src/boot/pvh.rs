@@ -60,11 +60,16 @@ pub fn plan(source: &BootSource, environment: &BootEnvironment) -> Result<BootPl
     }
     chunks.push(Chunk::owned(COMMAND_LINE, command_line));
 
-    let map: Vec<u8> = environment.e820.entries().iter().flat_map(|entry| {
-        let mut bytes = entry.to_bytes().to_vec();
-        bytes.extend([0; 4]);
-        bytes
-    }).collect();
+    let map: Vec<u8> = environment
+        .e820
+        .entries()
+        .iter()
+        .flat_map(|entry| {
+            let mut bytes = entry.to_bytes().to_vec();
+            bytes.extend([0; 4]);
+            bytes
+        })
+        .collect();
     let map_entries = environment.e820.entries().len() as u32;
     chunks.push(Chunk::owned(MEMORY_MAP, map));
 

@@ -15,7 +15,7 @@ use devices_isa::pvpanic::{CRASH_LOADED, Pvpanic};
 use devices_isa::uart16550::{PORT_COUNT, Uart16550};
 use memory::GuestAddress;
 
-use super::{Builder, Chardevs};
+use super::{Builder, Chardevs, Place};
 use crate::acpi::SerialPort;
 use crate::config::DeviceKind;
 use crate::e820::E820;
@@ -50,7 +50,7 @@ pub fn keyboard_and_gates(builder: &mut Builder<'_>) -> Result<A20Gate, MachineE
     let gate = A20Gate { open: Arc::new(AtomicBool::new(true)), vcpus: Arc::default() };
     let keyboard = I8042::new(builder.irq(1), builder.irq(12), gate.callback(), builder.reset_request());
     let ports = [(i8042::REGION_DATA, 0x60, 1), (i8042::REGION_COMMAND, 0x64, 1)];
-    builder.add_ports("pckbd", &DeviceCell::new(keyboard), &ports)?;
+    builder.add_ports("i8042", &DeviceCell::new(keyboard), &ports)?;
     let port92 = DeviceCell::new(Port92::new(gate.callback(), builder.reset_request()));
     builder.add_ports("port92", &port92, &[(0, 0x92, 1)])?;
     Ok(gate)
@@ -104,31 +104,32 @@ pub struct Extra {
 pub fn command_line_devices(builder: &mut Builder<'_>, chardevs: &Chardevs<'_>) -> Result<Extra, MachineError> {
     let mut extra = Extra::default();
     for device in &builder.config.devices {
+        let place = device.id.clone().map_or(Place::Anonymous, Place::Peripheral);
         match &device.kind {
             DeviceKind::IsaSerial { index, iobase, irq, chardev } => {
                 let chardev = Arc::new(chardevs(chardev)?);
                 let backend = Box::new(ChardevBackend(Arc::clone(&chardev)));
                 let uart = Uart16550::new(&builder.clock, builder.irq(*irq), backend);
                 serial::connect(&uart, &chardev);
-                let name = format!("serial{index}");
-                builder.add_ports(&name, &uart, &[(0, u64::from(*iobase), PORT_COUNT)])?;
+                builder.map_ports(&uart, &[(0, u64::from(*iobase), PORT_COUNT)])?;
+                builder.add("isa-serial", place, Arc::new(uart));
                 extra.serial_ports.push(SerialPort { number: index + 1, io: *iobase, irq: *irq });
             }
             DeviceKind::IsaDebugcon { iobase, readback, chardev } => {
                 let console = DebugConsole::new(*readback, serial::debug_output(chardevs(chardev)?));
-                add_single(builder, "debugcon", console, *iobase, 1)?;
+                add_single(builder, "isa-debugcon", place, console, *iobase, 1)?;
             }
             DeviceKind::IsaDebugExit { iobase, iosize } => {
                 let events = Arc::clone(&builder.events);
                 let exit = DebugExit::new(Box::new(move |status| events(GuestEvent::DebugExit(status))));
-                add_single(builder, "debugexit", exit, *iobase, u64::from(*iosize))?;
+                add_single(builder, "isa-debug-exit", place, exit, *iobase, u64::from(*iosize))?;
             }
             DeviceKind::Pvpanic { ioport, events: reported } => {
                 let events = Arc::clone(&builder.events);
                 let report = Box::new(move |event: u8| {
                     events(GuestEvent::Panicked { crash_loaded: event & CRASH_LOADED != 0 });
                 });
-                add_single(builder, "pvpanic", Pvpanic::new(*reported, report), *ioport, 1)?;
+                add_single(builder, "pvpanic", place, Pvpanic::new(*reported, report), *ioport, 1)?;
                 extra.pvpanic = Some(*ioport);
             }
         }
@@ -139,10 +140,14 @@ pub fn command_line_devices(builder: &mut Builder<'_>, chardevs: &Chardevs<'_>) 
 
 fn add_single<D: IoDevice>(
     builder: &mut Builder<'_>,
-    name: &str,
+    type_name: &'static str,
+    place: Place,
     device: D,
     port: u16,
     count: u64,
 ) -> Result<(), MachineError> {
-    builder.add_ports(name, &DeviceCell::new(device), &[(0, u64::from(port), count)])
+    let cell = DeviceCell::new(device);
+    builder.map_ports(&cell, &[(0, u64::from(port), count)])?;
+    builder.add(type_name, place, Arc::new(cell));
+    Ok(())
 }

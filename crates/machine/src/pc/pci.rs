@@ -13,7 +13,7 @@ use devices_pci::shadow::ShadowRam;
 use devices_pci::{Address, PciBus, Window, bus};
 use memory::{AddressSpace, SpaceKind};
 
-use super::Builder;
+use super::{Builder, Place};
 use crate::event::GuestEvent;
 use crate::machine::MachineError;
 
@@ -35,11 +35,11 @@ pub fn build(builder: &mut Builder<'_>) -> Result<Chipset, MachineError> {
     let memory = Arc::clone(&builder.memory);
     let bus = PciBus::new(memory, Arc::clone(&builder.ports), router.inputs(), bus::i440fx_swizzle);
     let mechanism = DeviceCell::new(ConfigMechanism::new(Arc::clone(&bus), builder.reset_request()));
-    builder.add_ports("PCIHost", &mechanism, &[(REGION_ADDRESS, 0xcf8, 4), (REGION_DATA, 0xcfc, 4)])?;
+    builder.add_ports("i440FX-pcihost", &mechanism, &[(REGION_ADDRESS, 0xcf8, 4), (REGION_DATA, 0xcfc, 4)])?;
 
     let host_bridge = host_bridge(builder)?;
-    builder.add("I440FX", bus.attach(HOST_BRIDGE, host_bridge, Vec::new())?);
-    builder.add("PIIX3", bus.attach(ISA_BRIDGE, Piix3::new(router), Vec::new())?);
+    builder.add("i440FX", Place::Board, bus.attach(HOST_BRIDGE, host_bridge, Vec::new())?);
+    builder.add("PIIX3", Place::Board, bus.attach(ISA_BRIDGE, Piix3::new(router), Vec::new())?);
     let power_management = power_management(builder, &bus)?;
     Ok(Chipset { bus, power_management })
 }
@@ -73,7 +73,7 @@ fn power_management(builder: &mut Builder<'_>, bus: &PciBus) -> Result<DeviceCel
         backing: pm.region(acpi_pm::REGION_PM),
     };
     let function = Piix4Pm::new(Arc::new(AtomicBool::new(false)));
-    builder.add("PIIX4_PM", bus.attach(POWER_MANAGEMENT, function, vec![window])?);
+    builder.add("PIIX4_PM", Place::Board, bus.attach(POWER_MANAGEMENT, function, vec![window])?);
     builder.add_ports("acpi_pm", &pm, &[(acpi_pm::REGION_GPE0, 0xafe0, 4), (acpi_pm::REGION_APM, 0xb2, 2)])?;
     Ok(pm)
 }
@@ -91,6 +91,7 @@ impl Chipset {
         }
         self.bus.write_config(POWER_MANAGEMENT, 0x40, AccessSize::Dword, 0x601);
         byte(POWER_MANAGEMENT, 0x80, 1);
+        self.bus.write_config(POWER_MANAGEMENT, 0x90, AccessSize::Dword, 0x701);
         byte(POWER_MANAGEMENT, 0x3c, 9);
     }
 }

@@ -15,7 +15,7 @@ pub struct Driver {
     pub description: &'static str,
     /// Its properties, for the help.
     pub properties: &'static [(&'static str, &'static str)],
-    build: fn(&mut Values<'_>, &mut Vec<DeviceConfig>) -> Result<DeviceKind, CliError>,
+    build: fn(&mut Values<'_>, &[DeviceConfig]) -> Result<DeviceKind, CliError>,
 }
 
 /// All the drivers, by bus family.
@@ -50,7 +50,10 @@ pub const DRIVERS: &[Driver] = &[
     Driver {
         name: "pvpanic",
         description: "the guest's way to report a crash",
-        properties: &[("ioport", "I/O port (default 0x505)"), ("events", "events that the guest may report (default 3)")],
+        properties: &[
+            ("ioport", "I/O port (default 0x505)"),
+            ("events", "events that the guest may report (default 3)"),
+        ],
         build: pvpanic,
     },
 ];
@@ -72,13 +75,14 @@ pub fn settings(arguments: &[Argument<'_>], character: &Character) -> Result<Vec
         let Some((iobase, irq)) = SERIAL_PORTS.get(index).copied() else {
             return Err(CliError::plain("max 4 ISA serial ports are supported"));
         };
-        devices.push(DeviceConfig { id: None, kind: DeviceKind::IsaSerial { index: index as u8, iobase, irq, chardev } });
+        devices
+            .push(DeviceConfig { id: None, kind: DeviceKind::IsaSerial { index: index as u8, iobase, irq, chardev } });
     }
     for argument in all(arguments, "device") {
         let mut values = Values::parse(*argument, Some("driver"))?;
         let name = values.required("driver")?;
-        let driver = driver(&name)
-            .ok_or_else(|| argument.error(format!("'{name}' is not a valid device model name")))?;
+        let driver =
+            driver(&name).ok_or_else(|| argument.error(format!("'{name}' is not a valid device model name")))?;
         for global in globals.iter().filter(|global| global.driver == name) {
             values.add_default(&global.property, &global.value);
         }
@@ -87,7 +91,7 @@ pub fn settings(arguments: &[Argument<'_>], character: &Character) -> Result<Vec
         if let Some(id) = &id {
             check_id(argument, id, &devices)?;
         }
-        let kind = (driver.build)(&mut values, &mut devices)?;
+        let kind = (driver.build)(&mut values, &devices)?;
         values.finish()?;
         check_chardev(argument, driver, &kind, character)?;
         devices.push(DeviceConfig { id, kind });
@@ -126,24 +130,27 @@ fn port(values: &mut Values<'_>, key: &str, default: u16) -> Result<u16, CliErro
     Ok(values.number(key, 0xffff)?.map_or(default, |port| port as u16))
 }
 
-fn isa_serial(values: &mut Values<'_>, devices: &mut Vec<DeviceConfig>) -> Result<DeviceKind, CliError> {
+fn isa_serial(values: &mut Values<'_>, devices: &[DeviceConfig]) -> Result<DeviceKind, CliError> {
     let taken = |index: u8| {
-        devices.iter().any(|device| matches!(&device.kind, DeviceKind::IsaSerial { index: other, .. } if *other == index))
+        devices
+            .iter()
+            .any(|device| matches!(&device.kind, DeviceKind::IsaSerial { index: other, .. } if *other == index))
     };
     let index = match values.number("index", 3)? {
         Some(index) => index as u8,
-        None => (0..4).find(|index| !taken(*index)).ok_or_else(|| {
-            values.error("Max. supported number of ISA serial ports is 4.")
-        })?,
+        None => (0..4)
+            .find(|index| !taken(*index))
+            .ok_or_else(|| values.error("Max. supported number of ISA serial ports is 4."))?,
     };
     let (default_port, default_irq) = SERIAL_PORTS[usize::from(index)];
     let iobase = port(values, "iobase", default_port)?;
     let irq = values.number("irq", 15)?.map_or(default_irq, |irq| irq as u8);
-    let chardev = values.text("chardev")?.ok_or_else(|| values.error("Can't create serial device, empty char device"))?;
+    let chardev =
+        values.text("chardev")?.ok_or_else(|| values.error("Can't create serial device, empty char device"))?;
     Ok(DeviceKind::IsaSerial { index, iobase, irq, chardev })
 }
 
-fn isa_debugcon(values: &mut Values<'_>, _: &mut Vec<DeviceConfig>) -> Result<DeviceKind, CliError> {
+fn isa_debugcon(values: &mut Values<'_>, _: &[DeviceConfig]) -> Result<DeviceKind, CliError> {
     let iobase = port(values, "iobase", 0xe9)?;
     let readback = values.number("readback", 0xff)?.map_or(0xe9, |value| value as u8);
     let chardev =
@@ -151,7 +158,7 @@ fn isa_debugcon(values: &mut Values<'_>, _: &mut Vec<DeviceConfig>) -> Result<De
     Ok(DeviceKind::IsaDebugcon { iobase, readback, chardev })
 }
 
-fn isa_debug_exit(values: &mut Values<'_>, _: &mut Vec<DeviceConfig>) -> Result<DeviceKind, CliError> {
+fn isa_debug_exit(values: &mut Values<'_>, _: &[DeviceConfig]) -> Result<DeviceKind, CliError> {
     let iobase = port(values, "iobase", 0x501)?;
     let iosize = port(values, "iosize", 2)?;
     if iosize == 0 {
@@ -160,7 +167,7 @@ fn isa_debug_exit(values: &mut Values<'_>, _: &mut Vec<DeviceConfig>) -> Result<
     Ok(DeviceKind::IsaDebugExit { iobase, iosize })
 }
 
-fn pvpanic(values: &mut Values<'_>, devices: &mut Vec<DeviceConfig>) -> Result<DeviceKind, CliError> {
+fn pvpanic(values: &mut Values<'_>, devices: &[DeviceConfig]) -> Result<DeviceKind, CliError> {
     if devices.iter().any(|device| matches!(device.kind, DeviceKind::Pvpanic { .. })) {
         return Err(values.error("there is a pvpanic device already"));
     }

@@ -5,10 +5,10 @@ use std::fmt::Write as _;
 use machine::config::MACHINE_TYPES;
 use x86::model::CpuModel;
 
+use super::CliError;
 use super::arguments::{Argument, given, last};
 use super::devices::{self, DRIVERS};
 use super::options::OPTIONS;
-use super::CliError;
 
 /// The text that the command line asks for, if it asks for one.
 pub fn requested(arguments: &[Argument<'_>]) -> Result<Option<String>, CliError> {
@@ -59,7 +59,8 @@ fn usage() -> String {
     let mut text = version();
     text.push_str("usage: ouzel [options]\n\n");
     for option in OPTIONS {
-        let names = option.alias.map_or_else(|| format!("-{}", option.name), |alias| format!("-{} or -{alias}", option.name));
+        let names =
+            option.alias.map_or_else(|| format!("-{}", option.name), |alias| format!("-{} or -{alias}", option.name));
         let argument = option.argument.unwrap_or_default();
         // Writing to a String can't fail.
         let _ = writeln!(text, "{names} {argument}\n                {}", option.help);

@@ -154,7 +154,9 @@ fn complete_topology(
     let total = maxcpus.or(cpus);
     let (sockets, cores) = match (sockets, cores, total) {
         (Some(sockets), Some(cores), _) => (sockets, cores),
-        (None, Some(cores), Some(total)) => ((u64::from(total) / product([dies, cores, threads, 1])).max(1) as u32, cores),
+        (None, Some(cores), Some(total)) => {
+            ((u64::from(total) / product([dies, cores, threads, 1])).max(1) as u32, cores)
+        }
         (None, Some(cores), None) => (1, cores),
         (Some(sockets), None, Some(total)) => {
             (sockets, (u64::from(total) / product([sockets, dies, threads, 1])).max(1) as u32)

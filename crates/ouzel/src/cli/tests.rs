@@ -53,7 +53,9 @@ fn topology_follows_from_what_is_given() {
         assert_eq!((machine.cpus, found), (cpus, [sockets, dies, cores, threads]), "{line}");
     }
     assert!(error("-smp cpus=4,cores=3").starts_with("Invalid CPU topology: product of the hierarchy must match"));
-    assert!(error("-smp 2,maxcpus=1").starts_with("Invalid CPU topology: maxcpus must be equal to or greater than smp"));
+    assert!(
+        error("-smp 2,maxcpus=1").starts_with("Invalid CPU topology: maxcpus must be equal to or greater than smp")
+    );
     assert!(error("-smp 300").starts_with("Invalid SMP CPUs 300."));
 }
 
@@ -82,7 +84,7 @@ fn monitors_and_serial_ports_share_named_character_devices() {
 
 #[test]
 fn global_sets_a_default_that_the_device_may_override() {
-    use machine::config::DeviceKind;
+    use ::machine::config::DeviceKind;
     let iobase = |line: &str| match run(line).vm.machine.devices[0].kind {
         DeviceKind::IsaDebugExit { iobase, .. } => iobase,
         ref other => panic!("{other:?}"),

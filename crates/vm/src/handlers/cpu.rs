@@ -1,7 +1,7 @@
 //! The vCPUs.
 
-use ::machine::Machine;
 use ::machine::CpuSlot;
+use ::machine::Machine;
 use qapi::Error;
 use qapi::cpu::{
     CpuDefinitionInfo, CpuInfo, CpuInfoDetail, CpuInfoFast, CpuInfoFastTarget, CpuInfoX86, CpuInstanceProperties,
@@ -16,9 +16,7 @@ use super::Table;
 /// The commands of this subject.
 pub fn register(table: &mut Table) {
     table.register::<QueryCpusFast>(|control, _, _| Ok(cpus_fast(control.machine())));
-    table.register::<QueryCpus>(|control, context, _| {
-        Ok(cpus(control.machine(), context.default_cpu().unwrap_or(0)))
-    });
+    table.register::<QueryCpus>(|control, context, _| Ok(cpus(control.machine(), context.default_cpu().unwrap_or(0))));
     table.register::<SelectCpu>(|control, context, arguments| {
         let index = u32::try_from(arguments.index).ok();
         let index = index.filter(|index| control.machine().cpu(*index as usize).is_some());
@@ -48,7 +46,7 @@ fn present(machine: &Machine) -> impl Iterator<Item = (usize, &CpuSlot, i64)> {
 fn cpus_fast(machine: &Machine) -> Vec<CpuInfoFast> {
     let info = |(index, slot, thread_id): (usize, &CpuSlot, i64)| CpuInfoFast {
         cpu_index: index as i64,
-        qom_path: slot.path.clone(),
+        qom_path: slot.path.clone().unwrap_or_default(),
         thread_id,
         props: Some(properties(slot)),
         target: CpuInfoFastTarget::Other(SysEmuTarget::X86_64),
@@ -68,7 +66,7 @@ fn cpus(machine: &Machine, current: u32) -> Vec<CpuInfo> {
             cpu: index as i64,
             current: index == current as usize,
             halted,
-            qom_path: slot.path.clone(),
+            qom_path: slot.path.clone().unwrap_or_default(),
             thread_id,
             props: Some(properties(slot)),
             // QMP has no unsigned 64-bit type here: kernel addresses are negative numbers, as in QEMU.
@@ -80,13 +78,13 @@ fn cpus(machine: &Machine, current: u32) -> Vec<CpuInfo> {
 
 /// All possible vCPUs, the last one first.
 fn slots(machine: &Machine) -> Vec<HotpluggableCPU> {
-    let slot = |(index, slot): (usize, &CpuSlot)| HotpluggableCPU {
+    let slot = |slot: &CpuSlot| HotpluggableCPU {
         r#type: machine.cpu_type().to_owned(),
         vcpus_count: 1,
         props: properties(slot),
-        qom_path: machine.cpu(index).map(|_| slot.path.clone()),
+        qom_path: slot.path.clone(),
     };
-    machine.cpu_slots().iter().enumerate().rev().map(slot).collect()
+    machine.cpu_slots().iter().rev().map(slot).collect()
 }
 
 fn definitions() -> Vec<CpuDefinitionInfo> {
@@ -95,9 +93,9 @@ fn definitions() -> Vec<CpuDefinitionInfo> {
         .into_iter()
         .map(|entry| {
             let model = CpuModel::parse(&entry.name, &host).ok().map(|(model, _)| model);
-            let unavailable = model.as_ref().map(|model| {
-                model.unavailable().iter().map(|feature| feature.name().to_owned()).collect::<Vec<_>>()
-            });
+            let unavailable = model
+                .as_ref()
+                .map(|model| model.unavailable().iter().map(|feature| feature.name().to_owned()).collect::<Vec<_>>());
             CpuDefinitionInfo {
                 typename: format!("{}-x86_64-cpu", entry.name),
                 migration_safe: Some(entry.migration_safe),

@@ -3,8 +3,8 @@
 use ::machine::config::{MACHINE_TYPES, MAX_VCPUS};
 use qapi::control::QueryVersion;
 use qapi::machine::{
-    KvmInfo, MachineInfo, NameInfo, QueryCommandLineOptions, QueryKvm, QueryMachines, QueryName, QueryTarget, QueryUuid,
-    SysEmuTarget, TargetInfo, UuidInfo,
+    KvmInfo, MachineInfo, NameInfo, QueryCommandLineOptions, QueryKvm, QueryMachines, QueryName, QueryTarget,
+    QueryUuid, SysEmuTarget, TargetInfo, UuidInfo,
 };
 
 use super::Table;

@@ -48,12 +48,7 @@ fn in_background(reply: Reply<()>, work: impl FnOnce() -> Result<(), Error> + Se
 }
 
 /// Writes `size` bytes of guest memory from `start` to a new file. `read` says whether the bytes are there.
-fn save(
-    filename: &str,
-    start: i64,
-    size: i64,
-    read: impl Fn(u64, &mut [u8]) -> bool,
-) -> Result<(), Error> {
+fn save(filename: &str, start: i64, size: i64, read: impl Fn(u64, &mut [u8]) -> bool) -> Result<(), Error> {
     let could_not_open = |error: &io::Error| Error::generic(format!("Could not open '{filename}': {}", reason(error)));
     let mut file = File::create(filename).map_err(|error| could_not_open(&error))?;
     // Addresses are 64 bits wide; QMP's integers give the upper half as negative numbers.
@@ -68,8 +63,9 @@ fn save(
         if !read(at, &mut buffer[..piece]) {
             return Err(Error::generic(format!("Invalid addr 0x{start:016x}/size {size} specified")));
         }
-        file.write_all(&buffer[..piece])
-            .map_err(|error| Error::generic(format!("writing memory to file '{filename}' failed: {}", reason(&error))))?;
+        file.write_all(&buffer[..piece]).map_err(|error| {
+            Error::generic(format!("writing memory to file '{filename}' failed: {}", reason(&error)))
+        })?;
         done += piece as u64;
     }
     Ok(())

@@ -1,9 +1,7 @@
 //! Starting, stopping, resetting and ending.
 
-use qapi::run_state::{
-    Cont, InjectNmi, QueryStatus, RunState, ShutdownCause, Stop, SystemPowerdown, SystemReset,
-};
 use qapi::control::Quit;
+use qapi::run_state::{Cont, InjectNmi, QueryStatus, RunState, ShutdownCause, Stop, SystemPowerdown, SystemReset};
 
 use super::Table;
 
