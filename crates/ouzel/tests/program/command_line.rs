@@ -146,7 +146,7 @@ fn smp_with_topology_gives_that_many_processors() {
 }
 
 #[test]
-fn options_that_libvirt_gives_for_every_machine_are_accepted() {
+fn options_as_libvirt_spells_them_are_accepted() {
     let mut machine = Setup::bare()
         .monitors(1)
         .args([
@@ -161,8 +161,6 @@ fn options_that_libvirt_gives_for_every_machine_are_accepted() {
             "qemu64",
             "-m",
             "size=131072k",
-            "-overcommit",
-            "mem-lock=off",
             "-smp",
             "1,sockets=1,cores=1,threads=1",
             "-display",

@@ -352,6 +352,15 @@ fn memsave_goes_through_the_processor_s_address_translation() {
 }
 
 #[test]
+fn memsave_takes_the_documents_name_of_its_processor_too() {
+    // The text of 2016 says `cpu`, its schema `cpu-index`: both are accepted.
+    let (machine, mut session) = hello(&["-smp", "2"]);
+    let file = machine.file("memory");
+    session.run("memsave", json!({"val": 0x20_0000, "size": 8, "filename": file, "cpu": 1}));
+    assert_eq!(fs::read(&file).expect("the file"), b"O0uzel!!");
+}
+
+#[test]
 fn memory_save_errors_say_what_is_wrong() {
     let (machine, mut session) = paused();
     let file = machine.file("memory");

@@ -222,8 +222,8 @@ const NEGOTIATED: &[Case] = &[
         &[r#"{"error": {"class": "GenericError", "desc": "Parameter 'size' is missing"}}"#],
     ),
     (
-        b"{\"execute\":\"memsave\",\"arguments\":{\"val\":10,\"size\":100,\"filename\":\"/tmp/m\",\"cpu\":0}}\n",
-        &[r#"{"error": {"class": "GenericError", "desc": "Parameter 'cpu' is unexpected"}}"#],
+        b"{\"execute\":\"memsave\",\"arguments\":{\"val\":10,\"size\":100,\"filename\":\"/nonexistent/m\",\"node\":0}}\n",
+        &[r#"{"error": {"class": "GenericError", "desc": "Parameter 'node' is unexpected"}}"#],
     ),
     (
         b"{\"execute\":\"qmp_capabilities\"}\n",

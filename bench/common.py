@@ -1,0 +1,53 @@
+"""What the measurements share: programs in turn, medians of five, ratios to QEMU."""
+import os
+import statistics
+import subprocess
+import sys
+
+REPOSITORY = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+MACHINE = os.path.join(REPOSITORY, "..", "shared", "bench", "machine")
+
+
+def target():
+    """Where cargo puts what it builds."""
+    return os.environ.get("CARGO_TARGET_DIR", os.path.join(REPOSITORY, "target"))
+
+
+def arguments(parser):
+    """The options that every script has."""
+    parser.add_argument("program", nargs="?", default=os.path.join(target(), "release/ouzel"), help="the emulator to measure")
+    parser.add_argument("--qemu", default="qemu-system-x86_64", help="what it is compared with")
+    parser.add_argument("--rounds", type=int, default=5, help="measurements of each, in turn")
+    return parser
+
+
+def compiled(name):
+    """A measuring program of ../shared/bench/machine, compiled into the target directory."""
+    source = os.path.join(MACHINE, name + ".c")
+    if not os.path.exists(source):
+        sys.exit(f"{source} is missing: the measuring programs are beside the repository")
+    program = os.path.join(target(), "bench", name)
+    os.makedirs(os.path.dirname(program), exist_ok=True)
+    if not os.path.exists(program) or os.path.getmtime(program) < os.path.getmtime(source):
+        subprocess.run(["cc", "-O2", "-w", "-o", program, source], check=True)
+    return program
+
+
+def in_turn(rounds, programs, measure):
+    """`measure` gives figures by name; both programs in turn, the first a warm-up. Medians by program and name."""
+    found = {program: [] for program in programs}
+    for number in range(rounds + 1):
+        for program in programs:
+            figures = measure(program)
+            if number > 0:
+                found[program].append(figures)
+    return {program: {name: statistics.median(run[name] for run in runs) for name in runs[0]} for program, runs in found.items()}
+
+
+def table(medians, programs):
+    """Prints the medians and the ratios of the first program to the second."""
+    ours, theirs = (medians[program] for program in programs)
+    print(f"{'':28}{os.path.basename(programs[0]):>16}{os.path.basename(programs[1])[:18]:>20}{'ratio':>10}")
+    for name in ours:
+        ratio = ours[name] / theirs[name] if theirs[name] else float("nan")
+        print(f"{name:28}{ours[name]:16.2f}{theirs[name]:20.2f}{ratio:10.3f}")
