@@ -24,8 +24,14 @@ impl rustyline::completion::Candidate for Candidate {
     }
 }
 
-fn plain(text: &str) -> Candidate {
+/// A word that goes on.
+fn begun(text: &str) -> Candidate {
     Candidate { shown: text.to_owned(), text: text.to_owned() }
+}
+
+/// A word that is complete; a space ends it.
+fn whole(text: &str) -> Candidate {
+    Candidate { shown: text.to_owned(), text: format!("{text} ") }
 }
 
 /// What the word that ends at the end of `line` can become, with where the part starts that is
@@ -39,12 +45,12 @@ pub(crate) fn complete(model: &Model, line: &str) -> (usize, Vec<Candidate>) {
         return nothing;
     };
     let Some((command, words)) = words.split_first() else {
-        return (start, fitting(commands(model).chain(OWN.map(plain)), word));
+        return (start, fitting(commands(model).chain(OWN.map(whole)), word));
     };
     match (command.text.as_str(), words) {
-        ("help" | "?", []) => (start, fitting(commands(model).chain(model.events().map(plain)), word)),
+        ("help" | "?", []) => (start, fitting(commands(model).chain(model.events().map(whole)), word)),
         ("help" | "?", [command]) => argument(model, &command.text, &[], start, word),
-        ("events", []) => (start, fitting(["on", "off"].map(plain).into_iter(), word)),
+        ("events", []) => (start, fitting(["on", "off"].map(whole).into_iter(), word)),
         (command, words) => argument(model, command, words, start, word),
     }
 }
@@ -53,7 +59,7 @@ pub(crate) fn complete(model: &Model, line: &str) -> (usize, Vec<Candidate>) {
 const OWN: [&str; 3] = ["events", "exit", "help"];
 
 fn commands(model: &Model) -> impl Iterator<Item = Candidate> {
-    model.commands().map(plain)
+    model.commands().map(whole)
 }
 
 fn fitting(candidates: impl Iterator<Item = Candidate>, start: &str) -> Vec<Candidate> {
@@ -79,7 +85,9 @@ fn argument(model: &Model, command: &str, words: &[Word], start: usize, word: &s
         // Of a list, the last element is completed.
         let at = value.rfind(',').filter(|_| is_list).map_or(0, |at| at + 1);
         let part = value.get(at..).unwrap_or_default();
-        return (start + key.len() + 1 + at, fitting(values(model, &forms).into_iter(), part));
+        let candidate = |value: &str| if is_list { begun(value) } else { whole(value) };
+        let candidates = values(model, &forms).into_iter().map(candidate);
+        return (start + key.len() + 1 + at, fitting(candidates, part));
     }
     let (parent, part) = word.rsplit_once('.').unwrap_or(("", word));
     let path: Vec<&str> = if parent.is_empty() { Vec::new() } else { parent.split('.').collect() };
@@ -101,7 +109,7 @@ fn argument(model: &Model, command: &str, words: &[Word], start: usize, word: &s
             }
             Form::Array(element) => {
                 let places = places(&used, &prefix).into_iter().map(|at| at.to_string());
-                found.extend(places.flat_map(|at| ends(model, element, &at)).map(|text| plain(&text)));
+                found.extend(places.flat_map(|at| ends(model, element, &at)).map(|text| begun(&text)));
             }
             _ => {}
         }
@@ -112,7 +120,7 @@ fn argument(model: &Model, command: &str, words: &[Word], start: usize, word: &s
 /// A member as it goes on in the line; optional ones are shown in brackets.
 fn keys(model: &Model, member: &SchemaInfoObjectMember) -> Vec<Candidate> {
     let candidate = |text: String| {
-        let ty = if text.ends_with('=') { model.type_name(&member.r#type) } else { "...".to_owned() };
+        let ty = if text.ends_with('=') { model.type_name(&member.r#type) } else { "*".to_owned() };
         let shown = if member.default.is_some() { format!("[{text}{ty}]") } else { format!("{text}{ty}") };
         Candidate { shown, text }
     };
@@ -152,13 +160,13 @@ fn places(used: &BTreeSet<&str>, prefix: &str) -> BTreeSet<usize> {
 }
 
 /// The values that can be listed.
-fn values(model: &Model, forms: &[Form<'_>]) -> Vec<Candidate> {
+fn values<'m>(model: &'m Model, forms: &[Form<'m>]) -> Vec<&'m str> {
     let mut found = Vec::new();
     for form in forms {
         match form {
-            Form::Flag => found.extend(["true", "false"].map(plain)),
-            Form::Null => found.push(plain("null")),
-            Form::Enum(values) => found.extend(values.iter().map(|value| plain(&value.name))),
+            Form::Flag => found.extend(["true", "false"]),
+            Form::Null => found.push("null"),
+            Form::Enum(values) => found.extend(values.iter().map(|value| value.name.as_str())),
             Form::Array(element) => {
                 let flat = types::forms(model, element);
                 let flat: Vec<_> = flat.into_iter().filter(|form| !matches!(form, Form::Array(_))).collect();
@@ -186,12 +194,12 @@ mod tests {
 
     #[test]
     fn first_word_becomes_a_command() {
-        check("", 0, &["events", "exit", "help", "x-draw", "x-try"]);
-        check("x-", 0, &["x-draw", "x-try"]);
-        check("  x-t", 2, &["x-try"]);
-        check("help x-t", 5, &["x-try"]);
-        check("help S", 5, &["STOP"]);
-        check("events o", 7, &["off", "on"]);
+        check("", 0, &["events ", "exit ", "help ", "x-draw ", "x-try "]);
+        check("x-", 0, &["x-draw ", "x-try "]);
+        check("  x-t", 2, &["x-try "]);
+        check("help x-t", 5, &["x-try "]);
+        check("help S", 5, &["STOP "]);
+        check("events o", 7, &["off ", "on "]);
     }
 
     #[test]
@@ -221,12 +229,12 @@ mod tests {
 
     #[test]
     fn values_are_listed_where_there_is_a_list() {
-        check("x-draw type=", 12, &["circle", "line"]);
-        check("x-draw fill.shade=r", 18, &["red", "rose"]);
+        check("x-draw type=", 12, &["circle ", "line "]);
+        check("x-draw fill.shade=r", 18, &["red ", "rose "]);
         check("x-draw shades=red,b", 18, &["blue"]);
-        check("x-try flag=", 11, &["false", "true"]);
+        check("x-try flag=", 11, &["false ", "true "]);
         check("x-try number=", 13, &[]);
-        check("x-try either=", 13, &["null"]);
+        check("x-try either=", 13, &["null "]);
     }
 
     #[test]

@@ -32,16 +32,21 @@ pub(crate) fn overview(model: &Model, style: Style) -> String {
 
 fn columns(text: &mut String, title: &str, names: &[&str], style: Style) {
     _ = writeln!(text, "{title}");
-    let width = names.iter().map(|name| name.len()).max().unwrap_or_default() + 2;
-    let per_line = ((WIDTH - 2) / width).max(1);
-    let rows = names.len().div_ceil(per_line);
+    let widths = |rows: usize| -> Vec<usize> {
+        let width = |column: &[&str]| column.iter().map(|name| name.len() + 2).max().unwrap_or_default();
+        names.chunks(rows).map(width).collect()
+    };
+    // As few rows as fit; in one column everything does.
+    let fits = |rows: &usize| widths(*rows).iter().sum::<usize>() <= WIDTH;
+    let rows = (1..names.len()).find(fits).unwrap_or(names.len().max(1));
+    let widths = widths(rows);
     for row in 0..rows {
-        text.push(' ');
-        for name in names.iter().skip(row).step_by(rows.max(1)) {
-            let padding = " ".repeat(width - name.len());
-            _ = write!(text, " {}{padding}", style.paint(Paint::Name, name));
+        let line = names.iter().skip(row).step_by(rows).zip(&widths);
+        let mut padding = 0;
+        for (name, width) in line {
+            _ = write!(text, "{}  {}", " ".repeat(padding), style.paint(Paint::Name, name));
+            padding = width.saturating_sub(name.len() + 2);
         }
-        text.truncate(text.trim_end_matches(' ').len());
         text.push('\n');
     }
 }
