@@ -21,7 +21,6 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::ToSocketAddrs;
 use std::os::fd::BorrowedFd;
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -326,15 +325,6 @@ impl Client {
         let stream = stream::connect(address, options);
         let stream = stream.map_err(|source| ClientError::Connect { address: address.to_string(), source })?;
         Self::from_stream(stream, options)
-    }
-
-    /// Starts on an open unix socket, with commands out of band if the server offers them.
-    ///
-    /// # Errors
-    /// As [`Client::connect_unix`].
-    pub fn from_unix(stream: UnixStream) -> Result<Self, ClientError> {
-        let options = ClientOptions { negotiation: Negotiation::Oob, ..ClientOptions::default() };
-        Self::from_stream(stream, &options)
     }
 
     /// Reads the greeting from an open connection, and negotiates.
