@@ -36,7 +36,7 @@ pub fn run_demo() -> Outcome {
     let _ = fs::remove_dir_all(&directory);
     fs::create_dir_all(&directory).map_err(|error| format!("{}: {error}", directory.display()))?;
     let mut machine = Machine::start(&program, &scene, &directory)?;
-    let result = boot(&mut machine, &scene).and_then(|()| session(&mut machine, &scene));
+    let result = boot(&mut machine, &scene).and_then(|()| session(&mut machine));
     if let Err(error) = result {
         return Err(format!("{error}\n{}", machine.story()));
     }
@@ -52,8 +52,6 @@ struct Scene {
     title: &'static str,
     arguments: Vec<String>,
     ready: &'static str,
-    /// Guest-physical address of something worth looking at, and what it is.
-    memory: (u64, &'static str),
 }
 
 impl Scene {
@@ -75,13 +73,11 @@ impl Scene {
                     "console=ttyS0 ouzel.run=loop,md5,button,poweroff".into(),
                 ],
                 ready: "BUTTON-WAIT",
-                memory: (0x100_0000, "the kernel's first instructions"),
             },
             _ => Self {
                 title: "a bare-metal guest (there is no Linux kernel to be had here)",
                 arguments: vec!["-m".into(), "64".into(), "-kernel".into(), path(&guests.bare("hello"))],
                 ready: "Hello from a bare-metal guest.",
-                memory: (0x20_0000, "what the guest wrote"),
             },
         }
     }
@@ -185,7 +181,7 @@ fn show_event(client: &mut Client, name: &str) -> Outcome<Value> {
     Ok(event["data"].clone())
 }
 
-fn session(machine: &mut Machine, scene: &Scene) -> Outcome {
+fn session(machine: &mut Machine) -> Outcome {
     step("a QMP session with the running guest");
     let none = json!({});
     let (mut client, greeting) = Client::connect(&machine.directory.join("qmp"))?;
@@ -199,12 +195,11 @@ fn session(machine: &mut Machine, scene: &Scene) -> Outcome {
     expect("the status", &status["status"], &json!("paused"))?;
     let cpus =
         show(&mut client, "Where is each processor? (old spelling, with the program counter)", "query-cpus", &none)?;
+    let counter = |cpu: &Value| cpu["pc"].as_i64().ok_or("query-cpus gives no program counter");
     for cpu in cpus.as_array().into_iter().flatten() {
-        let counter = cpu["pc"].as_u64().or_else(|| cpu["pc"].as_i64().map(i64::cast_unsigned));
-        let counter = counter.ok_or("query-cpus gives no program counter")?;
-        println!("   processor {}: program counter {counter:#018x}, halted: {}", cpu["CPU"], cpu["halted"]);
+        println!("   processor {}: program counter {:#018x}, halted: {}", cpu["CPU"], counter(cpu)?, cpu["halted"]);
     }
-    show_memory(machine, &mut client, scene)?;
+    show_memory(machine, &mut client, counter(&cpus[0])?)?;
     show(&mut client, "Go on.", "cont", &none)?;
     show_event(&mut client, "RESUME")?;
     show(&mut client, "Press the power button; the guest shuts itself down.", "system_powerdown", &none)?;
@@ -223,20 +218,20 @@ fn session(machine: &mut Machine, scene: &Scene) -> Outcome {
     if status.success() { Ok(()) } else { Err(format!("the emulator ended with {status}")) }
 }
 
-fn show_memory(machine: &Machine, client: &mut Client, scene: &Scene) -> Outcome {
-    let (address, what) = scene.memory;
+fn show_memory(machine: &Machine, client: &mut Client, address: i64) -> Outcome {
+    const SIZE: usize = 32;
     let file = machine.directory.join("memory");
-    let arguments = json!({ "val": address, "size": 4096, "filename": file.to_string_lossy() });
-    show(client, &format!("Save guest memory: {what}."), "pmemsave", &arguments)?;
+    let arguments = json!({ "val": address, "size": SIZE, "filename": file.to_string_lossy(), "cpu-index": 0 });
+    show(client, "Save memory as processor 0 sees it: the instructions that it runs next.", "memsave", &arguments)?;
     let bytes = fs::read(&file).map_err(|error| format!("{}: {error}", file.display()))?;
-    if bytes.len() != 4096 || bytes.iter().all(|byte| *byte == 0) {
-        return Err(format!("the saved memory is not what it should be: {} bytes", bytes.len()));
+    if bytes.len() != SIZE || bytes.iter().all(|byte| *byte == 0) {
+        return Err(format!("the saved memory is not what it should be: {bytes:02x?}"));
     }
-    for (index, row) in bytes.chunks(16).take(2).enumerate() {
+    for (row, start) in bytes.chunks(16).zip((address..).step_by(16)) {
         let hex: Vec<String> = row.iter().map(|byte| format!("{byte:02x}")).collect();
         let text: String =
             row.iter().map(|byte| if byte.is_ascii_graphic() { char::from(*byte) } else { '.' }).collect();
-        println!("   {:08x}  {}  {text}", address + 16 * index as u64, hex.join(" "));
+        println!("   {start:016x}  {}  {text}", hex.join(" "));
     }
     Ok(())
 }
