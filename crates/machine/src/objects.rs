@@ -3,7 +3,7 @@
 //! Devices of the command line with an id are `/machine/peripheral/ID`, those without one
 //! `/machine/peripheral-anon/device[N]`, and the board's own `/machine/unattached/device[N]`, the boot processor first.
 
-use object::{ObjectError, ObjectTree, Property, TypeInfo, TypeRegistry};
+use object::{ObjectError, ObjectTree, TypeInfo, TypeRegistry};
 
 use crate::config::MachineConfig;
 use crate::pc::{BoardDevice, Place};
@@ -15,7 +15,6 @@ pub fn build(config: &MachineConfig, devices: &[BoardDevice]) -> Result<(ObjectT
     let mut tree = ObjectTree::new(types(&machine_type, &cpu_type, devices)?);
     let root = tree.root();
     let machine = tree.add_child(root, "machine", &machine_type)?;
-    tree.add_property(machine, "type", Property::fixed(machine_type))?;
     for name in ["unattached", "peripheral", "peripheral-anon"] {
         tree.add_child(machine, name, "container")?;
     }
