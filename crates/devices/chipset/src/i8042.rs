@@ -119,6 +119,9 @@ struct ControllerState {
     /// Bytes of the controller itself that wait for the output buffer.
     #[state(max_len = 32)]
     own: Vec<u8>,
+    /// Bytes that the controller puts out as if the mouse had sent them (command D3H), even while the mouse is off.
+    #[state(max_len = 32)]
+    own_as_mouse: Vec<u8>,
     /// The controller's memory behind the mode byte.
     memory: [u8; 31],
     /// F0 of set 2 was translated: the next code is a release.
@@ -136,6 +139,7 @@ impl Default for ControllerState {
             output_port: port::NOT_RESET | port::A20 | port::ONES,
             data: 0,
             own: Vec::new(),
+            own_as_mouse: Vec::new(),
             memory: [0; 31],
             is_release: false,
             keyboard: Keyboard::default(),
@@ -201,6 +205,11 @@ impl I8042 {
         if !state.own.is_empty() {
             let byte = state.own.remove(0);
             self.put(byte, false);
+            return;
+        }
+        if !state.own_as_mouse.is_empty() {
+            let byte = state.own_as_mouse.remove(0);
+            self.put(byte, true);
             return;
         }
         while state.mode & mode::KEYBOARD_OFF == 0
@@ -312,7 +321,11 @@ impl I8042 {
             command @ 0x61..=0x7f => self.state.memory[usize::from(command - 0x61)] = value,
             0xd1 => self.write_output_port(value),
             0xd2 => self.answer(value),
-            0xd3 => self.state.mouse.queue.reply(&[value]),
+            0xd3 => {
+                if self.state.own_as_mouse.len() < QUEUE_LEN {
+                    self.state.own_as_mouse.push(value);
+                }
+            }
             _ => {
                 self.state.mode &= !mode::MOUSE_OFF;
                 self.state.mouse.command(value);
