@@ -104,8 +104,10 @@ pub(super) fn pop_any(cpu: &mut Cpu, op: &Op) -> Exec {
 pub(super) fn pop_segment(cpu: &mut Cpu, op: &Op) -> Exec {
     let selector = top(cpu, 0, if op.size == 8 { 8 } else { op.size })? as u16;
     cpu.next_rip = super::branch::following(cpu, op);
+    // The width of the stack pointer is that of the old stack segment, also when this loads SS.
+    let (before, width) = (cpu.gpr[gpr::RSP], cpu.mode.stack / 8);
     cpu.load_segment(address::segment(op.dst), selector)?;
-    release(cpu, u64::from(op.size));
+    set(cpu, width, gpr::RSP as u8, before.wrapping_add(u64::from(op.size)));
     super::system::after_segment_load(cpu, op.dst);
     Ok(())
 }
@@ -148,7 +150,8 @@ pub(super) fn enter(cpu: &mut Cpu, op: &Op) -> Exec {
     let mut at = sp.wrapping_sub(size);
     let value = get(cpu, op.size, gpr::RBP as u8);
     store_in(cpu, SS, at & mask, op.size, value)?;
-    let frame = at;
+    // The frame pointer is the whole stack pointer after the push: a 16-bit stack keeps its upper half.
+    let frame = sp & !mask | at & mask;
     for depth in 1..level {
         let from = bp.wrapping_sub(size * depth) & mask;
         let display = load_in(cpu, SS, from, op.size)?;
