@@ -79,6 +79,10 @@ pub fn parse(arguments: &[String]) -> Result<Request, CliError> {
     let run = run::settings(&arguments)?;
     let devices = devices::settings(&arguments, &character)?;
     let machine = machine::settings(&arguments, run.rtc, devices, &mut warnings)?;
+    if machine.boot.is_none() && run.autostart {
+        warnings
+            .push("there is no firmware in this version, so that the guest has nothing to run; give -kernel".into());
+    }
     let vm = VmConfig {
         name: run.name,
         uuid: run.uuid,

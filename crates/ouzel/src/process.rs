@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use rustix::fs::{FlockOperation, flock};
+use vm::host_error;
 
 /// Set for the child: it is the daemon.
 const DAEMON_MARK: &str = "OUZEL_DAEMON";
@@ -72,12 +73,13 @@ impl Pidfile {
         let path = std::path::absolute(path).map_err(|error| format!("cannot create PID file: {error}"))?;
         let shown = path.display();
         let file = OpenOptions::new().write(true).create(true).truncate(false).open(&path);
-        let mut file = file.map_err(|error| format!("cannot create PID file: Cannot open '{shown}': {error}"))?;
+        let mut file =
+            file.map_err(|error| format!("cannot create PID file: Cannot open '{shown}': {}", host_error(&error)))?;
         flock(&file, FlockOperation::NonBlockingLockExclusive)
-            .map_err(|error| format!("cannot create PID file: Cannot lock '{shown}': {error}"))?;
+            .map_err(|error| format!("cannot create PID file: Cannot lock '{shown}': {}", host_error(&error.into())))?;
         file.set_len(0)
             .and_then(|()| writeln!(file, "{}", std::process::id()))
-            .map_err(|error| format!("cannot create PID file: Failed to write '{shown}': {error}"))?;
+            .map_err(|error| format!("cannot create PID file: Failed to write '{shown}': {}", host_error(&error)))?;
         Ok(Self { path, _locked: file })
     }
 }

@@ -15,3 +15,9 @@ pub mod program;
 pub mod run_state;
 pub mod snapshot;
 pub mod version;
+
+/// The host's words for an error, without the number that Rust adds.
+pub fn host_error(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    text.split(" (os error").next().unwrap_or(&text).to_owned()
+}

@@ -232,8 +232,9 @@ fn boot(arguments: &[Argument<'_>], option: MachineOption) -> Result<Option<Boot
         return Ok(None);
     };
     let read = |what: &str, path: &str| -> Result<Arc<[u8]>, CliError> {
-        let bytes = std::fs::read(path)
-            .map_err(|error| CliError::plain(format!("could not open {what} file '{path}': {}", reason(&error))))?;
+        let bytes = std::fs::read(path).map_err(|error| {
+            CliError::plain(format!("could not open {what} file '{path}': {}", vm::host_error(&error)))
+        })?;
         Ok(bytes.into())
     };
     Ok(Some(BootSource {
@@ -241,10 +242,4 @@ fn boot(arguments: &[Argument<'_>], option: MachineOption) -> Result<Option<Boot
         initrd: initrd.map(|path| read("initrd", &path)).transpose()?,
         command_line: append.unwrap_or_default(),
     }))
-}
-
-/// The host's words for an error, without its number.
-fn reason(error: &std::io::Error) -> String {
-    let text = error.to_string();
-    text.split(" (os error").next().unwrap_or(&text).to_owned()
 }

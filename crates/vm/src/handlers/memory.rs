@@ -9,6 +9,7 @@ use qapi::memory::{Memsave, Pmemsave};
 use qmp::Reply;
 
 use super::Table;
+use crate::host_error;
 
 /// How much is copied at once, in bytes: whole pages.
 const PIECE: usize = 64 << 10;
@@ -49,7 +50,8 @@ fn in_background(reply: Reply<()>, work: impl FnOnce() -> Result<(), Error> + Se
 
 /// Writes `size` bytes of guest memory from `start` to a new file. `read` says whether the bytes are there.
 fn save(filename: &str, start: i64, size: i64, read: impl Fn(u64, &mut [u8]) -> bool) -> Result<(), Error> {
-    let could_not_open = |error: &io::Error| Error::generic(format!("Could not open '{filename}': {}", reason(error)));
+    let could_not_open =
+        |error: &io::Error| Error::generic(format!("Could not open '{filename}': {}", host_error(error)));
     let mut file = File::create(filename).map_err(|error| could_not_open(&error))?;
     // Addresses are 64 bits wide; QMP's integers give the upper half as negative numbers.
     let start = start as u64;
@@ -64,15 +66,9 @@ fn save(filename: &str, start: i64, size: i64, read: impl Fn(u64, &mut [u8]) -> 
             return Err(Error::generic(format!("Invalid addr 0x{start:016x}/size {size} specified")));
         }
         file.write_all(&buffer[..piece]).map_err(|error| {
-            Error::generic(format!("writing memory to file '{filename}' failed: {}", reason(&error)))
+            Error::generic(format!("writing memory to file '{filename}' failed: {}", host_error(&error)))
         })?;
         done += piece as u64;
     }
     Ok(())
-}
-
-/// The host's words for an error, without its number.
-fn reason(error: &io::Error) -> String {
-    let text = error.to_string();
-    text.split(" (os error").next().unwrap_or(&text).to_owned()
 }
