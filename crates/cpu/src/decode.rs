@@ -40,24 +40,3 @@ pub(crate) fn decode(features: &Features, bits: u32, bytes: &[u8]) -> Decoded {
     let (op, flow) = lower::lower(&Context { bits, features }, &instruction, own);
     Decoded::Op(op, flow)
 }
-
-/// Lowers arbitrary bytes as code of 16, 32 or 64 bits (`mode` modulo 3): the number of instructions found. For
-/// fuzzing: must not panic.
-#[doc(hidden)]
-#[must_use]
-pub fn fuzz_decode(features: &Features, bytes: &[u8], mode: u8) -> usize {
-    let bits = match mode % 3 {
-        0 => 16,
-        1 => 32,
-        _ => 64,
-    };
-    let (mut rest, mut count) = (bytes, 0);
-    while !rest.is_empty() {
-        match decode(features, bits, rest) {
-            Decoded::Op(op, _) => rest = rest.get(usize::from(op.len).max(1)..).unwrap_or(&[]),
-            Decoded::Incomplete => break,
-        }
-        count += 1;
-    }
-    count
-}

@@ -20,12 +20,14 @@ pub mod block;
 mod control;
 pub mod cpuid;
 mod debug;
-pub mod decode;
+mod decode;
 mod entropy;
 mod exception;
 mod far;
 pub mod fault;
 pub mod flags;
+#[doc(hidden)]
+pub mod fuzz;
 mod io;
 pub mod mmu;
 pub mod msr;

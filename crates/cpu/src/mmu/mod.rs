@@ -178,6 +178,7 @@ impl Cpu {
     /// As a write of these bytes.
     pub fn probe_write(&mut self, linear: u64, len: u64) -> Exec {
         let class = self.tlb.class();
+        self.check_canonical_end(linear, len.max(1))?;
         self.page(linear, AccessKind::Write, class)?;
         let (end, mask) = (linear.wrapping_add(len.max(1) - 1), self.wrap_mask(linear));
         if (linear ^ end) & !0xfff != 0 {
@@ -192,6 +193,7 @@ impl Cpu {
     /// As a read of these bytes.
     pub fn probe_read(&mut self, linear: u64, len: u64) -> Exec {
         let class = self.tlb.class();
+        self.check_canonical_end(linear, len.max(1))?;
         self.page(linear, AccessKind::Read, class)?;
         let (end, mask) = (linear.wrapping_add(len.max(1) - 1), self.wrap_mask(linear));
         if (linear ^ end) & !0xfff != 0 {
@@ -275,6 +277,13 @@ impl Cpu {
         Ok(())
     }
 
+    /// An access that begins in the last canonical page and ends beyond it is non-canonical before its first page is
+    /// looked at.
+    fn check_canonical_end(&self, linear: u64, len: u64) -> Exec {
+        let end = linear.wrapping_add(len - 1);
+        if self.mode.is_long64() && !is_canonical(end) { Err(Fault::non_canonical()) } else { Ok(()) }
+    }
+
     /// Linear addresses wrap at 4 GiB outside of 64-bit mode.
     fn wrap_mask(&self, linear: u64) -> u64 {
         if linear > u64::from(u32::MAX) { u64::MAX } else { self.address_mask }
@@ -284,6 +293,7 @@ impl Cpu {
     #[inline(never)]
     fn read_slow(&mut self, linear: u64, len: u64, class: Class) -> Exec<u128> {
         let left = 0x1000 - (linear & 0xfff);
+        self.check_canonical_end(linear, len)?;
         let first = self.page(linear, AccessKind::Read, class)?;
         if len <= left {
             self.check_alignment(linear, len, class)?;
@@ -303,6 +313,7 @@ impl Cpu {
     #[inline(never)]
     fn write_slow(&mut self, linear: u64, len: u64, value: u128, class: Class) -> Exec {
         let left = 0x1000 - (linear & 0xfff);
+        self.check_canonical_end(linear, len)?;
         let first = self.page(linear, AccessKind::Write, class)?;
         if len <= left {
             self.check_alignment(linear, len, class)?;

@@ -288,7 +288,7 @@ pub(super) fn modify_at(
 pub(super) fn load_u128<const ALIGNED: bool>(cpu: &mut Cpu, op: &Op) -> Exec<u128> {
     let at = offset(cpu, op);
     let linear = linear_at::<false>(cpu, op, at, 16)?;
-    check_aligned::<ALIGNED>(op, linear)?;
+    check_aligned::<ALIGNED>(linear)?;
     cpu.read_u128(linear).map_err(|fault| segment_fault(op, fault))
 }
 
@@ -297,17 +297,15 @@ pub(super) fn load_u128<const ALIGNED: bool>(cpu: &mut Cpu, op: &Op) -> Exec<u12
 pub(super) fn store_u128<const ALIGNED: bool>(cpu: &mut Cpu, op: &Op, value: u128) -> Exec {
     let at = offset(cpu, op);
     let linear = linear_at::<true>(cpu, op, at, 16)?;
-    check_aligned::<ALIGNED>(op, linear)?;
+    check_aligned::<ALIGNED>(linear)?;
     cpu.write_u128(linear, value).map_err(|fault| segment_fault(op, fault))
 }
 
 #[inline(always)]
-fn check_aligned<const ALIGNED: bool>(op: &Op, linear: u64) -> Exec {
+fn check_aligned<const ALIGNED: bool>(linear: u64) -> Exec {
+    // Also for non-canonical addresses in the stack segment, which would be #SS if they were aligned.
     if ALIGNED && linear & 15 != 0 {
-        // A non-canonical stack address is #SS whatever its alignment.
-        let high = (linear as i64) >> 47;
-        let canonical = high == 0 || high == -1;
-        return Err(if canonical { Fault::gp0() } else { segment_fault(op, Fault::non_canonical()) });
+        return Err(Fault::gp0());
     }
     Ok(())
 }

@@ -40,7 +40,7 @@ pub(super) fn aam(cpu: &mut Cpu, op: &Op) -> Exec {
         return Err(Fault::de());
     }
     let al = S8::get(cpu, AL);
-    S16::set(cpu, AX, al % base | (al / base) << 8);
+    S16::set(cpu, AX, (al % base) | ((al / base) << 8));
     cpu.flags.set_result(al % base, 8, false, false, false);
     Ok(())
 }

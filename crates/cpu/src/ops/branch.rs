@@ -7,6 +7,7 @@ use super::address::{self, Addr, address_mask};
 use super::operand::{get, set};
 use super::stack::{push, push_flat, top};
 use super::{Op, S64, Size, flag};
+use crate::cpuid::Vendor;
 use crate::fault::{Exec, Fault};
 use crate::state::{Cpu, gpr};
 use x86::regs::SegmentRegister;
@@ -129,10 +130,22 @@ fn push_for<W: Width>(cpu: &mut Cpu, value: u64) -> Exec {
     if W::BYTES == 8 { push_flat::<S64>(cpu, value) } else { push(cpu, W::BYTES, value) }
 }
 
+/// A bad target of a call: a fault of the push comes first, as on AMD's processors.
+#[cold]
+fn bad_call(cpu: &mut Cpu, fault: Fault) -> Exec {
+    if cpu.mode.is_long64() && cpu.features.vendor == Vendor::Amd {
+        let top = cpu.gpr[gpr::RSP].wrapping_sub(8);
+        cpu.probe_write(top, 8).map_err(|fault| address::stack_fault(2, fault))?;
+    }
+    Err(fault)
+}
+
 /// CALL r/m.
 pub(super) fn call_indirect<W: Width>(cpu: &mut Cpu, op: &Op) -> Exec {
     let target = target_operand::<W>(cpu, op)?;
-    check::<W>(cpu, target)?;
+    if let Err(fault) = check::<W>(cpu, target) {
+        return bad_call(cpu, fault);
+    }
     let back = next::<W>(cpu, op);
     push_for::<W>(cpu, back)?;
     cpu.rip = target;
@@ -191,7 +204,9 @@ pub(super) fn jump_memory<A: Addr>(cpu: &mut Cpu, op: &Op) -> Exec {
 /// CALL of a register in 64-bit mode.
 pub(super) fn call_register(cpu: &mut Cpu, op: &Op) -> Exec {
     let target = S64::get(cpu, op.dst);
-    check::<W64>(cpu, target)?;
+    if let Err(fault) = check::<W64>(cpu, target) {
+        return bad_call(cpu, fault);
+    }
     let back = cpu.rip.wrapping_add(u64::from(op.len));
     push_flat::<S64>(cpu, back)?;
     cpu.rip = target;

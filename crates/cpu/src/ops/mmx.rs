@@ -1,6 +1,6 @@
 //! MMX: data movement, and the glue to the semantics in crate `simd`.
 //!
-//! Every MMX instruction but EMMS makes the transition that tags all x87 registers valid (SDM vol. 1, 9.5.1); a pending
+//! Every MMX instruction makes the transition that tags all x87 registers valid (SDM vol. 1, 9.5.1); a pending
 //! x87 exception is raised before.
 
 use super::address::{load_sized, store_sized};
@@ -22,9 +22,9 @@ pub(super) fn enter(cpu: &mut Cpu) -> Exec {
     Ok(())
 }
 
-/// EMMS.
+/// EMMS: TOP becomes 0, all registers empty.
 pub(super) fn emms(cpu: &mut Cpu, _op: &Op) -> Exec {
-    check(cpu)?;
+    enter(cpu)?;
     cpu.x87.emms();
     Ok(())
 }
@@ -76,12 +76,11 @@ pub(super) fn to_general(cpu: &mut Cpu, op: &Op) -> Exec {
 
 /// MASKMOVQ.
 pub(super) fn masked_store(cpu: &mut Cpu, op: &Op) -> Exec {
-    check(cpu)?;
+    // The transition stays even if the store faults.
+    enter(cpu)?;
     let mask = simd::byte_mask_mmx(cpu.x87.mmx_get(op.src));
     let value = cpu.x87.mmx_get(op.dst);
-    super::string::masked_store(cpu, op, u128::from(value), u16::from(mask), 8)?;
-    cpu.x87.enter_mmx();
-    Ok(())
+    super::string::masked_store(cpu, op, u128::from(value), u16::from(mask), 8)
 }
 
 /// Everything that computes.

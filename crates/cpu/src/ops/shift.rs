@@ -6,6 +6,7 @@
 use super::address::Addr;
 use super::operand::{get, get_rm, set, set_rm};
 use super::{Op, S8, S16, S32, S64, Size, flag};
+use crate::cpuid::Vendor;
 use crate::fault::Exec;
 use crate::flags::LazyFlags;
 use crate::state::Cpu;
@@ -153,35 +154,28 @@ pub(super) fn m<K: Shift, S: Size, A: Addr>(cpu: &mut Cpu, op: &Op) -> Exec {
     A::modify::<S>(cpu, op, |flags, a| if count == 0 { a } else { K::run::<S>(flags, a, count as u32) })
 }
 
-fn double<const LEFT: bool, S: Size>(flags: &mut LazyFlags, a: u64, b: u64, count: u32) -> u64 {
+fn double<const LEFT: bool, S: Size>(flags: &mut LazyFlags, a: u64, b: [u64; 2], count: u32) -> u64 {
     if count == 0 {
         return a;
     }
-    // A word shifted by more than 16 sees the operands repeated, as hardware does: a:b:a.
     let bits = S::BITS;
+    // A word shifted by more than 16 bits takes in more after the second operand.
+    let [second, third] = b.map(u128::from);
+    let (near, far, n) = if count > bits { (second, third, count - bits) } else { (u128::from(a), second, count) };
     let (r, cf) = if LEFT {
-        let (high, n) = if count > bits {
-            (u128::from(b) << bits | u128::from(a), count - bits)
-        } else {
-            (u128::from(a) << bits | u128::from(b), count)
-        };
-        let wide = high << n;
+        let wide = near << bits | far;
         // The last bit shifted out of the upper operand.
-        ((wide >> bits) as u64 & S::MASK, high >> (2 * bits - n) & 1 != 0)
+        ((wide << n >> bits) as u64 & S::MASK, wide >> (2 * bits - n) & 1 != 0)
     } else {
-        let (low, n) = if count > bits {
-            (u128::from(a) << bits | u128::from(b), count - bits)
-        } else {
-            (u128::from(b) << bits | u128::from(a), count)
-        };
-        ((low >> n) as u64 & S::MASK, low >> (n - 1) & 1 != 0)
+        let wide = far << bits | near;
+        ((wide >> n) as u64 & S::MASK, wide >> (n - 1) & 1 != 0)
     };
     let of = if LEFT { S::sign(r) ^ cf } else { S::sign(r) ^ S::sign(r << 1) };
     flags.set_result(r, bits, cf, of, false);
     r
 }
 
-fn double_sized<const LEFT: bool>(flags: &mut LazyFlags, size: u8, a: u64, b: u64, count: u64) -> u64 {
+fn double_sized<const LEFT: bool>(flags: &mut LazyFlags, size: u8, a: u64, b: [u64; 2], count: u64) -> u64 {
     let count = (count & if size == 8 { 63 } else { 31 }) as u32;
     match size {
         2 => double::<LEFT, S16>(flags, a, b, count),
@@ -194,12 +188,17 @@ fn double_sized<const LEFT: bool>(flags: &mut LazyFlags, size: u8, a: u64, b: u6
 pub(super) fn double_shift<const LEFT: bool>(cpu: &mut Cpu, op: &Op) -> Exec {
     let count = if op.has(flag::IMM) { op.imm } else { cpu.gpr[1] };
     let b = get(cpu, op.size, op.src);
+    // Undefined by the manual: AMD's processors repeat the second operand, Intel's the first.
+    let amd = cpu.features.vendor == Vendor::Amd;
+    let pair = |a: u64| [b, if amd { b } else { a }];
+    let size = op.size;
     if op.has(flag::MEM) {
-        let size = op.size;
-        return super::address::modify_sized(cpu, op, size, |flags, a| double_sized::<LEFT>(flags, size, a, b, count));
+        return super::address::modify_sized(cpu, op, size, |flags, a| {
+            double_sized::<LEFT>(flags, size, a, pair(a), count)
+        });
     }
-    let a = get(cpu, op.size, op.dst);
-    let r = double_sized::<LEFT>(&mut cpu.flags, op.size, a, b, count);
+    let a = get(cpu, size, op.dst);
+    let r = double_sized::<LEFT>(&mut cpu.flags, size, a, pair(a), count);
     set(cpu, op.size, op.dst, r);
     Ok(())
 }

@@ -28,6 +28,9 @@ fn set_xmm(cpu: &mut Cpu, reg: u8, value: u128) {
     cpu.xmm[usize::from(reg & 15)] = value;
 }
 
+/// [`Op::extra`] of a 16-byte source that need not be aligned: the SHA instructions of AMD's processors.
+pub(super) const UNALIGNED: u8 = 17;
+
 const LOW64: u128 = u64::MAX as u128;
 const LOW32: u128 = u32::MAX as u128;
 
@@ -190,6 +193,7 @@ fn source(cpu: &mut Cpu, op: &Op) -> Exec<u128> {
     }
     match op.extra {
         16 => load_u128::<true>(cpu, op),
+        UNALIGNED => load_u128::<false>(cpu, op),
         size @ (1 | 2 | 4 | 8) => load_sized(cpu, op, size).map(u128::from),
         size => {
             let mut bytes = [0; 16];
@@ -260,7 +264,8 @@ pub(super) fn float_other(cpu: &mut Cpu, op: &Op) -> Exec {
         }
         SseOp::MmxToXmm { convert, memory_enters_mmx } => {
             let from_memory = op.has(flag::MEM);
-            let enters = !from_memory || *memory_enters_mmx;
+            // AMD's processors make no transition for a memory source (the decoder marks them with REP).
+            let enters = !from_memory || *memory_enters_mmx && !op.has(flag::REP);
             if enters {
                 mmx::check(cpu)?;
             }

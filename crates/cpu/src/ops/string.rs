@@ -56,8 +56,15 @@ fn element<const KIND: u8>(cpu: &mut Cpu, op: &Op, source: u64, destination: u64
             store_in(cpu, ES, destination, size, value)
         }
         kind::CMPS => {
-            let a = load_in(cpu, op.seg, source, size)?;
-            let b = load_in(cpu, ES, destination, size)?;
+            // Which operand faults first shows on hardware: REPE CMPSB begins with the source, the others do not.
+            let (a, b);
+            if op.has(flag::REP) && size == 1 {
+                a = load_in(cpu, op.seg, source, size)?;
+                b = load_in(cpu, ES, destination, size)?;
+            } else {
+                b = load_in(cpu, ES, destination, size)?;
+                a = load_in(cpu, op.seg, source, size)?;
+            }
             compare(cpu, size, a, b);
             Ok(())
         }
@@ -235,11 +242,9 @@ fn port(cpu: &Cpu, op: &Op) -> u16 {
 pub(super) fn masked_store(cpu: &mut Cpu, op: &Op, value: u128, mask: u16, len: u8) -> Exec {
     let start = S64::get(cpu, gpr::RDI as u8) & address_mask(op);
     let at = |index: u8| start.wrapping_add(u64::from(index)) & address_mask(op);
-    // All bytes are checked before the first is written.
-    for index in (0..len).filter(|index| mask >> index & 1 != 0) {
-        let linear = address::linear_in::<true>(cpu, op.seg, at(index), 1)?;
-        cpu.probe_write(linear, 1).map_err(|fault| stack_fault(op.seg, fault))?;
-    }
+    // The whole operand is checked, whatever the mask.
+    let linear = address::linear_in::<true>(cpu, op.seg, start, u64::from(len))?;
+    cpu.probe_write(linear, u64::from(len)).map_err(|fault| stack_fault(op.seg, fault))?;
     for index in (0..len).filter(|index| mask >> index & 1 != 0) {
         store_in(cpu, op.seg, at(index), 1, (value >> (8 * u32::from(index))) as u64 & 0xff)?;
     }

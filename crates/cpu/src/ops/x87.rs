@@ -31,23 +31,43 @@ pub(super) fn execute(cpu: &mut Cpu, op: &Op) -> Exec {
     let mode = if cpu.mode.protected { AddressMode::Protected } else { AddressMode::Real };
     let eflags = if x87.reads_eflags() { cpu.flags.bits() as u32 } else { 0 };
     // The pointers change only when the instruction does not fault; a store decides that.
-    let before = cpu.x87;
+    let before = if matches!(x87.memory(), X87Memory::Store(_)) { Some(cpu.x87) } else { None };
     if x87.updates_pointers() {
         note_pointers(cpu, op);
     }
     match cpu.x87.execute(*x87, &X87Operand { sti: op.src, memory, eflags, mode }) {
-        X87Outcome::Done => {}
+        X87Outcome::Done => {
+            // A store that an unmasked exception suppresses still checks its operand.
+            if let X87Memory::Store(len) = x87.memory()
+                && let Err(fault) = probe(cpu, op, u64::from(len))
+            {
+                restore(cpu, before);
+                return Err(fault);
+            }
+        }
         X87Outcome::Eflags(comparison) => set_comparison(cpu, comparison),
         X87Outcome::Ax(status) => S16::set(cpu, 0, u64::from(status)),
         X87Outcome::Store(store) => {
             if let Err(fault) = store_bytes(cpu, op, store.bytes()) {
-                cpu.x87 = before;
+                restore(cpu, before);
                 return Err(fault);
             }
             cpu.x87.commit(store.commit);
         }
     }
     Ok(())
+}
+
+fn restore(cpu: &mut Cpu, before: Option<fpu::X87>) {
+    if let Some(before) = before {
+        cpu.x87 = before;
+    }
+}
+
+fn probe(cpu: &mut Cpu, op: &Op, len: u64) -> Exec {
+    let at = offset(cpu, op);
+    let linear = address::linear_in::<true>(cpu, op.seg, at, len)?;
+    cpu.probe_write(linear, len).map_err(|fault| address::stack_fault(op.seg, fault))
 }
 
 fn set_comparison(cpu: &mut Cpu, comparison: Comparison) {

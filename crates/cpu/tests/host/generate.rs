@@ -198,7 +198,7 @@ pub fn bytes(random: &mut Random) -> [u8; 15] {
         }
         _ => {
             put(0xc4);
-            put(0xe0 & random.next() as u8 | 2 + random.below(2) as u8);
+            put((0xe0 & random.next() as u8) | (2 + random.below(2) as u8));
             put(random.next() as u8 & 0xfb);
             put([0xf2, 0xf3, 0xf5, 0xf6, 0xf7, 0xf0][random.below(6) as usize]);
         }
@@ -347,20 +347,24 @@ pub fn snippet(random: &mut Random) -> Snippet {
         let bytes = bytes(random);
         let instruction = Decoder::with_ip(64, &bytes, CODE + len as u64, DecoderOptions::AMD).decode();
         let target = instruction.near_branch_target();
-        let backward = instruction.is_jcc_short_or_near()
+        let branch = instruction.is_jcc_short_or_near()
             || instruction.is_jmp_short_or_near()
             || instruction.is_loop()
             || instruction.is_loopcc()
             || instruction.is_jcx_short()
             || instruction.is_call_near();
         // A branch back into the snippet may never end.
-        if !may_run(&instruction) || backward && (CODE..=CODE + len as u64).contains(&target) {
+        if !may_run(&instruction) || branch && (CODE..CODE + (len + instruction.len()) as u64).contains(&target) {
             continue;
         }
         code[len..len + instruction.len()].copy_from_slice(&bytes[..instruction.len()]);
         len += instruction.len();
         flags &= !super::flags::undefined(&instruction);
         mnemonics.push(instruction.mnemonic());
+        // What follows a branch may be entered in the middle of an instruction.
+        if branch || super::flags::compares(instruction.mnemonic()) {
+            break;
+        }
     }
     Snippet { code, len, flags, mnemonics }
 }

@@ -54,7 +54,7 @@ impl State {
     }
 
     /// One line for each difference.
-    pub fn differences(&self, other: &Self, flag_mask: u64) -> Vec<String> {
+    pub fn differences(&self, other: &Self, flag_mask: u64, status_mask: u16) -> Vec<String> {
         let mut found = Vec::new();
         let mut note = |name: String, a: u128, b: u128| {
             if a != b {
@@ -78,10 +78,12 @@ impl State {
         for n in 0..8 {
             note(format!("st{n}"), self.st(n), other.st(n));
         }
-        note("mxcsr".into(), u128::from(self.mxcsr()), u128::from(other.mxcsr()));
-        for (at, name) in [(0, "fcw"), (2, "fsw"), (4, "ftw")] {
-            note(name.into(), u128::from(self.word(at)), u128::from(other.word(at)));
-        }
+        // Of an unmasked overflow or underflow, crate fpu documents that PE is the one of the masked response.
+        let precision = if self.vector == 19 { 0x20 } else { 0 };
+        note("mxcsr".into(), u128::from(self.mxcsr() | precision), u128::from(other.mxcsr() | precision));
+        note("fcw".into(), u128::from(self.word(0)), u128::from(other.word(0)));
+        note("fsw".into(), u128::from(self.word(2) & status_mask), u128::from(other.word(2) & status_mask));
+        note("ftw".into(), u128::from(self.word(4)), u128::from(other.word(4)));
         found
     }
 }

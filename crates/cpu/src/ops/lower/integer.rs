@@ -76,7 +76,12 @@ macro_rules! by_width {
     };
 }
 
-pub(super) fn lower(l: &mut Lowering<'_>) -> Choice {
+pub(super) fn lower(l: &mut Lowering<'_>, bytes: &[u8]) -> Choice {
+    if l.mnemonic() == M::Pause
+        && let Some(choice) = pause_of_r8(l, bytes)
+    {
+        return Some(choice);
+    }
     arithmetic(l)
         .or_else(|| movement(l))
         .or_else(|| conditional(l))
@@ -281,6 +286,21 @@ fn conditional(l: &mut Lowering<'_>) -> Choice {
     }
 }
 
+/// With REX.B, F3 90 is an exchange of R8 and the accumulator.
+fn pause_of_r8(l: &mut Lowering<'_>, bytes: &[u8]) -> Choice {
+    let rex = bytes.iter().rev().nth(1).copied().filter(|rex| l.context.bits == 64 && rex & 0xf1 == 0x41)?;
+    let word = bytes.contains(&0x66);
+    l.op.size = if rex & 8 != 0 {
+        8
+    } else if word {
+        2
+    } else {
+        4
+    };
+    (l.op.dst, l.op.src) = (8, 0);
+    next(data::exchange_handler(l.op.size))
+}
+
 /// The width of the instruction pointer that a near branch leaves, in bytes.
 fn width(l: &Lowering<'_>) -> u8 {
     match l.i.op_kind(0) {
@@ -319,6 +339,9 @@ fn branches(l: &mut Lowering<'_>) -> Choice {
         },
         M::Ret if long && l.code() == Code::Retnq => jumps(branch::ret_64),
         M::Ret => jumps(by_width!(l, ret)),
+        // AMD's processors let F3 and F2 choose the condition of the opcodes E0 and E1.
+        M::Loopne if l.i.has_rep_prefix() && l.is_amd() => counted::<1>(l),
+        M::Loope if l.i.has_repne_prefix() && l.is_amd() => counted::<0>(l),
         M::Loopne => counted::<0>(l),
         M::Loope => counted::<1>(l),
         M::Loop => counted::<2>(l),
@@ -559,6 +582,13 @@ fn strings(l: &mut Lowering<'_>) -> Choice {
 
 fn simple(l: &mut Lowering<'_>) -> Choice {
     let sized = |size: u8| size;
+    if matches!(
+        l.code(),
+        Code::Reservednop_rm16_r16_0F0D | Code::Reservednop_rm32_r32_0F0D | Code::Reservednop_rm64_r64_0F0D
+    ) {
+        // A prefetch of a register.
+        return None;
+    }
     match l.mnemonic() {
         M::Nop
         | M::Pause

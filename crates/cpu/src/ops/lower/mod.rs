@@ -11,7 +11,7 @@ mod vector;
 use iced_x86::{Code, Instruction, Mnemonic, OpKind, Register};
 
 use super::{Handler, NONE, Op, data, flag};
-use crate::cpuid::Features;
+use crate::cpuid::{Features, Vendor};
 
 /// What decoding depends on besides the bytes.
 pub(crate) struct Context<'a> {
@@ -129,7 +129,7 @@ pub(crate) fn lower(context: &Context<'_>, instruction: &Instruction, bytes: &[u
         return (lowering.op, Flow::Jumps);
     }
     lowering.operands();
-    let choice = integer::lower(&mut lowering)
+    let choice = integer::lower(&mut lowering, bytes)
         .or_else(|| vector::lower(&mut lowering, bytes))
         .or_else(|| system::lower(&mut lowering));
     match choice {
@@ -144,6 +144,10 @@ pub(crate) fn lower(context: &Context<'_>, instruction: &Instruction, bytes: &[u
 impl Lowering<'_> {
     pub(super) fn code(&self) -> Code {
         self.i.code()
+    }
+
+    pub(super) fn is_amd(&self) -> bool {
+        self.context.features.vendor == Vendor::Amd
     }
 
     pub(super) fn mnemonic(&self) -> Mnemonic {
@@ -232,8 +236,13 @@ impl Lowering<'_> {
         let i = self.i;
         let op = &mut self.op;
         op.flags |= flag::MEM;
-        op.seg = i.memory_segment().number() as u8;
         let base = i.memory_base();
+        op.seg = i.memory_segment().number() as u8;
+        if self.context.bits == 64 && op.seg < 4 {
+            // Overrides by ES, CS, SS and DS are ignored: what counts is the base register.
+            let stack = matches!(base, Register::RSP | Register::RBP | Register::ESP | Register::EBP);
+            op.seg = if stack { 2 } else { 3 };
+        }
         let index = i.memory_index();
         let displacement = i.memory_displacement64();
         op.disp = displacement as i32;
@@ -253,7 +262,10 @@ impl Lowering<'_> {
         if index != Register::None {
             op.index = register_number(index);
             op.scale = i.memory_index_scale().trailing_zeros() as u8;
-            bits = 8 * u32::from(register_size(index));
+            // The index of XLAT is AL, which says nothing about the address size.
+            if register_size(index) != 1 {
+                bits = 8 * u32::from(register_size(index));
+            }
         }
         match bits {
             16 => op.flags |= flag::ADDR16,
@@ -282,7 +294,9 @@ impl Lowering<'_> {
             _ => {}
         }
         if !matches!(kind, OpKind::MemoryESDI | OpKind::MemoryESEDI | OpKind::MemoryESRDI) {
-            self.op.seg = self.i.memory_segment().number() as u8;
+            let seg = self.i.memory_segment().number() as u8;
+            // ES, CS and SS do not override in 64-bit mode.
+            self.op.seg = if self.context.bits == 64 && seg < 4 { 3 } else { seg };
         }
         self.op.size = self.memory_bytes();
     }

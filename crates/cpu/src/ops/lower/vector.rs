@@ -49,6 +49,9 @@ pub(super) fn lower(l: &mut Lowering<'_>, bytes: &[u8]) -> Choice {
         }
         Semantics::Sse(op) => {
             l.op.extra = l.memory_bytes();
+            if l.is_amd() {
+                l.op.flags |= flag::REP;
+            }
             if l.is_memory(0) {
                 l.op.flags |= flag::LOCK;
             }
@@ -56,6 +59,19 @@ pub(super) fn lower(l: &mut Lowering<'_>, bytes: &[u8]) -> Choice {
         }
         Semantics::Vector(op) => {
             l.op.extra = l.memory_bytes();
+            let sha = matches!(
+                l.mnemonic(),
+                M::Sha1msg1
+                    | M::Sha1msg2
+                    | M::Sha1nexte
+                    | M::Sha1rnds4
+                    | M::Sha256msg1
+                    | M::Sha256msg2
+                    | M::Sha256rnds2
+            );
+            if sha && l.is_amd() {
+                l.op.extra = sse::UNALIGNED;
+            }
             let run: Handler = match op {
                 simd::VectorOp::Xmm(_) => sse::packed,
                 simd::VectorOp::Mmx(_) | simd::VectorOp::MmxToGpr(_) | simd::VectorOp::MmxFromGpr(_) => mmx::packed,
