@@ -35,11 +35,13 @@ fuzz_target!(|input: &[u8]| {
         if text.contains("inf") {
             continue;
         }
-        // Members whose names have the same hash change places each time, as in QEMU: after twice all is as it was.
         let again = |text: &str| match json::parse(text) {
             Ok(value) => json::to_string(&value),
             Err(error) => panic!("{text:?} can't be read again: {error}"),
         };
+        // What has an equal that is shorter, as the double -0.0, may change once. Members whose names have the same hash
+        // change places each time, as in QEMU: after twice all is as it was.
+        let text = again(&text);
         assert_eq!(again(&again(&text)), text);
     }
 });
