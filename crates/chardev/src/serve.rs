@@ -205,6 +205,12 @@ impl Server<'_> {
             }
             if self.ended {
                 self.over = true;
+                if !self.stream.is_one() && self.stream.output.is_some() {
+                    // Standard input or an input file is at its end; output goes on.
+                    self.input = None;
+                    self.ended = false;
+                    return Poll::Pending;
+                }
                 // Only a unix socket tells apart who has said everything and who is gone.
                 let speaking = self.stream.kind == Kind::UnixSocket && !self.port.state().pending.is_empty();
                 return if speaking { self.poll_gone(context) } else { Poll::Ready(Ok(())) };

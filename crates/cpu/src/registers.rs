@@ -197,7 +197,11 @@ impl Cpu {
             apic_base: self.apic.base(),
             msrs,
             xsave: self.xsave_image(),
-            halted: matches!(self.activity, Activity::Halted),
+            activity: match self.activity {
+                Activity::Running | Activity::Shutdown => x86::regs::Activity::Running,
+                Activity::Halted => x86::regs::Activity::Halted,
+                Activity::WaitForSipi => x86::regs::Activity::WaitForSipi,
+            },
         }
     }
 
@@ -224,9 +228,8 @@ impl Cpu {
             apic_base,
             msrs,
             xsave,
-            halted,
+            activity,
         } = registers;
-        let untouched = *rip == 0xfff0 && segments[SegmentRegister::Cs as usize].base == 0xffff_0000;
         self.gpr = *gpr;
         self.set_rip(*rip);
         self.set_rflags(*rflags);
@@ -242,10 +245,10 @@ impl Cpu {
             self.restore_msr(*msr, *value);
         }
         self.load_xsave_image(xsave);
-        self.activity = match (*halted, self.activity) {
-            (true, _) => Activity::Halted,
-            (false, Activity::WaitForSipi) if untouched => Activity::WaitForSipi,
-            (false, _) => Activity::Running,
+        self.activity = match activity {
+            x86::regs::Activity::Running => Activity::Running,
+            x86::regs::Activity::Halted => Activity::Halted,
+            x86::regs::Activity::WaitForSipi => Activity::WaitForSipi,
         };
         self.shadow = Shadow::None;
         self.pending_debug = 0;

@@ -491,7 +491,7 @@ fn nmi_is_blocked_until_iret() {
     set_gate64(&bench, 0x30, HANDLER2, 0, 0);
     bench.put(HANDLER2, &[0x48, 0xcf]);
     let mut now = bench.cpu.registers();
-    now.halted = false;
+    now.activity = x86::regs::Activity::Running;
     bench.set(&now);
     let end = bench.run_to_halt();
     assert_eq!(end.gpr[15], 2, "IRET let the second NMI in");
@@ -581,7 +581,7 @@ fn start_up_ipi_starts_a_waiting_processor() {
     let mut bench = Bench::application_processor();
     bench.put(0x9_a000, &[0x8c, 0xcb, HLT]); // mov bx, cs; hlt
     assert_eq!(bench.cpu.run(), VcpuExit::Halted, "it waits");
-    assert!(!bench.cpu.registers().halted);
+    assert_eq!(bench.cpu.registers().activity, x86::regs::Activity::Running);
     bench.signals.raise_sipi(0x9a);
     let end = bench.run_to_halt();
     assert_eq!((end.gpr[3], end.rip), (0x9a00, 3));

@@ -107,6 +107,10 @@ pub struct MachineConfig {
     pub rtc: RtcBase,
     /// Whether there is an HPET.
     pub hpet: bool,
+    /// Whether the host may share equal pages of guest memory.
+    pub mem_merge: bool,
+    /// Whether a core dump of the program contains guest memory.
+    pub dump_guest_core: bool,
     /// What to boot; without it the vCPU starts at the reset vector, where there is no firmware.
     pub boot: Option<BootSource>,
     /// Devices beside the board's own.

@@ -142,6 +142,7 @@ pub fn build(
     let memory = Arc::new(AddressSpace::new(SpaceKind::Memory));
     let ports = Arc::new(AddressSpace::new(SpaceKind::Ports));
     let ram = Arc::new(RamBlock::new("pc.ram", config.ram_size)?);
+    ram.advise(config.mem_merge, config.dump_guest_core);
     map_ram(config, &memory, &ram)?;
 
     let apic_bus = ApicBus::new(clock);
@@ -232,6 +233,10 @@ impl Board {
         // The keyboard's scancodes are translated to set 1, its interrupt is on, the mouse is off.
         self.ports.store(GuestAddress(0x64), AccessSize::Byte, 0x60);
         self.ports.store(GuestAddress(0x60), AccessSize::Byte, 0x61);
+        // The boot processor's APIC is on: external interrupts on LINT0, NMI on LINT1. This thread reaches that APIC.
+        for (register, value) in [(0xf0, 0x1ff), (0x350, 0x8700), (0x360, 0x8400)] {
+            self.memory.store(GuestAddress(APIC_SPACE_BASE + register), AccessSize::Dword, value);
+        }
         let mut rtc = self.rtc.lock();
         let kib = |bytes: u64, max: u64| (bytes >> 10).min(max) as u16;
         let base = kib(0xa_0000, 640);

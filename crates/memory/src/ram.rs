@@ -118,6 +118,18 @@ impl RamBlock {
         Ok(Self { name: name.to_owned(), base, len, code })
     }
 
+    /// Says whether the host may share equal pages of the block (KSM), and whether a core dump of this process contains
+    /// it. Hosts without these features ignore the wish.
+    pub fn advise(&self, mergeable: bool, dumpable: bool) {
+        use rustix::mm::Advice;
+        let merge = if mergeable { Advice::LinuxMergeable } else { Advice::LinuxUnmergeable };
+        let dump = if dumpable { Advice::LinuxDoDump } else { Advice::LinuxDontDump };
+        for advice in [merge, dump] {
+            // SAFETY: the range is our own mapping, and none of these changes what it contains.
+            let _unsupported = unsafe { rustix::mm::madvise(self.base.as_ptr().cast(), self.len, advice) };
+        }
+    }
+
     /// The block's name, as QEMU names it: `pc.ram`, `pc.bios`, ….
     pub fn name(&self) -> &str {
         &self.name

@@ -76,8 +76,20 @@ pub struct Registers {
     pub msrs: Vec<(u32, u64)>,
     /// The XSAVE area in standard format: x87, SSE, then what XCR0 enables.
     pub xsave: Vec<u8>,
-    /// Whether the vCPU waits in HLT.
-    pub halted: bool,
+    /// Whether the vCPU executes, or what it waits for.
+    pub activity: Activity,
+}
+
+/// What a vCPU does between instructions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Activity {
+    /// It executes.
+    #[default]
+    Running,
+    /// It waits in HLT for an interrupt.
+    Halted,
+    /// It waits for a start-up IPI, as all but the boot processor do after a reset.
+    WaitForSipi,
 }
 
 /// RFLAGS bits.

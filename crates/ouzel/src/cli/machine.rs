@@ -21,6 +21,8 @@ const DEFAULT_CPU: &str = "qemu64";
 struct MachineOption {
     machine_type: &'static MachineType,
     hpet: bool,
+    mem_merge: bool,
+    dump_guest_core: bool,
     kernel: Option<String>,
     initrd: Option<String>,
     append: Option<String>,
@@ -48,6 +50,8 @@ pub fn settings(
         cpu_model,
         rtc,
         hpet: option.hpet,
+        mem_merge: option.mem_merge,
+        dump_guest_core: option.dump_guest_core,
         boot: boot(arguments, option)?,
         devices,
     })
@@ -55,7 +59,15 @@ pub fn settings(
 
 fn machine_option(arguments: &[Argument<'_>]) -> Result<MachineOption, CliError> {
     let default = MACHINE_TYPES.iter().find(|machine| machine.is_default).unwrap_or(&MACHINE_TYPES[0]);
-    let mut option = MachineOption { machine_type: default, hpet: true, kernel: None, initrd: None, append: None };
+    let mut option = MachineOption {
+        machine_type: default,
+        hpet: true,
+        mem_merge: true,
+        dump_guest_core: true,
+        kernel: None,
+        initrd: None,
+        append: None,
+    };
     // Several -machine options add up.
     for argument in all(arguments, "machine") {
         let mut values = Values::parse(*argument, Some("type"))?;
@@ -68,8 +80,17 @@ fn machine_option(arguments: &[Argument<'_>]) -> Result<MachineOption, CliError>
         if let Some(accelerators) = values.text("accel")? {
             accelerator_list(argument, &accelerators)?;
         }
-        if let Some(hpet) = values.flag("hpet")? {
-            option.hpet = hpet;
+        for (key, slot) in [
+            ("hpet", &mut option.hpet),
+            ("mem-merge", &mut option.mem_merge),
+            ("dump-guest-core", &mut option.dump_guest_core),
+        ] {
+            if let Some(value) = values.flag(key)? {
+                *slot = value;
+            }
+        }
+        if values.flag("usb")? == Some(true) {
+            return Err(argument.error("USB is not available in this version"));
         }
         for (key, slot) in
             [("kernel", &mut option.kernel), ("initrd", &mut option.initrd), ("append", &mut option.append)]

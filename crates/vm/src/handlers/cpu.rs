@@ -9,7 +9,7 @@ use qapi::cpu::{
 };
 use qapi::machine::SysEmuTarget;
 use x86::model::{CpuModel, Host};
-use x86::regs::SegmentRegister;
+use x86::regs::{Activity, SegmentRegister};
 
 use super::Table;
 
@@ -60,7 +60,7 @@ fn cpus(machine: &Machine, current: u32) -> Vec<CpuInfo> {
         let (pc, halted) = machine.vcpus().with(index, |cpu| {
             let registers = cpu.registers();
             let base = registers.segments[SegmentRegister::Cs as usize].base;
-            (base.wrapping_add(registers.rip), registers.halted)
+            (base.wrapping_add(registers.rip), registers.activity != Activity::Running)
         })?;
         Some(CpuInfo {
             cpu: index as i64,
