@@ -21,7 +21,7 @@ static MEMORY: LazyLock<AddressSpace> = LazyLock::new(|| {
 fuzz_target!(|input: (&[u8], Option<&[u8]>, &str)| {
     let (kernel, initrd, command_line) = input;
     let source =
-        BootSource { kernel: kernel.into(), initrd: initrd.map(Arc::from), command_line: command_line.to_owned() };
+        BootSource { kernel: kernel.into(), initrd: initrd.map(Arc::from), command_line: command_line.to_owned(), ..BootSource::default() };
     let environment = BootEnvironment { low_ram_end: RAM, e820: E820::pc(RAM, 0, 0), rsdp: 0xf_0000 };
     if let Ok(plan) = BootPlan::new(&source, &environment) {
         let _ = plan.write(&MEMORY);

@@ -47,8 +47,12 @@ pub enum BootError {
 pub struct BootSource {
     /// The contents of the `-kernel` file.
     pub kernel: Arc<[u8]>,
+    /// Its path, which Multiboot kernels and errors name.
+    pub kernel_path: String,
     /// The contents of the `-initrd` file.
     pub initrd: Option<Arc<[u8]>>,
+    /// Its path.
+    pub initrd_path: String,
     /// `-append`.
     pub command_line: String,
 }

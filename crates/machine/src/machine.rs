@@ -39,8 +39,13 @@ pub enum MachineError {
     #[error(transparent)]
     Map(#[from] MapError),
     /// The kernel.
-    #[error("cannot boot the kernel: {0}")]
-    Boot(#[from] BootError),
+    #[error("could not load kernel '{path}': {source}")]
+    Boot {
+        /// The file.
+        path: String,
+        /// What is wrong with it.
+        source: BootError,
+    },
     /// A character device that a device needs.
     #[error(transparent)]
     Chardev(#[from] chardev::Error),
@@ -146,7 +151,7 @@ impl Machine {
             Some(source) => {
                 let e820 = E820::pc(low, TABLES_SIZE, high, is_amd(config));
                 let environment = BootEnvironment { low_ram_end: tables_at, e820, rsdp: RSDP_ADDRESS };
-                Some(BootPlan::new(source, &environment)?)
+                Some(BootPlan::new(source, &environment).map_err(|error| boot_error(config, error))?)
             }
         };
         let (objects, paths) = objects::build(config, &board.devices)?;
@@ -159,7 +164,7 @@ impl Machine {
         let cpu_type = config.cpu_model.type_name();
         let vcpus = Arc::new(vcpus);
         let machine = Self { board, objects, slots, cpu_type, boot, tables, tables_at, physical_bits, vcpus };
-        machine.reset_to(ResetKind::Cold)?;
+        machine.reset_to(ResetKind::Cold).map_err(|error| boot_error(config, error))?;
         Ok(machine)
     }
 
@@ -182,7 +187,7 @@ impl Machine {
         debug_assert!(written.is_ok(), "{written:?}");
     }
 
-    fn reset_to(&self, kind: ResetKind) -> Result<(), MachineError> {
+    fn reset_to(&self, kind: ResetKind) -> Result<(), BootError> {
         for device in &self.board.devices {
             device.lifecycle.reset(kind);
         }
@@ -266,6 +271,11 @@ impl Machine {
     pub fn guest_memory(&self) -> GuestMemory {
         GuestMemory { memory: Arc::clone(&self.board.memory), vcpus: Arc::clone(&self.vcpus) }
     }
+}
+
+fn boot_error(config: &MachineConfig, source: BootError) -> MachineError {
+    let path = config.boot.as_ref().map(|boot| boot.kernel_path.clone()).unwrap_or_default();
+    MachineError::Boot { path, source }
 }
 
 fn is_amd(config: &MachineConfig) -> bool {

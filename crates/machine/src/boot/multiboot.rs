@@ -19,6 +19,9 @@ const MODULE: u64 = 0x9100;
 const LOADER_NAME: u64 = 0x9140;
 const MEMORY_MAP: u64 = 0x9200;
 const COMMAND_LINE: u64 = 0x2_0000;
+const MODULE_NAME: u64 = 0x3_0000;
+/// The longest text, with its final zero byte.
+const TEXT_MAX: usize = 0x1_0000;
 
 /// The header and where in the file it was found.
 #[derive(Clone, Copy, Debug)]
@@ -67,6 +70,14 @@ fn load_by_header(source: &BootSource, environment: &BootEnvironment, header: &H
     Ok(Loaded { chunks: vec![loaded, zeros], end, entry })
 }
 
+/// A text with its final zero byte.
+fn text(text: &str) -> Result<Vec<u8>, BootError> {
+    if text.len() >= TEXT_MAX {
+        return Err(BootError::Malformed("the command line or a file's name is longer than 64 KiB"));
+    }
+    Ok(text.bytes().chain([0]).collect())
+}
+
 /// Plans the boot of a Multiboot kernel. The initrd becomes its one module.
 pub fn plan(source: &BootSource, environment: &BootEnvironment, header: &Header) -> Result<BootPlan, BootError> {
     if header.flags & UNMET_REQUIREMENTS != 0 {
@@ -89,21 +100,19 @@ pub fn plan(source: &BootSource, environment: &BootEnvironment, header: &Header)
     let mut modules = 0_u32;
     if let Some(initrd) = &source.initrd {
         let address = place_high("the module", initrd.len() as u64, environment.low_ram_end, end)?;
-        let module: Vec<u8> = [address, address + initrd.len() as u64, COMMAND_LINE, 0]
+        let module: Vec<u8> = [address, address + initrd.len() as u64, MODULE_NAME, 0]
             .into_iter()
             .flat_map(|value| (value as u32).to_le_bytes())
             .collect();
         chunks.extend(Chunk::part(address, initrd, 0..initrd.len()));
         chunks.push(Chunk::owned(MODULE, module));
+        chunks.push(Chunk::owned(MODULE_NAME, text(&source.initrd_path)?));
         flags |= 1 << 3;
         modules = 1;
     }
-    let mut command_line = source.command_line.clone().into_bytes();
-    command_line.push(0);
-    if command_line.len() > 0x1_0000 {
-        return Err(BootError::Malformed("the command line is longer than 64 KiB"));
-    }
-    chunks.push(Chunk::owned(COMMAND_LINE, command_line));
+    // The command line begins with the kernel's name, as boot loaders give it.
+    let command_line = format!("{} {}", source.kernel_path, source.command_line);
+    chunks.push(Chunk::owned(COMMAND_LINE, text(&command_line)?));
     chunks.push(Chunk::owned(LOADER_NAME, b"ouzel\0".to_vec()));
     let map: Vec<u8> = environment
         .e820

@@ -5,7 +5,13 @@ fn environment() -> BootEnvironment {
 }
 
 fn source(kernel: Vec<u8>) -> BootSource {
-    BootSource { kernel: kernel.into(), initrd: Some(vec![7; 5000].into()), command_line: "console=ttyS0".into() }
+    BootSource {
+        kernel: kernel.into(),
+        kernel_path: "kernel".into(),
+        initrd: Some(vec![7; 5000].into()),
+        initrd_path: "initrd".into(),
+        command_line: "console=ttyS0".into(),
+    }
 }
 
 fn find(plan: &BootPlan, address: u64) -> &[u8] {
@@ -99,6 +105,8 @@ fn multiboot_with_addresses_gets_its_magic_and_module() {
     assert_eq!((plan.registers.rip, plan.registers.gpr[0], plan.registers.gpr[3]), (0x10_0040, 0x2bad_b002, 0x9000));
     assert_eq!(find(&plan, 0x10_0000).len(), 0x100);
     assert_eq!(find(&plan, 0x9000)[20..24], 1_u32.to_le_bytes());
+    assert_eq!(find(&plan, 0x2_0000), b"kernel console=ttyS0\0");
+    assert_eq!(find(&plan, 0x3_0000), b"initrd\0");
 }
 
 #[test]

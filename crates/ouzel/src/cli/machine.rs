@@ -260,6 +260,8 @@ fn boot(arguments: &[Argument<'_>], option: MachineOption) -> Result<Option<Boot
     };
     Ok(Some(BootSource {
         kernel: read("kernel", &kernel)?,
+        kernel_path: kernel,
+        initrd_path: initrd.clone().unwrap_or_default(),
         initrd: initrd.map(|path| read("initrd", &path)).transpose()?,
         command_line: append.unwrap_or_default(),
     }))
