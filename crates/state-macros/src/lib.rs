@@ -1,5 +1,7 @@
 //! The `State` derive macro. What it accepts is described in crate `state`.
 
+#![forbid(unsafe_code)]
+
 mod attributes;
 mod enums;
 mod structs;
