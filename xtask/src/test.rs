@@ -11,7 +11,7 @@ use crate::layers;
 use crate::run::{Outcome, root, run, run_command, step, target};
 use crate::setup;
 
-/// What an ignored test needs. Such a test's own name (not its module's) begins with `peer_<name>_`.
+/// What an ignored test needs. Such a test's own name (not its module's) begins with `peer_<name>_` or `<name>_`.
 struct Peer {
     name: &'static str,
     /// Why its tests can't be run.
@@ -63,11 +63,14 @@ fn peers(guests: &Guests) -> (Vec<Peer>, Option<PathBuf>) {
     };
     let linux =
         (guests.kernel.is_none() || guests.initrd.is_none()).then(|| "no Debian kernel or no busybox".to_owned());
+    let no_suite = std::env::var_os("OUZEL_TEST386").is_none();
+    let no_suite = no_suite.then(|| "OUZEL_TEST386 names no ROM; see bench/suites/README.md".to_owned());
     let peers = vec![
         package("qemu", "qemu-system-x86"),
         package("nc", "netcat-openbsd"),
         package("nasm", "nasm"),
         Peer { name: "python", missing: no_python, from_debian: false },
+        Peer { name: "test386", missing: no_suite, from_debian: false },
         Peer { name: "linux", missing: linux, from_debian: true },
     ];
     (peers, python)
@@ -102,7 +105,8 @@ fn environment(guests: &Guests, python: Option<PathBuf>) -> Vec<(&'static str, P
 
 /// The peer that an ignored test needs.
 fn peer_of<'a>(peers: &'a [Peer], test: &str) -> Option<&'a Peer> {
-    let name = test.rsplit("::").next()?.strip_prefix("peer_")?;
+    let name = test.rsplit("::").next()?;
+    let name = name.strip_prefix("peer_").unwrap_or(name);
     peers.iter().find(|peer| name.strip_prefix(peer.name).is_some_and(|rest| rest.starts_with('_')))
 }
 
