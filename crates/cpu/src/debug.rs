@@ -7,6 +7,9 @@ use crate::mmu::AccessKind;
 use crate::state::{Cpu, cr};
 use x86::regs::SegmentRegister;
 
+/// DR6: B0–B3.
+const BREAKPOINTS: u64 = 0xf;
+
 /// What a breakpoint waits for: the R/W field of DR7.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Condition {
@@ -73,6 +76,12 @@ impl Cpu {
             let conditions = if kind == AccessKind::Write { &all[..] } else { &all[..1] };
             self.pending_debug |= self.matches(linear, len, conditions);
         }
+    }
+
+    /// Notes in DR6 why a debug exception comes: B0–B3 say what matched now, the other bits stay until software clears
+    /// them.
+    pub(crate) fn note_debug_trap(&mut self, bits: u64) {
+        self.dr[6] = self.dr[6] & !BREAKPOINTS | bits;
     }
 
     /// Notes the I/O breakpoints that a port access meets.

@@ -68,6 +68,8 @@ pub mod index {
     pub const GS_BASE: u32 = 0xc000_0101;
     pub const KERNEL_GS_BASE: u32 = 0xc000_0102;
     pub const TSC_AUX: u32 = 0xc000_0103;
+    pub const PERF_EVT_SEL0: u32 = 0xc001_0000;
+    pub const PERF_CTR3: u32 = 0xc001_0007;
     pub const SYSCFG: u32 = 0xc001_0010;
     pub const HWCR: u32 = 0xc001_0015;
     pub const IORR_BASE0: u32 = 0xc001_0016;
@@ -284,7 +286,9 @@ impl Cpu {
             index::DE_CFG => self.msrs.de_cfg,
             // SVM is not there and locked.
             index::VM_CR => 1 << 4 | 1 << 3,
-            index::VM_HSAVE_PA
+            // Every AMD processor has four counters; these never count.
+            index::PERF_EVT_SEL0..=index::PERF_CTR3
+            | index::VM_HSAVE_PA
             | index::NB_CFG
             | index::INT_PENDING
             | index::PSTATE_CURRENT_LIMIT
@@ -442,11 +446,14 @@ impl Cpu {
     }
 
     fn write_bank(&mut self, slot: usize, value: u64) -> Exec {
-        // Controls take all zeros or all ones (Linux clears single bits, which hardware lets through); status, address
-        // and misc only zero, unless HWCR.McStatusWrEn.
-        let control = slot.is_multiple_of(4);
+        // Controls take all zeros or all ones, but for the bits 0 and 10 that kernels clear for errata; status only zero,
+        // unless HWCR.McStatusWrEn. Address and misc are plain registers, as on AMD processors and under KVM.
         let writable = self.features.vendor == Vendor::Amd && self.msrs.hwcr & 1 << 18 != 0;
-        check(control || value == 0 || writable)?;
+        check(match slot % 4 {
+            0 => value == 0 || value | 1 << 10 | 1 == u64::MAX,
+            1 => value == 0 || writable,
+            _ => true,
+        })?;
         self.msrs.mc_banks[slot] = value;
         Ok(())
     }
@@ -486,7 +493,8 @@ impl Cpu {
             index::SYSCFG => self.msrs.syscfg = value,
             index::DE_CFG => self.msrs.de_cfg = value,
             index::VM_CR => {}
-            index::VM_HSAVE_PA
+            index::PERF_EVT_SEL0..=index::PERF_CTR3
+            | index::VM_HSAVE_PA
             | index::NB_CFG
             | index::INT_PENDING
             | index::PATCH_LOADER

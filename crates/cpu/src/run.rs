@@ -56,7 +56,8 @@ impl Cpu {
             return false;
         }
         if self.pending_debug != 0 && self.shadow != Shadow::MovSs {
-            self.dr[6] |= std::mem::take(&mut self.pending_debug);
+            let bits = std::mem::take(&mut self.pending_debug);
+            self.note_debug_trap(bits);
             self.shadow = Shadow::None;
             self.activity = Activity::Running;
             self.deliver(Fault::db_trap());
@@ -87,7 +88,7 @@ impl Cpu {
         if self.has_breakpoints() && !self.system_flag(rflags::RF) {
             let bits = self.instruction_breakpoints();
             if bits != 0 {
-                self.dr[6] |= bits;
+                self.note_debug_trap(bits);
                 self.deliver(Fault::db());
                 return;
             }
@@ -107,8 +108,8 @@ impl Cpu {
                 self.deliver(fault);
             }
             BlockExit::StepDone | BlockExit::Halt | BlockExit::Signals => {
-                // No single-step trap follows a load of SS.
-                if self.one_instruction && self.step && self.shadow != Shadow::MovSs {
+                // No single-step trap follows a load of SS. SYSCALL and SYSRET decide by the TF that they leave.
+                if self.step && self.shadow != Shadow::MovSs {
                     self.pending_debug |= dr6::BS;
                 }
             }

@@ -3,7 +3,7 @@
 use x86::regs::{Segment, SegmentRegister, TableRegister, rflags};
 
 use crate::fault::{Exec, Fault};
-use crate::mmu::{Class, Word};
+use crate::mmu::{Class, Word, is_canonical};
 use crate::state::{Cpu, cr, seg_ok};
 
 /// Attribute bits of [`Segment::attributes`].
@@ -397,6 +397,9 @@ impl Cpu {
         }
         if self.mode.long {
             descriptor = self.extend_descriptor(selector, descriptor)?.ok_or(Fault::gp(error))?;
+            if !is_canonical(descriptor.long_base()) {
+                return Err(Fault::gp(error));
+            }
         }
         self.ldtr = Segment { base: descriptor.long_base(), ..descriptor.segment(selector) };
         Ok(())
@@ -427,6 +430,9 @@ impl Cpu {
         }
         if self.mode.long {
             descriptor = self.extend_descriptor(selector, descriptor)?.ok_or(Fault::gp(error))?;
+            if !is_canonical(descriptor.long_base()) {
+                return Err(Fault::gp(error));
+            }
         }
         descriptor.low |= 1 << 41;
         self.write_u8_sys(descriptor.address.wrapping_add(5), (descriptor.low >> 40) as u8)?;
@@ -515,7 +521,7 @@ impl Cpu {
 
     fn checked_table(&self, base: u64, limit: u16) -> Exec<TableRegister> {
         self.require_cpl0()?;
-        if self.mode.is_long64() && !crate::mmu::is_canonical(base) {
+        if self.mode.is_long64() && !is_canonical(base) {
             return Err(Fault::gp0());
         }
         Ok(TableRegister { base, limit })

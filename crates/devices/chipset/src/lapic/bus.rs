@@ -258,11 +258,11 @@ impl Io for ApicPage {
             return 0;
         }
         let read = self.bus.with(self.cpu(), |apic| {
-            // The page is there in xAPIC mode only.
+            // The page is there in xAPIC mode only; else nothing answers.
             let is_visible = apic.state.is_enabled() && !apic.state.is_x2apic();
-            if is_visible { apic.read_register((offset >> 4) as u32) } else { 0 }
+            if is_visible { apic.read_register((offset >> 4) as u32) } else { u32::MAX }
         });
-        read.map_or(0, u64::from)
+        u64::from(read.unwrap_or(u32::MAX))
     }
 
     fn write(&self, offset: u64, size: AccessSize, value: u64) {
