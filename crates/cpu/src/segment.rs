@@ -363,7 +363,9 @@ impl Cpu {
             let code = segment.attributes & attr::CODE != 0;
             let conforming = code && segment.attributes & attr::DC != 0;
             if segment.attributes & attr::P != 0 && !conforming && segment_dpl(&segment) < cpl {
-                self.set_segment(register, null_segment(0, 0));
+                // Only selector and validity go: 64-bit mode goes on to use the bases of FS and GS.
+                let attributes = segment.attributes & !attr::P;
+                self.set_segment(register, Segment { selector: 0, attributes, ..segment });
             }
         }
     }
