@@ -10,6 +10,7 @@ pub mod acpi;
 pub mod boot;
 pub mod config;
 pub mod e820;
+mod error;
 pub mod event;
 mod machine;
 mod objects;
@@ -19,5 +20,6 @@ pub mod vcpu;
 
 pub use cpu::block::{Interruption, TraceSink};
 pub use cpu::fault::EventKind;
-pub use machine::{CpuSlot, GuestMemory, Machine, MachineError, TraceFactory};
+pub use error::MachineError;
+pub use machine::{CpuSlot, GuestMemory, Machine, TraceFactory};
 pub use pc::Chardevs;

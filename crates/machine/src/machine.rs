@@ -1,6 +1,5 @@
 //! A machine that has been built: start, stop, reset, and what monitors ask about it.
 
-use std::io;
 use std::sync::Arc;
 
 use accel::{CpuSignals, VcpuReset};
@@ -9,7 +8,7 @@ use cpu::block::TraceSink;
 use cpu::{CpuConfig, ExclusiveLock, SoftCpu};
 use device::ResetKind;
 use devices_chipset::lapic::{self, ApicBus};
-use memory::{AddressSpace, GuestAddress, MapError, RamError};
+use memory::{AddressSpace, GuestAddress};
 use object::ObjectTree;
 use x86::cpuid::Vendor;
 use x86::model::Topology;
@@ -19,6 +18,7 @@ use crate::acpi::{AcpiConfig, AcpiTables};
 use crate::boot::{BootEnvironment, BootError, BootPlan};
 use crate::config::MachineConfig;
 use crate::e820::E820;
+use crate::error::MachineError;
 use crate::event::GuestEvents;
 use crate::objects;
 use crate::pc::{self, Board, Chardevs};
@@ -28,43 +28,6 @@ use crate::vcpu::{NewVcpu, VcpuThreads};
 const TABLES_SIZE: u64 = 0x2_0000;
 /// Where the RSDP goes: where guests look for it (ACPI 1.0b, 5.2.4.1).
 const RSDP_ADDRESS: u64 = 0xf_5a00;
-
-/// Why a machine can't be built.
-#[derive(Debug, thiserror::Error)]
-pub enum MachineError {
-    /// Guest memory.
-    #[error(transparent)]
-    Ram(#[from] RamError),
-    /// The memory map.
-    #[error(transparent)]
-    Map(#[from] MapError),
-    /// The kernel.
-    #[error("could not load kernel '{path}': {source}")]
-    Boot {
-        /// The file.
-        path: String,
-        /// What is wrong with it.
-        source: BootError,
-    },
-    /// A character device that a device needs.
-    #[error(transparent)]
-    Chardev(#[from] chardev::Error),
-    /// PCI slots.
-    #[error(transparent)]
-    Pci(#[from] devices_pci::bus::Occupied),
-    /// fw_cfg's files.
-    #[error(transparent)]
-    FwCfg(#[from] devices_isa::fw_cfg::FileError),
-    /// The object tree.
-    #[error(transparent)]
-    Object(#[from] object::ObjectError),
-    /// A vCPU thread.
-    #[error("the host refuses a vCPU thread: {0}")]
-    Thread(#[source] io::Error),
-    /// Too little RAM for the tables and the boot structures.
-    #[error("the machine needs at least 1 MiB of RAM")]
-    RamTooSmall,
-}
 
 /// Makes the sink that follows the execution of a vCPU, by its index.
 pub type TraceFactory = dyn Fn(usize) -> Box<dyn TraceSink>;

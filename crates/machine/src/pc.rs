@@ -26,8 +26,8 @@ use memory::{AccessSize, AddressSpace, Backing, GuestAddress, RamBlock, SpaceKin
 use self::isa::A20Gate;
 use crate::acpi::SerialPort;
 use crate::config::MachineConfig;
+use crate::error::MachineError;
 use crate::event::{GuestEvent, GuestEvents};
-use crate::machine::MachineError;
 
 /// Gives the front end of a character device by its id.
 pub type Chardevs<'a> = dyn Fn(&str) -> Result<Chardev, chardev::Error> + 'a;

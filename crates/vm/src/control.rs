@@ -54,7 +54,7 @@ impl Control {
     }
 
     /// Serves the inbox until the program shall end; returns its exit status.
-    pub fn run(&mut self, inbox: &Inbox, autostart: bool) -> i32 {
+    pub fn run(&mut self, inbox: &Inbox<Control>, autostart: bool) -> i32 {
         if autostart {
             // A machine in prelaunch can always be started.
             let _started = self.resume();

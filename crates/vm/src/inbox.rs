@@ -5,13 +5,11 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use machine::event::GuestEvent;
 
-use crate::control::Control;
-
-/// A request of a monitor, ready to run on the control thread.
-pub type Request = Box<dyn FnOnce(&mut Control) + Send>;
+/// A request of a monitor, ready to run on the control thread, whose state is `C`.
+pub type Request<C> = Box<dyn FnOnce(&mut C) + Send>;
 
 /// Something for the control thread to do.
-pub enum Item {
+pub enum Item<C> {
     /// From the guest.
     Guest(GuestEvent),
     /// A signal of the host asks the program to end.
@@ -20,25 +18,30 @@ pub enum Item {
         signal: i32,
     },
     /// From a monitor.
-    Request(Request),
+    Request(Request<C>),
 }
 
-#[derive(Default)]
-struct Queues {
+struct Queues<C> {
     guest: VecDeque<GuestEvent>,
     terminate: Option<i32>,
-    requests: VecDeque<Request>,
+    requests: VecDeque<Request<C>>,
 }
 
 /// The control thread's inbox. Everybody puts, one thread takes.
-#[derive(Default)]
-pub struct Inbox {
-    queues: Mutex<Queues>,
+pub struct Inbox<C> {
+    queues: Mutex<Queues<C>>,
     filled: Condvar,
 }
 
-impl Inbox {
-    fn lock(&self) -> MutexGuard<'_, Queues> {
+impl<C> Default for Inbox<C> {
+    fn default() -> Self {
+        let queues = Queues { guest: VecDeque::new(), terminate: None, requests: VecDeque::new() };
+        Self { queues: Mutex::new(queues), filled: Condvar::new() }
+    }
+}
+
+impl<C> Inbox<C> {
+    fn lock(&self) -> MutexGuard<'_, Queues<C>> {
         self.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -55,13 +58,13 @@ impl Inbox {
     }
 
     /// Leaves a request.
-    pub fn request(&self, request: Request) {
+    pub fn request(&self, request: Request<C>) {
         self.lock().requests.push_back(request);
         self.filled.notify_one();
     }
 
     /// Takes the most urgent item; waits for one if there is none.
-    pub fn take(&self) -> Item {
+    pub fn take(&self) -> Item<C> {
         let mut queues = self.lock();
         loop {
             if let Some(event) = queues.guest.pop_front() {

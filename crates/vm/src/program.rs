@@ -38,7 +38,7 @@ pub enum StartError {
     },
 }
 
-impl ControlQueue<Control> for Inbox {
+impl ControlQueue<Control> for Inbox<Control> {
     fn push(&self, work: Work<Control>) {
         self.request(work);
     }
@@ -53,7 +53,7 @@ struct MonitorThread {
 
 impl MonitorThread {
     /// Starts the thread. The host's signals that ask the program to end go to `inbox`.
-    fn start(inbox: &Arc<Inbox>) -> io::Result<Self> {
+    fn start(inbox: &Arc<Inbox<Control>>) -> io::Result<Self> {
         let (tell, told) = mpsc::channel();
         let (end, ended) = tokio::sync::oneshot::channel();
         let inbox = Arc::clone(inbox);
@@ -89,7 +89,7 @@ impl Drop for MonitorThread {
 }
 
 /// Leaves SIGINT, SIGTERM and SIGHUP in the inbox.
-fn watch_signals(inbox: &Arc<Inbox>) -> io::Result<()> {
+fn watch_signals(inbox: &Arc<Inbox<Control>>) -> io::Result<()> {
     for kind in [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()] {
         let mut stream = signal(kind)?;
         let inbox = Arc::clone(inbox);
@@ -104,7 +104,7 @@ fn watch_signals(inbox: &Arc<Inbox>) -> io::Result<()> {
 
 /// A program that has been set up and can run.
 pub struct Program {
-    inbox: Arc<Inbox>,
+    inbox: Arc<Inbox<Control>>,
     control: Control,
     autostart: bool,
     monitors: Vec<Arc<Chardev>>,

@@ -19,8 +19,8 @@ use super::{Builder, Chardevs, Place};
 use crate::acpi::SerialPort;
 use crate::config::DeviceKind;
 use crate::e820::E820;
+use crate::error::MachineError;
 use crate::event::GuestEvent;
-use crate::machine::MachineError;
 use crate::serial::{self, ChardevBackend};
 
 /// The A20 gate: whoever moves it tells the vCPUs.

@@ -14,8 +14,8 @@ use devices_pci::{Address, PciBus, Window, bus};
 use memory::{AddressSpace, SpaceKind};
 
 use super::{Builder, Place};
+use crate::error::MachineError;
 use crate::event::GuestEvent;
-use crate::machine::MachineError;
 
 /// Where the functions are, as guests and firmware expect them.
 const HOST_BRIDGE: Address = Address::new(0, 0);

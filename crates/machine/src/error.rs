@@ -1,0 +1,44 @@
+//! Why a machine can't be built.
+
+use std::io;
+
+use memory::{MapError, RamError};
+
+use crate::boot::BootError;
+
+/// Why a machine can't be built.
+#[derive(Debug, thiserror::Error)]
+pub enum MachineError {
+    /// Guest memory.
+    #[error(transparent)]
+    Ram(#[from] RamError),
+    /// The memory map.
+    #[error(transparent)]
+    Map(#[from] MapError),
+    /// The kernel.
+    #[error("could not load kernel '{path}': {source}")]
+    Boot {
+        /// The file.
+        path: String,
+        /// What is wrong with it.
+        source: BootError,
+    },
+    /// A character device that a device needs.
+    #[error(transparent)]
+    Chardev(#[from] chardev::Error),
+    /// PCI slots.
+    #[error(transparent)]
+    Pci(#[from] devices_pci::bus::Occupied),
+    /// fw_cfg's files.
+    #[error(transparent)]
+    FwCfg(#[from] devices_isa::fw_cfg::FileError),
+    /// The object tree.
+    #[error(transparent)]
+    Object(#[from] object::ObjectError),
+    /// A vCPU thread.
+    #[error("the host refuses a vCPU thread: {0}")]
+    Thread(#[source] io::Error),
+    /// Too little RAM for the tables and the boot structures.
+    #[error("the machine needs at least 1 MiB of RAM")]
+    RamTooSmall,
+}
