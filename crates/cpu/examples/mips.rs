@@ -9,7 +9,7 @@ use std::time::Instant;
 use cpu::block::BlockExit;
 
 fn run(name: &str, code: &[u8], per_iteration: u64, iterations: u64) {
-    let mut bench = common::bench(3);
+    let mut bench = common::bench(3, 64);
     bench.ram.write(common::CODE_PHYS, code);
     let cpu = bench.cpu.cpu();
     cpu.gpr = [0; 16];

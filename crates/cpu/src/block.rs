@@ -22,7 +22,7 @@ use crate::decode::{Decoded, LONGEST, decode};
 use crate::fault::{EventKind, Exec, Fault, vector};
 use crate::mmu::CodePage;
 use crate::ops::Op;
-use crate::ops::lower::{self, Flow};
+use crate::ops::lower::{self, Context, Flow};
 use crate::state::{Activity, Cpu};
 
 /// Why [`Cpu::exec_blocks`] came back.
@@ -489,7 +489,7 @@ impl Cpu {
         };
         loop {
             read(&mut bytes);
-            let Decoded::Op(op, flow) = decode(&self.features, u32::from(self.mode.bits), &bytes) else {
+            let Decoded::Op(op, flow) = decode(&self.context(), &bytes) else {
                 return Err(Fault::gp0());
             };
             let len = usize::from(op.len);
@@ -532,14 +532,18 @@ impl Cpu {
         index
     }
 
+    fn context(&self) -> Context<'_> {
+        Context { bits: u32::from(self.mode.bits), vex: self.mode.protected, features: &self.features }
+    }
+
     /// Decodes instructions from the start of `window`; none when the first is not whole.
     fn draft(&self, window: &[u8]) -> Draft {
         let mut draft = Draft { ops: Vec::with_capacity(16), bytes: Vec::new() };
-        let bits = u32::from(self.mode.bits);
+        let context = self.context();
         let mut at = 0;
         while draft.ops.len() < LONGEST_BLOCK
             && let Some(rest) = window.get(at..)
-            && let Decoded::Op(mut op, flow) = decode(&self.features, bits, rest)
+            && let Decoded::Op(mut op, flow) = decode(&context, rest)
         {
             op.offset = at as u16;
             at += usize::from(op.len);
@@ -581,7 +585,7 @@ impl Cpu {
                 self.read_code(page, at & 0xfff, into);
             }
             have += part;
-            match decode(&self.features, u32::from(self.mode.bits), &bytes[..have]) {
+            match decode(&self.context(), &bytes[..have]) {
                 Decoded::Op(op, flow) => return Ok((op, flow)),
                 Decoded::Incomplete if have >= allowed => return Err(Fault::gp0()),
                 Decoded::Incomplete => {}

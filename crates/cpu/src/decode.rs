@@ -2,7 +2,7 @@
 
 use iced_x86::{Decoder, DecoderError, DecoderOptions, Instruction};
 
-use crate::cpuid::{Features, Vendor};
+use crate::cpuid::Vendor;
 use crate::ops::Op;
 use crate::ops::lower::{self, Context, Flow};
 
@@ -17,8 +17,9 @@ pub(crate) enum Decoded {
     Incomplete,
 }
 
-/// Decodes the instruction at the start of `bytes`, for code of `bits` bits.
-pub(crate) fn decode(features: &Features, bits: u32, bytes: &[u8]) -> Decoded {
+/// Decodes the instruction at the start of `bytes`.
+pub(crate) fn decode(context: &Context<'_>, bytes: &[u8]) -> Decoded {
+    let (features, bits) = (context.features, context.bits);
     let window = bytes.get(..LONGEST).unwrap_or(bytes);
     let options = if features.vendor == Vendor::Amd { DecoderOptions::AMD } else { DecoderOptions::NONE };
     let mut instruction = Instruction::default();
@@ -30,13 +31,14 @@ pub(crate) fn decode(features: &Features, bits: u32, bytes: &[u8]) -> Decoded {
         Err(_) => DecoderError::InvalidInstruction,
     };
     if error == DecoderError::NoMoreBytes {
-        if window.len() < LONGEST {
-            return Decoded::Incomplete;
-        }
+        return Decoded::Incomplete;
+    }
+    if error == DecoderError::InvalidInstruction && instruction.len() == LONGEST {
+        // The decoder wanted a sixteenth byte.
         let (op, flow) = lower::too_long();
         return Decoded::Op(op, flow);
     }
     let own = window.get(..instruction.len()).unwrap_or(window);
-    let (op, flow) = lower::lower(&Context { bits, features }, &instruction, own);
+    let (op, flow) = lower::lower(context, &instruction, own);
     Decoded::Op(op, flow)
 }

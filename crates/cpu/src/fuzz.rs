@@ -10,6 +10,7 @@ use x86::cpuid::CpuidTable;
 use x86::regs::{Registers, Segment, TableRegister};
 
 use crate::decode::{Decoded, decode};
+use crate::ops::lower::Context;
 use crate::{CpuConfig, ExclusiveLock, SoftCpu};
 
 /// An APIC that never interrupts.
@@ -63,7 +64,7 @@ pub fn fuzz_decode(model: &Arc<CpuidTable>, bytes: &[u8], mode: u8) -> usize {
     };
     let (mut rest, mut count) = (bytes, 0);
     while !rest.is_empty() {
-        match decode(&features, bits, rest) {
+        match decode(&Context { bits, vex: true, features: &features }, rest) {
             Decoded::Op(op, _) => rest = rest.get(usize::from(op.len).max(1)..).unwrap_or(&[]),
             Decoded::Incomplete => break,
         }

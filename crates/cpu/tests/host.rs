@@ -16,10 +16,19 @@ mod native;
 #[path = "host/state.rs"]
 mod state;
 
+use std::io::Write;
+
 use common::{Bench, CODE_PHYS, DATA_LEN, DATA_PHYS};
 use cpu::block::BlockExit;
 use iced_x86::Mnemonic;
 use state::State;
+
+/// Prints past the test harness, which would lose the output of a child.
+macro_rules! say {
+    ($($argument:tt)*) => {{
+        let _ = writeln!(std::io::stderr(), $($argument)*);
+    }};
+}
 
 fn setting(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
@@ -64,8 +73,8 @@ fn interpret(bench: &mut Bench, code: &[u8; 4096], state: &mut State, data: &mut
 }
 
 fn report(seed: u64, snippet: &generate::Snippet, before: &State, host: &State, ours: &State, differences: &[String]) {
-    println!("--- seed {seed}: {:02x?} {:?}", &snippet.code[..snippet.len], snippet.mnemonics);
-    println!(
+    say!("--- seed {seed}: {:02x?} {:?}", &snippet.code[..snippet.len], snippet.mnemonics);
+    say!(
         "    in:   gpr {:x?} rflags {:#x} mxcsr {:#x} fcw {:#x} fsw {:#x} ftw {:#x}",
         before.gpr,
         before.rflags,
@@ -74,37 +83,68 @@ fn report(seed: u64, snippet: &generate::Snippet, before: &State, host: &State, 
         before.word(2),
         before.word(4)
     );
-    println!(
+    say!(
         "    host: rip {:#x} vector {} error {:#x}; interpreter: rip {:#x} vector {} error {:#x}",
-        host.rip, host.vector, host.error, ours.rip, ours.vector, ours.error
+        host.rip,
+        host.vector,
+        host.error,
+        ours.rip,
+        ours.vector,
+        ours.error
     );
     for difference in differences {
-        println!("    {difference}");
+        say!("    {difference}");
     }
 }
 
 #[test]
-fn random_snippets_end_as_on_the_host() {
+fn random_64_bit_snippets_end_as_on_the_host() {
+    in_child(|| compare(64));
+}
+
+#[test]
+fn random_32_bit_snippets_end_as_on_the_host() {
+    in_child(|| compare(32));
+}
+
+/// Signal handlers and fixed mappings belong to a process, so each test has its own.
+fn in_child(test: impl FnOnce() + std::panic::UnwindSafe) {
+    // SAFETY: the child runs only this test's own code and leaves by `_exit`; the other test threads are not in it,
+    // and the allocator of the C library is usable after a fork.
+    unsafe {
+        let child = libc::fork();
+        assert!(child >= 0);
+        if child == 0 {
+            let passed = std::panic::catch_unwind(test).is_ok();
+            libc::_exit(if passed { 0 } else { 1 });
+        }
+        let mut status = 0;
+        assert_eq!(libc::waitpid(child, &mut status, 0), child);
+        assert_eq!(status, 0, "the child failed");
+    }
+}
+
+fn compare(bits: u32) {
     let cases = setting("OUZEL_HOST_CASES", 50_000);
     let first = setting("OUZEL_HOST_SEED", 0x5eed_0001);
     let verbose = setting("OUZEL_HOST_VERBOSE", 0) != 0;
     let keep = setting("OUZEL_HOST_KEEP", 1);
-    println!("seed {first}, {cases} cases");
-    let mut bench = common::bench(3);
-    let mut native = native::Native::new();
+    say!("{bits} bits, seed {first}, {cases} cases");
+    let mut bench = common::bench(3, bits);
+    let mut native = native::Native::new(bits);
     let mut data = Box::new([0; DATA_LEN]);
     let mut failures = 0;
     for case in 0..cases {
         let seed = first.wrapping_add(case);
         let mut random = generate::Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
         random.next();
-        let snippet = generate::snippet(&mut random);
-        let before = generate::state(&mut random);
+        let snippet = generate::snippet(&mut random, bits);
+        let before = generate::state(&mut random, bits);
         if case % 16 == 0 {
             generate::memory(&mut random, &mut data);
         }
         if verbose {
-            println!("seed {seed}: {:02x?} {:?}", &snippet.code[..snippet.len], snippet.mnemonics);
+            say!("seed {seed}: {:02x?} {:?}", &snippet.code[..snippet.len], snippet.mnemonics);
         }
         let (mut host, mut host_data) = (before, data.clone());
         let (mut ours, mut our_data) = (before, data.clone());

@@ -157,8 +157,8 @@ fn non_canonical_address_is_general_protection_or_stack_fault() {
     let fault = cpu.read_seg::<u32>(SegmentRegister::Ds, 0x8000_0000_0000).expect_err("fault");
     assert_eq!((fault.vector(), fault.error_code()), (vector::GP, Some(0)));
     let fault = cpu.read_seg::<u32>(SegmentRegister::Ss, 0x7fff_ffff_fffe).map(|_| ());
-    // The first bytes are canonical but not mapped.
-    assert_eq!(fault.expect_err("fault").vector(), vector::PF);
+    // The first bytes are canonical but not mapped: processors look at the last byte's address first.
+    assert_eq!(fault.expect_err("fault").vector(), vector::SS);
     let fault = cpu.write_seg::<u32>(SegmentRegister::Ss, 0x8000_0000_0000, 1).expect_err("fault");
     assert_eq!((fault.vector(), fault.error_code()), (vector::SS, Some(0)));
 }

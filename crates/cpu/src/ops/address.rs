@@ -152,6 +152,10 @@ pub(super) fn linear_in<const WRITE: bool>(cpu: &mut Cpu, seg: u8, offset: u64, 
     let index = usize::from(seg).min(5);
     let needed = if WRITE { seg_ok::WRITE } else { seg_ok::READ };
     if cpu.seg_ok[index] & needed != 0 {
+        if offset.wrapping_add(len - 1) & !cpu.address_mask != 0 {
+            // Beyond 4 GiB, which no limit covers outside of 64-bit mode.
+            return Err(if index == SegmentRegister::Ss as usize { Fault::ss(0) } else { Fault::gp0() });
+        }
         return Ok(cpu.seg_base[index].wrapping_add(offset) & cpu.address_mask);
     }
     cpu.seg_linear::<WRITE>(segment(seg), offset, len)
@@ -287,8 +291,8 @@ pub(super) fn modify_at(
 #[inline]
 pub(super) fn load_u128<const ALIGNED: bool>(cpu: &mut Cpu, op: &Op) -> Exec<u128> {
     let at = offset(cpu, op);
+    check_aligned::<ALIGNED>(cpu, op, at)?;
     let linear = linear_at::<false>(cpu, op, at, 16)?;
-    check_aligned::<ALIGNED>(linear)?;
     cpu.read_u128(linear).map_err(|fault| segment_fault(op, fault))
 }
 
@@ -296,31 +300,43 @@ pub(super) fn load_u128<const ALIGNED: bool>(cpu: &mut Cpu, op: &Op) -> Exec<u12
 #[inline]
 pub(super) fn store_u128<const ALIGNED: bool>(cpu: &mut Cpu, op: &Op, value: u128) -> Exec {
     let at = offset(cpu, op);
+    check_aligned::<ALIGNED>(cpu, op, at)?;
     let linear = linear_at::<true>(cpu, op, at, 16)?;
-    check_aligned::<ALIGNED>(linear)?;
     cpu.write_u128(linear, value).map_err(|fault| segment_fault(op, fault))
 }
 
+/// Alignment comes before the segment's limit and before canonical form.
 #[inline(always)]
-fn check_aligned<const ALIGNED: bool>(linear: u64) -> Exec {
-    // Also for non-canonical addresses in the stack segment, which would be #SS if they were aligned.
-    if ALIGNED && linear & 15 != 0 {
+fn check_aligned<const ALIGNED: bool>(cpu: &Cpu, op: &Op, offset: u64) -> Exec {
+    if ALIGNED && cpu.seg_base[usize::from(op.seg).min(5)].wrapping_add(offset) & 15 != 0 {
         return Err(Fault::gp0());
     }
     Ok(())
 }
 
+/// Segmentation of a long operand. The ten bytes of an x87 operand are accessed as eight and two: a fault of the first
+/// part comes before a limit that only the second exceeds.
+pub(super) fn linear_bytes<const WRITE: bool>(cpu: &mut Cpu, op: &Op, len: u64) -> Exec<u64> {
+    let at = offset(cpu, op);
+    if len != 10 {
+        return linear_at::<WRITE>(cpu, op, at, len);
+    }
+    let linear = linear_at::<WRITE>(cpu, op, at, 8)?;
+    let probed = if WRITE { cpu.probe_write(linear, 8) } else { cpu.probe_read(linear, 8) };
+    probed.map_err(|fault| segment_fault(op, fault))?;
+    linear_at::<WRITE>(cpu, op, at.wrapping_add(8) & address_mask(op), 2)?;
+    Ok(linear)
+}
+
 /// Reads `into.len()` bytes of the memory operand.
 pub(super) fn load_bytes(cpu: &mut Cpu, op: &Op, into: &mut [u8]) -> Exec {
-    let at = offset(cpu, op);
-    let linear = linear_at::<false>(cpu, op, at, into.len() as u64)?;
+    let linear = linear_bytes::<false>(cpu, op, into.len() as u64)?;
     read_bytes(cpu, linear, into).map_err(|fault| segment_fault(op, fault))
 }
 
 /// Writes `from` to the memory operand: everything or, with a fault, nothing.
 pub(super) fn store_bytes(cpu: &mut Cpu, op: &Op, from: &[u8]) -> Exec {
-    let at = offset(cpu, op);
-    let linear = linear_at::<true>(cpu, op, at, from.len() as u64)?;
+    let linear = linear_bytes::<true>(cpu, op, from.len() as u64)?;
     write_bytes(cpu, linear, from).map_err(|fault| segment_fault(op, fault))
 }
 

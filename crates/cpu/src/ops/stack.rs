@@ -112,12 +112,11 @@ pub(super) fn pop_segment(cpu: &mut Cpu, op: &Op) -> Exec {
     Ok(())
 }
 
-/// PUSHA: everything or nothing.
+/// PUSHA: a fault leaves the stack pointer, and what has been stored before it.
 pub(super) fn push_all(cpu: &mut Cpu, op: &Op) -> Exec {
     let (size, mask) = (u64::from(op.size), stack_mask(cpu));
     let sp = cpu.gpr[gpr::RSP];
-    // The lowest item first: a fault there leaves nothing written that a restart would not write again.
-    for register in (0..8u8).rev() {
+    for register in 0..8u8 {
         let at = sp.wrapping_sub(size * (u64::from(register) + 1)) & mask;
         let value = get(cpu, op.size, register);
         store_in(cpu, SS, at, op.size, value)?;
@@ -126,14 +125,12 @@ pub(super) fn push_all(cpu: &mut Cpu, op: &Op) -> Exec {
     Ok(())
 }
 
-/// POPA; the saved stack pointer is skipped.
+/// POPA; the saved stack pointer is skipped. A fault leaves the stack pointer, and the registers as far as they have been
+/// popped.
 pub(super) fn pop_all(cpu: &mut Cpu, op: &Op) -> Exec {
     let size = u64::from(op.size);
-    let mut values = [0; 8];
-    for (index, value) in values.iter_mut().enumerate() {
-        *value = top(cpu, size * (7 - index as u64), op.size)?;
-    }
-    for (register, value) in (0u8..).zip(values) {
+    for (distance, register) in (0..).zip((0..8u8).rev()) {
+        let value = top(cpu, size * distance, op.size)?;
         if usize::from(register) != gpr::RSP {
             set(cpu, op.size, register, value);
         }

@@ -180,12 +180,14 @@ fn bulk<const KIND: u8>(cpu: &mut Cpu, op: &Op, count: u64) -> Exec<u64> {
     }
     let (size, mask) = (u64::from(op.size), address_mask(op));
     let destination = cpu.gpr[gpr::RDI] & mask;
-    let to = linear_in::<true>(cpu, ES, destination, size)?;
+    // Faults are left to the single step that follows.
+    let Ok(to) = linear_in::<true>(cpu, ES, destination, size) else { return Ok(0) };
     let mut room = room_in_page(to).min(room_in_segment(mask, destination));
     let mut from = 0;
     if KIND == kind::MOVS {
         let source = cpu.gpr[gpr::RSI] & mask;
-        from = linear_in::<false>(cpu, op.seg, source, size)?;
+        let Ok(linear) = linear_in::<false>(cpu, op.seg, source, size) else { return Ok(0) };
+        from = linear;
         room = room.min(room_in_page(from)).min(room_in_segment(mask, source));
     }
     let n = (room / size).min(count);

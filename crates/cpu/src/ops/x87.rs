@@ -65,8 +65,7 @@ fn restore(cpu: &mut Cpu, before: Option<fpu::X87>) {
 }
 
 fn probe(cpu: &mut Cpu, op: &Op, len: u64) -> Exec {
-    let at = offset(cpu, op);
-    let linear = address::linear_in::<true>(cpu, op.seg, at, len)?;
+    let linear = address::linear_bytes::<true>(cpu, op, len)?;
     cpu.probe_write(linear, len).map_err(|fault| address::stack_fault(op.seg, fault))
 }
 

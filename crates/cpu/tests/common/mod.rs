@@ -37,9 +37,9 @@ impl LocalApic for Quiet {
 }
 
 /// Linear address of the code page (read, execute).
-pub const CODE: u64 = 0x10_0000_0000;
+pub const CODE: u64 = 0x1234_5000;
 /// Linear address of the two data pages (read, write); the pages around them are not mapped.
-pub const DATA: u64 = 0x10_0001_0000;
+pub const DATA: u64 = 0x1235_5000;
 /// Bytes of data.
 pub const DATA_LEN: usize = 0x2000;
 /// Where code and data are in RAM.
@@ -53,20 +53,20 @@ pub struct Bench {
     pub ram: Arc<RamBlock>,
 }
 
-/// A CPU in 64-bit mode at privilege `cpl` with [`CODE`] and [`DATA`] mapped.
-pub fn bench(cpl: u16) -> Bench {
+/// A CPU in 64-bit or compatibility mode (`bits` 64 or 32) at privilege `cpl` with [`CODE`] and [`DATA`] mapped.
+pub fn bench(cpl: u16, bits: u32) -> Bench {
     let ram = Arc::new(RamBlock::new("test", 0x100_0000).expect("RAM"));
     let memory = Arc::new(AddressSpace::new(SpaceKind::Memory));
     let backing = Backing::Ram { block: Arc::clone(&ram), offset: 0, read_only: false };
     memory.map(GuestAddress(0), ram.len() as u64, 0, backing).expect("map");
-    // PML4 at 0x1000, PDPT 0x2000, PD 0x3000, PT 0x4000. CODE is PDPT entry 64.
+    // PML4 at 0x1000, PDPT 0x2000, PD 0x3000, PT 0x4000.
     ram.store_u64(0x1000, 0x2007);
-    ram.store_u64(0x2000 + 64 * 8, 0x3007);
-    ram.store_u64(0x3000, 0x4007);
-    ram.store_u64(0x4000, CODE_PHYS as u64 | 5);
+    ram.store_u64(0x2000, 0x3007);
+    ram.store_u64(0x3000 + 0x91 * 8, 0x4007);
+    ram.store_u64(0x4000 + 0x145 * 8, CODE_PHYS as u64 | 5);
     for page in 0..2 {
         let entry = (DATA_PHYS + page * 0x1000) as u64 | 7 | 1 << 63;
-        ram.store_u64(0x4000 + (0x10 + page) * 8, entry);
+        ram.store_u64(0x4000 + (0x155 + page) * 8, entry);
     }
     let (model, _) = CpuModel::parse("max", &Host::software()).expect("model");
     let features = Arc::new(model.build(x86::model::Topology { sockets: 1, dies: 1, cores: 1, threads: 1 }, 0));
@@ -86,7 +86,7 @@ pub fn bench(cpl: u16) -> Bench {
         microcode_revision: 0,
     };
     let mut cpu = SoftCpu::new(config);
-    let mut registers = long_mode(cpl);
+    let mut registers = long_mode(cpl, bits);
     let state = accel::Vcpu::registers(&mut cpu);
     registers.xsave = state.xsave;
     registers.apic_base = state.apic_base;
@@ -98,10 +98,15 @@ pub fn bench(cpl: u16) -> Bench {
     Bench { cpu, ram }
 }
 
-fn long_mode(cpl: u16) -> Registers {
+fn long_mode(cpl: u16, bits: u32) -> Registers {
     let dpl = cpl << 5;
     let data = Segment { selector: 0x28 | cpl, base: 0, limit: u32::MAX, attributes: 0xc093 | dpl };
-    let code = Segment { selector: 0x30 | cpl, base: 0, limit: u32::MAX, attributes: 0xa09b | dpl };
+    let code = Segment {
+        selector: 0x30 | cpl,
+        base: 0,
+        limit: u32::MAX,
+        attributes: if bits == 64 { 0xa09b } else { 0xc09b } | dpl,
+    };
     Registers {
         rip: CODE,
         rflags: 0x202,

@@ -32,6 +32,12 @@ pub fn undefined(instruction: &Instruction) -> u64 {
         M::Andn | M::Blsi | M::Blsmsk | M::Blsr | M::Bzhi => AF | PF,
         // AF, SF and PF are undefined.
         M::Bextr => AF | SF | PF,
+        // OF, SF, ZF and PF are undefined.
+        M::Aaa | M::Aas => OF | SF | ZF | PF,
+        // OF, AF and CF are undefined.
+        M::Aam | M::Aad => OF | AF | CF,
+        // OF is undefined.
+        M::Daa | M::Das => OF,
         _ => 0,
     }
 }

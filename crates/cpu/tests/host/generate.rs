@@ -106,7 +106,7 @@ fn extended(random: &mut Random) -> [u8; 10] {
 }
 
 /// Random registers.
-pub fn state(random: &mut Random) -> State {
+pub fn state(random: &mut Random, bits: u32) -> State {
     let mut state = State { rip: CODE, ..State::default() };
     for register in &mut state.gpr {
         *register = if random.one_in(2) { pointer(random) } else { interesting(random) };
@@ -116,6 +116,9 @@ pub fn state(random: &mut Random) -> State {
     }
     if random.one_in(2) {
         state.gpr[1] = random.below(20);
+    }
+    if bits == 32 {
+        state.gpr.iter_mut().take(8).for_each(|register| *register &= 0xffff_ffff);
     }
     state.rflags = random.next() & if random.one_in(4) { 0xcd5 } else { 0x8d5 } & !0x300;
     let control: u16 = if random.one_in(4) { random.next() as u16 & 0x1f3f | 0x40 } else { 0x37f };
@@ -218,7 +221,7 @@ pub fn bytes(random: &mut Random) -> [u8; 15] {
 }
 
 /// Whether the process may run the instruction and the guest's model has it.
-pub fn may_run(instruction: &Instruction) -> bool {
+pub fn may_run(instruction: &Instruction, bits: u32) -> bool {
     use CpuidFeature as F;
     if instruction.is_invalid() {
         return false;
@@ -269,7 +272,7 @@ pub fn may_run(instruction: &Instruction) -> bool {
     }
     // FS is the thread pointer of the process.
     if (0..instruction.op_count()).any(|n| instruction.op_kind(n) != OpKind::Register)
-        && instruction.segment_prefix() == Register::FS
+        && (instruction.segment_prefix() == Register::FS || bits == 32 && instruction.segment_prefix() == Register::GS)
     {
         return false;
     }
@@ -278,6 +281,11 @@ pub fn may_run(instruction: &Instruction) -> bool {
     let denied = matches!(
         instruction.mnemonic(),
         M::Syscall
+            | M::Into
+            | M::Les
+            | M::Lds
+            | M::Pushfd
+            | M::Popfd
             | M::Sysenter
             | M::Int
             | M::Int1
@@ -325,7 +333,10 @@ pub fn may_run(instruction: &Instruction) -> bool {
             | M::Fldenv
             | M::Frstor
     );
-    let far = instruction.is_jmp_far_indirect() || instruction.is_call_far_indirect();
+    let far = instruction.is_jmp_far()
+        || instruction.is_call_far()
+        || instruction.is_jmp_far_indirect()
+        || instruction.is_call_far_indirect();
     !denied && !segment && !far
 }
 
@@ -338,14 +349,14 @@ pub struct Snippet {
 }
 
 /// One to four instructions, followed by HLT.
-pub fn snippet(random: &mut Random) -> Snippet {
+pub fn snippet(random: &mut Random, bits: u32) -> Snippet {
     let mut code = Box::new([0xf4; 4096]);
     let wanted = if random.one_in(3) { 2 + random.below(3) } else { 1 };
     let (mut len, mut flags) = (0, 0xcd5);
     let mut mnemonics = Vec::new();
     while (mnemonics.len() as u64) < wanted && flags == 0xcd5 {
         let bytes = bytes(random);
-        let instruction = Decoder::with_ip(64, &bytes, CODE + len as u64, DecoderOptions::AMD).decode();
+        let instruction = Decoder::with_ip(bits, &bytes, CODE + len as u64, DecoderOptions::AMD).decode();
         let target = instruction.near_branch_target();
         let branch = instruction.is_jcc_short_or_near()
             || instruction.is_jmp_short_or_near()
@@ -354,7 +365,7 @@ pub fn snippet(random: &mut Random) -> Snippet {
             || instruction.is_jcx_short()
             || instruction.is_call_near();
         // A branch back into the snippet may never end.
-        if !may_run(&instruction) || branch && (CODE..CODE + (len + instruction.len()) as u64).contains(&target) {
+        if !may_run(&instruction, bits) || branch && (CODE..CODE + (len + instruction.len()) as u64).contains(&target) {
             continue;
         }
         code[len..len + instruction.len()].copy_from_slice(&bytes[..instruction.len()]);

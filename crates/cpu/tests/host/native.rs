@@ -11,6 +11,9 @@ use std::cell::UnsafeCell;
 use super::state::State;
 use crate::common::{CODE, DATA, DATA_LEN};
 
+/// Linux's selectors of 32-bit user code and of data.
+const COMPATIBILITY_CS: i64 = 0x23;
+const USER_DS: u16 = 0x2b;
 const FX_LEN: usize = 512;
 /// Order of the registers in `gregs`, by the number that instructions use.
 const ORDER: [i32; 16] = [
@@ -34,6 +37,7 @@ const ORDER: [i32; 16] = [
 
 struct World {
     running: bool,
+    bits: u32,
     harness: [i64; 23],
     harness_fx: [u8; FX_LEN],
     state: State,
@@ -61,6 +65,10 @@ extern "C" fn handler(_signal: i32, _info: *mut libc::siginfo_t, context: *mut l
                 gregs[*register as usize] = value as i64;
             }
             gregs[libc::REG_RIP as usize] = world.state.rip as i64;
+            if world.bits == 32 {
+                // CS is the low word.
+                gregs[libc::REG_CSGSFS as usize] = gregs[libc::REG_CSGSFS as usize] & !0xffff | COMPATIBILITY_CS;
+            }
             let kept = gregs[libc::REG_EFL as usize] & !0xcd5;
             gregs[libc::REG_EFL as usize] = kept | world.state.rflags as i64;
             fx[..416].copy_from_slice(&world.state.fx[..416]);
@@ -94,10 +102,12 @@ pub struct Native {
 }
 
 impl Native {
-    /// Maps code and data and installs the handlers.
-    pub fn new() -> Self {
+    /// Maps code and data and installs the handlers. Snippets run as code of `bits` bits.
+    pub fn new(bits: u32) -> Self {
         // SAFETY: plain system calls; the fixed addresses are below everything that the process maps.
         unsafe {
+            // 64-bit processes start with null selectors there.
+            asm!("mov ds, {0:x}", "mov es, {0:x}", in(reg) USER_DS);
             let file = libc::memfd_create(c"code".as_ptr(), 0);
             assert!(file >= 0);
             assert_eq!(libc::ftruncate(file, 4096), 0);
@@ -113,7 +123,8 @@ impl Native {
             let stack = vec![0u8; 1 << 16].leak();
             let stack = libc::stack_t { ss_sp: stack.as_mut_ptr().cast(), ss_flags: 0, ss_size: stack.len() };
             assert_eq!(libc::sigaltstack(&stack, std::ptr::null_mut()), 0);
-            let world = World { running: false, harness: [0; 23], harness_fx: [0; FX_LEN], state: State::default() };
+            let world =
+                World { running: false, bits, harness: [0; 23], harness_fx: [0; FX_LEN], state: State::default() };
             *WORLD.0.get() = Some(Box::new(world));
             for signal in [libc::SIGSEGV, libc::SIGILL, libc::SIGFPE, libc::SIGBUS, libc::SIGTRAP] {
                 let mut action: libc::sigaction = std::mem::zeroed();

@@ -8,7 +8,7 @@ mod integer;
 mod system;
 mod vector;
 
-use iced_x86::{Code, Instruction, Mnemonic, OpKind, Register};
+use iced_x86::{Code, EncodingKind, Instruction, Mnemonic, OpKind, Register};
 
 use super::{Handler, NONE, Op, data, flag};
 use crate::cpuid::{Features, Vendor};
@@ -17,6 +17,8 @@ use crate::cpuid::{Features, Vendor};
 pub(crate) struct Context<'a> {
     /// Default code size: 16, 32 or 64.
     pub bits: u32,
+    /// Whether VEX encodings exist: not in real and virtual-8086 mode.
+    pub vex: bool,
     /// What the model advertises.
     pub features: &'a Features,
 }
@@ -125,7 +127,8 @@ pub(super) fn register_size(register: Register) -> u8 {
 pub(crate) fn lower(context: &Context<'_>, instruction: &Instruction, bytes: &[u8]) -> (Op, Flow) {
     let len = instruction.len() as u8;
     let mut lowering = Lowering { i: instruction, op: plain(data::undefined, len), form: Form::Any, context };
-    if instruction.is_invalid() || !features::available(context, instruction) {
+    let vex = instruction.code().encoding() != EncodingKind::Legacy;
+    if instruction.is_invalid() || (vex && !context.vex) || !features::available(context, instruction) {
         return (lowering.op, Flow::Jumps);
     }
     lowering.operands();
