@@ -106,6 +106,14 @@ impl Chardevs {
         Ok(())
     }
 
+    /// Bytes of output that the host has not taken yet from the device of that name.
+    #[must_use]
+    pub fn pending_output(&self, id: &str) -> usize {
+        let entries = lock(&self.entries);
+        let entry = entries.iter().find(|entry| entry.id == id);
+        entry.map_or(0, |entry| entry.opened.port.state().pending.len())
+    }
+
     /// What there is, the latest first.
     #[must_use]
     pub fn list(&self) -> Vec<ChardevInfo> {

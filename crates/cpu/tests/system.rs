@@ -581,7 +581,7 @@ fn start_up_ipi_starts_a_waiting_processor() {
     let mut bench = Bench::application_processor();
     bench.put(0x9_a000, &[0x8c, 0xcb, HLT]); // mov bx, cs; hlt
     assert_eq!(bench.cpu.run(), VcpuExit::Halted, "it waits");
-    assert_eq!(bench.cpu.registers().activity, x86::regs::Activity::Running);
+    assert_eq!(bench.cpu.registers().activity, x86::regs::Activity::WaitForSipi);
     bench.signals.raise_sipi(0x9a);
     let end = bench.run_to_halt();
     assert_eq!((end.gpr[3], end.rip), (0x9a00, 3));

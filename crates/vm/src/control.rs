@@ -54,11 +54,7 @@ impl Control {
     }
 
     /// Serves the inbox until the program shall end; returns its exit status.
-    pub fn run(&mut self, inbox: &Inbox<Control>, autostart: bool) -> i32 {
-        if autostart {
-            // A machine in prelaunch can always be started.
-            let _started = self.resume();
-        }
+    pub fn run(&mut self, inbox: &Inbox<Control>) -> i32 {
         loop {
             match inbox.take() {
                 Item::Guest(event) => self.guest_event(event),

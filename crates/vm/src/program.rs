@@ -5,7 +5,7 @@ use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use chardev::{Chardev, Chardevs};
+use chardev::Chardevs;
 use machine::event::GuestEvents;
 use machine::{Machine, MachineError};
 use qmp::{ControlQueue, EventSink, MonitorOptions, Server, ServerOptions, Work};
@@ -106,8 +106,8 @@ fn watch_signals(inbox: &Arc<Inbox<Control>>) -> io::Result<()> {
 pub struct Program {
     inbox: Arc<Inbox<Control>>,
     control: Control,
-    autostart: bool,
-    monitors: Vec<Arc<Chardev>>,
+    /// The character devices of monitors.
+    monitors: Vec<String>,
     // Dropped in this order: sessions, then devices, then their thread.
     server: Server<Control, Snapshot>,
     chardevs: Chardevs,
@@ -140,31 +140,30 @@ impl Program {
             version: Snapshot::version(),
             preconfig: false,
         });
-        for monitor in &config.monitors {
-            let options = MonitorOptions { id: monitor.chardev.clone(), pretty: monitor.pretty };
-            server.add_monitor(chardevs.attach(&monitor.chardev)?, options);
-        }
-
         let guest = Arc::clone(&inbox);
         let guest_events: GuestEvents = Arc::new(move |event| guest.guest_event(event));
         let trace = log.follows_cpu().then(|| cpu_log::factory(log));
         let machine = Machine::new(&config.machine, &|id| chardevs.attach(id), &guest_events, trace.as_deref())?;
         let shared = SharedState { events, snapshot, fd_sets: server.fd_sets().clone() };
-        let control = Control::new(machine, config.actions, shared, log.has(LogItem::CpuReset));
-        Ok(Self {
-            inbox,
-            control,
-            autostart: config.autostart,
-            monitors: Vec::new(),
-            server,
-            chardevs,
-            _monitor_thread: monitor_thread,
-        })
+        let mut control = Control::new(machine, config.actions, shared, log.has(LogItem::CpuReset));
+        if config.autostart {
+            // A machine in prelaunch can always be started.
+            let _started = control.resume();
+        }
+        // Only now can clients come: the start of the machine is no event for them.
+        let mut monitors = Vec::new();
+        for monitor in &config.monitors {
+            let options = MonitorOptions { id: monitor.chardev.clone(), pretty: monitor.pretty };
+            let chardev = chardevs.attach(&monitor.chardev)?;
+            server.add_monitor(chardev, options);
+            monitors.push(monitor.chardev.clone());
+        }
+        Ok(Self { inbox, control, monitors, server, chardevs, _monitor_thread: monitor_thread })
     }
 
     /// Runs until the end; returns the exit status.
     pub fn run(mut self) -> i32 {
-        let status = self.control.run(&self.inbox, self.autostart);
+        let status = self.control.run(&self.inbox);
         self.flush();
         drop(self.server);
         self.chardevs.close_all();
@@ -175,7 +174,7 @@ impl Program {
     fn flush(&self) {
         const LIMIT: Duration = Duration::from_millis(500);
         let start = Instant::now();
-        while self.monitors.iter().any(|chardev| chardev.pending_output() > 0) && start.elapsed() < LIMIT {
+        while self.monitors.iter().any(|id| self.chardevs.pending_output(id) > 0) && start.elapsed() < LIMIT {
             std::thread::sleep(Duration::from_millis(1));
         }
     }
