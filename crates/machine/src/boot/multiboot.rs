@@ -13,13 +13,19 @@ const HAS_ADDRESSES: u32 = 1 << 16;
 /// are met, and 2 (video mode) can't be without a display.
 const UNMET_REQUIREMENTS: u32 = 0xfffc;
 
-/// Where the information structure and what it points to go.
-const INFO: u64 = 0x9000;
-const MODULE: u64 = 0x9100;
-const LOADER_NAME: u64 = 0x9140;
-const MEMORY_MAP: u64 = 0x9200;
-const COMMAND_LINE: u64 = 0x2_0000;
-const MODULE_NAME: u64 = 0x3_0000;
+/// Offsets in the area of the information structure and what it points to. The area lies behind the kernel, which may
+/// be loaded anywhere.
+mod offset {
+    pub const INFO: u64 = 0;
+    pub const MODULE: u64 = 0x100;
+    pub const LOADER_NAME: u64 = 0x140;
+    pub const GDT: u64 = 0x180;
+    pub const MEMORY_MAP: u64 = 0x200;
+    pub const COMMAND_LINE: u64 = 0x1000;
+    pub const MODULE_NAME: u64 = 0x1_1000;
+    /// The area's length.
+    pub const END: u64 = 0x2_1000;
+}
 /// The longest text, with its final zero byte.
 const TEXT_MAX: usize = 0x1_0000;
 
@@ -70,6 +76,22 @@ fn load_by_header(source: &BootSource, environment: &BootEnvironment, header: &H
     Ok(Loaded { chunks: vec![loaded, zeros], end, entry })
 }
 
+/// Where the information area goes: on the next page behind the kernel that has RAM for all of it.
+fn area_behind(kernel_end: u64, environment: &BootEnvironment) -> Result<u64, BootError> {
+    const VIDEO_MEMORY: u64 = 0xa_0000;
+    const ONE_MIB: u64 = 0x10_0000;
+    // The interrupt vectors and BIOS data below stay as they are.
+    let mut area = kernel_end.max(0x1000).next_multiple_of(0x1000);
+    if area < ONE_MIB && area + offset::END > VIDEO_MEMORY {
+        area = ONE_MIB;
+    }
+    if area + offset::END > environment.low_ram_end {
+        let what = "the boot information";
+        return Err(BootError::DoesNotFit { what, address: area, size: offset::END });
+    }
+    Ok(area)
+}
+
 /// A text with its final zero byte.
 fn text(text: &str) -> Result<Vec<u8>, BootError> {
     if text.len() >= TEXT_MAX {
@@ -93,27 +115,28 @@ pub fn plan(source: &BootSource, environment: &BootEnvironment, header: &Header)
         let (chunks, end) = pvh::segment_chunks(source, &file, environment)?;
         Loaded { chunks, end, entry: file.entry }
     };
-    chunks.push(Chunk::owned(flat::GDT_ADDRESS, flat::gdt()));
+    let area = area_behind(end, environment)?;
+    chunks.push(Chunk::owned(area + offset::GDT, flat::gdt()));
 
     // Memory sizes, command line, modules, memory map, loader name (specification, 3.3).
     let mut flags = 1 | 1 << 2 | 1 << 6 | 1 << 9;
     let mut modules = 0_u32;
     if let Some(initrd) = &source.initrd {
-        let address = place_high("the module", initrd.len() as u64, environment.low_ram_end, end)?;
-        let module: Vec<u8> = [address, address + initrd.len() as u64, MODULE_NAME, 0]
+        let address = place_high("the module", initrd.len() as u64, environment.low_ram_end, area + offset::END)?;
+        let module: Vec<u8> = [address, address + initrd.len() as u64, area + offset::MODULE_NAME, 0]
             .into_iter()
             .flat_map(|value| (value as u32).to_le_bytes())
             .collect();
         chunks.extend(Chunk::part(address, initrd, 0..initrd.len()));
-        chunks.push(Chunk::owned(MODULE, module));
-        chunks.push(Chunk::owned(MODULE_NAME, text(&source.initrd_path)?));
+        chunks.push(Chunk::owned(area + offset::MODULE, module));
+        chunks.push(Chunk::owned(area + offset::MODULE_NAME, text(&source.initrd_path)?));
         flags |= 1 << 3;
         modules = 1;
     }
     // The command line begins with the kernel's name, as boot loaders give it.
     let command_line = format!("{} {}", source.kernel_path, source.command_line);
-    chunks.push(Chunk::owned(COMMAND_LINE, text(&command_line)?));
-    chunks.push(Chunk::owned(LOADER_NAME, b"ouzel\0".to_vec()));
+    chunks.push(Chunk::owned(area + offset::COMMAND_LINE, text(&command_line)?));
+    chunks.push(Chunk::owned(area + offset::LOADER_NAME, b"ouzel\0".to_vec()));
     let map: Vec<u8> = environment
         .e820
         .entries()
@@ -126,17 +149,18 @@ pub fn plan(source: &BootSource, environment: &BootEnvironment, header: &Header)
     put(0, flags);
     put(4, environment.e820.conventional_kib());
     put(8, environment.low_ram_end.saturating_sub(1 << 20) >> 10);
-    put(16, COMMAND_LINE);
+    put(16, area + offset::COMMAND_LINE);
     put(20, u64::from(modules));
-    put(24, MODULE);
+    put(24, area + offset::MODULE);
     put(44, map.len() as u64);
-    put(48, MEMORY_MAP);
-    put(64, LOADER_NAME);
-    chunks.push(Chunk::owned(MEMORY_MAP, map));
-    chunks.push(Chunk::owned(INFO, info));
+    put(48, area + offset::MEMORY_MAP);
+    put(64, area + offset::LOADER_NAME);
+    chunks.push(Chunk::owned(area + offset::MEMORY_MAP, map));
+    chunks.push(Chunk::owned(area + offset::INFO, info));
 
     let mut registers = flat::registers(entry);
     registers.gpr[0] = LOADED_MAGIC;
-    registers.gpr[3] = INFO;
+    registers.gpr[3] = area + offset::INFO;
+    registers.gdtr.base = area + offset::GDT;
     Ok(BootPlan { chunks, registers: Box::new(registers) })
 }

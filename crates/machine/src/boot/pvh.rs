@@ -41,6 +41,13 @@ pub(super) fn segment_chunks(
 pub fn plan(source: &BootSource, environment: &BootEnvironment) -> Result<BootPlan, BootError> {
     let file = elf::parse(&source.kernel)?;
     let entry = file.pvh_entry.ok_or(BootError::Malformed("the ELF file has no PVH entry note"))?;
+    let structures = flat::GDT_ADDRESS..COMMAND_LINE + 0x1_0000;
+    let overlaps = |segment: &elf::LoadSegment| {
+        segment.address < structures.end && segment.address + segment.memory_size > structures.start
+    };
+    if file.segments.iter().any(overlaps) {
+        return Err(BootError::Malformed("the kernel lies where the boot structures go, at 0x1000 to 0x30000"));
+    }
     let (mut chunks, kernel_end) = segment_chunks(source, &file, environment)?;
     chunks.push(Chunk::owned(flat::GDT_ADDRESS, flat::gdt()));
 

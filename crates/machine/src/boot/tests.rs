@@ -102,11 +102,12 @@ fn multiboot_with_addresses_gets_its_magic_and_module() {
         image[0x10 + 4 * index..0x14 + 4 * index].copy_from_slice(&value.to_le_bytes());
     }
     let plan = BootPlan::new(&source(image), &environment()).expect("plan");
-    assert_eq!((plan.registers.rip, plan.registers.gpr[0], plan.registers.gpr[3]), (0x10_0040, 0x2bad_b002, 0x9000));
+    let info = 0x10_1000;
+    assert_eq!((plan.registers.rip, plan.registers.gpr[0], plan.registers.gpr[3]), (0x10_0040, 0x2bad_b002, info));
     assert_eq!(find(&plan, 0x10_0000).len(), 0x100);
-    assert_eq!(find(&plan, 0x9000)[20..24], 1_u32.to_le_bytes());
-    assert_eq!(find(&plan, 0x2_0000), b"kernel console=ttyS0\0");
-    assert_eq!(find(&plan, 0x3_0000), b"initrd\0");
+    assert_eq!(find(&plan, info)[20..24], 1_u32.to_le_bytes());
+    assert_eq!(find(&plan, info + 0x1000), b"kernel console=ttyS0\0");
+    assert_eq!(find(&plan, info + 0x1_1000), b"initrd\0");
 }
 
 #[test]
