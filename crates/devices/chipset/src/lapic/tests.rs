@@ -265,7 +265,7 @@ fn x2apic_registers_are_msrs_and_the_page_is_gone() {
     assert_eq!(cpu.set_base(0xfee0_0800), Err(ApicMsrError), "back to xAPIC");
     assert_eq!(cpu.read_msr(0x802), Ok(1));
     assert_eq!(cpu.read_msr(0x80d), Ok(2));
-    assert_eq!(bench.read(1, 0x30), u32::MAX);
+    assert_eq!(bench.read(1, 0x30), u64::from(u32::MAX));
     assert_eq!(cpu.write_msr(0x80d, 1), Err(ApicMsrError));
     assert_eq!(cpu.write_msr(0x80b, 1), Err(ApicMsrError));
     assert_eq!(cpu.read_msr(0x831), Err(ApicMsrError));
