@@ -62,6 +62,7 @@ impl Control {
                     eprintln!("terminating on signal {signal}");
                     self.end(ShutdownCause::HostSignal, 0);
                 }
+                Item::Leave => self.end(ShutdownCause::HostUi, 0),
                 Item::Request(request) => request(self),
             }
             if let Some(status) = self.ended {

@@ -17,6 +17,8 @@ pub enum Item<C> {
         /// The signal's number.
         signal: i32,
     },
+    /// The person at the terminal asks the program to end.
+    Leave,
     /// From a monitor.
     Request(Request<C>),
 }
@@ -24,6 +26,7 @@ pub enum Item<C> {
 struct Queues<C> {
     guest: VecDeque<GuestEvent>,
     terminate: Option<i32>,
+    leave: bool,
     requests: VecDeque<Request<C>>,
 }
 
@@ -35,7 +38,7 @@ pub struct Inbox<C> {
 
 impl<C> Default for Inbox<C> {
     fn default() -> Self {
-        let queues = Queues { guest: VecDeque::new(), terminate: None, requests: VecDeque::new() };
+        let queues = Queues { guest: VecDeque::new(), terminate: None, leave: false, requests: VecDeque::new() };
         Self { queues: Mutex::new(queues), filled: Condvar::new() }
     }
 }
@@ -57,6 +60,12 @@ impl<C> Inbox<C> {
         self.filled.notify_one();
     }
 
+    /// Leaves the wish of the person at the terminal that the program ends.
+    pub fn leave(&self) {
+        self.lock().leave = true;
+        self.filled.notify_one();
+    }
+
     /// Leaves a request.
     pub fn request(&self, request: Request<C>) {
         self.lock().requests.push_back(request);
@@ -72,6 +81,9 @@ impl<C> Inbox<C> {
             }
             if let Some(signal) = queues.terminate.take() {
                 return Item::Terminate { signal };
+            }
+            if std::mem::take(&mut queues.leave) {
+                return Item::Leave;
             }
             if let Some(request) = queues.requests.pop_front() {
                 return Item::Request(request);

@@ -125,7 +125,7 @@ impl Program {
         let monitor_thread = MonitorThread::start(&inbox).map_err(host("the monitor thread"))?;
         let chardevs = Chardevs::new(monitor_thread.handle.clone());
         let exit = Arc::clone(&inbox);
-        chardevs.set_exit(Box::new(move || exit.terminate(SignalKind::terminate().as_raw_value())));
+        chardevs.set_exit(Box::new(move || exit.leave()));
         for spec in &config.chardevs {
             chardevs.add(spec)?;
         }
