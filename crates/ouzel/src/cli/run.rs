@@ -96,7 +96,7 @@ fn rtc(argument: &Argument<'_>) -> Result<RtcBase, CliError> {
     let host_now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64);
     let (offset, fixed) = match base.as_deref() {
         None | Some("utc") => (0, None),
-        Some("localtime") => (local_offset(host_now), None),
+        Some("localtime") => (local_offset(), None),
         Some(date) => {
             let start = parse_date(date).ok_or_else(|| {
                 argument.error("invalid datetime format\nvalid formats: '2006-06-17T16:01:21' or '2006-06-17'")
@@ -112,7 +112,7 @@ fn rtc(argument: &Argument<'_>) -> Result<RtcBase, CliError> {
 }
 
 /// The host zone's distance from UTC in seconds, as `date` tells it.
-fn local_offset(_now: i64) -> i64 {
+fn local_offset() -> i64 {
     let output = std::process::Command::new("date").arg("+%z").output();
     let text = output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned()).unwrap_or_default();
     let Some((sign, digits)) = text.split_at_checked(1) else { return 0 };
