@@ -13,7 +13,7 @@ use crate::cpuid::{Features, XSAVE_SIZE};
 use crate::flags::LazyFlags;
 use crate::mmu::Tlb;
 use crate::msr::Msrs;
-use crate::state::{Activity, Cpu, Mode, Shadow, cr, gpr};
+use crate::state::{Activity, Cpu, Mode, Shadow, Ymm, cr, gpr};
 
 /// The header of the XSAVE area follows the legacy region.
 const XSAVE_HEADER: usize = 512;
@@ -43,7 +43,7 @@ impl Cpu {
             signal_mask: 0,
             exit_request: false,
             shadow: Shadow::None,
-            xmm: [0; 16],
+            ymm: [Ymm::ZERO; 16],
             mxcsr: Mxcsr::default(),
             x87: X87::after_reset(),
             segs: [Segment::default(); 6],
@@ -116,7 +116,7 @@ impl Cpu {
         match kind {
             VcpuReset::PowerOn => {
                 self.x87 = X87::after_reset();
-                self.xmm = [0; 16];
+                self.ymm = [Ymm::ZERO; 16];
                 self.mxcsr = Mxcsr::default();
                 self.xcr0 = 1;
                 self.msrs = Msrs::reset();
@@ -145,8 +145,8 @@ impl Cpu {
         area[..160].copy_from_slice(&legacy);
         area[24..28].copy_from_slice(&self.mxcsr.0.to_le_bytes());
         area[28..32].copy_from_slice(&Mxcsr::WRITABLE.to_le_bytes());
-        for (slot, value) in area[160..416].chunks_exact_mut(16).zip(&self.xmm) {
-            slot.copy_from_slice(&value.to_le_bytes());
+        for (slot, value) in area[160..416].chunks_exact_mut(16).zip(&self.ymm) {
+            slot.copy_from_slice(&value.low.to_le_bytes());
         }
         // XSTATE_BV: x87 and SSE.
         area[XSAVE_HEADER] = 3;
@@ -164,12 +164,12 @@ impl Cpu {
         let mut mxcsr = [0; 4];
         mxcsr.copy_from_slice(&legacy[24..28]);
         self.mxcsr = Mxcsr(u32::from_le_bytes(mxcsr) & Mxcsr::WRITABLE);
-        self.xmm = [0; 16];
+        self.ymm.iter_mut().for_each(|register| register.low = 0);
         if components & 2 != 0 {
-            for (value, slot) in self.xmm.iter_mut().zip(area.get(160..416).unwrap_or(&[]).chunks_exact(16)) {
+            for (value, slot) in self.ymm.iter_mut().zip(area.get(160..416).unwrap_or(&[]).chunks_exact(16)) {
                 let mut bytes = [0; 16];
                 bytes.copy_from_slice(slot);
-                *value = u128::from_le_bytes(bytes);
+                value.low = u128::from_le_bytes(bytes);
             }
         }
     }

@@ -158,6 +158,21 @@ pub mod denied {
     pub const WAIT: u8 = 16;
 }
 
+/// A vector register as the host keeps it in memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C, align(32))]
+pub struct Ymm {
+    /// Bits 0 to 127: the XMM register.
+    pub low: u128,
+    /// Bits 128 to 255.
+    pub high: u128,
+}
+
+impl Ymm {
+    /// All bits clear.
+    pub const ZERO: Self = Self { low: 0, high: 0 };
+}
+
 /// Segment access flags: bits of [`Cpu::seg_ok`].
 pub mod seg_ok {
     /// Any offset of a read is valid.
@@ -205,8 +220,8 @@ pub struct Cpu {
     /// Interrupt shadow left by the last instruction.
     pub shadow: Shadow,
 
-    /// XMM0 … XMM15.
-    pub xmm: [u128; 16],
+    /// YMM0 … YMM15; the low halves are XMM0 … XMM15.
+    pub ymm: [Ymm; 16],
     /// MXCSR.
     pub mxcsr: Mxcsr,
     /// The x87 unit.

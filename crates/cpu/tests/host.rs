@@ -46,7 +46,7 @@ fn interpret(bench: &mut Bench, code: &[u8; 4096], state: &mut State, data: &mut
     cpu.x87.fxrstor(fpu::FxsaveFormat::Long, &image);
     cpu.mxcsr = fpu::Mxcsr(state.mxcsr());
     for n in 0..16 {
-        cpu.xmm[n] = state.xmm(n);
+        cpu.ymm[n].low = state.xmm(n);
     }
     cpu.exit_request = false;
     let exit = loop {
@@ -67,7 +67,7 @@ fn interpret(bench: &mut Bench, code: &[u8; 4096], state: &mut State, data: &mut
     state.fx[32..160].copy_from_slice(&image[32..160]);
     state.fx[24..28].copy_from_slice(&cpu.mxcsr.0.to_le_bytes());
     for n in 0..16 {
-        state.fx[160 + 16 * n..176 + 16 * n].copy_from_slice(&cpu.xmm[n].to_le_bytes());
+        state.fx[160 + 16 * n..176 + 16 * n].copy_from_slice(&cpu.ymm[n].low.to_le_bytes());
     }
     bench.ram.read(DATA_PHYS, data);
 }

@@ -20,12 +20,12 @@ pub(super) fn gate(cpu: &Cpu) -> Exec {
 
 #[inline(always)]
 fn xmm(cpu: &Cpu, reg: u8) -> u128 {
-    cpu.xmm[usize::from(reg & 15)]
+    cpu.ymm[usize::from(reg & 15)].low
 }
 
 #[inline(always)]
 fn set_xmm(cpu: &mut Cpu, reg: u8, value: u128) {
-    cpu.xmm[usize::from(reg & 15)] = value;
+    cpu.ymm[usize::from(reg & 15)].low = value;
 }
 
 /// [`Op::extra`] of a 16-byte source that need not be aligned: the SHA instructions of AMD's processors.
@@ -228,7 +228,7 @@ pub(super) fn float_other(cpu: &mut Cpu, op: &Op) -> Exec {
         SseOp::Binary(_) => return float_binary(cpu, op),
         SseOp::BinaryXmm0(f) => {
             let b = source(cpu, op)?;
-            let value = f(xmm(cpu, op.dst), b, cpu.xmm[0]);
+            let value = f(xmm(cpu, op.dst), b, cpu.ymm[0].low);
             set_xmm(cpu, op.dst, value);
         }
         SseOp::Insert(f) => {
@@ -293,7 +293,7 @@ pub(super) fn packed(cpu: &mut Cpu, op: &Op) -> Exec {
     gate(cpu)?;
     let Some(Semantics::Vector(VectorOp::Xmm(f))) = op.semantics else { return Err(Fault::ud()) };
     let b = source(cpu, op)?;
-    f(&mut cpu.xmm[usize::from(op.dst & 15)], &b, op.imm as u8);
+    f(&mut cpu.ymm[usize::from(op.dst & 15)].low, &b, op.imm as u8);
     Ok(())
 }
 
@@ -303,8 +303,8 @@ pub(super) fn packed_other(cpu: &mut Cpu, op: &Op) -> Exec {
     let Some(Semantics::Vector(semantics)) = op.semantics else { return Err(Fault::ud()) };
     match semantics {
         VectorOp::XmmXmm0(f) => {
-            let (b, implicit) = (source(cpu, op)?, cpu.xmm[0]);
-            f(&mut cpu.xmm[usize::from(op.dst & 15)], &b, &implicit);
+            let (b, implicit) = (source(cpu, op)?, cpu.ymm[0].low);
+            f(&mut cpu.ymm[usize::from(op.dst & 15)].low, &b, &implicit);
         }
         VectorOp::ToGpr(f) => {
             let value = f(xmm(cpu, op.src), op.imm as u8);
@@ -315,7 +315,7 @@ pub(super) fn packed_other(cpu: &mut Cpu, op: &Op) -> Exec {
         }
         VectorOp::FromGpr(f) => {
             let value = if op.has(flag::MEM) { load_sized(cpu, op, op.extra)? } else { get(cpu, 8, op.src) };
-            f(&mut cpu.xmm[usize::from(op.dst & 15)], value, op.imm as u8);
+            f(&mut cpu.ymm[usize::from(op.dst & 15)].low, value, op.imm as u8);
         }
         VectorOp::Flags(f) => {
             let b = source(cpu, op)?;
@@ -328,7 +328,7 @@ pub(super) fn packed_other(cpu: &mut Cpu, op: &Op) -> Exec {
             let (result, flags) = string.run(&xmm(cpu, op.dst), &b, rax, rdx, op.imm as u8);
             match result {
                 simd::StringResult::Index(index) => cpu.gpr[gpr::RCX] = u64::from(index),
-                simd::StringResult::Mask(mask) => cpu.xmm[0] = mask,
+                simd::StringResult::Mask(mask) => cpu.ymm[0].low = mask,
             }
             set_flags(cpu, flags);
         }

@@ -55,8 +55,8 @@ fn legacy_image(cpu: &Cpu, op: &Op) -> [u8; LEGACY] {
     image[..160].copy_from_slice(&x87);
     image[24..28].copy_from_slice(&cpu.mxcsr.0.to_le_bytes());
     image[28..32].copy_from_slice(&Mxcsr::WRITABLE.to_le_bytes());
-    for (slot, value) in image[XMM_AT..416].chunks_exact_mut(16).zip(cpu.xmm) {
-        slot.copy_from_slice(&value.to_le_bytes());
+    for (slot, value) in image[XMM_AT..416].chunks_exact_mut(16).zip(&cpu.ymm) {
+        slot.copy_from_slice(&value.low.to_le_bytes());
     }
     image
 }
@@ -77,8 +77,8 @@ fn load_x87(cpu: &mut Cpu, op: &Op, image: &[u8; LEGACY]) {
 
 fn load_xmm(cpu: &mut Cpu, image: &[u8; LEGACY]) {
     let count = visible(cpu);
-    for (register, slot) in cpu.xmm.iter_mut().take(count).zip(image[XMM_AT..416].chunks_exact(16)) {
-        *register = u128::from(quad(slot, 8)) << 64 | u128::from(quad(slot, 0));
+    for (register, slot) in cpu.ymm.iter_mut().take(count).zip(image[XMM_AT..416].chunks_exact(16)) {
+        register.low = u128::from(quad(slot, 8)) << 64 | u128::from(quad(slot, 0));
     }
 }
 
@@ -119,7 +119,7 @@ fn in_use(cpu: &Cpu) -> u64 {
     if !x87_is_initial(&cpu.x87) {
         used |= X87_COMPONENT;
     }
-    if cpu.xmm.iter().take(count).any(|value| *value != 0) {
+    if cpu.ymm.iter().take(count).any(|value| value.low != 0) {
         used |= SSE_COMPONENT;
     }
     used
@@ -213,7 +213,7 @@ pub(super) fn xrstor(cpu: &mut Cpu, op: &Op) -> Exec {
             load_xmm(cpu, &image);
         } else {
             let count = visible(cpu);
-            cpu.xmm.iter_mut().take(count).for_each(|register| *register = 0);
+            cpu.ymm.iter_mut().take(count).for_each(|register| register.low = 0);
         }
     }
     Ok(())
