@@ -1,7 +1,7 @@
 //! What other threads ask of a vCPU.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread::Thread;
 use std::time::Duration;
 
@@ -31,6 +31,15 @@ impl Signal {
     }
 }
 
+/// Makes a vCPU's thread leave guest code that does not poll its signals.
+struct Kick(Box<dyn Fn() + Send + Sync>);
+
+impl std::fmt::Debug for Kick {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Kick")
+    }
+}
+
 /// The mailbox of one vCPU.
 #[derive(Debug, Default)]
 pub struct CpuSignals {
@@ -38,6 +47,7 @@ pub struct CpuSignals {
     sipi: AtomicU32,
     sleeping: AtomicBool,
     thread: Mutex<Option<Thread>>,
+    kick: OnceLock<Kick>,
 }
 
 impl CpuSignals {
@@ -58,9 +68,19 @@ impl CpuSignals {
         &self.pending
     }
 
-    /// Raises signals and wakes the vCPU's thread if it sleeps in [`CpuSignals::wait`].
+    /// Says how the vCPU's thread is brought back while it runs guest code that does not look at
+    /// [`CpuSignals::pending`], as in a hypervisor of the host. Called after each raise, from any thread and with the
+    /// raiser's locks held: it must not block. Only the first call counts.
+    pub fn set_kick(&self, kick: impl Fn() + Send + Sync + 'static) {
+        let _first = self.kick.set(Kick(Box::new(kick)));
+    }
+
+    /// Raises signals, wakes the vCPU's thread if it sleeps in [`CpuSignals::wait`], and kicks it.
     pub fn raise(&self, signal: Signal) {
         self.pending.fetch_or(signal.0, Ordering::SeqCst);
+        if let Some(Kick(kick)) = self.kick.get() {
+            kick();
+        }
         if self.sleeping.load(Ordering::SeqCst)
             && let Some(thread) = self.thread.lock().unwrap_or_else(PoisonError::into_inner).as_ref()
         {
@@ -123,6 +143,19 @@ mod tests {
         assert!(signals.take(Signal::NMI));
         assert!(!signals.take(Signal::NMI));
         assert!(signals.is_raised(Signal::INTR));
+    }
+
+    #[test]
+    fn raise_kicks_after_the_signal_is_visible() {
+        let signals = Arc::new(CpuSignals::default());
+        let seen = Arc::new(AtomicU32::new(0));
+        let (weak, kicked) = (Arc::downgrade(&signals), Arc::clone(&seen));
+        signals.set_kick(move || {
+            let pending = weak.upgrade().map_or(0, |signals| signals.pending());
+            kicked.store(pending, Ordering::SeqCst);
+        });
+        signals.raise(Signal::INTR);
+        assert_eq!(seen.load(Ordering::SeqCst), Signal::INTR.0);
     }
 
     #[test]
