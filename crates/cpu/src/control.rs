@@ -3,7 +3,7 @@
 
 use x86::regs::{SegmentRegister, rflags};
 
-use crate::cpuid::bit;
+use crate::cpuid::{bit, component};
 use crate::fault::{Exec, Fault};
 use crate::mmu::{Class, is_canonical};
 use crate::segment::{attr, segment_dpl};
@@ -121,6 +121,10 @@ impl Cpu {
         if ts && self.cr0 & cr::CR0_MP != 0 {
             bits |= denied::WAIT;
         }
+        let vectors = component::SSE | component::AVX;
+        if self.cr4 & cr::CR4_OSXSAVE == 0 || self.xcr0 & vectors != vectors {
+            bits |= denied::AVX_UD;
+        }
         self.fpu_denied = bits;
     }
 
@@ -189,6 +193,18 @@ impl Cpu {
     pub fn check_sse(&self) -> Exec {
         if self.fpu_denied & (denied::SSE_UD | denied::NM) != 0 {
             return Err(if self.fpu_denied & denied::SSE_UD != 0 { Fault::ud() } else { Fault::nm() });
+        }
+        Ok(())
+    }
+
+    /// Before an AVX instruction (VEX-encoded, on vector registers): #UD by CR4.OSXSAVE and XCR0, #NM by CR0.TS.
+    ///
+    /// # Errors
+    /// #UD, #NM.
+    #[inline(always)]
+    pub fn check_avx(&self) -> Exec {
+        if self.fpu_denied & (denied::AVX_UD | denied::NM) != 0 {
+            return Err(if self.fpu_denied & denied::AVX_UD != 0 { Fault::ud() } else { Fault::nm() });
         }
         Ok(())
     }
@@ -422,16 +438,19 @@ impl Cpu {
     /// XSETBV.
     ///
     /// # Errors
-    /// #UD unless CR4.OSXSAVE, #GP(0) outside of CPL 0 and for values other than x87 or x87 and SSE.
+    /// #UD unless CR4.OSXSAVE, #GP(0) outside of CPL 0, for components that the model lacks, without x87, and for AVX
+    /// without SSE.
     pub fn xsetbv(&mut self, register: u32, value: u64) -> Exec {
         if self.cr4 & cr::CR4_OSXSAVE == 0 {
             return Err(Fault::ud());
         }
         self.require_cpl0()?;
-        if register != 0 || (value != 1 && value != 3) {
+        let lacks_sse = value & component::AVX != 0 && value & component::SSE == 0;
+        if register != 0 || value & component::X87 == 0 || value & !self.features.xcr0 != 0 || lacks_sse {
             return Err(Fault::gp0());
         }
         self.xcr0 = value;
+        self.update_fpu_access();
         Ok(())
     }
 
@@ -445,8 +464,8 @@ impl Cpu {
         }
         match register {
             0 => Ok(self.xcr0),
-            // XINUSE: both components count as in use. Needs XGETBV(1) (leaf 0xd.1 EAX bit 2).
-            1 if self.features.leafd1_eax & 4 != 0 => Ok(self.xcr0),
+            // XINUSE. Needs XGETBV(1) (leaf 0xd.1 EAX bit 2).
+            1 if self.features.leafd1_eax & 4 != 0 => Ok(self.xcr0 & self.components_in_use()),
             _ => Err(Fault::gp0()),
         }
     }

@@ -29,6 +29,8 @@ pub struct Features {
     pub leaf7_ecx: u32,
     pub leaf7_edx: u32,
     pub leafd1_eax: u32,
+    /// The XSAVE components that XCR0 may enable; see [`component`].
+    pub xcr0: u64,
     pub extended1_ecx: u32,
     pub extended1_edx: u32,
     pub extended8_ebx: u32,
@@ -102,7 +104,8 @@ impl Features {
         let zero = source.get(0, 0);
         let one = source.get(1, 0);
         let seven = if zero.eax >= 7 { source.get(7, 0) } else { CpuidResult::default() };
-        let d1 = if zero.eax >= 0xd { source.get(0xd, 1) } else { CpuidResult::default() };
+        let state = |subleaf| if zero.eax >= 0xd { source.get(0xd, subleaf) } else { CpuidResult::default() };
+        let (d0, d1) = (state(0), state(1));
         let max_extended = source.get(0x8000_0000, 0).eax;
         let extended = |leaf: u32| {
             if max_extended >= leaf { source.get(leaf, 0) } else { CpuidResult::default() }
@@ -128,6 +131,7 @@ impl Features {
             leaf7_ecx: seven.ecx,
             leaf7_edx: seven.edx,
             leafd1_eax: d1.eax,
+            xcr0: u64::from(d0.eax) & component::KNOWN | component::X87 | component::SSE,
             extended1_ecx: e1.ecx,
             extended1_edx: e1.edx,
             extended8_ebx: e8.ebx,
@@ -155,8 +159,24 @@ impl Features {
     }
 }
 
-/// Bytes of the XSAVE area for x87 and SSE: legacy region and header.
-pub(crate) const XSAVE_SIZE: u32 = 576;
+/// State components: bits of XCR0, XSTATE_BV and XCOMP_BV (SDM vol. 1, 13.1), and where they lie.
+pub(crate) mod component {
+    /// The x87 unit.
+    pub const X87: u64 = 1;
+    /// XMM registers.
+    pub const SSE: u64 = 1 << 1;
+    /// The upper halves of the YMM registers.
+    pub const AVX: u64 = 1 << 2;
+    /// All that this CPU can have.
+    pub const KNOWN: u64 = X87 | SSE | AVX;
+    /// Where the component [`AVX`] begins. It is the only extended one, so the compacted form has it there too.
+    pub const AVX_AT: usize = 576;
+}
+
+/// Bytes of the XSAVE area for the given components: legacy region, header, extended region.
+pub(crate) const fn xsave_size(components: u64) -> usize {
+    component::AVX_AT + if components & component::AVX != 0 { 256 } else { 0 }
+}
 
 impl Cpu {
     /// CPUID of a leaf, with the run-time fields filled in.
@@ -188,12 +208,7 @@ impl Cpu {
                 out.ecx = subleaf & 0xff;
                 out.edx = self.apic_id;
             }
-            0xd if subleaf == 0 && features.leaf1_ecx & bit::XSAVE != 0 => {
-                out.ebx = XSAVE_SIZE;
-            }
-            0xd if subleaf == 1 && features.leaf1_ecx & bit::XSAVE != 0 => {
-                out.ebx = XSAVE_SIZE;
-            }
+            0xd if subleaf < 2 && features.leaf1_ecx & bit::XSAVE != 0 => out.ebx = xsave_size(self.xcr0) as u32,
             0x8000_0001 if features.vendor == Vendor::Amd && !apic_on => out.edx &= !bit::APIC,
             0x8000_001e if features.vendor == Vendor::Amd => out.eax = self.apic_id,
             _ => {}

@@ -9,7 +9,7 @@ use x86::regs::{Registers, Segment, SegmentRegister, TableRegister, rflags};
 use crate::CpuConfig;
 use crate::block::BlockCache;
 use crate::control::dr6;
-use crate::cpuid::{Features, XSAVE_SIZE};
+use crate::cpuid::{Features, component, xsave_size};
 use crate::flags::LazyFlags;
 use crate::mmu::Tlb;
 use crate::msr::Msrs;
@@ -139,7 +139,8 @@ impl Cpu {
 
     /// The XSAVE area in standard format.
     fn xsave_image(&self) -> Vec<u8> {
-        let mut area = vec![0; XSAVE_SIZE as usize];
+        let components = self.features.xcr0;
+        let mut area = vec![0; xsave_size(components)];
         let mut legacy = [0; 160];
         self.x87.fxsave(FxsaveFormat::Long, &mut legacy);
         area[..160].copy_from_slice(&legacy);
@@ -148,8 +149,11 @@ impl Cpu {
         for (slot, value) in area[160..416].chunks_exact_mut(16).zip(&self.ymm) {
             slot.copy_from_slice(&value.low.to_le_bytes());
         }
-        // XSTATE_BV: x87 and SSE.
-        area[XSAVE_HEADER] = 3;
+        for (slot, value) in area[component::AVX_AT..].chunks_exact_mut(16).zip(&self.ymm) {
+            slot.copy_from_slice(&value.high.to_le_bytes());
+        }
+        // XSTATE_BV.
+        area[XSAVE_HEADER] = components as u8;
         area
     }
 
@@ -164,13 +168,18 @@ impl Cpu {
         let mut mxcsr = [0; 4];
         mxcsr.copy_from_slice(&legacy[24..28]);
         self.mxcsr = Mxcsr(u32::from_le_bytes(mxcsr) & Mxcsr::WRITABLE);
-        self.ymm.iter_mut().for_each(|register| register.low = 0);
-        if components & 2 != 0 {
-            for (value, slot) in self.ymm.iter_mut().zip(area.get(160..416).unwrap_or(&[]).chunks_exact(16)) {
-                let mut bytes = [0; 16];
-                bytes.copy_from_slice(slot);
-                value.low = u128::from_le_bytes(bytes);
-            }
+        self.ymm = [Ymm::ZERO; 16];
+        let slots = |wanted: u64, range: std::ops::Range<usize>| {
+            let present = u64::from(components) & wanted != 0;
+            let bytes = area.get(range).filter(|_| present).unwrap_or(&[]);
+            bytes.chunks_exact(16).map(|slot| slot.try_into().map_or(0, u128::from_le_bytes))
+        };
+        for (register, value) in self.ymm.iter_mut().zip(slots(component::SSE, 160..416)) {
+            register.low = value;
+        }
+        let upper = component::AVX_AT..xsave_size(component::AVX);
+        for (register, value) in self.ymm.iter_mut().zip(slots(component::AVX, upper)) {
+            register.high = value;
         }
     }
 

@@ -144,18 +144,20 @@ pub enum Activity {
     Shutdown,
 }
 
-/// Why an x87, MMX or SSE instruction may not run now: bits of [`Cpu::fpu_denied`].
+/// Why an x87, MMX, SSE or AVX instruction may not run now: bits of [`Cpu::fpu_denied`].
 pub mod denied {
     /// x87: CR0.EM or CR0.TS gives #NM.
     pub const X87: u8 = 1;
     /// MMX: CR0.EM gives #UD.
     pub const MMX_UD: u8 = 2;
-    /// MMX, SSE: CR0.TS gives #NM.
+    /// MMX, SSE, AVX: CR0.TS gives #NM.
     pub const NM: u8 = 4;
     /// SSE: CR0.EM set or CR4.OSFXSR clear gives #UD.
     pub const SSE_UD: u8 = 8;
     /// WAIT: CR0.MP and CR0.TS give #NM.
     pub const WAIT: u8 = 16;
+    /// AVX: CR4.OSXSAVE clear, or XCR0 without SSE and AVX, gives #UD.
+    pub const AVX_UD: u8 = 32;
 }
 
 /// A vector register as the host keeps it in memory.

@@ -1,18 +1,16 @@
 //! FXSAVE, FXRSTOR, XSAVE, XSAVEOPT, XSAVEC and XRSTOR (SDM vol. 1, chapter 13; vol. 2, FXSAVE).
 //!
-//! There are two state components, x87 and SSE, which both live in the legacy region, so that the compacted form differs
-//! from the standard one only in its header. XSAVEOPT always writes what is in use and not in its initial state.
+//! There are three state components: x87 and SSE, which both live in the legacy region, and AVX, the only one in the
+//! extended region, so that the compacted form differs from the standard one only in its header. XSAVEOPT always writes
+//! what is in use and not in its initial state.
 
 use super::Op;
 use super::address::{address_mask, linear_in, offset, read_bytes, stack_fault, write_bytes};
+use crate::cpuid::{component, xsave_size};
 use crate::fault::{Exec, Fault};
 use crate::state::{Cpu, gpr};
 use fpu::{FxsaveFormat, Mxcsr, X87};
 
-/// The x87 component of XCR0 and XSTATE_BV.
-const X87_COMPONENT: u64 = 1;
-/// The SSE component.
-const SSE_COMPONENT: u64 = 2;
 /// XCOMP_BV bit that marks the compacted form.
 const COMPACTED: u64 = 1 << 63;
 const LEGACY: usize = 512;
@@ -112,17 +110,22 @@ fn requested(cpu: &Cpu) -> u64 {
     (cpu.gpr[gpr::RDX] << 32 | cpu.gpr[gpr::RAX] & 0xffff_ffff) & cpu.xcr0
 }
 
-/// The components that are not in their initial state (XINUSE).
-fn in_use(cpu: &Cpu) -> u64 {
-    let mut used = 0;
-    let count = visible(cpu);
-    if !x87_is_initial(&cpu.x87) {
-        used |= X87_COMPONENT;
+impl Cpu {
+    /// The components that are not in their initial state (XINUSE).
+    pub(crate) fn components_in_use(&self) -> u64 {
+        let mut used = 0;
+        let registers = self.ymm.iter().take(visible(self));
+        if !x87_is_initial(&self.x87) {
+            used |= component::X87;
+        }
+        if registers.clone().any(|register| register.low != 0) {
+            used |= component::SSE;
+        }
+        if registers.clone().any(|register| register.high != 0) {
+            used |= component::AVX;
+        }
+        used
     }
-    if cpu.ymm.iter().take(count).any(|value| value.low != 0) {
-        used |= SSE_COMPONENT;
-    }
-    used
 }
 
 fn x87_is_initial(x87: &X87) -> bool {
@@ -132,31 +135,57 @@ fn x87_is_initial(x87: &X87) -> bool {
 /// XSAVE, XSAVEOPT and XSAVEC.
 pub(super) fn xsave<const KIND: u8>(cpu: &mut Cpu, op: &Op) -> Exec {
     cpu.check_xsave()?;
-    let at = area(cpu, op, 576, 64, true)?;
     let mask = requested(cpu);
-    save(cpu, op, at, mask, KIND).map_err(|fault| stack_fault(op.seg, fault))
+    let mut used = cpu.components_in_use();
+    // A non-default MXCSR counts as SSE state in use for XSAVEC (SDM vol. 1, 13.10).
+    if KIND == kind::XSAVEC && cpu.mxcsr.0 != Mxcsr::RESET {
+        used |= component::SSE;
+    }
+    let written = if KIND == kind::XSAVE { mask } else { mask & used };
+    let len = xsave_size(written) as u64;
+    let at = area(cpu, op, len, 64, true)?;
+    let fault = |fault| stack_fault(op.seg, fault);
+    cpu.probe_write(at, len).map_err(fault)?;
+    let plan = Plan { kind: KIND, mask, used, written };
+    save(cpu, op, at, plan).map_err(fault)
 }
 
-fn save(cpu: &mut Cpu, op: &Op, at: u64, mask: u64, kind: u8) -> Exec {
-    cpu.probe_write(at, 576)?;
-    let mut used = in_use(cpu);
+/// What one instruction saves.
+#[derive(Clone, Copy)]
+struct Plan {
+    kind: u8,
+    /// The components that were asked for (RFBM).
+    mask: u64,
+    /// Those that are not in their initial state.
+    used: u64,
+    /// Those that reach memory.
+    written: u64,
+}
+
+/// The bytes 24 to 31 of MXCSR and its mask belong to SSE and AVX, except with XSAVEC (SDM vol. 1, 13.7 and 13.10).
+const MXCSR_OWNERS: u64 = component::SSE | component::AVX;
+
+fn save(cpu: &mut Cpu, op: &Op, at: u64, plan: Plan) -> Exec {
+    let Plan { kind, mask, used, written } = plan;
     let image = legacy_image(cpu, op);
-    // A non-default MXCSR counts as SSE state in use for XSAVEC (SDM vol. 1, 13.10).
-    if kind == kind::XSAVEC && cpu.mxcsr.0 != Mxcsr::RESET {
-        used |= SSE_COMPONENT;
-    }
-    let written = if kind == kind::XSAVE { mask } else { mask & used };
-    if written & X87_COMPONENT != 0 {
+    if written & component::X87 != 0 {
         write_bytes(cpu, at, &image[..24])?;
         write_bytes(cpu, at.wrapping_add(32), &image[32..XMM_AT])?;
     }
-    let mxcsr = if kind == kind::XSAVEC { written } else { mask } & SSE_COMPONENT != 0;
-    if mxcsr {
+    let mxcsr = if kind == kind::XSAVEC { written & component::SSE } else { mask & MXCSR_OWNERS };
+    if mxcsr != 0 {
         write_bytes(cpu, at.wrapping_add(24), &image[24..32])?;
     }
-    if written & SSE_COMPONENT != 0 {
+    if written & component::SSE != 0 {
         let end = XMM_AT + 16 * visible(cpu);
         write_bytes(cpu, at.wrapping_add(XMM_AT as u64), &image[XMM_AT..end])?;
+    }
+    if written & component::AVX != 0 {
+        let (count, mut upper) = (visible(cpu), [0; 256]);
+        for (slot, register) in upper.chunks_exact_mut(16).zip(&cpu.ymm) {
+            slot.copy_from_slice(&register.high.to_le_bytes());
+        }
+        write_bytes(cpu, at.wrapping_add(component::AVX_AT as u64), &upper[..16 * count])?;
     }
     let header = at.wrapping_add(HEADER);
     if kind == kind::XSAVEC {
@@ -170,7 +199,7 @@ fn save(cpu: &mut Cpu, op: &Op, at: u64, mask: u64, kind: u8) -> Exec {
 /// XRSTOR, standard and compacted form, with the checks of the header.
 pub(super) fn xrstor(cpu: &mut Cpu, op: &Op) -> Exec {
     cpu.check_xsave()?;
-    let at = area(cpu, op, 576, 64, false)?;
+    let at = area(cpu, op, xsave_size(0) as u64, 64, false)?;
     let mut image = [0; LEGACY];
     let mut header = [0; 64];
     let fault = |fault| stack_fault(op.seg, fault);
@@ -191,25 +220,39 @@ pub(super) fn xrstor(cpu: &mut Cpu, op: &Op) -> Exec {
     let mask = requested(cpu);
     read_bytes(cpu, at, &mut image).map_err(fault)?;
     let mxcsr = word(&image, 24);
-    // The compacted form takes MXCSR only with the SSE state; the standard form whenever SSE is asked for.
-    let loads_mxcsr = mask & SSE_COMPONENT != 0 && (!compacted || state & SSE_COMPONENT != 0);
+    // The compacted form takes MXCSR only with the SSE state; the standard form whenever SSE or AVX is asked for.
+    let loads_mxcsr =
+        if compacted { mask & state & component::SSE != 0 } else { mask & (component::SSE | component::AVX) != 0 };
     if loads_mxcsr && mxcsr & !Mxcsr::WRITABLE != 0 {
         return Err(Fault::gp0());
     }
-    if mask & X87_COMPONENT != 0 {
-        if state & X87_COMPONENT != 0 {
+    let mut upper = [0; 256];
+    if mask & state & component::AVX != 0 {
+        area(cpu, op, xsave_size(component::AVX) as u64, 64, false)?;
+        let part = &mut upper[..16 * visible(cpu)];
+        read_bytes(cpu, at.wrapping_add(component::AVX_AT as u64), part).map_err(fault)?;
+    }
+    if mask & component::X87 != 0 {
+        if state & component::X87 != 0 {
             load_x87(cpu, op, &image);
         } else {
             cpu.x87 = X87::new();
         }
     }
-    if mask & SSE_COMPONENT != 0 {
-        if loads_mxcsr {
-            cpu.mxcsr = Mxcsr(mxcsr);
-        } else {
-            cpu.mxcsr = Mxcsr(Mxcsr::RESET);
+    if loads_mxcsr {
+        cpu.mxcsr = Mxcsr(mxcsr);
+    } else if mask & component::SSE != 0 {
+        cpu.mxcsr = Mxcsr(Mxcsr::RESET);
+    }
+    if mask & component::AVX != 0 {
+        // All zero, the initial state, unless it was read.
+        let count = visible(cpu);
+        for (register, slot) in cpu.ymm.iter_mut().take(count).zip(upper.chunks_exact(16)) {
+            register.high = u128::from(quad(slot, 8)) << 64 | u128::from(quad(slot, 0));
         }
-        if state & SSE_COMPONENT != 0 {
+    }
+    if mask & component::SSE != 0 {
+        if state & component::SSE != 0 {
             load_xmm(cpu, &image);
         } else {
             let count = visible(cpu);
