@@ -16,7 +16,8 @@ mod space;
 pub use code::PageCode;
 pub use ram::{PAGE_SHIFT, PAGE_SIZE, RamBlock, RamError};
 pub use space::{
-    AccessSize, AddressSpace, Backing, FlatRange, FlatView, Io, MapError, MemoryError, RegionHandle, SpaceKind,
+    AccessSize, AddressSpace, Backing, FlatRange, FlatView, Io, MapError, MapListener, MemoryError, RegionHandle,
+    SpaceKind,
 };
 
 /// A guest-physical address (or, in the I/O space, a port number).

@@ -4,7 +4,7 @@
 //! accesses are split at range borders, and into sizes that the region implements ([`Io::sizes`]).
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
 use crate::{GuestAddress, RamBlock};
 
@@ -201,6 +201,13 @@ impl FlatView {
     }
 }
 
+/// Follows a space: is told of each new view, in order, before the change that made it returns. It must not change the
+/// space.
+pub trait MapListener: Send + Sync {
+    /// `view` is what the space shows from now on.
+    fn changed(&self, view: &Arc<FlatView>);
+}
+
 #[derive(Debug, Default)]
 struct Regions {
     list: Vec<Region>,
@@ -208,18 +215,42 @@ struct Regions {
 }
 
 /// A space of addresses with regions in it.
-#[derive(Debug)]
 pub struct AddressSpace {
     kind: SpaceKind,
     regions: Mutex<Regions>,
     view: RwLock<Arc<FlatView>>,
     generation: AtomicU64,
+    listener: OnceLock<Box<dyn MapListener>>,
+}
+
+impl std::fmt::Debug for AddressSpace {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AddressSpace").field("kind", &self.kind).field("view", &self.view()).finish_non_exhaustive()
+    }
 }
 
 impl AddressSpace {
     /// An empty space.
     pub fn new(kind: SpaceKind) -> Self {
-        Self { kind, regions: Mutex::default(), view: RwLock::default(), generation: AtomicU64::new(0) }
+        Self {
+            kind,
+            regions: Mutex::default(),
+            view: RwLock::default(),
+            generation: AtomicU64::new(0),
+            listener: OnceLock::new(),
+        }
+    }
+
+    /// Sets who is told of each change (memory slots of a hypervisor), and tells it of the view as it is. `false`: the
+    /// space has a listener already.
+    pub fn set_listener(&self, listener: Box<dyn MapListener>) -> bool {
+        // No change happens in between.
+        let _regions = self.regions.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_new = self.listener.set(listener).is_ok();
+        if is_new && let Some(listener) = self.listener.get() {
+            listener.changed(&self.view());
+        }
+        is_new
     }
 
     /// Raised with every change of the map. A holder of cached translations compares it and drops them.
@@ -313,8 +344,11 @@ impl AddressSpace {
 
     fn publish(&self, regions: &Regions) {
         let view = Arc::new(FlatView::build(&regions.list));
-        *self.view.write().unwrap_or_else(PoisonError::into_inner) = view;
+        *self.view.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&view);
         self.generation.fetch_add(1, Ordering::AcqRel);
+        if let Some(listener) = self.listener.get() {
+            listener.changed(&view);
+        }
     }
 
     /// What a read of nothing gives: all ones on ports (a floating ISA bus), zeros in memory.

@@ -98,3 +98,24 @@ fn update_moves_and_hides_a_region() {
     space.update(handle, GuestAddress(0x8000), false).expect("hide");
     assert!(space.view().find(0x8004).is_none());
 }
+
+/// Writes down what it is told.
+struct Follower(Arc<Mutex<Vec<usize>>>);
+
+impl MapListener for Follower {
+    fn changed(&self, view: &Arc<FlatView>) {
+        self.0.lock().expect("log").push(view.ranges().len());
+    }
+}
+
+#[test]
+fn listener_sees_the_view_as_it_is_and_each_change() {
+    let space = AddressSpace::new(SpaceKind::Memory);
+    space.map(GuestAddress(0), 0x1000, 0, ram(0x1000)).expect("map");
+    let log = Arc::new(Mutex::new(Vec::new()));
+    assert!(space.set_listener(Box::new(Follower(Arc::clone(&log)))));
+    let other = space.map(GuestAddress(0x4000), 0x1000, 0, ram(0x1000)).expect("map");
+    space.update(other, GuestAddress(0x8000), false).expect("update");
+    assert_eq!(*log.lock().expect("log"), [1, 2, 1]);
+    assert!(!space.set_listener(Box::new(Follower(log))));
+}
