@@ -1,15 +1,24 @@
 //! The interface between a machine and whatever runs its vCPUs: the software CPU, or a hypervisor.
 //!
+//! An [`Accelerator`] makes a machine's vCPUs, and may bring interrupt controllers of its own.
 //! A vCPU is driven by one thread, which calls [`Vcpu::run`] again and again. Everybody else reaches it through its
 //! [`CpuSignals`]: the local APIC raises interrupts there, the control thread asks it to come back.
 
 #![forbid(unsafe_code)]
 
+mod accelerator;
 mod apic;
+mod interrupts;
 mod signals;
+mod statistics;
 
+pub use accelerator::{
+    AccelError, Accelerator, DirtyLog, FerrLine, InterruptSource, Interrupts, MachineSpaces, VcpuConfig,
+};
 pub use apic::{ApicMsrError, LocalApic};
+pub use interrupts::{ApicRegisters, IoApicEnd, IrqControllers, LocalApics, Msi, PicOutput};
 pub use signals::{CpuSignals, Signal};
+pub use statistics::TranslatorStats;
 
 use memory::GuestAddress;
 use x86::regs::Registers;
@@ -19,7 +28,8 @@ use x86::regs::Registers;
 pub enum VcpuExit {
     /// [`Signal::STOP`] was raised: the thread's owner wants it for something else.
     Stopped,
-    /// The vCPU waits in HLT (or for a start-up IPI): the thread may sleep with [`CpuSignals::wait`].
+    /// The vCPU waits in HLT (or for a start-up IPI): the thread may sleep with [`CpuSignals::wait`]. A hypervisor that
+    /// has the local APIC sleeps itself instead, until [`Signal::STOP`].
     Halted,
     /// A triple fault or another condition that makes a PC reset itself.
     Shutdown,
@@ -55,4 +65,14 @@ pub trait Vcpu: Send {
     /// Translates a linear address as a debugger does: without faults, access rights or accessed bits. `None` when no
     /// page is mapped there.
     fn translate(&mut self, linear: u64) -> Option<GuestAddress>;
+
+    /// The vCPU's local APIC, when the accelerator has it ([`Interrupts::LocalApics`], [`Interrupts::All`]).
+    fn local_apic(&mut self) -> Option<&mut dyn ApicRegisters> {
+        None
+    }
+
+    /// What the translator tells of itself, on vCPUs that have one that is switched on.
+    fn translator_stats(&self) -> Option<TranslatorStats> {
+        None
+    }
 }
