@@ -145,12 +145,12 @@ struct Block {
 #[derive(Clone, Copy)]
 struct Jump {
     linear: u64,
-    epoch: u64,
+    epoch: u32,
     mode: u32,
     block: u32,
 }
 
-const NOWHERE: Jump = Jump { linear: 0, epoch: u64::MAX, mode: u32::MAX, block: 0 };
+const NOWHERE: Jump = Jump { linear: 0, epoch: u32::MAX, mode: u32::MAX, block: 0 };
 
 struct Inner {
     ops: Vec<Op>,
@@ -292,12 +292,12 @@ impl Cpu {
 
     fn exec_loop(&mut self, cache: &mut Inner) -> BlockExit {
         loop {
-            if self.exit_request || self.signals.pending() & self.signal_mask != 0 {
+            if self.exit_request || self.signals.pending() & self.signal_mask != 0 || self.count_is_due() {
                 return self.leave();
             }
             let linear = self.seg_base[SegmentRegister::Cs as usize].wrapping_add(self.rip) & self.address_mask;
             let jump = cache.jumps[jump_slot(linear)];
-            let hit = jump.linear == linear && jump.epoch == self.tlb.fetch_epoch && jump.mode == self.mode_key;
+            let hit = jump.linear == linear && jump.epoch == self.tlb.epoch(linear) && jump.mode == self.mode_key;
             let mut found = None;
             if hit
                 && let Some(block) = cache.blocks.get(jump.block as usize)
@@ -309,11 +309,12 @@ impl Cpu {
                 Some(index) => index,
                 None => match self.find_block(cache, linear) {
                     Ok(Found::Block(index)) => {
-                        let entry = Jump { linear, epoch: self.tlb.fetch_epoch, mode: self.mode_key, block: index };
+                        let entry = Jump { linear, epoch: self.tlb.epoch(linear), mode: self.mode_key, block: index };
                         cache.jumps[jump_slot(linear)] = entry;
                         index
                     }
                     Ok(Found::Single(op, flow)) => {
+                        self.count(1);
                         if let Err(fault) = self.exec_single(&op, flow) {
                             return BlockExit::Fault(fault);
                         }
@@ -333,6 +334,7 @@ impl Cpu {
             let Some(ops) = cache.ops.get(first..first + usize::from(block.ops)) else { continue };
             if !self.mode.is_long64() && !self.within_limit(u64::from(block.bytes)) {
                 // Part of the block lies beyond the segment's limit: one instruction at a time finds out which.
+                self.count(1);
                 match self.decode_single(linear).and_then(|(op, flow)| self.exec_single(&op, flow)) {
                     Ok(()) if self.one_instruction => return BlockExit::StepDone,
                     Ok(()) => continue,
@@ -340,8 +342,11 @@ impl Cpu {
                 }
             }
             if self.one_instruction {
+                self.count(1);
                 return self.exec_first(ops);
             }
+            // The op that falls through to the next block has no length: it is no instruction.
+            self.count(ops.len() - usize::from(ops.last().is_some_and(|last| last.len == 0)));
             if let Err(fault) = self.exec_ops(ops) {
                 return BlockExit::Fault(fault);
             }

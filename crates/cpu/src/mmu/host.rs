@@ -4,9 +4,10 @@
 //! `mov` instructions in inline assembly: they follow the memory model of the hardware (aligned ones are atomic, all are
 //! ordered as on x86), which is the guest's own.
 //!
-//! Invariant of [`DataEntry`]: a non-zero tag stands with `host` pointing to 4096 bytes inside of a [`RamBlock`] that
-//! the owning [`super::Tlb`] keeps alive, and `code` to that page's [`PageCode`] in the same block. Only
-//! [`DataEntry::fill`] makes such entries, and [`super::Tlb`] clears them all before it lets go of the blocks.
+//! Invariant of [`DataEntry`]: a tag that an address of its slot can match stands with `host` pointing to 4096 bytes
+//! inside of a [`RamBlock`] that the owning [`super::Tlb`] keeps alive, and `code` to that page's [`PageCode`] in the
+//! same block. Only [`DataEntry::fill`] makes such entries, and [`super::Tlb`] clears them all before it lets go of the
+//! blocks.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -97,74 +98,83 @@ impl Word for u128 {
     }
 }
 
-/// One entry of the data side: a page of RAM with what may be done to it.
+/// One entry of the data side: a page of RAM with what may be done to it. Translated code reads it too, so the layout
+/// is fixed.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub(crate) struct DataEntry {
-    read_tag: u64,
-    write_tag: u64,
-    host: *mut u8,
-    code: *const PageCode,
+    /// The linear page that may be read; exclusive-or with an address inside leaves the offset in the page.
+    pub(crate) read_tag: u64,
+    /// The linear page that may be written.
+    pub(crate) write_tag: u64,
+    pub(crate) host: *mut u8,
+    pub(crate) code: *const PageCode,
 }
 
 // SAFETY: the pointers lead into RAM blocks, which are shared between threads as arrays of atomics are.
 unsafe impl Send for DataEntry {}
 
 impl DataEntry {
-    pub(crate) const EMPTY: Self =
-        Self { read_tag: 0, write_tag: 0, host: std::ptr::null_mut(), code: std::ptr::null() };
+    /// Log2 of the size.
+    pub(crate) const SHIFT: u32 = 5;
 
-    /// Lets the entry stand for the page at `offset` of `block`, which the caller keeps alive as long as the entry has a
-    /// tag. A tag of 0 denies the access. `false` (and an empty entry) when the block has no such page.
-    pub(crate) fn fill(&mut self, block: &RamBlock, offset: usize, read_tag: u64, write_tag: u64) -> bool {
-        *self = Self::EMPTY;
+    /// The tag that no address of this slot matches: the page of the slot beside it.
+    #[inline(always)]
+    pub(crate) const fn no_tag(slot: usize) -> u64 {
+        (slot as u64 ^ 1) << 12
+    }
+
+    /// Lets the entry of `slot` stand for the page at `offset` of `block`, which the caller keeps alive as long as the
+    /// entry has a tag. `false` (and an empty entry) when the block has no such page.
+    pub(crate) fn fill(&mut self, slot: usize, block: &RamBlock, offset: usize, page: u64, writable: bool) -> bool {
+        self.clear(slot);
         let in_block = offset.is_multiple_of(PAGE_SIZE) && offset < block.len();
         let Some(code) = block.page_code(offset).filter(|_| in_block) else { return false };
         // SAFETY: the block is a multiple of the page size, so the whole page at `offset` lies inside.
         self.host = unsafe { block.host_base().as_ptr().add(offset) };
         self.code = code;
-        (self.read_tag, self.write_tag) = (read_tag, write_tag);
+        self.read_tag = page;
+        if writable {
+            self.write_tag = page;
+        }
         true
     }
 
-    /// Empties the entry.
-    pub(crate) fn clear(&mut self) {
-        (self.read_tag, self.write_tag) = (0, 0);
+    /// Empties the entry of `slot`.
+    pub(crate) fn clear(&mut self, slot: usize) {
+        *self = Self {
+            read_tag: Self::no_tag(slot),
+            write_tag: Self::no_tag(slot),
+            host: std::ptr::null_mut(),
+            code: std::ptr::null(),
+        };
     }
 
-    /// Whether the entry is tagged for the page, in any generation.
+    /// Whether the entry may be used for reads of the page.
     pub(crate) fn is_page(&self, page: u64) -> bool {
-        self.read_tag & !0xfff == page || self.write_tag & !0xfff == page
+        self.read_tag == page
     }
 
-    /// Loads a word when `tag`, the tag of the page of the word's *last* byte, is this entry's.
+    /// The offset in the page when all `len` bytes (1 to 4096) at `linear` may be read (or written).
     #[inline(always)]
-    pub(crate) fn load<T: Word>(&self, linear: u64, tag: u64) -> Option<T> {
-        if self.read_tag != tag {
-            return None;
-        }
-        debug_assert_ne!(tag, 0);
-        let offset = (linear as usize) & (PAGE_SIZE - 1);
-        if offset > PAGE_SIZE - T::SIZE as usize {
-            // Can't be: the first byte would be in another page than the last. Kept as the proof of what follows.
-            return None;
-        }
+    fn offset<const WRITE: bool>(&self, linear: u64, len: u64) -> Option<usize> {
+        let offset = linear ^ if WRITE { self.write_tag } else { self.read_tag };
+        (offset <= (PAGE_SIZE as u64).wrapping_sub(len)).then_some(offset as usize)
+    }
+
+    /// Loads a word when all its bytes are in this entry's page.
+    #[inline(always)]
+    pub(crate) fn load<T: Word>(&self, linear: u64) -> Option<T> {
+        let offset = self.offset::<false>(linear, T::SIZE)?;
         // SAFETY: the entry is tagged, so `host` is a live page of RAM (see the module's invariant), and the word lies
         // inside of it.
         Some(unsafe { T::load_host(self.host.add(offset)) })
     }
 
-    /// Stores a word when `tag`, the tag of the page of the word's *last* byte, is this entry's. `Some(true)` when the
-    /// store hit decoded code.
+    /// Stores a word when all its bytes are in this entry's page. `Some(true)` when the store hit decoded code.
     #[inline(always)]
-    pub(crate) fn store<T: Word>(&self, linear: u64, tag: u64, value: T) -> Option<bool> {
-        if self.write_tag != tag {
-            return None;
-        }
-        let offset = (linear as usize) & (PAGE_SIZE - 1);
-        if offset > PAGE_SIZE - T::SIZE as usize {
-            return None;
-        }
+    pub(crate) fn store<T: Word>(&self, linear: u64, value: T) -> Option<bool> {
+        let offset = self.offset::<true>(linear, T::SIZE)?;
         // SAFETY: as in `load`.
         unsafe { T::store_host(self.host.add(offset), value) };
         // SAFETY: a tagged entry's `code` is the page's tracking in the same live block.
@@ -172,28 +182,22 @@ impl DataEntry {
         Some(code.is_watched() && code.note_store(offset, T::SIZE as usize))
     }
 
-    /// The host address of `len` bytes at `linear`, when all lie in this page and the entry has the tag.
+    /// The host address of `len` bytes at `linear`, when all lie in this entry's page.
     #[inline(always)]
-    pub(crate) fn pointer<const WRITE: bool>(&self, linear: u64, len: u64, tag: u64) -> Option<*mut u8> {
-        let own = if WRITE { self.write_tag } else { self.read_tag };
-        let offset = linear & (PAGE_SIZE as u64 - 1);
-        if own != tag || len > PAGE_SIZE as u64 - offset {
-            return None;
-        }
+    pub(crate) fn pointer<const WRITE: bool>(&self, linear: u64, len: u64) -> Option<*mut u8> {
+        let offset = self.offset::<WRITE>(linear, len.max(1)).filter(|_| len <= PAGE_SIZE as u64)?;
         // SAFETY: the entry is tagged, so `host` is a live page of RAM and the offset lies inside.
-        Some(unsafe { self.host.add(offset as usize) })
+        Some(unsafe { self.host.add(offset) })
     }
 
     /// Notes a store of `len` bytes at `linear` that was made through [`DataEntry::pointer`]; `None` when the entry is
     /// no longer the page's.
     #[inline(always)]
-    pub(crate) fn note_store(&self, linear: u64, len: u64, tag: u64) -> Option<bool> {
-        if self.write_tag != tag {
-            return None;
-        }
+    pub(crate) fn note_store(&self, linear: u64, len: u64) -> Option<bool> {
+        let offset = self.offset::<true>(linear, len.max(1))?;
         // SAFETY: a tagged entry's `code` is the page's tracking in a live block.
         let code = unsafe { &*self.code };
-        Some(code.is_watched() && code.note_store((linear & (PAGE_SIZE as u64 - 1)) as usize, len as usize))
+        Some(code.is_watched() && code.note_store(offset, len as usize))
     }
 }
 
@@ -219,4 +223,32 @@ pub(crate) fn compare_exchange_u64(block: &RamBlock, offset: usize, old: u64, ne
     let done = cell.compare_exchange(old.to_le(), new.to_le(), Ordering::AcqRel, Ordering::Relaxed).is_ok();
     block.note_store(offset, 8);
     done
+}
+
+/// What translated code looks up: the first level of the data side and the epochs of fetching. Below 2 GiB.
+#[repr(C)]
+pub(crate) struct Tables {
+    /// One table for each [`super::Class`].
+    pub(crate) data: [[DataEntry; super::tlb::SLOTS]; 4],
+    /// See [`super::Tlb::epoch`].
+    pub(crate) epochs: [u32; 2],
+}
+
+// SAFETY: integers and raw pointers; [`Tables::new`] replaces the zero tags before anything looks them up.
+unsafe impl codemem::Zeroable for Tables {}
+
+impl Tables {
+    pub(crate) fn new() -> codemem::LowBox<Self> {
+        // Too little address space below 2 GiB for a table of 128 KiB is a broken host.
+        let mut tables: codemem::LowBox<Self> =
+            codemem::LowBox::zeroed().unwrap_or_else(|error| panic!("no memory for the tables of a vCPU: {error}"));
+        tables.clear();
+        tables
+    }
+
+    pub(crate) fn clear(&mut self) {
+        for table in &mut self.data {
+            table.iter_mut().enumerate().for_each(|(slot, entry)| entry.clear(slot));
+        }
+    }
 }

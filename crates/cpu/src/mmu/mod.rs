@@ -102,8 +102,7 @@ impl Cpu {
 
     #[inline(always)]
     pub(crate) fn read_class<T: Word>(&mut self, linear: u64, class: Class) -> Exec<T> {
-        let (entry, tag) = self.tlb.slot(linear, T::SIZE, class);
-        match entry.load::<T>(linear, tag) {
+        match self.tlb.slot(linear, class).load::<T>(linear) {
             Some(value) => Ok(value),
             None => self.read_slow(linear, T::SIZE, class).map(T::narrow),
         }
@@ -111,8 +110,7 @@ impl Cpu {
 
     #[inline(always)]
     pub(crate) fn write_class<T: Word>(&mut self, linear: u64, value: T, class: Class) -> Exec {
-        let (entry, tag) = self.tlb.slot(linear, T::SIZE, class);
-        match entry.store::<T>(linear, tag, value) {
+        match self.tlb.slot(linear, class).store::<T>(linear, value) {
             Some(false) => Ok(()),
             Some(true) => {
                 self.code_modified = true;
@@ -145,8 +143,7 @@ impl Cpu {
     #[inline]
     fn host_span<const WRITE: bool>(&mut self, linear: u64, len: u64) -> Exec<Option<*mut u8>> {
         let class = self.tlb.class();
-        let (entry, tag) = self.tlb.slot(linear, len.max(1), class);
-        if let Some(pointer) = entry.pointer::<WRITE>(linear, len, tag) {
+        if let Some(pointer) = self.tlb.slot(linear, class).pointer::<WRITE>(linear, len) {
             return Ok(Some(pointer));
         }
         if (linear & 0xfff) + len > 0x1000 {
@@ -156,15 +153,13 @@ impl Cpu {
         let page = self.page(linear, kind, class)?;
         self.check_alignment(linear, len, class)?;
         self.fill(linear, page, class);
-        let (entry, tag) = self.tlb.slot(linear, len.max(1), class);
-        Ok(entry.pointer::<WRITE>(linear, len, tag))
+        Ok(self.tlb.slot(linear, class).pointer::<WRITE>(linear, len))
     }
 
     /// Notes a store that was made through a pointer of [`Cpu::translate_write`], before any other memory access.
     #[inline]
     pub fn note_store(&mut self, linear: u64, len: u64) {
-        let (entry, tag) = self.tlb.slot(linear, len.max(1), self.tlb.class());
-        match entry.note_store(linear, len, tag) {
+        match self.tlb.slot(linear, self.tlb.class()).note_store(linear, len) {
             Some(false) => {}
             // The entry went away: be safe, as if code had been hit.
             Some(true) | None => self.code_modified = true,
@@ -226,7 +221,7 @@ impl Cpu {
         let class = if user { Class::User } else { Class::Supervisor };
         let found = self.page(linear, AccessKind::Fetch, class)?;
         let page = CodePage { phys: found.phys, ram: found.ram };
-        self.tlb.fetch_fill(linear, user, page);
+        self.tlb.fetch_fill(linear, user, page, found.rights & rights::GLOBAL != 0);
         Ok(page)
     }
 
@@ -267,7 +262,7 @@ impl Cpu {
             return;
         }
         let writable = page.rights & rights::DIRTY != 0 && self.allowed(page.rights, AccessKind::Write, class);
-        self.tlb.data_fill(linear, class, ram, writable);
+        self.tlb.data_fill(linear, class, ram, writable, page.rights & rights::GLOBAL != 0);
     }
 
     fn check_alignment(&self, linear: u64, len: u64, class: Class) -> Exec {

@@ -1,8 +1,8 @@
 //! The translation look-aside buffer of one vCPU.
 //!
-//! Two levels. The first is what accesses look up inline: direct-mapped tables of 1024 pages, one for each class of
-//! access (supervisor, user, supervisor with AC set under SMAP), with host pointers; an entry's tag is the linear page
-//! and a 12-bit generation, so that dropping everything is one increment. The second keeps translations (physical page
+//! Two levels. The first is what accesses (and translated code) look up inline: direct-mapped tables of 1024 pages, one
+//! for each class of access (supervisor, user, supervisor with AC set under SMAP), with host pointers. A log of the
+//! slots that were filled makes dropping them cheap; pages that are global stay when CR3 changes. The second keeps translations (physical page
 //! and rights) under the generation of their PCID or of the global pages; a CR3 write therefore empties only the first
 //! level, and INVPCID or a CR3 write without bit 63 takes a new generation for one PCID.
 //!
@@ -15,13 +15,17 @@ use std::sync::Arc;
 
 use memory::{Backing, FlatView, RamBlock};
 
-use super::host::DataEntry;
+use codemem::LowBox;
+
+use super::host::{DataEntry, Tables};
 
 /// Entries of one first-level table.
-const SLOTS: usize = 1024;
+pub(crate) const SLOTS: usize = 1024;
+/// Filled slots that are remembered; after more, everything is dropped at once.
+const LOG: usize = 1024;
 const FETCH_SLOTS: usize = 512;
 const SECOND_SLOTS: usize = 8192;
-/// Generations fit into the offset bits of a tag; 0 is never one.
+/// Generations of the fetch side fit into the offset bits of a tag; 0 is never one.
 const LAST_GENERATION: u64 = 0xfff;
 
 /// Rights and properties of a translation.
@@ -110,11 +114,16 @@ struct Map {
 
 /// The TLB.
 pub struct Tlb {
-    data: Box<[[DataEntry; SLOTS]; 4]>,
+    tables: LowBox<Tables>,
+    /// First-level slots with pages that are not global, and those with global ones: class and slot.
+    filled: Vec<u16>,
+    filled_global: Vec<u16>,
     fetch: Box<[[FetchEntry; FETCH_SLOTS]; 2]>,
     second: Box<[SecondEntry]>,
-    /// Generation of first-level tags.
+    /// Generation of the tags of the fetch side.
     generation: u64,
+    /// A page in the upper half of the address space that is not global was fetched from.
+    upper_not_global: bool,
     /// Class of explicit data accesses now.
     class: Class,
     /// Never reused generations for the second level.
@@ -125,9 +134,6 @@ pub struct Tlb {
     large: Box<[u64; 64]>,
     huge: Box<[u64; 64]>,
     map: Map,
-    /// Raised whenever a translation for fetching may have changed, so that links between blocks of different pages
-    /// that were checked under an older value are checked again.
-    pub fetch_epoch: u64,
     /// Whether physical addresses have bit 20.
     pub(crate) a20: bool,
 }
@@ -148,7 +154,10 @@ impl Tlb {
         let nowhere = FetchEntry { tag: 0, page: CodePage { phys: 0, ram: None } };
         let map = Map { view: Arc::default(), blocks: Vec::new(), generation: u64::MAX, last: 0 };
         Self {
-            data: Box::new([[DataEntry::EMPTY; SLOTS]; 4]),
+            tables: Tables::new(),
+            filled: Vec::new(),
+            filled_global: Vec::new(),
+            upper_not_global: false,
             fetch: Box::new([[nowhere; FETCH_SLOTS]; 2]),
             second: vec![SecondEntry::default(); SECOND_SLOTS].into_boxed_slice(),
             generation: 1,
@@ -160,7 +169,6 @@ impl Tlb {
             large: Box::new([0; 64]),
             huge: Box::new([0; 64]),
             map,
-            fetch_epoch: 0,
             a20: true,
         }
     }
@@ -176,12 +184,28 @@ impl Tlb {
         self.class = class;
     }
 
-    /// The entry and the tag for an access of `len` bytes at `linear`: the tag belongs to the last byte's page, so that
-    /// an access that crosses a page never matches.
+    /// Counts how often translations for fetching from the half of the address space that holds `linear` may have
+    /// changed: links between blocks of different pages hold under the epoch that they were checked in.
     #[inline(always)]
-    pub(crate) fn slot(&self, linear: u64, len: u64, class: Class) -> (&DataEntry, u64) {
-        let entry = &self.data[class as usize & 3][(linear >> 12) as usize & (SLOTS - 1)];
-        (entry, (linear.wrapping_add(len - 1) & !0xfff) | self.generation)
+    #[must_use]
+    pub fn epoch(&self, linear: u64) -> u32 {
+        self.tables.epochs[(linear >> 63) as usize]
+    }
+
+    /// Where translated code finds the tables.
+    pub(crate) fn tables(&self) -> &LowBox<Tables> {
+        &self.tables
+    }
+
+    fn next_epoch(&mut self, upper: bool) {
+        let epoch = &mut self.tables.epochs[usize::from(upper)];
+        *epoch = epoch.wrapping_add(1);
+    }
+
+    /// The entry for an access that begins at `linear`.
+    #[inline(always)]
+    pub(crate) fn slot(&self, linear: u64, class: Class) -> &DataEntry {
+        &self.tables.data[class as usize & 3][(linear >> 12) as usize & (SLOTS - 1)]
     }
 
     /// The cached page for fetching at `linear`.
@@ -191,17 +215,22 @@ impl Tlb {
         (entry.tag == (linear & !0xfff) | self.generation).then_some(entry.page)
     }
 
-    pub(crate) fn fetch_fill(&mut self, linear: u64, user: bool, page: CodePage) {
+    pub(crate) fn fetch_fill(&mut self, linear: u64, user: bool, page: CodePage, global: bool) {
+        self.upper_not_global |= !global && linear >> 63 != 0;
         let tag = (linear & !0xfff) | self.generation;
         self.fetch[usize::from(user)][(linear >> 12) as usize & (FETCH_SLOTS - 1)] = FetchEntry { tag, page };
     }
 
     /// Enters a page into the first level for `class`.
-    pub(crate) fn data_fill(&mut self, linear: u64, class: Class, page: RamPage, writable: bool) {
-        let tag = (linear & !0xfff) | self.generation;
+    pub(crate) fn data_fill(&mut self, linear: u64, class: Class, page: RamPage, writable: bool, global: bool) {
         let Some(block) = self.map.blocks.get(usize::from(page.block)) else { return };
-        let entry = &mut self.data[class as usize & 3][(linear >> 12) as usize & (SLOTS - 1)];
-        entry.fill(block, page.offset, tag, if writable && !page.read_only { tag } else { 0 });
+        let slot = (linear >> 12) as usize & (SLOTS - 1);
+        let entry = &mut self.tables.data[class as usize & 3][slot];
+        entry.fill(slot, block, page.offset, linear & !0xfff, writable && !page.read_only);
+        let log = if global { &mut self.filled_global } else { &mut self.filled };
+        if log.len() <= LOG {
+            log.push((class as u16 & 3) << 10 | slot as u16);
+        }
     }
 
     /// The translation of a page in the second level.
@@ -233,13 +262,55 @@ impl Tlb {
 
     /// Drops the first level.
     pub(crate) fn flush_first(&mut self) {
-        self.fetch_epoch = self.fetch_epoch.wrapping_add(1);
+        self.next_epoch(false);
+        self.next_epoch(true);
+        self.upper_not_global = false;
+        self.flush_fetch();
+        if self.filled.len() > LOG || self.filled_global.len() > LOG {
+            self.tables.clear();
+        } else {
+            self.clear_filled();
+            for entry in std::mem::take(&mut self.filled_global) {
+                self.clear_entry(entry);
+            }
+        }
+        self.filled.clear();
+        self.filled_global.clear();
+    }
+
+    /// Drops what is not global from the first level.
+    fn flush_first_not_global(&mut self) {
+        self.next_epoch(false);
+        if std::mem::take(&mut self.upper_not_global) {
+            self.next_epoch(true);
+        }
+        self.flush_fetch();
+        if self.filled.len() > LOG {
+            self.tables.clear();
+            self.filled_global.clear();
+        } else {
+            self.clear_filled();
+        }
+        self.filled.clear();
+    }
+
+    fn clear_filled(&mut self) {
+        for index in 0..self.filled.len() {
+            self.clear_entry(self.filled[index]);
+        }
+    }
+
+    fn clear_entry(&mut self, entry: u16) {
+        let slot = usize::from(entry) & (SLOTS - 1);
+        self.tables.data[usize::from(entry >> 10) & 3][slot].clear(slot);
+    }
+
+    fn flush_fetch(&mut self) {
         if self.generation < LAST_GENERATION {
             self.generation += 1;
             return;
         }
         self.generation = 1;
-        self.data.as_flattened_mut().iter_mut().for_each(DataEntry::clear);
         self.fetch.as_flattened_mut().iter_mut().for_each(|entry| entry.tag = 0);
     }
 
@@ -260,7 +331,7 @@ impl Tlb {
 
     /// Makes `pcid` current; its translations survive when `keep`, else they are dropped (global ones never).
     pub(crate) fn switch(&mut self, pcid: u16, keep: bool) {
-        self.flush_first();
+        self.flush_first_not_global();
         let index = usize::from(pcid & 0xfff);
         if !keep || self.pcid_generations[index] == 0 {
             self.pcid_generations[index] = self.new_generation();
@@ -288,14 +359,15 @@ impl Tlb {
         let (large, huge) = (bloom(linear >> 22), bloom(linear >> 30));
         if self.large[large.0] & large.1 != 0 || self.huge[huge.0] & huge.1 != 0 {
             self.global_generation = self.new_generation();
+            self.flush_first();
             self.switch(current, false);
             return;
         }
-        self.fetch_epoch = self.fetch_epoch.wrapping_add(1);
-        for table in self.data.iter_mut() {
-            let entry = &mut table[(page >> 12) as usize & (SLOTS - 1)];
-            if entry.is_page(page) {
-                entry.clear();
+        self.next_epoch(linear >> 63 != 0);
+        let slot = (page >> 12) as usize & (SLOTS - 1);
+        for table in &mut self.tables.data {
+            if table[slot].is_page(page) {
+                table[slot].clear(slot);
             }
         }
         for table in self.fetch.iter_mut() {
@@ -316,7 +388,7 @@ impl Tlb {
     /// Takes over a new map and drops everything that was derived from the old one.
     pub(crate) fn set_map(&mut self, view: Arc<FlatView>, generation: u64) {
         // No entry may keep a pointer into a block that is let go.
-        self.generation = LAST_GENERATION;
+        self.tables.clear();
         self.flush_all();
         let mut blocks: Vec<Arc<RamBlock>> = Vec::new();
         for range in view.ranges() {
