@@ -10,8 +10,10 @@
 
 #![forbid(unsafe_code)]
 
+mod counter;
 mod wall;
 
+pub use counter::InstructionCounter;
 pub use wall::{RtcBase, WallClock};
 
 use std::collections::BTreeMap;

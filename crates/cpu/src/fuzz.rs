@@ -11,7 +11,7 @@ use x86::regs::{Registers, Segment, TableRegister};
 
 use crate::decode::{Decoded, decode};
 use crate::ops::lower::Context;
-use crate::{CpuConfig, ExclusiveLock, SoftCpu};
+use crate::{CpuConfig, ExclusiveLock, SoftCpu, TranslatorConfig};
 
 /// An APIC that never interrupts.
 struct Quiet;
@@ -100,6 +100,8 @@ pub fn fuzz_execute(model: &Arc<CpuidTable>, bytes: &[u8], mode: u8) -> u64 {
         exclusive: Arc::new(ExclusiveLock::default()),
         ferr: None,
         microcode_revision: 0,
+        translator: TranslatorConfig::default(),
+        counter: None,
     });
     let mut registers = cpu.registers();
     start(&mut registers, &ram, mode);

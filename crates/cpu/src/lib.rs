@@ -17,6 +17,7 @@
 
 mod barrier;
 pub mod block;
+pub mod config;
 mod control;
 pub mod cpuid;
 mod debug;
@@ -42,11 +43,12 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use accel::{CpuSignals, LocalApic, Vcpu, VcpuExit, VcpuReset};
-use clock::Clock;
+use clock::{Clock, InstructionCounter};
 use memory::{AddressSpace, GuestAddress};
 use x86::cpuid::CpuidTable;
 use x86::regs::Registers;
 
+pub use config::TranslatorConfig;
 pub use segment::attr;
 pub use state::Cpu;
 
@@ -98,6 +100,11 @@ pub struct CpuConfig {
     pub exclusive: Arc<ExclusiveLock>,
     /// FERR#, where it is wired.
     pub ferr: Option<FerrLine>,
+    /// How the translator works.
+    pub translator: TranslatorConfig,
+    /// Counts executed instructions (`-icount`): the interpreter counts each block when it begins, the translator is
+    /// off, and [`accel::Vcpu::run`] comes back with [`VcpuExit::Stopped`] at the limit.
+    pub counter: Option<Arc<InstructionCounter>>,
 }
 
 impl CpuConfig {

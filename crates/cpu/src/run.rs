@@ -28,6 +28,7 @@ impl Cpu {
                 continue;
             }
             match self.activity {
+                Activity::Running if self.count_is_due() => return VcpuExit::Stopped,
                 Activity::Running => self.execute(),
                 Activity::Halted | Activity::WaitForSipi => return VcpuExit::Halted,
                 Activity::Shutdown => return VcpuExit::Shutdown,

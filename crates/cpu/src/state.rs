@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use accel::{CpuSignals, LocalApic};
-use clock::Clock;
+use clock::{Clock, InstructionCounter};
 use fpu::{Mxcsr, X87};
 use memory::AddressSpace;
 use x86::regs::{Segment, SegmentRegister, TableRegister, rflags};
@@ -297,6 +297,8 @@ pub struct Cpu {
     pub(crate) a20: Arc<AtomicBool>,
     pub(crate) exclusive: Arc<ExclusiveLock>,
     pub(crate) ferr: Option<FerrLine>,
+    /// Counts instructions, where guest time goes by them.
+    pub(crate) counter: Option<Arc<InstructionCounter>>,
 }
 
 impl Cpu {
@@ -356,6 +358,20 @@ impl Cpu {
     pub fn set_rip(&mut self, rip: u64) {
         self.rip = rip;
         self.next_rip = rip;
+    }
+
+    /// Counts the instructions of a block that begins.
+    #[inline(always)]
+    pub(crate) fn count(&self, instructions: usize) {
+        if let Some(counter) = &self.counter {
+            counter.add(instructions as u64);
+        }
+    }
+
+    /// Whether the counted instructions are enough for now.
+    #[inline(always)]
+    pub(crate) fn count_is_due(&self) -> bool {
+        self.counter.as_ref().is_some_and(|counter| counter.is_due())
     }
 
     /// Asserts FERR#: an unmasked x87 exception while CR0.NE is clear.

@@ -301,6 +301,8 @@ fn new_vcpus(config: &MachineConfig, slots: &[CpuSlot], board: &Board, trace: Op
             a20: Arc::clone(&board.a20.open),
             exclusive: Arc::clone(&exclusive),
             ferr: Some(Arc::clone(&board.ferr)),
+            translator: cpu::TranslatorConfig::default(),
+            counter: None,
         });
         cpu.cpu().set_trace(trace.map(|make| make(index)));
         vcpus.push(NewVcpu { cpu: Box::new(cpu), signals });

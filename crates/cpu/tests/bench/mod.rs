@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use accel::{ApicMsrError, CpuSignals, LocalApic, Signal, Vcpu, VcpuExit};
 use clock::Clock;
-use cpu::{CpuConfig, SoftCpu};
+use cpu::{CpuConfig, SoftCpu, TranslatorConfig};
 use memory::{AccessSize, AddressSpace, Backing, GuestAddress, Io, RamBlock, SpaceKind};
 use x86::model::{CpuModel, Host, Topology};
 use x86::regs::{Registers, Segment, SegmentRegister, TableRegister};
@@ -127,6 +127,8 @@ impl Bench {
             a20: Arc::clone(&a20),
             exclusive: Arc::default(),
             ferr: None,
+            translator: TranslatorConfig::default(),
+            counter: None,
         });
         Self { cpu, ram, memory, ports, signals, apic, a20, clock }
     }

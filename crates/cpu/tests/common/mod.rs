@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicBool;
 
 use accel::{ApicMsrError, CpuSignals, LocalApic};
 use clock::Clock;
-use cpu::{CpuConfig, ExclusiveLock, SoftCpu};
+use cpu::{CpuConfig, ExclusiveLock, SoftCpu, TranslatorConfig};
 use memory::{AddressSpace, Backing, GuestAddress, RamBlock, SpaceKind};
 use x86::model::{CpuModel, Host};
 use x86::regs::{Registers, Segment};
@@ -84,6 +84,8 @@ pub fn bench(cpl: u16, bits: u32) -> Bench {
         exclusive: Arc::new(ExclusiveLock::default()),
         ferr: None,
         microcode_revision: 0,
+        translator: TranslatorConfig::default(),
+        counter: None,
     };
     let mut cpu = SoftCpu::new(config);
     let mut registers = long_mode(cpl, bits);
