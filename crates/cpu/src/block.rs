@@ -145,12 +145,12 @@ struct Block {
 #[derive(Clone, Copy)]
 struct Jump {
     linear: u64,
-    epoch: u64,
+    epoch: u32,
     mode: u32,
     block: u32,
 }
 
-const NOWHERE: Jump = Jump { linear: 0, epoch: u64::MAX, mode: u32::MAX, block: 0 };
+const NOWHERE: Jump = Jump { linear: 0, epoch: u32::MAX, mode: u32::MAX, block: 0 };
 
 struct Inner {
     ops: Vec<Op>,
@@ -297,7 +297,7 @@ impl Cpu {
             }
             let linear = self.seg_base[SegmentRegister::Cs as usize].wrapping_add(self.rip) & self.address_mask;
             let jump = cache.jumps[jump_slot(linear)];
-            let hit = jump.linear == linear && jump.epoch == self.tlb.fetch_epoch && jump.mode == self.mode_key;
+            let hit = jump.linear == linear && jump.epoch == self.tlb.epoch(linear) && jump.mode == self.mode_key;
             let mut found = None;
             if hit
                 && let Some(block) = cache.blocks.get(jump.block as usize)
@@ -309,7 +309,7 @@ impl Cpu {
                 Some(index) => index,
                 None => match self.find_block(cache, linear) {
                     Ok(Found::Block(index)) => {
-                        let entry = Jump { linear, epoch: self.tlb.fetch_epoch, mode: self.mode_key, block: index };
+                        let entry = Jump { linear, epoch: self.tlb.epoch(linear), mode: self.mode_key, block: index };
                         cache.jumps[jump_slot(linear)] = entry;
                         index
                     }
