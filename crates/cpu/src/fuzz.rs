@@ -154,10 +154,10 @@ fn start(registers: &mut Registers, ram: &RamBlock, mode: u8) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use x86::model::{CpuModel, Host, Topology};
+    use x86::model::{CpuModel, Topology};
 
     fn model() -> Arc<CpuidTable> {
-        let (model, _) = CpuModel::parse("max", &Host::software()).expect("model");
+        let (model, _) = CpuModel::parse("max", &crate::model_host()).expect("model");
         Arc::new(model.build(Topology { sockets: 1, dies: 1, cores: 1, threads: 1 }, 0))
     }
 

@@ -6,9 +6,10 @@
 //!
 //! Code map: [`state`] is the vCPU's state; `run` is the outer loop (signals, interrupts, debug traps);
 //! [`mmu`] translates and accesses memory; `segment`, `far`, `exception`, `task` are protected mode; `control`, `msr`,
-//! [`cpuid`] and `io` are what their names say; `decode`, `block`, `flags` and `ops` decode and execute.
+//! [`cpuid`] and `io` are what their names say; `decode`, `block`, `flags` and `ops` decode and execute; `native` has the
+//! host execute AVX.
 //!
-//! Left out on purpose: SMM (SMI is dropped), virtualisation extensions, AVX and later, 5-level paging, protection
+//! Left out on purpose: SMM (SMI is dropped), virtualisation extensions, AVX-512 and later, 5-level paging, protection
 //! keys, memory types, performance counters, last-branch records.
 //!
 //! Threads: a vCPU belongs to one thread at a time; others reach it through its [`accel::CpuSignals`].
@@ -32,6 +33,8 @@ pub mod fuzz;
 mod io;
 pub mod mmu;
 pub mod msr;
+#[expect(unsafe_code, reason = "host code that is made at run time")]
+mod native;
 mod ops;
 mod registers;
 mod run;
@@ -110,6 +113,14 @@ pub struct CpuConfig {
 impl CpuConfig {
     /// 2 GHz.
     pub const DEFAULT_TSC_KHZ: u64 = 2_000_000;
+}
+
+/// What the software CPU offers to models on this host: AVX and what belongs to it only if the host has them.
+#[must_use]
+pub fn model_host() -> x86::model::Host {
+    let mut host = x86::model::Host::software();
+    native::adapt(&mut host.supported);
+    host
 }
 
 /// The software CPU as an accelerator's vCPU.

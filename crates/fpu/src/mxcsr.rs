@@ -25,22 +25,26 @@ impl Mxcsr {
     /// The bits that may be set; MXCSR_MASK of the FXSAVE image.
     pub const WRITABLE: u32 = 0xffff;
 
-    pub(crate) const FLAGS: u32 = 0x3f;
+    /// The exception flags.
+    pub const FLAGS: u32 = 0x3f;
     /// Invalid operation, denormal operand and divide by zero.
     const PRE_COMPUTATION: u32 = 0x07;
-    pub(crate) const UNDERFLOW: u32 = 0x10;
+    /// The flag of underflow.
+    pub const UNDERFLOW: u32 = 0x10;
     pub(crate) const PRECISION: u32 = 0x20;
     const UNDERFLOW_MASK: u32 = 0x0800;
     const MASKS: u32 = 0x1f80;
     const DAZ: u32 = 0x0040;
     pub(crate) const ROUNDING: u32 = 0x6000;
-    pub(crate) const FTZ: u32 = 0x8000;
+    /// Flush results that are denormal to zero.
+    pub const FTZ: u32 = 0x8000;
 
     /// The value to run the host's instruction with: the guest's rounding, FTZ and DAZ, all
     /// exceptions masked. FTZ counts only while underflow is masked. The flags that are already
     /// set are included when it does not matter which instruction raised them, because all are
     /// masked.
-    pub(crate) const fn host_control(self) -> u32 {
+    #[must_use]
+    pub const fn host_control(self) -> u32 {
         let mut control = (self.0 & (Self::ROUNDING | Self::DAZ | Self::FTZ)) | Self::MASKS;
         if self.all_masked() {
             control |= self.0 & Self::FLAGS;
@@ -56,13 +60,18 @@ impl Mxcsr {
         self.0 & Self::MASKS == Self::MASKS
     }
 
-    pub(crate) const fn underflow_masked(self) -> bool {
+    /// Whether underflow is masked.
+    #[must_use]
+    pub const fn underflow_masked(self) -> bool {
         self.0 & Self::UNDERFLOW_MASK != 0
     }
 
     /// Records the exceptions of one instruction and decides whether it completes. An unmasked
     /// pre-computation exception suppresses the post-computation flags.
-    pub(crate) const fn settle(&mut self, flags: u32) -> Result<(), SimdException> {
+    ///
+    /// # Errors
+    /// The exception is unmasked.
+    pub const fn settle(&mut self, flags: u32) -> Result<(), SimdException> {
         let unmasked = !(self.0 >> 7) & Self::FLAGS;
         let before = flags & Self::PRE_COMPUTATION;
         if before & unmasked != 0 {

@@ -308,7 +308,13 @@ pub(super) fn store_u128<const ALIGNED: bool>(cpu: &mut Cpu, op: &Op, value: u12
 /// Alignment comes before the segment's limit and before canonical form.
 #[inline(always)]
 fn check_aligned<const ALIGNED: bool>(cpu: &Cpu, op: &Op, offset: u64) -> Exec {
-    if ALIGNED && cpu.seg_base[usize::from(op.seg).min(5)].wrapping_add(offset) & 15 != 0 {
+    if ALIGNED { check_aligned_to(cpu, op, offset, 16) } else { Ok(()) }
+}
+
+/// #GP unless the memory operand at `offset` is a multiple of `size` bytes.
+#[inline(always)]
+pub(super) fn check_aligned_to(cpu: &Cpu, op: &Op, offset: u64, size: u64) -> Exec {
+    if cpu.seg_base[usize::from(op.seg).min(5)].wrapping_add(offset) & (size - 1) != 0 {
         return Err(Fault::gp0());
     }
     Ok(())

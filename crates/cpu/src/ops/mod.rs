@@ -8,6 +8,7 @@
 mod address;
 mod alu;
 mod atomic;
+mod avx;
 mod bcd;
 mod bits;
 mod branch;
@@ -46,6 +47,8 @@ pub(crate) enum Semantics {
     Sse(fpu::SseOp),
     /// x87.
     X87(fpu::X87Op),
+    /// VEX-encoded vector instructions, on the host's unit.
+    Native(crate::native::Stub),
 }
 
 /// Bits of [`Op::flags`].

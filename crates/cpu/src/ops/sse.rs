@@ -170,6 +170,11 @@ pub(super) fn masked_store(cpu: &mut Cpu, op: &Op) -> Exec {
 /// LDMXCSR: reserved bits are #GP.
 pub(super) fn load_mxcsr(cpu: &mut Cpu, op: &Op) -> Exec {
     gate(cpu)?;
+    load_mxcsr_unchecked(cpu, op)
+}
+
+/// What LDMXCSR and VLDMXCSR do when they may run.
+pub(super) fn load_mxcsr_unchecked(cpu: &mut Cpu, op: &Op) -> Exec {
     let value = load_sized(cpu, op, 4)? as u32;
     if value & !fpu::Mxcsr::WRITABLE != 0 {
         return Err(Fault::gp0());

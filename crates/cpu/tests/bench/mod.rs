@@ -8,7 +8,7 @@ use accel::{ApicMsrError, CpuSignals, LocalApic, Signal, Vcpu, VcpuExit};
 use clock::Clock;
 use cpu::{CpuConfig, SoftCpu, TranslatorConfig};
 use memory::{AccessSize, AddressSpace, Backing, GuestAddress, Io, RamBlock, SpaceKind};
-use x86::model::{CpuModel, Host, Topology};
+use x86::model::{CpuModel, Topology};
 use x86::regs::{Registers, Segment, SegmentRegister, TableRegister};
 
 pub const RAM: u64 = 16 << 20;
@@ -109,7 +109,7 @@ impl Bench {
             signals: Arc::clone(&signals),
             base: AtomicU64::new(0xfee0_0900),
         });
-        let (model, _) = CpuModel::parse(model, &Host::software()).expect("model");
+        let (model, _) = CpuModel::parse(model, &cpu::model_host()).expect("model");
         let topology = Topology { sockets: 1, dies: 1, cores: 1, threads: 1 };
         let a20 = Arc::new(AtomicBool::new(true));
         let clock = Clock::manual();

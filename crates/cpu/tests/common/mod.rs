@@ -7,7 +7,7 @@ use accel::{ApicMsrError, CpuSignals, LocalApic};
 use clock::Clock;
 use cpu::{CpuConfig, ExclusiveLock, SoftCpu, TranslatorConfig};
 use memory::{AddressSpace, Backing, GuestAddress, RamBlock, SpaceKind};
-use x86::model::{CpuModel, Host};
+use x86::model::CpuModel;
 use x86::regs::{Registers, Segment};
 
 /// An APIC that never interrupts.
@@ -68,7 +68,7 @@ pub fn bench(cpl: u16, bits: u32) -> Bench {
         let entry = (DATA_PHYS + page * 0x1000) as u64 | 7 | 1 << 63;
         ram.store_u64(0x4000 + (0x155 + page) * 8, entry);
     }
-    let (model, _) = CpuModel::parse("max", &Host::software()).expect("model");
+    let (model, _) = CpuModel::parse("max", &cpu::model_host()).expect("model");
     let features = Arc::new(model.build(x86::model::Topology { sockets: 1, dies: 1, cores: 1, threads: 1 }, 0));
     let config = CpuConfig {
         apic_id: 0,

@@ -3,6 +3,7 @@
 //! One table for each subject; a code that none of them knows is #UD. Instructions that the CPU model does not advertise
 //! are #UD too (see `features`).
 
+mod avx;
 mod features;
 mod integer;
 mod system;

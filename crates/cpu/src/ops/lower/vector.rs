@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use iced_x86::{Code, Instruction, Mnemonic as M, OpKind, Register};
 
 use super::super::{Semantics, flag, mmx, sse, x87, xsave};
-use super::{Choice, Lowering, next};
+use super::{Choice, Lowering, avx, next};
 use crate::ops::Handler;
 
 /// What every instruction code computes, found once for all CPUs.
@@ -33,7 +33,7 @@ fn has_mmx(i: &Instruction) -> bool {
 }
 
 pub(super) fn lower(l: &mut Lowering<'_>, bytes: &[u8]) -> Choice {
-    if let Some(choice) = movement(l).or_else(|| state(l)) {
+    if let Some(choice) = movement(l).or_else(|| state(l)).or_else(|| avx::lower(l)) {
         return Some(choice);
     }
     if l.code() == Code::Wait {
@@ -42,6 +42,7 @@ pub(super) fn lower(l: &mut Lowering<'_>, bytes: &[u8]) -> Choice {
     let semantics = semantics(l.code())?;
     l.op.semantics = Some(semantics);
     match semantics {
+        Semantics::Native(_) => None,
         Semantics::X87(_) => {
             l.op.src = fpu::sti_index(l.i);
             l.op.aux = opcode(bytes);
@@ -123,8 +124,8 @@ fn movement(l: &mut Lowering<'_>) -> Choice {
     }
 }
 
-/// MASKMOVQ and MASKMOVDQU: the registers are the operands after rDI.
-fn masked(l: &mut Lowering<'_>) {
+/// MASKMOVQ, MASKMOVDQU and VMASKMOVDQU: the registers are the operands after rDI.
+pub(super) fn masked(l: &mut Lowering<'_>) {
     l.op.dst = l.op.src;
     l.op.src = l.op.extra;
     l.op.seg = l.i.memory_segment().number() as u8;
