@@ -124,13 +124,22 @@ impl IoApic {
         } else {
             self.state.irr &= !bit;
         }
-        let message = InterruptMessage {
-            destination: Destination::narrow((*redirection >> 56) as u8, *redirection & entry::LOGICAL != 0),
-            mode,
-            vector: *redirection as u8,
-            trigger: Trigger::from_bit(is_level),
-        };
-        self.bus.deliver(&message);
+        self.bus.deliver(&message(*redirection, mode));
+    }
+
+    /// Tells the bus what `pin` sends as long as it is level-triggered and open.
+    fn update_route(&self, pin: usize) {
+        let Some(&redirection) = self.state.redirection.get(pin) else { return };
+        let mode = DeliveryMode::from_bits((redirection >> 8) as u32);
+        let is_open = redirection & (entry::LEVEL | entry::MASKED) == entry::LEVEL;
+        let message = mode.filter(|_| is_open).map(|mode| message(redirection, mode));
+        self.bus.set_level_route(pin, message.as_ref());
+    }
+
+    fn update_routes(&self) {
+        for pin in 0..PINS {
+            self.update_route(pin);
+        }
     }
 
     fn read_window(&self) -> u32 {
@@ -167,20 +176,34 @@ impl IoApic {
             let bit = 1u32 << pin;
             self.state.irr = (self.state.irr & !bit) | (self.state.levels & bit);
         }
+        self.update_route(pin);
         self.service(pin);
+    }
+}
+
+/// The message of a redirection entry whose delivery mode is `mode`.
+fn message(redirection: u64, mode: DeliveryMode) -> InterruptMessage {
+    InterruptMessage {
+        destination: Destination::narrow((redirection >> 56) as u8, redirection & entry::LOGICAL != 0),
+        mode,
+        vector: redirection as u8,
+        trigger: Trigger::from_bit(redirection & entry::LEVEL != 0),
     }
 }
 
 impl Device for IoApic {
     fn reset(&mut self, _kind: ResetKind) {
         self.state = IoApicState { levels: self.state.levels, ..IoApicState::default() };
+        self.update_routes();
     }
 
     fn state(&mut self) -> DeviceState<'_> {
         DeviceState::State(&mut self.state)
     }
 
-    fn restored(&mut self) {}
+    fn restored(&mut self) {
+        self.update_routes();
+    }
 }
 
 impl IoDevice for IoApic {

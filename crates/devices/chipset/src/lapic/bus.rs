@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
-use accel::CpuSignals;
+use accel::{CpuSignals, LocalApics, Msi};
 use clock::Clock;
 use device::{AccessSize, DeviceCell, Handle, IrqSink, Lifecycle};
 use memory::{Backing, Io};
@@ -77,17 +77,29 @@ pub struct ApicBus {
     entries: RwLock<Arc<Vec<Entry>>>,
     ioapics: RwLock<Vec<Handle<IoApic>>>,
     pic: OnceLock<Handle<I8259>>,
+    /// Takes all messages, when the local APICs are an accelerator's.
+    remote: Option<Arc<dyn LocalApics>>,
 }
 
 impl ApicBus {
     /// A bus without APICs; `clock` drives their timers.
     pub fn new(clock: &Clock) -> Arc<Self> {
-        Arc::new(Self {
+        Arc::new(Self::build(clock, None))
+    }
+
+    /// A bus in front of an accelerator's local APICs.
+    pub fn remote(clock: &Clock, apics: Arc<dyn LocalApics>) -> Arc<Self> {
+        Arc::new(Self::build(clock, Some(apics)))
+    }
+
+    fn build(clock: &Clock, remote: Option<Arc<dyn LocalApics>>) -> Self {
+        Self {
             clock: clock.clone(),
             entries: RwLock::default(),
             ioapics: RwLock::default(),
             pic: OnceLock::new(),
-        })
+            remote,
+        }
     }
 
     /// Adds a vCPU's APIC.
@@ -150,6 +162,12 @@ impl ApicBus {
 
     /// Routes a message to its destinations. Callers hold no local APIC's lock.
     pub fn deliver(&self, message: &InterruptMessage) {
+        if let Some(remote) = &self.remote {
+            if let Some(message) = message.to_msi() {
+                remote.send_msi(message);
+            }
+            return;
+        }
         let entries = self.snapshot();
         let selected = entries.iter().filter(|entry| entry.is_selected(message.destination));
         if message.mode == DeliveryMode::LowestPriority {
@@ -171,6 +189,10 @@ impl ApicBus {
     /// Delivers a message-signalled interrupt. Writes elsewhere than to 0xfeexxxxx and reserved delivery modes are
     /// dropped.
     pub fn deliver_msi(&self, address: u64, data: u32) {
+        if let Some(remote) = &self.remote {
+            remote.send_msi(Msi { address, data });
+            return;
+        }
         if let Some(message) = InterruptMessage::from_msi(address, data) {
             self.deliver(&message);
         }
@@ -190,12 +212,22 @@ impl ApicBus {
         match effect {
             Effect::None => {}
             Effect::Message(message) => self.deliver(&message),
-            Effect::EndOfInterrupt(vector) => {
-                let ioapics = self.ioapics.read().unwrap_or_else(PoisonError::into_inner);
-                for ioapic in ioapics.iter() {
-                    ioapic.with(|ioapic| ioapic.end_of_interrupt(vector));
-                }
-            }
+            Effect::EndOfInterrupt(vector) => self.end_of_interrupt(vector),
+        }
+    }
+
+    /// A local APIC ended `vector`, which was level-triggered: the I/O APICs hear of it. Callers hold no device's lock.
+    pub fn end_of_interrupt(&self, vector: u8) {
+        let ioapics = self.ioapics.read().unwrap_or_else(PoisonError::into_inner);
+        for ioapic in ioapics.iter() {
+            ioapic.with(|ioapic| ioapic.end_of_interrupt(vector));
+        }
+    }
+
+    /// What an I/O APIC sends for its level-triggered input `pin`, for an accelerator that must know in advance.
+    pub(crate) fn set_level_route(&self, pin: usize, message: Option<&InterruptMessage>) {
+        if let Some(remote) = &self.remote {
+            remote.set_level_route(pin as u32, message.and_then(InterruptMessage::to_msi));
         }
     }
 

@@ -1,5 +1,7 @@
 //! Interrupt messages on the APIC bus (SDM vol. 3, 11.6 and 11.11).
 
+use accel::Msi;
+
 /// What an interrupt message does at its destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeliveryMode {
@@ -32,6 +34,19 @@ impl DeliveryMode {
             7 => Self::ExtInt,
             _ => return None,
         })
+    }
+
+    /// The three-bit field.
+    pub fn bits(self) -> u32 {
+        match self {
+            Self::Fixed => 0,
+            Self::LowestPriority => 1,
+            Self::Smi => 2,
+            Self::Nmi => 4,
+            Self::Init => 5,
+            Self::StartUp => 6,
+            Self::ExtInt => 7,
+        }
     }
 }
 
@@ -112,5 +127,21 @@ impl InterruptMessage {
             vector: data as u8,
             trigger: Trigger::from_bit(data & 0x8000 != 0),
         })
+    }
+
+    /// The same message as address and data. `None` for messages that only local APICs send.
+    pub fn to_msi(&self) -> Option<Msi> {
+        let (id, logical) = match self.destination {
+            Destination::Physical(id) => (id, 0),
+            Destination::Logical(id) => (id, 4),
+            Destination::All => (0xff, 0),
+            Destination::AllExcept(_) | Destination::Cpu(_) => return None,
+        };
+        let id = u64::from(u8::try_from(id).ok()?);
+        // What goes to the lowest priority says so in the address, too (the redirection hint).
+        let hint = if self.mode == DeliveryMode::LowestPriority { 8 } else { 0 };
+        let level = if self.trigger == Trigger::Level { 0xc000 } else { 0 };
+        let data = u32::from(self.vector) | self.mode.bits() << 8 | level;
+        Some(Msi { address: 0xfee0_0000 | id << 12 | hint | logical, data })
     }
 }

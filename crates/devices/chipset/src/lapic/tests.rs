@@ -404,3 +404,46 @@ fn hostile_state_is_harmless() {
         bench.clock.step(10_000);
     }
 }
+
+/// What an accelerator's local APICs are told.
+#[derive(Default)]
+struct Remote {
+    sent: std::sync::Mutex<Vec<accel::Msi>>,
+    routes: std::sync::Mutex<Vec<(u32, Option<accel::Msi>)>>,
+}
+
+impl accel::LocalApics for Remote {
+    fn send_msi(&self, message: accel::Msi) {
+        self.sent.lock().expect("log").push(message);
+    }
+    fn set_level_route(&self, pin: u32, message: Option<accel::Msi>) {
+        self.routes.lock().expect("log").push((pin, message));
+    }
+}
+
+#[test]
+fn remote_apics_get_messages_and_level_routes_and_their_ends_reach_the_ioapic() {
+    let remote = Arc::new(Remote::default());
+    let bus = ApicBus::remote(&Clock::manual(), remote.clone());
+    let ioapic = IoApic::new(&bus);
+    // Input 10: vector 0x51, logical, level-triggered, lowest priority, destination 3.
+    let write = |register: u64, value: u64| {
+        let mut ioapic = ioapic.lock();
+        ioapic.write(0, 0, AccessSize::Dword, register);
+        ioapic.write(0, 0x10, AccessSize::Dword, value);
+    };
+    write(0x25, 3 << 24);
+    write(0x24, 0x8000 | 0x800 | 0x100 | 0x51);
+    let expected = accel::Msi { address: 0xfee0_300c, data: 0xc151 };
+    assert_eq!(remote.routes.lock().expect("log").last(), Some(&(10, Some(expected))));
+    ioapic.lock().set_level(10, true);
+    bus.end_of_interrupt(0x51);
+    ioapic.lock().set_level(10, false);
+    bus.end_of_interrupt(0x51);
+    assert_eq!(*remote.sent.lock().expect("log"), [expected, expected]);
+    write(0x24, 0x1_0000);
+    assert_eq!(remote.routes.lock().expect("log").last(), Some(&(10, None)));
+    bus.deliver_msi(0xfee0_1000, 0x41);
+    let last = remote.sent.lock().expect("log").last().copied();
+    assert_eq!(last, Some(accel::Msi { address: 0xfee0_1000, data: 0x41 }));
+}
