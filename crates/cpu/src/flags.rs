@@ -143,10 +143,59 @@ impl LazyFlags {
         self.fix = flags & rflags::CF | flags & SIGN_FIX | u64::from(zero != parity) << 8;
     }
 
+    /// The flags as LAHF and SETO AL leave them in AX: SF, ZF, AF, PF and CF in AH, OF in AL.
+    #[inline(always)]
+    #[must_use]
+    pub fn to_ax(&self) -> u64 {
+        u64::from(self.sf()) << 15
+            | u64::from(self.zf()) << 14
+            | (self.carries & 8) << 9
+            | u64::from(self.pf()) << 10
+            | (self.fix & 1) << 8
+            | u64::from(self.of())
+    }
+
+    /// Sets all six from AX after LAHF and SETO AL.
+    #[inline(always)]
+    pub fn set_ax(&mut self, ax: u64) {
+        // See `set_bits`: result 1 is odd and not zero, result 0 is even and zero.
+        self.result = !ax >> 14 & 1;
+        self.carries = ax << 63 | ax >> 9 & 8;
+        self.fix = ax >> 8 & (1 | SIGN_FIX) | ((ax >> 14 ^ ax >> 10) & 1) << 8;
+    }
+
+    /// CF, AF and OF at their places in [`LazyFlags::to_ax`]; the others clear.
+    #[inline(always)]
+    #[must_use]
+    pub fn carries_to_ax(&self) -> u64 {
+        (self.carries & 8) << 9 | (self.fix & 1) << 8 | u64::from(self.of())
+    }
+
+    /// ZF, SF and PF from the result; CF, AF and OF from AX after LAHF and SETO AL.
+    #[inline(always)]
+    pub fn set_result_ax(&mut self, result: u64, bits: u32, ax: u64) {
+        self.result = extend(result, bits);
+        self.carries = ax << 63 | ax >> 9 & 8;
+        self.fix = ax >> 8 & 1;
+    }
+
+    /// CF and OF from AX after LAHF and SETO AL; the others stay.
+    #[inline(always)]
+    pub fn set_cf_of_ax(&mut self, ax: u64) {
+        self.carries = self.carries & 8 | ax << 63;
+        self.fix = self.fix & !1 | ax >> 8 & 1;
+    }
+
     /// Changes CF alone.
     #[inline(always)]
     pub fn set_cf(&mut self, cf: bool) {
         self.fix = self.fix & !1 | u64::from(cf);
+    }
+
+    /// Changes AF alone.
+    #[inline(always)]
+    pub fn set_af(&mut self, af: bool) {
+        self.carries = self.carries & !8 | u64::from(af) << 3;
     }
 
     /// Changes OF alone.
@@ -192,6 +241,12 @@ mod tests {
                 | (combination >> 5 & 1) << 11;
             let mut flags = LazyFlags::default();
             flags.set_bits(spread);
+            assert_eq!(flags.bits(), spread);
+            let ax = (spread & 0xd5) << 8 | spread >> 11;
+            assert_eq!(flags.to_ax(), ax);
+            assert_eq!(flags.carries_to_ax(), ax & 0x1101);
+            let mut flags = LazyFlags::default();
+            flags.set_ax(ax);
             assert_eq!(flags.bits(), spread);
         }
     }

@@ -1,6 +1,7 @@
 //! Decimal adjustment: AAA, AAS, AAM, AAD, DAA, DAS (SDM vol. 2; all #UD in 64-bit mode, which the decoder knows).
 //!
-//! Flags that the manual leaves undefined: OF is cleared, and AAA/AAS take SF, ZF and PF from AL.
+//! Flags that the manual leaves undefined are what the processor's steps leave, as compared with hardware: those of the
+//! addition or subtraction in AAA, AAS (to AX), AAD, DAA and DAS (to AL); AAM clears CF, AF and OF.
 
 use super::{Op, S8, S16, Size};
 use crate::fault::{Exec, Fault};
@@ -9,28 +10,35 @@ use crate::state::Cpu;
 const AL: u8 = 0;
 const AX: u8 = 0;
 
-fn adjust_ascii(cpu: &mut Cpu, step: u16) -> Exec {
-    let ax = S16::get(cpu, AX) as u16;
+/// Adds `step` to (or takes it from) AX if the low digit is none or AF is set, and clears the upper half of AL. SF, ZF, PF
+/// and OF are those of the addition to AX, be it of 0.
+fn adjust_ascii<const SUBTRACT: bool>(cpu: &mut Cpu) -> Exec {
+    let ax = S16::get(cpu, AX);
     let adjusts = ax & 0xf > 9 || cpu.flags.af();
-    let ax = if adjusts { ax.wrapping_add(step) } else { ax } & 0xff0f;
-    S16::set(cpu, AX, u64::from(ax));
-    cpu.flags.set_result(u64::from(ax & 0xff), 8, adjusts, false, adjusts);
+    let step = if adjusts { 0x106 } else { 0 };
+    let r = if SUBTRACT {
+        let r = ax.wrapping_sub(step) & 0xffff;
+        cpu.flags.set_sub(ax, step, r, 16);
+        r
+    } else {
+        let r = (ax + step) & 0xffff;
+        cpu.flags.set_add(ax, step, r, 16);
+        r
+    };
+    S16::set(cpu, AX, r & 0xff0f);
+    cpu.flags.set_cf(adjusts);
+    cpu.flags.set_af(adjusts);
     Ok(())
 }
 
 /// AAA.
 pub(super) fn aaa(cpu: &mut Cpu, _op: &Op) -> Exec {
-    adjust_ascii(cpu, 0x106)
+    adjust_ascii::<false>(cpu)
 }
 
 /// AAS.
 pub(super) fn aas(cpu: &mut Cpu, _op: &Op) -> Exec {
-    let ax = S16::get(cpu, AX) as u16;
-    let adjusts = ax & 0xf > 9 || cpu.flags.af();
-    let ax = if adjusts { ax.wrapping_sub(6).wrapping_sub(0x100) } else { ax } & 0xff0f;
-    S16::set(cpu, AX, u64::from(ax));
-    cpu.flags.set_result(u64::from(ax & 0xff), 8, adjusts, false, adjusts);
-    Ok(())
+    adjust_ascii::<true>(cpu)
 }
 
 /// AAM: #DE for base zero.
@@ -48,9 +56,10 @@ pub(super) fn aam(cpu: &mut Cpu, op: &Op) -> Exec {
 /// AAD.
 pub(super) fn aad(cpu: &mut Cpu, op: &Op) -> Exec {
     let ax = S16::get(cpu, AX);
-    let al = ((ax & 0xff) + (ax >> 8) * (op.imm & 0xff)) & 0xff;
-    S16::set(cpu, AX, al);
-    cpu.flags.set_result(al, 8, false, false, false);
+    let (al, product) = (ax & 0xff, ((ax >> 8) * (op.imm & 0xff)) & 0xff);
+    let r = (al + product) & 0xff;
+    S16::set(cpu, AX, r);
+    cpu.flags.set_add(al, product, r, 8);
     Ok(())
 }
 
@@ -64,7 +73,8 @@ fn adjust_decimal(cpu: &mut Cpu, subtract: bool) -> Exec {
     let step = low + if high { 0x60 } else { 0 };
     let r = if subtract { al.wrapping_sub(step) } else { al + step } & 0xff;
     S8::set(cpu, AL, r);
-    cpu.flags.set_result(r, 8, high || borrow, false, af);
+    let of = if subtract { al & !r } else { !al & r } & 0x80 != 0;
+    cpu.flags.set_result(r, 8, high || borrow, of, af);
     Ok(())
 }
 

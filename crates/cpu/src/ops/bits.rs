@@ -2,7 +2,7 @@
 
 use super::address::{linear_offset, load_at, modify_at};
 use super::operand::{get, get_rm, mask, set, set_rm};
-use super::{Op, flag};
+use super::{Op, flag, native_int};
 use crate::fault::Exec;
 use crate::state::Cpu;
 use x86::regs::rflags;
@@ -69,21 +69,28 @@ pub(super) fn bit_test<const KIND: u8>(cpu: &mut Cpu, op: &Op) -> Exec {
     Ok(())
 }
 
-/// BSF and BSR: a zero source sets ZF and leaves the destination, as all current processors do.
+/// BSF and BSR; what a zero source does to the destination, and the flags but ZF, are the host's.
 pub(super) fn scan<const REVERSE: bool>(cpu: &mut Cpu, op: &Op) -> Exec {
     let value = get_rm(cpu, op, op.size, op.src)?;
-    cpu.flags.set_zf(value == 0);
-    if value != 0 {
-        let at = if REVERSE { 63 - value.leading_zeros() } else { value.trailing_zeros() };
-        set(cpu, op.size, op.dst, u64::from(at));
-    }
+    let target = usize::from(op.dst & 15);
+    let mut ax = cpu.flags.to_ax();
+    cpu.gpr[target] = native_int::scan::<REVERSE>(&mut ax, op.size, cpu.gpr[target], value);
+    cpu.flags.set_ax(ax);
     Ok(())
 }
 
-/// TZCNT and LZCNT: CF for a zero source, ZF for a zero result; the other flags are undefined and stay.
+/// TZCNT and LZCNT: CF for a zero source, ZF for a zero result; the other flags are undefined.
 pub(super) fn count_zeros<const LEADING: bool>(cpu: &mut Cpu, op: &Op) -> Exec {
-    let bits = 8 * u32::from(op.size);
     let value = get_rm(cpu, op, op.size, op.src)?;
+    let mut ax = cpu.flags.to_ax();
+    let host =
+        if LEADING { native_int::lzcnt(&mut ax, op.size, value) } else { native_int::tzcnt(&mut ax, op.size, value) };
+    if let Some(r) = host {
+        set(cpu, op.size, op.dst, r);
+        cpu.flags.set_ax(ax);
+        return Ok(());
+    }
+    let bits = 8 * u32::from(op.size);
     let count = match (value, LEADING) {
         (0, _) => bits,
         (_, true) => value.leading_zeros() - (64 - bits),
@@ -105,30 +112,50 @@ pub(super) fn popcnt(cpu: &mut Cpu, op: &Op) -> Exec {
     Ok(())
 }
 
+/// Result and flags of the host's instruction, or of `otherwise` (a result and CF) where the host has not got it: then
+/// SF and ZF are from the result, OF is clear, and so are AF and PF, which are undefined.
+fn by_host(
+    cpu: &mut Cpu,
+    op: &Op,
+    host: impl FnOnce(&mut u64, u8) -> Option<u64>,
+    otherwise: impl FnOnce() -> (u64, bool),
+) {
+    let mut ax = cpu.flags.to_ax();
+    let r = match host(&mut ax, op.size) {
+        Some(r) => {
+            cpu.flags.set_ax(ax);
+            r
+        }
+        None => {
+            let (r, cf) = otherwise();
+            cpu.flags.set_result(r & mask(op.size), 8 * u32::from(op.size), cf, false, false);
+            r
+        }
+    };
+    set(cpu, op.size, op.dst, r);
+}
+
 /// ANDN: `dst = !extra & r/m`.
 pub(super) fn andn(cpu: &mut Cpu, op: &Op) -> Exec {
     let b = get_rm(cpu, op, op.size, op.src)?;
-    let r = !get(cpu, op.size, op.extra) & b & mask(op.size);
-    set(cpu, op.size, op.dst, r);
-    set_logic(cpu, op, r, false);
+    let a = get(cpu, op.size, op.extra);
+    by_host(cpu, op, |ax, size| native_int::andn(ax, size, a, b), || (!a & b, false));
     Ok(())
-}
-
-/// SF and ZF from the result, CF as given, OF clear; AF and PF are undefined.
-fn set_logic(cpu: &mut Cpu, op: &Op, r: u64, cf: bool) {
-    cpu.flags.set_result(r & mask(op.size), 8 * u32::from(op.size), cf, false, false);
 }
 
 /// BLSR (0), BLSMSK (1), BLSI (2).
 pub(super) fn lowest<const KIND: u8>(cpu: &mut Cpu, op: &Op) -> Exec {
     let value = get_rm(cpu, op, op.size, op.src)?;
-    let (r, cf) = match KIND {
+    let host = |ax: &mut u64, size| match KIND {
+        0 => native_int::blsr(ax, size, value),
+        1 => native_int::blsmsk(ax, size, value),
+        _ => native_int::blsi(ax, size, value),
+    };
+    by_host(cpu, op, host, || match KIND {
         0 => (value & value.wrapping_sub(1), value == 0),
         1 => (value ^ value.wrapping_sub(1), value == 0),
         _ => (value & value.wrapping_neg(), value != 0),
-    };
-    set(cpu, op.size, op.dst, r);
-    set_logic(cpu, op, r, cf);
+    });
     Ok(())
 }
 
@@ -136,22 +163,33 @@ pub(super) fn lowest<const KIND: u8>(cpu: &mut Cpu, op: &Op) -> Exec {
 pub(super) fn bextr(cpu: &mut Cpu, op: &Op) -> Exec {
     let value = get_rm(cpu, op, op.size, op.src)?;
     let control = get(cpu, op.size, op.extra);
-    let (start, len) = ((control & 0xff) as u32, (control >> 8 & 0xff) as u32);
-    let shifted = value.checked_shr(start).unwrap_or(0);
-    let r = if len >= 64 { shifted } else { shifted & ((1 << len) - 1) };
-    set(cpu, op.size, op.dst, r);
-    cpu.flags.set_bits(if r == 0 { rflags::ZF } else { 0 });
+    by_host(
+        cpu,
+        op,
+        |ax, size| native_int::bextr(ax, size, value, control),
+        || {
+            let (start, len) = ((control & 0xff) as u32, (control >> 8 & 0xff) as u32);
+            let shifted = value.checked_shr(start).unwrap_or(0);
+            (if len >= 64 { shifted } else { shifted & ((1 << len) - 1) }, false)
+        },
+    );
     Ok(())
 }
 
 /// BZHI.
 pub(super) fn bzhi(cpu: &mut Cpu, op: &Op) -> Exec {
     let value = get_rm(cpu, op, op.size, op.src)?;
-    let n = (get(cpu, op.size, op.extra) & 0xff) as u32;
-    let bits = 8 * u32::from(op.size);
-    let r = if n >= bits { value } else { value & ((1 << n) - 1) };
-    set(cpu, op.size, op.dst, r);
-    set_logic(cpu, op, r, n >= bits);
+    let index = get(cpu, op.size, op.extra);
+    by_host(
+        cpu,
+        op,
+        |ax, size| native_int::bzhi(ax, size, value, index),
+        || {
+            let n = (index & 0xff) as u32;
+            let beyond = n >= 8 * u32::from(op.size);
+            (if beyond { value } else { value & ((1 << n) - 1) }, beyond)
+        },
+    );
     Ok(())
 }
 

@@ -18,6 +18,8 @@ mod host;
 mod mmx;
 mod moves;
 mod muldiv;
+#[expect(unsafe_code, reason = "inline assembly of integer instructions")]
+mod native_int;
 mod operand;
 mod shift;
 mod sse;

@@ -1,8 +1,9 @@
 //! MUL, IMUL, DIV, IDIV, MULX.
 //!
-//! SF, ZF, AF and PF after a multiplication and all flags after a division are undefined (SDM vol. 2). Here a
-//! multiplication takes SF, ZF and PF from the low half, and a division leaves the flags alone.
+//! SF, ZF, AF and PF after a multiplication and all flags after a division are undefined (SDM vol. 2): they are what the
+//! host's instruction leaves.
 
+use super::native_int::{self, Accumulator};
 use super::operand::{get, get_rm, set};
 use super::{Op, S8, S16, S32, S64, Size, flag};
 use crate::fault::{Exec, Fault};
@@ -11,99 +12,49 @@ use crate::state::Cpu;
 const RAX: u8 = 0;
 const RDX: u8 = 2;
 
+fn set_accumulator<S: Size>(cpu: &mut Cpu, value: Accumulator) {
+    if S::BITS == 8 {
+        S16::set(cpu, RAX, value.low);
+    } else {
+        S::set(cpu, RAX, value.low);
+        S::set(cpu, RDX, value.high);
+    }
+}
+
 /// MUL and one-operand IMUL: the accumulator's double width = accumulator × r/m.
 pub(super) fn wide<const SIGNED: bool, S: Size>(cpu: &mut Cpu, op: &Op) -> Exec {
     let b = get_rm(cpu, op, op.size, op.dst)?;
-    let a = S::get(cpu, RAX);
-    let (low, high, overflow) = if SIGNED {
-        let product = i128::from(S::sign_extend(a)) * i128::from(S::sign_extend(b));
-        let low = product as u64 & S::MASK;
-        (low, (product >> S::BITS) as u64 & S::MASK, product != i128::from(S::sign_extend(low)))
-    } else {
-        let product = u128::from(a) * u128::from(b);
-        let high = (product >> S::BITS) as u64;
-        (product as u64 & S::MASK, high, high != 0)
-    };
-    if S::BITS == 8 {
-        S16::set(cpu, RAX, low | high << 8);
-    } else {
-        S::set(cpu, RAX, low);
-        S::set(cpu, RDX, high);
-    }
-    cpu.flags.set_result(low, S::BITS, overflow, overflow, false);
+    let mut ax = cpu.flags.to_ax();
+    let product = native_int::multiply::<SIGNED, S>(&mut ax, cpu.gpr[usize::from(RAX)], b);
+    cpu.flags.set_ax(ax);
+    set_accumulator::<S>(cpu, product);
     Ok(())
 }
 
 /// IMUL with two or three operands: `a × b` truncated.
 pub(super) fn truncated<S: Size>(cpu: &mut Cpu, op: &Op) -> Exec {
     let b = get_rm(cpu, op, op.size, op.src)?;
-    let a = if op.has(flag::IMM) { op.imm & S::MASK } else { S::get(cpu, op.dst) };
-    let product = i128::from(S::sign_extend(a)) * i128::from(S::sign_extend(b));
-    let low = product as u64 & S::MASK;
-    let overflow = product != i128::from(S::sign_extend(low));
-    S::set(cpu, op.dst, low);
-    cpu.flags.set_result(low, S::BITS, overflow, overflow, false);
+    let a = if op.has(flag::IMM) { op.imm } else { S::get(cpu, op.dst) };
+    let mut ax = cpu.flags.to_ax();
+    let product = native_int::imul::<S>(&mut ax, a, b);
+    cpu.flags.set_ax(ax);
+    S::set(cpu, op.dst, product);
     Ok(())
 }
 
-/// DIV: #DE on a zero divisor and when the quotient does not fit.
-pub(super) fn div<S: Size>(cpu: &mut Cpu, op: &Op) -> Exec {
+/// DIV (`SIGNED` false) and IDIV, which truncates towards zero: #DE on a zero divisor and when the quotient does not fit.
+fn divide<const SIGNED: bool, S: Size>(cpu: &mut Cpu, op: &Op) -> Exec {
     let b = get_rm(cpu, op, op.size, op.dst)?;
-    if b == 0 {
-        return Err(Fault::de());
-    }
-    if S::BITS == 8 {
-        let a = S16::get(cpu, RAX);
-        let (quotient, rest) = (a / b, a % b);
-        if quotient > 0xff {
-            return Err(Fault::de());
-        }
-        S16::set(cpu, RAX, quotient | rest << 8);
-        return Ok(());
-    }
-    let (low, high) = (S::get(cpu, RAX), S::get(cpu, RDX));
-    if high >= b {
-        return Err(Fault::de());
-    }
-    let (quotient, rest) = if high == 0 {
-        (low / b, low % b)
-    } else if S::BITS < 64 {
-        let a = high << (S::BITS & 63) | low;
-        (a / b, a % b)
+    let dividend = Accumulator { low: cpu.gpr[usize::from(RAX)], high: cpu.gpr[usize::from(RDX)] };
+    let mut ax = cpu.flags.to_ax();
+    let quotient = if SIGNED {
+        native_int::divide_signed::<S>(&mut ax, dividend, b)
     } else {
-        let a = u128::from(high) << 64 | u128::from(low);
-        ((a / u128::from(b)) as u64, (a % u128::from(b)) as u64)
+        native_int::divide_unsigned::<S>(&mut ax, dividend, b)
     };
-    S::set(cpu, RAX, quotient);
-    S::set(cpu, RDX, rest);
-    Ok(())
-}
-
-/// IDIV: truncates towards zero; #DE as for DIV.
-pub(super) fn idiv<S: Size>(cpu: &mut Cpu, op: &Op) -> Exec {
-    let b = i128::from(S::sign_extend(get_rm(cpu, op, op.size, op.dst)?));
-    if b == 0 {
-        return Err(Fault::de());
-    }
-    let a = if S::BITS == 8 {
-        i128::from(S16::get(cpu, RAX) as i16)
-    } else {
-        i128::from(S::sign_extend(S::get(cpu, RDX))) << S::BITS | i128::from(S::get(cpu, RAX))
-    };
-    // i128 can hold every quotient but -2^127 / -1, which does not fit the register either.
-    let (Some(quotient), Some(rest)) = (a.checked_div(b), a.checked_rem(b)) else {
-        return Err(Fault::de());
-    };
-    let low = quotient as u64 & S::MASK;
-    if i128::from(S::sign_extend(low)) != quotient {
-        return Err(Fault::de());
-    }
-    if S::BITS == 8 {
-        S16::set(cpu, RAX, low | (rest as u64 & 0xff) << 8);
-    } else {
-        S::set(cpu, RAX, low);
-        S::set(cpu, RDX, rest as u64 & S::MASK);
-    }
+    let Some(quotient) = quotient else { return Err(Fault::de()) };
+    cpu.flags.set_ax(ax);
+    set_accumulator::<S>(cpu, quotient);
     Ok(())
 }
 
@@ -135,5 +86,5 @@ macro_rules! by_size {
 by_size!(mul_handler, wide, false);
 by_size!(imul_wide_handler, wide, true);
 by_size!(imul_handler, truncated);
-by_size!(div_handler, div);
-by_size!(idiv_handler, idiv);
+by_size!(div_handler, divide, false);
+by_size!(idiv_handler, divide, true);

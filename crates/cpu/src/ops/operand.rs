@@ -25,12 +25,6 @@ pub(crate) trait Size {
     fn sign_extend(value: u64) -> i64 {
         ((value << (64 - Self::BITS)) as i64) >> (64 - Self::BITS)
     }
-
-    /// The sign bit.
-    #[inline(always)]
-    fn sign(value: u64) -> bool {
-        value >> (Self::BITS - 1) & 1 != 0
-    }
 }
 
 /// Bytes, with AH … BH as 16 … 19.

@@ -1,12 +1,12 @@
 //! SHL, SHR, SAR, ROL, ROR, RCL, RCR, SHLD, SHRD, and the flagless SHLX, SHRX, SARX, RORX.
 //!
-//! Counts are masked to five bits, six for 64-bit operands (SDM vol. 2, SAL/SAR/SHL/SHR). Where the manual leaves OF or
-//! AF undefined, they are what current processors give: OF follows the last single-bit step, AF is cleared.
+//! Counts are masked to five bits, six for 64-bit operands (SDM vol. 2, SAL/SAR/SHL/SHR). What the manual leaves
+//! undefined is what the host's instruction gives: OF and AF, CF of counts beyond the operand, and the whole result of
+//! a double shift of a word by more than 16.
 
 use super::address::Addr;
 use super::operand::{get, get_rm, set, set_rm};
-use super::{Op, S8, S16, S32, S64, Size, flag};
-use crate::cpuid::Vendor;
+use super::{Op, S8, S16, S32, S64, Size, flag, native_int};
 use crate::fault::Exec;
 use crate::flags::LazyFlags;
 use crate::state::Cpu;
@@ -32,97 +32,47 @@ pub(super) struct Rcl;
 /// RCR.
 pub(super) struct Rcr;
 
-impl Shift for Shl {
-    #[inline(always)]
-    fn run<S: Size>(flags: &mut LazyFlags, a: u64, count: u32) -> u64 {
-        let wide = u128::from(a) << count;
-        let r = wide as u64 & S::MASK;
-        let cf = wide >> S::BITS & 1 != 0;
-        flags.set_result(r, S::BITS, cf, S::sign(r) ^ cf, false);
-        r
-    }
-}
-
-impl Shift for Shr {
-    #[inline(always)]
-    fn run<S: Size>(flags: &mut LazyFlags, a: u64, count: u32) -> u64 {
-        let before = a >> (count - 1);
-        let r = before >> 1;
-        // For a count of one this is the operand's sign; hardware generalises it to the last step.
-        flags.set_result(r, S::BITS, before & 1 != 0, S::sign(before), false);
-        r
-    }
-}
-
-impl Shift for Sar {
-    #[inline(always)]
-    fn run<S: Size>(flags: &mut LazyFlags, a: u64, count: u32) -> u64 {
-        let before = S::sign_extend(a) >> (count - 1);
-        let r = (before >> 1) as u64 & S::MASK;
-        flags.set_result(r, S::BITS, before & 1 != 0, false, false);
-        r
-    }
-}
-
-#[inline(always)]
-fn set_cf_of(flags: &mut LazyFlags, cf: bool, of: bool) {
-    flags.set_cf(cf);
-    flags.set_of(of);
-}
-
-impl Shift for Rol {
-    #[inline(always)]
-    fn run<S: Size>(flags: &mut LazyFlags, a: u64, count: u32) -> u64 {
-        let n = count % S::BITS;
-        let r = if n == 0 { a } else { (a << n | a >> (S::BITS - n)) & S::MASK };
-        set_cf_of(flags, r & 1 != 0, S::sign(r) ^ (r & 1 != 0));
-        r
-    }
-}
-
-impl Shift for Ror {
-    #[inline(always)]
-    fn run<S: Size>(flags: &mut LazyFlags, a: u64, count: u32) -> u64 {
-        let n = count % S::BITS;
-        let r = if n == 0 { a } else { (a >> n | a << (S::BITS - n)) & S::MASK };
-        set_cf_of(flags, S::sign(r), S::sign(r) ^ S::sign(r << 1));
-        r
-    }
-}
-
-impl Shift for Rcl {
-    #[inline(always)]
-    fn run<S: Size>(flags: &mut LazyFlags, a: u64, count: u32) -> u64 {
-        let n = count % (S::BITS + 1);
-        if n == 0 {
-            // Eight and sixteen bits only: nothing moves, but OF is written.
-            let cf = flags.cf();
-            flags.set_of(S::sign(a) ^ cf);
-            return a;
+/// SHL, SHR, SAR: all flags but perhaps AF, OF and CF follow from the result.
+macro_rules! shifts {
+    ($($name:ident, $host:ident;)*) => {$(
+        impl Shift for $name {
+            #[inline(always)]
+            fn run<S: Size>(flags: &mut LazyFlags, a: u64, count: u32) -> u64 {
+                let mut ax = flags.carries_to_ax();
+                let r = native_int::$host::<S>(&mut ax, a, count);
+                flags.set_result_ax(r, S::BITS, ax);
+                r
+            }
         }
-        let wide = u128::from(a) | u128::from(flags.cf()) << S::BITS;
-        let rotated = wide << n | wide >> (S::BITS + 1 - n);
-        let r = rotated as u64 & S::MASK;
-        let cf = rotated >> S::BITS & 1 != 0;
-        set_cf_of(flags, cf, S::sign(r) ^ cf);
-        r
-    }
+    )*};
 }
 
-impl Shift for Rcr {
-    #[inline(always)]
-    fn run<S: Size>(flags: &mut LazyFlags, a: u64, count: u32) -> u64 {
-        let n = count % (S::BITS + 1);
-        if n == 0 {
-            flags.set_of(S::sign(a) ^ S::sign(a << 1));
-            return a;
+shifts! {
+    Shl, shl;
+    Shr, shr;
+    Sar, sar;
+}
+
+/// The rotations, which change CF and OF alone.
+macro_rules! rotations {
+    ($($name:ident, $host:ident;)*) => {$(
+        impl Shift for $name {
+            #[inline(always)]
+            fn run<S: Size>(flags: &mut LazyFlags, a: u64, count: u32) -> u64 {
+                let mut ax = flags.carries_to_ax();
+                let r = native_int::$host::<S>(&mut ax, a, count);
+                flags.set_cf_of_ax(ax);
+                r
+            }
         }
-        let wide = u128::from(a) | u128::from(flags.cf()) << S::BITS;
-        let rotated = wide >> n | wide << (S::BITS + 1 - n);
-        let r = rotated as u64 & S::MASK;
-        set_cf_of(flags, rotated >> S::BITS & 1 != 0, S::sign(r) ^ S::sign(r << 1));
-        r
-    }
+    )*};
+}
+
+rotations! {
+    Rol, rol;
+    Ror, ror;
+    Rcl, rcl;
+    Rcr, rcr;
 }
 
 #[inline(always)]
@@ -154,28 +104,17 @@ pub(super) fn m<K: Shift, S: Size, A: Addr>(cpu: &mut Cpu, op: &Op) -> Exec {
     A::modify::<S>(cpu, op, |flags, a| if count == 0 { a } else { K::run::<S>(flags, a, count as u32) })
 }
 
-fn double<const LEFT: bool, S: Size>(flags: &mut LazyFlags, a: u64, b: [u64; 2], count: u32) -> u64 {
+fn double<const LEFT: bool, S: Size>(flags: &mut LazyFlags, a: u64, b: u64, count: u32) -> u64 {
     if count == 0 {
         return a;
     }
-    let bits = S::BITS;
-    // A word shifted by more than 16 bits takes in more after the second operand.
-    let [second, third] = b.map(u128::from);
-    let (near, far, n) = if count > bits { (second, third, count - bits) } else { (u128::from(a), second, count) };
-    let (r, cf) = if LEFT {
-        let wide = near << bits | far;
-        // The last bit shifted out of the upper operand.
-        ((wide << n >> bits) as u64 & S::MASK, wide >> (2 * bits - n) & 1 != 0)
-    } else {
-        let wide = far << bits | near;
-        ((wide >> n) as u64 & S::MASK, wide >> (n - 1) & 1 != 0)
-    };
-    let of = if LEFT { S::sign(r) ^ cf } else { S::sign(r) ^ S::sign(r << 1) };
-    flags.set_result(r, bits, cf, of, false);
+    let mut ax = flags.to_ax();
+    let r = native_int::double_shift::<LEFT, S>(&mut ax, a, b, count);
+    flags.set_ax(ax);
     r
 }
 
-fn double_sized<const LEFT: bool>(flags: &mut LazyFlags, size: u8, a: u64, b: [u64; 2], count: u64) -> u64 {
+fn double_sized<const LEFT: bool>(flags: &mut LazyFlags, size: u8, a: u64, b: u64, count: u64) -> u64 {
     let count = (count & if size == 8 { 63 } else { 31 }) as u32;
     match size {
         2 => double::<LEFT, S16>(flags, a, b, count),
@@ -188,17 +127,12 @@ fn double_sized<const LEFT: bool>(flags: &mut LazyFlags, size: u8, a: u64, b: [u
 pub(super) fn double_shift<const LEFT: bool>(cpu: &mut Cpu, op: &Op) -> Exec {
     let count = if op.has(flag::IMM) { op.imm } else { cpu.gpr[1] };
     let b = get(cpu, op.size, op.src);
-    // Undefined by the manual: AMD's processors repeat the second operand, Intel's the first.
-    let amd = cpu.features.vendor == Vendor::Amd;
-    let pair = |a: u64| [b, if amd { b } else { a }];
     let size = op.size;
     if op.has(flag::MEM) {
-        return super::address::modify_sized(cpu, op, size, |flags, a| {
-            double_sized::<LEFT>(flags, size, a, pair(a), count)
-        });
+        return super::address::modify_sized(cpu, op, size, |flags, a| double_sized::<LEFT>(flags, size, a, b, count));
     }
     let a = get(cpu, size, op.dst);
-    let r = double_sized::<LEFT>(&mut cpu.flags, size, a, pair(a), count);
+    let r = double_sized::<LEFT>(&mut cpu.flags, size, a, b, count);
     set(cpu, op.size, op.dst, r);
     Ok(())
 }

@@ -118,7 +118,7 @@ fn long_mode(cpl: u16, bits: u32) -> Registers {
         // PAE, OSFXSR, OSXMMEXCPT, OSXSAVE.
         cr4: 0x4_0620,
         efer: 0xd01,
-        xcr0: 3,
+        xcr0: 7,
         ..Registers::default()
     }
 }

@@ -152,6 +152,9 @@ pub fn state(random: &mut Random, bits: u32) -> State {
         let value = vector(random);
         state.fx[160 + 16 * n..176 + 16 * n].copy_from_slice(&value.to_le_bytes());
     }
+    if std::is_x86_feature_detected!("avx") && !random.one_in(4) {
+        state.upper = std::array::from_fn(|_| vector(random));
+    }
     state
 }
 
@@ -340,11 +343,10 @@ pub fn may_run(instruction: &Instruction, bits: u32) -> bool {
     !denied && !segment && !far
 }
 
-/// A snippet: its length and the flags that may be compared.
+/// A snippet and its length.
 pub struct Snippet {
     pub code: Box<[u8; 4096]>,
     pub len: usize,
-    pub flags: u64,
     pub mnemonics: Vec<M>,
 }
 
@@ -352,9 +354,9 @@ pub struct Snippet {
 pub fn snippet(random: &mut Random, bits: u32) -> Snippet {
     let mut code = Box::new([0xf4; 4096]);
     let wanted = if random.one_in(3) { 2 + random.below(3) } else { 1 };
-    let (mut len, mut flags) = (0, 0xcd5);
+    let mut len = 0;
     let mut mnemonics = Vec::new();
-    while (mnemonics.len() as u64) < wanted && flags == 0xcd5 {
+    while (mnemonics.len() as u64) < wanted {
         let bytes = bytes(random);
         let instruction = Decoder::with_ip(bits, &bytes, CODE + len as u64, DecoderOptions::AMD).decode();
         let target = instruction.near_branch_target();
@@ -370,12 +372,11 @@ pub fn snippet(random: &mut Random, bits: u32) -> Snippet {
         }
         code[len..len + instruction.len()].copy_from_slice(&bytes[..instruction.len()]);
         len += instruction.len();
-        flags &= !super::flags::undefined(&instruction);
         mnemonics.push(instruction.mnemonic());
         // What follows a branch may be entered in the middle of an instruction.
         if branch || super::flags::compares(instruction.mnemonic()) {
             break;
         }
     }
-    Snippet { code, len, flags, mnemonics }
+    Snippet { code, len, mnemonics }
 }

@@ -15,6 +15,12 @@ use crate::common::{CODE, DATA, DATA_LEN};
 const COMPATIBILITY_CS: i64 = 0x23;
 const USER_DS: u16 = 0x2b;
 const FX_LEN: usize = 512;
+/// The header's byte of XSTATE_BV, and where the signal frame has the upper halves of the YMM registers.
+const XSTATE: usize = 512;
+const UPPER: usize = 576;
+/// What the frame holds on hosts with and without AVX.
+const AVX_LEN: usize = UPPER + 256;
+const PLAIN_LEN: usize = UPPER;
 /// Order of the registers in `gregs`, by the number that instructions use.
 const ORDER: [i32; 16] = [
     libc::REG_RAX,
@@ -56,7 +62,9 @@ extern "C" fn handler(_signal: i32, _info: *mut libc::siginfo_t, context: *mut l
         let context = &mut *context.cast::<libc::ucontext_t>();
         let Some(world) = (*WORLD.0.get()).as_mut() else { libc::_exit(90) };
         let gregs = &mut context.uc_mcontext.gregs;
-        let fx = std::slice::from_raw_parts_mut(context.uc_mcontext.fpregs.cast::<u8>(), FX_LEN + 64);
+        let avx = std::is_x86_feature_detected!("avx");
+        let len = if avx { AVX_LEN } else { PLAIN_LEN };
+        let fx = std::slice::from_raw_parts_mut(context.uc_mcontext.fpregs.cast::<u8>(), len);
         if !world.running {
             world.running = true;
             world.harness = *gregs;
@@ -73,7 +81,13 @@ extern "C" fn handler(_signal: i32, _info: *mut libc::siginfo_t, context: *mut l
             gregs[libc::REG_EFL as usize] = kept | world.state.rflags as i64;
             fx[..416].copy_from_slice(&world.state.fx[..416]);
             // XSTATE_BV: x87 and SSE are not in their initial state.
-            fx[512] |= 3;
+            fx[XSTATE] |= 3;
+            if avx {
+                for (slot, value) in fx[UPPER..].chunks_exact_mut(16).zip(world.state.upper) {
+                    slot.copy_from_slice(&value.to_le_bytes());
+                }
+                fx[XSTATE] |= 4;
+            }
             return;
         }
         world.running = false;
@@ -87,12 +101,18 @@ extern "C" fn handler(_signal: i32, _info: *mut libc::siginfo_t, context: *mut l
         world.state.address = gregs[libc::REG_CR2 as usize] as u64;
         world.state.fx.copy_from_slice(&fx[..FX_LEN]);
         // Components that the kernel found in their initial state are not written by XSAVE.
-        let present = fx[512];
+        let present = fx[XSTATE];
         world.state.initial(present & 1 == 0, present & 2 == 0);
+        world.state.upper = [0; 16];
+        if avx && present & 4 != 0 {
+            for (value, slot) in world.state.upper.iter_mut().zip(fx[UPPER..].chunks_exact(16)) {
+                *value = slot.try_into().map_or(0, u128::from_le_bytes);
+            }
+        }
         *gregs = world.harness;
         gregs[libc::REG_RIP as usize] += 2;
         fx[..FX_LEN].copy_from_slice(&world.harness_fx);
-        fx[512] |= 3;
+        fx[XSTATE] = fx[XSTATE] & !4 | 3;
     }
 }
 

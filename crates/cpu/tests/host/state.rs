@@ -9,6 +9,8 @@ pub struct State {
     pub rflags: u64,
     /// The FXSAVE image (64-bit form).
     pub fx: [u8; 512],
+    /// The upper halves of the YMM registers.
+    pub upper: [u128; 16],
     pub vector: u8,
     pub error: u32,
     pub address: u64,
@@ -16,7 +18,7 @@ pub struct State {
 
 impl Default for State {
     fn default() -> Self {
-        Self { gpr: [0; 16], rip: 0, rflags: 0, fx: [0; 512], vector: 0, error: 0, address: 0 }
+        Self { gpr: [0; 16], rip: 0, rflags: 0, fx: [0; 512], upper: [0; 16], vector: 0, error: 0, address: 0 }
     }
 }
 
@@ -74,6 +76,7 @@ impl State {
         }
         for n in 0..16 {
             note(format!("xmm{n}"), self.xmm(n), other.xmm(n));
+            note(format!("upper half of ymm{n}"), self.upper[n], other.upper[n]);
         }
         for n in 0..8 {
             note(format!("st{n}"), self.st(n), other.st(n));
