@@ -111,10 +111,17 @@ impl CpuSignals {
 
     /// Sleeps on the vCPU's own thread until one of `wanted` is raised or the time is over (`None`: no limit).
     pub fn wait(&self, wanted: Signal, limit: Option<Duration>) {
-        *self.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(std::thread::current());
-        self.sleeping.store(true, Ordering::SeqCst);
+        Self::wait_any(&[(self, wanted)], limit);
+    }
+
+    /// Sleeps on the thread of several vCPUs until one of them has one of its signals raised, or the time is over.
+    pub fn wait_any(vcpus: &[(&Self, Signal)], limit: Option<Duration>) {
+        for (signals, _) in vcpus {
+            *signals.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(std::thread::current());
+            signals.sleeping.store(true, Ordering::SeqCst);
+        }
         let start = std::time::Instant::now();
-        while self.pending.load(Ordering::SeqCst) & wanted.0 == 0 {
+        while vcpus.iter().all(|(signals, wanted)| signals.pending.load(Ordering::SeqCst) & wanted.0 == 0) {
             match limit {
                 None => std::thread::park(),
                 Some(limit) => match limit.checked_sub(start.elapsed()) {
@@ -123,7 +130,9 @@ impl CpuSignals {
                 },
             }
         }
-        self.sleeping.store(false, Ordering::SeqCst);
+        for (signals, _) in vcpus {
+            signals.sleeping.store(false, Ordering::SeqCst);
+        }
     }
 }
 
@@ -156,6 +165,31 @@ mod tests {
         });
         signals.raise(Signal::INTR);
         assert_eq!(seen.load(Ordering::SeqCst), Signal::INTR.0);
+    }
+
+    #[test]
+    fn wait_for_several_ends_with_a_signal_of_any() {
+        let signals = [(); 3].map(|()| Arc::new(CpuSignals::default()));
+        let waiting = signals.clone();
+        let thread = std::thread::spawn(move || {
+            CpuSignals::wait_any(&waiting.each_ref().map(|signals| (&**signals, Signal::INTR)), None);
+        });
+        signals[1].raise(Signal::NMI);
+        signals[2].raise(Signal::INTR);
+        thread.join().expect("thread");
+    }
+
+    #[test]
+    fn raise_kicks_after_the_bits_are_set() {
+        let signals = Arc::new(CpuSignals::default());
+        let (send, receive) = std::sync::mpsc::channel();
+        let (seen, send) = (Arc::downgrade(&signals), std::sync::Mutex::new(send));
+        signals.set_kick(move || {
+            let pending = seen.upgrade().map(|signals| signals.pending());
+            send.lock().expect("lock").send(pending).expect("receiver");
+        });
+        signals.raise(Signal::SMI);
+        assert_eq!(receive.try_recv(), Ok(Some(Signal::SMI.0)));
     }
 
     #[test]

@@ -2,8 +2,9 @@
 //!
 //! No device asks the host for the time: it asks its [`Clock`]. The virtual clock counts nanoseconds of guest time and
 //! stands still while the machine is stopped. In [`Clock::host`] it follows the host's monotonic clock, and one thread
-//! (`timers`) runs what falls due; in [`Clock::manual`] it moves only by [`Clock::step`], for tests and `-qtest`, and
-//! callbacks run inside of `step`, in the order of their deadlines.
+//! (`timers`) runs what falls due; in [`Clock::counted`] it follows the instructions that the vCPUs execute (`-icount`)
+//! and their thread runs what falls due; in [`Clock::manual`] it moves only by [`Clock::step`], for tests and `-qtest`,
+//! and callbacks run inside of `step`, in the order of their deadlines.
 //!
 //! Callbacks run without a clock lock held. A callback may race with a cancel or a new arming from another thread, so a
 //! device compares [`Clock::now`] with its own deadline when it is called.
@@ -17,9 +18,17 @@ pub use counter::InstructionCounter;
 pub use wall::{RtcBase, WallClock};
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
+
+/// The longest instruction of a counted clock takes 2^10 ns.
+pub const MAX_SHIFT: u32 = 10;
+
+fn nanoseconds(instructions: u64, shift: u32) -> u64 {
+    instructions.saturating_mul(1 << shift)
+}
 
 /// What a timer does when it falls due.
 pub type Callback = Arc<dyn Fn() + Send + Sync>;
@@ -30,7 +39,16 @@ enum Source {
         since: Option<Instant>,
     },
     Manual,
+    /// Executed instructions: guest time = `base` + (count - `origin`) << `shift`.
+    Counted {
+        counter: Arc<InstructionCounter>,
+        origin: u64,
+        shift: u32,
+    },
 }
+
+/// Called when a timer was armed that falls due before all others.
+type Waker = Box<dyn Fn() + Send + Sync>;
 
 struct Inner {
     source: Source,
@@ -38,13 +56,13 @@ struct Inner {
     base: u64,
     /// Armed timers by (deadline, timer).
     queue: BTreeMap<(u64, u64), Callback>,
-    thread_started: bool,
 }
 
 struct Shared {
     inner: Mutex<Inner>,
     changed: Condvar,
     next_id: AtomicU64,
+    waker: OnceLock<Waker>,
 }
 
 impl Shared {
@@ -60,7 +78,36 @@ impl Inner {
                 self.base.saturating_add(u64::try_from(since.elapsed().as_nanos()).unwrap_or(u64::MAX))
             }
             Source::Host { since: None } | Source::Manual => self.base,
+            Source::Counted { counter, origin, shift } => {
+                self.base.saturating_add(nanoseconds(counter.executed().wrapping_sub(*origin), *shift))
+            }
         }
+    }
+
+    /// Makes guest time `now` on a source that goes on by itself.
+    fn rebase(&mut self, now: u64) {
+        self.base = now;
+        match &mut self.source {
+            Source::Host { since: Some(since) } => *since = Instant::now(),
+            Source::Counted { counter, origin, .. } => *origin = counter.executed(),
+            Source::Host { since: None } | Source::Manual => {}
+        }
+    }
+
+    /// Makes vCPUs come back when the first timer falls due.
+    fn limit_count(&self) {
+        if let Source::Counted { counter, .. } = &self.source
+            && let Some(count) = self.due_count()
+        {
+            counter.lower_limit(count);
+        }
+    }
+
+    /// The count of instructions at which the first timer falls due.
+    fn due_count(&self) -> Option<u64> {
+        let Source::Counted { origin, shift, .. } = &self.source else { return None };
+        let ((deadline, _), _) = self.queue.first_key_value()?;
+        Some(origin.saturating_add(deadline.saturating_sub(self.base).div_ceil(1 << shift)))
     }
 
     /// Takes the first timer that is due at `now`.
@@ -83,13 +130,32 @@ impl std::fmt::Debug for Clock {
 
 impl Clock {
     fn with(source: Source) -> Self {
-        let inner = Inner { source, base: 0, queue: BTreeMap::new(), thread_started: false };
-        Self(Arc::new(Shared { inner: Mutex::new(inner), changed: Condvar::new(), next_id: AtomicU64::new(0) }))
+        let inner = Inner { source, base: 0, queue: BTreeMap::new() };
+        Self(Arc::new(Shared {
+            inner: Mutex::new(inner),
+            changed: Condvar::new(),
+            next_id: AtomicU64::new(0),
+            waker: OnceLock::new(),
+        }))
     }
 
-    /// A clock that follows the host's monotonic time while it runs. It begins at 0, stopped.
-    pub fn host() -> Self {
-        Self::with(Source::Host { since: None })
+    /// A clock that follows the host's monotonic time while it runs. It begins at 0, stopped. Its thread ends when the
+    /// last handle of the clock is dropped.
+    ///
+    /// # Errors
+    /// The host refuses a thread.
+    pub fn host() -> io::Result<Self> {
+        let clock = Self::with(Source::Host { since: None });
+        let shared = Arc::downgrade(&clock.0);
+        std::thread::Builder::new().name("timers".into()).spawn(move || run_timers(&shared))?;
+        Ok(clock)
+    }
+
+    /// A clock by which each instruction that `counter` counts takes `2^shift` nanoseconds (`shift` at most 10). It
+    /// begins at 0. Whoever runs vCPUs calls [`Clock::run_due`] between their turns; `counter`'s limit is lowered to
+    /// the next deadline as timers are armed.
+    pub fn counted(counter: Arc<InstructionCounter>, shift: u32) -> Self {
+        Self::with(Source::Counted { origin: counter.executed(), counter, shift: shift.min(MAX_SHIFT) })
     }
 
     /// A clock that moves only by [`Clock::step`]. It begins at 0.
@@ -125,12 +191,50 @@ impl Clock {
     /// Sets guest time (a restored machine continues where it was saved).
     pub fn set(&self, now: u64) {
         let mut inner = self.0.lock();
-        inner.base = now;
-        if let Source::Host { since: Some(since) } = &mut inner.source {
-            *since = Instant::now();
-        }
+        inner.rebase(now);
+        inner.limit_count();
         drop(inner);
         self.0.changed.notify_all();
+    }
+
+    /// On a counted clock: moves guest time forward to `to` without instructions, while all vCPUs sleep.
+    pub fn skip_to(&self, to: u64) {
+        let mut inner = self.0.lock();
+        if matches!(inner.source, Source::Counted { .. }) && inner.now() < to {
+            inner.rebase(to);
+        }
+    }
+
+    /// On a counted clock: changes how long an instruction takes from now on.
+    pub fn set_shift(&self, new: u32) {
+        let mut inner = self.0.lock();
+        let now = inner.now();
+        inner.rebase(now);
+        if let Source::Counted { shift, .. } = &mut inner.source {
+            *shift = new.min(MAX_SHIFT);
+        }
+        inner.limit_count();
+    }
+
+    /// On a counted clock: runs the timers that are due, in the order of their deadlines, and returns the count of
+    /// instructions at which the next one falls due.
+    pub fn run_due(&self) -> Option<u64> {
+        loop {
+            let mut inner = self.0.lock();
+            if !matches!(inner.source, Source::Counted { .. }) {
+                return None;
+            }
+            let now = inner.now();
+            let Some((_, callback)) = inner.pop_due(now) else { return inner.due_count() };
+            drop(inner);
+            callback();
+        }
+    }
+
+    /// Sets what is called, on the arming thread, when a timer was armed that falls due before all others: it wakes
+    /// whoever waits for the next deadline of a counted clock. Only the first call counts.
+    pub fn set_waker(&self, waker: impl Fn() + Send + Sync + 'static) {
+        let _already_set = self.0.waker.set(Box::new(waker));
     }
 
     /// Moves a manual clock forward by `by` nanoseconds, running each timer at its own deadline. On a host clock it
@@ -164,17 +268,6 @@ impl Clock {
     pub fn timer(&self, callback: impl Fn() + Send + Sync + 'static) -> Timer {
         let id = self.0.next_id.fetch_add(1, Ordering::Relaxed);
         Timer { clock: self.clone(), id, deadline: None, callback: Arc::new(callback) }
-    }
-
-    /// Starts the thread that runs due timers of a host clock; it ends when the last handle of the clock is dropped.
-    fn ensure_thread(&self, inner: &mut Inner) {
-        if inner.thread_started || matches!(inner.source, Source::Manual) {
-            return;
-        }
-        inner.thread_started = true;
-        let shared = Arc::downgrade(&self.0);
-        let spawned = std::thread::Builder::new().name("timers".into()).spawn(move || run_timers(&shared));
-        assert!(spawned.is_ok(), "the host refuses a thread for timers");
     }
 }
 
@@ -229,10 +322,13 @@ impl Timer {
         }
         let first = inner.queue.first_key_value().is_none_or(|((earliest, _), _)| deadline < *earliest);
         inner.queue.insert((deadline, self.id), Arc::clone(&self.callback));
-        self.clock.ensure_thread(&mut inner);
+        inner.limit_count();
         drop(inner);
         if first {
             self.clock.0.changed.notify_all();
+            if let Some(waker) = self.clock.0.waker.get() {
+                waker();
+            }
         }
     }
 
@@ -294,7 +390,7 @@ mod tests {
 
     #[test]
     fn host_clock_stands_still_until_started_then_runs_timers() {
-        let clock = Clock::host();
+        let clock = Clock::host().expect("thread");
         let (send, receive) = mpsc::channel();
         let mut timer = clock.timer(move || send.send(()).expect("receiver"));
         timer.arm(1_000_000);
@@ -306,5 +402,50 @@ mod tests {
         clock.stop();
         let stopped = clock.now();
         assert_eq!(clock.now(), stopped);
+    }
+
+    #[test]
+    fn counted_clock_follows_instructions_and_lowers_their_limit() {
+        let counter = Arc::new(InstructionCounter::default());
+        let clock = Clock::counted(Arc::clone(&counter), 3);
+        counter.set_limit(1000);
+        let (send, receive) = mpsc::channel();
+        let at = clock.clone();
+        let mut timer = clock.timer(move || send.send(at.now()).expect("receiver"));
+        timer.arm(801);
+        assert_eq!(counter.limit(), 101);
+        counter.add(100);
+        assert_eq!((clock.now(), clock.run_due(), receive.try_recv().is_err()), (800, Some(101), true));
+        counter.add(5);
+        assert!(counter.is_due());
+        assert_eq!((clock.run_due(), receive.try_recv()), (None, Ok(840)));
+    }
+
+    #[test]
+    fn counted_clock_keeps_its_time_over_skips_and_shifts() {
+        let counter = Arc::new(InstructionCounter::default());
+        let clock = Clock::counted(Arc::clone(&counter), 0);
+        counter.add(10);
+        clock.set_shift(2);
+        counter.add(10);
+        assert_eq!(clock.now(), 50);
+        clock.skip_to(1000);
+        clock.skip_to(500);
+        counter.add(1);
+        assert_eq!(clock.now(), 1004);
+    }
+
+    #[test]
+    fn waker_hears_of_an_earlier_deadline_only() {
+        let clock = Clock::counted(Arc::default(), 0);
+        let (send, receive) = mpsc::channel();
+        let send = Mutex::new(send);
+        clock.set_waker(move || send.lock().expect("lock").send(()).expect("receiver"));
+        let (mut first, mut second) = (clock.timer(|| ()), clock.timer(|| ()));
+        first.arm(100);
+        second.arm(200);
+        assert_eq!(receive.try_iter().count(), 1);
+        second.arm(50);
+        assert_eq!(receive.try_iter().count(), 1);
     }
 }

@@ -3,7 +3,10 @@
 use clock::RtcBase;
 use x86::model::{CpuModel, Topology};
 
+use crate::accelerator::AcceleratorConfig;
 use crate::boot::BootSource;
+use crate::icount::IcountConfig;
+use crate::vcpu::Threads;
 
 /// The highest number of vCPUs.
 pub const MAX_VCPUS: u32 = 8;
@@ -103,6 +106,12 @@ pub struct MachineConfig {
     pub topology: Topology,
     /// The vCPUs' model.
     pub cpu_model: CpuModel,
+    /// What runs the vCPUs; the model fits it.
+    pub accelerator: AcceleratorConfig,
+    /// Which threads run the vCPUs.
+    pub threads: Threads,
+    /// Guest time goes by instructions.
+    pub icount: Option<IcountConfig>,
     /// The guest's time of day.
     pub rtc: RtcBase,
     /// Whether there is an HPET.

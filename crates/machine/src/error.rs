@@ -35,6 +35,12 @@ pub enum MachineError {
     /// The object tree.
     #[error(transparent)]
     Object(#[from] object::ObjectError),
+    /// The thread that runs timers.
+    #[error("the host refuses a thread for timers: {0}")]
+    Timers(#[source] io::Error),
+    /// The accelerator.
+    #[error(transparent)]
+    Accelerator(#[from] accel::AccelError),
     /// A vCPU thread.
     #[error("the host refuses a vCPU thread: {0}")]
     Thread(#[source] io::Error),

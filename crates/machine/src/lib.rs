@@ -6,18 +6,21 @@
 
 #![forbid(unsafe_code)]
 
+pub mod accelerator;
 pub mod acpi;
 pub mod boot;
 pub mod config;
 pub mod e820;
 mod error;
 pub mod event;
+pub mod icount;
 mod machine;
 mod objects;
 mod pc;
 mod serial;
 pub mod vcpu;
 
+pub use cpu::TranslatorConfig;
 pub use cpu::block::{Interruption, TraceSink};
 pub use cpu::fault::EventKind;
 pub use error::MachineError;

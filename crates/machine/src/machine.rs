@@ -2,27 +2,29 @@
 
 use std::sync::Arc;
 
-use accel::{CpuSignals, VcpuReset};
+use accel::{Accelerator, CpuSignals, MachineSpaces, Signal, VcpuConfig, VcpuReset};
 use clock::Clock;
+use cpu::CpuConfig;
 use cpu::block::TraceSink;
-use cpu::{CpuConfig, ExclusiveLock, SoftCpu};
 use device::ResetKind;
-use devices_chipset::lapic::{self, ApicBus};
-use memory::{AddressSpace, GuestAddress};
+use devices_chipset::lapic;
+use memory::{AccessSize, AddressSpace, GuestAddress};
 use object::ObjectTree;
 use x86::cpuid::Vendor;
 use x86::model::Topology;
 use x86::msr;
 
+use crate::accelerator::{AcceleratorConfig, SoftwareAccelerator};
 use crate::acpi::{AcpiConfig, AcpiTables};
 use crate::boot::{BootEnvironment, BootError, BootPlan};
 use crate::config::MachineConfig;
 use crate::e820::E820;
 use crate::error::MachineError;
 use crate::event::GuestEvents;
+use crate::icount::Icount;
 use crate::objects;
 use crate::pc::{self, Board, Chardevs};
-use crate::vcpu::{NewVcpu, VcpuThreads};
+use crate::vcpu::{NewVcpu, ThreadOptions, VcpuThreads};
 
 /// The end of low RAM holds the firmware tables: this many bytes of it.
 const TABLES_SIZE: u64 = 0x2_0000;
@@ -30,7 +32,7 @@ const TABLES_SIZE: u64 = 0x2_0000;
 const RSDP_ADDRESS: u64 = 0xf_5a00;
 
 /// Makes the sink that follows the execution of a vCPU, by its index.
-pub type TraceFactory = dyn Fn(usize) -> Box<dyn TraceSink>;
+pub type TraceFactory = dyn Fn(usize) -> Box<dyn TraceSink> + Send + Sync;
 
 /// A place for a vCPU in the machine's topology.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,6 +81,7 @@ pub struct Machine {
     tables: AcpiTables,
     tables_at: u64,
     physical_bits: u32,
+    accelerator: Arc<dyn Accelerator>,
     vcpus: Arc<VcpuThreads>,
 }
 
@@ -91,13 +94,24 @@ impl Machine {
         config: &MachineConfig,
         chardevs: &Chardevs<'_>,
         events: &GuestEvents,
-        trace: Option<&TraceFactory>,
+        trace: Option<Arc<TraceFactory>>,
     ) -> Result<Self, MachineError> {
-        let clock = Clock::host();
+        let icount = config.icount.map(Icount::new);
+        let clock = match &icount {
+            Some(icount) => icount.clock().clone(),
+            None => Clock::host().map_err(MachineError::Timers)?,
+        };
+        let accelerator: Arc<dyn Accelerator> = match &config.accelerator {
+            AcceleratorConfig::Software(translator) => {
+                let counter = icount.as_ref().map(|icount| Arc::clone(icount.counter()));
+                Arc::new(SoftwareAccelerator::new(*translator, counter, trace))
+            }
+            AcceleratorConfig::Opened(accelerator) => Arc::clone(accelerator),
+        };
         let mut slots = slots(config.topology);
         let (low, high) = config.ram_split();
         let tables_at = low.checked_sub(TABLES_SIZE).filter(|at| *at >= 0xe_0000).ok_or(MachineError::RamTooSmall)?;
-        let board = pc::build(config, &clock, chardevs, events)?;
+        let board = pc::build(config, &*accelerator, &clock, chardevs, events)?;
         let tables = AcpiTables::build(
             &AcpiConfig {
                 apic_ids: slots.iter().map(|slot| slot.apic_id).collect(),
@@ -121,12 +135,22 @@ impl Machine {
         for (slot, path) in slots.iter_mut().zip(paths) {
             slot.path = Some(path);
         }
-        let vcpus = new_vcpus(config, &slots, &board, trace);
-        let vcpus = VcpuThreads::start(vcpus, events, lapic::set_current).map_err(MachineError::Thread)?;
+        let spaces =
+            MachineSpaces { memory: Arc::clone(&board.memory), end_of_interrupt: board.controllers.end_of_interrupt() };
+        accelerator.attach(&spaces)?;
+        let vcpus = new_vcpus(config, &slots, &board, &*accelerator)?;
+        let options = ThreadOptions {
+            accelerator: accelerator.name().to_uppercase(),
+            threads: config.threads,
+            icount,
+            enter: lapic::set_current,
+        };
+        let vcpus = VcpuThreads::start(vcpus, events, options).map_err(MachineError::Thread)?;
         let physical_bits = config.cpu_model.physical_bits();
         let cpu_type = config.cpu_model.type_name();
         let vcpus = Arc::new(vcpus);
-        let machine = Self { board, objects, slots, cpu_type, boot, tables, tables_at, physical_bits, vcpus };
+        let machine =
+            Self { board, objects, slots, cpu_type, boot, tables, tables_at, physical_bits, accelerator, vcpus };
         machine.reset_to(ResetKind::Cold).map_err(|error| boot_error(config, error))?;
         Ok(machine)
     }
@@ -134,12 +158,14 @@ impl Machine {
     /// Lets guest time and the vCPUs run.
     pub fn start(&self) {
         self.board.clock.start();
+        self.accelerator.start();
         self.vcpus.resume();
     }
 
     /// Stops the vCPUs and guest time.
     pub fn stop(&self) {
         self.vcpus.pause();
+        self.accelerator.stop();
         self.board.clock.stop();
     }
 
@@ -154,7 +180,7 @@ impl Machine {
         for device in &self.board.devices {
             device.lifecycle.reset(kind);
         }
-        for (_, apic) in self.board.apic_bus.devices() {
+        for (_, apic) in self.board.controllers.bus.devices() {
             apic.reset(kind);
         }
         for index in 0..self.vcpus.count() {
@@ -175,6 +201,7 @@ impl Machine {
         }
         // What firmware leaves behind, since none runs.
         self.board.after_firmware();
+        self.set_up_apic();
         self.board.memory.write(GuestAddress(self.tables_at), &self.tables.blob);
         self.board.memory.write(GuestAddress(RSDP_ADDRESS), &self.tables.rsdp);
         if let Some(plan) = &self.boot {
@@ -195,6 +222,31 @@ impl Machine {
         Ok(())
     }
 
+    /// The boot processor's APIC is on: external interrupts on LINT0, NMI on LINT1.
+    fn set_up_apic(&self) {
+        const SETTINGS: [(u32, u32); 3] = [(0xf0, 0x1ff), (0x350, 0x8700), (0x360, 0x8400)];
+        if self.board.controllers.has_local_apics() {
+            for (offset, value) in SETTINGS {
+                let address = GuestAddress(lapic::APIC_SPACE_BASE + u64::from(offset));
+                // Threads that run no vCPU reach the boot processor's.
+                self.board.memory.store(address, AccessSize::Dword, u64::from(value));
+            }
+            return;
+        }
+        self.vcpus.with(0, |cpu| {
+            if let Some(apic) = cpu.local_apic() {
+                for (offset, value) in SETTINGS {
+                    apic.write(offset, value);
+                }
+            }
+        });
+    }
+
+    /// What runs the vCPUs.
+    pub fn accelerator(&self) -> &dyn Accelerator {
+        &*self.accelerator
+    }
+
     /// Presses the ACPI power button.
     pub fn press_power_button(&self) {
         self.board.power_management.lock().press_power_button();
@@ -202,7 +254,15 @@ impl Machine {
 
     /// Sends an NMI to all vCPUs, as a front-panel button does.
     pub fn inject_nmi(&self) {
-        self.board.apic_bus.pulse_nmi();
+        if self.board.controllers.has_local_apics() {
+            self.board.controllers.bus.pulse_nmi();
+            return;
+        }
+        for index in 0..self.vcpus.count() {
+            if let Some(signals) = self.vcpus.signals(index) {
+                signals.raise(Signal::NMI);
+            }
+        }
     }
 
     /// The vCPU threads.
@@ -264,30 +324,31 @@ fn firmware_mtrrs(physical_bits: u32) -> Vec<(u32, u64)> {
 }
 
 /// Interrupt inputs that a reset takes away.
-fn pending_inputs() -> accel::Signal {
-    use accel::Signal;
+fn pending_inputs() -> Signal {
     Signal::INTR.with(Signal::NMI).with(Signal::SMI).with(Signal::INIT).with(Signal::SIPI)
 }
 
-fn new_vcpus(config: &MachineConfig, slots: &[CpuSlot], board: &Board, trace: Option<&TraceFactory>) -> Vec<NewVcpu> {
-    let exclusive = Arc::new(ExclusiveLock::default());
-    let tsc_khz = config.cpu_model.tsc_frequency().map_or(CpuConfig::DEFAULT_TSC_KHZ, |hertz| hertz / 1000);
+fn new_vcpus(
+    config: &MachineConfig,
+    slots: &[CpuSlot],
+    board: &Board,
+    accelerator: &dyn Accelerator,
+) -> Result<Vec<NewVcpu>, MachineError> {
+    let tsc_khz = config.cpu_model.tsc_frequency().map(|hertz| hertz / 1000);
     let mut vcpus = Vec::new();
     for (index, slot) in slots.iter().take(config.cpus as usize).enumerate() {
         let signals = Arc::new(CpuSignals::default());
         let features = Arc::new(config.cpu_model.build(config.topology, slot.apic_id));
-        let apic = ApicBus::add_cpu(
-            &board.apic_bus,
-            &lapic::CpuConfig {
-                index,
-                apic_id: slot.apic_id,
-                is_boot_cpu: index == 0,
-                has_x2apic: features.has(x86::cpuid::Feature::X2apic),
-                tsc_khz,
-                signals: Arc::clone(&signals),
-            },
-        );
-        let mut cpu = SoftCpu::new(CpuConfig {
+        let interrupts = board.controllers.source(&lapic::CpuConfig {
+            index,
+            apic_id: slot.apic_id,
+            is_boot_cpu: index == 0,
+            has_x2apic: features.has(x86::cpuid::Feature::X2apic),
+            tsc_khz: tsc_khz.unwrap_or(CpuConfig::DEFAULT_TSC_KHZ),
+            signals: Arc::clone(&signals),
+        });
+        let cpu = accelerator.create_vcpu(VcpuConfig {
+            index,
             apic_id: slot.apic_id,
             boot_processor: index == 0,
             features,
@@ -295,22 +356,18 @@ fn new_vcpus(config: &MachineConfig, slots: &[CpuSlot], board: &Board, trace: Op
             ports: Arc::clone(&board.ports),
             clock: board.clock.clone(),
             tsc_khz,
-            signals: Arc::clone(&signals),
-            apic: Arc::new(apic),
             microcode_revision: config.cpu_model.microcode_revision(),
+            signals: Arc::clone(&signals),
+            interrupts,
             a20: Arc::clone(&board.a20.open),
-            exclusive: Arc::clone(&exclusive),
-            ferr: Some(Arc::clone(&board.ferr)),
-            translator: cpu::TranslatorConfig::default(),
-            counter: None,
-        });
-        cpu.cpu().set_trace(trace.map(|make| make(index)));
-        vcpus.push(NewVcpu { cpu: Box::new(cpu), signals });
+            ferr: Arc::clone(&board.ferr),
+        })?;
+        vcpus.push(NewVcpu { cpu, signals });
     }
     let signals = vcpus.iter().map(|vcpu| Arc::clone(&vcpu.signals)).collect();
-    // The gate is new: nobody has told it about vCPUs before.
-    let _first = board.a20.vcpus.set(signals);
-    vcpus
+    // The board is new: nobody has told it about vCPUs before.
+    let _first = board.mailboxes.set(signals);
+    Ok(vcpus)
 }
 
 /// Guest memory as a debugger reads it.

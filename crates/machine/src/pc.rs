@@ -3,26 +3,24 @@
 //! Fixed addresses are those of every PC; what is QEMU's choice (power management at 0x600, GPE at 0xafe0, fw_cfg at
 //! 0x510) is QEMU's, so that guests find it.
 
+mod interrupts;
 mod isa;
 mod pci;
 
 use std::sync::Arc;
 
+use accel::{Accelerator, FerrLine};
 use chardev::Chardev;
 use clock::{Clock, WallClock};
-use cpu::FerrLine;
 use device::{DeviceCell, IoDevice, IrqInput, IrqLine, Lifecycle};
 use devices_chipset::acpi_pm::AcpiPm;
 use devices_chipset::hpet::Hpet;
 use devices_chipset::i8254::{self, I8254};
-use devices_chipset::i8259::{self, I8259, PicInputs};
-use devices_chipset::ioapic::{IOAPIC_BASE, IOAPIC_SIZE, IoApic, IoApicInputs};
-use devices_chipset::irq_router::GsiRouter;
-use devices_chipset::lapic::{APIC_SPACE_BASE, APIC_SPACE_SIZE, ApicBus};
 use devices_chipset::legacy::LegacyReplacement;
 use devices_chipset::mc146818::Mc146818;
 use memory::{AccessSize, AddressSpace, Backing, GuestAddress, RamBlock, SpaceKind};
 
+pub use self::interrupts::{Controllers, Mailboxes};
 use self::isa::A20Gate;
 use crate::acpi::SerialPort;
 use crate::config::MachineConfig;
@@ -61,8 +59,10 @@ pub struct Board {
     pub ports: Arc<AddressSpace>,
     /// Guest time.
     pub clock: Clock,
-    /// The local APICs' bus.
-    pub apic_bus: Arc<ApicBus>,
+    /// The interrupt controllers, as far as they are the board's.
+    pub controllers: Controllers,
+    /// Takes the vCPUs' mailboxes, once they exist.
+    pub mailboxes: Mailboxes,
     /// The A20 gate.
     pub a20: A20Gate,
     /// FERR#: IRQ 13.
@@ -91,6 +91,7 @@ struct Builder<'a> {
     ram: Arc<RamBlock>,
     /// One input for each global system interrupt; the first 16 are the ISA interrupts.
     gsi: Vec<IrqInput>,
+    mailboxes: Mailboxes,
     legacy: LegacyReplacement,
     devices: Vec<BoardDevice>,
 }
@@ -135,6 +136,7 @@ impl Builder<'_> {
 /// Builds the board.
 pub fn build(
     config: &MachineConfig,
+    accelerator: &dyn Accelerator,
     clock: &Clock,
     chardevs: &Chardevs<'_>,
     events: &GuestEvents,
@@ -145,15 +147,9 @@ pub fn build(
     ram.advise(config.mem_merge, config.dump_guest_core);
     map_ram(config, &memory, &ram)?;
 
-    let apic_bus = ApicBus::new(clock);
-    let pic = DeviceCell::new(I8259::new(IrqInput::new(apic_bus.local_pins(), 0).line()));
-    let ioapic = IoApic::new(&apic_bus);
-    apic_bus.connect_pic(pic.handle());
-    apic_bus.connect_ioapic(ioapic.handle());
-    let router = GsiRouter::new(Arc::new(PicInputs(pic.clone())), Some(Arc::new(IoApicInputs(ioapic.clone()))));
-    memory.map(GuestAddress(APIC_SPACE_BASE), APIC_SPACE_SIZE, 1, apic_bus.mmio(None))?;
-    memory.map(GuestAddress(IOAPIC_BASE), IOAPIC_SIZE, 1, ioapic.region(0))?;
-
+    let mailboxes = Mailboxes::default();
+    let mut devices = Vec::new();
+    let controllers = interrupts::build(accelerator, clock, (&memory, &ports), &mailboxes, &mut devices)?;
     let mut builder = Builder {
         config,
         clock: clock.clone(),
@@ -161,14 +157,11 @@ pub fn build(
         memory: Arc::clone(&memory),
         ports: Arc::clone(&ports),
         ram,
-        gsi: router.inputs(),
+        gsi: controllers.inputs.clone(),
+        mailboxes: Arc::clone(&mailboxes),
         legacy: LegacyReplacement::default(),
-        devices: Vec::new(),
+        devices,
     };
-    let pic_ports = [(i8259::REGION_MASTER, 0x20, 2), (i8259::REGION_SLAVE, 0xa0, 2), (i8259::REGION_ELCR, 0x4d0, 2)];
-    builder.add_ports("isa-i8259", &pic, &pic_ports)?;
-    builder.add("ioapic", Place::Board, Arc::new(ioapic));
-
     let rtc = timers(&mut builder)?;
     let a20 = isa::keyboard_and_gates(&mut builder)?;
     let ferr = isa::legacy_ports(&mut builder)?;
@@ -179,7 +172,8 @@ pub fn build(
         memory,
         ports,
         clock: clock.clone(),
-        apic_bus,
+        controllers,
+        mailboxes,
         a20,
         ferr,
         power_management: chipset.power_management.clone(),
@@ -233,10 +227,6 @@ impl Board {
         // The keyboard's scancodes are translated to set 1, its interrupt is on, the mouse is off.
         self.ports.store(GuestAddress(0x64), AccessSize::Byte, 0x60);
         self.ports.store(GuestAddress(0x60), AccessSize::Byte, 0x61);
-        // The boot processor's APIC is on: external interrupts on LINT0, NMI on LINT1. This thread reaches that APIC.
-        for (register, value) in [(0xf0, 0x1ff), (0x350, 0x8700), (0x360, 0x8400)] {
-            self.memory.store(GuestAddress(APIC_SPACE_BASE + register), AccessSize::Dword, value);
-        }
         let mut rtc = self.rtc.lock();
         let kib = |bytes: u64, max: u64| (bytes >> 10).min(max) as u16;
         let base = kib(0xa_0000, 640);

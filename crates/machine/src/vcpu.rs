@@ -11,22 +11,26 @@
 //!
 //! The control thread asks with [`accel::Signal::STOP`]; the CPU polls its signals at every block, so stopping takes
 //! microseconds. Mail runs on the vCPU's own thread between two blocks, whether the machine runs or not.
+//!
+//! A thread drives one vCPU, or all of them in turn ([`Threads`]); [`drive`] is the loop for both.
+
+mod drive;
+mod slice;
 
 use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::JoinHandle;
 
-use accel::{CpuSignals, Signal, Vcpu, VcpuExit};
+use accel::{CpuSignals, Signal, Vcpu};
 
-use crate::event::{GuestEvent, GuestEvents};
+use self::drive::{Driver, Seat};
+use self::slice::SliceTimer;
+use crate::event::GuestEvents;
+use crate::icount::Icount;
 
 /// Work for a vCPU's own thread.
 type Mail = Box<dyn FnOnce(&mut dyn Vcpu) + Send>;
-
-/// What ends the sleep of a halted vCPU. The CPU itself decides whether an interrupt is masked.
-const WAKE: Signal =
-    Signal::INTR.with(Signal::NMI).with(Signal::SMI).with(Signal::INIT).with(Signal::SIPI).with(Signal::STOP);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Wanted {
@@ -39,13 +43,16 @@ struct Inner {
     wanted: Wanted,
     /// The thread is between blocks and does not run guest code.
     stopped: bool,
-    mail: VecDeque<Mail>,
+    /// Which of the thread's vCPUs it is for, and what to do.
+    mail: VecDeque<(usize, Mail)>,
 }
 
+/// What a thread shares with those that want something of it.
 struct Shared {
     inner: Mutex<Inner>,
     changed: Condvar,
-    signals: Arc<CpuSignals>,
+    /// The mailboxes of its vCPUs.
+    vcpus: Vec<Arc<CpuSignals>>,
 }
 
 impl Shared {
@@ -53,12 +60,21 @@ impl Shared {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn want(&self, wanted: Wanted) {
-        self.lock().wanted = wanted;
-        if wanted != Wanted::Run {
-            self.signals.raise(Signal::STOP);
+    /// Makes the thread look at what is wanted.
+    fn call(&self) {
+        for signals in &self.vcpus {
+            signals.raise(Signal::STOP);
         }
         self.changed.notify_all();
+    }
+
+    fn want(&self, wanted: Wanted) {
+        self.lock().wanted = wanted;
+        if wanted == Wanted::Run {
+            self.changed.notify_all();
+        } else {
+            self.call();
+        }
     }
 
     fn wait_stopped(&self) {
@@ -77,55 +93,118 @@ pub struct NewVcpu {
     pub signals: Arc<CpuSignals>,
 }
 
-/// One vCPU's thread.
-struct VcpuThread {
+/// Which threads run the vCPUs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Threads {
+    /// One for each.
+    #[default]
+    Multi,
+    /// One for all: they take turns.
+    Single,
+}
+
+/// How vCPUs are run.
+pub struct ThreadOptions {
+    /// The accelerator's name, in upper case: the end of threads' names.
+    pub accelerator: String,
+    /// Which threads there are.
+    pub threads: Threads,
+    /// Guest time goes by instructions: one thread for all vCPUs, whatever `threads` says.
+    pub icount: Option<Icount>,
+    /// Runs on a vCPU's thread before each turn and each mail, with the vCPU's index.
+    pub enter: fn(usize),
+}
+
+/// One thread.
+struct Thread {
     shared: Arc<Shared>,
-    thread: Option<JoinHandle<()>>,
+    handle: Option<JoinHandle<()>>,
     host_id: i32,
+    /// Ends turns, where several vCPUs share the thread.
+    _slices: Option<SliceTimer>,
 }
 
 /// All the vCPU threads of a machine. Dropping it ends them.
 pub struct VcpuThreads {
-    threads: Vec<VcpuThread>,
+    threads: Vec<Thread>,
+    /// Thread, and index among its vCPUs, of each vCPU.
+    seats: Vec<(usize, usize)>,
 }
 
 impl VcpuThreads {
-    /// Starts a thread for each vCPU, stopped. `enter` runs first on each thread, with the vCPU's index.
+    /// Starts the threads, stopped.
     ///
     /// # Errors
     /// The host refuses a thread.
-    pub fn start(vcpus: Vec<NewVcpu>, events: &GuestEvents, enter: fn(usize)) -> io::Result<Self> {
-        let mut started = Self { threads: Vec::new() };
-        for (index, NewVcpu { mut cpu, signals }) in vcpus.into_iter().enumerate() {
-            let inner = Inner { wanted: Wanted::Stop, stopped: true, mail: VecDeque::new() };
-            let shared = Arc::new(Shared { inner: Mutex::new(inner), changed: Condvar::new(), signals });
-            let (tell, told) = mpsc::channel();
-            let (own, events) = (Arc::clone(&shared), Arc::clone(events));
-            let thread = std::thread::Builder::new().name(format!("CPU {index}/TCG")).spawn(move || {
-                enter(index);
-                // The receiver waits for exactly this message.
-                let _ = tell.send(rustix::thread::gettid().as_raw_nonzero().get());
-                drive(index, &mut *cpu, &own, &events);
-            })?;
-            let host_id = told.recv().map_err(|_| io::Error::other("a vCPU thread ended at its start"))?;
-            started.threads.push(VcpuThread { shared, thread: Some(thread), host_id });
+    pub fn start(vcpus: Vec<NewVcpu>, events: &GuestEvents, options: ThreadOptions) -> io::Result<Self> {
+        let ThreadOptions { accelerator, threads, icount, enter } = options;
+        let all = vcpus.into_iter().enumerate().collect::<Vec<_>>();
+        let mut started = Self { threads: Vec::new(), seats: Vec::new() };
+        if (threads == Threads::Single || icount.is_some()) && !all.is_empty() {
+            let name = match all.len() {
+                1 => format!("CPU 0/{accelerator}"),
+                _ => format!("ALL CPUs/{accelerator}"),
+            };
+            started.spawn(name, all, events, icount, enter)?;
+            return Ok(started);
+        }
+        for (index, vcpu) in all {
+            started.spawn(format!("CPU {index}/{accelerator}"), vec![(index, vcpu)], events, None, enter)?;
         }
         Ok(started)
     }
 
+    /// Starts one thread.
+    fn spawn(
+        &mut self,
+        name: String,
+        vcpus: Vec<(usize, NewVcpu)>,
+        events: &GuestEvents,
+        icount: Option<Icount>,
+        enter: fn(usize),
+    ) -> io::Result<()> {
+        let signals: Vec<_> = vcpus.iter().map(|(_, vcpu)| Arc::clone(&vcpu.signals)).collect();
+        let slices = match (&icount, signals.len()) {
+            (Some(_), _) | (None, 0..=1) => None,
+            _ => Some(SliceTimer::start(&signals)?),
+        };
+        let seats = vcpus.into_iter().map(|(index, vcpu)| Seat::new(index, vcpu)).collect();
+        let inner = Inner { wanted: Wanted::Stop, stopped: true, mail: VecDeque::new() };
+        let shared = Arc::new(Shared { inner: Mutex::new(inner), changed: Condvar::new(), vcpus: signals });
+        let turns = slices.as_ref().map(SliceTimer::turns);
+        let driver = Driver::new(seats, Arc::clone(&shared), Arc::clone(events), turns, icount, enter);
+        let (tell, told) = mpsc::channel();
+        let handle = std::thread::Builder::new().name(name).spawn(move || {
+            // The receiver waits for exactly this message.
+            let _ = tell.send(rustix::thread::gettid().as_raw_nonzero().get());
+            driver.run();
+        })?;
+        let host_id = told.recv().map_err(|_| io::Error::other("a vCPU thread ended at its start"))?;
+        let thread = self.threads.len();
+        self.seats.extend((0..shared.vcpus.len()).map(|seat| (thread, seat)));
+        self.threads.push(Thread { shared, handle: Some(handle), host_id, _slices: slices });
+        Ok(())
+    }
+
     /// How many vCPUs there are.
     pub fn count(&self) -> usize {
-        self.threads.len()
+        self.seats.len()
+    }
+
+    fn seat(&self, index: usize) -> Option<(&Thread, usize)> {
+        let &(thread, seat) = self.seats.get(index)?;
+        Some((self.threads.get(thread)?, seat))
     }
 
     /// The host's thread id of vCPU `index`.
     pub fn host_thread_id(&self, index: usize) -> Option<i32> {
-        self.threads.get(index).map(|thread| thread.host_id)
+        self.seat(index).map(|(thread, _)| thread.host_id)
     }
 
     /// The mailbox of vCPU `index`.
     pub fn signals(&self, index: usize) -> Option<&Arc<CpuSignals>> {
-        self.threads.get(index).map(|thread| &thread.shared.signals)
+        let (thread, seat) = self.seat(index)?;
+        thread.shared.vcpus.get(seat)
     }
 
     /// Lets all vCPUs run.
@@ -152,14 +231,14 @@ impl VcpuThreads {
         index: usize,
         work: impl FnOnce(&mut dyn Vcpu) -> R + Send + 'static,
     ) -> Option<R> {
-        let shared = &self.threads.get(index)?.shared;
+        let (thread, seat) = self.seat(index)?;
         let (send, receive) = mpsc::channel();
-        shared.lock().mail.push_back(Box::new(move |cpu| {
+        let mail: Mail = Box::new(move |cpu| {
             // The receiver waits below; if it were gone, nobody would miss the result.
             let _ = send.send(work(cpu));
-        }));
-        shared.signals.raise(Signal::STOP);
-        shared.changed.notify_all();
+        });
+        thread.shared.lock().mail.push_back((seat, mail));
+        thread.shared.call();
         receive.recv().ok()
     }
 }
@@ -170,52 +249,9 @@ impl Drop for VcpuThreads {
             thread.shared.want(Wanted::Exit);
         }
         for thread in &mut self.threads {
-            if let Some(handle) = thread.thread.take() {
+            if let Some(handle) = thread.handle.take() {
                 // A panic of a vCPU thread was reported when it happened.
                 let _ = handle.join();
-            }
-        }
-    }
-}
-
-/// The loop of one vCPU thread.
-fn drive(index: usize, cpu: &mut dyn Vcpu, shared: &Shared, events: &GuestEvents) {
-    // After a triple fault the vCPU does not run until mail (a reset) or a stop arrives.
-    let mut parked = false;
-    loop {
-        // Clear before looking: whoever raises it later has already left its request.
-        shared.signals.clear(Signal::STOP);
-        let mut inner = shared.lock();
-        if let Some(mail) = inner.mail.pop_front() {
-            drop(inner);
-            mail(cpu);
-            parked = false;
-            continue;
-        }
-        match inner.wanted {
-            Wanted::Exit => return,
-            Wanted::Run if !parked => {
-                inner.stopped = false;
-                drop(inner);
-            }
-            wanted => {
-                parked &= wanted == Wanted::Run;
-                inner.stopped = true;
-                shared.changed.notify_all();
-                drop(shared.changed.wait(inner).unwrap_or_else(PoisonError::into_inner));
-                continue;
-            }
-        }
-        match cpu.run() {
-            VcpuExit::Stopped | VcpuExit::Debug => {}
-            VcpuExit::Halted => shared.signals.wait(WAKE, None),
-            VcpuExit::Shutdown => {
-                parked = true;
-                events(GuestEvent::Reset);
-            }
-            VcpuExit::InternalError(text) => {
-                parked = true;
-                events(GuestEvent::InternalError { cpu: index, text });
             }
         }
     }
@@ -224,7 +260,8 @@ fn drive(index: usize, cpu: &mut dyn Vcpu, shared: &Shared, events: &GuestEvents
 #[cfg(test)]
 mod tests {
     use super::*;
-    use accel::VcpuReset;
+    use crate::event::GuestEvent;
+    use accel::{VcpuExit, VcpuReset};
     use memory::GuestAddress;
     use std::sync::atomic::{AtomicU64, Ordering};
     use x86::regs::Registers;
@@ -263,13 +300,18 @@ mod tests {
         }
     }
 
+    fn options(threads: Threads) -> ThreadOptions {
+        ThreadOptions { accelerator: "TCG".to_owned(), threads, icount: None, enter: |_| () }
+    }
+
     fn start(fault_at: u64, halt: bool) -> (VcpuThreads, Arc<AtomicU64>, mpsc::Receiver<GuestEvent>) {
         let count = Arc::new(AtomicU64::new(0));
         let signals = Arc::new(CpuSignals::default());
         let cpu = Box::new(Counter { signals: Arc::clone(&signals), count: Arc::clone(&count), fault_at, halt });
         let (send, receive) = mpsc::channel();
         let events: GuestEvents = Arc::new(move |event| send.send(event).expect("receiver"));
-        let threads = VcpuThreads::start(vec![NewVcpu { cpu, signals }], &events, |_| ()).expect("threads");
+        let threads =
+            VcpuThreads::start(vec![NewVcpu { cpu, signals }], &events, options(Threads::Multi)).expect("threads");
         (threads, count, receive)
     }
 
@@ -313,5 +355,50 @@ mod tests {
             std::thread::yield_now();
         }
         drop(threads);
+    }
+
+    #[test]
+    fn vcpus_of_one_thread_take_turns_and_have_one_id() {
+        let counts = [(); 3].map(|()| Arc::new(AtomicU64::new(0)));
+        let vcpus = counts.each_ref().map(|count| {
+            let signals = Arc::new(CpuSignals::default());
+            let (count, own) = (Arc::clone(count), Arc::clone(&signals));
+            let cpu = Box::new(Counter { signals: own, count, fault_at: u64::MAX, halt: false });
+            NewVcpu { cpu, signals }
+        });
+        let events: GuestEvents = Arc::new(|_| ());
+        let threads = VcpuThreads::start(vcpus.into(), &events, options(Threads::Single)).expect("threads");
+        assert_eq!(threads.host_thread_id(0), threads.host_thread_id(2));
+        threads.resume();
+        while counts.iter().any(|count| count.load(Ordering::SeqCst) == 0) {
+            std::thread::yield_now();
+        }
+        assert!(threads.with(1, |cpu| cpu.registers().rip).is_some_and(|count| count > 0));
+        threads.pause();
+        let stopped = counts.each_ref().map(|count| count.load(Ordering::SeqCst));
+        assert_eq!(threads.with(2, |cpu| cpu.registers().rip), Some(stopped[2]));
+        threads.with(1, |cpu| cpu.reset(VcpuReset::PowerOn));
+        assert_eq!(counts[1].load(Ordering::SeqCst), 0);
+    }
+
+    #[test]
+    fn interrupt_of_a_sleeping_vcpu_ends_the_turn_of_another() {
+        let counts = [(); 2].map(|()| Arc::new(AtomicU64::new(0)));
+        let signals = [(); 2].map(|()| Arc::new(CpuSignals::default()));
+        let vcpus = [0, 1].map(|index: usize| {
+            let (count, signals) = (Arc::clone(&counts[index]), Arc::clone(&signals[index]));
+            let own = Arc::clone(&signals);
+            NewVcpu { cpu: Box::new(Counter { signals: own, count, fault_at: u64::MAX, halt: index == 1 }), signals }
+        });
+        let events: GuestEvents = Arc::new(|_| ());
+        let threads = VcpuThreads::start(vcpus.into(), &events, options(Threads::Single)).expect("threads");
+        threads.resume();
+        for round in 1..100 {
+            signals[1].raise(Signal::INTR);
+            while counts[1].load(Ordering::SeqCst) < round {
+                std::thread::yield_now();
+            }
+        }
+        assert_eq!(counts[1].load(Ordering::SeqCst), 99);
     }
 }

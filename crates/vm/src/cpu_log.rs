@@ -1,6 +1,7 @@
 //! The vCPU items of `-d`: guest code as it is decoded, blocks as they are entered, interrupts, registers at a reset.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 use iced_x86::{Decoder, DecoderOptions, Formatter, GasFormatter, Instruction};
 use machine::vcpu::VcpuThreads;
@@ -13,11 +14,11 @@ const NAMES: [&str; 16] =
     ["RAX", "RCX", "RDX", "RBX", "RSP", "RBP", "RSI", "RDI", "R8", "R9", "R10", "R11", "R12", "R13", "R14", "R15"];
 
 /// Makes the sinks for what `log` asks for.
-pub fn factory(log: &LogConfig) -> Box<TraceFactory> {
+pub fn factory(log: &LogConfig) -> Arc<TraceFactory> {
     let wants = |item| log.has(item);
     let (code, blocks) = (wants(LogItem::InAsm), wants(LogItem::Exec));
     let (interrupts, registers) = (wants(LogItem::Interrupts), wants(LogItem::Cpu));
-    Box::new(move |cpu| Box::new(CpuLog { cpu, code, blocks, interrupts, registers, count: 0 }))
+    Arc::new(move |cpu| Box::new(CpuLog { cpu, code, blocks, interrupts, registers, count: 0 }))
 }
 
 /// Writes down what one vCPU does.

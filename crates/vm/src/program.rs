@@ -143,7 +143,7 @@ impl Program {
         let guest = Arc::clone(&inbox);
         let guest_events: GuestEvents = Arc::new(move |event| guest.guest_event(event));
         let trace = log.follows_cpu().then(|| cpu_log::factory(log));
-        let machine = Machine::new(&config.machine, &|id| chardevs.attach(id), &guest_events, trace.as_deref())?;
+        let machine = Machine::new(&config.machine, &|id| chardevs.attach(id), &guest_events, trace)?;
         let shared = SharedState { events, snapshot, fd_sets: server.fd_sets().clone() };
         let mut control = Control::new(machine, config.actions, shared, log.has(LogItem::CpuReset));
         if config.autostart {

@@ -1,10 +1,9 @@
 //! The ISA side of the board: keyboard controller, gates, legacy ports, fw_cfg, and what the command line adds.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
 
-use accel::{CpuSignals, Signal};
-use cpu::FerrLine;
+use accel::{FerrLine, Signal};
 use device::{DeviceCell, IoDevice};
 use devices_chipset::i8042::{self, I8042};
 use devices_chipset::i8257::{self, I8257};
@@ -15,6 +14,7 @@ use devices_isa::pvpanic::{CRASH_LOADED, Pvpanic};
 use devices_isa::uart16550::{PORT_COUNT, Uart16550};
 use memory::GuestAddress;
 
+use super::interrupts::Mailboxes;
 use super::{Builder, Chardevs, Place};
 use crate::acpi::SerialPort;
 use crate::config::DeviceKind;
@@ -29,7 +29,7 @@ pub struct A20Gate {
     /// Whether address bit 20 passes.
     pub open: Arc<AtomicBool>,
     /// The vCPUs' mailboxes, once they exist.
-    pub vcpus: Arc<OnceLock<Vec<Arc<CpuSignals>>>>,
+    vcpus: Mailboxes,
 }
 
 impl A20Gate {
@@ -47,7 +47,7 @@ impl A20Gate {
 
 /// Keyboard controller and port 0x92, which both drive the A20 gate and can reset the machine.
 pub fn keyboard_and_gates(builder: &mut Builder<'_>) -> Result<A20Gate, MachineError> {
-    let gate = A20Gate { open: Arc::new(AtomicBool::new(true)), vcpus: Arc::default() };
+    let gate = A20Gate { open: Arc::new(AtomicBool::new(true)), vcpus: Arc::clone(&builder.mailboxes) };
     let keyboard = I8042::new(builder.irq(1), builder.irq(12), gate.callback(), builder.reset_request());
     let ports = [(i8042::REGION_DATA, 0x60, 1), (i8042::REGION_COMMAND, 0x64, 1)];
     builder.add_ports("i8042", &DeviceCell::new(keyboard), &ports)?;

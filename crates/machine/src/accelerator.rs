@@ -1,0 +1,120 @@
+//! The choice of what runs the vCPUs, and the software CPU as an accelerator.
+
+use std::sync::Arc;
+
+use accel::{AccelError, Accelerator, DirtyLog, InterruptSource, Interrupts, MachineSpaces, Vcpu, VcpuConfig};
+use clock::InstructionCounter;
+use cpu::{CpuConfig, ExclusiveLock, SoftCpu, TranslatorConfig};
+use x86::model::Host;
+
+use crate::machine::TraceFactory;
+
+/// What runs the vCPUs.
+#[derive(Clone, Debug)]
+pub enum AcceleratorConfig {
+    /// The software CPU, which is made with the machine.
+    Software(TranslatorConfig),
+    /// An accelerator of the host, which has been opened.
+    Opened(Arc<dyn Accelerator>),
+}
+
+impl AcceleratorConfig {
+    /// What CPU models may have on it.
+    pub fn host(&self) -> Host {
+        match self {
+            Self::Software(_) => Host::software(),
+            Self::Opened(accelerator) => accelerator.host(),
+        }
+    }
+
+    /// The name of `-accel`.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Software(_) => SOFTWARE,
+            Self::Opened(accelerator) => accelerator.name(),
+        }
+    }
+}
+
+/// The software CPU's name, which is QEMU's for its own.
+const SOFTWARE: &str = "tcg";
+
+/// Makes software CPUs for one machine.
+pub struct SoftwareAccelerator {
+    translator: TranslatorConfig,
+    counter: Option<Arc<InstructionCounter>>,
+    trace: Option<Arc<TraceFactory>>,
+    exclusive: Arc<ExclusiveLock>,
+}
+
+impl std::fmt::Debug for SoftwareAccelerator {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SoftwareAccelerator").field("translator", &self.translator).finish_non_exhaustive()
+    }
+}
+
+impl SoftwareAccelerator {
+    /// Software CPUs that count their instructions and are followed by sinks, if wanted. Where instructions are
+    /// counted, nothing is translated.
+    pub fn new(
+        translator: TranslatorConfig,
+        counter: Option<Arc<InstructionCounter>>,
+        trace: Option<Arc<TraceFactory>>,
+    ) -> Self {
+        let enabled = translator.enabled && counter.is_none();
+        Self { translator: TranslatorConfig { enabled, ..translator }, counter, trace, exclusive: Arc::default() }
+    }
+}
+
+impl Accelerator for SoftwareAccelerator {
+    fn name(&self) -> &'static str {
+        SOFTWARE
+    }
+
+    fn host(&self) -> Host {
+        Host::software()
+    }
+
+    fn interrupts(&self) -> Interrupts {
+        Interrupts::Machine
+    }
+
+    fn attach(&self, _spaces: &MachineSpaces) -> Result<(), AccelError> {
+        // The vCPUs look at the address space itself.
+        Ok(())
+    }
+
+    fn create_vcpu(&self, config: VcpuConfig) -> Result<Box<dyn Vcpu>, AccelError> {
+        let InterruptSource::Apic(apic) = config.interrupts else {
+            return Err(AccelError::new("the software CPU has no local APIC of its own"));
+        };
+        let mut cpu = SoftCpu::new(CpuConfig {
+            apic_id: config.apic_id,
+            boot_processor: config.boot_processor,
+            features: config.features,
+            memory: config.memory,
+            ports: config.ports,
+            clock: config.clock,
+            tsc_khz: config.tsc_khz.unwrap_or(CpuConfig::DEFAULT_TSC_KHZ),
+            signals: config.signals,
+            apic,
+            microcode_revision: config.microcode_revision,
+            a20: config.a20,
+            exclusive: Arc::clone(&self.exclusive),
+            ferr: Some(config.ferr),
+            translator: self.translator,
+            counter: self.counter.clone(),
+        });
+        cpu.cpu().set_trace(self.trace.as_ref().map(|make| make(config.index)));
+        Ok(Box::new(cpu))
+    }
+
+    // Guest time is the machine's clock; nothing else runs between a stop and a start.
+    fn start(&self) {}
+
+    fn stop(&self) {}
+
+    fn dirty_log(&self) -> Option<Arc<dyn DirtyLog>> {
+        None
+    }
+}
