@@ -56,7 +56,8 @@ impl Mxcsr {
     }
 
     /// Whether no exception can be delivered.
-    pub(crate) const fn all_masked(self) -> bool {
+    #[must_use]
+    pub const fn all_masked(self) -> bool {
         self.0 & Self::MASKS == Self::MASKS
     }
 

@@ -231,11 +231,13 @@ impl FeatureSet {
 #[error("unknown CPU feature '{0}'")]
 pub struct UnknownFeature(pub String);
 
-/// See [`FeatureSet::software_cpu`]. A flag belongs here when crate `cpu` implements it, not before.
+/// See [`FeatureSet::software_cpu`]. A flag belongs here when crate `cpu` implements it, not before; AVX and what
+/// belongs to it are taken out again by crate `cpu` on hosts without them.
 const SOFTWARE_CPU: &str = "fpu de pse tsc msr pae mce cx8 apic sep mtrr pge mca cmov pat pse36 clflush mmx fxsr sse sse2 ss \
     pni pclmulqdq ssse3 cx16 pcid sse4.1 sse4.2 x2apic movbe popcnt tsc-deadline aes xsave rdrand hypervisor \
     fsgsbase bmi1 smep bmi2 erms invpcid rdseed adx smap clflushopt clwb sha-ni umip rdpid fsrm \
-    syscall nx mmxext pdpe1gb rdtscp lm lahf-lm abm xsaveopt xsavec arat";
+    avx avx2 fma f16c vaes vpclmulqdq \
+    syscall nx mmxext pdpe1gb rdtscp lm lahf-lm abm xsaveopt xsavec xgetbv1 arat";
 
 features! {
     Leaf1Edx = cpuid(0x1, None, Edx) {
@@ -657,7 +659,8 @@ mod tests {
     fn software_cpu_names_are_all_known() {
         assert!(FeatureSet::parse(SOFTWARE_CPU).is_ok());
         assert!(FeatureSet::software_cpu().has(Feature::LongMode));
-        assert!(!FeatureSet::software_cpu().has(Feature::Avx));
+        assert!(FeatureSet::software_cpu().has(Feature::Avx2));
+        assert!(!FeatureSet::software_cpu().has(Feature::Avx512f));
     }
 
     #[test]

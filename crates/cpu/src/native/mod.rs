@@ -17,9 +17,10 @@ use std::collections::HashMap;
 use std::sync::{LazyLock, Mutex, PoisonError};
 
 use codemem::CodeMemory;
-use iced_x86::{Code, CpuidFeature as F, Instruction, OpKind};
+use iced_x86::{Code, CpuidFeature as F, Instruction, OpKind, Register};
 use x86::cpuid::{Feature, FeatureSet};
 
+use self::assemble::Plan;
 use crate::ops::Semantics;
 use crate::state::Ymm;
 
@@ -69,6 +70,8 @@ pub(crate) enum Output {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Stub {
     run: extern "sysv64" fn(*mut Frame),
+    /// The instruction.
+    pub code: Code,
     /// What it writes.
     pub result: Output,
     /// Bytes of the memory operand; 0 without one.
@@ -135,6 +138,15 @@ pub(crate) fn stub(instruction: &Instruction) -> Option<&'static Semantics> {
     Some(made)
 }
 
+/// The stub for an instruction whose operands are three YMM registers.
+pub(crate) fn on_registers(code: Code) -> Option<Stub> {
+    let instruction = Instruction::with3(code, Register::YMM0, Register::YMM1, Register::YMM2).ok()?;
+    match stub(&instruction)? {
+        Semantics::Native(stub) => Some(*stub),
+        _ => None,
+    }
+}
+
 impl Table {
     fn make(&mut self, instruction: &Instruction) -> Option<&'static Semantics> {
         let plan = assemble::plan(instruction)?;
@@ -148,7 +160,8 @@ impl Table {
         // what callees must keep, touches nothing but its frame, and can't fault, since the host has the instruction and
         // all its exceptions are masked. The memory belongs to a static and these bytes are never written again.
         let run = unsafe { std::mem::transmute::<u64, extern "sysv64" fn(*mut Frame)>(address) };
-        let stub = Stub { run, result: plan.result, memory: plan.memory, general: plan.general, to_half: plan.to_half };
+        let Plan { result, memory, general, to_half, .. } = plan;
+        let stub = Stub { run, code: instruction.code(), result, memory, general, to_half };
         // Kept for the life of the process, as its code is.
         Some(Box::leak(Box::new(Semantics::Native(stub))))
     }

@@ -12,9 +12,10 @@ use super::address::{
 use super::operand::{get, get_rm, set, set_rm};
 use super::{Op, Semantics, flag, sse};
 use crate::fault::{Exec, Fault};
-use crate::native::{Frame, Output, Stub};
+use crate::native::{self, Frame, Output, Stub};
 use crate::state::{Cpu, Ymm, gpr};
-use fpu::Mxcsr;
+use fpu::{Mxcsr, SimdException};
+use iced_x86::Code;
 
 #[inline(always)]
 fn ymm(cpu: &Cpu, register: u8) -> Ymm {
@@ -171,11 +172,11 @@ fn load_operand(cpu: &mut Cpu, op: &Op, size: u8, into: &mut [u8; 32]) -> Exec {
 }
 
 fn store_operand(cpu: &mut Cpu, op: &Op, size: u8, from: &[u8; 32]) -> Exec {
-    let half = |at: usize| from[at..].first_chunk().map_or(0, |bytes| u128::from_le_bytes(*bytes));
+    let value = ymm_from(from);
     match size {
-        32 => store_u256::<false>(cpu, op, Ymm { low: half(0), high: half(16) }),
-        16 => store_u128::<false>(cpu, op, half(0)),
-        size => store_sized(cpu, op, size, half(0) as u64),
+        32 => store_u256::<false>(cpu, op, value),
+        16 => store_u128::<false>(cpu, op, value.low),
+        size => store_sized(cpu, op, size, value.low as u64),
     }
 }
 
@@ -202,10 +203,10 @@ fn operands(cpu: &Cpu, op: &Op, stub: &Stub) -> Frame {
 }
 
 /// Runs the stub under the guest's MXCSR. The exception flags that it raises.
-fn compute(cpu: &Cpu, stub: &Stub, frame: &mut Frame) -> u32 {
-    let control = cpu.mxcsr.host_control() & !Mxcsr::FLAGS;
+fn compute(mxcsr: Mxcsr, stub: &Stub, frame: &mut Frame) -> u32 {
+    let control = mxcsr.host_control() & !Mxcsr::FLAGS;
     frame.mxcsr = control;
-    if cpu.mxcsr.underflow_masked() {
+    if mxcsr.underflow_masked() {
         stub.run(frame);
         return frame.mxcsr & Mxcsr::FLAGS;
     }
@@ -225,10 +226,57 @@ fn compute(cpu: &Cpu, stub: &Stub, frame: &mut Frame) -> u32 {
 /// Whether a result of VCVTPS2PH is tiny; FTZ does not count there.
 fn has_denormal_half(stub: &Stub, frame: &Frame) -> bool {
     let value = match stub.result {
-        Output::Memory => frame.memory[..16].first_chunk().map_or(0, |bytes| u128::from_le_bytes(*bytes)),
+        Output::Memory => ymm_from(&frame.memory).low,
         _ => frame.vectors[0].low,
     };
     (0..8).map(|lane| (value >> (16 * lane)) as u16).any(|half| half & 0x7c00 == 0 && half & 0x3ff != 0)
+}
+
+/// Runs the stub and settles its exceptions.
+fn execute(mxcsr: &mut Mxcsr, op: &Op, stub: &Stub, frame: &mut Frame) -> Result<(), SimdException> {
+    if !mxcsr.all_masked() {
+        dot_product_exceptions(mxcsr, op, stub, frame)?;
+    }
+    let flags = compute(*mxcsr, stub, frame);
+    mxcsr.settle(flags)
+}
+
+/// A dot product rounds several times, and the exceptions of a step come before those of the next (SDM vol. 2, DPPS).
+/// So while any is unmasked the steps are executed one by one; for all other instructions this does nothing.
+#[cold]
+fn dot_product_exceptions(mxcsr: &mut Mxcsr, op: &Op, stub: &Stub, frame: &Frame) -> Result<(), SimdException> {
+    let (wide, double, from_memory) = match stub.code {
+        Code::VEX_Vdpps_xmm_xmm_xmmm128_imm8 => (false, false, stub.memory != 0),
+        Code::VEX_Vdpps_ymm_ymm_ymmm256_imm8 => (true, false, stub.memory != 0),
+        Code::VEX_Vdppd_xmm_xmm_xmmm128_imm8 => (false, true, stub.memory != 0),
+        _ => return Ok(()),
+    };
+    let codes: &[Code] = if double {
+        &[Code::VEX_Vmulpd_ymm_ymm_ymmm256, Code::VEX_Vhaddpd_ymm_ymm_ymmm256]
+    } else {
+        &[Code::VEX_Vmulps_ymm_ymm_ymmm256, Code::VEX_Vhaddps_ymm_ymm_ymmm256, Code::VEX_Vhaddps_ymm_ymm_ymmm256]
+    };
+    // What takes no part is zero, which raises nothing.
+    let lanes = if double { 2 } else { 4 };
+    let bits = 128 / lanes;
+    let part = (0..lanes).filter(|lane| op.imm >> (4 + lane) & 1 != 0);
+    let mask = part.fold(0, |mask, lane| mask | u128::MAX >> (128 - bits) << (bits * lane));
+    let select = |value: Ymm| Ymm { low: value.low & mask, high: if wide { value.high & mask } else { 0 } };
+    let second = if from_memory { ymm_from(&frame.memory) } else { frame.vectors[2] };
+    let (mut a, mut b) = (select(frame.vectors[1]), select(second));
+    for code in codes {
+        let Some(step) = native::on_registers(*code) else { return Ok(()) };
+        let mut frame = Frame { vectors: [Ymm::ZERO, a, b, Ymm::ZERO], ..Frame::default() };
+        let flags = compute(*mxcsr, &step, &mut frame);
+        mxcsr.settle(flags)?;
+        (a, b) = (frame.vectors[0], frame.vectors[0]);
+    }
+    Ok(())
+}
+
+fn ymm_from(bytes: &[u8; 32]) -> Ymm {
+    let half = |at: usize| bytes[at..].first_chunk().map_or(0, |bytes| u128::from_le_bytes(*bytes));
+    Ymm { low: half(0), high: half(16) }
 }
 
 /// Everything that computes.
@@ -242,9 +290,8 @@ pub(super) fn native(cpu: &mut Cpu, op: &Op) -> Exec {
         load_operand(cpu, op, stub.memory, &mut bytes)?;
         frame.memory = bytes;
     }
-    let flags = compute(cpu, stub, &mut frame);
     let mut mxcsr = cpu.mxcsr;
-    let outcome = mxcsr.settle(flags);
+    let outcome = execute(&mut mxcsr, op, stub, &mut frame);
     if stores {
         // A fault of the operand comes before an exception.
         if outcome.is_err() {
@@ -302,7 +349,7 @@ impl Lanes {
         if self.size == 8 {
             return self.words[lane & 3];
         }
-        self.words[lane / 2 & 3] >> (32 * (lane & 1)) & 0xffff_ffff
+        self.words[(lane / 2) & 3] >> (32 * (lane & 1)) & 0xffff_ffff
     }
 
     fn set(&mut self, lane: u8, value: u64) {
@@ -311,7 +358,7 @@ impl Lanes {
             self.words[lane & 3] = value;
             return;
         }
-        let (word, shift) = (&mut self.words[lane / 2 & 3], 32 * (lane & 1));
+        let (word, shift) = (&mut self.words[(lane / 2) & 3], 32 * (lane & 1));
         *word = *word & !(0xffff_ffff << shift) | (value & 0xffff_ffff) << shift;
     }
 

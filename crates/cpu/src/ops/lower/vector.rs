@@ -128,7 +128,6 @@ fn movement(l: &mut Lowering<'_>) -> Choice {
 pub(super) fn masked(l: &mut Lowering<'_>) {
     l.op.dst = l.op.src;
     l.op.src = l.op.extra;
-    l.op.seg = l.i.memory_segment().number() as u8;
 }
 
 fn scalar(l: &mut Lowering<'_>, size: u8) -> Choice {
