@@ -24,6 +24,8 @@ impl Signal {
     pub const STOP: Self = Self(1 << 5);
     /// Drop all cached translations of guest-physical addresses (the memory map changed).
     pub const REMAP: Self = Self(1 << 6);
+    /// Somebody else's store hit memory that holds decoded code: translations must be checked.
+    pub const CODE: Self = Self(1 << 7);
 
     /// Both sets.
     pub const fn with(self, other: Self) -> Self {

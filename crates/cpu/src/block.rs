@@ -15,11 +15,13 @@ use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 
+use accel::Signal;
 use memory::{PAGE_SIZE, RamBlock};
 use x86::regs::SegmentRegister;
 
 use crate::decode::{Decoded, LONGEST, decode};
 use crate::fault::{EventKind, Exec, Fault, vector};
+use crate::jit::{self, Jit, Outcome, Piece, Place};
 use crate::mmu::CodePage;
 use crate::ops::Op;
 use crate::ops::lower::{self, Context, Flow};
@@ -77,9 +79,15 @@ const LONGEST_BLOCK: usize = 48;
 const CAPACITY: usize = 1 << 20;
 const JUMPS: usize = 1 << 12;
 const NO_PAGE: u32 = u32::MAX;
+/// A block that was interpreted this often is translated.
+const HOT: u16 = 16;
+const NEVER: u16 = u16::MAX;
+/// Limits of a translated region.
+const REGION_BLOCKS: usize = 48;
+const REGION_INSTRUCTIONS: usize = 400;
 
 #[derive(Default)]
-struct KeyHasher(u64);
+pub(crate) struct KeyHasher(u64);
 
 impl Hasher for KeyHasher {
     fn finish(&self) -> u64 {
@@ -105,7 +113,8 @@ impl Hasher for KeyHasher {
     }
 }
 
-type Map<K, V> = HashMap<K, V, BuildHasherDefault<KeyHasher>>;
+/// A hash map for keys that nobody chooses.
+pub(crate) type Map<K, V> = HashMap<K, V, BuildHasherDefault<KeyHasher>>;
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 struct Key {
@@ -140,6 +149,10 @@ struct Block {
     /// The page that the last instruction reaches into, or [`NO_PAGE`].
     second: u32,
     second_generation: u32,
+    /// How often it was interpreted, up to [`HOT`]; [`NEVER`] if it can't be translated.
+    heat: u16,
+    /// The translation that was used last.
+    region: u32,
 }
 
 #[derive(Clone, Copy)]
@@ -160,6 +173,16 @@ struct Inner {
     by_key: Map<Key, u32>,
     jumps: Box<[Jump; JUMPS]>,
     trace: Option<Box<dyn TraceSink>>,
+    jit: Translator,
+}
+
+/// The translator, as far as there is one.
+enum Translator {
+    /// It is made when a block gets hot.
+    NotYet,
+    /// The configuration or the host does not allow it.
+    Off,
+    On(Box<Jit>),
 }
 
 /// The decoded blocks of one vCPU.
@@ -195,16 +218,29 @@ impl Inner {
             by_key: Map::default(),
             jumps: Box::new([NOWHERE; JUMPS]),
             trace: None,
+            jit: Translator::NotYet,
         }
     }
 
     fn clear(&mut self) {
+        if let Translator::On(jit) = &mut self.jit {
+            jit.clear();
+        }
         self.ops.clear();
         self.blocks.clear();
         self.pages.clear();
         self.by_phys.clear();
         self.by_key.clear();
         self.jumps.fill(NOWHERE);
+    }
+
+    /// Drops the translations of code that has changed.
+    #[cold]
+    fn rescan(&mut self) {
+        if let Translator::On(jit) = &mut self.jit {
+            let pages = &self.pages;
+            jit.rescan(|page| pages.get(page as usize).map(Page::generation));
+        }
     }
 
     #[inline(always)]
@@ -292,7 +328,12 @@ impl Cpu {
 
     fn exec_loop(&mut self, cache: &mut Inner) -> BlockExit {
         loop {
-            if self.exit_request || self.signals.pending() & self.signal_mask != 0 || self.count_is_due() {
+            let pending = self.signals.pending() & self.signal_mask;
+            if pending & Signal::CODE.0 != 0 {
+                self.signals.clear(Signal::CODE);
+                cache.rescan();
+            }
+            if self.exit_request || pending & !Signal::CODE.0 != 0 || self.count_is_due() {
                 return self.leave();
             }
             let linear = self.seg_base[SegmentRegister::Cs as usize].wrapping_add(self.rip) & self.address_mask;
@@ -345,12 +386,113 @@ impl Cpu {
                 self.count(1);
                 return self.exec_first(ops);
             }
+            if block.heat != NEVER
+                && let Some(outcome) = self.run_translated(cache, index, linear)
+            {
+                match outcome {
+                    Outcome::Fault(fault) => return BlockExit::Fault(fault),
+                    Outcome::Next if self.code_modified => cache.rescan(),
+                    Outcome::Next => {}
+                }
+                continue;
+            }
+            let Some(ops) = cache.ops.get(first..first + usize::from(block.ops)) else { continue };
             // The op that falls through to the next block has no length: it is no instruction.
             self.count(ops.len() - usize::from(ops.last().is_some_and(|last| last.len == 0)));
             if let Err(fault) = self.exec_ops(ops) {
                 return BlockExit::Fault(fault);
             }
+            if self.code_modified {
+                cache.rescan();
+            }
         }
+    }
+
+    /// Runs the translation of a block, if there is one or it is hot enough to make one.
+    fn run_translated(&mut self, cache: &mut Inner, index: u32, linear: u64) -> Option<Outcome> {
+        let key = self.translation_key()?;
+        if cache.trace.is_some() {
+            return None;
+        }
+        let block = cache.blocks.get_mut(index as usize)?;
+        let place = Place { linear, page: block.page, generation: block.generation, key };
+        if let Translator::On(jit) = &mut cache.jit
+            && let Some(region) = jit.find(block.region, &place)
+        {
+            block.region = region;
+            return Some(jit.run(self, region));
+        }
+        if block.heat < HOT {
+            block.heat += 1;
+            return None;
+        }
+        let made = self.translate_region(cache, index, &place);
+        let block = cache.blocks.get_mut(index as usize)?;
+        let (Some(region), Translator::On(jit)) = (made, &mut cache.jit) else {
+            block.heat = NEVER;
+            return None;
+        };
+        block.region = region;
+        Some(jit.run(self, region))
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn translate_region(&mut self, cache: &mut Inner, index: u32, place: &Place) -> Option<u32> {
+        if matches!(cache.jit, Translator::NotYet) {
+            cache.jit = self.new_translator();
+        }
+        let Translator::On(jit) = &cache.jit else { return None };
+        let blocks = if jit.one_instruction() { 1 } else { REGION_BLOCKS };
+        let pieces = self.region_pieces(cache, place, blocks)?;
+        if !cache.blocks.get(index as usize).is_some_and(|block| cache.is_valid(block)) {
+            return None;
+        }
+        let Translator::On(jit) = &mut cache.jit else { return None };
+        jit.translate(self, *place, &pieces)
+    }
+
+    fn new_translator(&self) -> Translator {
+        if !self.translator.enabled || self.counter.is_some() {
+            return Translator::Off;
+        }
+        match Jit::new(&self.translator, self, &self.signals) {
+            Ok(jit) => Translator::On(Box::new(jit)),
+            // A host that forbids code to be made has the interpreter.
+            Err(_refused) => Translator::Off,
+        }
+    }
+
+    /// The blocks of one page that were executed and that direct jumps connect with the one at `place`, that one first.
+    fn region_pieces(&mut self, cache: &Inner, place: &Place, most: usize) -> Option<Vec<Piece>> {
+        let page = cache.pages.get(place.page as usize)?;
+        let mut pieces: Vec<Piece> = Vec::new();
+        let mut wanted = vec![place.linear];
+        let mut instructions = 0;
+        while let Some(linear) = wanted.pop() {
+            if pieces.len() >= most || instructions > REGION_INSTRUCTIONS {
+                break;
+            }
+            if pieces.iter().any(|piece| piece.rip == linear) {
+                continue;
+            }
+            let offset = (linear & 0xfff) as u16;
+            let key = Key { page: place.page, offset, mode: self.mode_key };
+            let known = cache.by_key.get(&key).and_then(|index| cache.blocks.get(*index as usize));
+            let Some(block) = known.filter(|block| block.second == NO_PAGE && cache.is_valid(block)) else { continue };
+            let mut bytes = vec![0; usize::from(block.bytes)];
+            page.ram.read(page.offset + usize::from(offset), &mut bytes);
+            let Some(piece) = jit::piece(self, linear, &bytes) else { continue };
+            instructions += piece.items.len();
+            // The way that falls through is looked at first.
+            for target in jit::successors(&piece).into_iter().rev().flatten() {
+                if (target ^ place.linear) & !0xfff == 0 {
+                    wanted.push(target);
+                }
+            }
+            pieces.push(piece);
+        }
+        Some(pieces)
     }
 
     fn leave(&self) -> BlockExit {
@@ -467,6 +609,8 @@ impl Cpu {
                     generation,
                     second: NO_PAGE,
                     second_generation: 0,
+                    heat: 0,
+                    region: u32::MAX,
                 };
                 return Ok(Found::Block(self.enter(cache, linear, key, block, &draft)));
             }
@@ -518,6 +662,8 @@ impl Cpu {
                     generation: first_generation,
                     second: second_index,
                     second_generation,
+                    heat: NEVER,
+                    region: u32::MAX,
                 };
                 return Ok(Found::Block(self.enter(cache, linear, key, block, &draft)));
             }
@@ -537,7 +683,7 @@ impl Cpu {
         index
     }
 
-    fn context(&self) -> Context<'_> {
+    pub(crate) fn context(&self) -> Context<'_> {
         Context { bits: u32::from(self.mode.bits), vex: self.mode.protected, features: &self.features }
     }
 

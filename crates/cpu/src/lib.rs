@@ -31,6 +31,8 @@ pub mod flags;
 #[doc(hidden)]
 pub mod fuzz;
 mod io;
+#[expect(unsafe_code, reason = "host code that is made at run time")]
+mod jit;
 pub mod mmu;
 pub mod msr;
 #[expect(unsafe_code, reason = "host code that is made at run time")]

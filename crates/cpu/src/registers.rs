@@ -80,6 +80,7 @@ impl Cpu {
             a20: config.a20,
             exclusive: config.exclusive,
             ferr: config.ferr,
+            translator: config.translator,
             counter: config.counter,
         };
         cpu.reset(VcpuReset::PowerOn);

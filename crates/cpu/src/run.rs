@@ -123,7 +123,7 @@ impl Cpu {
         if self.one_instruction {
             return 0;
         }
-        let mut wanted = CONTROL;
+        let mut wanted = CONTROL | Signal::CODE.0;
         if !self.nmi_blocked {
             wanted |= Signal::NMI.0;
         }

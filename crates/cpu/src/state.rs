@@ -298,6 +298,7 @@ pub struct Cpu {
     pub(crate) exclusive: Arc<ExclusiveLock>,
     pub(crate) ferr: Option<FerrLine>,
     /// Counts instructions, where guest time goes by them.
+    pub(crate) translator: crate::TranslatorConfig,
     pub(crate) counter: Option<Arc<InstructionCounter>>,
 }
 

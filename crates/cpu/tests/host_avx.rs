@@ -7,16 +7,11 @@
 
 #[allow(dead_code, reason = "shared with other tests")]
 mod common;
-#[allow(dead_code, reason = "shared with other tests")]
-#[path = "host/flags.rs"]
-mod flags;
-#[allow(dead_code, reason = "shared with other tests")]
-#[path = "host/generate.rs"]
+#[path = "host_avx/generate.rs"]
 mod generate;
-#[allow(dead_code, reason = "shared with other tests")]
-#[path = "host/native.rs"]
+#[path = "host_avx/native.rs"]
 mod native;
-#[path = "host/state.rs"]
+#[path = "host_avx/state.rs"]
 mod state;
 
 use std::collections::HashMap;
@@ -180,6 +175,9 @@ fn interpret(bench: &mut Bench, code: &[u8; 4096], state: &mut State, data: &mut
     cpu.gpr = state.gpr;
     cpu.set_rip(state.rip);
     cpu.set_rflags(state.rflags | 0x202);
+    let mut image = [0; 160];
+    image.copy_from_slice(&state.fx[..160]);
+    cpu.x87.fxrstor(fpu::FxsaveFormat::Long, &image);
     cpu.mxcsr = fpu::Mxcsr(state.mxcsr());
     for n in 0..16 {
         cpu.ymm[n] = Ymm { low: state.xmm(n), high: state.upper[n] };
@@ -198,6 +196,9 @@ fn interpret(bench: &mut Bench, code: &[u8; 4096], state: &mut State, data: &mut
     state.vector = exit.vector();
     state.error = exit.error_code().unwrap_or(0);
     state.address = cpu.fault_address;
+    cpu.x87.fxsave(fpu::FxsaveFormat::Long, &mut image);
+    state.fx[..24].copy_from_slice(&image[..24]);
+    state.fx[32..160].copy_from_slice(&image[32..160]);
     state.fx[24..28].copy_from_slice(&cpu.mxcsr.0.to_le_bytes());
     for n in 0..16 {
         let value = cpu.ymm[n];
@@ -214,6 +215,84 @@ fn random_64_bit_vex_instructions_end_as_on_the_host() {
 #[test]
 fn random_32_bit_vex_instructions_end_as_on_the_host() {
     in_child(|| compare(32));
+}
+
+#[test]
+fn xsave_family_ends_as_on_the_host() {
+    in_child(compare_xsave);
+}
+
+/// XSAVE, XSAVEOPT, XSAVEC and XRSTOR, in both operand sizes, of `[rdi]`.
+const STATE_INSTRUCTIONS: [&[u8]; 8] = [
+    &[0x0f, 0xae, 0x27],
+    &[0x48, 0x0f, 0xae, 0x27],
+    &[0x0f, 0xae, 0x37],
+    &[0x48, 0x0f, 0xae, 0x37],
+    &[0x0f, 0xc7, 0x27],
+    &[0x48, 0x0f, 0xc7, 0x27],
+    &[0x0f, 0xae, 0x2f],
+    &[0x48, 0x0f, 0xae, 0x2f],
+];
+
+fn compare_xsave() {
+    let host_has = |name| x86::cpuid::Feature::by_name(name).all(|feature| cpu::model_host().supported.has(feature));
+    // AMD's processors without the second leave out pointers.
+    if !host_has("avx") || !std::is_x86_feature_detected!("xsavec") {
+        say!("skipped: the host lacks features");
+        return;
+    }
+    let mut bench = common::bench(3, 64);
+    let mut native = native::Native::new(64);
+    let mut data = Box::new([0; DATA_LEN]);
+    for seed in 1..20_000u64 {
+        let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+        random.next();
+        let bytes = STATE_INSTRUCTIONS[random.below(8) as usize];
+        let mut code = Box::new([0xf4; 4096]);
+        code[..bytes.len()].copy_from_slice(bytes);
+        let mut before = generate::state(&mut random, 64);
+        // Whether zeros count as the initial state is the processor's choice.
+        before.upper = std::array::from_fn(|_| u128::from(random.next()) << 64 | 1);
+        // No pending exception: what pointers a processor keeps then differs.
+        before.fx[2] = 0;
+        before.fx[3] = random.next() as u8 & 0x7f;
+        (before.gpr[0], before.gpr[2]) = (random.below(8), 0);
+        let at = random.below((DATA_LEN as u64 - 768) / 64) * 64;
+        before.gpr[7] = DATA + at + if random.one_in(16) { random.below(64) } else { 0 };
+        generate::memory(&mut random, &mut data);
+        area(&mut random, &mut data[at as usize..]);
+        let (mut host, mut host_data) = (before, data.clone());
+        let (mut ours, mut our_data) = (before, data.clone());
+        interpret(&mut bench, &code, &mut ours, &mut our_data);
+        native.run(&code, &mut host, &mut host_data);
+        // MXCSR_MASK has AMD's misaligned SSE mode.
+        for data in [&mut host_data, &mut our_data] {
+            data[at as usize + 30] = 0;
+        }
+        let differences = host.differences(&ours, 0xcd5, 0xffff);
+        let (rax, rdi) = (before.gpr[0], before.gpr[7]);
+        assert!(differences.is_empty(), "{seed}: {bytes:02x?} rax {rax:#x} rdi {rdi:#x}: {differences:?}");
+        let at = host_data.iter().zip(our_data.iter()).position(|(a, b)| a != b);
+        assert_eq!(at, None, "{seed}: {bytes:02x?} rax {rax:#x} rdi {rdi:#x}: memory differs there");
+    }
+}
+
+/// A header that is mostly valid, and an MXCSR that mostly is.
+fn area(random: &mut Random, area: &mut [u8]) {
+    let mxcsr = random.next() as u32 & if random.one_in(16) { 0xfffd_ffff } else { 0xffff };
+    area[24..28].copy_from_slice(&mxcsr.to_le_bytes());
+    let state = random.next() & if random.one_in(16) { 15 } else { 7 };
+    let compaction = match random.below(3) {
+        0 => 1 << 63 | state | random.below(8),
+        1 if random.one_in(8) => random.next(),
+        _ => 0,
+    };
+    area[512..520].copy_from_slice(&state.to_le_bytes());
+    area[520..528].copy_from_slice(&compaction.to_le_bytes());
+    area[528..576].fill(0);
+    if random.one_in(16) {
+        area[528 + random.below(48) as usize] = 1;
+    }
 }
 
 /// Signal handlers and fixed mappings belong to a process, so each test has its own.

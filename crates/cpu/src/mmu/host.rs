@@ -114,10 +114,10 @@ pub(crate) struct DataEntry {
 // SAFETY: the pointers lead into RAM blocks, which are shared between threads as arrays of atomics are.
 unsafe impl Send for DataEntry {}
 
-impl DataEntry {
-    /// Log2 of the size.
-    pub(crate) const SHIFT: u32 = 5;
+/// Log2 of the size of a [`DataEntry`].
+pub(crate) const DATA_ENTRY_SHIFT: u32 = size_of::<DataEntry>().trailing_zeros();
 
+impl DataEntry {
     /// The tag that no address of this slot matches: the page of the slot beside it.
     #[inline(always)]
     pub(crate) const fn no_tag(slot: usize) -> u64 {
@@ -250,5 +250,41 @@ impl Tables {
         for table in &mut self.data {
             table.iter_mut().enumerate().for_each(|(slot, entry)| entry.clear(slot));
         }
+    }
+}
+
+/// A field of an entry of the data side, for translated code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum DataField {
+    Read,
+    Write,
+    Host,
+    Code,
+}
+
+/// Where translated code finds the tables of one vCPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TablesLayout(u32);
+
+impl TablesLayout {
+    pub(crate) fn of(tables: &codemem::LowBox<Tables>) -> Self {
+        Self(tables.address())
+    }
+
+    /// The address of a field of the first entry of a class.
+    pub(crate) fn field(self, class: u8, field: DataField) -> u32 {
+        let field = match field {
+            DataField::Read => std::mem::offset_of!(DataEntry, read_tag),
+            DataField::Write => std::mem::offset_of!(DataEntry, write_tag),
+            DataField::Host => std::mem::offset_of!(DataEntry, host),
+            DataField::Code => std::mem::offset_of!(DataEntry, code),
+        };
+        let table = size_of::<[DataEntry; super::tlb::SLOTS]>() * usize::from(class & 3);
+        self.0 + (std::mem::offset_of!(Tables, data) + table + field) as u32
+    }
+
+    /// The address of the epoch of the half of the address space that holds `linear`.
+    pub(crate) fn epoch(self, linear: u64) -> u32 {
+        self.0 + std::mem::offset_of!(Tables, epochs) as u32 + 4 * (linear >> 63) as u32
     }
 }

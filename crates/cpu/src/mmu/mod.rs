@@ -14,6 +14,8 @@ use std::sync::atomic::Ordering;
 use memory::{AccessSize, GuestAddress};
 
 pub use host::Word;
+pub(crate) use host::{DATA_ENTRY_SHIFT, DataField, TablesLayout};
+pub(crate) use tlb::SLOTS as DATA_SLOTS;
 pub(crate) use tlb::rights;
 pub use tlb::{Class, CodePage, RamPage, Tlb};
 

@@ -252,7 +252,7 @@ pub(super) fn store_sized_linear(cpu: &mut Cpu, linear: u64, size: u8, value: u6
 }
 
 /// Loads the memory operand with a size in bytes.
-pub(super) fn load_sized(cpu: &mut Cpu, op: &Op, size: u8) -> Exec<u64> {
+pub(crate) fn load_sized(cpu: &mut Cpu, op: &Op, size: u8) -> Exec<u64> {
     let at = offset(cpu, op);
     load_in(cpu, op.seg, at, size)
 }

@@ -26,7 +26,7 @@ impl Random {
 }
 
 /// A value that is likely to matter.
-fn interesting(random: &mut Random) -> u64 {
+pub fn interesting(random: &mut Random) -> u64 {
     match random.below(8) {
         0 => random.next(),
         1 => random.below(256),
@@ -40,7 +40,7 @@ fn interesting(random: &mut Random) -> u64 {
     }
 }
 
-fn pointer(random: &mut Random) -> u64 {
+pub fn pointer(random: &mut Random) -> u64 {
     match random.below(12) {
         0 => DATA + DATA_LEN as u64 - random.below(80),
         1 => DATA + random.below(40),
@@ -70,7 +70,7 @@ fn float64(random: &mut Random) -> u64 {
     }
 }
 
-fn vector(random: &mut Random) -> u128 {
+pub fn vector(random: &mut Random) -> u128 {
     match random.below(4) {
         0 => u128::from(random.next()) << 64 | u128::from(random.next()),
         1 => (0..4).fold(0, |value, _| value << 32 | u128::from(float32(random))),
@@ -79,7 +79,7 @@ fn vector(random: &mut Random) -> u128 {
     }
 }
 
-fn extended(random: &mut Random) -> [u8; 10] {
+pub fn extended(random: &mut Random) -> [u8; 10] {
     let (significand, sign_exponent) = match random.below(6) {
         0 => (random.next(), random.next() as u16),
         1 => {

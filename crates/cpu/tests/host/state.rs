@@ -2,6 +2,7 @@
 
 /// Registers, and the fault that ended the snippet.
 #[derive(Clone, Copy)]
+#[repr(C)]
 pub struct State {
     pub gpr: [u64; 16],
     pub rip: u64,
@@ -11,6 +12,8 @@ pub struct State {
     pub fx: [u8; 512],
     /// The upper halves of the YMM registers.
     pub upper: [u128; 16],
+    pub fs_base: u64,
+    pub gs_base: u64,
     pub vector: u8,
     pub error: u32,
     pub address: u64,
@@ -18,7 +21,18 @@ pub struct State {
 
 impl Default for State {
     fn default() -> Self {
-        Self { gpr: [0; 16], rip: 0, rflags: 0, fx: [0; 512], upper: [0; 16], vector: 0, error: 0, address: 0 }
+        Self {
+            gpr: [0; 16],
+            rip: 0,
+            rflags: 0,
+            fx: [0; 512],
+            upper: [0; 16],
+            fs_base: 0,
+            gs_base: 0,
+            vector: 0,
+            error: 0,
+            address: 0,
+        }
     }
 }
 
@@ -66,6 +80,8 @@ impl State {
         for (n, (a, b)) in self.gpr.iter().zip(other.gpr).enumerate() {
             note(format!("r{n}"), u128::from(*a), u128::from(b));
         }
+        note("base of fs".into(), u128::from(self.fs_base), u128::from(other.fs_base));
+        note("base of gs".into(), u128::from(self.gs_base), u128::from(other.gs_base));
         note("rip".into(), u128::from(self.rip), u128::from(other.rip));
         note("rflags".into(), u128::from(self.rflags & flag_mask), u128::from(other.rflags & flag_mask));
         note("vector".into(), u128::from(self.vector), u128::from(other.vector));

@@ -101,7 +101,7 @@ pub(crate) fn too_long() -> (Op, Flow) {
 }
 
 /// The number of a register as [`Op`] counts: AH … BH are 16 … 19.
-pub(super) fn register_number(register: Register) -> u8 {
+pub(crate) fn register_number(register: Register) -> u8 {
     let n = register as u8;
     let from = |first: Register| n.wrapping_sub(first as u8);
     match register {
@@ -114,7 +114,7 @@ pub(super) fn register_number(register: Register) -> u8 {
 }
 
 /// The size in bytes of a general register; 0 for others.
-pub(super) fn register_size(register: Register) -> u8 {
+pub(crate) fn register_size(register: Register) -> u8 {
     match register {
         r if r.is_gpr8() => 1,
         r if r.is_gpr16() => 2,
