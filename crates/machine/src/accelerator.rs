@@ -5,6 +5,7 @@ use std::sync::Arc;
 use accel::{AccelError, Accelerator, DirtyLog, InterruptSource, Interrupts, MachineSpaces, Vcpu, VcpuConfig};
 use clock::InstructionCounter;
 use cpu::{CpuConfig, ExclusiveLock, SoftCpu, TranslatorConfig};
+use kvm::{IrqchipMode, KvmAccelerator, KvmOptions};
 use x86::model::Host;
 
 use crate::machine::TraceFactory;
@@ -34,6 +35,32 @@ impl AcceleratorConfig {
             Self::Opened(accelerator) => accelerator.name(),
         }
     }
+}
+
+/// Which interrupt controllers are the host kernel's: `kernel-irqchip=`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum KernelIrqchip {
+    /// All of them.
+    #[default]
+    On,
+    /// None.
+    Off,
+    /// The local APICs.
+    Split,
+}
+
+/// Opens the host's KVM.
+///
+/// # Errors
+/// The host has none, or it lacks what is needed.
+pub fn open_kvm(irqchip: KernelIrqchip) -> Result<AcceleratorConfig, AccelError> {
+    let irqchip = match irqchip {
+        KernelIrqchip::On => IrqchipMode::On,
+        KernelIrqchip::Off => IrqchipMode::Off,
+        KernelIrqchip::Split => IrqchipMode::Split,
+    };
+    let accelerator = KvmAccelerator::open(&KvmOptions { irqchip })?;
+    Ok(AcceleratorConfig::Opened(Arc::new(accelerator)))
 }
 
 /// The software CPU's name, which is QEMU's for its own.

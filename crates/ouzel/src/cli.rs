@@ -3,6 +3,7 @@
 //! [`options`] is the table of what exists; [`arguments`] splits the command line by it; the other modules turn the
 //! options of one subject into values. The result is a [`CommandLine`]: a [`VmConfig`] and what concerns the process.
 
+mod accelerators;
 mod arguments;
 mod character;
 mod devices;
@@ -33,12 +34,24 @@ pub enum CliError {
         /// What is wrong.
         message: String,
     },
+    /// No accelerator can be had: what each of them said.
+    #[error("no accelerator found")]
+    NoAccelerator(Vec<Line>),
 }
 
 impl CliError {
     fn plain(message: impl Into<String>) -> Self {
         Self::Plain(message.into())
     }
+}
+
+/// A line for standard error.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Line {
+    /// As it is.
+    Plain(String),
+    /// Behind the program's name.
+    Named(String),
 }
 
 /// What the command line asks for.
@@ -63,6 +76,8 @@ pub struct CommandLine {
     pub log: LogConfig,
     /// Things to tell the user.
     pub warnings: Vec<String>,
+    /// What accelerators said that can't be had.
+    pub lines: Vec<Line>,
 }
 
 /// Parses a command line without the program's name.
@@ -74,11 +89,11 @@ pub fn parse(arguments: &[String]) -> Result<Request, CliError> {
     if let Some(text) = help::requested(&arguments)? {
         return Ok(Request::Print(text));
     }
-    let mut warnings = Vec::new();
+    let (mut warnings, mut lines) = (Vec::new(), Vec::new());
     let character = character::settings(&arguments)?;
     let run = run::settings(&arguments)?;
     let devices = devices::settings(&arguments, &character)?;
-    let machine = machine::settings(&arguments, run.rtc, devices, &mut warnings)?;
+    let machine = machine::settings(&arguments, run.rtc, devices, &mut warnings, &mut lines)?;
     if machine.boot.is_none() && run.autostart {
         warnings
             .push("there is no firmware in this version, so that the guest has nothing to run; give -kernel".into());
@@ -94,7 +109,7 @@ pub fn parse(arguments: &[String]) -> Result<Request, CliError> {
         options: options::for_query(),
     };
     let (daemonize, pidfile, log) = (run.daemonize, run.pidfile, run.log);
-    Ok(Request::Run(Box::new(CommandLine { vm, daemonize, pidfile, log, warnings })))
+    Ok(Request::Run(Box::new(CommandLine { vm, daemonize, pidfile, log, warnings, lines })))
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ mod process;
 use std::path::Path;
 use std::process::ExitCode;
 
-use cli::{CommandLine, Request};
+use cli::{CliError, CommandLine, Line, Request};
 use vm::program::Program;
 
 /// The program's name in messages: as it was called.
@@ -33,13 +33,29 @@ fn main() -> ExitCode {
             Ok(status) => ExitCode::from(status as u8),
             Err(message) => fail(message),
         },
+        Err(CliError::NoAccelerator(lines)) => {
+            print_lines(&lines, &name);
+            ExitCode::FAILURE
+        }
         Err(error) => fail(error.to_string()),
+    }
+}
+
+fn print_lines(lines: &[Line], name: &str) {
+    for line in lines {
+        match line {
+            Line::Plain(text) => eprintln!("{text}"),
+            Line::Named(text) => eprintln!("{name}: {text}"),
+        }
     }
 }
 
 /// Runs the machine; returns the exit status.
 fn run(command_line: CommandLine, arguments: &[String], name: &str) -> Result<i32, String> {
-    let CommandLine { vm, daemonize, pidfile, log, warnings } = command_line;
+    let CommandLine { vm, daemonize, pidfile, log, warnings, lines } = command_line;
+    if !process::is_daemon() {
+        print_lines(&lines, name);
+    }
     for warning in warnings {
         eprintln!("{name}: warning: {warning}");
     }

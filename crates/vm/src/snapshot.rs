@@ -2,6 +2,7 @@
 
 use std::sync::{PoisonError, RwLock};
 
+use machine::accelerator::AcceleratorConfig;
 use qapi::control::{VersionInfo, VersionTriple};
 use qapi::machine::CommandLineOptionInfo;
 use qapi::run_state::{RunState, StatusInfo};
@@ -16,6 +17,8 @@ pub struct Snapshot {
     pub name: Option<String>,
     /// `-uuid`.
     pub uuid: [u8; 16],
+    /// What runs the vCPUs.
+    pub accelerator: AcceleratorConfig,
     /// The command line's options.
     pub options: Vec<CommandLineOptionInfo>,
 }
@@ -27,6 +30,7 @@ impl Snapshot {
             state: RwLock::new(RunState::Prelaunch),
             name: config.name.clone(),
             uuid: config.uuid,
+            accelerator: config.machine.accelerator.clone(),
             options: config.options.clone(),
         }
     }
@@ -39,7 +43,8 @@ impl Snapshot {
     /// The reply of `query-status`.
     pub fn status(&self) -> StatusInfo {
         let status = *self.state.read().unwrap_or_else(PoisonError::into_inner);
-        StatusInfo { running: status == RunState::Running, singlestep: false, status }
+        let singlestep = matches!(&self.accelerator, AcceleratorConfig::Software(config) if config.one_insn_per_tb);
+        StatusInfo { running: status == RunState::Running, singlestep, status }
     }
 
     /// The reply of `query-version`.

@@ -6,6 +6,7 @@ use machine::config::MACHINE_TYPES;
 use x86::model::CpuModel;
 
 use super::CliError;
+use super::accelerators::NAMES;
 use super::arguments::{Argument, given, last};
 use super::devices::{self, DRIVERS};
 use super::options::OPTIONS;
@@ -23,7 +24,7 @@ pub fn requested(arguments: &[Argument<'_>]) -> Result<Option<String>, CliError>
         return Ok(Some(machines()));
     }
     if asks("accel") {
-        return Ok(Some("Accelerators supported:\ntcg\n".to_owned()));
+        return Ok(Some(format!("Accelerators supported in QEMU binary:\n{}\n", NAMES.join("\n"))));
     }
     if asks("cpu") {
         return Ok(Some(cpus()));

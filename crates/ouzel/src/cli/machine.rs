@@ -1,16 +1,18 @@
-//! `-machine`, `-accel`, `-cpu`, `-smp`, `-m`, `-kernel`, `-initrd`, `-append`.
+//! `-machine`, `-cpu`, `-smp`, `-m`, `-kernel`, `-initrd`, `-append`.
 
 use std::sync::Arc;
 
 use clock::RtcBase;
+use machine::accelerator::AcceleratorConfig;
 use machine::boot::BootSource;
 use machine::config::{DeviceConfig, MACHINE_TYPES, MAX_VCPUS, MachineConfig, MachineType, RAM_MIN};
 use qapi::keyval;
-use x86::model::{CpuModel, Host, Topology};
+use x86::model::{CpuModel, Topology};
 
-use super::arguments::{all, last};
+use super::accelerators::{self, Chosen, MachineSettings};
+use super::arguments::last;
 use super::value::Values;
-use super::{Argument, CliError};
+use super::{Argument, CliError, Line};
 
 /// RAM without `-m`, in bytes.
 const DEFAULT_RAM: u64 = 128 << 20;
@@ -26,6 +28,7 @@ struct MachineOption {
     kernel: Option<String>,
     initrd: Option<String>,
     append: Option<String>,
+    accelerators: MachineSettings,
 }
 
 /// Reads the options.
@@ -34,13 +37,19 @@ pub fn settings(
     rtc: RtcBase,
     devices: Vec<DeviceConfig>,
     warnings: &mut Vec<String>,
+    lines: &mut Vec<Line>,
 ) -> Result<MachineConfig, CliError> {
     let option = machine_option(arguments)?;
-    accelerators(arguments)?;
+    let Chosen { mut accelerator, threads, icount } =
+        accelerators::settings(arguments, &option.accelerators, &machine::accelerator::open_kvm, lines)?;
     let (cpus, topology) = smp(arguments)?;
+    if let AcceleratorConfig::Software(translator) = &mut accelerator {
+        // The option counts for the whole machine.
+        translator.code_bytes /= cpus as usize;
+    }
     let argument = last(arguments, "cpu").map_or(DEFAULT_CPU, |argument| argument.value);
     let (cpu_model, notes) =
-        CpuModel::parse(argument, &Host::software()).map_err(|error| CliError::plain(error.to_string()))?;
+        CpuModel::parse(argument, &accelerator.host()).map_err(|error| CliError::plain(error.to_string()))?;
     warnings.extend(notes);
     Ok(MachineConfig {
         machine_type: option.machine_type,
@@ -48,9 +57,9 @@ pub fn settings(
         cpus,
         topology,
         cpu_model,
-        accelerator: machine::accelerator::AcceleratorConfig::Software(machine::TranslatorConfig::default()),
-        threads: machine::vcpu::Threads::Multi,
-        icount: None,
+        accelerator,
+        threads,
+        icount,
         rtc,
         hpet: option.hpet,
         mem_merge: option.mem_merge,
@@ -70,9 +79,14 @@ fn machine_option(arguments: &[Argument<'_>]) -> Result<MachineOption, CliError>
         kernel: None,
         initrd: None,
         append: None,
+        accelerators: MachineSettings::default(),
     };
-    // Several -machine options add up.
-    for argument in all(arguments, "machine") {
+    // Several -machine options add up; -enable-kvm is one of them.
+    for argument in arguments.iter().filter(|argument| matches!(argument.option.name, "machine" | "enable-kvm")) {
+        if argument.option.name == "enable-kvm" {
+            option.accelerators.list = Some("kvm".to_owned());
+            continue;
+        }
         let mut values = Values::parse(*argument, Some("type"))?;
         if let Some(name) = values.text("type")? {
             option.machine_type = MachineType::by_name(&name).ok_or_else(|| {
@@ -80,9 +94,6 @@ fn machine_option(arguments: &[Argument<'_>]) -> Result<MachineOption, CliError>
             })?;
         }
         let mut values = values.of_class(&format!("{}-machine", option.machine_type.name));
-        if let Some(accelerators) = values.text("accel")? {
-            accelerator_list(argument, &accelerators)?;
-        }
         for (key, slot) in [
             ("hpet", &mut option.hpet),
             ("mem-merge", &mut option.mem_merge),
@@ -95,9 +106,13 @@ fn machine_option(arguments: &[Argument<'_>]) -> Result<MachineOption, CliError>
         if values.flag("usb")? == Some(true) {
             return Err(argument.error("USB is not available in this version"));
         }
-        for (key, slot) in
-            [("kernel", &mut option.kernel), ("initrd", &mut option.initrd), ("append", &mut option.append)]
-        {
+        for (key, slot) in [
+            ("kernel", &mut option.kernel),
+            ("initrd", &mut option.initrd),
+            ("append", &mut option.append),
+            ("accel", &mut option.accelerators.list),
+            ("kernel-irqchip", &mut option.accelerators.kernel_irqchip),
+        ] {
             if let Some(value) = values.text(key)? {
                 *slot = Some(value);
             }
@@ -105,42 +120,6 @@ fn machine_option(arguments: &[Argument<'_>]) -> Result<MachineOption, CliError>
         values.finish()?;
     }
     Ok(option)
-}
-
-/// `-accel tcg[,thread=multi]`: several are tried in order; the software CPU always works.
-fn accelerators(arguments: &[Argument<'_>]) -> Result<(), CliError> {
-    let mut first_refusal = None;
-    for argument in all(arguments, "accel") {
-        let mut values = Values::parse(*argument, Some("accel"))?;
-        let name = values.required("accel")?;
-        match name.as_str() {
-            "tcg" => {
-                if let Some(thread) = values.text("thread")?
-                    && thread != "multi"
-                {
-                    return Err(argument.error(format!("Invalid 'thread' setting {thread}: only 'multi' is available")));
-                }
-                return values.finish();
-            }
-            _ => first_refusal = first_refusal.or(Some(unavailable(argument, &name))),
-        }
-    }
-    first_refusal.map_or(Ok(()), Err)
-}
-
-/// `-machine accel=kvm:tcg`.
-fn accelerator_list(argument: &Argument<'_>, list: &str) -> Result<(), CliError> {
-    if list.split(':').any(|name| name == "tcg") {
-        return Ok(());
-    }
-    Err(unavailable(argument, list.split(':').next().unwrap_or(list)))
-}
-
-fn unavailable(argument: &Argument<'_>, name: &str) -> CliError {
-    match name {
-        "kvm" => argument.error("KVM is not available in this version; use -accel tcg"),
-        _ => argument.error(format!("invalid accelerator {name}")),
-    }
 }
 
 /// `-smp`: the vCPUs and their topology. What is not given follows from the rest; sockets come last.
@@ -163,7 +142,7 @@ fn smp(arguments: &[Argument<'_>]) -> Result<(u32, Topology), CliError> {
             let name = message.split('\'').nth(1).unwrap_or_default();
             CliError::plain(format!("Parameter 'smp.{name}' is unexpected"))
         }
-        plain @ CliError::Plain(_) => plain,
+        other => other,
     })?;
     complete_topology(cpus, maxcpus, [sockets, dies, cores, threads])
 }

@@ -67,11 +67,17 @@ const MACHINE: Group = Group {
         parameter("mem-merge", CommandLineParameterType::Boolean, Some("enable/disable memory merge support")),
         parameter("dump-guest-core", CommandLineParameterType::Boolean, Some("Include guest memory in a core dump")),
         parameter("hpet", CommandLineParameterType::Boolean, Some("High precision event timer")),
+        parameter(
+            "kernel-irqchip",
+            CommandLineParameterType::String,
+            Some("KVM's interrupt controllers: on, off, split"),
+        ),
         parameter("accel", CommandLineParameterType::String, Some("accelerator list")),
         parameter("type", CommandLineParameterType::String, Some("emulated machine")),
     ],
 };
 const ACCEL: Group = Group { name: "accel", parameters: &[] };
+const ICOUNT: Group = Group { name: "icount", parameters: &[flag("sleep"), flag("align"), text("shift")] };
 const SMP: Group = Group {
     name: "smp-opts",
     parameters: &[
@@ -142,7 +148,22 @@ pub const OPTIONS: &[OptionSpec] = &[
         alias: Some("M"),
         ..grouped("machine", "[type=]name[,prop=value…]", "select the machine (-machine help lists them)", &MACHINE)
     },
-    grouped("accel", "[accel=]tcg[,thread=multi]", "select the accelerator (-accel help lists them)", &ACCEL),
+    grouped(
+        "accel",
+        "[accel=]tcg|kvm[,prop=value…]",
+        "select the accelerator; several are tried in turn (-accel help lists them)\n                \
+         tcg: thread=single|multi, tb-size=MiB, one-insn-per-tb=on|off, x-translator=on|off, x-lockstep=on|off\n                \
+         kvm: kernel-irqchip=on|off|split",
+        &ACCEL,
+    ),
+    option("enable-kvm", None, "run the guest on the host's KVM"),
+    option("singlestep", None, "each translation holds one guest instruction"),
+    grouped(
+        "icount",
+        "[shift=N|auto][,align=on|off][,sleep=on|off]",
+        "guest time goes by instructions: each takes 2^N ns",
+        &ICOUNT,
+    ),
     option("cpu", Some("model[,+feature,-feature,prop=value…]"), "select the CPU (-cpu help lists them)"),
     grouped("smp", "[cpus=]n[,maxcpus=][,sockets=][,dies=][,cores=][,threads=]", "number of vCPUs", &SMP),
     grouped("m", "[size=]megs", "guest memory size, with an optional suffix k, M, G or T", &MEMORY),

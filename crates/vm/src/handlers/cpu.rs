@@ -24,7 +24,7 @@ pub fn register(table: &mut Table) {
         Ok(())
     });
     table.register::<QueryHotpluggableCpus>(|control, _, _| Ok(slots(control.machine())));
-    table.register_snapshot::<QueryCpuDefinitions>(|_, _, _| Ok(definitions()));
+    table.register_snapshot::<QueryCpuDefinitions>(|snapshot, _, _| Ok(definitions(&snapshot.accelerator.host())));
 }
 
 fn properties(slot: &CpuSlot) -> CpuInstanceProperties {
@@ -87,12 +87,12 @@ fn slots(machine: &Machine) -> Vec<HotpluggableCPU> {
     machine.cpu_slots().iter().rev().map(slot).collect()
 }
 
-fn definitions() -> Vec<CpuDefinitionInfo> {
-    let host = Host::software();
+/// All models, with what the accelerator lacks for them.
+fn definitions(host: &Host) -> Vec<CpuDefinitionInfo> {
     CpuModel::list()
         .into_iter()
         .map(|entry| {
-            let model = CpuModel::parse(&entry.name, &host).ok().map(|(model, _)| model);
+            let model = CpuModel::parse(&entry.name, host).ok().map(|(model, _)| model);
             let unavailable = model
                 .as_ref()
                 .map(|model| model.unavailable().iter().map(|feature| feature.name().to_owned()).collect::<Vec<_>>());

@@ -15,8 +15,10 @@ pub fn register(table: &mut Table) {
     table.register_snapshot::<QueryVersion>(|_, _, _| Ok(Snapshot::version()));
     table.register_snapshot::<QueryName>(|snapshot, _, _| Ok(NameInfo { name: snapshot.name.clone() }));
     table.register_snapshot::<QueryUuid>(|snapshot, _, _| Ok(UuidInfo { uuid: uuid_text(&snapshot.uuid) }));
-    // There is no KVM support in this program.
-    table.register_snapshot::<QueryKvm>(|_, _, _| Ok(KvmInfo { enabled: false, present: false }));
+    // The program can use KVM; whether it does is another thing.
+    table.register_snapshot::<QueryKvm>(|snapshot, _, _| {
+        Ok(KvmInfo { enabled: snapshot.accelerator.name() == "kvm", present: true })
+    });
     table.register_snapshot::<QueryTarget>(|_, _, _| Ok(TargetInfo { arch: SysEmuTarget::X86_64 }));
     table.register_snapshot::<QueryMachines>(|_, _, _| Ok(machines()));
     table.register_snapshot::<QueryCommandLineOptions>(|snapshot, _, arguments| {
