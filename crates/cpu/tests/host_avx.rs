@@ -236,7 +236,6 @@ const STATE_INSTRUCTIONS: [&[u8]; 8] = [
 
 fn compare_xsave() {
     let host_has = |name| x86::cpuid::Feature::by_name(name).all(|feature| cpu::model_host().supported.has(feature));
-    // AMD's processors without the second leave out pointers.
     if !host_has("avx") || !std::is_x86_feature_detected!("xsavec") {
         say!("skipped: the host lacks features");
         return;
@@ -244,6 +243,7 @@ fn compare_xsave() {
     let mut bench = common::bench(3, 64);
     let mut native = native::Native::new(64);
     let mut data = Box::new([0; DATA_LEN]);
+    let (mut saved, mut restored) = (0, 0);
     for seed in 1..20_000u64 {
         let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
         random.next();
@@ -265,6 +265,8 @@ fn compare_xsave() {
         let (mut ours, mut our_data) = (before, data.clone());
         interpret(&mut bench, &code, &mut ours, &mut our_data);
         native.run(&code, &mut host, &mut host_data);
+        saved += u32::from(host_data != data);
+        restored += u32::from(host.upper != before.upper);
         // MXCSR_MASK has AMD's misaligned SSE mode.
         for data in [&mut host_data, &mut our_data] {
             data[at as usize + 30] = 0;
@@ -275,6 +277,7 @@ fn compare_xsave() {
         let at = host_data.iter().zip(our_data.iter()).position(|(a, b)| a != b);
         assert_eq!(at, None, "{seed}: {bytes:02x?} rax {rax:#x} rdi {rdi:#x}: memory differs there");
     }
+    assert!(saved > 5_000 && restored > 500, "{saved} saved, {restored} restored");
 }
 
 /// A header that is mostly valid, and an MXCSR that mostly is.
