@@ -23,7 +23,7 @@ impl AcceleratorConfig {
     /// What CPU models may have on it.
     pub fn host(&self) -> Host {
         match self {
-            Self::Software(_) => Host::software(),
+            Self::Software(_) => cpu::model_host(),
             Self::Opened(accelerator) => accelerator.host(),
         }
     }
@@ -99,7 +99,7 @@ impl Accelerator for SoftwareAccelerator {
     }
 
     fn host(&self) -> Host {
-        Host::software()
+        cpu::model_host()
     }
 
     fn interrupts(&self) -> Interrupts {
