@@ -3,4 +3,7 @@
 
 mod access;
 mod interrupts;
+mod memory_map;
+mod modes;
+mod registers;
 mod support;

@@ -4,7 +4,7 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use accel::{Accelerator, CpuSignals, InterruptSource, MachineSpaces, Signal, Vcpu, VcpuConfig, VcpuExit};
+use accel::{Accelerator, CpuSignals, InterruptSource, IoApicEnd, MachineSpaces, Signal, Vcpu, VcpuConfig, VcpuExit};
 use clock::Clock;
 use kvm::{IrqchipMode, Kvm, KvmAccelerator, KvmError, KvmOptions};
 use memory::{AccessSize, AddressSpace, Backing, GuestAddress, Io, RamBlock, SpaceKind};
@@ -165,9 +165,18 @@ impl Machine {
     }
 
     pub fn with_interrupts(test: &str, irqchip: IrqchipMode, interrupts: InterruptSource, code: &[u8]) -> Option<Self> {
-        let accelerator = open(test, irqchip)?;
+        Some(Self::of(open(test, irqchip)?, interrupts, None, code))
+    }
+
+    /// A machine on an accelerator that nobody has used yet.
+    pub fn of(
+        accelerator: KvmAccelerator,
+        interrupts: InterruptSource,
+        end_of_interrupt: Option<IoApicEnd>,
+        code: &[u8],
+    ) -> Self {
         let spaces = Spaces::new();
-        let attached = MachineSpaces { memory: Arc::clone(&spaces.memory), end_of_interrupt: None };
+        let attached = MachineSpaces { memory: Arc::clone(&spaces.memory), end_of_interrupt };
         accelerator.attach(&attached).expect("memory");
         let config = vcpu_config(&spaces, 0, interrupts, &accelerator.host());
         let signals = Arc::clone(&config.signals);
@@ -178,7 +187,7 @@ impl Machine {
         let mut machine = Self { accelerator, memory, ports, ram, signals, test_ports, device, vcpu };
         machine.load(CODE, code);
         machine.start_at(CODE as u16);
-        Some(machine)
+        machine
     }
 
     pub fn load(&self, address: u64, bytes: &[u8]) {
