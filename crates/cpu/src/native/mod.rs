@@ -46,6 +46,9 @@ pub(crate) struct Frame {
     pub host_mxcsr: u32,
 }
 
+/// How a stub is called: with a frame that it alone may use meanwhile.
+type Entry = unsafe extern "sysv64" fn(*mut Frame);
+
 /// The MXCSR that the host's calling convention wants.
 const HOST_MXCSR: u32 = 0x1f80;
 
@@ -69,7 +72,7 @@ pub(crate) enum Output {
 /// An instruction of the host, ready to be called.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Stub {
-    run: extern "sysv64" fn(*mut Frame),
+    run: Entry,
     /// The instruction.
     pub code: Code,
     /// What it writes.
@@ -89,7 +92,8 @@ impl Stub {
         debug_assert_eq!(frame.mxcsr & HOST_MXCSR, HOST_MXCSR);
         frame.mxcsr |= HOST_MXCSR;
         frame.host_mxcsr = HOST_MXCSR;
-        (self.run)(frame);
+        // SAFETY: the stub's code lives as long as the process, and the frame is exclusively borrowed and complete.
+        unsafe { (self.run)(frame) };
     }
 }
 
@@ -159,7 +163,7 @@ impl Table {
         // SAFETY: the executable view at `address` has just received a complete function of this convention: it keeps
         // what callees must keep, touches nothing but its frame, and can't fault, since the host has the instruction and
         // all its exceptions are masked. The memory belongs to a static and these bytes are never written again.
-        let run = unsafe { std::mem::transmute::<u64, extern "sysv64" fn(*mut Frame)>(address) };
+        let run = unsafe { std::mem::transmute::<u64, Entry>(address) };
         let Plan { result, memory, general, to_half, .. } = plan;
         let stub = Stub { run, code: instruction.code(), result, memory, general, to_half };
         // Kept for the life of the process, as its code is.
@@ -185,7 +189,11 @@ fn host_has(feature: F) -> bool {
 /// Leaves out of `supported` what this host can't execute for a guest. AVX brings the VEX forms of AES and PCLMULQDQ,
 /// which guests have by themselves, so a host must have them all.
 pub(crate) fn adapt(supported: &mut FeatureSet) {
-    let avx = TABLE.is_some() && [F::AVX, F::AES, F::PCLMULQDQ].into_iter().all(host_has);
+    restrict(supported, |feature| TABLE.is_some() && host_has(feature));
+}
+
+fn restrict(supported: &mut FeatureSet, has: impl Fn(F) -> bool) {
+    let avx = [F::AVX, F::AES, F::PCLMULQDQ].into_iter().all(&has);
     let needs = [
         (Feature::Avx, F::AVX),
         (Feature::Avx2, F::AVX2),
@@ -195,8 +203,40 @@ pub(crate) fn adapt(supported: &mut FeatureSet) {
         (Feature::Vpclmulqdq, F::VPCLMULQDQ),
     ];
     for (feature, host) in needs {
-        if !avx || !host_has(host) {
+        if !avx || !has(host) {
             supported.remove(feature);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn features_that_the_host_lacks_are_not_offered() {
+        let all = FeatureSet::software_cpu();
+        let removed = |lacking: &[F]| {
+            let mut set = all.clone();
+            restrict(&mut set, |feature| !lacking.contains(&feature));
+            all.difference(&set)
+        };
+        let parse = |names| FeatureSet::parse(names).expect("names");
+        assert_eq!(removed(&[]), parse(""));
+        assert_eq!(removed(&[F::FMA]), parse("fma"));
+        assert_eq!(removed(&[F::AVX2, F::VAES]), parse("avx2 vaes"));
+        // Without AES there would be no VEX form of AESENC either, which AVX and AES promise.
+        assert_eq!(removed(&[F::AES]), parse("avx avx2 fma f16c vaes vpclmulqdq"));
+    }
+
+    #[test]
+    fn instructions_that_differ_in_registers_only_share_a_stub() {
+        if !host_has(F::AVX) {
+            return;
+        }
+        let on = |a, b, c| Instruction::with3(Code::VEX_Vaddps_ymm_ymm_ymmm256, a, b, c).expect("an instruction");
+        let first = stub(&on(Register::YMM1, Register::YMM2, Register::YMM3)).expect("a stub");
+        let second = stub(&on(Register::YMM9, Register::YMM9, Register::YMM15)).expect("a stub");
+        assert!(std::ptr::eq(first, second));
     }
 }

@@ -4,6 +4,8 @@
 //! Order of checks (SDM vol. 2, tables 2-18 ff.): #UD (CR4.OSXSAVE, XCR0), #NM (CR0.TS), then the memory operand, which
 //! needs no alignment except with the aligned moves, then SIMD floating-point exceptions. A result of 128 bits clears
 //! the upper half of its register.
+//!
+//! Under RFLAGS.AC operands of 16 and 32 bytes are not checked; the SDM leaves that to the processor (vol. 2, MOVUPS).
 
 use super::address::{
     check_aligned_to, linear_at, linear_offset, load_at, load_sized, load_u128, offset, stack_fault, store_in,
