@@ -16,6 +16,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 
 use accel::Signal;
+use accel::TranslatorStats;
 use memory::{PAGE_SIZE, RamBlock};
 use x86::regs::SegmentRegister;
 
@@ -200,6 +201,14 @@ impl BlockCache {
     pub fn clear(&mut self) {
         if let Some(inner) = &mut self.0 {
             inner.clear();
+        }
+    }
+
+    /// What the translator tells of itself; `None` when it is off or nothing was hot yet.
+    pub(crate) fn translator_stats(&self) -> Option<TranslatorStats> {
+        match &self.0.as_ref()?.jit {
+            Translator::On(jit) => Some(jit.statistics()),
+            Translator::NotYet | Translator::Off => None,
         }
     }
 }

@@ -47,7 +47,7 @@ mod task;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use accel::{CpuSignals, LocalApic, Vcpu, VcpuExit, VcpuReset};
+use accel::{CpuSignals, LocalApic, TranslatorStats, Vcpu, VcpuExit, VcpuReset};
 use clock::{Clock, InstructionCounter};
 use memory::{AddressSpace, GuestAddress};
 use x86::cpuid::CpuidTable;
@@ -163,5 +163,9 @@ impl Vcpu for SoftCpu {
     fn translate(&mut self, linear: u64) -> Option<GuestAddress> {
         self.cpu.sync_map();
         self.cpu.walk_quietly(linear).map(GuestAddress)
+    }
+
+    fn translator_stats(&self) -> Option<TranslatorStats> {
+        self.cpu.blocks.translator_stats()
     }
 }
