@@ -92,6 +92,18 @@ pub struct TargetInfo {
 #[command(name = "query-target", returns = TargetInfo)]
 pub struct QueryTarget;
 
+/// Text for people, whose form is not fixed.
+#[derive(Debug, Clone, PartialEq, Eq, QapiType)]
+pub struct HumanReadableText {
+    /// The text.
+    pub human_readable_text: String,
+}
+
+/// Returns statistics of the software CPU's translator.
+#[derive(Debug, Clone, PartialEq, Command)]
+#[command(name = "x-query-jit", returns = HumanReadableText, unstable)]
+pub struct XQueryJit;
+
 /// A machine type.
 #[derive(Debug, Clone, PartialEq, Eq, QapiType)]
 pub struct MachineInfo {

@@ -2,6 +2,7 @@
 
 mod cpu;
 mod fd;
+mod jit;
 mod machine;
 mod memory;
 mod run_state;
@@ -21,6 +22,7 @@ pub fn table() -> Table {
     run_state::register(&mut table);
     machine::register(&mut table);
     cpu::register(&mut table);
+    jit::register(&mut table);
     memory::register(&mut table);
     fd::register(&mut table);
     table.declare_event::<events::Stop>();

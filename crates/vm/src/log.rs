@@ -23,6 +23,8 @@ pub enum LogItem {
     Cpu,
     /// Registers at each CPU reset.
     CpuReset,
+    /// Every block is entered on its own. That is so whenever blocks are written down.
+    NoChain,
 }
 
 /// Name, item, help.
@@ -31,6 +33,7 @@ const ITEMS: &[(&str, LogItem, &str)] = &[
     ("int", LogItem::Interrupts, "show interrupts and exceptions"),
     ("exec", LogItem::Exec, "show each block that is entered"),
     ("cpu", LogItem::Cpu, "show registers at each block that is entered"),
+    ("nochain", LogItem::NoChain, "accepted: exec and cpu always show every block"),
     ("cpu_reset", LogItem::CpuReset, "show registers at each CPU reset"),
 ];
 
@@ -180,7 +183,7 @@ impl LogConfig {
 
     /// Whether an item needs to follow the vCPUs' execution.
     pub fn follows_cpu(&self) -> bool {
-        self.items.iter().any(|item| *item != LogItem::CpuReset)
+        self.items.iter().any(|item| !matches!(item, LogItem::CpuReset | LogItem::NoChain))
     }
 
     /// Opens the log and switches the events on.
@@ -217,10 +220,12 @@ static LOG_FILE: OnceLock<Mutex<File>> = OnceLock::new();
 
 /// Writes to the log.
 pub fn write(arguments: Arguments<'_>) {
+    // In one piece: a file takes each write as a system call.
+    let text = std::fmt::format(arguments);
     // Nobody could be told about a log that can't be written.
     let _ = match LOG_FILE.get() {
-        Some(file) => file.lock().unwrap_or_else(PoisonError::into_inner).write_fmt(arguments),
-        None => io::stderr().write_fmt(arguments),
+        Some(file) => file.lock().unwrap_or_else(PoisonError::into_inner).write_all(text.as_bytes()),
+        None => io::stderr().write_all(text.as_bytes()),
     };
 }
 
@@ -271,7 +276,7 @@ pub fn items_help() -> String {
     for (name, _, help) in ITEMS {
         text.push_str(&format!("{name:<15} {help}\n"));
     }
-    text.push_str("trace:PATTERN   enable trace events\n");
+    text.push_str("trace:PATTERN   enable trace events (-d trace:help lists them)\n");
     text
 }
 
@@ -293,6 +298,9 @@ mod tests {
         assert_eq!(config.events, ["qemu_system_shutdown_request", "qemu_system_powerdown_request", "runstate_set"]);
         assert!(config.has(LogItem::Interrupts) && !config.has(LogItem::Cpu));
         assert!(config.add_items("nope").is_err());
+        let mut quiet = LogConfig::default();
+        quiet.add_items("cpu_reset,nochain").expect("items");
+        assert!(!quiet.follows_cpu() && config.follows_cpu());
         assert!(config.add_trace(Some("nope*"), None, None).is_err());
     }
 }

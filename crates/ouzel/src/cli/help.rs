@@ -7,7 +7,7 @@ use x86::model::CpuModel;
 
 use super::CliError;
 use super::accelerators::NAMES;
-use super::arguments::{Argument, given, last};
+use super::arguments::{Argument, all, given, last};
 use super::devices::{self, DRIVERS};
 use super::options::OPTIONS;
 
@@ -39,7 +39,7 @@ pub fn requested(arguments: &[Argument<'_>]) -> Result<Option<String>, CliError>
     if asks("d") {
         return Ok(Some(vm::log::items_help()));
     }
-    if asks("trace") {
+    if asks("trace") || all(arguments, "d").any(|argument| argument.value == "trace:help") {
         return Ok(Some(vm::log::trace_help()));
     }
     let devices = arguments.iter().filter(|argument| argument.option.name == "device");
