@@ -52,6 +52,12 @@ pub struct CpuSignals {
     kick: OnceLock<Kick>,
 }
 
+impl memory::CodeListener for CpuSignals {
+    fn code_modified(&self) {
+        self.raise(Signal::CODE);
+    }
+}
+
 impl CpuSignals {
     /// The raised signals; polled by the CPU at block entry.
     #[inline]

@@ -80,8 +80,7 @@ const LONGEST_BLOCK: usize = 48;
 const CAPACITY: usize = 1 << 20;
 const JUMPS: usize = 1 << 12;
 const NO_PAGE: u32 = u32::MAX;
-/// A block that was interpreted this often is translated.
-const HOT: u16 = 16;
+/// In [`Block::heat`]: can't be translated.
 const NEVER: u16 = u16::MAX;
 /// Limits of a translated region.
 const REGION_BLOCKS: usize = 48;
@@ -150,7 +149,7 @@ struct Block {
     /// The page that the last instruction reaches into, or [`NO_PAGE`].
     second: u32,
     second_generation: u32,
-    /// How often it was interpreted, up to [`HOT`]; [`NEVER`] if it can't be translated.
+    /// How often it was interpreted, up to [`TranslatorConfig::hot_after`](crate::TranslatorConfig); [`NEVER`] if it can't be translated.
     heat: u16,
     /// The translation that was used last.
     region: u32,
@@ -398,23 +397,33 @@ impl Cpu {
             if block.heat != NEVER
                 && let Some(outcome) = self.run_translated(cache, index, linear)
             {
+                if self.code_modified {
+                    self.modified(cache);
+                }
                 match outcome {
                     Outcome::Fault(fault) => return BlockExit::Fault(fault),
-                    Outcome::Next if self.code_modified => cache.rescan(),
-                    Outcome::Next => {}
+                    Outcome::Next => continue,
                 }
-                continue;
             }
             let Some(ops) = cache.ops.get(first..first + usize::from(block.ops)) else { continue };
             // The op that falls through to the next block has no length: it is no instruction.
             self.count(ops.len() - usize::from(ops.last().is_some_and(|last| last.len == 0)));
-            if let Err(fault) = self.exec_ops(ops) {
+            let done = self.exec_ops(ops);
+            if self.code_modified {
+                self.modified(cache);
+            }
+            if let Err(fault) = done {
                 return BlockExit::Fault(fault);
             }
-            if self.code_modified {
-                cache.rescan();
-            }
         }
+    }
+
+    /// This vCPU has modified code.
+    #[cold]
+    fn modified(&mut self, cache: &mut Inner) {
+        self.code_modified = false;
+        cache.rescan();
+        memory::notify(Some(&self.listener));
     }
 
     /// Runs the translation of a block, if there is one or it is hot enough to make one.
@@ -431,7 +440,7 @@ impl Cpu {
             block.region = region;
             return Some(jit.run(self, region));
         }
-        if block.heat < HOT {
+        if block.heat < self.translator.hot_after {
             block.heat += 1;
             return None;
         }
@@ -609,7 +618,7 @@ impl Cpu {
             // What counts is what is there after the marks: a change in between means starting over.
             let mut check = vec![0; len];
             source.ram.read(at, &mut check);
-            if check == draft.bytes {
+            if check == draft.bytes && watches(&source.ram, at, len) {
                 let block = Block {
                     first: 0,
                     ops: 0,
@@ -657,7 +666,11 @@ impl Cpu {
             let (first_generation, second_generation) = (generation(key.page), generation(second_index));
             let mut check = [0; LONGEST];
             read(&mut check);
-            if check[..len] == bytes[..len] {
+            let tail = len.saturating_sub(head).max(1);
+            if check[..len] == bytes[..len]
+                && watches(&source.ram, at, head.min(len))
+                && watches(&second.ram, second.offset, tail)
+            {
                 let mut ops = vec![op];
                 if flow != Flow::Jumps {
                     ops.push(lower::fall_through(len as u16));
@@ -759,6 +772,11 @@ fn trace_entry(cache: &mut Inner, linear: u64, gpr: &[u64; 16]) {
     if let Some(trace) = &mut cache.trace {
         trace.entered(linear, gpr);
     }
+}
+
+/// Whether lines still are marked as holding code.
+fn watches(ram: &RamBlock, at: usize, len: usize) -> bool {
+    ram.page_code(at).is_none_or(|page| page.watches(at % PAGE_SIZE, len))
 }
 
 /// Marks lines as holding code and orders the reads that follow after the stores of all threads that did not see it.

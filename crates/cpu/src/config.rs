@@ -11,10 +11,12 @@ pub struct TranslatorConfig {
     pub one_insn_per_tb: bool,
     /// Each translation runs on both tiers, which must agree.
     pub lockstep: bool,
+    /// How often a block is interpreted before it is translated.
+    pub hot_after: u16,
 }
 
 impl Default for TranslatorConfig {
     fn default() -> Self {
-        Self { enabled: true, code_bytes: 0, one_insn_per_tb: false, lockstep: false }
+        Self { enabled: true, code_bytes: 0, one_insn_per_tb: false, lockstep: false, hot_after: 16 }
     }
 }

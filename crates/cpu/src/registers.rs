@@ -25,6 +25,8 @@ fn reset_segment(selector: u16, base: u64, attributes: u16) -> Segment {
 impl Cpu {
     pub(crate) fn new(config: CpuConfig) -> Self {
         let features = Arc::new(Features::new(config.features));
+        let listener: Arc<dyn memory::CodeListener> = Arc::<accel::CpuSignals>::clone(&config.signals);
+        memory::listen(&listener);
         let mut cpu = Self {
             gpr: [0; 16],
             rip: 0,
@@ -75,6 +77,7 @@ impl Cpu {
             clock: config.clock,
             tsc_khz: config.tsc_khz,
             microcode_revision: config.microcode_revision,
+            listener,
             signals: config.signals,
             apic: config.apic,
             a20: config.a20,

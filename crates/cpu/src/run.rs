@@ -119,7 +119,7 @@ impl Cpu {
 
     /// The signals that have to be looked at before the next block. One instruction at a time needs none: the loop
     /// looks after each.
-    fn wanted_signals(&self) -> u32 {
+    pub(crate) fn wanted_signals(&self) -> u32 {
         if self.one_instruction {
             return 0;
         }

@@ -292,6 +292,8 @@ pub struct Cpu {
     pub(crate) microcode_revision: u64,
     /// Requests from outside.
     pub signals: Arc<CpuSignals>,
+    /// The same, as what learns of modified code.
+    pub(crate) listener: Arc<dyn memory::CodeListener>,
     /// The local APIC.
     pub apic: Arc<dyn LocalApic>,
     pub(crate) a20: Arc<AtomicBool>,

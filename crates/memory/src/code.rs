@@ -1,13 +1,47 @@
 //! Which pages of a RAM block hold guest code that some vCPU has decoded, and how often it was written to.
 //!
 //! A vCPU that decodes instructions from a page first calls [`PageCode::watch`] for the 64-byte lines that it will
-//! read, then [`PageCode::generation`], and only then reads the bytes. A store to a watched line raises the
-//! generation; decoded code is valid only while the generation of its page is the one it was decoded under.
+//! read, then [`PageCode::generation`], then reads the bytes, and last makes sure with [`PageCode::watches`] that the
+//! lines still are watched. A store to a watched line takes all marks of the page away and raises the generation;
+//! decoded code is valid only while the generation of its page is the one it was decoded under.
+//!
+//! A vCPU that runs translated code looks at generations only now and then. It registers as a [`CodeListener`] and is
+//! told when code was hit.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, Weak};
+
+/// Who wants to know that code was modified.
+pub trait CodeListener: Send + Sync {
+    /// A store hit watched code somewhere.
+    fn code_modified(&self);
+}
+
+static LISTENERS: RwLock<Vec<Weak<dyn CodeListener>>> = RwLock::new(Vec::new());
+
+/// Tells `listener`, while it lives, of all modified code in the process.
+pub fn listen(listener: &Arc<dyn CodeListener>) {
+    let mut listeners = LISTENERS.write().unwrap_or_else(PoisonError::into_inner);
+    listeners.retain(|known| known.strong_count() != 0);
+    listeners.push(Arc::downgrade(listener));
+}
+
+/// Tells all listeners but `own` that code was modified.
+#[cold]
+pub fn notify(own: Option<&Arc<dyn CodeListener>>) {
+    for listener in LISTENERS.read().unwrap_or_else(PoisonError::into_inner).iter() {
+        if let Some(listener) = listener.upgrade()
+            && own.is_none_or(|own| !std::ptr::addr_eq(Arc::as_ptr(own), Arc::as_ptr(&listener)))
+        {
+            listener.code_modified();
+        }
+    }
+}
 
 /// The code tracking of one 4 KiB page.
+/// The marks come first: translated code reads them.
 #[derive(Debug, Default)]
+#[repr(C)]
 pub struct PageCode {
     /// One bit for each 64-byte line of the page that holds decoded code.
     lines: AtomicU64,
@@ -49,14 +83,23 @@ impl PageCode {
         self.lines.load(Ordering::Relaxed) != 0
     }
 
-    /// Notes a store of `len` bytes at `offset`. Returns `true` when it hit watched code.
+    /// Whether all lines of `len` bytes at `offset` are watched.
+    pub fn watches(&self, offset: usize, len: usize) -> bool {
+        let mask = line_mask(offset, len);
+        self.lines.load(Ordering::SeqCst) & mask == mask
+    }
+
+    /// Notes a store of `len` bytes at `offset`. Returns `true` when it hit watched code; the caller then calls
+    /// [`notify`].
     #[inline]
     pub fn note_store(&self, offset: usize, len: usize) -> bool {
         let lines = self.lines.load(Ordering::Relaxed);
         if lines == 0 || lines & line_mask(offset, len) == 0 {
             return false;
         }
-        self.generation.fetch_add(1, Ordering::AcqRel);
+        // The marks go first: whoever sets one in between finds the old generation.
+        self.lines.swap(0, Ordering::SeqCst);
+        self.generation.fetch_add(1, Ordering::SeqCst);
         true
     }
 }
@@ -79,10 +122,13 @@ mod tests {
     fn store_that_ends_in_watched_line_raises_generation() {
         let page = PageCode::default();
         page.watch(4090, 6);
+        assert!(page.watches(4090, 6));
         assert!(page.note_store(4030, 3));
-        assert!(page.note_store(4095, 1));
+        assert!(!page.watches(4090, 6));
+        assert!(!page.note_store(4095, 1));
+        page.watch(4090, 6);
         assert!(page.note_store(0, 4096));
-        assert_eq!(page.generation(), 3);
+        assert_eq!(page.generation(), 2);
         assert!(!page.note_store(0, 0));
     }
 }

@@ -172,6 +172,9 @@ impl RamBlock {
             }
             at = stop;
         }
+        if hit {
+            crate::code::notify(None);
+        }
         hit
     }
 

@@ -63,6 +63,7 @@ pub(super) struct Context {
     /// What a slow load returns.
     pub value: u64,
     pub scratch: u64,
+    pub saved_rax: u64,
     /// The tracking of the page that a store has met.
     pub watched: u64,
     pub cpu: u64,
@@ -81,6 +82,8 @@ pub(super) struct Context {
     pub data: u32,
     pub signal_mask: u32,
     pub host_mxcsr: u32,
+    /// Where deferred flags of each kind are made into bits.
+    pub flag_makers: [u64; super::flags::NUMBERS],
     pub jumps: [JumpEntry; JUMPS],
 }
 
@@ -134,6 +137,8 @@ pub(super) struct Stubs {
     pub slow: u64,
     /// A subroutine that brings the guest's vectors into the host's registers.
     pub load_vectors: u64,
+    /// A subroutine that makes bits of the deferred flags.
+    pub bits: u64,
 }
 
 fn gpr(n: u8) -> i32 {
@@ -208,7 +213,7 @@ fn load_vectors(asm: &mut Asm, context: u32, wide: bool) {
 const SAVED: [u8; 6] = [3, 5, 12, 13, 14, 15];
 
 /// Makes the common stubs for code at `base`; `wide`: the guest has AVX.
-pub(super) fn stubs(context: &LowBox<Context>, base: u64, wide: bool) -> Option<(Vec<u8>, Stubs)> {
+pub(super) fn stubs(context: &mut LowBox<Context>, base: u64, wide: bool) -> Option<(Vec<u8>, Stubs)> {
     let at = context.address();
     let mut asm = Asm::new(base);
     let mut stubs = Stubs { enter: base, ..Stubs::default() };
@@ -254,5 +259,7 @@ pub(super) fn stubs(context: &LowBox<Context>, base: u64, wide: bool) -> Option<
     asm.load(8, S1, field!(at, cpu));
     load_vectors(&mut asm, at, wide);
     asm.ret();
+
+    (stubs.bits, context.flag_makers) = super::flags::bits_subroutine(&mut asm, at, base);
     Some((asm.finish()?, stubs))
 }

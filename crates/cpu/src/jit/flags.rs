@@ -47,6 +47,75 @@ impl Kind {
     }
 }
 
+/// How many numbers [`number`] gives at most.
+pub(super) const NUMBERS: usize = 64;
+
+/// What `Context::flag_kind` holds for a kind and a size in bytes.
+pub(super) fn number(kind: Kind, size: u8) -> u32 {
+    (kind as u32) << 2 | u32::from(size).trailing_zeros() & 3
+}
+
+/// Makes the subroutine that turns deferred flags into bits (CF from its own place): dispatches over
+/// `Context::flag_makers`, whose addresses it returns. Changes S0 and the host's flags.
+pub(super) fn bits_subroutine(asm: &mut Asm, context: u32, base: u64) -> (u64, [u64; NUMBERS]) {
+    let start = base + u64::from(asm.here());
+    asm.load(4, S0, field!(context, flag_kind));
+    if let Mem::Abs(makers) = field!(context, flag_makers) {
+        asm.jmp_mem(Mem::Scaled(S0, 3, makers as i32));
+    }
+    let mut makers = [0; NUMBERS];
+    let kinds = [Kind::Bits, Kind::Add, Kind::Sub, Kind::Cmp, Kind::Logic, Kind::Inc, Kind::Dec, Kind::Neg];
+    for kind in kinds {
+        for size in [1u8, 2, 4, 8] {
+            if let Some(maker) = makers.get_mut(number(kind, size) as usize) {
+                *maker = base + u64::from(asm.here());
+            }
+            if kind == Kind::Bits {
+                asm.ret();
+                continue;
+            }
+            let b = field!(context, flag_b);
+            asm.store(8, field!(context, saved_rax), 0);
+            asm.load(8, 0, field!(context, flag_a));
+            match kind {
+                Kind::Add => {
+                    asm.alu_mem(size, Alu::Sub, 0, b);
+                    asm.alu_mem(size, Alu::Add, 0, b);
+                }
+                Kind::Sub => {
+                    asm.alu_mem(size, Alu::Add, 0, b);
+                    asm.alu_mem(size, Alu::Cmp, 0, b);
+                }
+                Kind::Cmp => asm.alu_mem(size, Alu::Cmp, 0, b),
+                Kind::Logic => asm.test(size, 0, 0),
+                Kind::Inc => {
+                    asm.dec(size, 0);
+                    asm.inc(size, 0);
+                }
+                Kind::Dec => {
+                    asm.inc(size, 0);
+                    asm.dec(size, 0);
+                }
+                Kind::Neg => {
+                    asm.neg(size, 0);
+                    asm.neg(size, 0);
+                }
+                Kind::Bits => {}
+            }
+            asm.lahf();
+            asm.setcc(cc::O, 0);
+            asm.alu_imm(4, Alu::And, 0, 0xfeff);
+            asm.load_zx(1, S0, field!(context, flag_cf));
+            asm.shl(4, S0, 8);
+            asm.alu(4, Alu::Add, 0, S0);
+            asm.store(2, field!(context, flag_bits), 0);
+            asm.load(8, 0, field!(context, saved_rax));
+            asm.ret();
+        }
+    }
+    (start, makers)
+}
+
 /// Where an operand of a recipe is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Operand {
@@ -335,7 +404,7 @@ impl State {
                 }
                 Self::store_operand(asm, context, recipe.a, Operand::SlotA, field!(context, flag_a));
                 Self::store_operand(asm, context, recipe.b, Operand::SlotB, field!(context, flag_b));
-                recipe.kind as u32 | u32::from(recipe.size) << 8
+                number(recipe.kind, recipe.size)
             }
             Main::Host | Main::Bits => {
                 if self.carry == Carry::Same {
@@ -350,7 +419,7 @@ impl State {
                 if self.main == Main::Host {
                     Self::save_bits(asm, context);
                 }
-                Kind::Bits as u32
+                number(Kind::Bits, 1)
             }
         };
         asm.store_imm(4, field!(context, flag_kind), kind as i32);
@@ -403,8 +472,8 @@ fn evaluate(flags: &mut LazyFlags, kind: Kind, size: u8, a: u64, b: u64) {
 pub(super) fn resolve(context: &Context, gpr: &[u64; 16], source: Source, flags: &mut LazyFlags) {
     match source.main {
         Main::Memory => {
-            let kind = Kind::from_number(context.flag_kind & 0xff);
-            let size = (context.flag_kind >> 8) as u8;
+            let kind = Kind::from_number(context.flag_kind >> 2);
+            let size = 1 << (context.flag_kind & 3);
             match kind {
                 Kind::Bits => flags.set_ax(u64::from(context.flag_bits)),
                 kind => evaluate(flags, kind, size, context.flag_a, context.flag_b),
@@ -429,7 +498,7 @@ pub(super) fn resolve(context: &Context, gpr: &[u64; 16], source: Source, flags:
 
 /// Defers flags that `flags` has.
 pub(super) fn defer(context: &mut Context, flags: &LazyFlags) {
-    context.flag_kind = Kind::Bits as u32;
+    context.flag_kind = number(Kind::Bits, 1);
     context.flag_bits = flags.to_ax() as u16;
     context.flag_cf = u8::from(flags.cf());
 }

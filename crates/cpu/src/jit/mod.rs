@@ -155,6 +155,10 @@ impl Cpu {
     }
 }
 
+fn epochs(cpu: &Cpu) -> [u32; 2] {
+    [cpu.tlb.epoch(0), cpu.tlb.epoch(u64::MAX)]
+}
+
 /// What a key says to the translator.
 fn mode_of(key: u32, bmi: bool, abm: bool) -> Mode {
     Mode {
@@ -179,7 +183,7 @@ impl Jit {
         context.slow = slow as *const () as u64;
         context.host_mxcsr = 0x1f80;
         let wide = cpu.features.has(x86::cpuid::Feature::Avx) && std::arch::is_x86_feature_detected!("avx");
-        let (stub_code, stubs) = context::stubs(&context, code.address(0), wide)
+        let (stub_code, stubs) = context::stubs(&mut context, code.address(0), wide)
             .ok_or_else(|| io::Error::other("the stubs of the translator have an open label"))?;
         if !code.write(0, &stub_code) {
             return Err(io::Error::other("no room for the stubs of the translator"));
@@ -385,7 +389,7 @@ impl Jit {
         let Some(region) = self.regions.get(index as usize) else { return Outcome::Next };
         let (code, place) = (region.code, region.place);
         self.key = place.key;
-        let epochs = [cpu.tlb.epoch(0), cpu.tlb.epoch(u64::MAX)];
+        let epochs = epochs(cpu);
         let made_for = Some((epochs, place.key, self.salt));
         if self.keyed != made_for {
             self.keyed = made_for;
@@ -457,10 +461,6 @@ impl Jit {
         cpu.rip = rip;
         let next = rip.wrapping_add(u64::from(op.len));
         match action {
-            Action::Bits => {
-                flags::defer(&mut self.context, &cpu.flags);
-                return resume;
-            }
             Action::Note(size) => return self.note(cpu, rip, next, size, resume),
             Action::Load(size) => {
                 return match crate::ops::load_operand(cpu, &op, size) {
@@ -475,13 +475,19 @@ impl Jit {
                     Err(fault) => self.raise(fault),
                 };
             }
-            Action::Execute | Action::ExecuteAndDefer | Action::ExecuteForFlags | Action::String | Action::Jump => {}
+            Action::Execute | Action::ExecuteAndDefer | Action::ExecuteForFlags => {}
+            Action::String | Action::Jump | Action::System | Action::Flags => {}
         }
+        let before = (cpu.system_flags, epochs(cpu));
         if let Err(fault) = (op.run)(cpu, &op) {
             return self.raise(fault);
         }
         let done = match action {
             Action::Jump => return 0,
+            Action::System | Action::Flags => {
+                cpu.rip = next;
+                return self.after_system(cpu, before, action == Action::Flags, resume);
+            }
             Action::String => cpu.rip == next,
             _ => {
                 cpu.rip = next;
@@ -497,6 +503,31 @@ impl Jit {
             Action::ExecuteAndDefer | Action::String => flags::defer(&mut self.context, &cpu.flags),
             _ => {}
         }
+        resume
+    }
+
+    /// After an instruction of the system: goes on unless something changed that translated code depends on.
+    /// `before`: the system's flags and the epochs of fetching; `flags`: the instruction asks for the outer loop
+    /// because it may have changed flags.
+    fn after_system(&mut self, cpu: &mut Cpu, before: (u64, [u32; 2]), flags: bool, resume: u64) -> u64 {
+        use x86::regs::rflags::{DF, IF};
+        let changed = (cpu.system_flags ^ before.0) & !(DF | IF);
+        let asked = cpu.exit_request && !flags;
+        if asked
+            || changed != 0
+            || cpu.code_modified
+            || cpu.shadow != crate::state::Shadow::None
+            || cpu.activity != crate::state::Activity::Running
+            || epochs(cpu) != before.1
+            || cpu.translation_key() != Some(self.key)
+        {
+            return 0;
+        }
+        cpu.exit_request = false;
+        cpu.signal_mask = cpu.wanted_signals();
+        self.context.signal_mask = cpu.signal_mask;
+        (self.context.fs_base, self.context.gs_base) = (cpu.seg_base[4], cpu.seg_base[5]);
+        flags::defer(&mut self.context, &cpu.flags);
         resume
     }
 

@@ -76,8 +76,10 @@ pub(super) enum Action {
     Jump,
     /// Notes a store of this many bytes that is done, and leaves the region if it hit code.
     Note(u8),
-    /// Makes bits of the deferred flags.
-    Bits,
+    /// Executes an instruction that may change how code is run, and leaves the region if it did.
+    System,
+    /// The same, for one that asks for the outer loop because it may change flags of the system.
+    Flags,
 }
 
 /// A place where translated code calls the slow path.
@@ -717,8 +719,14 @@ impl Translator<'_> {
             match item.flow {
                 Flow::Next => self.item(&piece.items, at),
                 Flow::Ends => {
-                    self.leave_for(item.rip);
-                    return None;
+                    if index == 0 && at == 0 {
+                        // The interpreter needs no translation for this.
+                        self.leave_for(item.rip);
+                        return None;
+                    }
+                    let flags = matches!(item.ins.mnemonic(), M::Cli | M::Sti | M::Popf | M::Popfd | M::Popfq);
+                    self.slow(item, if flags { Action::Flags } else { Action::System });
+                    return self.go(item.next());
                 }
                 Flow::Jumps => return self.branch(item),
             }
@@ -747,7 +755,7 @@ impl Translator<'_> {
 
     /// Leaves the region; the interpreter goes on at `rip`.
     fn leave_for(&mut self, rip: u64) {
-        self.useless |= self.pieces.first().is_some_and(|piece| piece.rip == rip);
+        self.useless |= self.pieces.first().is_some_and(|piece| piece.rip == rip) && self.asm.here() < 256;
         self.state.canonicalise(&mut self.asm, self.context);
         self.leave_next(rip);
     }
@@ -831,14 +839,20 @@ impl Translator<'_> {
             _ => Err(Refused),
         };
         if done.is_err() {
-            self.leave_for(item.rip);
+            if self.pieces.first().is_some_and(|piece| piece.rip == item.rip) {
+                self.leave_for(item.rip);
+            } else {
+                self.slow(item, Action::Jump);
+                // The slow path leaves; nothing follows.
+                self.leave_for(item.next());
+            }
         }
         None
     }
 
     fn conditional(&mut self, item: &Item) -> Option<(usize, State)> {
         let wanted = item.ins.rflags_read();
-        self.hold(item, wanted);
+        self.hold(wanted);
         let (target, next) = (item.target(), item.next());
         let inherits = |this: &Self, rip| this.find(rip).is_some_and(|index| !this.canonical[index]);
         if !inherits(self, target) || !inherits(self, next) {
@@ -871,7 +885,7 @@ impl Translator<'_> {
     }
 
     /// Brings the flags in `wanted` (as the decoder counts them) into the host's.
-    fn hold(&mut self, item: &Item, wanted: u32) {
+    fn hold(&mut self, wanted: u32) {
         let wanted = wanted & ARITHMETIC;
         if wanted == 0 {
             return;
@@ -884,19 +898,13 @@ impl Translator<'_> {
         if self.state.hold(&mut self.asm, self.context, wanted & CARRY != 0) {
             return;
         }
-        self.bits(item);
+        self.bits();
         self.state.hold(&mut self.asm, self.context, wanted & CARRY != 0);
     }
 
-    /// Asks the runtime for the bits of deferred flags.
-    fn bits(&mut self, item: &Item) {
-        let resume = self.asm.label();
-        let site = self.site(item, Action::Bits, resume);
-        // S1 comes back from there.
-        self.asm.store(8, field!(self.context, value), S1);
-        self.asm.mov_imm(S0, u64::from(site));
-        self.asm.jmp_to(self.addresses.stubs.slow);
-        self.asm.bind(resume);
+    /// Makes bits of deferred flags. Changes S0.
+    fn bits(&mut self) {
+        self.asm.call_to(self.addresses.stubs.bits);
         self.state = State { main: Main::Bits, carry: Carry::Same, held: Held::None };
     }
 
@@ -1128,7 +1136,7 @@ impl Translator<'_> {
         } else {
             let wanted = self.flags_before(items, at);
             self.keep_operands(items, at, effects.writes);
-            self.hold(item, wanted);
+            self.hold(wanted);
         }
         self.load_assigned(&assigned, effects);
         self.asm.bytes(&code);
@@ -1327,7 +1335,7 @@ impl Translator<'_> {
         self.asm.load_zx(size, S1, Mem::Index(S0, S1, 0, 0));
         self.asm.bind(back);
         self.outs.push(Out::Slow { at: slow, site, resume, back, then: Then::Nothing });
-        self.hold(item, wanted);
+        self.hold(wanted);
         self.load_assigned(&assigned, direct);
         self.asm.bytes(&registers.unwrap_or_default());
         self.store_assigned(&assigned, direct);
@@ -1405,7 +1413,7 @@ impl Translator<'_> {
         };
         let flags = ins.rflags_modified() & ARITHMETIC != 0;
         if sets {
-            self.hold(item, ins.rflags_read());
+            self.hold(ins.rflags_read());
             self.asm.setcc_mem(condition(ins), field!(self.context, scratch));
         }
         if counter {
@@ -1681,7 +1689,7 @@ impl Translator<'_> {
         let (resume, back) = (self.asm.label(), self.asm.label());
         let site = self.site(item, Action::ExecuteForFlags, resume);
         if self.live_after(items, at) != 0 {
-            self.hold(item, ARITHMETIC);
+            self.hold(ARITHMETIC);
         }
         self.asm.bytes(&code);
         self.asm.bind(back);
@@ -1988,7 +1996,7 @@ pub(crate) fn successors_of(piece: &Piece) -> [Option<u64>; 2] {
     let Some(last) = piece.items.last() else { return [Some(piece.rip), None] };
     match last.flow {
         Flow::Next => [Some(last.next()), None],
-        Flow::Ends => [None, None],
+        Flow::Ends => [Some(last.next()), None],
         Flow::Jumps if is_jcc(&last.ins) => [Some(last.next()), Some(last.target())],
         Flow::Jumps if is_direct(&last.ins) && last.ins.mnemonic() == M::Jmp => [Some(last.target()), None],
         Flow::Jumps if repeats_string(&last.ins) => [Some(last.next()), None],

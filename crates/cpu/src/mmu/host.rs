@@ -118,10 +118,11 @@ unsafe impl Send for DataEntry {}
 pub(crate) const DATA_ENTRY_SHIFT: u32 = size_of::<DataEntry>().trailing_zeros();
 
 impl DataEntry {
-    /// The tag that no address of this slot matches: the page of the slot beside it.
+    /// The tag that no address of this slot matches: a page of another slot. Zero wherever that will do, so that fresh
+    /// memory is an empty table.
     #[inline(always)]
     pub(crate) const fn no_tag(slot: usize) -> u64 {
-        (slot as u64 ^ 1) << 12
+        if slot == 0 { 1 << 12 } else { 0 }
     }
 
     /// Lets the entry of `slot` stand for the page at `offset` of `block`, which the caller keeps alive as long as the
@@ -234,15 +235,17 @@ pub(crate) struct Tables {
     pub(crate) epochs: [u32; 2],
 }
 
-// SAFETY: integers and raw pointers; [`Tables::new`] replaces the zero tags before anything looks them up.
+// SAFETY: integers and raw pointers; zero tags are empty but in slot 0, where [`Tables::new`] replaces them.
 unsafe impl codemem::Zeroable for Tables {}
 
 impl Tables {
     pub(crate) fn new() -> codemem::LowBox<Self> {
-        // Too little address space below 2 GiB for a table of 128 KiB is a broken host.
+        // Too little address space below 2 GiB for tables of 1 MiB is a broken host.
         let mut tables: codemem::LowBox<Self> =
             codemem::LowBox::zeroed().unwrap_or_else(|error| panic!("no memory for the tables of a vCPU: {error}"));
-        tables.clear();
+        for table in &mut tables.data {
+            table[0].clear(0);
+        }
         tables
     }
 

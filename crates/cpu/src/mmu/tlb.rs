@@ -1,6 +1,6 @@
 //! The translation look-aside buffer of one vCPU.
 //!
-//! Two levels. The first is what accesses (and translated code) look up inline: direct-mapped tables of 1024 pages, one
+//! Two levels. The first is what accesses (and translated code) look up inline: direct-mapped tables of 8192 pages, one
 //! for each class of access (supervisor, user, supervisor with AC set under SMAP), with host pointers. A log of the
 //! slots that were filled makes dropping them cheap; pages that are global stay when CR3 changes. The second keeps translations (physical page
 //! and rights) under the generation of their PCID or of the global pages; a CR3 write therefore empties only the first
@@ -19,12 +19,12 @@ use codemem::LowBox;
 
 use super::host::{DataEntry, Tables};
 
-/// Entries of one first-level table.
-pub(crate) const SLOTS: usize = 1024;
+/// Entries of one first-level table: enough for 32 MiB.
+pub(crate) const SLOTS: usize = 8192;
 /// Filled slots that are remembered; after more, everything is dropped at once.
-const LOG: usize = 1024;
+const LOG: usize = 8192;
 const FETCH_SLOTS: usize = 512;
-const SECOND_SLOTS: usize = 8192;
+const SECOND_SLOTS: usize = 32768;
 /// Generations of the fetch side fit into the offset bits of a tag; 0 is never one.
 const LAST_GENERATION: u64 = 0xfff;
 
@@ -229,7 +229,7 @@ impl Tlb {
         entry.fill(slot, block, page.offset, linear & !0xfff, writable && !page.read_only);
         let log = if global { &mut self.filled_global } else { &mut self.filled };
         if log.len() <= LOG {
-            log.push((class as u16 & 3) << 10 | slot as u16);
+            log.push((class as u16 & 3) << 13 | slot as u16);
         }
     }
 
@@ -302,7 +302,7 @@ impl Tlb {
 
     fn clear_entry(&mut self, entry: u16) {
         let slot = usize::from(entry) & (SLOTS - 1);
-        self.tables.data[usize::from(entry >> 10) & 3][slot].clear(slot);
+        self.tables.data[usize::from(entry >> 13) & 3][slot].clear(slot);
     }
 
     fn flush_fetch(&mut self) {

@@ -5,6 +5,7 @@
 use super::address::{Addr, Any, load_in, load_linear, stack_fault, store_in, store_linear};
 use super::operand::{get, set};
 use super::{Op, S64, Size, address, flag};
+use crate::cpuid::Vendor;
 use crate::fault::Exec;
 use crate::state::{Cpu, gpr};
 use x86::regs::SegmentRegister;
@@ -71,11 +72,11 @@ pub(super) fn push_any(cpu: &mut Cpu, op: &Op) -> Exec {
     push(cpu, op.size, value)
 }
 
-/// PUSH of a segment register: the upper half of a wide item is not written by current processors with 32 bits, and
-/// zero with 64.
+/// PUSH of a segment register: the upper half of a wide item is zero; with 32 bits it is not written at all by Intel's
+/// processors.
 pub(super) fn push_segment(cpu: &mut Cpu, op: &Op) -> Exec {
     let value = u64::from(cpu.selector(address::segment(op.src)));
-    if op.size != 4 {
+    if op.size != 4 || cpu.features.vendor == Vendor::Amd {
         return push(cpu, op.size, value);
     }
     let at = cpu.gpr[gpr::RSP].wrapping_sub(4) & stack_mask(cpu);

@@ -55,6 +55,11 @@ pub struct Bench {
 
 /// A CPU in 64-bit or compatibility mode (`bits` 64 or 32) at privilege `cpl` with [`CODE`] and [`DATA`] mapped.
 pub fn bench(cpl: u16, bits: u32) -> Bench {
+    bench_with(cpl, bits, TranslatorConfig::default())
+}
+
+/// The same with settings of the translator.
+pub fn bench_with(cpl: u16, bits: u32, translator: TranslatorConfig) -> Bench {
     let ram = Arc::new(RamBlock::new("test", 0x100_0000).expect("RAM"));
     let memory = Arc::new(AddressSpace::new(SpaceKind::Memory));
     let backing = Backing::Ram { block: Arc::clone(&ram), offset: 0, read_only: false };
@@ -84,7 +89,7 @@ pub fn bench(cpl: u16, bits: u32) -> Bench {
         exclusive: Arc::new(ExclusiveLock::default()),
         ferr: None,
         microcode_revision: 0,
-        translator: TranslatorConfig::default(),
+        translator,
         counter: None,
     };
     let mut cpu = SoftCpu::new(config);

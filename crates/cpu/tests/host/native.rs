@@ -22,14 +22,16 @@ pub const READ_ONLY: u64 = DATA + DATA_LEN as u64;
 /// [`State::vector`] of a snippet that did not come to an end.
 pub const TIMEOUT: u8 = 255;
 /// What a snippet that reaches its end is taken to have met: the general protection fault of HLT.
-const END_VECTOR: u8 = 13;
+pub const END_VECTOR: u8 = 13;
 
 /// Linux's selectors of user code and data.
 const LONG_CS: u64 = 0x33;
 const COMPATIBILITY_CS: u64 = 0x23;
 const USER_DS: u64 = 0x2b;
-/// Where 32-bit snippets leave: a page below 4 GiB with a jump.
-const TRAMPOLINE: u64 = 0x1233_0000;
+/// Where snippets leave: a page with a jump to [`leave`]. The guest has no such page.
+pub const TRAMPOLINE: u64 = 0x7b7d_9000;
+/// Length of JMP rel32.
+const JUMP_LEN: usize = 5;
 /// Arithmetic flags and DF.
 const FLAGS: u64 = 0xcd5;
 /// Bytes of an XSAVE image with x87, SSE and AVX.
@@ -72,7 +74,7 @@ pub struct Slot {
     pub len: usize,
     /// The offset of the first instruction in the page.
     pub at: usize,
-    /// Whether a jump back may lie behind the last instruction; otherwise there is HLT.
+    /// Whether a jump to [`TRAMPOLINE`] lies behind the last instruction; otherwise there is HLT.
     pub returns: bool,
     /// Memory after the snippet.
     pub data: [u8; DATA_LEN],
@@ -82,6 +84,21 @@ impl Slot {
     /// The address behind the last instruction.
     pub fn end(&self) -> u64 {
         CODE + (self.at + self.len) as u64
+    }
+
+    /// Puts a jump behind the last instruction, if there is room.
+    pub fn add_return(&mut self) {
+        self.returns = self.len + JUMP_LEN <= CODE_LEN && self.at + self.len + JUMP_LEN <= 4096;
+        if self.returns {
+            let distance = TRAMPOLINE.wrapping_sub(self.end() + JUMP_LEN as u64) as u32;
+            self.code[self.len] = 0xe9;
+            self.code[self.len + 1..self.len + JUMP_LEN].copy_from_slice(&distance.to_le_bytes());
+        }
+    }
+
+    /// Bytes of code with the jump.
+    pub fn whole_len(&self) -> usize {
+        self.len + if self.returns { JUMP_LEN } else { 0 }
     }
 }
 
@@ -323,8 +340,11 @@ impl Child {
             }
             std::ptr::copy_nonoverlapping(read_only_page().as_ptr(), READ_ONLY as *mut u8, 4096);
             libc::mprotect(READ_ONLY as *mut _, 4096, libc::PROT_READ);
-            // jmp [rip+0], and the target.
-            let jump = long_jump();
+            // From 32-bit code: jmp LONG_CS:TRAMPOLINE+8. There: jmp [rip+0], and the target.
+            let mut jump = [0xea, 0, 0, 0, 0, LONG_CS as u8, 0, 0, 0xff, 0x25, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+            jump[1..5].copy_from_slice(&(TRAMPOLINE as u32 + 8).to_le_bytes());
+            jump[14..].copy_from_slice(&(leave as *const () as u64).to_le_bytes());
+            let jump = if bits == 32 { &jump[..] } else { &jump[8..] };
             std::ptr::copy_nonoverlapping(jump.as_ptr(), TRAMPOLINE as *mut u8, jump.len());
             libc::mprotect(TRAMPOLINE as *mut _, 4096, rx);
             std::ptr::write_bytes(alias.cast::<u8>(), 0xf4, 4096);
@@ -345,22 +365,12 @@ impl Child {
 
     /// Runs one snippet.
     unsafe fn run(&mut self, slot: &mut Slot, data: &[u8; DATA_LEN]) {
-        let mut end = [0xf4; 14];
-        if slot.returns && self.bits == 64 {
-            end = long_jump();
-        } else if slot.returns {
-            // jmp LONG_CS:TRAMPOLINE
-            end[0] = 0xea;
-            end[1..5].copy_from_slice(&(TRAMPOLINE as u32).to_le_bytes());
-            end[5..7].copy_from_slice(&(LONG_CS as u16).to_le_bytes());
-        }
         // SAFETY: the mappings have these sizes; `len` and `at` are within the page by the test's own checks. `enter`
         // returns with the registers that the calling convention wants kept.
         unsafe {
             let to = self.code.add(slot.at);
-            std::ptr::copy_nonoverlapping(slot.code.as_ptr(), to, slot.len);
-            let behind = (4096 - slot.at - slot.len).min(end.len());
-            std::ptr::copy_nonoverlapping(end.as_ptr(), to.add(slot.len), behind);
+            let len = slot.whole_len();
+            std::ptr::copy_nonoverlapping(slot.code.as_ptr(), to, len);
             std::ptr::copy_nonoverlapping(data.as_ptr(), DATA as *mut u8, DATA_LEN);
             let world = WORLD.0.get();
             load(&mut *world, &slot.state, self.bits);
@@ -371,16 +381,9 @@ impl Child {
             (&raw mut (*world).running).write_volatile(false);
             store(&*world, &mut slot.state);
             std::ptr::copy_nonoverlapping(DATA as *const u8, slot.data.as_mut_ptr(), DATA_LEN);
-            std::ptr::write_bytes(to, 0xf4, slot.len + behind);
+            std::ptr::write_bytes(to, 0xf4, len);
         }
     }
-}
-
-/// JMP to [`leave`] in 64-bit code.
-fn long_jump() -> [u8; 14] {
-    let mut bytes = [0xff, 0x25, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-    bytes[6..].copy_from_slice(&(leave as *const () as u64).to_le_bytes());
-    bytes
 }
 
 /// Whether the kernel lets processes use WRFSBASE and its relatives.
