@@ -29,6 +29,7 @@ pub fn build() -> Outcome<Guests> {
     let directory = target().join("guest");
     fs::create_dir_all(&directory).map_err(|error| format!("{}: {error}", directory.display()))?;
     bare_metal(&directory)?;
+    stress(&directory)?;
     let kernel = setup::cloud_kernel();
     if let Err(error) = &kernel {
         println!("no Linux guest: {error}");
@@ -53,35 +54,74 @@ pub fn build() -> Outcome<Guests> {
 /// The images that are 32-bit ELF files, as multiboot asks; PVH takes both kinds.
 const ELF32: [&str; 2] = ["multiboot", "smp"];
 
-/// Assembles `guests/*.S` with the C compiler that Rust links with.
-fn bare_metal(directory: &Path) -> Outcome {
-    let sources = root().join("guests");
-    let script = sources.join("guest.ld");
-    for entry in fs::read_dir(&sources).map_err(|error| format!("{}: {error}", sources.display()))? {
-        let source = entry.map_err(|error| error.to_string())?.path();
-        if source.extension().is_none_or(|extension| extension != "S") {
-            continue;
+/// The files of `directory` with this ending, in the order of their names.
+fn sources(directory: &Path, ending: &str) -> Outcome<Vec<PathBuf>> {
+    let failed = |error: io::Error| format!("{}: {error}", directory.display());
+    let mut found = Vec::new();
+    for entry in fs::read_dir(directory).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        if path.extension().is_some_and(|extension| extension == ending) {
+            found.push(path);
         }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// Compiles and links an image with the C compiler that Rust links with.
+fn image(name: &str, directory: &Path, options: &[&str], sources: &[&Path]) -> Outcome {
+    let linker_script = format!("-Wl,-T,{}", root().join("guests/guest.ld").display());
+    let image = directory.join(format!("{name}.elf"));
+    let mut arguments: Vec<String> = [
+        "-nostdlib",
+        "-static",
+        "-no-pie",
+        "-Wl,--build-id=none",
+        "-Wl,-z,noexecstack",
+        "-Wl,--no-warn-rwx-segments",
+        linker_script.as_str(),
+        "-o",
+    ]
+    .map(String::from)
+    .to_vec();
+    arguments.push(image.to_string_lossy().into_owned());
+    arguments.extend(options.iter().map(|option| (*option).to_owned()));
+    arguments.extend(sources.iter().map(|source| source.to_string_lossy().into_owned()));
+    run("cc", &arguments.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
+/// `guests/*.S`.
+fn bare_metal(directory: &Path) -> Outcome {
+    for source in sources(&root().join("guests"), "S")? {
         let name = source.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        let image = directory.join(format!("{name}.elf"));
-        let linker_script = format!("-Wl,-T,{}", script.display());
         let width = if ELF32.contains(&name.as_str()) { "-m32" } else { "-m64" };
-        run(
-            "cc",
-            &[
-                width,
-                "-nostdlib",
-                "-static",
-                "-no-pie",
-                "-Wl,--build-id=none",
-                "-Wl,-z,noexecstack",
-                "-Wl,--no-warn-rwx-segments",
-                &linker_script,
-                "-o",
-                &image.to_string_lossy(),
-                &source.to_string_lossy(),
-            ],
-        )?;
+        image(&name, directory, &[width], &[&source])?;
+    }
+    Ok(())
+}
+
+/// How the stress guests are compiled: no library, no vector registers, nothing below the stack pointer.
+const FREESTANDING: [&str; 11] = [
+    "-m64",
+    "-std=gnu11",
+    "-O2",
+    "-Wall",
+    "-ffreestanding",
+    "-fno-pic",
+    "-fno-stack-protector",
+    "-fcf-protection=none",
+    "-mno-red-zone",
+    "-mgeneral-regs-only",
+    "-fno-strict-aliasing",
+];
+
+/// `guests/stress/*.c`, each with the common part there: `stress-<name>`.
+fn stress(directory: &Path) -> Outcome {
+    let place = root().join("guests/stress");
+    let (entry, common) = (place.join("entry.S"), place.join("stress.c"));
+    for source in sources(&place, "c")?.iter().filter(|source| **source != common) {
+        let name = source.file_stem().unwrap_or_default().to_string_lossy();
+        image(&format!("stress-{name}"), directory, &FREESTANDING, &[&entry, &common, source])?;
     }
     Ok(())
 }

@@ -15,6 +15,7 @@
 
 #![forbid(unsafe_code)]
 
+mod accelerators;
 mod bare_metal;
 mod command_line;
 mod commands;
@@ -24,4 +25,5 @@ mod linux;
 mod protocol;
 mod python;
 mod spec_examples;
+mod stress;
 mod support;
