@@ -10,12 +10,12 @@
 
 #![cfg(all(target_arch = "x86_64", target_os = "linux"))]
 
-#[allow(dead_code, reason = "shared with other tests")]
-mod common;
 #[path = "host/assemble.rs"]
 mod assemble;
 #[path = "host/catalog.rs"]
 mod catalog;
+#[allow(dead_code, reason = "shared with other tests")]
+mod common;
 #[path = "host/flags.rs"]
 mod flags;
 #[path = "host/generate.rs"]
