@@ -283,9 +283,18 @@ impl KvmVcpu {
             Next::Continue | Next::Complete => {}
             Next::Halt => self.activity = Activity::Halted,
             Next::EndOfInterrupt(vector) => self.vm.end_of_interrupt(vector),
+            Next::Return(VcpuExit::InternalError(text)) => return Ok(Some(self.internal_error(text))),
             Next::Return(exit) => return Ok(Some(exit)),
         }
         Ok(None)
+    }
+
+    /// Says where the vCPU stands that can't go on.
+    fn internal_error(&self, text: String) -> VcpuExit {
+        VcpuExit::InternalError(match (self.fd.get_regs(), self.fd.get_sregs()) {
+            (Ok(regs), Ok(sregs)) => format!("{text} at {:04x}:{:016x}", sregs.cs.selector, regs.rip),
+            _ => text,
+        })
     }
 
     /// Tells our local APIC what guest code did to CR8 and IA32_APIC_BASE.

@@ -8,6 +8,7 @@ use accel::{
     PicOutput, Signal, VcpuExit,
 };
 use kvm::IrqchipMode;
+use x86::msr;
 
 use crate::support::{CODE, LIMIT, Machine, Spaces, TEST_PORTS, open, run, vcpu_config};
 
@@ -35,11 +36,17 @@ impl Pending {
 }
 
 /// A local APIC or a PIC that delivers what it was given.
-#[derive(Default)]
 pub struct TestApic {
     pending: Pending,
     priority: Mutex<u8>,
     base: Mutex<u64>,
+}
+
+impl Default for TestApic {
+    fn default() -> Self {
+        let base = Mutex::new(msr::apic_base::DEFAULT | msr::apic_base::ENABLE | msr::apic_base::BSP);
+        Self { pending: Pending::default(), priority: Mutex::default(), base }
+    }
 }
 
 impl LocalApic for TestApic {

@@ -6,4 +6,5 @@ mod interrupts;
 mod memory_map;
 mod modes;
 mod registers;
+mod seabios;
 mod support;
