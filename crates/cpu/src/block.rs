@@ -11,6 +11,8 @@
 //! Decoding races with stores of other threads. So the block's lines are marked as watched *before* the bytes that
 //! count are read, with a barrier on all threads in between when a mark is new.
 
+mod lockstep;
+
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
@@ -39,6 +41,8 @@ pub enum BlockExit {
     Halt,
     /// One instruction is done, as [`Cpu::one_instruction`] asked.
     StepDone,
+    /// Lock-step: the tiers do not agree.
+    Differs,
 }
 
 /// Follows execution, for logs.
@@ -403,6 +407,7 @@ impl Cpu {
                 match outcome {
                     Outcome::Fault(fault) => return BlockExit::Fault(fault),
                     Outcome::Next => continue,
+                    Outcome::Differs => return BlockExit::Differs,
                 }
             }
             let Some(ops) = cache.ops.get(first..first + usize::from(block.ops)) else { continue };
@@ -438,7 +443,11 @@ impl Cpu {
             && let Some(region) = jit.find(block.region, &place)
         {
             block.region = region;
-            return Some(jit.run(self, region));
+            return Some(if self.lockstep.is_none() {
+                jit.run(self, region)
+            } else {
+                self.run_lockstep(cache, region)
+            });
         }
         if block.heat < self.translator.hot_after {
             block.heat += 1;
@@ -451,7 +460,7 @@ impl Cpu {
             return None;
         };
         block.region = region;
-        Some(jit.run(self, region))
+        Some(if self.lockstep.is_none() { jit.run(self, region) } else { self.run_lockstep(cache, region) })
     }
 
     #[cold]
@@ -500,7 +509,7 @@ impl Cpu {
             let Some(block) = known.filter(|block| block.second == NO_PAGE && cache.is_valid(block)) else { continue };
             let mut bytes = vec![0; usize::from(block.bytes)];
             page.ram.read(page.offset + usize::from(offset), &mut bytes);
-            let Some(piece) = jit::piece(self, linear, &bytes) else { continue };
+            let Some(piece) = jit::piece(self, place.key, linear, &bytes) else { continue };
             instructions += piece.items.len();
             // The way that falls through is looked at first.
             for target in jit::successors(&piece).into_iter().rev().flatten() {

@@ -33,6 +33,7 @@ pub mod fuzz;
 mod io;
 #[expect(unsafe_code, reason = "host code that is made at run time")]
 mod jit;
+mod lockstep;
 pub mod mmu;
 pub mod msr;
 #[expect(unsafe_code, reason = "host code that is made at run time")]

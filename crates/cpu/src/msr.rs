@@ -90,7 +90,7 @@ pub mod index {
 
 /// The MSRs' values.
 #[expect(missing_docs, reason = "the names are the registers")]
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Msrs {
     pub star: u64,
     pub lstar: u64,

@@ -27,6 +27,10 @@ impl Cpu {
         let features = Arc::new(Features::new(config.features));
         let listener: Arc<dyn memory::CodeListener> = Arc::<accel::CpuSignals>::clone(&config.signals);
         memory::listen(&listener);
+        let mut translator = config.translator;
+        if translator.lockstep {
+            translator.hot_after = translator.hot_after.min(2);
+        }
         let mut cpu = Self {
             gpr: [0; 16],
             rip: 0,
@@ -83,8 +87,9 @@ impl Cpu {
             a20: config.a20,
             exclusive: config.exclusive,
             ferr: config.ferr,
-            translator: config.translator,
+            translator,
             counter: config.counter,
+            lockstep: config.translator.lockstep.then(crate::lockstep::Lockstep::new),
         };
         cpu.reset(VcpuReset::PowerOn);
         cpu

@@ -27,6 +27,9 @@ impl Cpu {
             if self.between_instructions(pending) {
                 continue;
             }
+            if let Some(report) = self.lockstep.as_mut().and_then(|lockstep| lockstep.report.take()) {
+                return VcpuExit::InternalError(report);
+            }
             match self.activity {
                 Activity::Running if self.count_is_due() => return VcpuExit::Stopped,
                 Activity::Running => self.execute(),
@@ -108,6 +111,8 @@ impl Cpu {
                 }
                 self.deliver(fault);
             }
+            // Its report ends the run.
+            BlockExit::Differs => {}
             BlockExit::StepDone | BlockExit::Halt | BlockExit::Signals => {
                 // No single-step trap follows a load of SS. SYSCALL and SYSRET decide by the TF that they leave.
                 if self.step && self.shadow != Shadow::MovSs {

@@ -302,6 +302,8 @@ pub struct Cpu {
     /// Counts instructions, where guest time goes by them.
     pub(crate) translator: crate::TranslatorConfig,
     pub(crate) counter: Option<Arc<InstructionCounter>>,
+    /// The journal of the lock-step mode.
+    pub(crate) lockstep: Option<Box<crate::lockstep::Lockstep>>,
 }
 
 impl Cpu {

@@ -82,6 +82,9 @@ pub(super) struct Context {
     pub data: u32,
     pub signal_mask: u32,
     pub host_mxcsr: u32,
+    /// Guest instructions that were begun in this piece, and the number after which a poll leaves: for the lock-step mode.
+    pub begun: u64,
+    pub begun_most: u64,
     /// Where deferred flags of each kind are made into bits.
     pub flag_makers: [u64; super::flags::NUMBERS],
     pub jumps: [JumpEntry; JUMPS],

@@ -24,7 +24,7 @@ use std::time::Instant;
 
 use accel::{CpuSignals, TranslatorStats};
 use codemem::{CodeMemory, LowBox};
-use iced_x86::{Decoder, DecoderOptions};
+use iced_x86::Instruction;
 use memory::PageCode;
 
 use self::context::{Context, Leave};
@@ -98,6 +98,8 @@ pub(crate) enum Outcome {
     /// [`Cpu::rip`] is where to go on.
     Next,
     Fault(Fault),
+    /// The interpreter came to something else: see the report.
+    Differs,
 }
 
 /// The translator of one vCPU.
@@ -193,6 +195,7 @@ impl Jit {
             context: context.address(),
             tables: TablesLayout::of(cpu.tlb.tables()),
             pending: std::ptr::from_ref(signals.pending_word()) as u64,
+            counted: config.lockstep,
             stubs,
         };
         let stats = TranslatorStats { code_capacity: code.len() as u64, ..TranslatorStats::default() };
@@ -380,6 +383,23 @@ impl Jit {
         }
     }
 
+    /// For the lock-step mode: translated code shall come back at its first poll after `most` instructions.
+    pub(crate) fn begin_piece(&mut self, most: u64) {
+        (self.context.begun, self.context.begun_most) = (0, most);
+    }
+
+    /// The guest instructions that translated code has begun since then.
+    pub(crate) fn begun(&self) -> u64 {
+        self.context.begun
+    }
+
+    /// A region's code, and where it is.
+    pub(crate) fn code_of(&self, index: u32) -> Option<(u64, Vec<u8>)> {
+        let region = self.regions.get(index as usize)?;
+        let offset = region.code.checked_sub(self.code.address(0))? as usize;
+        Some((region.code, self.code.bytes(offset, region.code_bytes as usize).to_vec()))
+    }
+
     fn key_of(&self, epoch: u32, key: u32, upper: bool) -> u64 {
         mix(mix(u64::from(epoch) << 32 | u64::from(key)) ^ self.salt << 1 ^ u64::from(upper)) >> 1
     }
@@ -564,21 +584,20 @@ extern "sysv64" fn slow(cpu: *mut Cpu, site: u32, context: *mut Context) -> u64 
 }
 
 /// Decodes a block at a linear address; `None` when its bytes are not what the interpreter decoded.
-pub(crate) fn piece(cpu: &Cpu, linear: u64, bytes: &[u8]) -> Option<Piece> {
-    let mut items = Vec::new();
+pub(crate) fn piece(cpu: &Cpu, key: u32, linear: u64, bytes: &[u8]) -> Option<Piece> {
+    let mode = mode_of(key, false, false);
+    let context = cpu.context();
+    let mut items = Vec::with_capacity(bytes.len() / 4 + 1);
     let mut at = 0;
     while at < bytes.len() {
-        let rest = &bytes[at..];
-        let crate::decode::Decoded::Op(op, flow) = crate::decode::decode(&cpu.context(), rest) else { return None };
-        let rip = linear.wrapping_add(at as u64);
-        let amd = cpu.features.vendor == crate::cpuid::Vendor::Amd;
-        let options = if amd { DecoderOptions::AMD } else { DecoderOptions::NONE };
-        let ins = Decoder::with_ip(64, rest, rip, options).decode();
+        let mut ins = Instruction::default();
+        let decoded = crate::decode::decode_to(&context, &bytes[at..], &mut ins);
+        let crate::decode::Decoded::Op(op, flow) = decoded else { return None };
         if ins.len() != usize::from(op.len) && flow != Flow::Jumps {
             return None;
         }
+        items.push(Item::new(ins, op, flow, linear.wrapping_add(at as u64), mode));
         at += usize::from(op.len);
-        items.push(Item { ins, op, flow, rip });
         if flow != Flow::Next {
             break;
         }

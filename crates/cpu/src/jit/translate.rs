@@ -22,14 +22,25 @@ const CARRY: u32 = iced_x86::RflagsBits::CF;
 
 /// One guest instruction.
 pub(crate) struct Item {
+    /// As decoded at address 0.
     pub ins: Instruction,
     pub op: Op,
     pub flow: Flow,
     /// Its address.
     pub rip: u64,
+    /// A vector instruction that the host executes as it is.
+    vector: bool,
+    /// See [`is_site`].
+    site: bool,
 }
 
 impl Item {
+    pub(super) fn new(ins: Instruction, op: Op, flow: Flow, rip: u64, mode: Mode) -> Self {
+        let vector = flow == Flow::Next && is_native_vector(&ins, mode);
+        let site = is_site(&ins, flow, vector);
+        Self { ins, op, flow, rip, vector, site }
+    }
+
     fn next(&self) -> u64 {
         self.rip.wrapping_add(u64::from(self.op.len))
     }
@@ -136,6 +147,8 @@ pub(super) struct Addresses {
     pub tables: TablesLayout,
     /// The word of pending signals.
     pub pending: u64,
+    /// Instructions are counted, and what can't be repeated is the interpreter's: for the lock-step mode.
+    pub counted: bool,
     pub stubs: Stubs,
 }
 
@@ -187,7 +200,7 @@ enum Out {
 enum Then {
     Nothing,
     /// Encoded instructions.
-    Code(Vec<u8>),
+    Code(Encoded),
     /// RFLAGS from the context.
     Flags,
 }
@@ -199,6 +212,19 @@ enum Form {
     Indexed,
     /// `[S0]`; S1 is the index of the entry.
     Pointer,
+}
+
+/// The bytes of one host instruction.
+#[derive(Clone, Copy, Debug, Default)]
+struct Encoded {
+    bytes: [u8; 16],
+    len: u8,
+}
+
+impl Encoded {
+    fn bytes(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.len)]
+    }
 }
 
 /// The instruction can't be translated in the way that was tried.
@@ -318,10 +344,10 @@ fn has_rep(ins: &Instruction) -> bool {
 }
 
 /// The flags that something after `items[at]` may see, out of all six.
-fn live_after(items: &[Item], at: usize, mode: Mode) -> u32 {
+fn live_after(items: &[Item], at: usize) -> u32 {
     let mut left = ARITHMETIC;
     for item in items.get(at + 1..).unwrap_or_default() {
-        if is_site(item, mode) || item.ins.rflags_read() & left != 0 {
+        if item.site || item.ins.rflags_read() & left != 0 {
             return left;
         }
         left &= !surely_set(&item.ins);
@@ -333,15 +359,11 @@ fn live_after(items: &[Item], at: usize, mode: Mode) -> u32 {
 }
 
 /// Whether the guest's state can be seen from outside at this instruction: it may fault, or the interpreter runs it.
-fn is_site(item: &Item, mode: Mode) -> bool {
-    let ins = &item.ins;
-    item.flow != Flow::Next
+fn is_site(ins: &Instruction, flow: Flow, vector: bool) -> bool {
+    flow != Flow::Next
         || (0..ins.op_count()).any(|n| !matches!(ins.op_kind(n), OpKind::Register) && !is_immediate(ins.op_kind(n)))
             && ins.mnemonic() != M::Lea
-        || !(is_plain(ins.mnemonic())
-            || is_idle(ins.mnemonic())
-            || ins.mnemonic() == M::Lea
-            || is_native_vector(ins, mode))
+        || !(is_plain(ins.mnemonic()) || is_idle(ins.mnemonic()) || ins.mnemonic() == M::Lea || vector)
 }
 
 fn is_immediate(kind: OpKind) -> bool {
@@ -631,7 +653,7 @@ fn condition(ins: &Instruction) -> u8 {
 
 impl Translator<'_> {
     fn live_after(&self, items: &[Item], at: usize) -> u32 {
-        live_after(items, at, self.mode)
+        live_after(items, at)
     }
 
     fn find(&self, rip: u64) -> Option<usize> {
@@ -716,6 +738,13 @@ impl Translator<'_> {
         }
         for at in 0..piece.items.len() {
             let item = &piece.items[at];
+            if self.addresses.counted {
+                if !can_repeat(&item.ins) {
+                    self.leave_for(item.rip);
+                    return None;
+                }
+                self.count();
+            }
             match item.flow {
                 Flow::Next => self.item(&piece.items, at),
                 Flow::Ends => {
@@ -736,11 +765,7 @@ impl Translator<'_> {
     }
 
     fn wants_vectors(&self) -> bool {
-        let mode = self.mode;
-        self.pieces
-            .iter()
-            .flat_map(|piece| &piece.items)
-            .any(|item| item.flow == Flow::Next && is_native_vector(&item.ins, mode))
+        self.pieces.iter().flat_map(|piece| &piece.items).any(|item| item.vector)
     }
 
     /// Leaves when a signal is pending. The flags are canonical here.
@@ -750,7 +775,20 @@ impl Translator<'_> {
         self.asm.load(4, S0, Mem::Base(S0, 0));
         self.asm.test_mem(4, field!(self.context, signal_mask), S0);
         self.asm.jcc(cc::NE, at);
+        if self.addresses.counted {
+            self.asm.load(8, S0, field!(self.context, begun));
+            self.asm.alu_mem(8, Alu::Cmp, S0, field!(self.context, begun_most));
+            self.asm.jcc(cc::AE, at);
+        }
         self.outs.push(Out::Poll { at, rip });
+    }
+
+    /// Counts an instruction. Changes S0.
+    fn count(&mut self) {
+        let begun = field!(self.context, begun);
+        self.asm.load(8, S0, begun);
+        self.asm.lea(8, S0, Mem::Base(S0, 1));
+        self.asm.store(8, begun, S0);
     }
 
     /// Leaves the region; the interpreter goes on at `rip`.
@@ -1000,7 +1038,7 @@ impl Translator<'_> {
     fn native(&mut self, items: &[Item], at: usize) -> Try {
         let item = &items[at];
         let ins = &item.ins;
-        let vector = is_native_vector(ins, self.mode);
+        let vector = item.vector;
         if !vector && !(is_plain(ins.mnemonic()) && host_has_plain(ins)) {
             return Err(Refused);
         }
@@ -1118,10 +1156,19 @@ impl Translator<'_> {
         Ok(new)
     }
 
-    fn encode(&mut self, ins: &Instruction) -> Try<Vec<u8>> {
+    fn encode(&mut self, ins: &Instruction) -> Try<Encoded> {
         let encoded = self.encoder.encode(ins, 0);
-        let bytes = self.encoder.take_buffer();
-        encoded.map(|_| bytes).map_err(|_| Refused)
+        let mut bytes = self.encoder.take_buffer();
+        let mut result = Encoded::default();
+        if encoded.is_ok()
+            && let Some(to) = result.bytes.get_mut(..bytes.len())
+        {
+            to.copy_from_slice(&bytes);
+            result.len = bytes.len() as u8;
+        }
+        bytes.clear();
+        self.encoder.set_buffer(bytes);
+        if result.len == 0 { Err(Refused) } else { Ok(result) }
     }
 
     fn native_registers(&mut self, items: &[Item], at: usize, effects: Effects) -> Try {
@@ -1139,7 +1186,7 @@ impl Translator<'_> {
             self.hold(wanted);
         }
         self.load_assigned(&assigned, effects);
-        self.asm.bytes(&code);
+        self.asm.bytes(code.bytes());
         self.store_assigned(&assigned, effects);
         self.flags_after(items, at, None);
         Ok(())
@@ -1185,7 +1232,8 @@ impl Translator<'_> {
     }
 
     /// Puts the linear address of the memory operand into S0; `plus` is added. Changes the host's flags.
-    fn address(&mut self, ins: &Instruction, plus: i32) -> Try {
+    fn address(&mut self, item: &Item) -> Try {
+        let ins = &item.ins;
         let base = ins.memory_base();
         let segment = match ins.memory_segment() {
             Register::FS => Some(field!(self.context, fs_base)),
@@ -1200,9 +1248,9 @@ impl Translator<'_> {
             base => base.is_gpr64(),
         };
         let size = if wide { 8 } else { 4 };
-        let displacement = ins.memory_displacement64().wrapping_add(i64::from(plus) as u64);
+        let displacement = ins.memory_displacement64();
         if base == Register::RIP || base == Register::EIP {
-            let address = displacement;
+            let address = displacement.wrapping_add(item.rip);
             self.asm.mov_imm(S0, if wide { address } else { address & 0xffff_ffff });
         } else if base == Register::None && ins.memory_index() == Register::None {
             self.asm.mov_imm(S0, if wide { displacement } else { displacement & 0xffff_ffff });
@@ -1317,7 +1365,7 @@ impl Translator<'_> {
         let wanted = self.flags_before(items, at);
         self.state.release(&mut self.asm, self.context);
         self.keep_operands(items, at, effects.writes);
-        self.address(ins, 0)?;
+        self.address(item)?;
         let slow = self.look_up(u32::from(size), 1, false, Form::Indexed);
         let (resume, back) = (self.asm.label(), self.asm.label());
         if let Some(code) = direct_code {
@@ -1326,7 +1374,7 @@ impl Translator<'_> {
                 None => (Action::Execute, Then::Nothing),
             };
             let site = self.site(item, action, resume);
-            self.asm.bytes(&code);
+            self.asm.bytes(code.bytes());
             self.asm.bind(back);
             self.outs.push(Out::Slow { at: slow, site, resume, back, then });
             return Ok(());
@@ -1337,7 +1385,7 @@ impl Translator<'_> {
         self.outs.push(Out::Slow { at: slow, site, resume, back, then: Then::Nothing });
         self.hold(wanted);
         self.load_assigned(&assigned, direct);
-        self.asm.bytes(&registers.unwrap_or_default());
+        self.asm.bytes(registers.unwrap_or_default().bytes());
         self.store_assigned(&assigned, direct);
         self.flags_after(items, at, Some(size));
         Ok(())
@@ -1368,13 +1416,13 @@ impl Translator<'_> {
         }
         self.state.release(&mut self.asm, self.context);
         self.keep_operands(items, at, effects.writes);
-        self.address(ins, 0)?;
+        self.address(item)?;
         let slow = self.look_up(size, alignment(ins, size), false, Form::Indexed);
         let flags = ins.rflags_modified() & ARITHMETIC != 0;
         let (resume, back) = (self.asm.label(), self.asm.label());
         let action = if flags { Action::ExecuteForFlags } else { Action::Execute };
         let site = self.site(item, action, resume);
-        self.asm.bytes(&code);
+        self.asm.bytes(code.bytes());
         self.asm.bind(back);
         let then = if flags { Then::Flags } else { Then::Nothing };
         self.outs.push(Out::Slow { at: slow, site, resume, back, then });
@@ -1406,7 +1454,7 @@ impl Translator<'_> {
         }
         let assigned = self.assign(direct, S1, 1)?;
         let code = if sets {
-            Vec::new()
+            Encoded::default()
         } else {
             let new = self.renamed(ins, &assigned, Replace::Form(Form::Pointer))?;
             self.encode(&new)?
@@ -1421,7 +1469,7 @@ impl Translator<'_> {
         }
         self.state.release(&mut self.asm, self.context);
         self.keep_operands(items, at, effects.writes);
-        self.address(ins, 0)?;
+        self.address(item)?;
         let slow = self.look_up(size, alignment(ins, size), true, Form::Pointer);
         let (resume, back) = (self.asm.label(), self.asm.label());
         let action = if flags { Action::ExecuteForFlags } else { Action::Execute };
@@ -1434,11 +1482,11 @@ impl Translator<'_> {
                 self.asm.store(1, Mem::Base(S0, 0), S1);
             }
             self.load_assigned(&assigned, direct);
-            self.asm.bytes(&code);
+            self.asm.bytes(code.bytes());
             self.store_assigned(&assigned, direct);
             self.asm.load(8, S1, field!(self.context, value));
         } else {
-            self.asm.bytes(&code);
+            self.asm.bytes(code.bytes());
             self.asm.load(8, S1, self.code_field());
         }
         if counter {
@@ -1501,7 +1549,7 @@ impl Translator<'_> {
             if size != 8 && size != 4 {
                 return Err(Refused);
             }
-            let value = ins.memory_displacement64();
+            let value = ins.memory_displacement64().wrapping_add(if relative { item.rip } else { 0 });
             let value = if wide || (!relative && ins.memory_displ_size() == 8) { value } else { value & 0xffff_ffff };
             self.asm.mov_imm(to, if size == 8 { value } else { value & 0xffff_ffff });
         } else {
@@ -1555,6 +1603,19 @@ impl Translator<'_> {
                 }
             }
             kind if is_immediate(kind) => Data::Immediate(i32::try_from(ins.immediate(0) as i64).map_err(|_| Refused)?),
+            OpKind::Memory if ins.memory_size().size() == 8 => {
+                self.state.release(&mut self.asm, self.context);
+                self.address(item)?;
+                let slow = self.look_up(8, 1, false, Form::Indexed);
+                let (resume, back) = (self.asm.label(), self.asm.label());
+                let site = self.site(item, Action::Load(8), resume);
+                self.asm.load(8, S1, Mem::Index(S0, S1, 0, 0));
+                self.asm.bind(back);
+                self.outs.push(Out::Slow { at: slow, site, resume, back, then: Then::Nothing });
+                let at = field!(self.context, scratch);
+                self.asm.store(8, at, S1);
+                Data::Context(at)
+            }
             _ => return Err(Refused),
         };
         self.state.release(&mut self.asm, self.context);
@@ -1661,7 +1722,7 @@ impl Translator<'_> {
         self.state.release(&mut self.asm, self.context);
         self.keep_operands(items, at, effects.writes);
         if memory {
-            self.address(ins, 0)?;
+            self.address(item)?;
             let slow = self.look_up(u32::from(size), 1, false, Form::Indexed);
             let (resume, back) = (self.asm.label(), self.asm.label());
             let site = self.site(item, Action::Load(size), resume);
@@ -1691,7 +1752,7 @@ impl Translator<'_> {
         if self.live_after(items, at) != 0 {
             self.hold(ARITHMETIC);
         }
-        self.asm.bytes(&code);
+        self.asm.bytes(code.bytes());
         self.asm.bind(back);
         self.state.set_host();
         self.outs.push(Out::Slow { at: slow, site, resume, back, then: Then::Flags });
@@ -1762,7 +1823,7 @@ impl Translator<'_> {
             }
             return Ok(());
         }
-        self.address(ins, 0)?;
+        self.address(item)?;
         let slow = self.look_up(8, 1, false, Form::Indexed);
         let resume = self.asm.label();
         let site = self.site(item, Action::Jump, resume);
@@ -1829,7 +1890,7 @@ impl Translator<'_> {
                     self.asm.bind(resume);
                     match then {
                         Then::Nothing => {}
-                        Then::Code(code) => self.asm.bytes(&code),
+                        Then::Code(code) => self.asm.bytes(code.bytes()),
                         Then::Flags => {
                             self.asm.load(8, S0, field!(context, rflags));
                             self.asm.push(S0);
@@ -2004,8 +2065,41 @@ pub(crate) fn successors_of(piece: &Piece) -> [Option<u64>; 2] {
     }
 }
 
+/// Whether the instruction does the same when it is executed again from the same state.
+fn can_repeat(ins: &Instruction) -> bool {
+    let control = |register: Register| register.is_cr() || register.is_dr();
+    let operand = |n| ins.op_kind(n) == OpKind::Register && control(ins.op_register(n));
+    !(0..ins.op_count()).any(operand)
+        && !matches!(
+            ins.mnemonic(),
+            M::Rdtsc
+                | M::Rdtscp
+                | M::Rdpmc
+                | M::Rdrand
+                | M::Rdseed
+                | M::Rdmsr
+                | M::Wrmsr
+                | M::In
+                | M::Out
+                | M::Insb
+                | M::Insw
+                | M::Insd
+                | M::Outsb
+                | M::Outsw
+                | M::Outsd
+                | M::Hlt
+                | M::Mwait
+                | M::Monitor
+                | M::Lmsw
+                | M::Clts
+                | M::Xsetbv
+                | M::Invlpg
+                | M::Invpcid
+        )
+}
+
 impl Item {
     fn target(&self) -> u64 {
-        self.ins.near_branch64()
+        self.rip.wrapping_add(self.ins.near_branch64())
     }
 }

@@ -154,6 +154,9 @@ impl Cpu {
         let kind = if WRITE { AccessKind::Write } else { AccessKind::Read };
         let page = self.page(linear, kind, class)?;
         self.check_alignment(linear, len, class)?;
+        if WRITE {
+            self.journal(page);
+        }
         self.fill(linear, page, class);
         Ok(self.tlb.slot(linear, class).pointer::<WRITE>(linear, len))
     }
@@ -263,8 +266,32 @@ impl Cpu {
         if class == Class::UserAligned || self.watches_page(linear) {
             return;
         }
-        let writable = page.rights & rights::DIRTY != 0 && self.allowed(page.rights, AccessKind::Write, class);
+        let mut writable = page.rights & rights::DIRTY != 0 && self.allowed(page.rights, AccessKind::Write, class);
+        if let Some(lockstep) = &mut self.lockstep
+            && let Some(block) = self.tlb.block(ram)
+        {
+            writable &= lockstep.may_write(block, ram.offset, linear, class);
+        }
         self.tlb.data_fill(linear, class, ram, writable, page.rights & rights::GLOBAL != 0);
+    }
+
+    /// Before a store to a page: the lock-step mode keeps what is there.
+    #[inline]
+    fn journal(&mut self, page: Page) {
+        if let Some(lockstep) = &mut self.lockstep
+            && let Some(ram) = page.ram
+            && let Some(block) = self.tlb.block(ram)
+        {
+            lockstep.enter(block, ram.offset);
+        }
+    }
+
+    /// An access reaches a device.
+    #[inline]
+    fn note_device(&mut self) {
+        if let Some(lockstep) = &mut self.lockstep {
+            lockstep.device();
+        }
     }
 
     fn check_alignment(&self, linear: u64, len: u64, class: Class) -> Exec {
@@ -312,6 +339,7 @@ impl Cpu {
         let left = 0x1000 - (linear & 0xfff);
         self.check_canonical_end(linear, len)?;
         let first = self.page(linear, AccessKind::Write, class)?;
+        self.journal(first);
         if len <= left {
             self.check_alignment(linear, len, class)?;
             self.fill(linear, first, class);
@@ -323,6 +351,7 @@ impl Cpu {
         let next = linear.wrapping_add(left) & self.wrap_mask(linear);
         let second = self.page(next, AccessKind::Write, class)?;
         self.check_alignment(linear, len, class)?;
+        self.journal(second);
         self.note_data_access(linear, len, AccessKind::Write);
         self.store_page(first, linear & 0xfff, left, low_bytes(value, left));
         self.store_page(second, 0, len - left, value >> (8 * left));
@@ -349,6 +378,7 @@ impl Cpu {
                 }
             };
         }
+        self.note_device();
         let (mut value, mut done) = (0u128, 0);
         while done < len {
             let size = piece(len - done);
@@ -380,6 +410,7 @@ impl Cpu {
             }
             return;
         }
+        self.note_device();
         let mut done = 0;
         while done < len {
             let size = piece(len - done);

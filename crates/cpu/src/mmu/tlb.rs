@@ -305,6 +305,15 @@ impl Tlb {
         self.tables.data[usize::from(entry >> 13) & 3][slot].clear(slot);
     }
 
+    /// Drops the entry of the first level that stands for the page at `linear`, if there is one.
+    pub(crate) fn drop_data(&mut self, linear: u64, class: Class) {
+        let slot = (linear >> 12) as usize & (SLOTS - 1);
+        let entry = &mut self.tables.data[class as usize & 3][slot];
+        if entry.is_page(linear & !0xfff) {
+            entry.clear(slot);
+        }
+    }
+
     fn flush_fetch(&mut self) {
         if self.generation < LAST_GENERATION {
             self.generation += 1;

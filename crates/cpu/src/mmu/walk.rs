@@ -104,6 +104,9 @@ impl Cpu {
             return true;
         };
         let Some(block) = self.tlb.block(page) else { return true };
+        if let Some(lockstep) = &mut self.lockstep {
+            lockstep.walked(block, page.offset + offset, new & !old);
+        }
         if wide {
             host::compare_exchange_u64(block, page.offset + offset, old, new)
         } else {
