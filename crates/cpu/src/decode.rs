@@ -19,13 +19,17 @@ pub(crate) enum Decoded {
 
 /// Decodes the instruction at the start of `bytes`.
 pub(crate) fn decode(context: &Context<'_>, bytes: &[u8]) -> Decoded {
+    decode_to(context, bytes, &mut Instruction::default())
+}
+
+/// As [`decode`]; `instruction` is what the decoder saw, at address 0.
+pub(crate) fn decode_to(context: &Context<'_>, bytes: &[u8], instruction: &mut Instruction) -> Decoded {
     let (features, bits) = (context.features, context.bits);
     let window = bytes.get(..LONGEST).unwrap_or(bytes);
     let options = if features.vendor == Vendor::Amd { DecoderOptions::AMD } else { DecoderOptions::NONE };
-    let mut instruction = Instruction::default();
     let error = match Decoder::try_with_ip(bits, window, 0, options) {
         Ok(mut decoder) => {
-            decoder.decode_out(&mut instruction);
+            decoder.decode_out(instruction);
             decoder.last_error()
         }
         Err(_) => DecoderError::InvalidInstruction,
@@ -39,6 +43,6 @@ pub(crate) fn decode(context: &Context<'_>, bytes: &[u8]) -> Decoded {
         return Decoded::Op(op, flow);
     }
     let own = window.get(..instruction.len()).unwrap_or(window);
-    let (op, flow) = lower::lower(context, &instruction, own);
+    let (op, flow) = lower::lower(context, instruction, own);
     Decoded::Op(op, flow)
 }
