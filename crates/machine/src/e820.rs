@@ -1,5 +1,7 @@
 //! The memory map that firmware tells an operating system (ACPI specification, 15: INT 15h E820h).
 
+use x86::cpuid::Vendor;
+
 /// What a range is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
@@ -38,8 +40,8 @@ pub struct E820(Vec<E820Entry>);
 
 impl E820 {
     /// The map of a PC with `low` bytes of RAM from 0, of which the last `tables` hold firmware tables, and `high`
-    /// bytes from 4 GiB. On AMD processors the addresses of their interconnect are `reserved_top`.
-    pub fn pc(low: u64, tables: u64, high: u64, reserved_top: bool) -> Self {
+    /// bytes from 4 GiB. Processors of AMD and Hygon keep addresses for their interconnect.
+    pub fn pc(low: u64, tables: u64, high: u64, vendor: Vendor) -> Self {
         use E820Kind::{Reserved, Usable};
         let entry = |start: u64, end: u64, kind| E820Entry { start, len: end.saturating_sub(start), kind };
         let mut entries = vec![
@@ -53,7 +55,7 @@ impl E820 {
         if high > 0 {
             entries.push(entry(1 << 32, (1 << 32) + high, Usable));
         }
-        if reserved_top {
+        if matches!(vendor, Vendor::Amd | Vendor::Hygon) {
             // HyperTransport (AMD's BIOS and kernel developer's guides): the last 12 GiB of 40 bits.
             entries.push(entry(0xfd_0000_0000, 0x100_0000_0000, Reserved));
         }

@@ -10,7 +10,6 @@ use device::ResetKind;
 use devices_chipset::lapic;
 use memory::{AccessSize, AddressSpace, GuestAddress};
 use object::ObjectTree;
-use x86::cpuid::Vendor;
 use x86::model::Topology;
 use x86::msr;
 
@@ -126,7 +125,7 @@ impl Machine {
         let boot = match &config.boot {
             None => None,
             Some(source) => {
-                let e820 = E820::pc(low, TABLES_SIZE, high, is_amd(config));
+                let e820 = E820::pc(low, TABLES_SIZE, high, config.cpu_model.identity().vendor);
                 let environment = BootEnvironment { low_ram_end: tables_at, e820, rsdp: RSDP_ADDRESS };
                 Some(BootPlan::new(source, &environment).map_err(|error| boot_error(config, error))?)
             }
@@ -299,10 +298,6 @@ impl Machine {
 fn boot_error(config: &MachineConfig, source: BootError) -> MachineError {
     let path = config.boot.as_ref().map(|boot| boot.kernel_path.clone()).unwrap_or_default();
     MachineError::Boot { path, source }
-}
-
-fn is_amd(config: &MachineConfig) -> bool {
-    matches!(config.cpu_model.identity().vendor, Vendor::Amd | Vendor::Hygon)
 }
 
 /// The memory types that firmware sets up on each processor: write-back, but for video memory, ROMs and the PCI hole

@@ -1,5 +1,4 @@
-//! Small ports of a PC: system control port A (0x92), reset control (0xcf9), POST codes (0x80), and the coprocessor
-//! error latch (0xf0).
+//! Small ports of a PC: system control port A (0x92), POST codes (0x80), and the coprocessor error latch (0xf0).
 
 use device::{AccessSize, Device, DeviceState, IoDevice, IrqLine, ResetKind};
 use state::State;
@@ -61,59 +60,6 @@ impl IoDevice for Port92 {
         (self.a20)(value & 2 != 0);
         if is_reset {
             (self.reset)();
-        }
-    }
-}
-
-/// The guest-visible state.
-#[derive(Clone, Debug, Default, PartialEq, Eq, State)]
-#[state(name = "reset_control", version = 1)]
-struct ResetControlState {
-    value: u8,
-}
-
-/// The PIIX3's reset control register: a write with bit 2 resets, as in QEMU the whole machine whatever bit 1 says.
-/// Region 0 is the port, which lies inside of the PCI configuration address register.
-pub struct ResetControl {
-    // Wiring.
-    reset: ResetRequest,
-    // Guest-visible state.
-    state: ResetControlState,
-}
-
-impl ResetControl {
-    /// The register.
-    pub fn new(reset: ResetRequest) -> Self {
-        Self { reset, state: ResetControlState::default() }
-    }
-}
-
-impl Device for ResetControl {
-    fn reset(&mut self, _kind: ResetKind) {
-        self.state.value = 0;
-    }
-
-    fn state(&mut self) -> DeviceState<'_> {
-        DeviceState::State(&mut self.state)
-    }
-
-    fn restored(&mut self) {}
-}
-
-impl IoDevice for ResetControl {
-    fn access_sizes(&self, _region: usize) -> (AccessSize, AccessSize) {
-        BYTES
-    }
-
-    fn read(&mut self, _region: usize, _offset: u64, _size: AccessSize) -> u64 {
-        u64::from(self.state.value)
-    }
-
-    fn write(&mut self, _region: usize, _offset: u64, _size: AccessSize, value: u64) {
-        if value & 4 != 0 {
-            (self.reset)();
-        } else {
-            self.state.value = value as u8 & 2;
         }
     }
 }
@@ -242,16 +188,6 @@ mod tests {
         assert_eq!(resets.try_iter().count(), 1);
         port.reset(ResetKind::Warm);
         assert_eq!(port.read(0, 0, Byte), 2);
-    }
-
-    #[test]
-    fn reset_control_keeps_the_kind_and_resets() {
-        let (reset, resets) = mpsc::channel();
-        let mut port = ResetControl::new(Box::new(move || reset.send(()).expect("sent")));
-        port.write(0, 0, Byte, 2);
-        assert_eq!((port.read(0, 0, Byte), resets.try_iter().count()), (2, 0));
-        port.write(0, 0, Byte, 6);
-        assert_eq!(resets.try_iter().count(), 1);
     }
 
     #[test]

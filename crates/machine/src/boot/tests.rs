@@ -1,7 +1,8 @@
 use super::*;
+use x86::cpuid::Vendor;
 
 fn environment() -> BootEnvironment {
-    BootEnvironment { low_ram_end: 0x7fe_0000, e820: E820::pc(0x800_0000, 0x2_0000, 0, true), rsdp: 0xf_0000 }
+    BootEnvironment { low_ram_end: 0x7fe_0000, e820: E820::pc(0x800_0000, 0x2_0000, 0, Vendor::Amd), rsdp: 0xf_0000 }
 }
 
 fn source(kernel: Vec<u8>) -> BootSource {
