@@ -16,6 +16,7 @@
 #![forbid(unsafe_code)]
 
 mod accelerators;
+mod accelerators;
 mod bare_metal;
 mod command_line;
 mod commands;
