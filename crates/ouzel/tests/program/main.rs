@@ -16,7 +16,6 @@
 #![forbid(unsafe_code)]
 
 mod accelerators;
-mod accelerators;
 mod bare_metal;
 mod command_line;
 mod commands;
