@@ -30,7 +30,7 @@ TASKS = {
     "sort": "cd $R/soak/src; cat *.i | tr -c 'A-Za-z0-9_' '\\n' | sort | uniq -c | sort -rn | head -500 | md5sum; cat *.i | sed 's/[0-9]/x/g' | grep -v '^#' | sort -u | sha1sum",
     "awk": "awk 'BEGIN{for(i=0;i<60000;i++){a[i%1000]=a[i%1000] i%7; s+=length(a[i%1000])*1.5; t+=sin(i)*sqrt(i); if(length(a[i%1000])>50)a[i%1000]=\"\"} printf \"%.6f %.6f\\n\", s, t}'",
     "shell": "i=0; s=0; while [ $i -lt 20000 ]; do i=$((i+1)); s=$(((s*31+i)%1000003)); done; echo $s; for n in 1 2 3 4 5 6 7 8; do echo $n | sed 's/./&&/' | cut -c1; done",
-    "python": "cd $R/py; export LD_LIBRARY_PATH=$R/py/lib PYTHONHOME=$R/py PYTHONHASHSEED=0; ./python3 -S -c 'd={}\nx=1\nfor i in range(40000):\n  d[str(i%977)]=d.get(str(i%977),0)+i*3\n  x=x*6364136223846793005+i&(1<<200)-1\nprint(sum(d.values()),x,sum(i**.5 for i in range(20000)))'",
+    "python": "cd $R/py; export LD_LIBRARY_PATH=$R/py/lib PYTHONHOME=$R/py PYTHONHASHSEED=0 PYTHONDONTWRITEBYTECODE=1; ./python3 -S -c 'd={}\nx=1\nfor i in range(40000):\n  d[str(i%977)]=d.get(str(i%977),0)+i*3\n  x=x*6364136223846793005+i&(1<<200)-1\nprint(sum(d.values()),x,sum(i**.5 for i in range(20000)))'",
     "threads": "$R/bin/parallel 2 16 | sed 's/.*sum=/sum=/'; $R/bin/parallel 4 16 | sed 's/.*sum=/sum=/'",
 }
 
