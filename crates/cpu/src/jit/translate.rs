@@ -324,6 +324,8 @@ fn surely_set(ins: &Instruction) -> u32 {
             & if ins.op0_register().is_gpr64() || ins.memory_size().size() == 8 { 63 } else { 31 }
     };
     let independent = match ins.mnemonic() {
+        // AF is undefined in the manuals; every processor clears it.
+        M::And | M::Or | M::Xor | M::Test => true,
         M::Shl | M::Sal | M::Shr | M::Sar if count() == 0 => return 0,
         M::Shl | M::Sal | M::Shr | M::Sar => super::host::independent(super::host::Kind::Shift),
         M::Shld | M::Shrd if count() == 0 => return 0,
@@ -1441,9 +1443,7 @@ impl Translator<'_> {
         }
         let sets = is_setcc(ins);
         let counter = matches!(ins.mnemonic(), M::Inc | M::Dec);
-        if !sets && !counter && self.flags_before(items, at) != 0 {
-            return Err(Refused);
-        }
+        let wanted = if sets || counter { 0 } else { self.flags_before(items, at) };
         let mut direct = Effects::default();
         for n in 0..ins.op_count() {
             if ins.op_kind(n) == OpKind::Register && register_size(ins.op_register(n)) != 0 {
@@ -1474,9 +1474,14 @@ impl Translator<'_> {
         let (resume, back) = (self.asm.label(), self.asm.label());
         let action = if flags { Action::ExecuteForFlags } else { Action::Execute };
         let site = self.site(item, action, resume);
-        if sets || !assigned.is_empty() {
+        if sets || !assigned.is_empty() || wanted != 0 {
             self.asm.load(8, S1, self.code_field());
             self.asm.store(8, field!(self.context, value), S1);
+            if wanted != 0 {
+                self.asm.store(8, field!(self.context, scratch), S0);
+                self.hold(wanted);
+                self.asm.load(8, S0, field!(self.context, scratch));
+            }
             if sets {
                 self.asm.load(1, S1, field!(self.context, scratch));
                 self.asm.store(1, Mem::Base(S0, 0), S1);
