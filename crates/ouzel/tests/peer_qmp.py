@@ -53,6 +53,7 @@ async def main(path, directory):
     assert len((await run("query-uuid"))["UUID"]) == 36
     assert (await run("query-kvm"))["enabled"] is False
     assert (await run("query-target"))["arch"] == "x86_64"
+    assert "Translation" in (await run("x-query-jit"))["human-readable-text"]
     assert any(machine.get("alias") == "pc" for machine in await run("query-machines"))
     assert [cpu["CPU"] for cpu in await run("query-cpus")] == [0, 1]
     assert [cpu["cpu-index"] for cpu in await run("query-cpus-fast")] == [0, 1]

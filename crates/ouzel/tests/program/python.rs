@@ -50,6 +50,7 @@ fn peer_nc_drives_every_command() {
         ("query-uuid", "{}", "ok"),
         ("query-kvm", "{}", "ok"),
         ("query-target", "{}", "ok"),
+        ("x-query-jit", "{}", "ok"),
         ("query-machines", "{}", "ok"),
         ("query-cpus", "{}", "ok"),
         ("query-cpus-fast", "{}", "ok"),
