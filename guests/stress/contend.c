@@ -211,6 +211,8 @@ static bool forbidden(enum Litmus kind, u64 i)
 static void litmus(u64 number)
 {
     static u64 seen[LITMUS_KINDS];
+    if (count < 2)
+        return;
     for (int kind = 0; kind < LITMUS_KINDS; kind++) {
         for (u64 batch = 0; batch < BATCHES; batch++) {
             for (u64 i = 0; number == 0 && i < BATCH; i++)

@@ -187,7 +187,7 @@ static void interrupt_windows(void)
         third_rip = (u64)code + (n == 2 ? 6 : 2);
         timer_periodic(5000);
         struct Frame got = run(from, on_window);
-        u64 during = interrupts;
+        u64 during = interrupts, odd = strange;
         /* What is pending when the loop has ended comes now. */
         timer_off();
         this_cpu()->hook = on_window;
@@ -197,7 +197,7 @@ static void interrupt_windows(void)
         if (n == 0)
             CHECK(during == 0, "%d interrupts between STI and CLI", during);
         else
-            CHECK(during > 5 && strange == 0, "%s: %d interrupts, one at %x (code at %x)", all[n].name, during, strange, (u64)code);
+            CHECK(during > 5 && odd == 0, "%s: %d interrupts, one at %x (code at %x)", all[n].name, during, odd, (u64)code);
     }
 }
 

@@ -52,6 +52,8 @@ static const u64 SUM = (u64)HOT * (HOT + 1) / 2;
 static void immediate_of_what_follows(void)
 {
     for (int form = 0; form < 6; form++) {
+        if (form == 1 && on_hardware())
+            continue; /* There a serialising instruction would have to follow. */
         u8 *page = code_page(), *loop = page + 256, *at = loop, *target;
         static const char *const names[] = {"next instruction", "next, through an alias", "same block, further on", "after a jump", "earlier in the loop", "across a page border"};
         switch (form) {
@@ -171,7 +173,7 @@ static void every_kind_of_store(void)
     for (u64 n = 0; n < sizeof stores / sizeof *stores - 1; n++) {
         if (stores[n].begin == snippet_by_avx && !has_avx())
             continue;
-        for (int aliased = 0; aliased < 2; aliased++)
+        for (int aliased = 0; aliased < (on_hardware() ? 1 : 2); aliased++)
             for (int place = 0; place < 3; place++) {
                 u8 *page = code_page(), *at, *loop, *source = (u8 *)(CODE + (pages + 2) * PAGE);
                 if (*entry_of((u64)source) == 0)
@@ -182,7 +184,6 @@ static void every_kind_of_store(void)
                 PUT(at, wide_head);
                 at = put(at, &stores[n]);
                 u8 *target = at + 2;
-                copy(source, at + 2, 0);
                 PUT(at, wide_patched);
                 PUT(at, wide_tail);
                 at = loop_to(at, loop);
@@ -196,8 +197,8 @@ static void every_kind_of_store(void)
                 from.r9 = (u64)(aliased ? alias_of(target) : target);
                 from.rbp = (u64)source;
                 from.r14 = count;
-                /* Through an alias a jump or a serialising instruction is wanted between: the loop must not need it,
-                   since Ouzel follows every store; on hardware the alias is only checked in sum after the loop. */
+                /* Through an alias the manuals want a serialising instruction between; both tiers follow every store
+                   without it, so that they agree. */
                 struct Frame got = run(from, NULL);
                 u64 low = stores[n].begin == snippet_by_mov_b || stores[n].begin == snippet_by_bts;
                 u64 wanted = 0;

@@ -258,6 +258,13 @@ bool has_leaf7(u32 bit) { u32 r[4]; cpuid(0, 0, r); if (r[0] < 7) return false; 
 bool has_leaf1_ecx(u32 bit) { u32 r[4]; cpuid(1, 0, r); return r[2] >> bit & 1; }
 bool has_avx(void) { return has_leaf1_ecx(26) && has_leaf1_ecx(28); }
 
+bool on_hardware(void)
+{
+    u32 r[4];
+    cpuid(0x40000000, 0, r);
+    return r[1] == 0x4b4d564b; /* "KVMK" */
+}
+
 /* Pages. */
 
 static volatile u64 next_page = 0x1000000;

@@ -85,6 +85,8 @@ u64 cpu_count(void);
 bool has_leaf7(u32 bit);
 bool has_leaf1_ecx(u32 bit);
 bool has_avx(void);
+/* Whether the code runs on a processor itself (under KVM), which needs not do more than the manuals promise. */
+bool on_hardware(void);
 void copy(void *to, const void *from, size_t count);
 void fill(void *to, u8 value, size_t count);
 
