@@ -47,6 +47,9 @@ pub enum BlockExit {
 
 /// Follows execution, for logs.
 pub trait TraceSink: Send {
+    /// Whether it wants every block that is entered; nothing is translated then.
+    fn follows_blocks(&self) -> bool;
+
     /// A block was decoded at this linear address; `bytes` are its code, `bits` its code size.
     fn translated(&mut self, linear: u64, bytes: &[u8], bits: u8);
 
@@ -177,6 +180,8 @@ struct Inner {
     by_key: Map<Key, u32>,
     jumps: Box<[Jump; JUMPS]>,
     trace: Option<Box<dyn TraceSink>>,
+    /// What the sink says.
+    follows_blocks: bool,
     jit: Translator,
 }
 
@@ -230,6 +235,7 @@ impl Inner {
             by_key: Map::default(),
             jumps: Box::new([NOWHERE; JUMPS]),
             trace: None,
+            follows_blocks: false,
             jit: Translator::NotYet,
         }
     }
@@ -303,6 +309,7 @@ impl Cpu {
     pub fn set_trace(&mut self, trace: Option<Box<dyn TraceSink>>) {
         let inner = self.blocks.0.get_or_insert_with(|| Box::new(Inner::new()));
         inner.clear();
+        inner.follows_blocks = trace.as_ref().is_some_and(|trace| trace.follows_blocks());
         inner.trace = trace;
     }
 
@@ -379,7 +386,7 @@ impl Cpu {
                     Err(fault) => return BlockExit::Fault(fault),
                 },
             };
-            if cache.trace.is_some() {
+            if cache.follows_blocks {
                 trace_entry(cache, linear, &self.gpr);
             }
             let Some(&block) = cache.blocks.get(index as usize) else { continue };
@@ -434,7 +441,7 @@ impl Cpu {
     /// Runs the translation of a block, if there is one or it is hot enough to make one.
     fn run_translated(&mut self, cache: &mut Inner, index: u32, linear: u64) -> Option<Outcome> {
         let key = self.translation_key()?;
-        if cache.trace.is_some() {
+        if cache.follows_blocks {
             return None;
         }
         let block = cache.blocks.get_mut(index as usize)?;

@@ -113,6 +113,10 @@ fn one_instruction_stops_after_each() {
 struct Sink(Arc<Mutex<Vec<String>>>);
 
 impl TraceSink for Sink {
+    fn follows_blocks(&self) -> bool {
+        true
+    }
+
     fn translated(&mut self, linear: u64, bytes: &[u8], bits: u8) {
         self.0.lock().expect("sink").push(format!("in {linear:x} {bytes:02x?} {bits}"));
     }

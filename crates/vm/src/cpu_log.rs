@@ -33,6 +33,10 @@ struct CpuLog {
 }
 
 impl TraceSink for CpuLog {
+    fn follows_blocks(&self) -> bool {
+        self.blocks || self.registers
+    }
+
     fn translated(&mut self, linear: u64, bytes: &[u8], bits: u8) {
         if !self.code {
             return;
