@@ -366,6 +366,17 @@ impl Asm {
         self.code.push(0x9d);
     }
 
+    /// `rep movs` (or `rep stos`) of items of a size.
+    pub(super) fn rep_string(&mut self, stos: bool, size: u8) {
+        self.code.push(0xf3);
+        match size {
+            2 => self.code.push(0x66),
+            8 => self.code.push(0x48),
+            _ => {}
+        }
+        self.code.push(if stos { 0xaa } else { 0xa4 } | u8::from(size != 1));
+    }
+
     pub(super) fn ret(&mut self) {
         self.code.push(0xc3);
     }

@@ -64,6 +64,9 @@ pub(super) struct Context {
     pub value: u64,
     pub scratch: u64,
     pub saved_rax: u64,
+    /// RDI and RSI after a string instruction.
+    pub string_rdi: u64,
+    pub string_rsi: u64,
     /// The tracking of the page that a store has met.
     pub watched: u64,
     pub cpu: u64,

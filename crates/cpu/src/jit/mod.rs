@@ -152,7 +152,8 @@ impl Cpu {
                 | (self.tlb.class() as u32) << 16
                 | u32::from(sse) << 18
                 | u32::from(avx) << 19
-                | u32::from(masked) << 20,
+                | u32::from(masked) << 20
+                | u32::from(self.system_flag(x86::regs::rflags::DF)) << 21,
         )
     }
 }
@@ -168,6 +169,7 @@ fn mode_of(key: u32, bmi: bool, abm: bool) -> Mode {
         sse: key >> 18 & 1 != 0,
         avx: key >> 19 & 1 != 0,
         masked: key >> 20 & 1 != 0,
+        down: key >> 21 & 1 != 0,
         bmi,
         abm,
     }
@@ -561,7 +563,12 @@ impl Jit {
         let offset = (self.context.scratch & 0xfff) as usize;
         // SAFETY: translated code took the pointer from a tagged entry of the TLB, whose block is alive.
         let code = unsafe { &*(self.context.watched as *const PageCode) };
-        if !code.note_store(offset, usize::from(if size == 0 { 8 } else { size })) {
+        let (offset, len) = match size {
+            0 => (offset, 8),
+            translate::WHOLE_PAGE => (0, memory::PAGE_SIZE),
+            size => (offset, usize::from(size)),
+        };
+        if !code.note_store(offset, len) {
             return resume;
         }
         cpu.code_modified = true;

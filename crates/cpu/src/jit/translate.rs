@@ -65,10 +65,15 @@ pub(super) struct Mode {
     pub avx: bool,
     /// All SIMD floating-point exceptions are masked.
     pub masked: bool,
+    /// RFLAGS.DF: string instructions go downwards.
+    pub down: bool,
     /// TZCNT and LZCNT are what they are called.
     pub bmi: bool,
     pub abm: bool,
 }
+
+/// The size of [`Action::Note`] that stands for all of the page.
+pub(super) const WHOLE_PAGE: u8 = u8::MAX;
 
 /// What the slow path does at a site.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -184,6 +189,12 @@ enum Out {
     Poll {
         at: Label,
         rip: u64,
+    },
+    /// A string instruction has written to a page with code, whose tracking is S1.
+    WatchedString {
+        at: Label,
+        site: u32,
+        resume: Label,
     },
     Vectors {
         at: Label,
@@ -873,7 +884,9 @@ impl Translator<'_> {
             Code::Jmp_rm64 => self.jump_indirect(item),
             Code::Call_rm64 => self.call_indirect(item),
             _ if repeats_string(ins) => {
-                self.slow(item, Action::String);
+                if self.string(item).is_err() {
+                    self.slow(item, Action::String);
+                }
                 return self.go(item.next());
             }
             _ => Err(Refused),
@@ -1535,6 +1548,89 @@ impl Translator<'_> {
         self.outs.push(Out::Watched { at, site, size, resume, back, flags });
     }
 
+    /// Looks up the page of a string operand in register `pointer` (RCX items of a size), which must not reach beyond
+    /// it. Puts the host address into S0; S1 is the index of the entry.
+    fn string_operand(&mut self, pointer: u8, size: u8, write: bool, slow: Label) {
+        let tables = self.addresses.tables;
+        let field = |field: DataField| Mem::Base(S1, tables.field(self.mode.class, field) as i32);
+        let scale = size.trailing_zeros() as u8;
+        self.asm.mov(4, S1, pointer);
+        self.asm.shr(4, S1, 12 - DATA_ENTRY_SHIFT as u8);
+        self.asm.alu_imm(4, Alu::And, S1, ((DATA_SLOTS - 1) << DATA_ENTRY_SHIFT) as i32);
+        self.asm.mov(8, S0, pointer);
+        self.asm.alu_mem(8, Alu::Xor, S0, field(if write { DataField::Write } else { DataField::Read }));
+        self.asm.alu_imm(8, Alu::Cmp, S0, 0xfff);
+        self.asm.jcc(cc::A, slow);
+        self.asm.lea(8, S0, Mem::Index(S0, 1, scale, 0));
+        self.asm.alu_imm(8, Alu::Cmp, S0, 0x1000);
+        self.asm.jcc(cc::A, slow);
+        self.asm.mov(4, S0, pointer);
+        self.asm.alu_imm(4, Alu::And, S0, 0xfff);
+        self.asm.alu_mem(8, Alu::Add, S0, field(DataField::Host));
+    }
+
+    /// REP MOVS and REP STOS whose operands lie in one page each: the host's instruction does it.
+    fn string(&mut self, item: &Item) -> Try {
+        const RCX: u8 = 1;
+        const RSI: u8 = 6;
+        const RDI: u8 = 7;
+        let ins = &item.ins;
+        let (stos, size) = match ins.mnemonic() {
+            M::Movsb => (false, 1),
+            M::Movsw => (false, 2),
+            M::Movsd => (false, 4),
+            M::Movsq => (false, 8),
+            M::Stosb => (true, 1),
+            M::Stosw => (true, 2),
+            M::Stosd => (true, 4),
+            M::Stosq => (true, 8),
+            _ => return Err(Refused),
+        };
+        let segment = ins.segment_prefix();
+        if self.mode.down || ins.op0_kind() != OpKind::MemoryESRDI || segment == Register::FS || segment == Register::GS
+        {
+            return Err(Refused);
+        }
+        self.state.canonicalise(&mut self.asm, self.context);
+        let (slow, back, hit, resume) = (self.asm.label(), self.asm.label(), self.asm.label(), self.asm.label());
+        let site = self.site(item, Action::String, resume);
+        let note = self.site(item, Action::Note(WHOLE_PAGE), back);
+        self.asm.test(8, RCX, RCX);
+        self.asm.jcc(cc::E, back);
+        self.asm.alu_imm(8, Alu::Cmp, RCX, 0x1000 / i32::from(size));
+        self.asm.jcc(cc::A, slow);
+        self.string_operand(RDI, size, true, slow);
+        self.asm.store(8, field!(self.context, scratch), S0);
+        self.asm.load(8, S1, self.code_field());
+        self.asm.alu_mem_imm8(8, Alu::Cmp, Mem::Base(S1, 0), 0);
+        self.asm.jcc(cc::NE, slow);
+        self.asm.store(8, field!(self.context, value), S1);
+        let scale = size.trailing_zeros() as u8;
+        if !stos {
+            self.string_operand(RSI, size, false, slow);
+            self.asm.lea(8, S1, Mem::Index(RSI, RCX, scale, 0));
+            self.asm.store(8, field!(self.context, string_rsi), S1);
+            self.asm.mov(8, RSI, S0);
+        }
+        self.asm.lea(8, S1, Mem::Index(RDI, RCX, scale, 0));
+        self.asm.store(8, field!(self.context, string_rdi), S1);
+        self.asm.load(8, RDI, field!(self.context, scratch));
+        self.asm.rep_string(stos, size);
+        if !stos {
+            self.asm.load(8, RSI, field!(self.context, string_rsi));
+        }
+        self.asm.load(8, RDI, field!(self.context, string_rdi));
+        // Another vCPU may have decoded code there meanwhile.
+        self.asm.load(8, S1, field!(self.context, value));
+        self.asm.alu_mem_imm8(8, Alu::Cmp, Mem::Base(S1, 0), 0);
+        self.asm.jcc(cc::NE, hit);
+        self.asm.bind(back);
+        self.state = State::CANONICAL;
+        self.outs.push(Out::Slow { at: slow, site, resume, back, then: Then::Nothing });
+        self.outs.push(Out::WatchedString { at: hit, site: note, resume: back });
+        Ok(())
+    }
+
     fn lea(&mut self, items: &[Item], at: usize) -> Try {
         let item = &items[at];
         let ins = &item.ins;
@@ -1919,6 +2015,13 @@ impl Translator<'_> {
                     self.asm.load(8, S1, Mem::Base(S1, 0));
                 }
                 self.lines(site, size, resume, back, flags);
+            }
+            Out::WatchedString { at, site, resume } => {
+                self.asm.bind(at);
+                self.asm.store(8, field!(context, watched), S1);
+                self.asm.mov_imm(S0, u64::from(site));
+                self.asm.jmp_to(stubs.slow);
+                debug_assert!(self.asm.offset(resume).is_some(), "it goes on behind the instruction");
             }
             Out::Edge { at, edge } => {
                 self.asm.bind(at);
