@@ -13,6 +13,20 @@ use crate::system::Kvm;
 const ALWAYS: &[Feature] =
     &[Feature::Hypervisor, Feature::Mtrr, Feature::Pat, Feature::Mce, Feature::Mca, Feature::Arat, Feature::Topoext];
 
+/// The defaults of named models without the kernel's local APIC: what only it can do is left out without a warning.
+const DEFAULTS_WITHOUT_APIC: &[(&str, bool)] = &[
+    ("kvmclock", true),
+    ("kvm-nopiodelay", true),
+    ("kvm-asyncpf", true),
+    ("kvm-steal-time", true),
+    ("kvm-pv-eoi", false),
+    ("kvmclock-stable-bit", true),
+    ("x2apic", false),
+    ("acpi", false),
+    ("monitor", false),
+    ("svm", false),
+];
+
 impl Kvm {
     /// What CPU models may have on this host. Features outside of it are dropped by the model with a warning, or
     /// refused.
@@ -44,7 +58,7 @@ impl Kvm {
         Ok(Host {
             accelerator: Accelerator::Kvm,
             supported,
-            defaults: KVM_DEFAULTS,
+            defaults: if has_apic { KVM_DEFAULTS } else { DEFAULTS_WITHOUT_APIC },
             identity: leaves.identity(),
             physical_bits: match leaves.get(0x8000_0008, None, Register::Eax) & 0xff {
                 0 => 36,
@@ -125,6 +139,13 @@ mod tests {
     fn leaf(function: u32, eax: u32, text: [&[u8; 4]; 3]) -> kvm_cpuid_entry2 {
         let [ebx, ecx, edx] = text.map(|text| u32::from_le_bytes(*text));
         kvm_cpuid_entry2 { function, eax, ebx, ecx, edx, ..kvm_cpuid_entry2::default() }
+    }
+
+    #[test]
+    fn defaults_without_the_kernel_s_apic_differ_in_what_it_does() {
+        let differing: Vec<_> = KVM_DEFAULTS.iter().filter(|entry| !DEFAULTS_WITHOUT_APIC.contains(entry)).collect();
+        assert_eq!(differing, [&("kvm-pv-eoi", true), &("x2apic", true)]);
+        assert_eq!(KVM_DEFAULTS.len(), DEFAULTS_WITHOUT_APIC.len());
     }
 
     #[test]

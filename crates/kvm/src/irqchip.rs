@@ -16,9 +16,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use accel::{IrqControllers, LocalApics, Msi};
 use device::IrqSink;
 use kvm_bindings::{
-    KVM_IRQ_ROUTING_MSI, KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KvmIrqRouting,
-    kvm_enable_cap, kvm_irq_routing_entry, kvm_irq_routing_entry__bindgen_ty_1, kvm_irq_routing_msi, kvm_irqchip,
-    kvm_msi,
+    KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQ_ROUTING_MSI, KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE,
+    KvmIrqRouting, kvm_enable_cap, kvm_irq_routing_entry, kvm_irq_routing_entry__bindgen_ty_1, kvm_irq_routing_irqchip,
+    kvm_irq_routing_msi, kvm_irqchip, kvm_msi,
 };
 use kvm_ioctls::{Cap, VmFd};
 
@@ -91,6 +91,7 @@ pub(crate) fn create(kvm: &Kvm, vm: &VmFd, mode: IrqchipMode) -> Result<Option<P
                 return Err(KvmError::KernelIrqchip(HostError(libc::EINVAL)));
             }
             vm.create_irq_chip().map_err(|error| KvmError::KernelIrqchip(error.into()))?;
+            write_routes(vm, &pc_routes())?;
             PowerOnState::read(vm).map(Some)
         }
     }
@@ -113,9 +114,29 @@ pub(crate) type Routes = [Option<Msi>; GSI_COUNT];
 /// Tells the kernel.
 pub(crate) fn set_routes(vm: &VmFd, routes: &Routes) -> Result<(), KvmError> {
     let entries: Vec<_> = (0..).zip(routes).filter_map(|(gsi, message)| Some(route(gsi, (*message)?))).collect();
-    let routing = KvmIrqRouting::from_entries(&entries)
+    write_routes(vm, &entries)
+}
+
+fn write_routes(vm: &VmFd, entries: &[kvm_irq_routing_entry]) -> Result<(), KvmError> {
+    let routing = KvmIrqRouting::from_entries(entries)
         .map_err(|_| KvmError::Request { request: "KVM_SET_GSI_ROUTING", error: HostError(libc::E2BIG) })?;
     vm.set_gsi_routing(&routing).map_err(request("KVM_SET_GSI_ROUTING"))
+}
+
+/// The wiring of a PC: the first 16 inputs reach the PIC pair, and each its own input of the I/O APIC, but for number 0,
+/// which reaches input 2; number 2 is the PIC's cascade and reaches nothing there.
+fn pc_routes() -> Vec<kvm_irq_routing_entry> {
+    let entry = |gsi, irqchip, pin| kvm_irq_routing_entry {
+        gsi,
+        type_: KVM_IRQ_ROUTING_IRQCHIP,
+        u: kvm_irq_routing_entry__bindgen_ty_1 { irqchip: kvm_irq_routing_irqchip { irqchip, pin } },
+        ..kvm_irq_routing_entry::default()
+    };
+    let master = (0..8).filter(|gsi| *gsi != 2).map(|gsi| entry(gsi, KVM_IRQCHIP_PIC_MASTER, gsi));
+    let slave = (8..16).map(|gsi| entry(gsi, KVM_IRQCHIP_PIC_SLAVE, gsi - 8));
+    let ioapic = (0..GSI_COUNT as u32).filter(|gsi| *gsi != 2);
+    let ioapic = ioapic.map(|gsi| entry(gsi, KVM_IRQCHIP_IOAPIC, if gsi == 0 { 2 } else { gsi }));
+    master.chain(slave).chain(ioapic).collect()
 }
 
 fn route(gsi: u32, message: Msi) -> kvm_irq_routing_entry {
@@ -179,8 +200,7 @@ impl IrqControllers for Controllers {
     }
 }
 
-/// The kernel's interrupt inputs in mode `on`, as it routes them at first: the first 16 reach the PIC and the I/O APIC,
-/// the others the I/O APIC.
+/// The kernel's interrupt inputs in mode `on`, as [`pc_routes`] wires them.
 ///
 /// The kernel has no way to set a level without an edge: whoever restores levels does it before the state of the
 /// kernel's controllers.

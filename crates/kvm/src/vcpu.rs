@@ -71,6 +71,17 @@ struct PowerOn {
     apic: Option<kvm_lapic_state>,
 }
 
+/// What follows a look at the signals.
+enum Attended {
+    /// Guest code runs; these signals are raised and need no second look.
+    Enter {
+        known: u32,
+    },
+    /// Look again.
+    Again,
+    Return(VcpuExit),
+}
+
 /// What follows an exit.
 enum Next {
     Continue,
@@ -143,16 +154,12 @@ impl KvmVcpu {
         }
     }
 
-    /// Looks at the signals between two instructions. `Some`: the loop ends.
-    fn attend(&mut self, pending: u32) -> Result<Option<VcpuExit>, KvmError> {
-        let is_raised = |signal: Signal| pending & signal.0 != 0;
+    /// Looks at the signals between two instructions.
+    fn attend(&mut self) -> Result<Attended, KvmError> {
         // The memory slots follow by themselves.
         self.signals.clear(Signal::REMAP);
-        if is_raised(Signal::SMI) {
-            self.signals.clear(Signal::SMI);
-            if self.vm.has_smi() {
-                self.fd.smi().map_err(request("KVM_SMI"))?;
-            }
+        if self.signals.take(Signal::SMI) && self.vm.has_smi() {
+            self.fd.smi().map_err(request("KVM_SMI"))?;
         }
         if self.signals.take(Signal::INIT) {
             self.try_reset(VcpuReset::Init)?;
@@ -163,43 +170,49 @@ impl KvmVcpu {
             self.set_activity(Activity::Running)?;
         }
         if self.signals.take(Signal::STOP) {
-            return Ok(Some(VcpuExit::Stopped));
+            return Ok(Attended::Return(VcpuExit::Stopped));
         }
         if self.activity == Activity::WaitForSipi {
-            return Ok(Some(VcpuExit::Halted));
+            // Other events are lost in this state (SDM vol. 3, 9.4.2 and 26.2).
+            self.signals.clear(Signal::NMI);
+            return Ok(Attended::Return(VcpuExit::Halted));
         }
         if self.signals.take(Signal::NMI) {
             self.fd.nmi().map_err(request("KVM_NMI"))?;
             self.activity = Activity::Running;
         }
-        self.offer_interrupt()?;
-        Ok((self.activity == Activity::Halted).then_some(VcpuExit::Halted))
+        let window = self.offer_interrupt()?;
+        if self.activity != Activity::Halted {
+            // An interrupt that a window was asked for needs no second look.
+            return Ok(Attended::Enter { known: if window { Signal::INTR.0 } else { 0 } });
+        }
+        if self.signals.is_raised(Signal::INTR) {
+            // A masked interrupt does not end HLT; whoever waits for it to be taken would wait in a circle.
+            self.signals.wait(Signal(WANTED & !Signal::INTR.0), None);
+            return Ok(Attended::Again);
+        }
+        Ok(Attended::Return(VcpuExit::Halted))
     }
 
-    /// Injects an interrupt of our own controllers, or asks for an exit when that is possible.
-    fn offer_interrupt(&mut self) -> Result<(), KvmError> {
-        if matches!(self.interrupts, InterruptSource::Accelerator) {
-            return Ok(());
+    /// Injects an interrupt of our own controllers, or asks for an exit when that is possible. `true`: it has asked.
+    fn offer_interrupt(&mut self) -> Result<bool, KvmError> {
+        if !self.has_own_interrupts() {
+            return Ok(false);
         }
-        let mut window = false;
-        if self.signals.is_raised(Signal::INTR) {
-            if self.page.is_ready_for_interrupt() && self.page.interrupts_enabled() {
-                if let Some(vector) = self.acknowledge() {
-                    self.interrupt(vector)?;
-                    self.page.forget_exit_state();
-                    self.activity = Activity::Running;
-                    window = self.signals.is_raised(Signal::INTR);
-                }
-            } else if self.activity == Activity::Running {
-                window = true;
-            } else if self.page.interrupts_enabled() {
-                // After HLT with interrupts enabled the window opens at the entry, before an instruction.
+        let is_open = self.page.interrupts_enabled();
+        if self.signals.is_raised(Signal::INTR) && is_open {
+            if !self.page.is_ready_for_interrupt() {
+                // After HLT the window opens at the entry, before an instruction.
                 self.activity = Activity::Running;
-                window = true;
+            } else if let Some(vector) = self.acknowledge() {
+                self.interrupt(vector)?;
+                self.page.forget_exit_state();
+                self.activity = Activity::Running;
             }
         }
+        let window = self.signals.is_raised(Signal::INTR);
         self.page.request_interrupt_window(window);
-        Ok(())
+        Ok(window)
     }
 
     /// `KVM_INTERRUPT`.
@@ -217,26 +230,22 @@ impl KvmVcpu {
 
     /// One turn of the loop. `Some`: the loop ends.
     fn turn(&mut self) -> Result<Option<VcpuExit>, KvmError> {
-        let pending = self.signals.pending() & WANTED;
-        // Raised signals that need no second look: those that are attended to after the access is completed, and an
-        // interrupt that a window was asked for.
-        let mut known = Signal::INTR.0;
-        if self.access_pending {
-            // An interrupt alone is no hurry: the window opens when the instruction is complete.
+        let known = if self.access_pending {
+            let pending = self.signals.pending() & self.deliverable();
+            // What is raised is attended to when the access is complete. For an interrupt alone that is no hurry: the
+            // window opens then.
             let hurry = pending & !Signal::INTR.0 != 0;
             self.page.immediate_exit().store(hurry.into(), Ordering::SeqCst);
-            self.page.request_interrupt_window(pending & Signal::INTR.0 != 0 && self.has_own_interrupts());
-            known |= pending;
+            self.page.request_interrupt_window(pending & Signal::INTR.0 != 0);
+            pending
         } else {
             self.page.immediate_exit().store(0, Ordering::SeqCst);
-            if let Some(exit) = self.attend(pending)? {
-                return Ok(Some(exit));
+            match self.attend()? {
+                Attended::Enter { known } => known,
+                Attended::Again => return Ok(None),
+                Attended::Return(exit) => return Ok(Some(exit)),
             }
-        }
-        // An INTR that was raised since, and that no window was asked for.
-        if pending & Signal::INTR.0 == 0 {
-            known &= !Signal::INTR.0;
-        }
+        };
         if let Some(error) = self.vm.failure() {
             return Err(error.clone());
         }

@@ -245,6 +245,57 @@ fn on_line_reaches_the_guest_through_the_kernel_s_pic() {
 }
 
 #[test]
+fn on_timer_s_line_reaches_input_2_of_the_kernel_s_ioapic() {
+    #[rustfmt::skip]
+    let code = [
+        0x66, 0x65, 0xc7, 0x06, 0x00, 0x00, 0x14, 0, 0, 0, // mov dword gs:[0], 0x14: entry 2
+        0x66, 0x65, 0xc7, 0x06, 0x10, 0x00, 0x51, 0, 0, 0, // mov dword gs:[0x10], 0x51
+        0xba, 0x00, 0x03, 0xee,                            // out 0x300, al: ready
+        0xfb, 0xf4, 0xeb, 0xfd,                            // sti; hlt; jmp to the hlt
+    ];
+    let Some(mut machine) = Machine::new("on_timer_s_line", IrqchipMode::On, &code) else { return };
+    enable_kernel_apic(&mut machine);
+    install(&machine, 0x51, ENDING);
+    let mut registers = machine.vcpu.registers();
+    registers.segments[5].base = 0xfec0_0000;
+    machine.vcpu.set_registers(&registers);
+    let Interrupts::All(controllers) = machine.accelerator.interrupts() else { panic!("mode on") };
+    let (lines, ports) = (controllers.inputs(), Arc::clone(&machine.test_ports));
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            while ports.log.lock().expect("log").is_empty() {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            // Number 2 leads nowhere.
+            for gsi in [2, 0] {
+                lines.set_level(gsi, true);
+                lines.set_level(gsi, false);
+            }
+        });
+        assert_eq!(machine.run(), VcpuExit::Stopped);
+    });
+    assert_eq!(machine.test_ports.written().last(), Some(&0x77));
+}
+
+#[test]
+fn off_masked_interrupt_does_not_end_hlt() {
+    // cli; hlt; then what must not be reached.
+    let code = [0xfa, 0xf4, 0xba, 0x00, 0x03, 0xee, 0xeb, 0xf8];
+    let Some((mut machine, apic)) = with_own_apic("off_masked_interrupt", &code) else { return };
+    install(&machine, 2, ENDING);
+    apic.pending.raise(0x31);
+    let signals = Arc::clone(&machine.signals);
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            std::thread::sleep(Duration::from_millis(50));
+            signals.raise(Signal::NMI);
+        });
+        assert_eq!(machine.run(), VcpuExit::Stopped);
+    });
+    assert_eq!(machine.test_ports.written(), [0x77], "the NMI alone was taken");
+}
+
+#[test]
 fn kernel_apic_takes_messages() {
     for mode in [IrqchipMode::On, IrqchipMode::Split] {
         let Some(mut machine) = Machine::new("kernel_apic_takes_messages", mode, WAITING) else { continue };

@@ -1,5 +1,6 @@
 //! A small machine around one vCPU: RAM at 0, a few ports and a device page.
 
+use std::io::Write;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -26,7 +27,8 @@ pub const LIMIT: Duration = Duration::from_secs(60);
 
 /// Tells why a test can't run here.
 pub fn skip(test: &str, reason: &str) {
-    eprintln!("skipped: {test}: {reason}");
+    // Past the capture of passing tests' output.
+    writeln!(std::io::stderr(), "skipped: {test}: {reason}").expect("standard error");
 }
 
 /// An access as a device sees it: offset, size, and what was written.
