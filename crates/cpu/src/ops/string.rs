@@ -244,10 +244,9 @@ fn port(cpu: &Cpu, op: &Op) -> u16 {
 pub(super) fn masked_store(cpu: &mut Cpu, op: &Op, value: u128, mask: u16, len: u8) -> Exec {
     let start = S64::get(cpu, gpr::RDI as u8) & address_mask(op);
     let at = |index: u8| start.wrapping_add(u64::from(index)) & address_mask(op);
-    // The whole operand is checked, whatever the mask; what wraps around is no overrun of the segment.
-    let checked = u64::from(len).min((address_mask(op) - start).saturating_add(1));
-    let linear = address::linear_in::<true>(cpu, op.seg, start, checked)?;
-    cpu.probe_write(linear, checked).map_err(|fault| stack_fault(op.seg, fault))?;
+    // The whole operand is checked, whatever the mask.
+    let linear = address::linear_in::<true>(cpu, op.seg, start, u64::from(len))?;
+    cpu.probe_write(linear, u64::from(len)).map_err(|fault| stack_fault(op.seg, fault))?;
     for index in (0..len).filter(|index| mask >> index & 1 != 0) {
         store_in(cpu, op.seg, at(index), 1, (value >> (8 * u32::from(index))) as u64 & 0xff)?;
     }

@@ -51,6 +51,7 @@ pub const DATA_PHYS: usize = 0x11000;
 pub struct Bench {
     pub cpu: SoftCpu,
     pub ram: Arc<RamBlock>,
+    pub signals: Arc<CpuSignals>,
 }
 
 /// A CPU in 64-bit or compatibility mode (`bits` 64 or 32) at privilege `cpl` with [`CODE`] and [`DATA`] mapped.
@@ -75,6 +76,7 @@ pub fn bench_with(cpl: u16, bits: u32, translator: TranslatorConfig) -> Bench {
     }
     let (model, _) = CpuModel::parse("max", &cpu::model_host()).expect("model");
     let features = Arc::new(model.build(x86::model::Topology { sockets: 1, dies: 1, cores: 1, threads: 1 }, 0));
+    let signals = Arc::new(CpuSignals::default());
     let config = CpuConfig {
         apic_id: 0,
         boot_processor: true,
@@ -83,7 +85,7 @@ pub fn bench_with(cpl: u16, bits: u32, translator: TranslatorConfig) -> Bench {
         ports: Arc::new(AddressSpace::new(SpaceKind::Ports)),
         clock: Clock::manual(),
         tsc_khz: CpuConfig::DEFAULT_TSC_KHZ,
-        signals: Arc::new(CpuSignals::default()),
+        signals: Arc::clone(&signals),
         apic: Arc::new(Quiet),
         a20: Arc::new(AtomicBool::new(true)),
         exclusive: Arc::new(ExclusiveLock::default()),
@@ -102,7 +104,7 @@ pub fn bench_with(cpl: u16, bits: u32, translator: TranslatorConfig) -> Bench {
     // Takes over the memory map.
     assert!(accel::Vcpu::translate(&mut cpu, CODE).is_some());
     cpu.cpu().exit_request = false;
-    Bench { cpu, ram }
+    Bench { cpu, ram, signals }
 }
 
 fn long_mode(cpl: u16, bits: u32) -> Registers {

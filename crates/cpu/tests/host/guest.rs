@@ -1,6 +1,9 @@
 //! The guest that runs the snippets: the two pages of data are not neighbours in RAM, and a read-only page follows them.
 
-use accel::Vcpu;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use accel::{Signal, Vcpu};
 use cpu::TranslatorConfig;
 use cpu::block::BlockExit;
 use cpu::state::{Cpu, Ymm};
@@ -14,6 +17,9 @@ use crate::common::{self, Bench, CODE_PHYS, DATA, DATA_LEN};
 const PAGES: [usize; 3] = [0x11000, 0x15000, 0x13000];
 /// The page table of [`common::bench`].
 const TABLE: usize = 0x4000;
+
+/// A snippet that takes longer never ends.
+const LIMIT: Duration = Duration::from_millis(500);
 
 /// CR4: user mode may write the bases of FS and GS.
 const FSGSBASE: u64 = 1 << 16;
@@ -69,6 +75,13 @@ impl Guest {
         }
         bench.ram.write(PAGES[2], &read_only_page());
         bench.ram.write(CODE_PHYS, &[0xf4; 4096]);
+        let signals = Arc::downgrade(&bench.signals);
+        std::thread::spawn(move || {
+            while let Some(signals) = signals.upgrade() {
+                signals.raise(Signal::STOP);
+                std::thread::sleep(LIMIT / 4);
+            }
+        });
         Self { bench, engine, used: (0, 0) }
     }
 
@@ -91,13 +104,17 @@ impl Guest {
         }
         let cpu = self.bench.cpu.cpu();
         load(cpu, state);
+        let start = Instant::now();
         let vector = loop {
             match cpu.exec_blocks() {
                 BlockExit::Fault(fault) => {
                     state.error = fault.error_code().unwrap_or(0);
                     break fault.vector();
                 }
-                BlockExit::Signals => cpu.exit_request = false,
+                BlockExit::Signals if start.elapsed() < LIMIT => {
+                    self.bench.signals.clear(Signal::STOP);
+                    cpu.exit_request = false;
+                }
                 _ => break TIMEOUT,
             }
         };
