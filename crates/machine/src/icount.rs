@@ -232,3 +232,77 @@ impl Icount {
         self.clock.skip_to(deadline);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Mutex;
+
+    const SKIP: IcountConfig = IcountConfig { shift: Shift::Fixed(3), idle: Idle::Skip, align: Align::Free };
+
+    #[test]
+    fn turn_ends_at_the_next_deadline_and_its_timer_runs_before_the_next_turn() {
+        let mut icount = Icount::new(SKIP);
+        let ran = Arc::new(AtomicBool::new(false));
+        let own = Arc::clone(&ran);
+        let mut timer = icount.clock().timer(move || own.store(true, Ordering::SeqCst));
+        timer.arm(8 * 500);
+        icount.begin_turn();
+        assert_eq!(icount.counter().limit(), 500);
+        icount.counter().add(500);
+        assert!(icount.counter().is_due() && !ran.load(Ordering::SeqCst));
+        icount.begin_turn();
+        assert!(ran.load(Ordering::SeqCst));
+        assert_eq!(icount.counter().limit(), 500 + TURN);
+    }
+
+    #[test]
+    fn sleep_without_wait_jumps_from_timer_to_timer() {
+        let mut icount = Icount::new(SKIP);
+        let signals = CpuSignals::default();
+        let log = Arc::new(Mutex::new(Vec::new()));
+        // An hour and a day: nobody waits for them.
+        let _timers = [3_600_000_000_000, 86_400_000_000_000].map(|deadline| {
+            let (log, clock) = (Arc::clone(&log), icount.clock().clone());
+            let mut timer = icount.clock().timer(move || log.lock().expect("log").push(clock.now()));
+            timer.arm(deadline);
+            timer
+        });
+        icount.sleep(&[(&signals, Signal::INTR)]);
+        assert_eq!(*log.lock().expect("log"), [3_600_000_000_000]);
+        icount.sleep(&[(&signals, Signal::INTR)]);
+        assert_eq!(*log.lock().expect("log"), [3_600_000_000_000, 86_400_000_000_000]);
+    }
+
+    #[test]
+    fn sleep_ends_at_once_when_a_vcpu_is_wanted() {
+        let mut icount = Icount::new(IcountConfig { idle: Idle::Wait, ..SKIP });
+        let signals = CpuSignals::default();
+        let mut timer = icount.clock().timer(|| ());
+        timer.arm(u64::MAX);
+        signals.raise(Signal::NMI);
+        icount.sleep(&[(&signals, Signal::INTR.with(Signal::NMI))]);
+        assert_eq!(icount.clock().now(), 0);
+    }
+
+    #[test]
+    fn earlier_deadline_from_another_thread_ends_a_sleep() {
+        let mut icount = Icount::new(IcountConfig { idle: Idle::Wait, ..SKIP });
+        let signals = Arc::new(CpuSignals::default());
+        icount.wake(&signals);
+        let mut far = icount.clock().timer(|| ());
+        far.arm(u64::MAX);
+        let clock = icount.clock().clone();
+        let idle = Arc::clone(&icount.idle);
+        let thread = std::thread::spawn(move || {
+            while !idle.load(Ordering::SeqCst) {
+                std::thread::yield_now();
+            }
+            let mut near = clock.timer(|| ());
+            near.arm(1);
+        });
+        icount.sleep(&[(&signals, Signal::STOP)]);
+        assert!(signals.is_raised(Signal::STOP));
+        thread.join().expect("thread");
+    }
+}

@@ -176,3 +176,155 @@ impl Lifecycle for AcceleratorControllers {
 
     fn restored(&self) {}
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use accel::{AccelError, DirtyLog, MachineSpaces, Vcpu, VcpuConfig};
+    use memory::{AccessSize, SpaceKind};
+    use std::sync::Mutex;
+    use x86::model::Host;
+
+    /// Interrupt controllers that write down what reaches them.
+    #[derive(Default)]
+    struct Recorder {
+        levels: Mutex<Vec<(u32, bool)>>,
+        messages: Mutex<Vec<Msi>>,
+        resets: Mutex<u32>,
+    }
+
+    struct Pins(Arc<Recorder>);
+
+    impl IrqSink for Pins {
+        fn set_level(&self, pin: u32, level: bool) {
+            self.0.levels.lock().expect("log").push((pin, level));
+        }
+        fn restore_level(&self, _pin: u32, _level: bool) {}
+    }
+
+    /// The same as an accelerator's.
+    struct Remote(Arc<Recorder>);
+
+    impl IrqControllers for Remote {
+        fn send_msi(&self, message: Msi) {
+            self.0.messages.lock().expect("log").push(message);
+        }
+        fn inputs(&self) -> Arc<dyn IrqSink> {
+            Arc::new(Pins(Arc::clone(&self.0)))
+        }
+        fn reset(&self) {
+            *self.0.resets.lock().expect("log") += 1;
+        }
+    }
+
+    impl LocalApics for Remote {
+        fn send_msi(&self, message: Msi) {
+            self.0.messages.lock().expect("log").push(message);
+        }
+        fn set_level_route(&self, _pin: u32, _message: Option<Msi>) {}
+    }
+
+    /// An accelerator without vCPUs.
+    struct Stub(Interrupts);
+
+    impl std::fmt::Debug for Stub {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("Stub")
+        }
+    }
+
+    impl Accelerator for Stub {
+        fn name(&self) -> &'static str {
+            "stub"
+        }
+        fn host(&self) -> Host {
+            Host::software()
+        }
+        fn interrupts(&self) -> Interrupts {
+            self.0.clone()
+        }
+        fn attach(&self, _: &MachineSpaces) -> Result<(), AccelError> {
+            Ok(())
+        }
+        fn create_vcpu(&self, _: VcpuConfig) -> Result<Box<dyn Vcpu>, AccelError> {
+            Err(AccelError::new("there are none"))
+        }
+        fn start(&self) {}
+        fn stop(&self) {}
+        fn dirty_log(&self) -> Option<Arc<dyn DirtyLog>> {
+            None
+        }
+    }
+
+    struct Bench {
+        controllers: Controllers,
+        memory: AddressSpace,
+        ports: AddressSpace,
+        devices: Vec<BoardDevice>,
+        signals: Arc<CpuSignals>,
+    }
+
+    fn bench(interrupts: Interrupts) -> Bench {
+        let memory = AddressSpace::new(SpaceKind::Memory);
+        let ports = AddressSpace::new(SpaceKind::Ports);
+        let (mailboxes, mut devices) = (Mailboxes::default(), Vec::new());
+        let stub = Stub(interrupts);
+        let controllers =
+            build(&stub, &Clock::manual(), (&memory, &ports), &mailboxes, &mut devices).expect("controllers");
+        let signals = Arc::new(CpuSignals::default());
+        mailboxes.set(vec![Arc::clone(&signals)]).expect("the first");
+        Bench { controllers, memory, ports, devices, signals }
+    }
+
+    fn cpu(index: usize, signals: &Arc<CpuSignals>) -> lapic::CpuConfig {
+        lapic::CpuConfig {
+            index,
+            apic_id: index as u32,
+            is_boot_cpu: index == 0,
+            has_x2apic: false,
+            tsc_khz: 1_000_000,
+            signals: Arc::clone(signals),
+        }
+    }
+
+    #[test]
+    fn local_apics_of_the_accelerator_get_the_pics_level_and_the_ioapics_messages() {
+        let recorder = Arc::new(Recorder::default());
+        let bench = bench(Interrupts::LocalApics(Arc::new(Remote(Arc::clone(&recorder)))));
+        // The PIC with vectors from 0x20, all open.
+        for (port, value) in [(0x20, 0x11), (0x21, 0x20), (0x21, 4), (0x21, 1), (0x21, 0)] {
+            bench.ports.store(GuestAddress(port), AccessSize::Byte, value);
+        }
+        // Input 4 of the I/O APIC: vector 0x44, edge, to APIC 1.
+        for (offset, value) in [(0, 0x19), (0x10, 1 << 24), (0, 0x18), (0x10, 0x44)] {
+            bench.memory.store(GuestAddress(IOAPIC_BASE + offset), AccessSize::Dword, value);
+        }
+        let mut line = bench.controllers.inputs[4].line();
+        line.set(true);
+        assert!(bench.signals.is_raised(Signal::INTR));
+        assert_eq!(*recorder.messages.lock().expect("log"), [Msi { address: 0xfee0_1000, data: 0x44 }]);
+
+        let InterruptSource::Pic(pic) = bench.controllers.source(&cpu(0, &bench.signals)) else { panic!("no PIC") };
+        assert_eq!(pic.acknowledge(), Some(0x24));
+        assert!(!bench.signals.is_raised(Signal::INTR));
+        let second = bench.controllers.source(&cpu(1, &bench.signals));
+        assert!(matches!(second, InterruptSource::Accelerator));
+        assert!(bench.controllers.end_of_interrupt().is_some() && !bench.controllers.has_local_apics());
+    }
+
+    #[test]
+    fn controllers_of_the_accelerator_get_lines_messages_and_resets() {
+        let recorder = Arc::new(Recorder::default());
+        let bench = bench(Interrupts::All(Arc::new(Remote(Arc::clone(&recorder)))));
+        bench.controllers.inputs[9].line().pulse();
+        assert_eq!(*recorder.levels.lock().expect("log"), [(9, true), (9, false)]);
+        bench.memory.store(GuestAddress(0xfee0_2000), AccessSize::Dword, 0x51);
+        assert_eq!(*recorder.messages.lock().expect("log"), [Msi { address: 0xfee0_2000, data: 0x51 }]);
+        // The board has no PIC and no I/O APIC.
+        assert_eq!(bench.ports.load(GuestAddress(0x21), AccessSize::Byte), 0xff);
+        assert_eq!(bench.devices.len(), 1);
+        bench.devices[0].lifecycle.reset(ResetKind::Cold);
+        assert_eq!(*recorder.resets.lock().expect("log"), 1);
+        assert!(matches!(bench.controllers.source(&cpu(0, &bench.signals)), InterruptSource::Accelerator));
+    }
+}
