@@ -150,21 +150,16 @@ fn run_ours(instruction: &Instruction, machine: &mut Machine) {
     machine.fx[32..160].copy_from_slice(&image[32..]);
 }
 
-/// Where this follows the SDM and AMD's processors do not: `FCOMI` clears C1, and an unmasked
-/// exception keeps a comparison from changing the condition codes and EFLAGS.
+/// Where this follows the SDM and AMD's processors do not: an unmasked exception keeps a comparison from changing
+/// the condition codes and EFLAGS.
 fn excuse(code: Code, ours: &Machine, host: &mut Machine) {
     let mnemonic = format!("{:?}", code.mnemonic());
     let status = u16::from_le_bytes([ours.fx[2], ours.fx[3]]);
     let pending = status & 0x80 != 0;
     let mut ignored = 0;
-    if mnemonic.contains("com") || mnemonic == "Ftst" {
-        if pending {
-            ignored |= 0x4500;
-            host.flags = ours.flags;
-        }
-        if mnemonic.contains("comi") {
-            ignored |= 0x0200;
-        }
+    if pending && (mnemonic.contains("com") || mnemonic == "Ftst") {
+        ignored |= if mnemonic.contains("comi") { 0x4700 } else { 0x4500 };
+        host.flags = ours.flags;
     }
     let host_status = u16::from_le_bytes([host.fx[2], host.fx[3]]);
     let merged = (host_status & !ignored) | (status & ignored);

@@ -362,6 +362,18 @@ impl Asm {
         self.code.push(0x58 | reg & 7);
     }
 
+    pub(super) fn push_mem(&mut self, mem: Mem) {
+        self.mem(0, 4, &[0xff], 6, mem);
+    }
+
+    pub(super) fn pop_mem(&mut self, mem: Mem) {
+        self.mem(0, 4, &[0x8f], 0, mem);
+    }
+
+    pub(super) fn fldcw(&mut self, mem: Mem) {
+        self.mem(0, 4, &[0xd9], 5, mem);
+    }
+
     pub(super) fn popf(&mut self) {
         self.code.push(0x9d);
     }

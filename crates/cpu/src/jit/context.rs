@@ -88,6 +88,18 @@ pub(super) struct Context {
     /// Guest instructions that were begun in this piece, and the number after which a poll leaves: for the lock-step mode.
     pub begun: u64,
     pub begun_most: u64,
+    /// The x87 unit; see `x87`.
+    pub x87_area: super::x87::Area,
+    /// The offset of a memory operand that is looked up.
+    pub x87_offset: u64,
+    /// FDP, if `x87_segment` is not 0.
+    pub x87_data: u64,
+    /// The last instruction's record, counted from 1.
+    pub x87_instruction: u32,
+    pub x87_control: u16,
+    /// The segment of FDP, counted from 1.
+    pub x87_segment: u8,
+    pub x87_live: u8,
     /// Where deferred flags of each kind are made into bits.
     pub flag_makers: [u64; super::flags::NUMBERS],
     pub jumps: [JumpEntry; JUMPS],

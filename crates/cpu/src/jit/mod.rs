@@ -18,6 +18,7 @@ mod context;
 mod flags;
 mod host;
 mod translate;
+mod x87;
 
 use std::io;
 use std::time::Instant;
@@ -83,6 +84,8 @@ struct Site {
     rip: u64,
     action: Action,
     flags: Source,
+    /// The x87 unit must be the interpreter's.
+    x87: bool,
     resume: u64,
 }
 
@@ -117,6 +120,7 @@ pub(crate) struct Jit {
     sites: Vec<Site>,
     edges: Vec<Edge>,
     indirect: Vec<Indirect>,
+    x87_records: Vec<x87::Record>,
     open: Option<Open>,
     fault: Option<Fault>,
     /// The key that the running region was entered under.
@@ -153,6 +157,7 @@ impl Cpu {
                 | u32::from(sse) << 18
                 | u32::from(avx) << 19
                 | u32::from(masked) << 20
+                | u32::from(x87::usable(self)) << 22
                 | u32::from(self.system_flag(x86::regs::rflags::DF)) << 21,
         )
     }
@@ -169,6 +174,7 @@ fn mode_of(key: u32, bmi: bool, abm: bool) -> Mode {
         sse: key >> 18 & 1 != 0,
         avx: key >> 19 & 1 != 0,
         masked: key >> 20 & 1 != 0,
+        x87: key >> 22 & 1 != 0 && x87::host_has_it(),
         down: key >> 21 & 1 != 0,
         bmi,
         abm,
@@ -213,6 +219,7 @@ impl Jit {
             sites: Vec::new(),
             edges: Vec::new(),
             indirect: Vec::new(),
+            x87_records: Vec::new(),
             open: None,
             fault: None,
             key: 0,
@@ -251,6 +258,7 @@ impl Jit {
         self.sites.clear();
         self.edges.clear();
         self.indirect.clear();
+        self.x87_records.clear();
         self.open = None;
         self.used = self.start;
         self.salt += 1;
@@ -283,6 +291,7 @@ impl Jit {
             sites: self.sites.len() as u32,
             edges: self.edges.len() as u32,
             indirect: self.indirect.len() as u32,
+            x87: self.x87_records.len() as u32,
         };
         let address = self.code.address(base);
         let output = translate::translate(pieces, address, &self.addresses, mode, numbers)?;
@@ -291,7 +300,8 @@ impl Jit {
             .iter()
             .map(|site| {
                 let resume = address + u64::from(output.asm.offset(site.resume)?);
-                Some(Site { op: site.op, rip: site.rip, action: site.action, flags: site.flags, resume })
+                let (op, rip, x87) = (site.op, site.rip, site.x87);
+                Some(Site { op, rip, action: site.action, flags: site.flags, x87, resume })
             })
             .collect();
         let edges: Option<Vec<Edge>> = output
@@ -312,6 +322,7 @@ impl Jit {
         self.sites.extend(sites);
         self.edges.extend(edges);
         self.indirect.extend(output.indirect);
+        self.x87_records.extend(output.x87);
         let index = self.regions.len() as u32;
         self.regions.push(Region {
             place,
@@ -443,6 +454,7 @@ impl Jit {
             let enter: extern "sysv64" fn(*mut Cpu, u64) = std::mem::transmute(self.addresses.stubs.enter);
             enter(cpu, code);
         }
+        self.flush_x87(cpu);
         self.settle(cpu)
     }
 
@@ -484,6 +496,10 @@ impl Jit {
         let next = rip.wrapping_add(u64::from(op.len));
         match action {
             Action::Note(size) => return self.note(cpu, rip, next, size, resume),
+            Action::LoadX87 => {
+                self.load_x87(cpu);
+                return resume;
+            }
             Action::Load(size) => {
                 return match crate::ops::load_operand(cpu, &op, size) {
                     Ok(value) => {
@@ -587,7 +603,12 @@ extern "sysv64" fn slow(cpu: *mut Cpu, site: u32, context: *mut Context) -> u64 
     // SAFETY: `Jit::run` stored both pointers before it entered translated code, and touches neither until that
     // returns; translated code passes its own context.
     let (cpu, jit) = unsafe { (&mut *cpu, &mut *((*context).jit as *mut Jit)) };
-    jit.slow(cpu, site)
+    let x87 = jit.suspend_x87(cpu, site);
+    let resume = jit.slow(cpu, site);
+    if x87 && resume != 0 {
+        jit.load_x87(cpu);
+    }
+    resume
 }
 
 /// Decodes a block at a linear address; `None` when its bytes are not what the interpreter decoded.

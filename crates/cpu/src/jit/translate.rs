@@ -4,6 +4,8 @@
 //! operand replaced by a host pointer), *by hand* (stack, branches, division) or *slow* (the interpreter's handler is
 //! called for it). What can't be translated at all ends the region.
 
+mod x87;
+
 use iced_x86::{
     Code, CpuidFeature, Encoder, EncodingKind, Instruction, InstructionInfoFactory, Mnemonic as M, OpAccess, OpKind,
     Register,
@@ -12,6 +14,7 @@ use iced_x86::{
 use super::asm::{Alu, Asm, Label, Mem, S0, S1, cc};
 use super::context::{Leave, Place, Stubs, field, host_register, place};
 use super::flags::{Carry, Held, Kind, Main, Operand, Recipe, Source, State};
+use super::x87::Record;
 use crate::mmu::{DATA_ENTRY_SHIFT, DATA_SLOTS, DataField, TablesLayout};
 use crate::ops::Op;
 use crate::ops::lower::{Flow, register_number, register_size};
@@ -30,6 +33,8 @@ pub(crate) struct Item {
     pub rip: u64,
     /// A vector instruction that the host executes as it is.
     vector: bool,
+    /// What is done with an x87 or MMX instruction on the host's unit.
+    unit: Option<x87::Class>,
     /// See [`is_site`].
     site: bool,
 }
@@ -37,8 +42,9 @@ pub(crate) struct Item {
 impl Item {
     pub(super) fn new(ins: Instruction, op: Op, flow: Flow, rip: u64, mode: Mode) -> Self {
         let vector = flow == Flow::Next && is_native_vector(&ins, mode);
-        let site = is_site(&ins, flow, vector);
-        Self { ins, op, flow, rip, vector, site }
+        let unit = x87::class(&ins, &op, flow, mode);
+        let site = is_site(&ins, flow, vector || unit.is_some());
+        Self { ins, op, flow, rip, vector, unit, site }
     }
 
     fn next(&self) -> u64 {
@@ -65,6 +71,8 @@ pub(super) struct Mode {
     pub avx: bool,
     /// All SIMD floating-point exceptions are masked.
     pub masked: bool,
+    /// x87 and MMX instructions may run on the host's unit.
+    pub x87: bool,
     /// RFLAGS.DF: string instructions go downwards.
     pub down: bool,
     /// TZCNT and LZCNT are what they are called.
@@ -92,6 +100,8 @@ pub(super) enum Action {
     Jump,
     /// Notes a store of this many bytes that is done, and leaves the region if it hit code.
     Note(u8),
+    /// Lets the host's x87 unit be the guest's.
+    LoadX87,
     /// Executes an instruction that may change how code is run, and leaves the region if it did.
     System,
     /// The same, for one that asks for the outer loop because it may change flags of the system.
@@ -104,6 +114,8 @@ pub(super) struct Site {
     pub rip: u64,
     pub action: Action,
     pub flags: Source,
+    /// The x87 unit must be the interpreter's.
+    pub x87: bool,
     /// Where translated code goes on, relative to the region.
     pub resume: Label,
 }
@@ -135,6 +147,7 @@ pub(super) struct Output {
     pub sites: Vec<Site>,
     pub edges: Vec<Edge>,
     pub indirect: Vec<Indirect>,
+    pub x87: Vec<Record>,
 }
 
 /// Numbers that the next site, edge and indirect jump get.
@@ -143,6 +156,7 @@ pub(super) struct Numbers {
     pub sites: u32,
     pub edges: u32,
     pub indirect: u32,
+    pub x87: u32,
 }
 
 /// Fixed addresses.
@@ -271,6 +285,7 @@ pub(super) struct Translator<'a> {
     sites: Vec<Site>,
     edges: Vec<Edge>,
     indirect: Vec<Indirect>,
+    x87_records: Vec<Record>,
     outs: Vec<Out>,
     encoder: Encoder,
     info: InstructionInfoFactory,
@@ -304,6 +319,7 @@ pub(super) fn translate(
         sites: Vec::new(),
         edges: Vec::new(),
         indirect: Vec::new(),
+        x87_records: Vec::new(),
         outs: Vec::new(),
         encoder: Encoder::new(64),
         info: InstructionInfoFactory::new(),
@@ -316,6 +332,7 @@ pub(super) fn translate(
         sites: translator.sites,
         edges: translator.edges,
         indirect: translator.indirect,
+        x87: translator.x87_records,
     })
 }
 
@@ -742,6 +759,9 @@ impl Translator<'_> {
         if self.polled[index] {
             self.poll(piece.rip);
         }
+        if index == 0 {
+            self.enter_x87(piece);
+        }
         if index == 0 && self.wants_vectors() {
             let (at, back) = (self.asm.label(), self.asm.label());
             self.asm.alu_mem_imm8(1, Alu::Cmp, field!(self.context, vectors_live), 0);
@@ -963,7 +983,8 @@ impl Translator<'_> {
 
     fn site(&mut self, item: &Item, action: Action, resume: Label) -> u32 {
         let number = self.numbers.sites + self.sites.len() as u32;
-        self.sites.push(Site { op: item.op, rip: item.rip, action, flags: self.state.source(), resume });
+        let x87 = x87::looks_at_unit(&item.ins, action);
+        self.sites.push(Site { op: item.op, rip: item.rip, action, flags: self.state.source(), x87, resume });
         number
     }
 
@@ -999,6 +1020,7 @@ impl Translator<'_> {
             M::Pop => self.pop(items, at),
             M::Leave => self.leave(items, at),
             M::Div | M::Idiv => self.divide(items, at),
+            _ if item.unit.is_some() => self.unit(items, at),
             _ => self.native(items, at),
         };
         if result.is_err() {

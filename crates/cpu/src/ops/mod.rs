@@ -31,7 +31,7 @@ mod xsave;
 
 pub(crate) mod lower;
 
-pub(crate) use address::{Any, Flat, FlatIndexed, FlatRip, load_sized as load_operand};
+pub(crate) use address::{Any, Flat, FlatIndexed, FlatRip, load_sized as load_operand, segment};
 pub(crate) use operand::{S8, S16, S32, S64, Size};
 
 use crate::fault::Exec;

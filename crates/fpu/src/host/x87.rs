@@ -3,8 +3,10 @@
 
 use core::arch::asm;
 use core::ptr::{from_mut, from_ref};
+use std::sync::LazyLock;
 
 use crate::f80::F80;
+use crate::x87::status::C1;
 
 /// The control word that the ABI guarantees: all masked, extended precision, nearest.
 pub(crate) const DEFAULT_CONTROL: u16 = 0x037f;
@@ -400,4 +402,20 @@ compare_memory! {
 
 classify! {
     ftst "ftst" fxam "fxam"
+}
+
+static FCOMI_CODES: LazyLock<u16> = LazyLock::new(|| {
+    let status: u16;
+    // SAFETY: the stack is empty before and after, and no exception is unmasked.
+    unsafe {
+        // FXAM of -1 sets C1.
+        block!(["fld1" "fchs" "fxam" "fcomi st(0), st(0)" "fnstsw ax" "fstp st(0)"], status,);
+    }
+    !status & C1
+});
+
+/// The condition codes that `FCOMI` and its relatives set from a comparison. Intel's processors clear C1, as both
+/// makers' manuals say; AMD's leave it alone.
+pub(crate) fn fcomi_codes() -> u16 {
+    *FCOMI_CODES
 }

@@ -432,7 +432,7 @@ impl X87 {
             Comparison::Unordered
         } else {
             let status = f(self.register(0), self.register(sti), self.guest());
-            if !self.settle(status, C1, Target::Register) {
+            if !self.settle(status, host::fcomi_codes(), Target::Register) {
                 return X87Outcome::Done;
             }
             Comparison::from_condition_codes(status)
