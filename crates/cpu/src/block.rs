@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use accel::Signal;
 use accel::TranslatorStats;
-use memory::{PAGE_SIZE, RamBlock};
+use memory::{HitCursor, PAGE_SIZE, PageId, RamBlock};
 use x86::regs::SegmentRegister;
 
 use crate::decode::{Decoded, LONGEST, decode};
@@ -87,6 +87,8 @@ const LONGEST_BLOCK: usize = 48;
 const CAPACITY: usize = 1 << 20;
 const JUMPS: usize = 1 << 12;
 const NO_PAGE: u32 = u32::MAX;
+/// Bytes that are read for a block at first.
+const SHORT_WINDOW: usize = 96;
 /// In [`Block::heat`]: can't be translated.
 const NEVER: u16 = u16::MAX;
 /// Limits of a translated region.
@@ -149,6 +151,8 @@ struct Block {
     first: u32,
     /// Ops, including the one that ends the block.
     ops: u16,
+    /// Ops that there is room for.
+    room: u16,
     /// Bytes of code.
     bytes: u16,
     page: u32,
@@ -177,6 +181,10 @@ struct Inner {
     blocks: Vec<Block>,
     pages: Vec<Page>,
     by_phys: Map<u64, u32>,
+    /// The pages that have the same tracking, which are one page of RAM at several addresses.
+    by_id: Map<PageId, Vec<u32>>,
+    /// The hits that the translator has been told of.
+    cursor: HitCursor,
     by_key: Map<Key, u32>,
     jumps: Box<[Jump; JUMPS]>,
     trace: Option<Box<dyn TraceSink>>,
@@ -232,6 +240,8 @@ impl Inner {
             blocks: Vec::new(),
             pages: Vec::new(),
             by_phys: Map::default(),
+            by_id: Map::default(),
+            cursor: HitCursor::default(),
             by_key: Map::default(),
             jumps: Box::new([NOWHERE; JUMPS]),
             trace: None,
@@ -248,6 +258,7 @@ impl Inner {
         self.blocks.clear();
         self.pages.clear();
         self.by_phys.clear();
+        self.by_id.clear();
         self.by_key.clear();
         self.jumps.fill(NOWHERE);
     }
@@ -257,7 +268,14 @@ impl Inner {
     fn rescan(&mut self) {
         if let Translator::On(jit) = &mut self.jit {
             let pages = &self.pages;
-            jit.rescan(|page| pages.get(page as usize).map(Page::generation));
+            let current = |page: u32| pages.get(page as usize).map(Page::generation);
+            let by_id = &self.by_id;
+            let mut hit = Vec::new();
+            if self.cursor.advance(|id| hit.extend(by_id.get(&id).into_iter().flatten())) {
+                hit.iter().for_each(|page| jit.check_page(*page, current(*page)));
+            } else {
+                jit.rescan(current);
+            }
         }
     }
 
@@ -280,6 +298,9 @@ impl Inner {
         let index = self.pages.len() as u32;
         self.pages.push(Page { ram: Arc::clone(ram), offset });
         self.by_phys.insert(phys, index);
+        if let Some(code) = ram.page_code(offset) {
+            self.by_id.entry(code.id()).or_default().push(index);
+        }
         index
     }
 }
@@ -621,10 +642,18 @@ impl Cpu {
     fn build(&mut self, cache: &mut Inner, linear: u64, key: Key, source: &Source) -> Exec<Found> {
         let at = source.offset + usize::from(key.offset);
         let room = PAGE_SIZE - usize::from(key.offset);
-        let mut window = vec![0; room.min(LONGEST_BLOCK * LONGEST)];
+        let mut bytes = [0; LONGEST_BLOCK * LONGEST];
+        let mut want = room.min(SHORT_WINDOW);
         loop {
-            source.ram.read(at, &mut window);
-            let draft = self.draft(&window);
+            let window = &mut bytes[..want];
+            source.ram.read(at, window);
+            let draft = self.draft(window);
+            // The window may have ended in the middle of an instruction.
+            let longest = room.min(LONGEST_BLOCK * LONGEST);
+            if want < longest && draft.bytes.len() + LONGEST > want {
+                want = longest;
+                continue;
+            }
             if draft.ops.is_empty() {
                 return self.build_crossing(cache, linear, key, source);
             }
@@ -632,12 +661,13 @@ impl Cpu {
             watch(&source.ram, at, len);
             let generation = cache.pages.get(key.page as usize).map_or(0, Page::generation);
             // What counts is what is there after the marks: a change in between means starting over.
-            let mut check = vec![0; len];
-            source.ram.read(at, &mut check);
-            if check == draft.bytes && watches(&source.ram, at, len) {
+            let mut check = [0; LONGEST_BLOCK * LONGEST];
+            source.ram.read(at, &mut check[..len]);
+            if check[..len] == draft.bytes && watches(&source.ram, at, len) {
                 let block = Block {
                     first: 0,
                     ops: 0,
+                    room: 0,
                     bytes: len as u16,
                     page: key.page,
                     generation,
@@ -695,6 +725,7 @@ impl Cpu {
                 let block = Block {
                     first: 0,
                     ops: 0,
+                    room: 0,
                     bytes: len as u16,
                     page: key.page,
                     generation: first_generation,
@@ -709,12 +740,28 @@ impl Cpu {
     }
 
     fn enter(&mut self, cache: &mut Inner, linear: u64, key: Key, mut block: Block, draft: &Draft) -> u32 {
-        block.first = cache.ops.len() as u32;
         block.ops = draft.ops.len() as u16;
-        cache.ops.extend_from_slice(&draft.ops);
-        let index = cache.blocks.len() as u32;
-        cache.blocks.push(block);
-        cache.by_key.insert(key, index);
+        let known = cache.by_key.get(&key).copied();
+        let old = known.and_then(|index| cache.blocks.get(index as usize)).filter(|old| old.room >= block.ops);
+        let index = if let (Some(index), Some(old)) = (known, old) {
+            // The block that is no longer valid gives its place.
+            (block.first, block.room) = (old.first, old.room);
+            let first = block.first as usize;
+            if let Some(ops) = cache.ops.get_mut(first..first + draft.ops.len()) {
+                ops.copy_from_slice(&draft.ops);
+            }
+            if let Some(slot) = cache.blocks.get_mut(index as usize) {
+                *slot = block;
+            }
+            index
+        } else {
+            (block.first, block.room) = (cache.ops.len() as u32, block.ops);
+            cache.ops.extend_from_slice(&draft.ops);
+            cache.blocks.push(block);
+            let index = cache.blocks.len() as u32 - 1;
+            cache.by_key.insert(key, index);
+            index
+        };
         if let Some(trace) = &mut cache.trace {
             trace.translated(linear, &draft.bytes, self.mode.bits);
         }

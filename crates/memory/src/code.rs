@@ -9,7 +9,7 @@
 //! told when code was hit.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, Weak};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 
 /// Who wants to know that code was modified.
 pub trait CodeListener: Send + Sync {
@@ -18,6 +18,49 @@ pub trait CodeListener: Send + Sync {
 }
 
 static LISTENERS: RwLock<Vec<Weak<dyn CodeListener>>> = RwLock::new(Vec::new());
+
+/// Hits that are remembered.
+const RECENT: usize = 64;
+
+/// The pages of the last hits, for vCPUs that need not look at all of theirs.
+struct Hits {
+    /// Hits so far.
+    count: u64,
+    pages: [usize; RECENT],
+}
+
+static HITS: Mutex<Hits> = Mutex::new(Hits { count: 0, pages: [0; RECENT] });
+
+/// A vCPU's place in the sequence of hits.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct HitCursor(u64);
+
+impl HitCursor {
+    /// Calls `each` with the page of every hit since the last call; `false`, and nothing called, when there were too
+    /// many: any page may have been hit.
+    pub fn advance(&mut self, mut each: impl FnMut(PageId)) -> bool {
+        let (from, count, pages) = {
+            let hits = HITS.lock().unwrap_or_else(PoisonError::into_inner);
+            (std::mem::replace(&mut self.0, hits.count), hits.count, hits.pages)
+        };
+        if count - from > RECENT as u64 {
+            return false;
+        }
+        for index in from..count {
+            each(PageId(pages[index as usize % RECENT]));
+        }
+        true
+    }
+}
+
+/// Names the tracking of one page while its block of RAM lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct PageId(usize);
+
+/// How many listeners there may be.
+pub fn listeners() -> usize {
+    LISTENERS.read().unwrap_or_else(PoisonError::into_inner).len()
+}
 
 /// Tells `listener`, while it lives, of all modified code in the process.
 pub fn listen(listener: &Arc<dyn CodeListener>) {
@@ -100,7 +143,16 @@ impl PageCode {
         // The marks go first: whoever sets one in between finds the old generation.
         self.lines.swap(0, Ordering::SeqCst);
         self.generation.fetch_add(1, Ordering::SeqCst);
+        let mut hits = HITS.lock().unwrap_or_else(PoisonError::into_inner);
+        let slot = (hits.count % RECENT as u64) as usize;
+        hits.pages[slot] = self.id().0;
+        hits.count += 1;
         true
+    }
+
+    /// The page's name.
+    pub fn id(&self) -> PageId {
+        PageId(std::ptr::from_ref(self) as usize)
     }
 }
 

@@ -13,7 +13,7 @@ mod code;
 mod ram;
 mod space;
 
-pub use code::{CodeListener, PageCode, listen, notify};
+pub use code::{CodeListener, HitCursor, PageCode, PageId, listen, listeners, notify};
 pub use ram::{PAGE_SHIFT, PAGE_SIZE, RamBlock, RamError};
 pub use space::{
     AccessSize, AddressSpace, Backing, FlatRange, FlatView, Io, MapError, MapListener, MemoryError, RegionHandle,

@@ -163,6 +163,8 @@ impl RamBlock {
     #[inline]
     pub fn note_store(&self, offset: usize, len: usize) -> bool {
         let mut hit = false;
+        // The store comes before the look at the marks: a vCPU that sets a mark then reads the bytes that were stored.
+        std::sync::atomic::fence(Ordering::SeqCst);
         let (mut at, end) = (offset, offset.saturating_add(len).min(self.len));
         while at < end {
             let page_end = ((at >> PAGE_SHIFT) + 1) << PAGE_SHIFT;

@@ -31,7 +31,7 @@ use memory::PageCode;
 use self::context::{Context, Leave};
 use self::flags::Source;
 pub(crate) use self::translate::Piece;
-use self::translate::{Action, Addresses, Indirect, Item, Mode, Numbers};
+use self::translate::{Action, Addresses, Indirect, Item, Mode, Numbers, Tools};
 use crate::block::Map;
 use crate::config::TranslatorConfig;
 use crate::fault::Fault;
@@ -125,6 +125,7 @@ pub(crate) struct Jit {
     fault: Option<Fault>,
     /// The key that the running region was entered under.
     key: u32,
+    tools: Tools,
     /// Changes whenever a region goes.
     salt: u64,
     /// What the keys of the jump table were made for.
@@ -223,6 +224,7 @@ impl Jit {
             open: None,
             fault: None,
             key: 0,
+            tools: Tools::default(),
             salt: 1,
             keyed: None,
             one_instruction: config.one_insn_per_tb,
@@ -294,7 +296,7 @@ impl Jit {
             x87: self.x87_records.len() as u32,
         };
         let address = self.code.address(base);
-        let output = translate::translate(pieces, address, &self.addresses, mode, numbers)?;
+        let output = translate::translate(pieces, address, &self.addresses, mode, numbers, &mut self.tools)?;
         let sites: Option<Vec<Site>> = output
             .sites
             .iter()
@@ -352,9 +354,20 @@ impl Jit {
             .map(|(page, _)| *page)
             .collect();
         for page in changed {
-            if let Some((_, regions)) = self.pages.remove(&page) {
-                regions.iter().for_each(|region| self.drop_region(*region));
-            }
+            self.drop_page(page);
+        }
+    }
+
+    /// Drops the regions of a page unless `current` is their generation.
+    pub(crate) fn check_page(&mut self, page: u32, current: Option<u32>) {
+        if self.pages.get(&page).is_some_and(|(generation, _)| current != Some(*generation)) {
+            self.drop_page(page);
+        }
+    }
+
+    fn drop_page(&mut self, page: u32) {
+        if let Some((_, regions)) = self.pages.remove(&page) {
+            regions.iter().for_each(|region| self.drop_region(*region));
         }
     }
 

@@ -287,10 +287,21 @@ pub(super) struct Translator<'a> {
     indirect: Vec<Indirect>,
     x87_records: Vec<Record>,
     outs: Vec<Out>,
-    encoder: Encoder,
-    info: InstructionInfoFactory,
+    tools: &'a mut Tools,
     /// The very first instruction can't be translated.
     useless: bool,
+}
+
+/// Parts of the decoder's library that are used again and again.
+pub(super) struct Tools {
+    encoder: Encoder,
+    info: InstructionInfoFactory,
+}
+
+impl Default for Tools {
+    fn default() -> Self {
+        Self { encoder: Encoder::new(64), info: InstructionInfoFactory::new() }
+    }
 }
 
 /// Translates a region; its first piece is the entry. `None`: nothing of it can be translated.
@@ -300,6 +311,7 @@ pub(super) fn translate(
     addresses: &Addresses,
     mode: Mode,
     numbers: Numbers,
+    tools: &mut Tools,
 ) -> Option<Output> {
     let mut asm = Asm::new(base);
     let labels = pieces.iter().map(|_| asm.label()).collect();
@@ -321,8 +333,7 @@ pub(super) fn translate(
         indirect: Vec::new(),
         x87_records: Vec::new(),
         outs: Vec::new(),
-        encoder: Encoder::new(64),
-        info: InstructionInfoFactory::new(),
+        tools,
         useless: false,
     };
     translator.plan();
@@ -1030,7 +1041,7 @@ impl Translator<'_> {
 
     fn effects(&mut self, ins: &Instruction) -> Effects {
         let mut effects = Effects::default();
-        let info = self.info.info(ins);
+        let info = self.tools.info.info(ins);
         let access = |access: OpAccess| {
             (
                 matches!(access, OpAccess::Read | OpAccess::CondRead | OpAccess::ReadWrite | OpAccess::ReadCondWrite),
@@ -1194,8 +1205,8 @@ impl Translator<'_> {
     }
 
     fn encode(&mut self, ins: &Instruction) -> Try<Encoded> {
-        let encoded = self.encoder.encode(ins, 0);
-        let mut bytes = self.encoder.take_buffer();
+        let encoded = self.tools.encoder.encode(ins, 0);
+        let mut bytes = self.tools.encoder.take_buffer();
         let mut result = Encoded::default();
         if encoded.is_ok()
             && let Some(to) = result.bytes.get_mut(..bytes.len())
@@ -1204,7 +1215,7 @@ impl Translator<'_> {
             result.len = bytes.len() as u8;
         }
         bytes.clear();
-        self.encoder.set_buffer(bytes);
+        self.tools.encoder.set_buffer(bytes);
         if result.len == 0 { Err(Refused) } else { Ok(result) }
     }
 

@@ -398,6 +398,8 @@ impl Cpu {
                 return;
             }
             let at = ram.offset + offset as usize;
+            // A hit takes the marks away, so they are looked at before. Those of other vCPUs don't matter here.
+            let watched = block.page_code(at).is_some_and(memory::PageCode::is_watched);
             match len {
                 1 => block.store_u8(at, value as u8),
                 2 => block.store_u16(at, value as u16),
@@ -405,7 +407,7 @@ impl Cpu {
                 8 => block.store_u64(at, value as u64),
                 _ => block.write(at, &value.to_le_bytes()[..len.min(16) as usize]),
             };
-            if block.page_code(at).is_some_and(memory::PageCode::is_watched) {
+            if watched {
                 self.code_modified = true;
             }
             return;
