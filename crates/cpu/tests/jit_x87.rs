@@ -9,6 +9,8 @@ use cpu::block::BlockExit;
 use fpu::{F80, X87};
 use iced_x86::{Decoder, DecoderOptions, Instruction, OpKind};
 
+const CR0_TS: u64 = 8;
+
 /// SplitMix64.
 struct Random(u64);
 
@@ -214,9 +216,9 @@ fn program(random: &mut Random, count: u32, mmx: u64, calm: bool) -> Program {
         code.extend(instruction);
     }
     if random.chance(30) {
-        // lea rsi, [rsi + 0x20]: leaves the data in some loop.
-        code.extend([0x48, 0x8d, 0x76, 0x20]);
-        text.push("lea rsi,[rsi+20h]".into());
+        // LEA RSI, [RSI + 0x100]: leaves the data in some loops.
+        code.extend([0x48, 0x8d, 0xb6, 0, 1, 0, 0]);
+        text.push("lea rsi,[rsi+100h]".into());
     }
     // dec ecx; jnz
     code.extend([0xff, 0xc9, 0x0f, 0x85]);
@@ -331,4 +333,32 @@ fn mmx_and_x87_loops_end_as_in_the_interpreter() {
     for seed in first()..first() + rounds() {
         compare(seed + 2_000_000, 60, false);
     }
+}
+
+#[test]
+fn x87_loop_under_task_switched_raises_nm_where_it_was_translated_before() {
+    // mov ecx, 40; fld1; fstp st(0); dec ecx; jnz; hlt
+    let code = [0xb9, 40, 0, 0, 0, 0xd9, 0xe8, 0xdd, 0xd8, 0xff, 0xc9, 0x75, 0xf8, 0xf4];
+    let mut bench = bench_with(0, 64, TranslatorConfig { hot_after: 2, ..TranslatorConfig::default() });
+    assert!(bench.ram.write(CODE_PHYS, &code));
+    bench.cpu.cpu().x87 = X87::new();
+    let mut run = |cr0: u64| {
+        let mut registers = accel::Vcpu::registers(&mut bench.cpu);
+        registers.rip = CODE;
+        registers.cr0 |= cr0;
+        registers.activity = x86::regs::Activity::Running;
+        accel::Vcpu::set_registers(&mut bench.cpu, &registers);
+        loop {
+            match bench.cpu.cpu().exec_blocks() {
+                BlockExit::Signals => bench.cpu.cpu().exit_request = false,
+                BlockExit::Fault(fault) => return Some((fault.vector(), bench.cpu.cpu().rip)),
+                _ => return None,
+            }
+        }
+    };
+    for _ in 0..3 {
+        assert_eq!(run(0), None);
+    }
+    assert_eq!(run(CR0_TS), Some((7, CODE + 5)));
+    assert!(accel::Vcpu::translator_stats(&bench.cpu).is_some_and(|stats| stats.translations > 0));
 }
