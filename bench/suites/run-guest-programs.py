@@ -32,6 +32,7 @@ $B mount -t tmpfs tmp /tmp
 $B mount -t tmpfs shm /dev/shm
 $B --install -s /bin
 export PATH=/bin
+ifconfig lo up
 echo 1 >/proc/sys/kernel/printk
 cd /tmp
 for program in $(cat /suite/order); do
@@ -150,7 +151,7 @@ def initrd(root, out, timeout, busybox):
 def run(emulator, options, image, log):
     """One guest: results and output by program."""
     command = [*shlex.split(emulator), "-cpu", options.cpu, "-smp", str(options.smp), "-m", "2048", "-nodefaults", "-display", "none", "-serial", "stdio", "-no-reboot",
-               "-kernel", options.kernel, "-initrd", image, "-append", "console=ttyS0 quiet panic=-1 " + options.append]
+               "-kernel", options.kernel, "-initrd", image, "-append", "console=ttyS0 quiet panic=-1 vsyscall=emulate " + options.append]
     with open(log, "wb") as output:
         try:
             subprocess.run(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, timeout=options.patience)
