@@ -90,6 +90,10 @@ const NO_PAGE: u32 = u32::MAX;
 /// Bytes that are read for a block at first.
 const SHORT_WINDOW: usize = 96;
 /// In [`Block::heat`]: can't be translated.
+/// Code that was rewritten must be so many times hotter: translating it again and again costs more than it gains.
+const REWRITTEN_FACTOR: u16 = 32;
+/// Rewriting after which code counts as rewritten.
+const REWRITTEN: u8 = 2;
 const NEVER: u16 = u16::MAX;
 /// Limits of a translated region.
 const REGION_BLOCKS: usize = 48;
@@ -162,6 +166,8 @@ struct Block {
     second_generation: u32,
     /// How often it was interpreted, up to [`TranslatorConfig::hot_after`](crate::TranslatorConfig); [`NEVER`] if it can't be translated.
     heat: u16,
+    /// How often the code at this place was rewritten after it had run.
+    rewritten: u8,
     /// The translation that was used last.
     region: u32,
 }
@@ -477,7 +483,9 @@ impl Cpu {
                 self.run_lockstep(cache, region)
             });
         }
-        if block.heat < self.translator.hot_after {
+        let hot_after = self.translator.hot_after;
+        if block.heat < if block.rewritten < REWRITTEN { hot_after } else { hot_after.saturating_mul(REWRITTEN_FACTOR) }
+        {
             block.heat += 1;
             return None;
         }
@@ -674,6 +682,7 @@ impl Cpu {
                     second: NO_PAGE,
                     second_generation: 0,
                     heat: 0,
+                    rewritten: 0,
                     region: u32::MAX,
                 };
                 return Ok(Found::Block(self.enter(cache, linear, key, block, &draft)));
@@ -732,6 +741,7 @@ impl Cpu {
                     second: second_index,
                     second_generation,
                     heat: NEVER,
+                    rewritten: 0,
                     region: u32::MAX,
                 };
                 return Ok(Found::Block(self.enter(cache, linear, key, block, &draft)));
@@ -742,7 +752,9 @@ impl Cpu {
     fn enter(&mut self, cache: &mut Inner, linear: u64, key: Key, mut block: Block, draft: &Draft) -> u32 {
         block.ops = draft.ops.len() as u16;
         let known = cache.by_key.get(&key).copied();
-        let old = known.and_then(|index| cache.blocks.get(index as usize)).filter(|old| old.room >= block.ops);
+        let old = known.and_then(|index| cache.blocks.get(index as usize));
+        block.rewritten = old.map_or(0, |old| old.rewritten.saturating_add(1));
+        let old = old.filter(|old| old.room >= block.ops);
         let index = if let (Some(index), Some(old)) = (known, old) {
             // The block that is no longer valid gives its place.
             (block.first, block.room) = (old.first, old.room);
