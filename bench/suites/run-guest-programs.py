@@ -197,7 +197,7 @@ def system_tests(source, out, emulators, cpu):
                        "-device", "isa-debug-exit,iobase=0xf4,iosize=0x4", "-kernel", program]
             try:
                 status = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=120)
-                row.append("pass" if status.returncode == 1 else f"fail ({status.returncode}) {status.stderr.decode()[-80:].strip()}")
+                row.append("pass" if status.returncode == 0 else f"fail ({status.returncode}) {status.stderr.decode()[-80:].strip()}")
             except subprocess.TimeoutExpired:
                 row.append("timeout")
         rows.append(row)
