@@ -33,7 +33,6 @@ pub(super) enum Alu {
 }
 
 /// Condition codes as in Jcc and SETcc.
-#[expect(dead_code, reason = "the conditions that the translator has no use for yet")]
 pub(super) mod cc {
     pub(crate) const O: u8 = 0;
     pub(crate) const B: u8 = 2;
@@ -274,11 +273,6 @@ impl Asm {
         self.code.push(value);
     }
 
-    pub(super) fn test_mem_imm8(&mut self, mem: Mem, value: u8) {
-        self.mem(0, 1, &[0xf6], 0, mem);
-        self.code.push(value);
-    }
-
     pub(super) fn shl(&mut self, size: u8, reg: u8, count: u8) {
         self.reg(size, &[0xc1], 4, reg);
         self.code.push(count);
@@ -421,11 +415,6 @@ impl Asm {
     /// `jmp` to an address within 2 GiB.
     pub(super) fn jmp_to(&mut self, target: u64) {
         self.code.push(0xe9);
-        self.rel32(target);
-    }
-
-    pub(super) fn jcc_to(&mut self, condition: u8, target: u64) {
-        self.bytes(&[0x0f, 0x80 | condition]);
         self.rel32(target);
     }
 

@@ -71,6 +71,7 @@ pub(super) fn bits_subroutine(asm: &mut Asm, context: u32, base: u64) -> (u64, [
                 *maker = base + u64::from(asm.here());
             }
             if kind == Kind::Bits {
+                merge_carry(asm, context);
                 asm.ret();
                 continue;
             }
@@ -280,7 +281,8 @@ impl State {
             }
             Main::Bits => {
                 if self.carry == Carry::Memory {
-                    self.merge_carry(asm, context);
+                    merge_carry(asm, context);
+                    self.carry = Carry::Same;
                 }
                 Self::load_bits(asm, context);
                 self.held = Held::All;
@@ -294,18 +296,6 @@ impl State {
             }
         }
         true
-    }
-
-    /// Puts CF from the context into the saved bits. Changes S0 and the host's flags.
-    fn merge_carry(&mut self, asm: &mut Asm, context: u32) {
-        let Mem::Abs(bits) = field!(context, flag_bits) else { return };
-        let high = Mem::Abs(bits + 1);
-        asm.load_zx(1, S0, field!(context, flag_cf));
-        asm.alu_mem_imm8(1, Alu::And, high, -2);
-        let byte = S0;
-        // or [high], S0: as an addition, since the bit is clear.
-        asm.add_to_mem8(high, byte);
-        self.carry = Carry::Same;
     }
 
     fn make(&mut self, asm: &mut Asm, context: u32, recipe: Recipe, carry: bool) {
@@ -337,9 +327,9 @@ impl State {
             Kind::Inc | Kind::Dec => {
                 Self::load(asm, context, size, S0, a);
                 if kind == Kind::Inc {
-                    asm.dec(size, S0)
+                    asm.dec(size, S0);
                 } else {
-                    asm.inc(size, S0)
+                    asm.inc(size, S0);
                 }
                 if carry {
                     asm.bt_mem(field!(context, flag_cf), 0);
@@ -449,6 +439,16 @@ impl State {
             }
         }
     }
+}
+
+/// Puts CF from the context into the saved bits. Changes S0 and the host's flags.
+fn merge_carry(asm: &mut Asm, context: u32) {
+    let Mem::Abs(bits) = field!(context, flag_bits) else { return };
+    let high = Mem::Abs(bits + 1);
+    asm.load_zx(1, S0, field!(context, flag_cf));
+    asm.alu_mem_imm8(1, Alu::And, high, -2);
+    // The bit is clear, so that adding sets it.
+    asm.add_to_mem8(high, S0);
 }
 
 /// Makes the flags of an operation.

@@ -490,9 +490,10 @@ impl Jit {
             if crate::mmu::is_canonical(rip) {
                 self.open = Some(Open::Indirect(rip));
             } else if let Some(indirect) = self.indirect.get(data as usize) {
-                // The branch faults, and has changed nothing: the interpreter repeats it.
-                rip = indirect.rip;
+                // The branch itself faults, and has changed nothing.
+                cpu.rip = indirect.rip;
                 cpu.gpr[gpr::RSP] = cpu.gpr[gpr::RSP].wrapping_sub(i64::from(indirect.popped) as u64);
+                return Outcome::Fault(Fault::gp0());
             }
         }
         cpu.set_rip(rip);

@@ -384,11 +384,25 @@ fn has_rep(ins: &Instruction) -> bool {
     ins.has_rep_prefix() || ins.has_repne_prefix()
 }
 
+/// Flags that the instruction may change. The decoder knows too well when a rotation changes nothing: the host sets OF
+/// and CF whenever the masked count is not zero.
+fn modified(ins: &Instruction) -> u32 {
+    let rotates = matches!(ins.mnemonic(), M::Rcl | M::Rcr | M::Rol | M::Ror);
+    let own = if rotates { CARRY | iced_x86::RflagsBits::OF } else { 0 };
+    ins.rflags_modified() & ARITHMETIC | own
+}
+
+/// Flags that the instruction reads.
+fn read(ins: &Instruction) -> u32 {
+    let through_carry = matches!(ins.mnemonic(), M::Rcl | M::Rcr);
+    ins.rflags_read() & ARITHMETIC | if through_carry { CARRY } else { 0 }
+}
+
 /// The flags that something after `items[at]` may see, out of all six.
 fn live_after(items: &[Item], at: usize) -> u32 {
     let mut left = ARITHMETIC;
     for item in items.get(at + 1..).unwrap_or_default() {
-        if item.site || item.ins.rflags_read() & left != 0 {
+        if item.site || read(&item.ins) & left != 0 {
             return left;
         }
         left &= !surely_set(&item.ins);
@@ -1011,8 +1025,7 @@ impl Translator<'_> {
     }
 
     fn interpret(&mut self, item: &Item) {
-        let action =
-            if item.ins.rflags_modified() & ARITHMETIC != 0 { Action::ExecuteAndDefer } else { Action::Execute };
+        let action = if modified(&item.ins) != 0 { Action::ExecuteAndDefer } else { Action::Execute };
         self.slow(item, action);
     }
 
@@ -1087,7 +1100,8 @@ impl Translator<'_> {
         let item = &items[at];
         let ins = &item.ins;
         let vector = item.vector;
-        if !vector && !(is_plain(ins.mnemonic()) && host_has_plain(ins)) {
+        let plain = is_plain(ins.mnemonic()) && host_has_plain(ins);
+        if !vector && !plain {
             return Err(Refused);
         }
         match ins.mnemonic() {
@@ -1119,8 +1133,8 @@ impl Translator<'_> {
     /// The flags that must be in the host's before the instruction.
     fn flags_before(&self, items: &[Item], at: usize) -> u32 {
         let ins = &items[at].ins;
-        let mut wanted = ins.rflags_read() & ARITHMETIC;
-        if ins.rflags_modified() & ARITHMETIC != 0 && self.live_after(items, at) & !surely_set(ins) != 0 {
+        let mut wanted = read(ins);
+        if modified(ins) != 0 && self.live_after(items, at) & !surely_set(ins) != 0 {
             wanted |= ARITHMETIC & !surely_set(ins);
         }
         wanted
@@ -1243,7 +1257,7 @@ impl Translator<'_> {
     /// What the flags are after an instruction; `loaded`: its memory operand is in S1.
     fn flags_after(&mut self, items: &[Item], at: usize, loaded: Option<u8>) {
         let ins = &items[at].ins;
-        if ins.rflags_modified() & ARITHMETIC == 0 {
+        if modified(ins) == 0 {
             return;
         }
         let counter = match ins.mnemonic() {
@@ -1253,13 +1267,15 @@ impl Translator<'_> {
         };
         if let Some(kind) = counter {
             let number = register_number(ins.op0_register());
+            let held = if self.state.held == Held::All { Held::All } else { Held::AllButCarry };
             if ins.op0_kind() == OpKind::Register && number < 16 {
                 let size = register_size(ins.op0_register());
-                let held = if self.state.held == Held::All { Held::All } else { Held::AllButCarry };
                 let recipe = Recipe { kind, size, a: Operand::Register(number), b: Operand::Immediate(0) };
                 self.state = State { main: Main::Recipe(recipe), carry: Carry::Memory, held };
-                return;
+            } else {
+                self.state = State { main: Main::Host, carry: Carry::Memory, held };
             }
+            return;
         }
         match recipe(ins, loaded) {
             Some(recipe) => {
@@ -1303,9 +1319,8 @@ impl Translator<'_> {
         } else if base == Register::None && ins.memory_index() == Register::None {
             self.asm.mov_imm(S0, if wide { displacement } else { displacement & 0xffff_ffff });
         } else {
-            let short = i32::try_from(displacement as i64)
-                .or_else(|_| if wide { Err(()) } else { Ok(displacement as i32) })
-                .map_err(|()| Refused)?;
+            let short =
+                i32::try_from(displacement as i64).or(if wide { Err(Refused) } else { Ok(displacement as i32) })?;
             self.scaled_address(ins, size, short);
         }
         if let Some(segment) = segment {
@@ -1466,7 +1481,7 @@ impl Translator<'_> {
         self.keep_operands(items, at, effects.writes);
         self.address(item)?;
         let slow = self.look_up(size, alignment(ins, size), false, Form::Indexed);
-        let flags = ins.rflags_modified() & ARITHMETIC != 0;
+        let flags = modified(ins) != 0;
         let (resume, back) = (self.asm.label(), self.asm.label());
         let action = if flags { Action::ExecuteForFlags } else { Action::Execute };
         let site = self.site(item, action, resume);
@@ -1505,7 +1520,7 @@ impl Translator<'_> {
             let new = self.renamed(ins, &assigned, Replace::Form(Form::Pointer))?;
             self.encode(&new)?
         };
-        let flags = ins.rflags_modified() & ARITHMETIC != 0;
+        let flags = modified(ins) != 0;
         if sets {
             self.hold(ins.rflags_read());
             self.asm.setcc_mem(condition(ins), field!(self.context, scratch));
@@ -1979,6 +1994,16 @@ impl Translator<'_> {
         self.state.canonicalise(&mut self.asm, self.context);
         self.state = State::CANONICAL;
         self.target(item)?;
+        // A target that is not canonical faults before anything is pushed.
+        let (odd, resume) = (self.asm.label(), self.asm.label());
+        let site = self.site(item, Action::Jump, resume);
+        self.asm.mov(8, S0, S1);
+        self.asm.shl(8, S0, 16);
+        self.asm.sar(8, S0, 16);
+        self.asm.alu(8, Alu::Cmp, S0, S1);
+        self.asm.jcc(cc::NE, odd);
+        self.asm.bind(resume);
+        self.outs.push(Out::Slow { at: odd, site, resume, back: resume, then: Then::Nothing });
         self.asm.store(8, field!(self.context, scratch), S1);
         self.push_return(item, item.next());
         self.asm.load(8, S1, field!(self.context, scratch));
