@@ -7,6 +7,7 @@
 
 use std::fmt::Debug;
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -119,6 +120,10 @@ pub trait Accelerator: Debug + Send + Sync {
 
     /// Which interrupt controllers it has. The same answer at each call.
     fn interrupts(&self) -> Interrupts;
+
+    /// Guest-physical addresses that the accelerator keeps for itself: the memory map for guests says that they are
+    /// reserved.
+    fn reserved_memory(&self) -> Option<Range<u64>>;
 
     /// Takes the machine's address space, once, before the first vCPU is made.
     ///

@@ -1,5 +1,6 @@
 //! KVM as the accelerator of a machine.
 
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use accel::{AccelError, Accelerator, DirtyLog, Interrupts, MachineSpaces, Vcpu, VcpuConfig};
@@ -10,7 +11,7 @@ use crate::error::KvmError;
 use crate::irqchip::{Controllers, IrqchipMode};
 use crate::system::Kvm;
 use crate::vcpu::KvmVcpu;
-use crate::vm::{Follower, KvmVm};
+use crate::vm::{Follower, IDENTITY_MAP, KvmVm, RESERVED_SIZE};
 
 /// What `-accel kvm` is told.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -80,6 +81,10 @@ impl Accelerator for KvmAccelerator {
             IrqchipMode::Split => Interrupts::LocalApics(Arc::clone(&self.controllers) as _),
             IrqchipMode::Off => Interrupts::Machine,
         }
+    }
+
+    fn reserved_memory(&self) -> Option<Range<u64>> {
+        Some(IDENTITY_MAP..IDENTITY_MAP + RESERVED_SIZE)
     }
 
     fn attach(&self, spaces: &MachineSpaces) -> Result<(), AccelError> {

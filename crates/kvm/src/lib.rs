@@ -39,4 +39,3 @@ pub use accelerator::{KvmAccelerator, KvmOptions};
 pub use error::{HostError, KvmError};
 pub use irqchip::IrqchipMode;
 pub use system::Kvm;
-pub use vm::{IDENTITY_MAP, RESERVED_SIZE};

@@ -16,9 +16,9 @@ use crate::system::Kvm;
 
 /// Four pages below the firmware that the kernel needs on old Intel processors, where real mode is run under paging: a
 /// page table, and a task state segment behind it. A memory map for guests says that they are reserved.
-pub const IDENTITY_MAP: u64 = 0xfeff_c000;
+pub(crate) const IDENTITY_MAP: u64 = 0xfeff_c000;
 /// The length of what is at [`IDENTITY_MAP`].
-pub const RESERVED_SIZE: u64 = 0x4000;
+pub(crate) const RESERVED_SIZE: u64 = 0x4000;
 
 /// A virtual machine: memory slots and interrupt controllers. Its vCPUs are [`crate::KvmVcpu`]s.
 #[derive(Debug)]

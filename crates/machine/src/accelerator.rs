@@ -1,5 +1,6 @@
 //! The choice of what runs the vCPUs, and the software CPU as an accelerator.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use accel::{AccelError, Accelerator, DirtyLog, InterruptSource, Interrupts, MachineSpaces, Vcpu, VcpuConfig};
@@ -104,6 +105,10 @@ impl Accelerator for SoftwareAccelerator {
 
     fn interrupts(&self) -> Interrupts {
         Interrupts::Machine
+    }
+
+    fn reserved_memory(&self) -> Option<Range<u64>> {
+        None
     }
 
     fn attach(&self, _spaces: &MachineSpaces) -> Result<(), AccelError> {

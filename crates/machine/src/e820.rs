@@ -1,5 +1,7 @@
 //! The memory map that firmware tells an operating system (ACPI specification, 15: INT 15h E820h).
 
+use std::ops::Range;
+
 use x86::cpuid::Vendor;
 
 /// What a range is.
@@ -63,6 +65,15 @@ impl E820 {
         Self(entries)
     }
 
+    /// Reserves addresses that no other range covers.
+    #[must_use]
+    pub fn with_reserved(mut self, range: Range<u64>) -> Self {
+        let at = self.0.partition_point(|entry| entry.start < range.start);
+        let len = range.end.saturating_sub(range.start);
+        self.0.insert(at, E820Entry { start: range.start, len, kind: E820Kind::Reserved });
+        self
+    }
+
     /// Just the RAM: `low` bytes from 0 and `high` bytes from 4 GiB.
     pub fn ram(low: u64, high: u64) -> Self {
         let ranges = [(0, low), (1 << 32, high)].into_iter().filter(|(_, len)| *len > 0);
@@ -77,5 +88,18 @@ impl E820 {
     /// KiB of usable RAM from address 0.
     pub fn conventional_kib(&self) -> u64 {
         self.0.first().map_or(0, |first| first.len >> 10)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reserved_range_is_inserted_in_order() {
+        let map = E820::pc(0x800_0000, 0x2_0000, 0, Vendor::Intel).with_reserved(0xfeff_c000..0xff00_0000);
+        assert!(map.entries().is_sorted_by_key(|entry| entry.start));
+        let reserved = E820Entry { start: 0xfeff_c000, len: 0x4000, kind: E820Kind::Reserved };
+        assert!(map.entries().contains(&reserved));
     }
 }

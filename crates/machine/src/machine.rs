@@ -126,6 +126,10 @@ impl Machine {
             None => None,
             Some(source) => {
                 let e820 = E820::pc(low, TABLES_SIZE, high, config.cpu_model.identity().vendor);
+                let e820 = match accelerator.reserved_memory() {
+                    None => e820,
+                    Some(range) => e820.with_reserved(range),
+                };
                 let environment = BootEnvironment { low_ram_end: tables_at, e820, rsdp: RSDP_ADDRESS };
                 Some(BootPlan::new(source, &environment).map_err(|error| boot_error(config, error))?)
             }

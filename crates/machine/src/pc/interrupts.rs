@@ -243,6 +243,9 @@ mod tests {
         fn interrupts(&self) -> Interrupts {
             self.0.clone()
         }
+        fn reserved_memory(&self) -> Option<std::ops::Range<u64>> {
+            None
+        }
         fn attach(&self, _: &MachineSpaces) -> Result<(), AccelError> {
             Ok(())
         }
