@@ -77,13 +77,32 @@ pub fn fuzz_decode(model: &Arc<CpuidTable>, bytes: &[u8], mode: u8) -> usize {
 /// mode (`mode` modulo 4). Descriptor tables lie where the bytes may reach them. Returns RIP.
 #[must_use]
 pub fn fuzz_execute(model: &Arc<CpuidTable>, bytes: &[u8], mode: u8) -> u64 {
-    let Ok(ram) = RamBlock::new("fuzz", MEMORY) else { return 0 };
-    let ram = Arc::new(ram);
+    let Some((mut cpu, signals)) = machine(model, bytes, mode, TranslatorConfig::default()) else { return 0 };
+    // STOP ends each call of `run` at once, so the steps are made below it.
+    signals.raise(Signal::STOP);
+    let _ = cpu.run();
+    let state = cpu.cpu();
+    state.one_instruction = true;
+    for _ in 0..STEPS {
+        state.exit_request = false;
+        if let crate::block::BlockExit::Fault(fault) = state.exec_blocks() {
+            state.deliver(fault);
+        }
+    }
+    state.rip
+}
+
+/// A CPU that is about to execute `bytes`, and its signals.
+pub(crate) fn machine(
+    model: &Arc<CpuidTable>,
+    bytes: &[u8],
+    mode: u8,
+    translator: TranslatorConfig,
+) -> Option<(SoftCpu, Arc<CpuSignals>)> {
+    let ram = Arc::new(RamBlock::new("fuzz", MEMORY).ok()?);
     let memory = Arc::new(AddressSpace::new(SpaceKind::Memory));
     let backing = Backing::Ram { block: Arc::clone(&ram), offset: 0, read_only: false };
-    if memory.map(GuestAddress(0), MEMORY, 0, backing).is_err() {
-        return 0;
-    }
+    memory.map(GuestAddress(0), MEMORY, 0, backing).ok()?;
     ram.write(CODE as usize, bytes.get(..0x8000).unwrap_or(bytes));
     let signals = Arc::new(CpuSignals::default());
     let mut cpu = SoftCpu::new(CpuConfig {
@@ -100,24 +119,21 @@ pub fn fuzz_execute(model: &Arc<CpuidTable>, bytes: &[u8], mode: u8) -> u64 {
         exclusive: Arc::new(ExclusiveLock::default()),
         ferr: None,
         microcode_revision: 0,
-        translator: TranslatorConfig::default(),
+        translator,
         counter: None,
     });
     let mut registers = cpu.registers();
     start(&mut registers, &ram, mode);
     cpu.set_registers(&registers);
-    // STOP ends each call of `run` at once, so the steps are made below it.
-    signals.raise(Signal::STOP);
-    let _ = cpu.run();
-    let state = cpu.cpu();
-    state.one_instruction = true;
-    for _ in 0..STEPS {
-        state.exit_request = false;
-        if let crate::block::BlockExit::Fault(fault) = state.exec_blocks() {
-            state.deliver(fault);
-        }
-    }
-    state.rip
+    Some((cpu, signals))
+}
+
+/// The largest model that this host allows.
+#[cfg(test)]
+pub(crate) fn model() -> Arc<CpuidTable> {
+    use x86::model::{CpuModel, Topology};
+    let (model, _) = CpuModel::parse("max", &crate::model_host()).expect("model");
+    Arc::new(model.build(Topology { sockets: 1, dies: 1, cores: 1, threads: 1 }, 0))
 }
 
 fn start(registers: &mut Registers, ram: &RamBlock, mode: u8) {
@@ -154,12 +170,6 @@ fn start(registers: &mut Registers, ram: &RamBlock, mode: u8) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use x86::model::{CpuModel, Topology};
-
-    fn model() -> Arc<CpuidTable> {
-        let (model, _) = CpuModel::parse("max", &crate::model_host()).expect("model");
-        Arc::new(model.build(Topology { sockets: 1, dies: 1, cores: 1, threads: 1 }, 0))
-    }
 
     fn random(seed: &mut u64) -> u64 {
         *seed ^= *seed << 13;

@@ -55,6 +55,7 @@ use x86::cpuid::CpuidTable;
 use x86::regs::Registers;
 
 pub use config::TranslatorConfig;
+pub use lockstep::LockstepStats;
 pub use segment::attr;
 pub use state::Cpu;
 

@@ -6,8 +6,8 @@
 //! often stay in the journal from piece to piece; so translated code uses its inlined stores there.
 //!
 //! Left out on purpose: what devices write to RAM from their own threads in the middle of a piece is taken for a
-//! difference, and so are other vCPUs' stores. Accessed and dirty bits of page tables may differ, since the second tier
-//! finds the TLB that the first has filled.
+//! difference, and so are other vCPUs' stores. Accessed and dirty bits of page tables may differ, since the tiers look
+//! into the TLB in different ways.
 
 use std::sync::Arc;
 
@@ -220,7 +220,7 @@ impl Page {
     }
 }
 
-/// Bits that a page walk has set.
+/// Bits that a page walk sets.
 struct Walked {
     block: Arc<RamBlock>,
     /// Of the entry in the block.
@@ -250,6 +250,9 @@ pub(crate) struct Lockstep {
     pub(crate) report: Option<String>,
     /// The last instructions that the interpreter has executed in this piece: address and length.
     pub(crate) trace: Vec<(u64, u8)>,
+    /// Makes a mistake in the place of translated code.
+    #[cfg(test)]
+    pub(crate) spoil: Option<fn(&mut Cpu)>,
 }
 
 impl Lockstep {
@@ -263,6 +266,8 @@ impl Lockstep {
             stats: LockstepStats::default(),
             report: None,
             trace: Vec::new(),
+            #[cfg(test)]
+            spoil: None,
         })
     }
 
@@ -283,10 +288,11 @@ impl Lockstep {
         [1, 1, 1, 10, 40, 40, 200, 1000][(self.seed >> 61) as usize & 7]
     }
 
-    /// The translated run is over: memory becomes what it was before. `false`: it reached a device.
-    pub(crate) fn turn(&mut self) -> bool {
+    /// The translated run is over: memory becomes what it was before. Whether page walks have set bits, so that the TLB
+    /// no longer goes with it; `None`: the run reached a device.
+    pub(crate) fn turn(&mut self) -> Option<bool> {
         if self.device {
-            return false;
+            return None;
         }
         for page in &mut self.pages {
             let _inside = page.block.read(page.offset, &mut page.first[..]);
@@ -297,7 +303,7 @@ impl Lockstep {
                 page.put(&page.first, &page.old);
             }
         }
-        true
+        Some(!self.walked.is_empty())
     }
 
     /// Compares memory after both runs: the differences as lines of text.
@@ -310,7 +316,6 @@ impl Lockstep {
             if now == *expected {
                 continue;
             }
-            let mut differs = false;
             for (n, (interpreted, translated)) in now.chunks_exact(8).zip(expected.chunks_exact(8)).enumerate() {
                 let at = page.offset + 8 * n;
                 let word = |bytes: &[u8]| bytes.iter().rev().fold(0u64, |word, byte| word << 8 | u64::from(*byte));
@@ -321,17 +326,12 @@ impl Lockstep {
                 let mask = walked.fold(0, |mask, walked| mask | walked.bits << (8 * (walked.offset & 7)));
                 let (interpreted, translated) = (word(interpreted), word(translated));
                 if interpreted | mask != translated | mask {
-                    differs = true;
                     let before = word(&page.old[8 * n..8 * n + 8]);
                     text.push_str(&format!(
                         "  memory at {at:#x} of RAM block {}: translated {translated:016x}, interpreted {interpreted:016x}, before {before:016x}\n",
                         page.block.name()
                     ));
                 }
-            }
-            if !differs && page.in_first {
-                // Only bits of page walks: those of the first run are the ones that the TLB goes with.
-                page.put(&now, &page.first);
             }
         }
         text
@@ -384,15 +384,10 @@ impl Lockstep {
         true
     }
 
-    /// A page walk has set `bits` in the entry at `offset` of a block.
+    /// A page walk is about to set `bits` in the entry at `offset` of a block.
     pub(crate) fn walked(&mut self, block: &Arc<RamBlock>, offset: usize, bits: u64) {
-        if let Some(page) = self.find(block, offset & !(PAGE_SIZE - 1)) {
-            let at = offset & (PAGE_SIZE - 1);
-            for (byte, set) in page.old.iter_mut().skip(at).zip(bits.to_le_bytes()) {
-                *byte |= set;
-            }
-        }
         if self.running {
+            self.enter(block, offset & !(PAGE_SIZE - 1));
             self.walked.push(Walked { block: Arc::clone(block), offset, bits });
         }
     }
@@ -408,6 +403,14 @@ impl Lockstep {
             self.trace.drain(..TRACE / 2);
         }
         self.trace.push((rip, len));
+    }
+}
+
+impl Cpu {
+    /// How the lock-step mode went, where it is on.
+    #[must_use]
+    pub fn lockstep_stats(&self) -> Option<LockstepStats> {
+        self.lockstep.as_ref().map(|lockstep| lockstep.stats)
     }
 }
 

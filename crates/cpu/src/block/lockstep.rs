@@ -29,6 +29,10 @@ impl Cpu {
         let before = State::of(self);
         jit.begin_piece(limit);
         let outcome = jit.run(self, region);
+        #[cfg(test)]
+        if let Some(spoil) = self.lockstep.as_ref().and_then(|lockstep| lockstep.spoil) {
+            spoil(self);
+        }
         let begun = jit.begun();
         let code = jit.code_of(region);
         let after = State::of(self);
@@ -36,9 +40,13 @@ impl Cpu {
             Outcome::Fault(fault) => Some(*fault),
             _ => None,
         };
-        if !self.lockstep.as_mut().is_some_and(|lockstep| lockstep.turn()) {
-            self.end_piece(|stats| stats.devices += 1);
-            return outcome;
+        match self.lockstep.as_mut().and_then(|lockstep| lockstep.turn()) {
+            None => {
+                self.end_piece(|stats| stats.devices += 1);
+                return outcome;
+            }
+            Some(true) => self.tlb.flush_all(),
+            Some(false) => {}
         }
         before.restore(self);
         let second = self.follow(cache, begun, &after, fault);
@@ -199,4 +207,83 @@ impl Cpu {
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use accel::{Vcpu, VcpuExit};
+
+    use super::*;
+    use crate::TranslatorConfig;
+
+    /// inc rax; mov [0x6000], rax; add rcx, [0x6000]; dec rdx; jnz to the start; hlt.
+    const LOOP: &[u8] = &[
+        0x48, 0xff, 0xc0, 0x48, 0x89, 0x04, 0x25, 0x00, 0x60, 0x00, 0x00, 0x48, 0x03, 0x0c, 0x25, 0x00, 0x60, 0x00,
+        0x00, 0x48, 0xff, 0xca, 0x75, 0xe8, 0xf4,
+    ];
+
+    fn run(spoil: Option<fn(&mut Cpu)>) -> (VcpuExit, crate::SoftCpu) {
+        let translator = TranslatorConfig { lockstep: true, hot_after: 0, ..TranslatorConfig::default() };
+        let (mut cpu, _ram) = crate::fuzz::machine(&crate::fuzz::model(), LOOP, 3, translator).expect("machine");
+        if let Some(lockstep) = &mut cpu.cpu().lockstep {
+            lockstep.spoil = spoil;
+        }
+        (cpu.run(), cpu)
+    }
+
+    fn report(spoil: fn(&mut Cpu)) -> String {
+        match run(Some(spoil)).0 {
+            VcpuExit::InternalError(report) => report,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn loop_on_both_tiers_agrees() {
+        let (exit, mut cpu) = run(None);
+        assert_eq!(exit, VcpuExit::Halted);
+        let cpu = cpu.cpu();
+        assert_eq!((cpu.gpr[0], cpu.gpr[2]), (0x2000, 0));
+        let stats = cpu.lockstep_stats().expect("lock-step");
+        assert_eq!(stats.instructions, 0x1000 * 5);
+        assert!(stats.compared > 50 && stats.devices == 0, "{stats:?}");
+    }
+
+    #[test]
+    fn wrong_register_is_reported_with_both_values() {
+        let text = report(|cpu| cpu.gpr[1] ^= 1 << 40);
+        assert!(text.contains("gpr[1]: translated 100000"), "{text}");
+        assert!(text.contains("4889042500600000"), "{text}");
+    }
+
+    #[test]
+    fn wrong_flag_is_reported() {
+        let text = report(|cpu| {
+            let flags = cpu.rflags();
+            cpu.set_rflags(flags ^ 0x10);
+        });
+        assert!(text.contains("arithmetic flags: translated"), "{text}");
+    }
+
+    #[test]
+    fn wrong_store_is_reported() {
+        let text = report(|cpu| {
+            cpu.write_u8(0x6123, 0x77).expect("a page of RAM");
+        });
+        assert!(text.contains("memory at 0x6120"), "{text}");
+    }
+
+    #[test]
+    fn missing_store_is_reported() {
+        let text = report(|cpu| {
+            cpu.write_u64(0x6000, 0).expect("a page of RAM");
+        });
+        assert!(text.contains("memory at 0x6000"), "{text}");
+    }
+
+    #[test]
+    fn end_elsewhere_is_reported() {
+        let text = report(|cpu| cpu.rip += 3);
+        assert!(text.contains("rip: translated"), "{text}");
+    }
 }
