@@ -46,6 +46,10 @@ pub(super) fn class(ins: &Instruction, op: &Op, flow: Flow, mode: Mode) -> Optio
 }
 
 fn is_mmx(ins: &Instruction) -> bool {
+    // Conversions set flags in MXCSR, which is the guest's only with the vectors.
+    if matches!(ins.mnemonic(), M::Cvtps2pi | M::Cvttps2pi | M::Cvtpd2pi | M::Cvttpd2pi | M::Cvtpi2ps | M::Cvtpi2pd) {
+        return false;
+    }
     if ins.encoding() != EncodingKind::Legacy || ins.mnemonic() == M::Maskmovq {
         return false;
     }
