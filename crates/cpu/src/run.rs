@@ -108,6 +108,10 @@ impl Cpu {
                 if fault.kind() == EventKind::Fault {
                     // The instruction will run again and meet its data breakpoints then.
                     self.pending_debug = 0;
+                } else if fault.vector() == vector::DB && self.pending_debug != 0 {
+                    // ICEBP after a shadow: what was pending comes with the same exception.
+                    let bits = std::mem::take(&mut self.pending_debug);
+                    self.note_debug_trap(bits);
                 }
                 self.deliver(fault);
             }

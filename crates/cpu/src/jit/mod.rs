@@ -578,6 +578,10 @@ impl Jit {
         cpu.exit_request = false;
         cpu.signal_mask = cpu.wanted_signals();
         self.context.signal_mask = cpu.signal_mask;
+        if cpu.signals.pending() & cpu.signal_mask != 0 {
+            // What is due now comes before the next instruction.
+            return 0;
+        }
         (self.context.fs_base, self.context.gs_base) = (cpu.seg_base[4], cpu.seg_base[5]);
         flags::defer(&mut self.context, &cpu.flags);
         resume
