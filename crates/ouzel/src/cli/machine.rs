@@ -44,6 +44,9 @@ pub fn settings(
         accelerators::settings(arguments, &option.accelerators, &machine::accelerator::open_kvm, lines)?;
     let (cpus, topology) = smp(arguments)?;
     if let AcceleratorConfig::Software(translator) = &mut accelerator {
+        if translator.lockstep && cpus > 1 {
+            return Err(CliError::plain("x-lockstep=on compares the tiers of one vCPU: use -smp 1"));
+        }
         // The option counts for the whole machine.
         translator.code_bytes /= cpus as usize;
     }
