@@ -182,7 +182,7 @@ fn compare(bits: u32) {
         engines.into_iter().map(|engine| (engine, Guest::new(engine, bits))).collect();
     let mut catalog = Catalog::new(bits, guest::has("avx avx2 fma f16c vaes vpclmulqdq"));
     let start = Instant::now();
-    let (mut failures, mut unrepeated, mut done) = (0, 0, 0);
+    let (mut failures, mut done) = (0, 0);
     let mut data = Box::new([0; DATA_LEN]);
     while done < cases {
         // Memory is made anew for each whole batch of seeds, so that it does not depend on the first.
@@ -211,17 +211,8 @@ fn compare(bits: u32) {
                     // The child has a page there and the guest has not.
                     continue;
                 }
-                let differences = self::differences(case, slot, &ours, &our_data);
+                let differences = differences(case, slot, &ours, &our_data);
                 if !differences.is_empty() && !ends_oddly(slot, &ours, bits) {
-                    // Seen once on a busy machine, never again: one such case is reported, a second is a failure.
-                    let (mut again, mut again_data) = (case.before, *data);
-                    guest.run(slot, &mut again, &mut again_data);
-                    if unrepeated == 0 && self::differences(case, slot, &again, &again_data).is_empty() {
-                        unrepeated += 1;
-                        report(case, slot, *engine, &ours, bits, &differences);
-                        eprintln!("this difference did not repeat");
-                        continue;
-                    }
                     report(case, slot, *engine, &ours, bits, &differences);
                     failures += 1;
                     assert!(failures < keep, "{failures} differences until seed {}", case.seed);
