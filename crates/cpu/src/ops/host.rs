@@ -90,16 +90,17 @@ pub(super) fn compare_exchange_16(cpu: &mut Cpu, linear: u64, expected: u128, ne
     let (mut low, mut high) = (expected as u64, (expected >> 64) as u64);
     let swapped: u8;
     // SAFETY: `at` points to 16 aligned bytes of a live RAM page that may be read and written, and the host has the
-    // instruction. RBX, which the compiler reserves, is exchanged before and after.
+    // instruction. RBX, which the compiler reserves, is exchanged before and after; the operands have registers of their
+    // own, since the compiler may give RBX to one that has not.
     unsafe {
         std::arch::asm!(
-            "xchg {new_low}, rbx",
-            "lock cmpxchg16b xmmword ptr [{at}]",
-            "sete {swapped}",
-            "mov rbx, {new_low}",
-            at = in(reg) at,
-            new_low = inout(reg) new as u64 => _,
-            swapped = out(reg_byte) swapped,
+            "xchg r8, rbx",
+            "lock cmpxchg16b xmmword ptr [rdi]",
+            "sete r9b",
+            "mov rbx, r8",
+            in("rdi") at,
+            inout("r8") new as u64 => _,
+            out("r9b") swapped,
             in("rcx") (new >> 64) as u64,
             inout("rax") low,
             inout("rdx") high,
