@@ -292,7 +292,8 @@ mod tests {
             self.count.store(0, Ordering::SeqCst);
         }
         fn registers(&mut self) -> Registers {
-            Registers { rip: self.count.load(Ordering::SeqCst), ..Registers::default() }
+            // Interrupts are open: one that arrives just after it halted must wake it.
+            Registers { rip: self.count.load(Ordering::SeqCst), rflags: x86::regs::rflags::IF, ..Registers::default() }
         }
         fn set_registers(&mut self, _: &Registers) {}
         fn translate(&mut self, linear: u64) -> Option<GuestAddress> {
