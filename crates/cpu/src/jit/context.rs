@@ -64,6 +64,8 @@ pub(super) struct Context {
     pub value: u64,
     pub scratch: u64,
     pub saved_rax: u64,
+    /// Where an indirect call goes, while it pushes: what looks for modified code uses `scratch`.
+    pub call_target: u64,
     /// RDI and RSI after a string instruction.
     pub string_rdi: u64,
     pub string_rsi: u64,

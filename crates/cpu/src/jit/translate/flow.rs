@@ -232,9 +232,9 @@ impl Translator<'_> {
         self.asm.jcc(cc::NE, odd);
         self.asm.bind(resume);
         self.outs.push(Out::Slow { at: odd, site, resume, back: resume, then: Then::Nothing });
-        self.asm.store(8, field!(self.context, scratch), S1);
+        self.asm.store(8, field!(self.context, call_target), S1);
         self.push_return(item, item.next());
-        self.asm.load(8, S1, field!(self.context, scratch));
+        self.asm.load(8, S1, field!(self.context, call_target));
         self.jump_to_s1(item.rip, -8);
         Ok(())
     }
