@@ -456,7 +456,7 @@ impl Jit {
         }
         flags::defer(&mut self.context, &cpu.flags);
         self.context.signal_mask = cpu.signal_mask;
-        (self.context.fs_base, self.context.gs_base) = (cpu.seg_base[4], cpu.seg_base[5]);
+        self.take_bases(cpu);
         self.context.cpu = std::ptr::from_mut(cpu) as u64;
         self.context.leave = Leave::Settled as u32;
         self.context.jit = std::ptr::from_mut(self) as u64;
@@ -469,6 +469,10 @@ impl Jit {
         }
         self.flush_x87(cpu);
         self.settle(cpu)
+    }
+
+    fn take_bases(&mut self, cpu: &Cpu) {
+        (self.context.fs_base, self.context.gs_base) = (cpu.seg_base[4], cpu.seg_base[5]);
     }
 
     /// Takes over what translated code has left.
@@ -549,7 +553,7 @@ impl Jit {
         if !done || cpu.code_modified || cpu.exit_request || cpu.translation_key() != Some(self.key) {
             return 0;
         }
-        (self.context.fs_base, self.context.gs_base) = (cpu.seg_base[4], cpu.seg_base[5]);
+        self.take_bases(cpu);
         match action {
             Action::ExecuteForFlags => self.context.rflags = cpu.flags.bits() | 2,
             Action::ExecuteAndDefer | Action::String => flags::defer(&mut self.context, &cpu.flags),
@@ -582,7 +586,7 @@ impl Jit {
             // What is due now comes before the next instruction.
             return 0;
         }
-        (self.context.fs_base, self.context.gs_base) = (cpu.seg_base[4], cpu.seg_base[5]);
+        self.take_bases(cpu);
         flags::defer(&mut self.context, &cpu.flags);
         resume
     }

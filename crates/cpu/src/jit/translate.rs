@@ -18,9 +18,8 @@ use iced_x86::{
 };
 
 use self::classify::{
-    alignment, can_repeat, condition, host_has_plain, is_direct, is_idle, is_immediate, is_jcc, is_native_vector,
-    is_plain, is_register_bit_test, is_setcc, is_site, live_after, modified, read, recipe, register, repeats_string,
-    surely_set,
+    alignment, can_repeat, condition, host_has_plain, is_direct, is_idle, is_jcc, is_native_vector, is_plain,
+    is_register_bit_test, is_setcc, is_site, live_after, modified, read, recipe, register, repeats_string, surely_set,
 };
 use super::asm::{Alu, Asm, Label, Mem, S0, S1, cc};
 use super::context::{HOST_RSP, JUMPS, Leave, Place, RESIDENT, Stubs, field, host_register, place};
@@ -29,7 +28,7 @@ use super::host;
 use super::x87::Record;
 use crate::mmu::{DATA_ENTRY_SHIFT, DATA_SLOTS, DataField, TablesLayout};
 use crate::ops::Op;
-use crate::ops::lower::{Flow, register_number, register_size};
+use crate::ops::lower::{Flow, is_immediate, register_number, register_size};
 
 /// All six arithmetic flags, as the decoder counts them.
 const ARITHMETIC: u32 = 0x3f;
@@ -281,6 +280,19 @@ struct Effects {
     odd: bool,
 }
 
+impl Effects {
+    /// Of the registers that are operands themselves, and not only part of an address.
+    fn direct(self, ins: &Instruction) -> Self {
+        let mut operands = 0;
+        for n in 0..ins.op_count() {
+            if ins.op_kind(n) == OpKind::Register && register_size(ins.op_register(n)) != 0 {
+                operands |= 1 << ins.op_register(n).full_register().number();
+            }
+        }
+        Self { reads: self.reads & operands, writes: self.writes & operands, ..Self::default() }
+    }
+}
+
 pub(super) struct Translator<'a> {
     asm: Asm,
     addresses: &'a Addresses,
@@ -360,10 +372,6 @@ pub(super) fn translate(
 }
 
 impl Translator<'_> {
-    fn live_after(&self, items: &[Item], at: usize) -> u32 {
-        live_after(items, at)
-    }
-
     fn find(&self, rip: u64) -> Option<usize> {
         self.pieces.iter().position(|piece| piece.rip == rip)
     }

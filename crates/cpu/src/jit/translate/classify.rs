@@ -75,21 +75,6 @@ pub(super) fn is_site(ins: &Instruction, flow: Flow, vector: bool) -> bool {
         || !(is_plain(ins.mnemonic()) || is_idle(ins.mnemonic()) || ins.mnemonic() == M::Lea || vector)
 }
 
-pub(super) fn is_immediate(kind: OpKind) -> bool {
-    matches!(
-        kind,
-        OpKind::Immediate8
-            | OpKind::Immediate8_2nd
-            | OpKind::Immediate16
-            | OpKind::Immediate32
-            | OpKind::Immediate64
-            | OpKind::Immediate8to16
-            | OpKind::Immediate8to32
-            | OpKind::Immediate8to64
-            | OpKind::Immediate32to64
-    )
-}
-
 /// Instructions that do nothing that the guest can see.
 pub(super) fn is_idle(mnemonic: M) -> bool {
     matches!(

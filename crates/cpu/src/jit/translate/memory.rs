@@ -3,7 +3,7 @@
 use super::*;
 
 impl Translator<'_> {
-    /// Puts the linear address of the memory operand into S0; `plus` is added. Changes the host's flags.
+    /// Puts the linear address of the memory operand into S0. Changes S1 and the host's flags.
     pub(super) fn address(&mut self, item: &Item) -> Try {
         let ins = &item.ins;
         let base = ins.memory_base();
@@ -37,13 +37,10 @@ impl Translator<'_> {
         Ok(())
     }
 
-    /// `lea S0, [base + index << scale + displacement]`.
-    pub(super) fn scaled_address(&mut self, ins: &Instruction, size: u8, displacement: i32) {
+    /// Base and index of the memory operand in host registers (S0 and S1, if they live in the context).
+    pub(super) fn operand_form(&mut self, ins: &Instruction, displacement: i32) -> Option<Mem> {
         let fetch = |this: &mut Self, register: Register, scratch: u8| {
-            if register == Register::None {
-                return None;
-            }
-            Some(match place(this.context, register.number() as u8) {
+            (register != Register::None).then(|| match place(this.context, register.number() as u8) {
                 Place::Host(host) => host,
                 Place::Context(at) => {
                     this.asm.load(8, scratch, at);
@@ -54,11 +51,18 @@ impl Translator<'_> {
         let base = fetch(self, ins.memory_base(), S0);
         let index = fetch(self, ins.memory_index(), S1);
         let scale = ins.memory_index_scale().trailing_zeros() as u8;
-        let mem = match (base, index) {
-            (Some(base), Some(index)) => Mem::Index(base, index, scale, displacement),
-            (Some(base), None) => Mem::Base(base, displacement),
-            (None, Some(index)) => Mem::Scaled(index, scale, displacement),
-            (None, None) => return self.asm.mov_imm(S0, i64::from(displacement) as u64),
+        match (base, index) {
+            (Some(base), Some(index)) => Some(Mem::Index(base, index, scale, displacement)),
+            (Some(base), None) => Some(Mem::Base(base, displacement)),
+            (None, Some(index)) => Some(Mem::Scaled(index, scale, displacement)),
+            (None, None) => None,
+        }
+    }
+
+    /// `lea S0, [base + index << scale + displacement]`.
+    fn scaled_address(&mut self, ins: &Instruction, size: u8, displacement: i32) {
+        let Some(mem) = self.operand_form(ins, displacement) else {
+            return self.asm.mov_imm(S0, i64::from(displacement) as u64);
         };
         match mem {
             Mem::Base(base, 0) if size == 8 => {
@@ -93,6 +97,18 @@ impl Translator<'_> {
             Form::Pointer => self.asm.alu_mem(8, Alu::Add, S0, host),
         }
         slow
+    }
+
+    /// Loads the memory operand into S1, zero-extended; the slow path does the same. Changes S0 and the host's flags.
+    pub(super) fn load_operand(&mut self, item: &Item, size: u8) -> Try {
+        self.address(item)?;
+        let slow = self.look_up(u32::from(size), 1, false, Form::Indexed);
+        let (resume, back) = (self.asm.label(), self.asm.label());
+        let site = self.site(item, Action::Load(size), resume);
+        self.asm.load_zx(size, S1, Mem::Index(S0, S1, 0, 0));
+        self.asm.bind(back);
+        self.outs.push(Out::Slow { at: slow, site, resume, back, then: Then::Nothing });
+        Ok(())
     }
 
     pub(super) fn code_field(&self) -> Mem {

@@ -85,7 +85,7 @@ impl Translator<'_> {
     pub(super) fn flags_before(&self, items: &[Item], at: usize) -> u32 {
         let ins = &items[at].ins;
         let mut wanted = read(ins);
-        if modified(ins) != 0 && self.live_after(items, at) & !surely_set(ins) != 0 {
+        if modified(ins) != 0 && live_after(items, at) & !surely_set(ins) != 0 {
             wanted |= ARITHMETIC & !surely_set(ins);
         }
         wanted
@@ -231,7 +231,7 @@ impl Translator<'_> {
         match recipe(ins, loaded) {
             Some(recipe) => {
                 let in_slot = recipe.a == Operand::SlotA || recipe.b == Operand::SlotB;
-                if in_slot && self.live_after(items, at) != 0 {
+                if in_slot && live_after(items, at) != 0 {
                     // The value that was in memory goes where the deferred flags want it.
                     let slot = if recipe.a == Operand::SlotA {
                         field!(self.context, flag_a)
@@ -253,15 +253,7 @@ impl Translator<'_> {
         if !matches!(size, 1 | 2 | 4 | 8) || is_register_bit_test(ins) {
             return Err(Refused);
         }
-        // The operands besides memory and its address.
-        let mut direct = Effects { memory: None, ..Effects::default() };
-        for n in 0..ins.op_count() {
-            if ins.op_kind(n) == OpKind::Register {
-                let number = ins.op_register(n).full_register().number() as u32;
-                direct.reads |= (effects.reads & 1 << number) | (effects.writes & 1 << number);
-                direct.writes |= effects.writes & 1 << number;
-            }
-        }
+        let direct = effects.direct(ins);
         let assigned = self.assign(direct, S0, 1)?;
         let registers = if ins.mnemonic() == M::Movbe {
             None
@@ -283,10 +275,10 @@ impl Translator<'_> {
         let wanted = self.flags_before(items, at);
         self.state.release(&mut self.asm, self.context);
         self.keep_operands(items, at, effects.writes);
-        self.address(item)?;
-        let slow = self.look_up(u32::from(size), 1, false, Form::Indexed);
-        let (resume, back) = (self.asm.label(), self.asm.label());
         if let Some(code) = direct_code {
+            self.address(item)?;
+            let slow = self.look_up(u32::from(size), 1, false, Form::Indexed);
+            let (resume, back) = (self.asm.label(), self.asm.label());
             let (action, then) = match registers {
                 Some(registers) => (Action::Load(size), Then::Code(registers)),
                 None => (Action::Execute, Then::Nothing),
@@ -297,10 +289,7 @@ impl Translator<'_> {
             self.outs.push(Out::Slow { at: slow, site, resume, back, then });
             return Ok(());
         }
-        let site = self.site(item, Action::Load(size), resume);
-        self.asm.load_zx(size, S1, Mem::Index(S0, S1, 0, 0));
-        self.asm.bind(back);
-        self.outs.push(Out::Slow { at: slow, site, resume, back, then: Then::Nothing });
+        self.load_operand(item, size)?;
         self.hold(wanted);
         self.load_assigned(&assigned, direct);
         self.asm.bytes(registers.unwrap_or_default().bytes());
@@ -316,14 +305,7 @@ impl Translator<'_> {
         if size == 0 || size > 32 {
             return Err(Refused);
         }
-        let mut direct = Effects::default();
-        for n in 0..ins.op_count() {
-            if ins.op_kind(n) == OpKind::Register && register_size(ins.op_register(n)) != 0 {
-                let number = ins.op_register(n).full_register().number() as u32;
-                direct.reads |= effects.reads & 1 << number;
-                direct.writes |= effects.writes & 1 << number;
-            }
-        }
+        let direct = effects.direct(ins);
         if direct.reads | direct.writes != 0 && !self.assign(direct, S0, 2)?.is_empty() {
             return Err(Refused);
         }
@@ -360,14 +342,7 @@ impl Translator<'_> {
         let sets = is_setcc(ins);
         let counter = matches!(ins.mnemonic(), M::Inc | M::Dec);
         let wanted = if sets || counter { 0 } else { self.flags_before(items, at) };
-        let mut direct = Effects::default();
-        for n in 0..ins.op_count() {
-            if ins.op_kind(n) == OpKind::Register && register_size(ins.op_register(n)) != 0 {
-                let number = ins.op_register(n).full_register().number() as u32;
-                direct.reads |= effects.reads & 1 << number;
-                direct.writes |= effects.writes & 1 << number;
-            }
-        }
+        let direct = effects.direct(ins);
         let assigned = self.assign(direct, S1, 1)?;
         let code = if sets {
             Encoded::default()
@@ -415,7 +390,7 @@ impl Translator<'_> {
         } else if flags {
             self.state.set_host();
         }
-        self.watch(item, size as u8, flags && self.live_after(items, at) != 0);
+        self.watch(item, size as u8, flags && live_after(items, at) != 0);
         self.asm.bind(back);
         let then = if flags { Then::Flags } else { Then::Nothing };
         self.outs.push(Out::Slow { at: slow, site, resume, back, then });
@@ -450,24 +425,7 @@ impl Translator<'_> {
             }
             let address_size = if wide { 8 } else { 4 };
             let displacement = ins.memory_displacement64() as i32;
-            let fetch = |this: &mut Self, register: Register, scratch: u8| {
-                (register != Register::None).then(|| match place(this.context, register.number() as u8) {
-                    Place::Host(host) => host,
-                    Place::Context(at) => {
-                        this.asm.load(8, scratch, at);
-                        scratch
-                    }
-                })
-            };
-            let base = fetch(self, ins.memory_base(), S0);
-            let index = fetch(self, ins.memory_index(), S1);
-            let scale = ins.memory_index_scale().trailing_zeros() as u8;
-            let mem = match (base, index) {
-                (Some(base), Some(index)) => Mem::Index(base, index, scale, displacement),
-                (Some(base), None) => Mem::Base(base, displacement),
-                (None, Some(index)) => Mem::Scaled(index, scale, displacement),
-                (None, None) => return Err(Refused),
-            };
+            let mem = self.operand_form(ins, displacement).ok_or(Refused)?;
             // The result is truncated to the smaller of operand and address size.
             self.asm.lea(if size == 8 { address_size } else { 4 }, to, mem);
         }
@@ -502,13 +460,7 @@ impl Translator<'_> {
         self.state.release(&mut self.asm, self.context);
         self.keep_operands(items, at, effects.writes);
         if memory {
-            self.address(item)?;
-            let slow = self.look_up(u32::from(size), 1, false, Form::Indexed);
-            let (resume, back) = (self.asm.label(), self.asm.label());
-            let site = self.site(item, Action::Load(size), resume);
-            self.asm.load_zx(size, S1, Mem::Index(S0, S1, 0, 0));
-            self.asm.bind(back);
-            self.outs.push(Out::Slow { at: slow, site, resume, back, then: Then::Nothing });
+            self.load_operand(item, size)?;
         } else if let Place::Context(from) = place(self.context, register_number(ins.op0_register())) {
             self.asm.load(8, S1, from);
         }
@@ -529,7 +481,7 @@ impl Translator<'_> {
         }
         let (resume, back) = (self.asm.label(), self.asm.label());
         let site = self.site(item, Action::ExecuteForFlags, resume);
-        if self.live_after(items, at) != 0 {
+        if live_after(items, at) != 0 {
             self.hold(ARITHMETIC);
         }
         self.asm.bytes(code.bytes());

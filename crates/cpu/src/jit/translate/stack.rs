@@ -23,13 +23,7 @@ impl Translator<'_> {
             kind if is_immediate(kind) => Data::Immediate(i32::try_from(ins.immediate(0) as i64).map_err(|_| Refused)?),
             OpKind::Memory if ins.memory_size().size() == 8 => {
                 self.state.release(&mut self.asm, self.context);
-                self.address(item)?;
-                let slow = self.look_up(8, 1, false, Form::Indexed);
-                let (resume, back) = (self.asm.label(), self.asm.label());
-                let site = self.site(item, Action::Load(8), resume);
-                self.asm.load(8, S1, Mem::Index(S0, S1, 0, 0));
-                self.asm.bind(back);
-                self.outs.push(Out::Slow { at: slow, site, resume, back, then: Then::Nothing });
+                self.load_operand(item, 8)?;
                 let at = field!(self.context, scratch);
                 self.asm.store(8, at, S1);
                 Data::Context(at)
@@ -37,7 +31,7 @@ impl Translator<'_> {
             _ => return Err(Refused),
         };
         self.state.release(&mut self.asm, self.context);
-        self.stack_operand(4);
+        self.state.overwritten(&mut self.asm, self.context, 4);
         self.asm.lea(8, S0, Mem::Base(HOST_RSP, -8));
         let slow = self.look_up(8, 1, true, Form::Pointer);
         let (resume, back) = (self.asm.label(), self.asm.label());
@@ -61,11 +55,6 @@ impl Translator<'_> {
         self.asm.bind(back);
         self.outs.push(Out::Slow { at: slow, site, resume, back, then: Then::Nothing });
         Ok(())
-    }
-
-    /// Before guest register `n` changes.
-    pub(super) fn stack_operand(&mut self, n: u8) {
-        self.state.overwritten(&mut self.asm, self.context, n);
     }
 
     /// Loads the top of the stack into S1.

@@ -315,7 +315,8 @@ impl Lowering<'_> {
     }
 }
 
-fn is_immediate(kind: OpKind) -> bool {
+/// Whether an operand of this kind is an immediate.
+pub(crate) fn is_immediate(kind: OpKind) -> bool {
     matches!(
         kind,
         OpKind::Immediate8
