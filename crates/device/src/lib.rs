@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 mod cell;
+pub mod disk;
 mod irq;
 
 pub use cell::{DeviceCell, Handle, Lifecycle};
