@@ -214,11 +214,15 @@ impl RamBlock {
         let (mut at, mut rest) = (offset, into);
         while !rest.is_empty() {
             if at % 8 == 0 && rest.len() >= 8 {
+                let (words, tail) = rest.as_chunks_mut::<8>();
                 // SAFETY: in bounds (checked by the caller) and aligned; only accessed through atomics.
-                let word = unsafe { &*self.base.as_ptr().add(at).cast::<AtomicU64>() }.load(Ordering::Relaxed);
-                let (head, tail) = rest.split_at_mut(8);
-                head.copy_from_slice(&word.to_ne_bytes());
-                (at, rest) = (at + 8, tail);
+                let cells =
+                    unsafe { std::slice::from_raw_parts(self.base.as_ptr().add(at).cast::<AtomicU64>(), words.len()) };
+                at += 8 * words.len();
+                for (word, cell) in words.iter_mut().zip(cells) {
+                    *word = cell.load(Ordering::Relaxed).to_ne_bytes();
+                }
+                rest = tail;
             } else {
                 // SAFETY: in bounds (checked by the caller); only accessed through atomics.
                 let byte = unsafe { &*self.base.as_ptr().add(at).cast::<AtomicU8>() }.load(Ordering::Relaxed);
@@ -234,13 +238,16 @@ impl RamBlock {
         debug_assert!(self.contains(offset, from.len()));
         let (mut at, mut rest) = (offset, from);
         while !rest.is_empty() {
-            if at % 8 == 0
-                && let Some((word, tail)) = rest.split_first_chunk::<8>()
-            {
+            if at % 8 == 0 && rest.len() >= 8 {
+                let (words, tail) = rest.as_chunks::<8>();
                 // SAFETY: in bounds (checked by the caller) and aligned; only accessed through atomics.
-                unsafe { &*self.base.as_ptr().add(at).cast::<AtomicU64>() }
-                    .store(u64::from_ne_bytes(*word), Ordering::Relaxed);
-                (at, rest) = (at + 8, tail);
+                let cells =
+                    unsafe { std::slice::from_raw_parts(self.base.as_ptr().add(at).cast::<AtomicU64>(), words.len()) };
+                at += 8 * words.len();
+                for (word, cell) in words.iter().zip(cells) {
+                    cell.store(u64::from_ne_bytes(*word), Ordering::Relaxed);
+                }
+                rest = tail;
             } else {
                 // SAFETY: in bounds (checked by the caller); only accessed through atomics.
                 unsafe { &*self.base.as_ptr().add(at).cast::<AtomicU8>() }.store(rest[0], Ordering::Relaxed);
