@@ -1,0 +1,120 @@
+//! File names: protocols, relative names of images, `json:`.
+
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+use crate::node::Node;
+use crate::value::Value;
+
+/// The protocol that a name starts with: what is before the first colon, if no slash is before it.
+pub fn protocol_of(filename: &str) -> Option<&str> {
+    let colon = filename.find(':')?;
+    let slash = filename.find('/').unwrap_or(usize::MAX);
+    (colon < slash).then(|| &filename[..colon])
+}
+
+/// The name `path` that an image `base` contains, as seen from where `base` was named.
+pub fn combine(base: &str, path: &str) -> String {
+    if path.starts_with('/') || protocol_of(path).is_some() || base.is_empty() || base.starts_with("json:") {
+        return path.to_owned();
+    }
+    match base.rfind('/') {
+        Some(slash) => format!("{}{path}", &base[..=slash]),
+        None => match protocol_of(base) {
+            Some(protocol) => format!("{protocol}:{path}"),
+            None => path.to_owned(),
+        },
+    }
+}
+
+/// The name that opens this node again: a plain one where that is enough, otherwise a `json:` one.
+pub fn of(node: &Arc<Node>) -> String {
+    exact(node).unwrap_or_else(|| format!("json:{}", to_options(node)))
+}
+
+/// The plain name of a node, if it has one.
+pub fn exact(node: &Arc<Node>) -> Option<String> {
+    if let Some(name) = node.driver().exact_filename() {
+        return Some(name);
+    }
+    if node.driver_type().kind() != crate::driver::DriverKind::Format || !node.driver().strong_options().is_empty() {
+        return None;
+    }
+    let children = node.driver().children();
+    match &children[..] {
+        [file] if file.name() == "file" => exact(&file.node()),
+        _ => None,
+    }
+}
+
+/// The options that open this node again, as nested dictionaries.
+pub fn to_options(node: &Arc<Node>) -> Value {
+    let mut entries = vec![("driver".to_owned(), Value::from(node.driver_type().name()))];
+    for (name, value) in node.driver().strong_options().iter() {
+        entries.push((name.to_owned(), value.clone()));
+    }
+    for child in node.driver().children() {
+        entries.push((child.name().to_owned(), to_options(&child.node())));
+    }
+    if node.driver().children().is_empty()
+        && let Some(name) = node.driver().exact_filename()
+        && !entries.iter().any(|(key, _)| key == "filename")
+    {
+        entries.push(("filename".to_owned(), name.into()));
+    }
+    crate::options::Options::from_value(&Value::Dict(entries)).to_value()
+}
+
+/// The dictionary behind `json:`.
+///
+/// # Errors
+/// If it is not JSON, or no dictionary.
+pub fn parse_json(text: &str) -> Result<Value> {
+    let parsed: serde_json::Value =
+        serde_json::from_str(text).map_err(|_| Error::invalid("Could not parse the JSON options"))?;
+    match convert(parsed) {
+        value @ Value::Dict(_) => Ok(value),
+        _ => Err(Error::invalid("Invalid JSON object given")),
+    }
+}
+
+fn convert(value: serde_json::Value) -> Value {
+    use serde_json::Value as Json;
+    match value {
+        Json::Null => Value::Null,
+        Json::Bool(value) => Value::Bool(value),
+        Json::Number(number) => match (number.as_i64(), number.as_u64()) {
+            (Some(value), _) => Value::Int(value.into()),
+            (None, Some(value)) => Value::Int(value.into()),
+            _ => Value::Str(number.to_string()),
+        },
+        Json::String(text) => Value::Str(text),
+        Json::Array(items) => Value::List(items.into_iter().map(convert).collect()),
+        Json::Object(entries) => Value::Dict(entries.into_iter().map(|(key, value)| (key, convert(value))).collect()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_backings_are_relative_to_the_image() {
+        for (base, path, combined) in [
+            ("dir/a.qcow2", "b.img", "dir/b.img"),
+            ("a.qcow2", "b.img", "b.img"),
+            ("/x/a", "/y/b", "/y/b"),
+            ("/x/a", "nbd://h/b", "nbd://h/b"),
+            ("./a:b", "c", "./c"),
+        ] {
+            assert_eq!(combine(base, path), combined);
+        }
+    }
+
+    #[test]
+    fn a_colon_behind_a_slash_is_no_protocol() {
+        assert_eq!(protocol_of("nbd:unix:/x"), Some("nbd"));
+        assert_eq!(protocol_of("./a:b"), None);
+        assert_eq!(protocol_of("plain"), None);
+    }
+}

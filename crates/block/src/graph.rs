@@ -1,0 +1,348 @@
+//! The graph: all nodes by name, the drivers that exist, edges and permissions.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use crate::child::{Child, Parent, Role};
+use crate::driver::{DriverType, IoFuture};
+use crate::error::{Error, Result};
+use crate::node::Node;
+use crate::permissions::{self, Permissions};
+
+/// The longest node name, bytes.
+const MAX_NAME: usize = 31;
+
+/// The kinds of drivers that a program has.
+#[derive(Default)]
+pub struct Registry(Vec<&'static dyn DriverType>);
+
+impl Registry {
+    /// A registry of these.
+    pub fn new(drivers: impl IntoIterator<Item = &'static dyn DriverType>) -> Self {
+        Self(drivers.into_iter().collect())
+    }
+
+    /// The driver of that name.
+    pub fn find(&self, name: &str) -> Option<&'static dyn DriverType> {
+        self.iter().find(|driver| driver.name() == name)
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = &'static dyn DriverType> + '_ {
+        self.0.iter().copied()
+    }
+}
+
+/// All nodes of a program, and what they are made of.
+pub struct Graph {
+    registry: Registry,
+    nodes: Mutex<BTreeMap<String, Weak<Node>>>,
+    next: AtomicU64,
+    environment: Mutex<Environment>,
+}
+
+/// What drivers ask of the program around them.
+#[derive(Default)]
+pub struct Environment {
+    secrets: BTreeMap<String, Arc<Vec<u8>>>,
+    objects: BTreeMap<String, Arc<dyn std::any::Any + Send + Sync>>,
+}
+
+impl Graph {
+    /// An empty graph.
+    pub fn new(registry: Registry) -> Arc<Self> {
+        Arc::new(Self { registry, nodes: Mutex::default(), next: AtomicU64::new(100), environment: Mutex::default() })
+    }
+
+    /// The drivers.
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    fn with_nodes<R>(&self, visit: impl FnOnce(&mut BTreeMap<String, Weak<Node>>) -> R) -> R {
+        visit(&mut self.nodes.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn with_environment<R>(&self, visit: impl FnOnce(&mut Environment) -> R) -> R {
+        visit(&mut self.environment.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Gives a secret an id, for options like `encrypt.key-secret`.
+    pub fn set_secret(&self, id: &str, secret: Vec<u8>) {
+        self.with_environment(|environment| environment.secrets.insert(id.to_owned(), Arc::new(secret)));
+    }
+
+    /// Takes a secret back.
+    pub fn remove_secret(&self, id: &str) {
+        self.with_environment(|environment| environment.secrets.remove(id));
+    }
+
+    /// The secret of that id.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn secret(&self, id: &str) -> Result<Arc<Vec<u8>>> {
+        self.with_environment(|environment| environment.secrets.get(id).cloned())
+            .ok_or_else(|| Error::invalid(format!("No secret with id '{id}'")))
+    }
+
+    /// Makes an object (throttle group, TLS credentials) known to drivers.
+    pub fn set_object(&self, id: &str, object: Arc<dyn std::any::Any + Send + Sync>) {
+        self.with_environment(|environment| environment.objects.insert(id.to_owned(), object));
+    }
+
+    /// Takes an object back.
+    pub fn remove_object(&self, id: &str) {
+        self.with_environment(|environment| environment.objects.remove(id));
+    }
+
+    /// The object of that id and type.
+    pub fn object<T: Send + Sync + 'static>(&self, id: &str) -> Option<Arc<T>> {
+        self.with_environment(|environment| environment.objects.get(id).cloned())?.downcast().ok()
+    }
+
+    pub(crate) fn generate_name(&self) -> String {
+        format!("#block{}", self.next.fetch_add(1, Ordering::Relaxed))
+    }
+
+    pub(crate) fn check_new_name(&self, name: &str) -> Result<()> {
+        let starts_well = name.starts_with(|c: char| c.is_ascii_alphabetic());
+        if !starts_well || !name.chars().all(|c| c.is_ascii_alphanumeric() || "-._".contains(c)) {
+            return Err(Error::invalid(format!("Invalid node-name: '{name}'")));
+        }
+        if name.len() > MAX_NAME {
+            return Err(Error::invalid("Node name too long"));
+        }
+        if self.lookup(name).is_some() {
+            return Err(Error::exists(format!("Duplicate nodes with node-name='{name}'")));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn register(&self, node: &Arc<Node>) -> Result<()> {
+        self.with_nodes(|nodes| {
+            if nodes.get(node.name()).and_then(Weak::upgrade).is_some() {
+                return Err(Error::exists(format!("Duplicate nodes with node-name='{}'", node.name())));
+            }
+            nodes.insert(node.name().to_owned(), Arc::downgrade(node));
+            Ok(())
+        })
+    }
+
+    /// The node of that name.
+    pub fn lookup(&self, name: &str) -> Option<Arc<Node>> {
+        self.with_nodes(|nodes| nodes.get(name).and_then(Weak::upgrade))
+    }
+
+    /// The node of that name.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn find(&self, name: &str) -> Result<Arc<Node>> {
+        self.lookup(name).ok_or_else(|| Error::not_found(format!("Cannot find device='{name}' nor node-name='{name}'")))
+    }
+
+    /// All nodes, by name.
+    pub fn nodes(&self) -> Vec<Arc<Node>> {
+        self.with_nodes(|nodes| {
+            nodes.retain(|_, node| node.strong_count() != 0);
+            nodes.values().filter_map(Weak::upgrade).collect()
+        })
+    }
+
+    /// Attaches a user outside of the graph. `holder` names it in messages, as `block device 'disk0'`.
+    ///
+    /// # Errors
+    /// If what it uses conflicts with others.
+    pub fn attach_root(
+        &self,
+        node: &Arc<Node>,
+        holder: &str,
+        used: Permissions,
+        shared: Permissions,
+    ) -> Result<Arc<Child>> {
+        let child = Child::new("root", Role::Root, Arc::clone(node), Parent::Outside(holder.to_owned()));
+        match self.set_permissions(&child, used, shared) {
+            Ok(()) => Ok(child),
+            Err(error) => {
+                node.remove_parent(&child);
+                Err(error)
+            }
+        }
+    }
+
+    /// The permissions of an edge whose parent nobody uses yet.
+    pub(crate) fn grant_initial(&self, child: &Arc<Child>, read_only: bool, force_share: bool) -> Result<()> {
+        let (used, shared) = permissions::of_child(child.role(), read_only, Permissions::NONE, Permissions::ALL);
+        let shared = if force_share { Permissions::ALL } else { shared };
+        match self.set_permissions(child, used, shared) {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                child.node().remove_parent(child);
+                Err(error)
+            }
+        }
+    }
+
+    /// Changes what an edge uses and shares, and what follows for the nodes below; all of it or nothing.
+    ///
+    /// # Errors
+    /// If it conflicts with another user of a node below, in this process or another.
+    pub fn set_permissions(&self, child: &Arc<Child>, used: Permissions, shared: Permissions) -> Result<()> {
+        let mut undo = Vec::new();
+        let result = apply(child, used, shared, &mut undo);
+        if result.is_err() {
+            for (child, used, shared) in undo.into_iter().rev() {
+                child.store_permissions(used, shared);
+                let (used, shared) = child.node().cumulative_permissions();
+                // Going back to what was held before asks for nothing new.
+                if let Err(error) = child.node().driver().set_permissions(used, shared) {
+                    tracing::warn!("restoring locks of '{}': {error}", child.node().name());
+                }
+            }
+        }
+        result
+    }
+
+    /// Removes an edge. When it was the last one to its node, the node is closed, and what it used below.
+    ///
+    /// # Errors
+    /// What the last writes of a closing node give. The edge is gone in any case.
+    pub fn detach<'a>(&'a self, child: &'a Arc<Child>) -> IoFuture<'a> {
+        Box::pin(async move {
+            let node = child.node();
+            node.remove_parent(child);
+            if !node.parents().is_empty() {
+                let (used, shared) = node.cumulative_permissions();
+                return self.loosen(&node, used, shared);
+            }
+            self.close(&node).await
+        })
+    }
+
+    /// Closes a node that nobody uses.
+    ///
+    /// # Errors
+    /// What its last writes give.
+    pub fn close<'a>(&'a self, node: &'a Arc<Node>) -> IoFuture<'a> {
+        Box::pin(async move {
+            if !node.parents().is_empty() {
+                return Ok(());
+            }
+            node.wait_idle().await;
+            let mut result = node.driver().close().await;
+            self.with_nodes(|nodes| {
+                if nodes.get(node.name()).is_some_and(|known| std::ptr::eq(known.as_ptr(), Arc::as_ptr(node))) {
+                    nodes.remove(node.name());
+                }
+            });
+            for child in node.children() {
+                let below = self.detach(&child).await;
+                result = result.and(below);
+            }
+            if let Some(slot) = node.backing_slot() {
+                slot.set(None);
+            }
+            result
+        })
+    }
+
+    /// Waits until nothing is in flight in the tree below `node`. The gates of its users must be closed.
+    pub fn wait_idle<'a>(&'a self, node: &'a Arc<Node>) -> IoFuture<'a> {
+        Box::pin(async move {
+            node.wait_idle().await;
+            for child in node.children() {
+                self.wait_idle(&child.node()).await?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Points an edge to another node, under drain. The old node is closed if this was its last edge.
+    ///
+    /// # Errors
+    /// If the permissions of the edge conflict with other users of the new node, or would make a circle; then nothing
+    /// has changed.
+    pub async fn replace_child(&self, child: &Arc<Child>, node: Arc<Node>) -> Result<()> {
+        if child.parent_node().is_some_and(|parent| reaches(&node, &parent)) {
+            return Err(Error::invalid(format!("Making '{}' a child would create a cycle", node.name())));
+        }
+        let (used, shared) = child.permissions();
+        let old = child.replace(node);
+        if let Err(error) = self.set_permissions(child, used, shared) {
+            let new = child.replace(old);
+            let (used, shared) = new.cumulative_permissions();
+            self.loosen(&new, used, shared)?;
+            return Err(error);
+        }
+        if old.parents().is_empty() {
+            return self.close(&old).await;
+        }
+        let (used, shared) = old.cumulative_permissions();
+        self.loosen(&old, used, shared)
+    }
+
+    /// Recomputes a node's edges after one of its parents has gone.
+    fn loosen(&self, node: &Arc<Node>, used: Permissions, shared: Permissions) -> Result<()> {
+        node.driver().set_permissions(used, shared)?;
+        for child in node.children() {
+            let (used, shared) = permissions::of_child(child.role(), node.is_read_only(), used, shared);
+            self.set_permissions(&child, used, shared)?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether `to` is `from` or below it.
+fn reaches(from: &Arc<Node>, to: &Arc<Node>) -> bool {
+    Arc::ptr_eq(from, to) || from.children().iter().any(|child| reaches(&child.node(), to))
+}
+
+type Undo = Vec<(Arc<Child>, Permissions, Permissions)>;
+
+fn apply(child: &Arc<Child>, used: Permissions, shared: Permissions, undo: &mut Undo) -> Result<()> {
+    let node = child.node();
+    for other in node.parents() {
+        if Arc::ptr_eq(&other, child) {
+            continue;
+        }
+        let (other_used, other_shared) = other.permissions();
+        check_pair(&node, child, used, &other, other_shared)?;
+        check_pair(&node, &other, other_used, child, shared)?;
+    }
+    if node.is_read_only() && used.contains(Permissions::WRITE) {
+        return Err(Error::permission(format!("Block node is read-only: '{}'", node.name())));
+    }
+    let old = child.permissions();
+    child.store_permissions(used, shared);
+    undo.push((Arc::clone(child), old.0, old.1));
+    let (used, shared) = node.cumulative_permissions();
+    node.driver().set_permissions(used, shared)?;
+    for below in node.children() {
+        let (used, shared) = permissions::of_child(below.role(), node.is_read_only(), used, shared);
+        apply(&below, used, shared, undo)?;
+    }
+    Ok(())
+}
+
+fn check_pair(node: &Node, user: &Child, used: Permissions, other: &Child, other_shares: Permissions) -> Result<()> {
+    let conflict = used & other_shares.complement();
+    if conflict.is_empty() {
+        return Ok(());
+    }
+    let holder = |child: &Child| match (child.parent(), child.parent_node()) {
+        (Parent::Outside(holder), _) => holder.clone(),
+        (_, Some(parent)) => format!("node '{}'", parent.name()),
+        _ => "a node that is being opened".to_owned(),
+    };
+    Err(Error::permission(format!(
+        "Permission conflict on node '{node}': permissions '{conflict}' are both required by {} (uses node '{node}' as \
+         '{}' child) and unshared by {} (uses node '{node}' as '{}' child).",
+        holder(user),
+        user.name(),
+        holder(other),
+        other.name(),
+        node = node.name(),
+    )))
+}

@@ -1,0 +1,365 @@
+//! Opening a node: what a driver is given, and the way from options or a file name to a node.
+
+use std::collections::HashMap;
+use std::sync::{Arc, OnceLock};
+
+use crate::child::{Child, Parent, Role, missing_child};
+use crate::driver::{DriverKind, DriverType};
+use crate::error::{Error, Result};
+use crate::filename;
+use crate::graph::Graph;
+use crate::node::{CacheMode, DetectZeroes, Node, NodeConfig};
+use crate::options::Options;
+use crate::value::Value;
+
+/// Bytes that drivers look at to recognise their images.
+const PROBE_LEN: usize = 2048;
+/// The longest chain of backings and children that is opened.
+const MAX_DEPTH: u32 = 200;
+
+/// How a tool or a device wants a tree opened. Applies to all nodes that the call opens.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OpenFlags {
+    /// Don't open the backing that the image names.
+    pub no_backing: bool,
+    /// Only metadata will be read: no passwords are needed, no data files are opened.
+    pub no_io: bool,
+    /// The image will be checked: open it as it is, without repairing anything.
+    pub check: bool,
+    /// Open in spite of other users (read-only nodes).
+    pub force_share: bool,
+}
+
+/// What a node inherits unless its options say otherwise.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Defaults {
+    /// The parent's configuration.
+    pub config: NodeConfig,
+    /// How everything is opened.
+    pub flags: OpenFlags,
+    /// How deep in the tree this node is.
+    depth: u32,
+}
+
+impl Defaults {
+    /// Defaults of a root with this configuration and these flags.
+    pub fn new(config: NodeConfig, flags: OpenFlags) -> Self {
+        Self { config, flags, depth: 0 }
+    }
+
+    fn below(&self, config: NodeConfig) -> Result<Self> {
+        if self.depth >= MAX_DEPTH {
+            return Err(Error::invalid(format!("The chain of images is longer than {MAX_DEPTH}")));
+        }
+        // Children don't inherit what is a matter of one node.
+        let config = NodeConfig { detect_zeroes: DetectZeroes::Off, ..config };
+        Ok(Self { config, flags: self.flags, depth: self.depth + 1 })
+    }
+}
+
+/// What a driver is opened with.
+pub struct OpenRequest {
+    /// The graph, for drivers that open further nodes later.
+    pub graph: Arc<Graph>,
+    /// The name that the node will have.
+    pub node_name: String,
+    /// The driver's own options and those of its children; the driver takes what it knows.
+    pub options: Options,
+    /// The node's configuration. `read_only` is what was asked for.
+    pub config: NodeConfig,
+    /// How everything is opened.
+    pub flags: OpenFlags,
+    driver_type: &'static dyn DriverType,
+    defaults: Defaults,
+    opened: HashMap<String, Arc<Node>>,
+}
+
+impl OpenRequest {
+    /// Opens the child that the options under `name` describe or refer to.
+    ///
+    /// # Errors
+    /// If there are none, or opening fails.
+    pub async fn child(&mut self, name: &str, role: Role) -> Result<Arc<Child>> {
+        self.optional_child(name, role).await?.ok_or_else(|| missing_child(name))
+    }
+
+    /// As [`OpenRequest::child`], for a child that may be absent.
+    ///
+    /// # Errors
+    /// If opening fails.
+    pub async fn optional_child(&mut self, name: &str, role: Role) -> Result<Option<Arc<Child>>> {
+        let node = if let Some(node) = self.opened.remove(name) {
+            node
+        } else if let Some(value) = self.options.take(name) {
+            match value {
+                Value::Str(reference) => self.graph.find(&reference)?,
+                Value::Null => return Ok(None),
+                _ => return Err(Error::invalid(format!("Invalid parameter type for '{name}', expected: node name"))),
+            }
+        } else {
+            let options = self.options.take_below(name);
+            if options.is_empty() {
+                return Ok(None);
+            }
+            let defaults = self.defaults.below(self.config)?;
+            Box::pin(self.graph.open(options, defaults)).await?
+        };
+        let child = Child::new(name, role, node, Parent::Node(OnceLock::new()));
+        self.graph.grant_initial(&child, self.config.read_only, self.flags.force_share)?;
+        Ok(Some(child))
+    }
+
+    /// Opens a child by a file name that an image contains: a plain path relative to the image, never a protocol or
+    /// `json:` (an image must not make the host open what its user did not name).
+    ///
+    /// # Errors
+    /// If the name is not a plain path, or opening fails.
+    pub async fn child_by_path(&mut self, name: &str, base: &str, path: &str, role: Role) -> Result<Arc<Child>> {
+        let options = Options::new().with("driver", "file").with("filename", filename::combine(base, path));
+        let defaults = self.defaults.below(self.config)?;
+        let node = Box::pin(self.graph.open(options, defaults)).await?;
+        let child = Child::new(name, role, node, Parent::Node(OnceLock::new()));
+        self.graph.grant_initial(&child, self.config.read_only, self.flags.force_share)?;
+        Ok(child)
+    }
+
+    /// The driver took all its options.
+    ///
+    /// # Errors
+    /// Names the first option that is left.
+    pub fn finish(&self) -> Result<()> {
+        let Some((name, _)) = self.options.iter().find(|(name, _)| !name.starts_with("backing")) else { return Ok(()) };
+        Err(Error::invalid(match self.driver_type.kind() {
+            DriverKind::Protocol => {
+                format!("Block protocol '{}' doesn't support the option '{name}'", self.driver_type.name())
+            }
+            _ => format!("Block format '{}' does not support the option '{name}'", self.driver_type.name()),
+        }))
+    }
+}
+
+impl Graph {
+    /// Opens a tree of nodes. The caller attaches the result to a root, or releases it.
+    ///
+    /// Generic options: `driver`, `node-name`, `read-only`, `auto-read-only`, `discard`, `detect-zeroes`,
+    /// `cache.direct`, `cache.no-flush`, `force-share`, `filename`, `backing`. Without a driver the format is probed.
+    ///
+    /// # Errors
+    /// Unknown drivers and options, and what opening the files gives.
+    pub async fn open(self: &Arc<Self>, mut options: Options, defaults: Defaults) -> Result<Arc<Node>> {
+        expand_filename(&mut options)?;
+        let explicit = options.clone();
+        let node_name = options.take_str("node-name")?;
+        if let Some(name) = &node_name {
+            self.check_new_name(name)?;
+        }
+        let (config, force_share) = take_config(&mut options, &defaults.config)?;
+        let mut flags = defaults.flags;
+        flags.force_share |= force_share;
+        if force_share && !config.read_only {
+            return Err(Error::invalid("force-share=on can only be used with read-only images"));
+        }
+        let defaults = Defaults { flags, ..defaults };
+        let filename = options.get_str("filename").map(str::to_owned);
+        let mut opened = HashMap::new();
+        let driver_name = options.take_str("driver")?;
+        let driver_type = match &driver_name {
+            Some(name) => {
+                self.registry().find(name).ok_or_else(|| Error::invalid(format!("Unknown driver '{name}'")))?
+            }
+            None => {
+                let file = self.open_for_probing(&mut options, &defaults, config).await?;
+                let probed = self.probe(&file, filename.as_deref().unwrap_or("")).await?;
+                opened.insert("file".to_owned(), file);
+                probed
+            }
+        };
+        if driver_type.kind() != DriverKind::Protocol
+            && let Some(filename) = options.take_str("filename")?
+        {
+            options.put_below("file", protocol_options(self, &filename)?);
+        }
+        let node_name = node_name.unwrap_or_else(|| self.generate_name());
+        let mut backing_options = options.take_below("backing");
+        let backing_reference = options.take("backing");
+        let request = OpenRequest {
+            graph: Arc::clone(self),
+            node_name: node_name.clone(),
+            options,
+            config,
+            flags,
+            driver_type,
+            defaults,
+            opened,
+        };
+        let driver = driver_type.open(request).await.map_err(|error| match &filename {
+            Some(filename)
+                if driver_type.kind() != DriverKind::Protocol && !error.to_string().starts_with("Could not open") =>
+            {
+                error.context(format!("Could not open '{filename}'"))
+            }
+            _ => error,
+        })?;
+        let node = Node::new(node_name, driver_type, driver, own_options(&explicit), config);
+        self.register(&node)?;
+        match backing_reference {
+            Some(Value::Str(name)) if !name.is_empty() => {
+                let backing = self.find(&name)?;
+                self.attach_backing(&node, backing, flags)?;
+            }
+            Some(Value::Str(_) | Value::Null) => {}
+            Some(_) => return Err(Error::invalid("Invalid parameter type for 'backing', expected: node name")),
+            None if driver_type.supports_backing() && !flags.no_backing => {
+                self.open_backing(&node, &mut backing_options, &defaults).await?;
+            }
+            None => {}
+        }
+        Ok(node)
+    }
+
+    async fn open_for_probing(
+        self: &Arc<Self>,
+        options: &mut Options,
+        defaults: &Defaults,
+        config: NodeConfig,
+    ) -> Result<Arc<Node>> {
+        if let Some(Value::Str(reference)) = options.take("file") {
+            return self.find(&reference);
+        }
+        let below = match options.take_str("filename")? {
+            Some(filename) => protocol_options(self, &filename)?,
+            None => options.take_below("file"),
+        };
+        if below.is_empty() {
+            return Err(Error::invalid("Must specify either driver or file"));
+        }
+        Box::pin(self.open(below, defaults.below(config)?)).await
+    }
+
+    /// The driver that is surest that `file` is its image; `raw` if none is.
+    ///
+    /// # Errors
+    /// If the first bytes can't be read.
+    pub async fn probe(&self, file: &Arc<Node>, filename: &str) -> Result<&'static dyn DriverType> {
+        let len = usize::try_from(file.len()).unwrap_or(usize::MAX).min(PROBE_LEN);
+        let buf = iobuf::IoBuf::zeroed(len);
+        file.read(0, buf.clone()).await.map_err(|e| e.context("Could not read image for determining its format"))?;
+        let head = buf.to_vec();
+        let best = self.registry().iter().map(|t| (t.probe(&head, filename), t)).max_by_key(|(score, _)| *score);
+        match best {
+            Some((score, driver)) if score > 0 => Ok(driver),
+            _ => self.registry().find("raw").ok_or_else(|| Error::invalid("Could not determine image format")),
+        }
+    }
+
+    async fn open_backing(
+        self: &Arc<Self>,
+        node: &Arc<Node>,
+        options: &mut Options,
+        defaults: &Defaults,
+    ) -> Result<()> {
+        let stored = node.driver().image_backing();
+        if let Some(stored) = &stored
+            && !options.contains("driver")
+            && !options.contains("file.driver")
+            && !options.contains("filename")
+            && !options.contains("file.filename")
+        {
+            let base = filename::of(node);
+            options.set("filename", filename::combine(&base, &stored.file));
+        }
+        if let Some(format) = stored.as_ref().and_then(|stored| stored.format.as_ref())
+            && !options.contains("driver")
+        {
+            options.set("driver", format.as_str());
+        }
+        if options.is_empty() {
+            return Ok(());
+        }
+        let config = NodeConfig { read_only: true, auto_read_only: false, ..node.config() };
+        let opened = Box::pin(self.open(std::mem::take(options), defaults.below(config)?)).await;
+        let backing = opened.map_err(|error| error.context("Could not open backing file"))?;
+        self.attach_backing(node, backing, defaults.flags)
+    }
+
+    fn attach_backing(&self, node: &Arc<Node>, backing: Arc<Node>, flags: OpenFlags) -> Result<()> {
+        let Some(slot) = node.backing_slot() else {
+            return Err(Error::invalid(format!(
+                "Driver '{}' of node '{}' does not support backing files",
+                node.driver_type().name(),
+                node.name()
+            )));
+        };
+        let child = Child::new("backing", Role::Cow, backing, Parent::Node(OnceLock::new()));
+        child.set_parent_node(node);
+        self.grant_initial(&child, true, flags.force_share)?;
+        slot.set(Some(child));
+        Ok(())
+    }
+}
+
+/// What belongs to the node itself: without the options of its children.
+fn own_options(options: &Options) -> Options {
+    let mut own = Options::new();
+    for (name, value) in options.iter() {
+        if !name.contains('.') || name.starts_with("cache.") {
+            own.set(name, value.clone());
+        }
+    }
+    own
+}
+
+/// Replaces a `filename` with a protocol or `json:` by the options that it stands for, unless a driver is given.
+fn expand_filename(options: &mut Options) -> Result<()> {
+    let Some(filename) = options.get_str("filename").map(str::to_owned) else { return Ok(()) };
+    if let Some(json) = filename.strip_prefix("json:") {
+        options.take("filename");
+        let parsed = filename::parse_json(json)?;
+        for (name, value) in Options::from_value(&parsed).iter() {
+            options.set_default(name, value.clone());
+        }
+        return expand_filename(options);
+    }
+    Ok(())
+}
+
+/// The options of the protocol node that opens `filename`.
+fn protocol_options(graph: &Graph, filename: &str) -> Result<Options> {
+    if let Some(json) = filename.strip_prefix("json:") {
+        return Ok(Options::from_value(&filename::parse_json(json)?));
+    }
+    let protocol = graph.registry().iter().find(|t| t.prefixes().iter().any(|prefix| filename.starts_with(prefix)));
+    if let Some(protocol) = protocol {
+        return Ok(protocol.parse_filename(filename)?.with("driver", protocol.name()));
+    }
+    if let Some(prefix) = filename::protocol_of(filename) {
+        return Err(Error::invalid(format!("Unknown protocol '{prefix}'")));
+    }
+    Ok(Options::new().with("driver", "file").with("filename", filename))
+}
+
+fn take_config(options: &mut Options, inherited: &NodeConfig) -> Result<(NodeConfig, bool)> {
+    let mut config = *inherited;
+    if let Some(read_only) = options.take_bool("read-only")? {
+        config.read_only = read_only;
+    }
+    if let Some(auto) = options.take_bool("auto-read-only")? {
+        config.auto_read_only = auto;
+    }
+    if let Some(index) = options.take_choice("discard", &["ignore", "off", "unmap", "on"])? {
+        config.discard = index >= 2;
+    }
+    if let Some(index) = options.take_choice("detect-zeroes", &DetectZeroes::NAMES)? {
+        config.detect_zeroes = [DetectZeroes::Off, DetectZeroes::On, DetectZeroes::Unmap][index];
+        if config.detect_zeroes == DetectZeroes::Unmap && !config.discard {
+            return Err(Error::invalid(
+                "setting detect-zeroes to unmap is not allowed without setting discard operation to unmap",
+            ));
+        }
+    }
+    let direct = options.take_bool("cache.direct")?.unwrap_or(config.cache.direct);
+    let no_flush = options.take_bool("cache.no-flush")?.unwrap_or(config.cache.no_flush);
+    config.cache = CacheMode { direct, no_flush };
+    let force_share = options.take_bool("force-share")?.unwrap_or(false);
+    Ok((config, force_share))
+}

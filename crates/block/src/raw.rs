@@ -1,0 +1,182 @@
+//! The format without a format: bytes at an offset of the child.
+
+use std::any::Any;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use iobuf::IoBuf;
+
+use crate::child::{Child, Role};
+use crate::create::{CreateOption, CreateRequest, Measure, MeasureRequest};
+use crate::driver::{Driver, DriverKind, DriverType, IoFuture};
+use crate::error::{Error, Result};
+use crate::open::OpenRequest;
+use crate::options::Options;
+use crate::request::{BlockStatus, Limits, Preallocation, WriteFlags, ZeroFlags};
+
+/// The driver `raw`. Options: `offset` and `size`, bytes.
+pub struct RawType;
+
+const UNLIMITED: u64 = u64::MAX;
+
+struct Raw {
+    file: Arc<Child>,
+    offset: u64,
+    /// `UNLIMITED` if the child's size counts.
+    size: AtomicU64,
+    has_offset: bool,
+    has_size: bool,
+}
+
+impl DriverType for RawType {
+    fn name(&self) -> &'static str {
+        "raw"
+    }
+
+    fn kind(&self) -> DriverKind {
+        DriverKind::Format
+    }
+
+    fn probe(&self, _head: &[u8], _filename: &str) -> u32 {
+        1
+    }
+
+    fn open(&self, mut request: OpenRequest) -> IoFuture<'static, Arc<dyn Driver>> {
+        Box::pin(async move {
+            let offset = request.options.take_size("offset")?;
+            let size = request.options.take_size("size")?;
+            let file = request.child("file", Role::PlainStorage).await?;
+            request.finish()?;
+            let start = offset.unwrap_or(0);
+            let end = start.checked_add(size.unwrap_or(0));
+            if end.is_none_or(|end| end > file.len()) {
+                return Err(Error::invalid("The offset and size of a raw node must lie inside of its file"));
+            }
+            let driver = Raw {
+                file,
+                offset: start,
+                size: AtomicU64::new(size.unwrap_or(UNLIMITED)),
+                has_offset: offset.is_some(),
+                has_size: size.is_some(),
+            };
+            Ok(Arc::new(driver) as Arc<dyn Driver>)
+        })
+    }
+
+    fn create_options(&self) -> &'static [CreateOption] {
+        &[]
+    }
+
+    fn create(&self, request: CreateRequest) -> IoFuture<'static> {
+        Box::pin(async move {
+            let mut request = request;
+            let file = request.target()?;
+            let preallocation = request.options.take_choice("preallocation", &Preallocation::NAMES)?;
+            let preallocation = Preallocation::from_index(preallocation.unwrap_or(0));
+            let size = request.size;
+            request.finish()?;
+            file.truncate(size, true, preallocation).await
+        })
+    }
+
+    fn measure(&self, request: MeasureRequest) -> IoFuture<'static, Measure> {
+        Box::pin(async move { Ok(Measure { required: request.size, fully_allocated: request.size, bitmaps: None }) })
+    }
+}
+
+impl Raw {
+    fn at(&self, offset: u64) -> Result<u64> {
+        offset.checked_add(self.offset).ok_or_else(|| Error::invalid("The request lies behind the largest offset"))
+    }
+
+    fn check_write(&self, offset: u64, len: u64) -> Result<u64> {
+        let size = self.size.load(Ordering::Acquire);
+        if size != UNLIMITED && (offset > size || len > size - offset) {
+            return Err(Error::no_space("The write lies behind the end of the raw node"));
+        }
+        self.at(offset)
+    }
+}
+
+impl Driver for Raw {
+    fn len(&self) -> u64 {
+        let below = self.file.len().saturating_sub(self.offset);
+        self.size.load(Ordering::Acquire).min(below)
+    }
+
+    fn limits(&self) -> Limits {
+        // The child pads what it can't take; only an offset that breaks its alignment must not shift ours.
+        let limits = self.file.node().driver().limits();
+        if self.offset.is_multiple_of(u64::from(limits.request_alignment)) { limits } else { Limits::default() }
+    }
+
+    fn children(&self) -> Vec<Arc<Child>> {
+        vec![Arc::clone(&self.file)]
+    }
+
+    fn read(&self, offset: u64, buf: IoBuf) -> IoFuture<'_> {
+        Box::pin(async move { self.file.read(self.at(offset)?, buf).await })
+    }
+
+    fn write(&self, offset: u64, buf: IoBuf, flags: WriteFlags) -> IoFuture<'_> {
+        Box::pin(async move { self.file.write(self.check_write(offset, buf.len() as u64)?, buf, flags).await })
+    }
+
+    fn supports_fua(&self) -> bool {
+        true
+    }
+
+    fn write_zeroes(&self, offset: u64, len: u64, flags: ZeroFlags) -> IoFuture<'_> {
+        Box::pin(async move { self.file.write_zeroes(self.check_write(offset, len)?, len, flags).await })
+    }
+
+    fn discard(&self, offset: u64, len: u64) -> IoFuture<'_> {
+        Box::pin(async move { self.file.discard(self.check_write(offset, len)?, len).await })
+    }
+
+    fn truncate(&self, len: u64, exact: bool, preallocation: Preallocation) -> IoFuture<'_> {
+        Box::pin(async move {
+            if self.has_size {
+                return Err(Error::unsupported("Cannot resize fixed-size raw disks"));
+            }
+            self.file.truncate(self.at(len)?, exact, preallocation).await
+        })
+    }
+
+    fn block_status(&self, offset: u64, len: u64, _precise: bool) -> IoFuture<'_, BlockStatus> {
+        Box::pin(async move { Ok(BlockStatus { recurse: true, ..BlockStatus::data(len, Some(self.at(offset)?)) }) })
+    }
+
+    fn exact_filename(&self) -> Option<String> {
+        if self.has_offset || self.has_size {
+            return None;
+        }
+        crate::filename::exact(&self.file.node())
+    }
+
+    fn strong_options(&self) -> Options {
+        let mut options = Options::new();
+        if self.has_offset {
+            options.set("offset", self.offset);
+        }
+        if self.has_size {
+            options.set("size", self.size.load(Ordering::Acquire));
+        }
+        options
+    }
+
+    fn reopen(&self, mut options: Options, _read_only: bool) -> IoFuture<'_> {
+        Box::pin(async move {
+            let offset = options.take_size("offset")?.unwrap_or(0);
+            let size = options.take_size("size")?.unwrap_or(UNLIMITED);
+            if offset != self.offset || size != self.size.load(Ordering::Acquire) {
+                return Err(Error::invalid("Cannot change the options 'offset' and 'size' of a raw node"));
+            }
+            Ok(())
+        })
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
