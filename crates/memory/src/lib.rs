@@ -10,10 +10,12 @@
 //! eight bytes, as on the guest's hardware, and otherwise bytewise.
 
 mod code;
+mod dma;
 mod ram;
 mod space;
 
 pub use code::{CodeListener, HitCursor, PageCode, PageId, listen, listeners, notify};
+pub use dma::{DmaAccess, DmaBuffer, DmaError, DmaGather, DmaMap, DmaView, RamSlice};
 pub use ram::{PAGE_SHIFT, PAGE_SIZE, RamBlock, RamError};
 pub use space::{
     AccessSize, AddressSpace, Backing, FlatRange, FlatView, Io, MapError, MapListener, MemoryError, RegionHandle,
