@@ -12,6 +12,7 @@ pub(crate) struct Attributes {
     pub(crate) default: Option<Expr>,
     pub(crate) flatten: bool,
     pub(crate) rest: bool,
+    pub(crate) legacy: bool,
     pub(crate) features: Vec<TokenStream>,
     pub(crate) tag: Option<String>,
     pub(crate) tag_type: Option<Type>,
@@ -68,6 +69,7 @@ impl Attributes {
                     "default" => parsed.default = Some(meta.value()?.parse()?),
                     "flatten" => parsed.flatten = true,
                     "rest" => parsed.rest = true,
+                    "legacy" => parsed.legacy = true,
                     "deprecated" => parsed.features.push(quote!(::qapi::schema::Feature::Deprecated)),
                     "unstable" => parsed.features.push(quote!(::qapi::schema::Feature::Unstable)),
                     "feature" => {

@@ -135,6 +135,7 @@ fn union(input: &DeriveInput, attributes: &Attributes, variants: &[Variant<'_>],
     let shapes =
         variants.iter().filter(|variant| !variant.attributes.other).map(|variant| branch_shape(variant, attributes));
     let tag_schema = tag_schema(input, attributes, variants);
+    let tag_doc = &attributes.doc;
     let empty_cases = attributes.tag_type.as_ref().map(|ty| {
         quote! {
             for case in <#ty as ::qapi::schema::Enumeration>::NAMES {
@@ -182,7 +183,8 @@ fn union(input: &DeriveInput, attributes: &Attributes, variants: &[Variant<'_>],
                     ty,
                     optional: false,
                     features: &[],
-                    doc: "",
+                    legacy: false,
+                    doc: #tag_doc,
                 });
                 shape.tag = ::core::option::Option::Some(#tag);
                 #(#shapes)*
@@ -249,10 +251,12 @@ fn branch_shape(variant: &Variant<'_>, attributes: &Attributes) -> TokenStream {
                         ty,
                         optional: false,
                         features: &[],
+                        legacy: false,
                         doc: "",
                     }],
                     tag: ::core::option::Option::None,
                     variants: ::std::vec::Vec::new(),
+                    features: &[],
                 })
             })
         },

@@ -5,8 +5,9 @@
 //! make a struct the arguments of a command or the data of an event. What they implement, and what
 //! it means on the wire, is described in the crate `qapi`.
 //!
-//! Field attributes: `#[qapi(name = "…", alias = "…", default = expr, flatten, rest, deprecated,
-//! unstable, feature = "…")]`. Names are the kebab case of the Rust names unless given.
+//! Field attributes: `#[qapi(name = "…", alias = "…", default = expr, flatten, rest, legacy, deprecated,
+//! unstable, feature = "…")]`. Names are the kebab case of the Rust names unless given. A `legacy` member is
+//! accepted, but the schema does not show it. `deprecated`, `unstable` and `feature` also go on types.
 
 #![forbid(unsafe_code)]
 
@@ -39,7 +40,8 @@ pub fn derive_qapi_type(input: TokenStream) -> TokenStream {
 /// Implements `qapi::Command`.
 ///
 /// `#[command(name = "…", returns = Type, oob, preconfig, legacy, deprecated, unstable,
-/// wrapper = "member")]`. With `wrapper` the arguments may also come inside one object member.
+/// wrapper = "member", merged = "member")]`. With `wrapper` the arguments may also come inside one object member
+/// that stands alone; with `merged` some of them may come inside that member, beside the others.
 #[proc_macro_derive(Command, attributes(qapi, command))]
 pub fn derive_command(input: TokenStream) -> TokenStream {
     let input = parse_macro_input!(input as DeriveInput);

@@ -14,9 +14,19 @@ struct Flags {
     preconfig: bool,
     legacy: bool,
     wrapper: Option<String>,
+    merged: Option<String>,
     rate_limit_ms: Option<u64>,
     rate_key: Option<String>,
     features: Vec<TokenStream>,
+}
+
+impl Flags {
+    /// Statements that undo the older forms of the arguments.
+    fn legacy_forms(&self) -> Vec<TokenStream> {
+        let unwrap = self.wrapper.iter().map(|name| quote!(input.unwrap_legacy(#name);));
+        let merge = self.merged.iter().map(|name| quote!(input.merge_legacy(#name);));
+        unwrap.chain(merge).collect()
+    }
 }
 
 fn flags(input: &DeriveInput, attribute_name: &str) -> syn::Result<Flags> {
@@ -36,6 +46,9 @@ fn flags(input: &DeriveInput, attribute_name: &str) -> syn::Result<Flags> {
                 ("command", "legacy") => flags.legacy = true,
                 ("command", "wrapper") => {
                     flags.wrapper = Some(meta.value()?.parse::<LitStr>()?.value());
+                }
+                ("command", "merged") => {
+                    flags.merged = Some(meta.value()?.parse::<LitStr>()?.value());
                 }
                 ("event", "rate_limit_ms") => {
                     flags.rate_limit_ms = Some(meta.value()?.parse::<LitInt>()?.base10_parse()?);
@@ -64,7 +77,7 @@ fn name_of(input: &DeriveInput, flags: &Flags) -> syn::Result<String> {
 
 pub(crate) fn command(input: &DeriveInput) -> syn::Result<TokenStream> {
     let flags = flags(input, "command")?;
-    let members = structs::implement_members(input, fields(input)?, flags.wrapper.as_deref())?;
+    let members = structs::implement_members(input, fields(input)?, &flags.legacy_forms())?;
     let ident = &input.ident;
     let name = name_of(input, &flags)?;
     let doc = doc(&input.attrs);
@@ -88,7 +101,7 @@ pub(crate) fn command(input: &DeriveInput) -> syn::Result<TokenStream> {
 pub(crate) fn event(input: &DeriveInput) -> syn::Result<TokenStream> {
     let flags = flags(input, "event")?;
     let fields = fields(input)?;
-    let members = structs::implement_members(input, fields, None)?;
+    let members = structs::implement_members(input, fields, &[])?;
     let ident = &input.ident;
     let name = name_of(input, &flags)?;
     let doc = doc(&input.attrs);

@@ -31,7 +31,7 @@ fn members<'a>(fields: &'a Fields, case: Case) -> syn::Result<Vec<Member<'a>>> {
 /// `impl QapiType` and `impl Members`.
 pub(crate) fn derive(input: &DeriveInput, fields: &Fields) -> syn::Result<TokenStream> {
     let attributes = Attributes::parse(&input.attrs)?;
-    let members = implement_members(input, fields, None)?;
+    let members = implement_members(input, fields, &[])?;
     let object = implement_object(&input.ident, &attributes);
     Ok(quote!(#members #object))
 }
@@ -40,6 +40,7 @@ pub(crate) fn derive(input: &DeriveInput, fields: &Fields) -> syn::Result<TokenS
 pub(crate) fn implement_object(ident: &Ident, attributes: &Attributes) -> TokenStream {
     let name = attributes.name.clone().unwrap_or_else(|| ident.to_string());
     let doc = &attributes.doc;
+    let features = attributes.feature_list();
     quote! {
         impl ::qapi::QapiType for #ident {
             const KIND: ::qapi::Kind = ::qapi::Kind::Object;
@@ -56,7 +57,7 @@ pub(crate) fn implement_object(ident: &Ident, attributes: &Attributes) -> TokenS
             }
 
             fn schema(builder: &mut ::qapi::schema::SchemaBuilder) -> ::qapi::schema::TypeRef {
-                builder.object::<Self>(#name, #doc)
+                builder.object::<Self>(#name, #doc, #features)
             }
         }
     }
@@ -66,7 +67,7 @@ pub(crate) fn implement_object(ident: &Ident, attributes: &Attributes) -> TokenS
 pub(crate) fn implement_members(
     input: &DeriveInput,
     fields: &Fields,
-    wrapper: Option<&str>,
+    legacy_forms: &[TokenStream],
 ) -> syn::Result<TokenStream> {
     let ident = &input.ident;
     let case = Attributes::parse(&input.attrs)?.case;
@@ -84,7 +85,6 @@ pub(crate) fn implement_members(
     let names: Vec<_> = members.iter().map(|member| member.ident).collect();
     let writes = members.iter().map(write);
     let shapes = members.iter().map(shape);
-    let unwrap = wrapper.map(|wrapper| quote!(input.unwrap_legacy(#wrapper);));
     let construct = match fields {
         Fields::Unit => quote!(Self),
         _ => quote!(Self { #(#names),* }),
@@ -93,7 +93,7 @@ pub(crate) fn implement_members(
         impl ::qapi::Members for #ident {
             #[allow(unused_variables, clippy::let_unit_value, reason = "for types without members")]
             fn take(input: &mut ::qapi::Input<'_>) -> ::core::result::Result<Self, ::qapi::Error> {
-                #unwrap
+                #(#legacy_forms)*
                 #(#reads)*
                 #(#later)*
                 #(#rests)*
@@ -166,6 +166,7 @@ fn shape(member: &Member<'_>) -> TokenStream {
     }
     let aliases = &attributes.aliases;
     let features = attributes.feature_list();
+    let legacy = attributes.legacy;
     let doc = &attributes.doc;
     let optional =
         if attributes.default.is_some() { quote!(true) } else { quote!(<#ty as ::qapi::QapiType>::OPTIONAL) };
@@ -177,6 +178,7 @@ fn shape(member: &Member<'_>) -> TokenStream {
             ty,
             optional: #optional,
             features: #features,
+            legacy: #legacy,
             doc: #doc,
         });
     }

@@ -46,6 +46,7 @@
 // The derives name this crate from the outside.
 extern crate self as qapi;
 
+pub mod block;
 mod builtin;
 pub mod control;
 pub mod cpu;
@@ -57,9 +58,11 @@ pub mod keyval;
 mod leftover;
 pub mod machine;
 pub mod memory;
+pub mod objects;
 mod path;
 pub mod run_state;
 pub mod schema;
+pub mod sockets;
 mod traits;
 
 pub use error::{Error, ErrorClass};

@@ -194,6 +194,25 @@ impl<'a> Input<'a> {
         }
     }
 
+    /// Puts the members of the object `name`, if there is one, beside it (a legacy form). Those that are there
+    /// already stay, and the object with what is left of its own.
+    pub fn merge_legacy(&mut self, name: &str) {
+        let Some(Value::Object(inner)) = self.map.get(name) else { return };
+        let mut left = Map::new();
+        for (member, value) in inner.clone() {
+            if member == name || self.map.contains_key(&member) {
+                left.insert(member, value);
+            } else {
+                self.map.insert(member, value);
+            }
+        }
+        if left.is_empty() {
+            self.map.remove(name);
+        } else {
+            self.map.insert(name, left);
+        }
+    }
+
     /// Ends the object.
     ///
     /// # Errors

@@ -80,6 +80,8 @@ pub struct MemberShape {
     pub optional: bool,
     /// Its features.
     pub features: &'static [Feature],
+    /// Whether it is of older versions of QEMU only: accepted, but not shown to clients.
+    pub legacy: bool,
     /// Its documentation.
     pub doc: &'static str,
 }
@@ -102,6 +104,8 @@ pub struct ObjectShape {
     pub tag: Option<&'static str>,
     /// The branches of a union.
     pub variants: Vec<VariantShape>,
+    /// The type's own features.
+    pub features: &'static [Feature],
 }
 
 /// What a defined type looks like.
@@ -162,9 +166,14 @@ impl SchemaBuilder {
     }
 
     /// Defines an object type by its [`Members`](crate::Members).
-    pub fn object<T: crate::Members>(&mut self, name: &'static str, doc: &'static str) -> TypeRef {
+    pub fn object<T: crate::Members>(
+        &mut self,
+        name: &'static str,
+        doc: &'static str,
+        features: &'static [Feature],
+    ) -> TypeRef {
         self.define::<T>("", name, doc, |builder| {
-            let mut shape = ObjectShape::default();
+            let mut shape = ObjectShape { features, ..ObjectShape::default() };
             T::members(&mut shape, builder);
             Shape::Object(shape)
         })

@@ -41,7 +41,7 @@ pub fn describe(declarations: &[Declaration]) -> Vec<SchemaInfo> {
     while let Some(ty) = mask.used.get(at).cloned() {
         let name = mask.name(&ty);
         let detail = detail(&ty, &builder, &mut mask);
-        entries.push(SchemaInfo { name, detail, features: None });
+        entries.push(SchemaInfo { name, detail, features: type_features(&ty, &builder) });
         at += 1;
     }
     entries
@@ -73,6 +73,13 @@ impl Mask {
 
 fn features(features: &[Feature]) -> Option<Vec<String>> {
     (!features.is_empty()).then(|| features.iter().map(|feature| feature.name().to_owned()).collect())
+}
+
+fn type_features(ty: &TypeRef, builder: &SchemaBuilder) -> Option<Vec<String>> {
+    match builder.shape(ty) {
+        Some(Shape::Object(shape)) => features(shape.features),
+        _ => None,
+    }
 }
 
 fn detail(ty: &TypeRef, builder: &SchemaBuilder, mask: &mut Mask) -> SchemaInfoDetail {
@@ -117,7 +124,7 @@ fn detail(ty: &TypeRef, builder: &SchemaBuilder, mask: &mut Mask) -> SchemaInfoD
 
 fn object(shape: &ObjectShape, mask: &mut Mask) -> SchemaInfoObject {
     let mut members = Vec::new();
-    for member in &shape.members {
+    for member in shape.members.iter().filter(|member| !member.legacy) {
         members.push(SchemaInfoObjectMember {
             name: member.name.to_owned(),
             r#type: mask.name(&member.ty),

@@ -40,7 +40,7 @@ fn collect(builder: &SchemaBuilder, ty: &TypeRef, case: Option<&str>, arguments:
     let Some(Shape::Object(shape)) = builder.shape(ty) else {
         return;
     };
-    for member in &shape.members {
+    for member in shape.members.iter().filter(|member| !member.legacy) {
         arguments.push(Argument {
             name: member.name.to_owned(),
             type_name: builder.display_name(&member.ty),

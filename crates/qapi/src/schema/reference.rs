@@ -112,6 +112,9 @@ fn member_line(builder: &SchemaBuilder, member: &MemberShape) -> String {
     if member.optional {
         notes.push("optional".to_owned());
     }
+    if member.legacy {
+        notes.push("of older versions".to_owned());
+    }
     notes.extend(member.aliases.iter().map(|alias| format!("also `{alias}`")));
     notes.extend(member.features.iter().map(|feature| feature.name().to_owned()));
     let colon = if member.doc.is_empty() { "" } else { ": " };

@@ -1,7 +1,8 @@
 //! Every declaration of the crate, for tests that go through them all.
 
+use qapi::block::{create, events as block_events, info, job, medium, nodes, stats, throttle};
 use qapi::schema::Declaration;
-use qapi::{control, cpu, events, fd, machine, memory, run_state};
+use qapi::{control, cpu, events, fd, machine, memory, objects, run_state};
 
 pub const ALL: &[Declaration] = &[
     Declaration::of::<run_state::QueryStatus>(),
@@ -40,4 +41,45 @@ pub const ALL: &[Declaration] = &[
     Declaration::of::<fd::AddFd>(),
     Declaration::of::<fd::RemoveFd>(),
     Declaration::of::<fd::QueryFdsets>(),
+    Declaration::of::<nodes::BlockdevAdd>(),
+    Declaration::of::<nodes::BlockdevReopen>(),
+    Declaration::of::<nodes::BlockdevDel>(),
+    Declaration::of::<nodes::XBlockdevDel>(),
+    Declaration::of::<nodes::XBlockdevChange>(),
+    Declaration::of::<nodes::BlockResize>(),
+    Declaration::of::<nodes::BlockSetWriteThreshold>(),
+    Declaration::of::<nodes::ChangeBackingFile>(),
+    Declaration::of::<create::BlockdevCreate>(),
+    Declaration::of::<info::QueryBlock>(),
+    Declaration::of::<info::QueryNamedBlockNodes>(),
+    Declaration::of::<stats::QueryBlockstats>(),
+    Declaration::of::<stats::BlockLatencyHistogramSet>(),
+    Declaration::of::<throttle::BlockSetIoThrottle>(),
+    Declaration::of::<medium::Eject>(),
+    Declaration::of::<medium::BlockdevOpenTray>(),
+    Declaration::of::<medium::BlockdevCloseTray>(),
+    Declaration::of::<medium::BlockdevRemoveMedium>(),
+    Declaration::of::<medium::XBlockdevRemoveMedium>(),
+    Declaration::of::<medium::BlockdevInsertMedium>(),
+    Declaration::of::<medium::XBlockdevInsertMedium>(),
+    Declaration::of::<medium::BlockdevChangeMedium>(),
+    Declaration::of::<medium::Change>(),
+    Declaration::of::<medium::BlockPasswd>(),
+    Declaration::of::<job::QueryJobs>(),
+    Declaration::of::<job::JobPause>(),
+    Declaration::of::<job::JobResume>(),
+    Declaration::of::<job::JobCancel>(),
+    Declaration::of::<job::JobComplete>(),
+    Declaration::of::<job::JobDismiss>(),
+    Declaration::of::<job::JobFinalize>(),
+    Declaration::event::<job::JobStatusChange>(),
+    Declaration::event::<block_events::DeviceTrayMoved>(),
+    Declaration::event::<block_events::BlockImageCorrupted>(),
+    Declaration::event::<block_events::BlockIoError>(),
+    Declaration::event::<block_events::BlockWriteThreshold>(),
+    Declaration::event::<block_events::QuorumFailure>(),
+    Declaration::event::<block_events::QuorumReportBad>(),
+    Declaration::of::<objects::ObjectAdd>(),
+    Declaration::of::<objects::ObjectDel>(),
+    Declaration::of::<objects::QueryIothreads>(),
 ];

@@ -1,0 +1,88 @@
+//! Commands that make, change and delete nodes.
+
+use super::options::BlockdevOptions;
+use crate::Command;
+
+/// Makes a node, with the nodes below it.
+#[derive(Debug, Clone, PartialEq, Command)]
+#[command(name = "blockdev-add", wrapper = "options", preconfig)]
+pub struct BlockdevAdd {
+    /// How the node is opened.
+    #[qapi(flatten)]
+    pub options: BlockdevOptions,
+    /// The name of a block back end that is made for the node.
+    #[qapi(legacy)]
+    pub id: Option<String>,
+}
+
+/// Opens nodes again with other options. All of a node's options are given.
+#[derive(Debug, Clone, PartialEq, Command)]
+#[command(name = "blockdev-reopen", preconfig)]
+pub struct BlockdevReopen {
+    /// The nodes, by their names, with their new options.
+    pub options: Vec<BlockdevOptions>,
+}
+
+/// Deletes a node that nobody uses and that `blockdev-add` has made.
+#[derive(Debug, Clone, PartialEq, Command)]
+#[command(name = "blockdev-del", preconfig)]
+pub struct BlockdevDel {
+    /// The node.
+    pub node_name: String,
+}
+
+/// The older name of `blockdev-del`. Exactly one of the arguments is given.
+#[derive(Debug, Clone, PartialEq, Command)]
+#[command(name = "x-blockdev-del", legacy, unstable)]
+pub struct XBlockdevDel {
+    /// The block back end that is deleted, with its node.
+    pub id: Option<String>,
+    /// The node.
+    pub node_name: Option<String>,
+}
+
+/// Adds a child to a quorum, or takes one away.
+#[derive(Debug, Clone, PartialEq, Command)]
+#[command(name = "x-blockdev-change", unstable, preconfig)]
+pub struct XBlockdevChange {
+    /// The quorum's node.
+    pub parent: String,
+    /// The child that is taken away.
+    pub child: Option<String>,
+    /// The node that is added.
+    pub node: Option<String>,
+}
+
+/// Changes the size of a disk.
+#[derive(Debug, Clone, PartialEq, Command)]
+#[command(name = "block_resize", preconfig)]
+pub struct BlockResize {
+    /// The back end.
+    pub device: Option<String>,
+    /// The node.
+    pub node_name: Option<String>,
+    /// The new size in bytes.
+    pub size: i64,
+}
+
+/// Has an event emitted when a write goes beyond an offset.
+#[derive(Debug, Clone, PartialEq, Command)]
+#[command(name = "block-set-write-threshold", preconfig)]
+pub struct BlockSetWriteThreshold {
+    /// The node.
+    pub node_name: String,
+    /// The offset in bytes; 0 for no event.
+    pub write_threshold: u64,
+}
+
+/// Changes the name of the backing file in an image, and nothing else.
+#[derive(Debug, Clone, PartialEq, Command)]
+#[command(name = "change-backing-file", preconfig)]
+pub struct ChangeBackingFile {
+    /// The back end or the node whose chain the image is in.
+    pub device: String,
+    /// The image's node.
+    pub image_node_name: String,
+    /// The new name.
+    pub backing_file: String,
+}

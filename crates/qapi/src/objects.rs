@@ -1,0 +1,171 @@
+//! Objects that users create, and I/O threads (QEMU's `qom.json`, parts of `misc.json`).
+
+use crate::block::throttle::ThrottleGroupProperties;
+use crate::{Command, QapiType};
+
+/// An I/O thread's properties.
+#[derive(Debug, Clone, PartialEq, Eq, Default, QapiType)]
+pub struct IothreadProperties {
+    /// How many requests are submitted at once; 0 leaves it to the engine.
+    pub aio_max_batch: Option<i64>,
+    /// The least number of worker threads; 0 if absent.
+    pub thread_pool_min: Option<i64>,
+    /// The largest number of worker threads; 64 if absent.
+    pub thread_pool_max: Option<i64>,
+    /// How long it polls before it sleeps, at most, in nanoseconds; 0 for not at all, 32768 if absent.
+    pub poll_max_ns: Option<i64>,
+    /// The factor by which that time grows; 0 for the default.
+    pub poll_grow: Option<i64>,
+    /// The divisor by which that time shrinks; 0 for the default.
+    pub poll_shrink: Option<i64>,
+}
+
+/// How a secret is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, QapiType)]
+pub enum QCryptoSecretFormat {
+    /// As it is.
+    Raw,
+    /// In base64.
+    Base64,
+}
+
+/// A secret's properties: its text or the file with it, perhaps encrypted with another secret.
+#[derive(Debug, Clone, PartialEq, Eq, Default, QapiType)]
+pub struct SecretProperties {
+    /// Without effect: a secret is loaded when it is made.
+    #[qapi(deprecated)]
+    pub loaded: Option<bool>,
+    /// How it is written; as it is if absent.
+    pub format: Option<QCryptoSecretFormat>,
+    /// The secret with the AES-256 key that it is encrypted with.
+    pub keyid: Option<String>,
+    /// The initialisation vector in base64, if it is encrypted.
+    pub iv: Option<String>,
+    /// The secret.
+    pub data: Option<String>,
+    /// The file with the secret.
+    pub file: Option<String>,
+}
+
+/// Ends of a TLS connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, QapiType)]
+pub enum QCryptoTLSCredsEndpoint {
+    /// The one that connects.
+    Client,
+    /// The one that listens.
+    Server,
+}
+
+/// The properties of TLS credentials without identities.
+#[derive(Debug, Clone, PartialEq, Eq, Default, QapiType)]
+pub struct TlsCredsAnonProperties {
+    /// Whether the peer's identity is verified; on if absent.
+    pub verify_peer: Option<bool>,
+    /// The directory with the files.
+    pub dir: Option<String>,
+    /// The end; the client's if absent.
+    pub endpoint: Option<QCryptoTLSCredsEndpoint>,
+    /// Which algorithms are allowed, as GnuTLS writes priorities.
+    pub priority: Option<String>,
+    /// Without effect: credentials are loaded when they are made.
+    #[qapi(deprecated)]
+    pub loaded: Option<bool>,
+}
+
+/// The properties of TLS credentials that are shared keys.
+#[derive(Debug, Clone, PartialEq, Eq, Default, QapiType)]
+pub struct TlsCredsPskProperties {
+    /// Whether the peer's identity is verified; on if absent.
+    pub verify_peer: Option<bool>,
+    /// The directory with the files.
+    pub dir: Option<String>,
+    /// The end; the client's if absent.
+    pub endpoint: Option<QCryptoTLSCredsEndpoint>,
+    /// Which algorithms are allowed, as GnuTLS writes priorities.
+    pub priority: Option<String>,
+    /// Without effect: credentials are loaded when they are made.
+    #[qapi(deprecated)]
+    pub loaded: Option<bool>,
+    /// The client's name; `qemu` if absent.
+    pub username: Option<String>,
+}
+
+/// The properties of TLS credentials that are certificates.
+#[derive(Debug, Clone, PartialEq, Eq, Default, QapiType)]
+pub struct TlsCredsX509Properties {
+    /// Whether the peer's identity is verified; on if absent.
+    pub verify_peer: Option<bool>,
+    /// The directory with the files.
+    pub dir: Option<String>,
+    /// The end; the client's if absent.
+    pub endpoint: Option<QCryptoTLSCredsEndpoint>,
+    /// Which algorithms are allowed, as GnuTLS writes priorities.
+    pub priority: Option<String>,
+    /// Without effect: credentials are loaded when they are made.
+    #[qapi(deprecated)]
+    pub loaded: Option<bool>,
+    /// Whether the certificates are checked when they are loaded; on if absent.
+    pub sanity_check: Option<bool>,
+    /// The secret with the private key's password.
+    pub passwordid: Option<String>,
+}
+
+/// The type of an object with its properties.
+#[derive(Debug, Clone, PartialEq, Eq, QapiType)]
+#[qapi(tag = "qom-type")]
+pub enum ObjectTypeOptions {
+    /// A thread that executes the requests of disks.
+    Iothread(IothreadProperties),
+    /// A password or a key.
+    Secret(SecretProperties),
+    /// A group of disks that share limits of throughput.
+    ThrottleGroup(Box<ThrottleGroupProperties>),
+    /// TLS credentials without identities.
+    TlsCredsAnon(TlsCredsAnonProperties),
+    /// TLS credentials that are shared keys.
+    TlsCredsPsk(TlsCredsPskProperties),
+    /// TLS credentials that are certificates.
+    #[qapi(name = "tls-creds-x509")]
+    TlsCredsX509(TlsCredsX509Properties),
+}
+
+/// Makes an object.
+#[derive(Debug, Clone, PartialEq, Command)]
+#[command(name = "object-add", merged = "props", preconfig)]
+pub struct ObjectAdd {
+    /// The type and its properties.
+    #[qapi(flatten)]
+    pub object: ObjectTypeOptions,
+    /// The object's name.
+    pub id: String,
+}
+
+/// Deletes an object.
+#[derive(Debug, Clone, PartialEq, Command)]
+#[command(name = "object-del", preconfig)]
+pub struct ObjectDel {
+    /// The object's name.
+    pub id: String,
+}
+
+/// An I/O thread.
+#[derive(Debug, Clone, PartialEq, Eq, QapiType)]
+pub struct IOThreadInfo {
+    /// The object's name.
+    pub id: String,
+    /// The host's number of the thread.
+    pub thread_id: i64,
+    /// How long it polls before it sleeps, at most, in nanoseconds.
+    pub poll_max_ns: i64,
+    /// The factor by which that time grows.
+    pub poll_grow: i64,
+    /// The divisor by which that time shrinks.
+    pub poll_shrink: i64,
+    /// How many requests are submitted at once.
+    pub aio_max_batch: i64,
+}
+
+/// Lists the I/O threads.
+#[derive(Debug, Clone, PartialEq, Command)]
+#[command(name = "query-iothreads", returns = Vec<IOThreadInfo>, preconfig)]
+pub struct QueryIothreads;

@@ -1,0 +1,53 @@
+//! Addresses of stream sockets (QEMU's `sockets.json`). Left out: VSOCK.
+
+use crate::QapiType;
+
+/// An address of the Internet.
+#[derive(Debug, Clone, PartialEq, Eq, Default, QapiType)]
+pub struct InetSocketAddress {
+    /// The host: a name or an address.
+    pub host: String,
+    /// The port: a number or a service's name.
+    pub port: String,
+    /// Whether host and port are numbers, so that no name is looked up.
+    pub numeric: Option<bool>,
+    /// For servers: the last port to try.
+    pub to: Option<u16>,
+    /// Whether IPv4 addresses are used.
+    pub ipv4: Option<bool>,
+    /// Whether IPv6 addresses are used.
+    pub ipv6: Option<bool>,
+    /// Whether the connection is kept alive by probes.
+    pub keep_alive: Option<bool>,
+}
+
+/// An address in the file system, or an abstract name.
+#[derive(Debug, Clone, PartialEq, Eq, Default, QapiType)]
+pub struct UnixSocketAddress {
+    /// The path.
+    pub path: String,
+    /// Whether it is the name of an abstract socket.
+    pub r#abstract: Option<bool>,
+    /// Whether an abstract name ends with its last byte, instead of being filled with zeros.
+    pub tight: Option<bool>,
+}
+
+/// A socket that is open already.
+#[derive(Debug, Clone, PartialEq, Eq, Default, QapiType)]
+#[qapi(name = "FdSocketAddress")]
+pub struct FdSocketAddress {
+    /// The name that `getfd` gave it, or the number of an inherited descriptor.
+    pub str: String,
+}
+
+/// An address of a socket.
+#[derive(Debug, Clone, PartialEq, Eq, QapiType)]
+#[qapi(tag = "type")]
+pub enum SocketAddress {
+    /// TCP.
+    Inet(InetSocketAddress),
+    /// A Unix socket.
+    Unix(UnixSocketAddress),
+    /// A descriptor.
+    Fd(FdSocketAddress),
+}
