@@ -2,15 +2,21 @@
 //!
 //! Two levels. The first is what accesses (and translated code) look up inline: direct-mapped tables of 8192 pages, one
 //! for each class of access (supervisor, user, supervisor with AC set under SMAP), with host pointers. A log of the
-//! slots that were filled makes dropping them cheap; pages that are global stay when CR3 changes. The second keeps translations (physical page
-//! and rights) under the generation of their PCID or of the global pages; a CR3 write therefore empties only the first
-//! level, and INVPCID or a CR3 write without bit 63 takes a new generation for one PCID.
+//! slots that were filled makes dropping them cheap; pages that are global stay when CR3 changes. The second keeps
+//! translations (physical page and rights) under the generation of their PCID or of the global pages; a CR3 write
+//! therefore empties only the first level, and INVPCID or a CR3 write without bit 63 takes a new generation for one PCID.
 //!
-//! Large pages are kept as their 4 KiB pieces. Two Bloom filters remember where large pages were used, so that INVLPG
-//! of any address in one finds out that it must drop more than one piece.
+//! What fetching knows (its cached pages, and links between blocks, which hold under an *epoch*) belongs to a [`Space`]:
+//! the lower half of the address space under one PCID. A CR3 write that keeps translations finds the epoch again that
+//! it left. INVLPG changes the epoch only if the page may have been fetched from.
+//!
+//! Large pages are kept as their 4 KiB pieces. Sets remember where large pages were used, so that INVLPG of any address
+//! in one finds out that it must drop more than one piece.
 //!
 //! Pages of device memory, and pages with an armed data breakpoint, never enter the first level.
 
+use std::collections::HashSet;
+use std::hash::BuildHasherDefault;
 use std::sync::Arc;
 
 use memory::{Backing, FlatView, RamBlock};
@@ -18,6 +24,7 @@ use memory::{Backing, FlatView, RamBlock};
 use codemem::LowBox;
 
 use super::host::{DataEntry, Tables};
+use crate::block::KeyHasher;
 
 /// Entries of one first-level table: enough for 32 MiB.
 pub(crate) const SLOTS: usize = 8192;
@@ -27,6 +34,15 @@ const FETCH_SLOTS: usize = 512;
 const SECOND_SLOTS: usize = 32768;
 /// Generations of the fetch side fit into the offset bits of a tag; 0 is never one.
 const LAST_GENERATION: u64 = 0xfff;
+/// Address spaces whose epochs are kept.
+const SPACES: usize = 16;
+/// Words of the hashes of pages that were fetched from.
+const FETCHED: usize = 256;
+/// Regions with large pages that are remembered one by one.
+const LARGE_REGIONS: usize = 1 << 14;
+/// Log2 of the size of a region that holds large pages: the larger of the two sizes.
+const LARGE_SHIFT: u32 = 22;
+const HUGE_SHIFT: u32 = 30;
 
 /// Rights and properties of a translation.
 pub(crate) mod rights {
@@ -103,6 +119,55 @@ pub(crate) struct Translation {
     pub(crate) rights: u64,
 }
 
+/// What fetching from half of the address space knows.
+#[derive(Clone, Copy)]
+struct Space {
+    /// The generation of the second level that it belongs to; 0: none.
+    owner: u64,
+    /// See [`Tlb::epoch`].
+    epoch: u32,
+    /// In the tags of the fetch side.
+    generation: u64,
+    /// Hashes of the pages that were fetched from since the epoch began.
+    fetched: [u64; FETCHED],
+}
+
+impl Space {
+    const EMPTY: Self = Self { owner: 0, epoch: 0, generation: 0, fetched: [0; FETCHED] };
+
+    fn note(&mut self, linear: u64) {
+        let (word, bit) = hash_bit(linear >> 12);
+        self.fetched[word] |= bit;
+    }
+
+    fn may_have_fetched(&self, linear: u64) -> bool {
+        let (word, bit) = hash_bit(linear >> 12);
+        self.fetched[word] & bit != 0
+    }
+}
+
+/// Regions of the address space in which large pages were used.
+#[derive(Default)]
+struct Regions {
+    known: HashSet<u64, BuildHasherDefault<KeyHasher>>,
+    /// There were too many.
+    all: bool,
+}
+
+impl Regions {
+    fn note(&mut self, region: u64) {
+        if !self.all && self.known.insert(region) && self.known.len() > LARGE_REGIONS {
+            self.all = true;
+            self.known = HashSet::default();
+        }
+    }
+
+    fn clear(&mut self) {
+        self.known.clear();
+        self.all = false;
+    }
+}
+
 /// The guest-physical map as this vCPU last saw it.
 struct Map {
     view: Arc<FlatView>,
@@ -120,10 +185,19 @@ pub struct Tlb {
     filled_global: Vec<u16>,
     fetch: Box<[[FetchEntry; FETCH_SLOTS]; 2]>,
     second: Box<[SecondEntry]>,
-    /// Generation of the tags of the fetch side.
-    generation: u64,
+    /// The last epoch, and the last generation in tags of the fetch side, that were taken.
+    last_epoch: u32,
+    last_generation: u64,
+    /// The upper half of the address space.
+    upper: Space,
+    /// Lower halves, by the low bits of their PCIDs.
+    spaces: Box<[Space; SPACES]>,
+    /// The one that is current.
+    space: usize,
     /// A page in the upper half of the address space that is not global was fetched from.
     upper_not_global: bool,
+    /// A global page in the lower half was fetched from: it belongs to all spaces.
+    lower_global: bool,
     /// Class of explicit data accesses now.
     class: Class,
     /// Never reused generations for the second level.
@@ -131,16 +205,16 @@ pub struct Tlb {
     global_generation: u64,
     pcid_generations: Box<[u64]>,
     current: u64,
-    large: Box<[u64; 64]>,
-    huge: Box<[u64; 64]>,
+    large: Regions,
+    huge: Regions,
     map: Map,
     /// Whether physical addresses have bit 20.
     pub(crate) a20: bool,
 }
 
-fn bloom(key: u64) -> (usize, u64) {
-    let hash = (key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 52) as usize;
-    (hash >> 6, 1 << (hash & 63))
+fn hash_bit(key: u64) -> (usize, u64) {
+    let hash = (key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 50) as usize;
+    (hash >> 6 & (FETCHED - 1), 1 << (hash & 63))
 }
 
 fn second_slot(page: u64) -> usize {
@@ -153,24 +227,32 @@ impl Tlb {
     pub(crate) fn new() -> Self {
         let nowhere = FetchEntry { tag: 0, page: CodePage { phys: 0, ram: None } };
         let map = Map { view: Arc::default(), blocks: Vec::new(), generation: u64::MAX, last: 0 };
-        Self {
+        let mut tlb = Self {
             tables: Tables::new(),
             filled: Vec::new(),
             filled_global: Vec::new(),
+            last_epoch: 0,
+            last_generation: 0,
+            upper: Space::EMPTY,
+            spaces: Box::new([Space::EMPTY; SPACES]),
+            space: 0,
             upper_not_global: false,
+            lower_global: false,
             fetch: Box::new([[nowhere; FETCH_SLOTS]; 2]),
             second: vec![SecondEntry::default(); SECOND_SLOTS].into_boxed_slice(),
-            generation: 1,
             class: Class::Supervisor,
             next_generation: 3,
             global_generation: 1,
             pcid_generations: vec![0; 4096].into_boxed_slice(),
             current: 2,
-            large: Box::new([0; 64]),
-            huge: Box::new([0; 64]),
+            large: Regions::default(),
+            huge: Regions::default(),
             map,
             a20: true,
-        }
+        };
+        tlb.renew_upper();
+        tlb.renew_lower();
+        tlb
     }
 
     /// The class of explicit data accesses.
@@ -197,9 +279,72 @@ impl Tlb {
         &self.tables
     }
 
-    fn next_epoch(&mut self, upper: bool) {
-        let epoch = &mut self.tables.epochs[usize::from(upper)];
-        *epoch = epoch.wrapping_add(1);
+    fn new_epoch(&mut self) -> u32 {
+        self.last_epoch = self.last_epoch.wrapping_add(1);
+        self.last_epoch
+    }
+
+    /// Nothing counts that fetching knows of the lower half under other PCIDs.
+    fn disown_others(&mut self) {
+        let current = self.space;
+        self.spaces.iter_mut().enumerate().filter(|(n, _)| *n != current).for_each(|(_, space)| space.owner = 0);
+    }
+
+    /// A generation for tags of the fetch side; when they are used up, nothing that was cached counts any longer.
+    fn new_fetch_generation(&mut self) -> u64 {
+        if self.last_generation == LAST_GENERATION {
+            self.fetch.as_flattened_mut().iter_mut().for_each(|entry| entry.tag = 0);
+            let current = self.space;
+            self.disown_others();
+            (self.upper.generation, self.spaces[current].generation) = (1, 2);
+            self.last_generation = 2;
+        }
+        self.last_generation += 1;
+        self.last_generation
+    }
+
+    /// Nothing counts that fetching knows of the upper half.
+    fn renew_upper(&mut self) {
+        let (epoch, generation) = (self.new_epoch(), self.new_fetch_generation());
+        self.upper = Space { owner: 0, epoch, generation, fetched: [0; FETCHED] };
+        self.upper_not_global = false;
+        self.tables.epochs[1] = epoch;
+    }
+
+    /// Nothing counts that fetching knows of the lower half under the current PCID.
+    fn renew_lower(&mut self) {
+        let (epoch, generation) = (self.new_epoch(), self.new_fetch_generation());
+        self.spaces[self.space] = Space { owner: self.current, epoch, generation, fetched: [0; FETCHED] };
+        self.tables.epochs[0] = epoch;
+    }
+
+    /// Nothing counts that fetching knows.
+    fn renew_all(&mut self) {
+        self.lower_global = false;
+        self.spaces.iter_mut().for_each(|space| space.owner = 0);
+        self.renew_upper();
+        self.renew_lower();
+    }
+
+    /// The space of an address.
+    #[inline(always)]
+    fn space_of(&self, linear: u64) -> &Space {
+        if linear >> 63 != 0 { &self.upper } else { &self.spaces[self.space] }
+    }
+
+    /// The page at `linear` is no longer what it was: links of its half do not hold if it was fetched from.
+    fn forget_fetched(&mut self, linear: u64) {
+        if !self.space_of(linear).may_have_fetched(linear) {
+            return;
+        }
+        let epoch = self.new_epoch();
+        let upper = linear >> 63 != 0;
+        if upper {
+            self.upper.epoch = epoch;
+        } else {
+            self.spaces[self.space].epoch = epoch;
+        }
+        self.tables.epochs[usize::from(upper)] = epoch;
     }
 
     /// The entry for an access that begins at `linear`.
@@ -212,12 +357,16 @@ impl Tlb {
     #[inline(always)]
     pub(crate) fn fetch_lookup(&self, linear: u64, user: bool) -> Option<CodePage> {
         let entry = &self.fetch[usize::from(user)][(linear >> 12) as usize & (FETCH_SLOTS - 1)];
-        (entry.tag == (linear & !0xfff) | self.generation).then_some(entry.page)
+        (entry.tag == (linear & !0xfff) | self.space_of(linear).generation).then_some(entry.page)
     }
 
     pub(crate) fn fetch_fill(&mut self, linear: u64, user: bool, page: CodePage, global: bool) {
-        self.upper_not_global |= !global && linear >> 63 != 0;
-        let tag = (linear & !0xfff) | self.generation;
+        let upper = linear >> 63 != 0;
+        self.upper_not_global |= !global && upper;
+        self.lower_global |= global && !upper;
+        let space = if upper { &mut self.upper } else { &mut self.spaces[self.space] };
+        space.note(linear);
+        let tag = (linear & !0xfff) | space.generation;
         self.fetch[usize::from(user)][(linear >> 12) as usize & (FETCH_SLOTS - 1)] = FetchEntry { tag, page };
     }
 
@@ -247,12 +396,10 @@ impl Tlb {
     pub(crate) fn second_fill(&mut self, linear: u64, translation: Translation) {
         let page = linear & !0xfff;
         if translation.rights & rights::LARGE != 0 {
-            let (word, bit) = bloom(linear >> 22);
-            self.large[word] |= bit;
+            self.large.note(linear >> LARGE_SHIFT);
         }
         if translation.rights & rights::HUGE != 0 {
-            let (word, bit) = bloom(linear >> 30);
-            self.huge[word] |= bit;
+            self.huge.note(linear >> HUGE_SHIFT);
         }
         let global = translation.rights & rights::GLOBAL != 0;
         let generation = if global { self.global_generation } else { self.current };
@@ -262,10 +409,7 @@ impl Tlb {
 
     /// Drops the first level.
     pub(crate) fn flush_first(&mut self) {
-        self.next_epoch(false);
-        self.next_epoch(true);
-        self.upper_not_global = false;
-        self.flush_fetch();
+        self.renew_all();
         if self.filled.len() > LOG || self.filled_global.len() > LOG {
             self.tables.clear();
         } else {
@@ -278,13 +422,8 @@ impl Tlb {
         self.filled_global.clear();
     }
 
-    /// Drops what is not global from the first level.
-    fn flush_first_not_global(&mut self) {
-        self.next_epoch(false);
-        if std::mem::take(&mut self.upper_not_global) {
-            self.next_epoch(true);
-        }
-        self.flush_fetch();
+    /// Drops data that is not global from the first level.
+    fn flush_data_not_global(&mut self) {
         if self.filled.len() > LOG {
             self.tables.clear();
             self.filled_global.clear();
@@ -314,15 +453,6 @@ impl Tlb {
         }
     }
 
-    fn flush_fetch(&mut self) {
-        if self.generation < LAST_GENERATION {
-            self.generation += 1;
-            return;
-        }
-        self.generation = 1;
-        self.fetch.as_flattened_mut().iter_mut().for_each(|entry| entry.tag = 0);
-    }
-
     fn new_generation(&mut self) -> u64 {
         self.next_generation += 1;
         self.next_generation
@@ -334,18 +464,29 @@ impl Tlb {
         self.global_generation = self.new_generation();
         self.pcid_generations.fill(0);
         self.current = self.new_generation();
-        self.large.fill(0);
-        self.huge.fill(0);
+        self.spaces[self.space].owner = self.current;
+        self.large.clear();
+        self.huge.clear();
     }
 
     /// Makes `pcid` current; its translations survive when `keep`, else they are dropped (global ones never).
     pub(crate) fn switch(&mut self, pcid: u16, keep: bool) {
-        self.flush_first_not_global();
+        self.flush_data_not_global();
         let index = usize::from(pcid & 0xfff);
         if !keep || self.pcid_generations[index] == 0 {
             self.pcid_generations[index] = self.new_generation();
         }
         self.current = self.pcid_generations[index];
+        self.space = index & (SPACES - 1);
+        let space = &self.spaces[self.space];
+        if space.owner == self.current && !self.lower_global {
+            self.tables.epochs[0] = space.epoch;
+        } else {
+            self.renew_lower();
+        }
+        if self.upper_not_global {
+            self.renew_upper();
+        }
     }
 
     /// Drops the translations of one PCID except the global ones.
@@ -365,14 +506,29 @@ impl Tlb {
     /// Drops one page for the current PCID, global or not; more when it may be part of a large page.
     pub(crate) fn flush_page(&mut self, linear: u64, current: u16) {
         let page = linear & !0xfff;
-        let (large, huge) = (bloom(linear >> 22), bloom(linear >> 30));
-        if self.large[large.0] & large.1 != 0 || self.huge[huge.0] & huge.1 != 0 {
+        if self.huge.all || self.large.all || self.huge.known.contains(&(linear >> HUGE_SHIFT)) {
             self.global_generation = self.new_generation();
             self.flush_first();
-            self.switch(current, false);
+            self.flush_non_global(current);
+            self.large.clear();
+            self.huge.clear();
             return;
         }
-        self.next_epoch(linear >> 63 != 0);
+        if self.large.known.remove(&(linear >> LARGE_SHIFT)) {
+            // The region is forgotten, so that no other space may count on pieces of its pages.
+            self.disown_others();
+            let first = linear >> LARGE_SHIFT << LARGE_SHIFT;
+            for page in (first..=first | ((1 << LARGE_SHIFT) - 1)).step_by(0x1000) {
+                self.drop_page(page);
+            }
+        } else {
+            self.drop_page(page);
+        }
+    }
+
+    /// Drops one page, global or not; those of other PCIDs may go too.
+    fn drop_page(&mut self, page: u64) {
+        self.forget_fetched(page);
         let slot = (page >> 12) as usize & (SLOTS - 1);
         for table in &mut self.tables.data {
             if table[slot].is_page(page) {
@@ -475,6 +631,86 @@ mod tests {
         tlb.flush_page(0x20_5000, 0);
         assert_eq!(tlb.second_lookup(0x20_0000), None);
         assert_eq!(tlb.second_lookup(0x20_1000), None);
+    }
+
+    #[test]
+    fn epoch_comes_back_with_its_pcid_unless_translations_went() {
+        let mut tlb = Tlb::new();
+        tlb.switch(1, false);
+        let (first, upper) = (tlb.epoch(0), tlb.epoch(u64::MAX));
+        tlb.switch(2, false);
+        let second = tlb.epoch(0);
+        assert_ne!(first, second);
+        tlb.switch(1, true);
+        assert_eq!(tlb.epoch(0), first);
+        tlb.flush_pcid(2, 1);
+        tlb.switch(2, true);
+        assert!(![first, second].contains(&tlb.epoch(0)));
+        tlb.switch(1, false);
+        assert_ne!(tlb.epoch(0), first);
+        assert_eq!(tlb.epoch(u64::MAX), upper);
+        tlb.flush_all();
+        assert_ne!(tlb.epoch(u64::MAX), upper);
+    }
+
+    #[test]
+    fn epochs_of_pcids_that_share_a_place_are_not_mixed_up() {
+        let mut tlb = Tlb::new();
+        tlb.switch(1, false);
+        let first = tlb.epoch(0);
+        tlb.switch(1 + SPACES as u16, false);
+        tlb.switch(1, true);
+        assert_ne!(tlb.epoch(0), first);
+    }
+
+    #[test]
+    fn invlpg_changes_epoch_only_for_page_that_was_fetched_from() {
+        let mut tlb = Tlb::new();
+        let page = CodePage { phys: 0x5000, ram: None };
+        tlb.fetch_fill(0x1000, true, page, false);
+        let epochs = (tlb.epoch(0), tlb.epoch(u64::MAX));
+        tlb.flush_page(0x8000, 0);
+        assert_eq!((tlb.epoch(0), tlb.epoch(u64::MAX)), epochs);
+        tlb.flush_page(0x1000, 0);
+        assert_ne!(tlb.epoch(0), epochs.0);
+        assert_eq!(tlb.epoch(u64::MAX), epochs.1);
+        assert_eq!(tlb.fetch_lookup(0x1000, true), None);
+    }
+
+    #[test]
+    fn global_page_in_lower_half_keeps_epochs_from_coming_back() {
+        let mut tlb = Tlb::new();
+        tlb.switch(1, false);
+        tlb.fetch_fill(0x1000, false, CodePage { phys: 0x5000, ram: None }, true);
+        let first = tlb.epoch(0);
+        tlb.switch(2, false);
+        tlb.flush_page(0x1000, 2);
+        tlb.switch(1, true);
+        assert_ne!(tlb.epoch(0), first);
+    }
+
+    #[test]
+    fn fetch_side_survives_the_end_of_its_generations() {
+        let mut tlb = Tlb::new();
+        let page = CodePage { phys: 0x5000, ram: None };
+        for n in 0..3 * LAST_GENERATION {
+            tlb.switch(1, false);
+            assert_eq!(tlb.fetch_lookup(0, true), None, "{n}");
+            tlb.fetch_fill(0, true, page, false);
+            assert_eq!(tlb.fetch_lookup(0, true), Some(page));
+        }
+    }
+
+    #[test]
+    fn invlpg_inside_large_page_makes_other_spaces_start_anew() {
+        let mut tlb = Tlb::new();
+        tlb.switch(1, false);
+        let first = tlb.epoch(0);
+        tlb.switch(2, false);
+        tlb.second_fill(0x20_0000, Translation { rights: rights::LARGE, ..SMALL });
+        tlb.flush_page(0x20_3000, 2);
+        tlb.switch(1, true);
+        assert_ne!(tlb.epoch(0), first);
     }
 
     #[test]
