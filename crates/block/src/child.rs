@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, Weak};
 use iobuf::IoBuf;
 
 use crate::error::{Error, Result};
+use crate::gate::Gate;
 use crate::node::Node;
 use crate::permissions::Permissions;
 use crate::request::{BlockStatus, Preallocation, WriteFlags, ZeroFlags};
@@ -27,12 +28,13 @@ pub enum Role {
 }
 
 /// Who holds the edge.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub enum Parent {
     /// A node, known once it exists.
     Node(OnceLock<Weak<Node>>),
-    /// Something outside of the graph; the text is used in messages, as `block device 'disk0'`.
-    Outside(String),
+    /// Something outside of the graph; the text is used in messages, as `block device 'disk0'`. Requests of a user
+    /// with a gate pass through it.
+    Outside(String, Option<Arc<Gate>>),
 }
 
 /// An edge from a parent to a node. Requests go through it.
@@ -88,7 +90,7 @@ impl Child {
     pub fn parent_node(&self) -> Option<Arc<Node>> {
         match &self.parent {
             Parent::Node(slot) => slot.get().and_then(Weak::upgrade),
-            Parent::Outside(_) => None,
+            Parent::Outside(..) => None,
         }
     }
 

@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
+use crate::backend::Backend;
 use crate::child::{Child, Parent, Role};
 use crate::driver::{DriverType, IoFuture};
 use crate::error::{Error, Result};
+use crate::gate::Gate;
 use crate::node::Node;
 use crate::permissions::{self, Permissions};
 
@@ -38,6 +40,9 @@ impl Registry {
 pub struct Graph {
     registry: Registry,
     nodes: Mutex<BTreeMap<String, Weak<Node>>>,
+    /// Nodes that the monitor keeps alive, and back ends, in the order of their creation.
+    monitor: Mutex<Vec<Arc<Node>>>,
+    backends: Mutex<Vec<Arc<Backend>>>,
     next: AtomicU64,
     environment: Mutex<Environment>,
 }
@@ -52,7 +57,14 @@ pub struct Environment {
 impl Graph {
     /// An empty graph.
     pub fn new(registry: Registry) -> Arc<Self> {
-        Arc::new(Self { registry, nodes: Mutex::default(), next: AtomicU64::new(100), environment: Mutex::default() })
+        Arc::new(Self {
+            registry,
+            nodes: Mutex::default(),
+            monitor: Mutex::default(),
+            backends: Mutex::default(),
+            next: AtomicU64::new(100),
+            environment: Mutex::default(),
+        })
     }
 
     /// The drivers.
@@ -151,6 +163,90 @@ impl Graph {
         })
     }
 
+    /// Keeps a node alive for the monitor (`blockdev-add`).
+    pub fn adopt(&self, node: &Arc<Node>) {
+        lock(&self.monitor).push(Arc::clone(node));
+    }
+
+    /// Whether the monitor keeps this node alive.
+    pub fn is_adopted(&self, node: &Arc<Node>) -> bool {
+        lock(&self.monitor).iter().any(|known| Arc::ptr_eq(known, node))
+    }
+
+    /// The nodes that the monitor keeps alive, oldest first.
+    pub fn adopted(&self) -> Vec<Arc<Node>> {
+        lock(&self.monitor).clone()
+    }
+
+    /// Gives up the monitor's hold of a node, which is closed (`blockdev-del`).
+    ///
+    /// # Errors
+    /// If the monitor does not hold it, somebody uses it, or its last writes fail.
+    pub async fn release(&self, name: &str) -> Result<()> {
+        let node = self
+            .lookup(name)
+            .ok_or_else(|| Error::not_found(format!("Failed to find node with node-name='{name}'")))?;
+        if !self.is_adopted(&node) {
+            return Err(Error::permission(format!("Node {name} is not owned by the monitor")));
+        }
+        if !node.parents().is_empty() {
+            let users = node.parents();
+            let text = match users.first().map(|child| (child.name().to_owned(), child.parent_node())) {
+                Some((edge, Some(parent))) => {
+                    format!("Node '{name}' is busy: node is used as '{edge}' of '{}'", parent.name())
+                }
+                _ => format!("Block device {name} is in use"),
+            };
+            return Err(Error::busy(text));
+        }
+        lock(&self.monitor).retain(|known| !Arc::ptr_eq(known, &node));
+        self.close(&node).await
+    }
+
+    /// Makes a back end known.
+    ///
+    /// # Errors
+    /// If there is one of that name.
+    pub fn add_backend(&self, backend: &Arc<Backend>) -> Result<()> {
+        if !backend.name().is_empty() && self.backend(backend.name()).is_some() {
+            return Err(Error::exists(format!("Device with id '{}' already exists", backend.name())));
+        }
+        lock(&self.backends).push(Arc::clone(backend));
+        Ok(())
+    }
+
+    /// Forgets a back end.
+    pub fn remove_backend(&self, backend: &Arc<Backend>) {
+        lock(&self.backends).retain(|known| !Arc::ptr_eq(known, backend));
+    }
+
+    /// The back end of that name.
+    pub fn backend(&self, name: &str) -> Option<Arc<Backend>> {
+        lock(&self.backends).iter().find(|backend| !name.is_empty() && backend.name() == name).cloned()
+    }
+
+    /// All back ends, oldest first.
+    pub fn backends(&self) -> Vec<Arc<Backend>> {
+        lock(&self.backends).clone()
+    }
+
+    /// Closes the gates of everybody who reaches `node` from above and waits until nothing is in flight at `node` and
+    /// below. The gates open when the result is dropped.
+    pub async fn drain(&self, node: &Arc<Node>) -> Drained {
+        let mut gates = Vec::new();
+        collect_gates(node, &mut gates);
+        for gate in &gates {
+            gate.close();
+        }
+        let drained = Drained(gates);
+        for gate in &drained.0 {
+            gate.wait_empty().await;
+        }
+        // Users without a gate wait for their own requests.
+        let _ = self.wait_idle(node).await;
+        drained
+    }
+
     /// Attaches a user outside of the graph. `holder` names it in messages, as `block device 'disk0'`.
     ///
     /// # Errors
@@ -162,7 +258,26 @@ impl Graph {
         used: Permissions,
         shared: Permissions,
     ) -> Result<Arc<Child>> {
-        let child = Child::new("root", Role::Root, Arc::clone(node), Parent::Outside(holder.to_owned()));
+        self.attach(node, Parent::Outside(holder.to_owned(), None), used, shared)
+    }
+
+    /// As [`Graph::attach_root`], for a user whose requests pass a gate.
+    ///
+    /// # Errors
+    /// If what it uses conflicts with others.
+    pub fn attach_user(
+        &self,
+        node: &Arc<Node>,
+        holder: &str,
+        gate: &Arc<Gate>,
+        used: Permissions,
+        shared: Permissions,
+    ) -> Result<Arc<Child>> {
+        self.attach(node, Parent::Outside(holder.to_owned(), Some(Arc::clone(gate))), used, shared)
+    }
+
+    fn attach(&self, node: &Arc<Node>, parent: Parent, used: Permissions, shared: Permissions) -> Result<Arc<Child>> {
+        let child = Child::new("root", Role::Root, Arc::clone(node), parent);
         match self.set_permissions(&child, used, shared) {
             Ok(()) => Ok(child),
             Err(error) => {
@@ -213,7 +328,7 @@ impl Graph {
         Box::pin(async move {
             let node = child.node();
             node.remove_parent(child);
-            if !node.parents().is_empty() {
+            if !node.parents().is_empty() || self.is_adopted(&node) {
                 let (used, shared) = node.cumulative_permissions();
                 return self.loosen(&node, used, shared);
             }
@@ -227,7 +342,7 @@ impl Graph {
     /// What its last writes give.
     pub fn close<'a>(&'a self, node: &'a Arc<Node>) -> IoFuture<'a> {
         Box::pin(async move {
-            if !node.parents().is_empty() {
+            if !node.parents().is_empty() || self.is_adopted(node) {
                 return Ok(());
             }
             node.wait_idle().await;
@@ -276,7 +391,7 @@ impl Graph {
             self.loosen(&new, used, shared)?;
             return Err(error);
         }
-        if old.parents().is_empty() {
+        if old.parents().is_empty() && !self.is_adopted(&old) {
             return self.close(&old).await;
         }
         let (used, shared) = old.cumulative_permissions();
@@ -292,6 +407,35 @@ impl Graph {
         }
         Ok(())
     }
+}
+
+/// Users held by a drain; dropping it lets them go on.
+pub struct Drained(Vec<Arc<Gate>>);
+
+impl Drop for Drained {
+    fn drop(&mut self) {
+        for gate in &self.0 {
+            gate.open();
+        }
+    }
+}
+
+fn collect_gates(node: &Arc<Node>, gates: &mut Vec<Arc<Gate>>) {
+    for parent in node.parents() {
+        match parent.parent() {
+            Parent::Outside(_, Some(gate)) if !gates.iter().any(|known| Arc::ptr_eq(known, gate)) => {
+                gates.push(Arc::clone(gate));
+            }
+            _ => {}
+        }
+        if let Some(above) = parent.parent_node() {
+            collect_gates(&above, gates);
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Whether `to` is `from` or below it.
@@ -332,7 +476,7 @@ fn check_pair(node: &Node, user: &Child, used: Permissions, other: &Child, other
         return Ok(());
     }
     let holder = |child: &Child| match (child.parent(), child.parent_node()) {
-        (Parent::Outside(holder), _) => holder.clone(),
+        (Parent::Outside(holder, _), _) => holder.clone(),
         (_, Some(parent)) => format!("node '{}'", parent.name()),
         _ => "a node that is being opened".to_owned(),
     };

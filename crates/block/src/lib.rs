@@ -10,12 +10,14 @@
 
 #![forbid(unsafe_code)]
 
+pub mod backend;
 pub mod child;
 pub mod create;
 pub mod driver;
 pub mod error;
 pub mod file;
 pub mod filename;
+pub mod gate;
 pub mod graph;
 pub mod image;
 pub mod node;
@@ -24,9 +26,12 @@ pub mod options;
 pub mod permissions;
 pub mod raw;
 pub mod request;
+pub mod stats;
+pub mod throttle;
 pub mod tracker;
 pub mod value;
 
+pub use backend::Backend;
 pub use child::{BackingSlot, Child, Role};
 pub use driver::{Driver, DriverKind, DriverType, IoFuture, done, fail};
 pub use error::{Error, Result};

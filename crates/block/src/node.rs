@@ -680,7 +680,7 @@ impl Node {
 
     /// Whether somebody outside of the graph uses the node.
     pub fn has_outside_parent(&self) -> bool {
-        self.parents().iter().any(|parent| matches!(parent.parent(), Parent::Outside(_)))
+        self.parents().iter().any(|parent| matches!(parent.parent(), Parent::Outside(..)))
     }
 }
 
