@@ -20,9 +20,9 @@ use crate::msr::Msrs;
 use crate::state::{Activity, Cpu, Mode, Shadow, Ymm};
 
 /// Pages that stay in the journal.
-const KEPT: usize = 6;
+const KEPT: usize = 3;
 /// Pieces after which a page that nothing was written to leaves the journal.
-const IDLE: u32 = 8;
+const IDLE: u32 = 2;
 /// Instructions that a report shows at most.
 pub(crate) const TRACE: usize = 256;
 
@@ -189,16 +189,20 @@ fn empty_page() -> Bytes {
     Box::new([0; PAGE_SIZE])
 }
 
+/// The 64-bit words of a page, with their offsets.
+fn words(bytes: &[u8; PAGE_SIZE]) -> impl Iterator<Item = (usize, u64)> {
+    bytes.as_chunks().0.iter().enumerate().map(|(n, word)| (8 * n, u64::from_le_bytes(*word)))
+}
+
 /// A page in the journal.
 struct Page {
     block: Arc<RamBlock>,
     offset: usize,
     /// Before the piece.
     old: Bytes,
-    /// After the translated run.
+    /// After the translated run, where that has changed the page.
     first: Bytes,
-    /// The page was in the journal when the translated run ended.
-    in_first: bool,
+    is_changed: bool,
     /// Linear pages with writable entries in the TLB.
     entries: Vec<(u64, Class)>,
     idle: u32,
@@ -209,14 +213,32 @@ impl Page {
         self.offset == offset && Arc::ptr_eq(&self.block, block)
     }
 
-    /// Stores the words in which `to` differs from `from`.
-    fn put(&self, from: &Bytes, to: &Bytes) {
-        for (n, (have, want)) in from.chunks_exact(8).zip(to.chunks_exact(8)).enumerate() {
-            if have != want {
-                // The page lies inside of the block.
-                let _inside = self.block.write(self.offset + 8 * n, want);
+    /// The page as it is when the piece begins.
+    fn begin(&mut self) {
+        // The page lies inside of the block.
+        let _inside = self.block.read(self.offset, &mut self.old[..]);
+        self.is_changed = false;
+    }
+
+    /// The page becomes what it was, and what the translated run has made of it is kept.
+    fn turn(&mut self) {
+        let _inside = self.block.read(self.offset, &mut self.first[..]);
+        self.is_changed = self.first != self.old;
+        if !self.is_changed {
+            self.idle += 1;
+            return;
+        }
+        self.idle = 0;
+        for ((at, now), (_, old)) in words(&self.first).zip(words(&self.old)) {
+            if now != old {
+                let _inside = self.block.store_u64(self.offset + at, old);
             }
         }
+    }
+
+    /// What the translated run has left.
+    fn expected(&self) -> &[u8; PAGE_SIZE] {
+        if self.is_changed { &self.first } else { &self.old }
     }
 }
 
@@ -273,13 +295,7 @@ impl Lockstep {
 
     /// A piece begins: the number of instructions after which translated code comes back at its next poll.
     pub(crate) fn begin(&mut self) -> u64 {
-        for page in &mut self.pages {
-            let _inside = page.block.read(page.offset, &mut page.first[..]);
-            if page.first != page.old {
-                std::mem::swap(&mut page.first, &mut page.old);
-            }
-            page.in_first = false;
-        }
+        self.pages.iter_mut().for_each(Page::begin);
         self.walked.clear();
         self.trace.clear();
         self.device = false;
@@ -294,39 +310,29 @@ impl Lockstep {
         if self.device {
             return None;
         }
-        for page in &mut self.pages {
-            let _inside = page.block.read(page.offset, &mut page.first[..]);
-            page.in_first = true;
-            page.idle += 1;
-            if page.first != page.old {
-                page.idle = 0;
-                page.put(&page.first, &page.old);
-            }
-        }
+        self.pages.iter_mut().for_each(Page::turn);
         Some(!self.walked.is_empty())
     }
 
     /// Compares memory after both runs: the differences as lines of text.
-    pub(crate) fn compare(&mut self) -> String {
+    pub(crate) fn compare(&self) -> String {
         let mut text = String::new();
-        let mut now = empty_page();
-        for page in &mut self.pages {
-            let _inside = page.block.read(page.offset, &mut now[..]);
-            let expected = if page.in_first { &page.first } else { &page.old };
+        let mut now = [0; PAGE_SIZE];
+        for page in &self.pages {
+            let _inside = page.block.read(page.offset, &mut now);
+            let expected = page.expected();
             if now == *expected {
                 continue;
             }
-            for (n, (interpreted, translated)) in now.chunks_exact(8).zip(expected.chunks_exact(8)).enumerate() {
-                let at = page.offset + 8 * n;
-                let word = |bytes: &[u8]| bytes.iter().rev().fold(0u64, |word, byte| word << 8 | u64::from(*byte));
+            for ((at, interpreted), (_, translated)) in words(&now).zip(words(expected)) {
+                let (in_page, at) = (at, page.offset + at);
                 let walked = self
                     .walked
                     .iter()
                     .filter(|walked| Arc::ptr_eq(&walked.block, &page.block) && walked.offset & !7 == at);
                 let mask = walked.fold(0, |mask, walked| mask | walked.bits << (8 * (walked.offset & 7)));
-                let (interpreted, translated) = (word(interpreted), word(translated));
                 if interpreted | mask != translated | mask {
-                    let before = word(&page.old[8 * n..8 * n + 8]);
+                    let before = words(&page.old).nth(in_page / 8).map_or(0, |(_, word)| word);
                     text.push_str(&format!(
                         "  memory at {at:#x} of RAM block {}: translated {translated:016x}, interpreted {interpreted:016x}, before {before:016x}\n",
                         page.block.name()
@@ -366,11 +372,11 @@ impl Lockstep {
             offset,
             old: empty_page(),
             first: empty_page(),
-            in_first: false,
+            is_changed: false,
             entries: Vec::new(),
             idle: 0,
         };
-        let _inside = block.read(offset, &mut page.old[..]);
+        page.begin();
         self.pages.push(page);
     }
 

@@ -9,7 +9,7 @@ use std::fmt::Write;
 
 use iced_x86::{Decoder, DecoderOptions};
 
-use super::{Found, Inner, Translator};
+use super::{Found, Inner, Jump, Translator, jump_slot};
 use crate::fault::{Fault, vector};
 use crate::jit::Outcome;
 use crate::lockstep::{State, ending};
@@ -107,7 +107,7 @@ impl Cpu {
         let (mut left, mut modified) = (count, false);
         while left != 0 {
             let linear = self.rip & self.address_mask;
-            let index = match self.find_block(cache, linear)? {
+            let index = match self.next_block(cache, linear)? {
                 Found::Block(index) => index,
                 Found::Single(op, flow) => {
                     self.exec_single(&op, flow)?;
@@ -153,6 +153,24 @@ impl Cpu {
         }
         self.code_modified = modified;
         Ok(())
+    }
+
+    /// The block at an address: from the table of the interpreter's loop, where it is there.
+    fn next_block(&mut self, cache: &mut Inner, linear: u64) -> Result<Found, Fault> {
+        let jump = cache.jumps[jump_slot(linear)];
+        if jump.linear == linear
+            && jump.epoch == self.tlb.epoch(linear)
+            && jump.mode == self.mode_key
+            && cache.blocks.get(jump.block as usize).is_some_and(|block| cache.is_valid(block))
+        {
+            return Ok(Found::Block(jump.block));
+        }
+        let found = self.find_block(cache, linear)?;
+        if let Found::Block(block) = found {
+            let epoch = self.tlb.epoch(linear);
+            cache.jumps[jump_slot(linear)] = Jump { linear, epoch, mode: self.mode_key, block };
+        }
+        Ok(found)
     }
 
     fn report(
