@@ -31,6 +31,10 @@ pub struct TranslatorStats {
     pub tlb_flushes: u64,
     /// Nanoseconds spent on translating.
     pub translation_ns: u64,
+    /// Pieces of code that both tiers ran with the same result, in the mode that compares them.
+    pub compared: u64,
+    /// Guest instructions in them.
+    pub compared_instructions: u64,
 }
 
 impl TranslatorStats {
@@ -51,6 +55,8 @@ impl TranslatorStats {
             invalidations,
             tlb_flushes,
             translation_ns,
+            compared,
+            compared_instructions,
         } = *other;
         self.code_bytes += code_bytes;
         self.code_capacity += code_capacity;
@@ -66,5 +72,7 @@ impl TranslatorStats {
         self.invalidations += invalidations;
         self.tlb_flushes += tlb_flushes;
         self.translation_ns += translation_ns;
+        self.compared += compared;
+        self.compared_instructions += compared_instructions;
     }
 }

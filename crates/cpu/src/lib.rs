@@ -168,6 +168,8 @@ impl Vcpu for SoftCpu {
     }
 
     fn translator_stats(&self) -> Option<TranslatorStats> {
-        self.cpu.blocks.translator_stats()
+        let stats = self.cpu.blocks.translator_stats()?;
+        let lockstep = self.cpu.lockstep_stats().unwrap_or_default();
+        Some(TranslatorStats { compared: lockstep.compared, compared_instructions: lockstep.instructions, ..stats })
     }
 }

@@ -58,6 +58,10 @@ fn text(stats: &TranslatorStats) -> String {
     line("TB invalidate count", stats.invalidations);
     line("TLB full flushes", stats.tlb_flushes);
     line("translation time us", stats.translation_ns / 1000);
+    if stats.compared != 0 {
+        line("lock-step runs", stats.compared);
+        line("lock-step instructions", stats.compared_instructions);
+    }
     text
 }
 
@@ -74,6 +78,7 @@ mod tests {
         );
         assert!(text.contains("TB avg host size    0 bytes (expansion ratio: 0.0)\n"), "{text}");
         assert!(text.contains("\n\nStatistics:\nTB translate count  0\n"), "{text}");
+        assert!(!text.contains("lock-step"), "{text}");
     }
 
     #[test]
@@ -86,6 +91,8 @@ mod tests {
             largest_region: 700,
             crossing_regions: 3,
             translation_ns: 7999,
+            compared: 2,
+            compared_instructions: 9,
             ..TranslatorStats::default()
         };
         let text = text(&stats);
@@ -95,6 +102,8 @@ mod tests {
             "TB avg host size    500 bytes (expansion ratio: 2.5)",
             "cross page TB count 3 (30%)",
             "translation time us 7",
+            "lock-step runs      2",
+            "lock-step instructions 9",
         ] {
             assert!(text.lines().any(|other| other == line), "no {line:?} in\n{text}");
         }
