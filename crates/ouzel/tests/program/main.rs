@@ -22,6 +22,7 @@ mod commands;
 mod ctl;
 mod hostile;
 mod linux;
+mod lockstep;
 mod protocol;
 mod python;
 mod spec_examples;

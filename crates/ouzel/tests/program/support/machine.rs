@@ -121,7 +121,8 @@ impl Machine {
         String::from_utf8_lossy(&fs::read(self.path("serial")).unwrap_or_default()).replace('\r', "")
     }
 
-    fn story(&self) -> String {
+    /// How it was started, and what it and its guest said last.
+    pub fn story(&self) -> String {
         let serial = self.serial();
         let tail = serial.lines().rev().take(30).collect::<Vec<_>>();
         let tail = tail.into_iter().rev().collect::<Vec<_>>().join("\n");
