@@ -68,6 +68,34 @@ fn instruction_across_two_pages_is_whole_and_follows_changes_of_both() {
     }
 }
 
+/// The push looks whether it meets code, between the moment the target is read and the jump to it.
+#[test]
+fn indirect_call_with_its_stack_in_the_code_page_goes_to_its_target() {
+    const TURNS: u64 = 1000;
+    const FUNCTION: u64 = CODE + 0x40;
+    // call rax; dec ecx; jnz to the start; ud2. The same with call [rsi] and with call r14.
+    let loops: [&[u8]; 3] = [
+        &[0xff, 0xd0, 0xff, 0xc9, 0x75, 0xfa, 0x0f, 0x0b],
+        &[0xff, 0x16, 0xff, 0xc9, 0x75, 0xfa, 0x0f, 0x0b],
+        &[0x41, 0xff, 0xd6, 0xff, 0xc9, 0x75, 0xf9, 0x0f, 0x0b],
+    ];
+    for code in loops {
+        let mut bench = bench(code);
+        // inc edx; ret
+        bench.ram.write(CODE_PHYS + 0x40, &[0xff, 0xc2, 0xc3]);
+        bench.ram.store_u64(DATA_PHYS, FUNCTION);
+        let cpu = bench.cpu.cpu();
+        (cpu.gpr[0], cpu.gpr[14], cpu.gpr[6]) = (FUNCTION, FUNCTION, DATA);
+        (cpu.gpr[1], cpu.gpr[2]) = (TURNS, 0);
+        // No code is in this line, but there is some in its page.
+        cpu.gpr[4] = CODE + 0x800;
+        assert_eq!(run(&mut bench), 6, "{code:02x?}");
+        let cpu = bench.cpu.cpu();
+        assert_eq!((cpu.gpr[1], cpu.gpr[2], cpu.gpr[4]), (0, TURNS, CODE + 0x800), "{code:02x?}");
+        assert!(bench.cpu.translator_stats().is_some_and(|stats| stats.translations > 0), "{code:02x?}");
+    }
+}
+
 #[test]
 fn sixteen_prefixes_raise_a_protection_fault() {
     let mut bench = bench(&[0x66; 16]);
