@@ -1,9 +1,27 @@
 //! Operations on one host file.
+//!
+//! How a transfer is done:
+//! - Buffered reads are tried at once with `RWF_NOWAIT`: what is in the page cache is copied without any queue. Files of
+//!   memory file systems, where that is refused but nothing ever waits, are read and written at once.
+//! - What is left goes to the engine: the reactor's ring, or the pool of threads. Both move the whole buffer, however
+//!   the kernel cuts it up.
+//!
+//! The default engine is the ring where the process may have one: a read that misses the cache, a write, and a flush
+//! cost less CPU time there than a switch to another thread, and direct I/O costs least of all.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use iobuf::IoBuf;
+use rustix::fs::FallocateFlags as Flags;
+
+use crate::operation::{Action, Completion, Operation, vectored};
+use crate::{reactor, ring};
+
+/// The longest transfer that is tried at once on the reactor's thread, bytes. Longer ones would keep other tasks waiting.
+const INLINE_MAX: usize = 256 << 10;
 
 /// What `allocate` does with a range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,16 +36,67 @@ pub enum AllocateMode {
     Zero,
 }
 
-/// An open host file.
-#[derive(Debug)]
+/// Who does what can't be done at once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Engine {
+    /// io_uring where the process may use it, otherwise threads.
+    #[default]
+    Auto,
+    /// The process's pool of threads.
+    Threads,
+    /// io_uring.
+    Uring,
+    /// What QEMU calls `native`: here io_uring, too. For files opened with `O_DIRECT`.
+    Native,
+}
+
+/// An open host file. Clones share the descriptor.
+#[derive(Clone, Debug)]
 pub struct File {
-    fd: OwnedFd,
+    fd: Arc<OwnedFd>,
+    engine: Engine,
+    ring: bool,
+    nowait: Arc<Nowait>,
+}
+
+/// What can be done at once with a file.
+#[derive(Debug)]
+struct Nowait {
+    /// Reads and writes never wait for a device.
+    memory: bool,
+    reads: AtomicBool,
+    writes: AtomicBool,
+}
+
+fn is_memory(fd: &OwnedFd) -> bool {
+    const TMPFS: i64 = 0x0102_1994;
+    const RAMFS: i64 = 0x8584_58f6;
+    const HUGETLBFS: i64 = 0x9584_58f6;
+    rustix::fs::fstatfs(fd).is_ok_and(|stat| matches!(stat.f_type, TMPFS | RAMFS | HUGETLBFS))
 }
 
 impl File {
-    /// The operations on `fd`.
+    /// The operations on `fd`, with the default engine.
     pub fn new(fd: OwnedFd) -> Self {
-        Self { fd }
+        let direct = rustix::fs::fcntl_getfl(&fd).is_ok_and(|flags| flags.contains(rustix::fs::OFlags::DIRECT));
+        let nowait = Nowait {
+            memory: is_memory(&fd) && !direct,
+            reads: AtomicBool::new(!direct),
+            writes: AtomicBool::new(!direct),
+        };
+        Self { fd: Arc::new(fd), engine: Engine::Auto, ring: ring::is_available(), nowait: Arc::new(nowait) }
+    }
+
+    /// The operations on `fd` with the given engine.
+    ///
+    /// # Errors
+    /// `ENOSYS` if io_uring is asked for and the host refuses it.
+    pub fn with_engine(fd: OwnedFd, engine: Engine) -> io::Result<Self> {
+        if matches!(engine, Engine::Uring | Engine::Native) && !ring::is_available() {
+            return Err(io::Error::from_raw_os_error(libc::ENOSYS));
+        }
+        let file = Self::new(fd);
+        Ok(Self { engine, ring: file.ring && engine != Engine::Threads, ..file })
     }
 
     /// The descriptor.
@@ -35,14 +104,50 @@ impl File {
         &self.fd
     }
 
+    /// The engine that was asked for.
+    pub fn engine(&self) -> Engine {
+        self.engine
+    }
+
+    async fn perform(&self, action: Action) -> io::Result<usize> {
+        let operation = Operation::new(Arc::clone(&self.fd), action);
+        reactor::start(&operation, self.ring);
+        Completion(operation).await
+    }
+
+    /// Transfers what can be transferred at once: the count, or 0 for "ask the engine".
+    fn at_once(&self, write: bool, offset: u64, buf: &IoBuf) -> usize {
+        if buf.len() > INLINE_MAX || is_deterministic() {
+            return 0;
+        }
+        let fd = self.fd.as_raw_fd();
+        if self.nowait.memory {
+            return vectored(fd, write, offset, buf, 0).unwrap_or(0);
+        }
+        let allowed = if write { &self.nowait.writes } else { &self.nowait.reads };
+        if !allowed.load(Ordering::Relaxed) {
+            return 0;
+        }
+        match vectored(fd, write, offset, buf, libc::RWF_NOWAIT) {
+            Ok(n) => n,
+            Err(error) => {
+                if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOSYS | libc::EINVAL)) {
+                    allowed.store(false, Ordering::Relaxed);
+                }
+                0
+            }
+        }
+    }
+
     /// Reads into `buf` at `offset`; what lies behind the end of the file becomes zeroes.
     ///
     /// # Errors
     /// The host's.
     pub async fn read(&self, offset: u64, buf: IoBuf) -> io::Result<()> {
-        let mut done = 0;
+        let mut done = self.at_once(false, offset, &buf);
         while done < buf.len() {
-            let n = self.vectored(&buf.slice(done, buf.len() - done), offset + done as u64, false)?;
+            let at = offset + done as u64;
+            let n = self.perform(Action::Read { offset: at, buf: buf.slice(done, buf.len() - done) }).await?;
             if n == 0 {
                 buf.fill(done, buf.len() - done, 0);
                 break;
@@ -55,11 +160,24 @@ impl File {
     /// Writes `buf` at `offset`.
     ///
     /// # Errors
-    /// The host's.
+    /// The host's; `ENOSPC` if the host takes no more bytes without saying why.
     pub async fn write(&self, offset: u64, buf: IoBuf) -> io::Result<()> {
-        let mut done = 0;
+        let done = self.at_once(true, offset, &buf);
+        self.write_rest(offset, buf, done, false).await
+    }
+
+    /// Writes `buf` at `offset` to stable storage.
+    ///
+    /// # Errors
+    /// As [`File::write`].
+    pub async fn write_sync(&self, offset: u64, buf: IoBuf) -> io::Result<()> {
+        self.write_rest(offset, buf, 0, true).await
+    }
+
+    async fn write_rest(&self, offset: u64, buf: IoBuf, mut done: usize, sync: bool) -> io::Result<()> {
         while done < buf.len() {
-            let n = self.vectored(&buf.slice(done, buf.len() - done), offset + done as u64, true)?;
+            let at = offset + done as u64;
+            let n = self.perform(Action::Write { offset: at, buf: buf.slice(done, buf.len() - done), sync }).await?;
             if n == 0 {
                 return Err(io::Error::from_raw_os_error(libc::ENOSPC));
             }
@@ -68,22 +186,15 @@ impl File {
         Ok(())
     }
 
-    fn vectored(&self, buf: &IoBuf, offset: u64, write: bool) -> io::Result<usize> {
-        let iovecs = buf.iovecs();
-        let count = iovecs.len().min(1024) as libc::c_int;
-        let offset = libc::off_t::try_from(offset).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
-        let call = if write { libc::pwritev } else { libc::preadv };
-        // SAFETY: the vectors point to memory that `buf` keeps alive during the call.
-        let n = unsafe { call(self.fd.as_raw_fd(), iovecs.as_ptr(), count, offset) };
-        usize::try_from(n).map_err(|_| io::Error::last_os_error())
-    }
-
     /// Brings all data to stable storage.
     ///
     /// # Errors
     /// The host's.
     pub async fn sync_data(&self) -> io::Result<()> {
-        Ok(rustix::fs::fdatasync(self.fd.as_fd())?)
+        if self.nowait.memory && !is_deterministic() {
+            return Ok(rustix::fs::fdatasync(self.fd.as_fd())?);
+        }
+        self.perform(Action::SyncData).await.map(drop)
     }
 
     /// Reserves, frees or zeroes a range.
@@ -91,13 +202,16 @@ impl File {
     /// # Errors
     /// The host's; `EOPNOTSUPP` where the file system can't.
     pub async fn allocate(&self, mode: AllocateMode, offset: u64, len: u64) -> io::Result<()> {
-        use rustix::fs::FallocateFlags as Flags;
         let flags = match mode {
             AllocateMode::Reserve => Flags::empty(),
             AllocateMode::PunchHole => Flags::PUNCH_HOLE | Flags::KEEP_SIZE,
             AllocateMode::ZeroKeepSize => Flags::ZERO_RANGE | Flags::KEEP_SIZE,
             AllocateMode::Zero => Flags::ZERO_RANGE,
         };
-        Ok(rustix::fs::fallocate(self.fd.as_fd(), flags, offset, len)?)
+        self.perform(Action::Allocate { flags, offset, len }).await.map(drop)
     }
+}
+
+fn is_deterministic() -> bool {
+    reactor::with_current(|reactor| reactor.is_deterministic()).unwrap_or(false)
 }
