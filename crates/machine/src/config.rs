@@ -1,6 +1,10 @@
 //! What a machine is made of, as the command line says it. Values: nothing here has been built yet.
 
 use clock::RtcBase;
+pub use devices_pci::Address;
+pub use devices_virtio::blk::{BlkOptions, Geometry};
+pub use devices_virtio::features as virtio_features;
+pub use devices_virtio::pci::PciOptions;
 use x86::model::{CpuModel, Topology};
 
 use crate::accelerator::AcceleratorConfig;
@@ -82,6 +86,62 @@ pub enum DeviceKind {
         /// Which events the guest is told to exist: bit 0 panicked, bit 1 crash kernel loaded.
         events: u8,
     },
+    /// A virtio block device on the PCI bus.
+    VirtioBlkPci(Box<VirtioBlkConfig>),
+}
+
+/// A virtio block device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VirtioBlkConfig {
+    /// Its place on the bus; the first free slot when not given.
+    pub address: Option<Address>,
+    /// The disk.
+    pub disk: DiskUse,
+    /// The transport. `vectors` counts only if [`VirtioBlkConfig::vectors`] says so.
+    pub pci: PciOptions,
+    /// The device. `num_queues` counts only if [`VirtioBlkConfig::num_queues`] says so.
+    pub blk: BlkOptions,
+    /// Queues; one for each vCPU when not given.
+    pub num_queues: Option<u16>,
+    /// Interrupt vectors; one for each queue and one more when not given.
+    pub vectors: Option<u32>,
+}
+
+/// What a failed request of a disk leads to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ErrorPolicy {
+    /// What the drive says.
+    #[default]
+    Auto,
+    /// The guest sees success.
+    Ignore,
+    /// The guest sees the error.
+    Report,
+    /// The machine stops.
+    Stop,
+    /// The machine stops if there is no space left, else the guest sees the error.
+    Enospc,
+}
+
+/// How a device uses a disk: what the block layer has to know.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DiskUse {
+    /// `drive=`: the id of a drive or the name of a node.
+    pub drive: String,
+    /// Others may write, too.
+    pub share_rw: bool,
+    /// Failed reads.
+    pub rerror: ErrorPolicy,
+    /// Failed writes.
+    pub werror: ErrorPolicy,
+    /// The I/O thread that runs the requests.
+    pub iothread: Option<String>,
+    /// Failed requests count as accesses, unless the drive decides.
+    pub account_failed: Option<bool>,
+    /// Invalid requests count as accesses, unless the drive decides.
+    pub account_invalid: Option<bool>,
+    /// The order among devices to boot from.
+    pub boot_index: Option<i32>,
 }
 
 /// A device of the command line.
@@ -89,6 +149,8 @@ pub enum DeviceKind {
 pub struct DeviceConfig {
     /// `id=`.
     pub id: Option<String>,
+    /// The option that it comes from, for errors.
+    pub source: String,
     /// What it is.
     pub kind: DeviceKind,
 }

@@ -26,9 +26,17 @@ pub enum MachineError {
     /// A character device that a device needs.
     #[error(transparent)]
     Chardev(#[from] chardev::Error),
+    /// A device of the command line.
+    #[error("{option}: {message}")]
+    Device {
+        /// Where it was asked for.
+        option: String,
+        /// Why it can't be.
+        message: String,
+    },
     /// PCI slots.
     #[error(transparent)]
-    Pci(#[from] devices_pci::bus::Occupied),
+    Pci(#[from] devices_pci::AttachError),
     /// fw_cfg's files.
     #[error(transparent)]
     FwCfg(#[from] devices_isa::fw_cfg::FileError),

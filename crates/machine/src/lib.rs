@@ -18,6 +18,7 @@ mod machine;
 mod objects;
 mod pc;
 mod serial;
+pub mod storage;
 pub mod vcpu;
 
 pub use cpu::TranslatorConfig;
@@ -25,4 +26,4 @@ pub use cpu::block::{Interruption, TraceSink};
 pub use cpu::fault::EventKind;
 pub use error::MachineError;
 pub use machine::{CpuSlot, GuestMemory, Machine, TraceFactory};
-pub use pc::Chardevs;
+pub use pc::{Backends, Chardevs};

@@ -22,7 +22,7 @@ use crate::error::MachineError;
 use crate::event::GuestEvents;
 use crate::icount::Icount;
 use crate::objects;
-use crate::pc::{self, Board, Chardevs};
+use crate::pc::{self, Backends, Board};
 use crate::vcpu::{NewVcpu, ThreadOptions, VcpuThreads};
 
 /// The end of low RAM holds the firmware tables: this many bytes of it.
@@ -91,7 +91,7 @@ impl Machine {
     /// [`MachineError`].
     pub fn new(
         config: &MachineConfig,
-        chardevs: &Chardevs<'_>,
+        backends: &Backends<'_>,
         events: &GuestEvents,
         trace: Option<Arc<TraceFactory>>,
     ) -> Result<Self, MachineError> {
@@ -110,7 +110,7 @@ impl Machine {
         let mut slots = slots(config.topology);
         let (low, high) = config.ram_split();
         let tables_at = low.checked_sub(TABLES_SIZE).filter(|at| *at >= 0xe_0000).ok_or(MachineError::RamTooSmall)?;
-        let board = pc::build(config, &*accelerator, &clock, chardevs, events)?;
+        let board = pc::build(config, &*accelerator, &clock, backends, events)?;
         let tables = AcpiTables::build(
             &AcpiConfig {
                 apic_ids: slots.iter().map(|slot| slot.apic_id).collect(),

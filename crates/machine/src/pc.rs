@@ -3,9 +3,11 @@
 //! Fixed addresses are those of every PC; what is QEMU's choice (power management at 0x600, GPE at 0xafe0, fw_cfg at
 //! 0x510) is QEMU's, so that guests find it.
 
+mod firmware;
 mod interrupts;
 mod isa;
 mod pci;
+mod virtio;
 
 use std::sync::Arc;
 
@@ -18,6 +20,7 @@ use devices_chipset::hpet::Hpet;
 use devices_chipset::i8254::{self, I8254};
 use devices_chipset::legacy::LegacyReplacement;
 use devices_chipset::mc146818::Mc146818;
+use devices_pci::MsiSink;
 use memory::{AccessSize, AddressSpace, Backing, GuestAddress, RamBlock, SpaceKind};
 
 pub use self::interrupts::{Controllers, Mailboxes};
@@ -26,9 +29,18 @@ use crate::acpi::SerialPort;
 use crate::config::MachineConfig;
 use crate::error::MachineError;
 use crate::event::{GuestEvent, GuestEvents};
+use crate::storage::Disks;
 
 /// Gives the front end of a character device by its id.
 pub type Chardevs<'a> = dyn Fn(&str) -> Result<Chardev, chardev::Error> + 'a;
+
+/// What devices are connected to outside of the machine.
+pub struct Backends<'a> {
+    /// Character devices.
+    pub chardevs: &'a Chardevs<'a>,
+    /// Disks.
+    pub disks: &'a Disks<'a>,
+}
 
 /// Where a device is in the object tree.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,6 +103,8 @@ struct Builder<'a> {
     ram: Arc<RamBlock>,
     /// One input for each global system interrupt; the first 16 are the ISA interrupts.
     gsi: Vec<IrqInput>,
+    /// Where message-signalled interrupts go.
+    messages: Arc<dyn MsiSink>,
     mailboxes: Mailboxes,
     legacy: LegacyReplacement,
     devices: Vec<BoardDevice>,
@@ -138,7 +152,7 @@ pub fn build(
     config: &MachineConfig,
     accelerator: &dyn Accelerator,
     clock: &Clock,
-    chardevs: &Chardevs<'_>,
+    backends: &Backends<'_>,
     events: &GuestEvents,
 ) -> Result<Board, MachineError> {
     let memory = Arc::new(AddressSpace::new(SpaceKind::Memory));
@@ -158,6 +172,7 @@ pub fn build(
         ports: Arc::clone(&ports),
         ram,
         gsi: controllers.inputs.clone(),
+        messages: controllers.messages(&memory),
         mailboxes: Arc::clone(&mailboxes),
         legacy: LegacyReplacement::default(),
         devices,
@@ -167,7 +182,8 @@ pub fn build(
     let ferr = isa::legacy_ports(&mut builder)?;
     let chipset = pci::build(&mut builder)?;
     isa::fw_cfg(&mut builder)?;
-    let extra = isa::command_line_devices(&mut builder, chardevs)?;
+    let extra = isa::command_line_devices(&mut builder, backends.chardevs)?;
+    virtio::command_line_devices(&mut builder, &chipset.bus, backends.disks)?;
     Ok(Board {
         memory,
         ports,

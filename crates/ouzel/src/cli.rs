@@ -12,6 +12,7 @@ mod machine;
 mod options;
 mod run;
 mod value;
+mod virtio;
 
 use std::path::PathBuf;
 

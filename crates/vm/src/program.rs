@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use chardev::Chardevs;
 use machine::event::GuestEvents;
-use machine::{Machine, MachineError};
+use machine::{Backends, Machine, MachineError};
 use qmp::{ControlQueue, EventSink, MonitorOptions, Server, ServerOptions, Work};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -143,7 +143,11 @@ impl Program {
         let guest = Arc::clone(&inbox);
         let guest_events: GuestEvents = Arc::new(move |event| guest.guest_event(event));
         let trace = log.follows_cpu().then(|| cpu_log::factory(log));
-        let machine = Machine::new(&config.machine, &|id| chardevs.attach(id), &guest_events, trace)?;
+        let backends = Backends {
+            chardevs: &|id| chardevs.attach(id),
+            disks: &|requestor| Err(machine::storage::unknown_drive(requestor)),
+        };
+        let machine = Machine::new(&config.machine, &backends, &guest_events, trace)?;
         let shared = SharedState { events, snapshot, fd_sets: server.fd_sets().clone() };
         let mut control = Control::new(machine, config.actions, shared, log.has(LogItem::CpuReset));
         if config.autostart {

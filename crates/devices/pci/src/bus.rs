@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use device::{AccessSize, Device, DeviceCell, DeviceState, IrqInput, IrqLine, Lifecycle, ResetKind};
 use memory::{AddressSpace, Backing, GuestAddress, MapError, RegionHandle, SpaceKind};
 
+use crate::capability::MsiSink;
 use crate::config::{BarKind, ConfigSpace, ROM_BAR, reg};
 
 /// A function's place on its bus.
@@ -160,6 +161,7 @@ impl<F: PciFunction> Endpoint for DeviceCell<F> {
 }
 
 struct Slot {
+    label: Label,
     endpoint: Box<dyn Endpoint>,
     mappings: Mutex<Vec<Mapping>>,
     memory: Arc<AddressSpace>,
@@ -250,14 +252,55 @@ pub fn i440fx_swizzle(slot: u8, pin: u8) -> usize {
     usize::from(slot.wrapping_add(pin).wrapping_sub(1) & 3)
 }
 
-/// A function can't be attached where another one is.
+/// What a function is called.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Label {
+    /// The name of its type.
+    pub type_name: String,
+    /// The user's id.
+    pub id: Option<String>,
+}
+
+impl Label {
+    /// A function of the board.
+    pub fn of_board(type_name: &str) -> Self {
+        Self { type_name: type_name.to_owned(), id: None }
+    }
+}
+
+/// Why a function can't be attached.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("PCI: slot {slot} function {function} already occupied")]
-pub struct Occupied {
-    /// The slot.
-    pub slot: u8,
-    /// The function.
-    pub function: u8,
+pub enum AttachError {
+    /// Another one is there.
+    #[error(
+        "PCI: slot {} function {} not available for {wanted}, in use by {},id={}",
+        .address.slot(), .address.function(), .user.type_name, .user.id.as_deref().unwrap_or("(null)")
+    )]
+    Occupied {
+        /// The place.
+        address: Address,
+        /// The type of the function that was to be attached.
+        wanted: String,
+        /// Who is there.
+        user: Label,
+    },
+    /// Functions of a slot that need a first function that says that there are several.
+    #[error("PCI: single function device can't be populated in function {:x}.{:x}", .0.slot(), .0.function())]
+    SingleFunction(Address),
+    /// A first function that does not say that there are others.
+    #[error(
+        "PCI: {:x}.{:x} indicates single function, but {:x}.{:x} is already populated.",
+        .first.slot(), .first.function(), .other.slot(), .other.function()
+    )]
+    Alone {
+        /// The first function.
+        first: Address,
+        /// One that is there.
+        other: Address,
+    },
+    /// No slot is free.
+    #[error("PCI: no slot/function available for {0}, all in use or reserved")]
+    Full(String),
 }
 
 /// A bus.
@@ -267,18 +310,21 @@ pub struct PciBus {
     ports: Arc<AddressSpace>,
     inputs: [IrqInput; 4],
     swizzle: PinSwizzle,
+    messages: Arc<dyn MsiSink>,
     slots: Mutex<BTreeMap<Address, Arc<Slot>>>,
 }
 
 impl PciBus {
-    /// An empty root bus. Windows are mapped into `memory` and `ports`; interrupt pins lead to `inputs`.
+    /// An empty root bus. Windows are mapped into `memory` and `ports`; interrupt pins lead to `inputs`, messages to
+    /// `messages`.
     pub fn new(
         memory: Arc<AddressSpace>,
         ports: Arc<AddressSpace>,
         inputs: [IrqInput; 4],
         swizzle: PinSwizzle,
+        messages: Arc<dyn MsiSink>,
     ) -> Arc<Self> {
-        Arc::new(Self { number: 0, memory, ports, inputs, swizzle, slots: Mutex::default() })
+        Arc::new(Self { number: 0, memory, ports, inputs, swizzle, messages, slots: Mutex::default() })
     }
 
     /// The bus number.
@@ -299,32 +345,80 @@ impl PciBus {
         self.inputs[(self.swizzle)(address.slot(), pin) & 3].line()
     }
 
+    /// Where message-signalled interrupts go.
+    pub fn messages(&self) -> Arc<dyn MsiSink> {
+        Arc::clone(&self.messages)
+    }
+
+    /// Whether a function could be attached at `address`.
+    ///
+    /// # Errors
+    /// [`AttachError::Occupied`].
+    pub fn check_free(&self, address: Address, wanted: &str) -> Result<(), AttachError> {
+        match self.slots().get(&address) {
+            None => Ok(()),
+            Some(slot) => Err(AttachError::Occupied { address, wanted: wanted.to_owned(), user: slot.label.clone() }),
+        }
+    }
+
+    /// The lowest slot without any function.
+    ///
+    /// # Errors
+    /// [`AttachError::Full`].
+    pub fn first_free(&self, wanted: &str) -> Result<Address, AttachError> {
+        let slot = self.free_slot().ok_or_else(|| AttachError::Full(wanted.to_owned()))?;
+        Ok(Address::new(slot, 0))
+    }
+
     /// Attaches a function with its windows, and returns what the machine's reset and migration call in place of the
     /// function's own cell.
     ///
     /// # Errors
-    /// [`Occupied`].
+    /// [`AttachError`].
     pub fn attach<F: PciFunction>(
         &self,
         address: Address,
+        label: Label,
         function: DeviceCell<F>,
         windows: Vec<Window>,
-    ) -> Result<Arc<dyn Lifecycle>, Occupied> {
+    ) -> Result<Arc<dyn Lifecycle>, AttachError> {
         let mappings = windows.into_iter().map(|window| Mapping { window, region: None }).collect();
+        self.check_functions(address, &function)?;
         let slot = Arc::new(Slot {
+            label,
             endpoint: Box::new(function),
             mappings: Mutex::new(mappings),
             memory: Arc::clone(&self.memory),
             ports: Arc::clone(&self.ports),
         });
         let mut slots = self.slots();
-        if slots.contains_key(&address) {
-            return Err(Occupied { slot: address.slot(), function: address.function() });
+        if let Some(user) = slots.get(&address) {
+            let (wanted, user) = (slot.label.type_name.clone(), user.label.clone());
+            return Err(AttachError::Occupied { address, wanted, user });
         }
         slots.insert(address, Arc::clone(&slot));
         drop(slots);
         slot.remap(&mut slot.mappings());
         Ok(slot)
+    }
+
+    /// A function but the first needs a first one that says that there are several, if there is one; and a first one
+    /// that does not say so is alone.
+    fn check_functions<F: PciFunction>(&self, address: Address, function: &DeviceCell<F>) -> Result<(), AttachError> {
+        let is_single = |config: &ConfigSpace| config.u8(reg::HEADER_TYPE) & 0x80 == 0;
+        if address.function() != 0 {
+            let first = self.slot(Address::new(address.slot(), 0));
+            let mut refused = false;
+            if let Some(first) = first {
+                first.endpoint.with_config(&mut |config| refused = is_single(config));
+            }
+            return if refused { Err(AttachError::SingleFunction(address)) } else { Ok(()) };
+        }
+        let other = self.slots().keys().copied().find(|other| other.slot() == address.slot() && *other != address);
+        match other.filter(|_| is_single(function.lock().config())) {
+            Some(other) => Err(AttachError::Alone { first: address, other }),
+            None => Ok(()),
+        }
     }
 
     /// Detaches a function; its windows are gone when this returns. Returns whether there was one.

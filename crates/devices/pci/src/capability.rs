@@ -3,7 +3,7 @@
 use device::AccessSize;
 use state::State;
 
-use crate::config::ConfigSpace;
+use crate::config::{Bar, BarKind, ConfigSpace};
 
 /// The capability number of MSI.
 pub const MSI: u8 = 0x05;
@@ -17,6 +17,12 @@ pub struct MsiMessage {
     pub address: u64,
     /// The data.
     pub data: u32,
+}
+
+/// Where messages go: the interrupt controllers. Its rank is that of an interrupt router.
+pub trait MsiSink: Send + Sync {
+    /// Delivers a message.
+    fn deliver(&self, message: MsiMessage);
 }
 
 /// An MSI capability with 64-bit addresses and no masks, in a function's configuration space.
@@ -68,6 +74,9 @@ const MASKED: u8 = 1;
 pub struct Msix {
     #[state(skip = "configuration of the model")]
     offset: u8,
+    /// Where the pending bits are in a base address register that holds both.
+    #[state(skip = "configuration of the model")]
+    pending_at: u64,
     #[state(max_len = 32768)]
     table: Vec<u8>,
     #[state(max_len = 2048)]
@@ -95,9 +104,42 @@ impl Msix {
         config.allow_u16(offset + 2, 0xc000);
         config.set_u32(offset + 4, table.offset & !7 | u32::from(table.bar & 7));
         config.set_u32(offset + 8, pending.offset & !7 | u32::from(pending.bar & 7));
-        let mut msix = Self { offset, table: vec![0; vectors * ENTRY_LEN], pending: vec![0; vectors.div_ceil(8)] };
+        let mut msix = Self {
+            offset,
+            pending_at: u64::from(pending.offset & !7),
+            table: vec![0; vectors * ENTRY_LEN],
+            pending: vec![0; vectors.div_ceil(8)],
+        };
         msix.reset();
         msix
+    }
+
+    /// Adds the capability at `offset` with its parts in a base address register of their own, number `bar`: the table
+    /// first, and the pending bits in the middle of 4 KiB, or behind a table that is longer, as QEMU has it. Accesses
+    /// to the register's window are [`Msix::read_window`] and [`Msix::write_window`].
+    pub fn add_with_bar(config: &mut ConfigSpace, offset: u8, vectors: usize, bar: u8) -> Self {
+        let vectors = vectors.clamp(1, MSIX_MAX_VECTORS);
+        let pending_at = (vectors * ENTRY_LEN).max(2048);
+        let size = (pending_at + vectors.div_ceil(64) * 8).max(4096).next_power_of_two();
+        config.add_bar(usize::from(bar), Bar { kind: BarKind::Memory32, size: size as u64 });
+        let place = |offset: usize| MsixPlace { bar, offset: offset as u32 };
+        Self::add(config, offset, vectors, place(0), place(pending_at))
+    }
+
+    /// A read of the register's window, see [`Msix::add_with_bar`].
+    pub fn read_window(&self, offset: u64, size: AccessSize) -> u64 {
+        match offset.checked_sub(self.pending_at) {
+            Some(offset) => self.read_pending(offset, size),
+            None => self.read_table(offset, size),
+        }
+    }
+
+    /// A write of the register's window. The pending bits are read-only. [`Msix::take_unmasked`] tells what it let
+    /// through.
+    pub fn write_window(&mut self, offset: u64, size: AccessSize, value: u64) {
+        if offset < self.pending_at {
+            self.write_table(offset, size, value);
+        }
     }
 
     /// All vectors masked, none pending.

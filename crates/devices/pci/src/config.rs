@@ -130,8 +130,6 @@ pub struct ConfigSpace {
     clearable: [u8; CONFIG_SIZE],
     #[state(skip = "configuration of the model")]
     bars: [Option<Bar>; 7],
-    #[state(skip = "configuration of the model")]
-    last_capability: u8,
 }
 
 impl ConfigSpace {
@@ -143,7 +141,6 @@ impl ConfigSpace {
             writable: [0; CONFIG_SIZE],
             clearable: [0; CONFIG_SIZE],
             bars: [None; 7],
-            last_capability: reg::CAPABILITIES,
         };
         config.set_u16(reg::VENDOR, identity.vendor);
         config.set_u16(reg::DEVICE, identity.device);
@@ -232,16 +229,17 @@ impl ConfigSpace {
         }
     }
 
-    /// Adds a capability of `len` bytes at `offset`; its bytes behind the first two are zero and read-only until the
-    /// model says otherwise.
+    /// Adds a capability of `len` bytes at `offset`, before those that are there, as QEMU chains them; its bytes behind
+    /// the first two are zero and read-only until the model says otherwise.
     pub fn add_capability(&mut self, id: u8, offset: u8, len: u8) {
         for at in offset..offset.saturating_add(len) {
             self.allow_u8(at, 0);
             self.set_u8(at, 0);
         }
         self.set_u8(offset, id);
-        self.set_u8(self.last_capability, offset);
-        self.last_capability = offset.wrapping_add(1);
+        let next = self.u8(reg::CAPABILITIES);
+        self.set_u8(offset.wrapping_add(1), next);
+        self.set_u8(reg::CAPABILITIES, offset);
         let present = self.u16(reg::STATUS) | status::CAPABILITIES;
         self.set_u16(reg::STATUS, present);
     }
@@ -270,6 +268,14 @@ impl ConfigSpace {
     /// Sets a byte as the device itself does while it works; a reset undoes it.
     pub fn store_u8(&mut self, offset: u8, value: u8) {
         self.registers[usize::from(offset)] = value;
+    }
+
+    /// Sets or clears bits of two bytes as the device itself does while it works; a reset undoes it.
+    pub fn store_bits_u16(&mut self, offset: u8, mask: u16, set: bool) {
+        let old = self.u16(offset);
+        let [low, high] = if set { old | mask } else { old & !mask }.to_le_bytes();
+        self.store_u8(offset, low);
+        self.store_u8(offset.wrapping_add(1), high);
     }
 
     /// The function may read and write memory.

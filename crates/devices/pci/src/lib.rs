@@ -13,7 +13,8 @@ pub mod piix;
 pub mod pirq;
 pub mod shadow;
 
-pub use bus::{Address, BarInfo, FunctionInfo, PciBus, PciFunction, Window};
+pub use bus::{Address, AttachError, BarInfo, FunctionInfo, Label, PciBus, PciFunction, Window};
+pub use capability::{MsiMessage, MsiSink, Msix};
 pub use config::{Bar, BarKind, ConfigSpace, Identity};
 
 #[cfg(test)]

@@ -25,6 +25,15 @@ impl IrqSink for Levels {
     }
 }
 
+#[derive(Default)]
+struct Messages(Mutex<Vec<MsiMessage>>);
+
+impl MsiSink for Messages {
+    fn deliver(&self, message: MsiMessage) {
+        self.0.lock().expect("messages").push(message);
+    }
+}
+
 /// A function with a memory, a 64-bit and a port window.
 struct Card {
     config: ConfigSpace,
@@ -94,7 +103,13 @@ impl Bench {
         let levels = Arc::new(Levels::default());
         let isa: Vec<_> = (0..16).map(|irq| IrqInput::new(levels.clone() as Arc<dyn IrqSink>, irq)).collect();
         let router = PirqRouter::new(&isa);
-        let bus = PciBus::new(memory.clone(), ports.clone(), router.inputs(), bus::i440fx_swizzle);
+        let bus = PciBus::new(
+            memory.clone(),
+            ports.clone(),
+            router.inputs(),
+            bus::i440fx_swizzle,
+            Arc::new(Messages::default()),
+        );
         let (send, resets) = mpsc::channel();
         let host = DeviceCell::new(ConfigMechanism::new(bus.clone(), Box::new(move || send.send(()).expect("sent"))));
         for (port, region) in [(0xcf8, REGION_ADDRESS), (0xcfc, REGION_DATA)] {
@@ -127,7 +142,7 @@ impl Bench {
             window(4, SpaceKind::Ports, 0x10),
             window(6, SpaceKind::Memory, 0x800),
         ];
-        self.bus.attach(Address::new(slot, 0), card, windows).expect("free slot")
+        self.bus.attach(Address::new(slot, 0), Label::of_board("card"), card, windows).expect("free slot")
     }
 }
 
@@ -194,15 +209,20 @@ fn occupied_slot_is_refused_and_the_next_is_found() {
     let bench = Bench::new();
     bench.card(0);
     assert_eq!(bench.bus.free_slot(), Some(1));
-    let again = bench.bus.attach(Address::new(0, 0), DeviceCell::new(Card::new()), vec![]);
-    assert_eq!(again.err().expect("refused").to_string(), "PCI: slot 0 function 0 already occupied");
+    let again = bench.bus.attach(Address::new(0, 0), Label::of_board("other"), DeviceCell::new(Card::new()), vec![]);
+    let text = "PCI: slot 0 function 0 not available for other, in use by card,id=(null)";
+    assert_eq!(again.err().expect("refused").to_string(), text);
+    let address = Address::new(0, 3);
+    let second = bench.bus.attach(address, Label::of_board("other"), DeviceCell::new(Card::new()), vec![]);
+    let text = "PCI: single function device can't be populated in function 0.3";
+    assert_eq!(second.err().expect("refused").to_string(), text);
 }
 
 #[test]
 fn interrupt_pin_passes_swizzle_and_route() {
     let bench = Bench::new();
     let bridge = Piix3::new(bench.router.clone());
-    bench.bus.attach(Address::new(1, 0), bridge, vec![]).expect("attached");
+    bench.bus.attach(Address::new(1, 0), Label::of_board("PIIX3"), bridge, vec![]).expect("attached");
     let isa = Address::new(1, 0);
     assert_eq!(bench.read(isa, 0, Dword), 0x7000_8086);
     assert_eq!(bench.read(isa, 0x0e, Byte), 0x80);
@@ -239,7 +259,7 @@ fn pm_function_maps_its_ports_where_pmba_says() {
         backing: ports.region(0),
     };
     let address = Address::new(1, 3);
-    bench.bus.attach(address, pm, vec![window]).expect("attached");
+    bench.bus.attach(address, Label::of_board("PM"), pm, vec![window]).expect("attached");
     assert_eq!(bench.read(address, 8, Dword), 0x0680_0003);
     assert_eq!(bench.read(address, 0x3d, Byte), 1);
     bench.write(address, 0x40, Dword, 0x601);
@@ -285,7 +305,7 @@ fn pam_registers_switch_between_rom_and_ram() {
         Box::new(move |value| *seen.lock().expect("smram") = value),
     );
     let host = Address::new(0, 0);
-    let lifecycle = bench.bus.attach(host, bridge, vec![]).expect("attached");
+    let lifecycle = bench.bus.attach(host, Label::of_board("i440FX"), bridge, vec![]).expect("attached");
     assert_eq!(bench.read(host, 0, Dword), 0x1237_8086);
     assert_eq!(bench.read(host, 0x57, Byte), 32);
     let at = GuestAddress(0xf_0000);
@@ -352,6 +372,29 @@ fn masked_msix_vector_is_pending_until_unmasked() {
     assert_eq!(msix.raise(&card.config, 7), None);
     msix.write_table(u64::MAX, Dword, 1);
     assert_eq!(msix.read_table(u64::MAX, Dword), 0);
+}
+
+#[test]
+fn msix_window_holds_table_and_pending_bits() {
+    let mut card = Card::new();
+    let mut msix = Msix::add_with_bar(&mut card.config, 0x98, 3, 1);
+    assert_eq!(card.config.bar(1), Some(Bar { kind: BarKind::Memory32, size: 0x1000 }));
+    assert_eq!((card.config.u16(0x9a), card.config.u32(0x9c), card.config.u32(0xa0)), (2, 1, 0x801));
+    card.config.write(0x9a, Word, 0x8000);
+    msix.write_window(0x800, Dword, 0xff);
+    assert_eq!((msix.read_window(0x800, Dword), msix.read_window(0x2c, Dword)), (0, 1));
+    assert_eq!(msix.raise(&card.config, 2), None);
+    assert_eq!(msix.read_window(0x800, Dword), 4);
+    let large = Msix::add_with_bar(&mut Card::new().config, 0x98, 2048, 1);
+    assert_eq!(large.vectors(), 2048);
+}
+
+#[test]
+fn last_added_capability_is_first_in_the_chain() {
+    let mut config = Card::new().config;
+    config.add_capability(9, 0x40, 16);
+    config.add_capability(9, 0x50, 16);
+    assert_eq!((config.u8(0x34), config.u8(0x51), config.u8(0x41)), (0x50, 0x40, 0));
 }
 
 #[test]

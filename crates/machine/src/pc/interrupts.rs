@@ -11,7 +11,8 @@ use devices_chipset::i8259::{self, I8259, PicInputs};
 use devices_chipset::ioapic::{IOAPIC_BASE, IOAPIC_SIZE, IoApic, IoApicInputs};
 use devices_chipset::irq_router::{GSI_COUNT, GsiRouter};
 use devices_chipset::lapic::{self, APIC_SPACE_BASE, APIC_SPACE_SIZE, ApicBus};
-use memory::{AddressSpace, GuestAddress};
+use devices_pci::{MsiMessage, MsiSink};
+use memory::{AddressSpace, DmaView, GuestAddress};
 
 use super::{BoardDevice, Place};
 use crate::error::MachineError;
@@ -118,9 +119,31 @@ impl Controllers {
         }))
     }
 
+    /// Where message-signalled interrupts go: to the local APICs. As on a real bus they are stores, so that one with
+    /// another address reaches RAM; devices are not reached.
+    pub fn messages(&self, memory: &Arc<AddressSpace>) -> Arc<dyn MsiSink> {
+        Arc::new(MessageSink { bus: Arc::clone(&self.bus), dma: DmaView::new(Arc::clone(memory)) })
+    }
+
     /// Whether the local APICs are the board's devices.
     pub fn has_local_apics(&self) -> bool {
         matches!(self.local, Local::Board)
+    }
+}
+
+struct MessageSink {
+    bus: Arc<ApicBus>,
+    dma: DmaView,
+}
+
+impl MsiSink for MessageSink {
+    fn deliver(&self, MsiMessage { address, data }: MsiMessage) {
+        if (APIC_SPACE_BASE..APIC_SPACE_BASE + APIC_SPACE_SIZE).contains(&address) {
+            self.bus.deliver_msi(address, data);
+        } else {
+            // What is not RAM does not take part.
+            let _dropped = self.dma.map().write(address, &data.to_le_bytes());
+        }
     }
 }
 

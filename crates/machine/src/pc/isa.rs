@@ -132,6 +132,8 @@ pub fn command_line_devices(builder: &mut Builder<'_>, chardevs: &Chardevs<'_>) 
                 add_single(builder, "pvpanic", place, Pvpanic::new(*reported, report), *ioport, 1)?;
                 extra.pvpanic = Some(*ioport);
             }
+            // Those on the PCI bus are not built here.
+            DeviceKind::VirtioBlkPci(_) => {}
         }
     }
     extra.serial_ports.sort_by_key(|port| port.number);

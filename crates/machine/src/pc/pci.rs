@@ -10,10 +10,10 @@ use devices_pci::mechanism::{ConfigMechanism, REGION_ADDRESS, REGION_DATA};
 use devices_pci::piix::{PM_WINDOW, PM_WINDOW_LEN, Piix3, Piix4Pm};
 use devices_pci::pirq::PirqRouter;
 use devices_pci::shadow::ShadowRam;
-use devices_pci::{Address, PciBus, Window, bus};
+use devices_pci::{Address, Label, PciBus, Window, bus};
 use memory::{AddressSpace, SpaceKind};
 
-use super::{Builder, Place};
+use super::{Builder, Place, firmware};
 use crate::error::MachineError;
 use crate::event::GuestEvent;
 
@@ -24,7 +24,8 @@ const POWER_MANAGEMENT: Address = Address::new(1, 3);
 
 /// The chipset's PCI functions.
 pub struct Chipset {
-    bus: Arc<PciBus>,
+    /// The root bus.
+    pub bus: Arc<PciBus>,
     /// ACPI power management, behind the PIIX4's window.
     pub power_management: DeviceCell<AcpiPm>,
 }
@@ -33,13 +34,23 @@ pub struct Chipset {
 pub fn build(builder: &mut Builder<'_>) -> Result<Chipset, MachineError> {
     let router = PirqRouter::new(&builder.gsi);
     let memory = Arc::clone(&builder.memory);
-    let bus = PciBus::new(memory, Arc::clone(&builder.ports), router.inputs(), bus::i440fx_swizzle);
+    let bus = PciBus::new(
+        memory,
+        Arc::clone(&builder.ports),
+        router.inputs(),
+        bus::i440fx_swizzle,
+        Arc::clone(&builder.messages),
+    );
     let mechanism = DeviceCell::new(ConfigMechanism::new(Arc::clone(&bus), builder.reset_request()));
     builder.add_ports("i440FX-pcihost", &mechanism, &[(REGION_ADDRESS, 0xcf8, 4), (REGION_DATA, 0xcfc, 4)])?;
 
     let host_bridge = host_bridge(builder)?;
-    builder.add("i440FX", Place::Board, bus.attach(HOST_BRIDGE, host_bridge, Vec::new())?);
-    builder.add("PIIX3", Place::Board, bus.attach(ISA_BRIDGE, Piix3::new(router), Vec::new())?);
+    builder.add("i440FX", Place::Board, bus.attach(HOST_BRIDGE, Label::of_board("i440FX"), host_bridge, Vec::new())?);
+    builder.add(
+        "PIIX3",
+        Place::Board,
+        bus.attach(ISA_BRIDGE, Label::of_board("PIIX3"), Piix3::new(router), Vec::new())?,
+    );
     let power_management = power_management(builder, &bus)?;
     Ok(Chipset { bus, power_management })
 }
@@ -73,7 +84,11 @@ fn power_management(builder: &mut Builder<'_>, bus: &PciBus) -> Result<DeviceCel
         backing: pm.region(acpi_pm::REGION_PM),
     };
     let function = Piix4Pm::new(Arc::new(AtomicBool::new(false)));
-    builder.add("PIIX4_PM", Place::Board, bus.attach(POWER_MANAGEMENT, function, vec![window])?);
+    builder.add(
+        "PIIX4_PM",
+        Place::Board,
+        bus.attach(POWER_MANAGEMENT, Label::of_board("PIIX4_PM"), function, vec![window])?,
+    );
     builder.add_ports("acpi_pm", &pm, &[(acpi_pm::REGION_GPE0, 0xafe0, 4), (acpi_pm::REGION_APM, 0xb2, 2)])?;
     Ok(pm)
 }
@@ -93,5 +108,6 @@ impl Chipset {
         byte(POWER_MANAGEMENT, 0x80, 1);
         self.bus.write_config(POWER_MANAGEMENT, 0x90, AccessSize::Dword, 0x701);
         byte(POWER_MANAGEMENT, 0x3c, 9);
+        firmware::set_up_functions(&self.bus);
     }
 }

@@ -5,12 +5,16 @@ use machine::config::{DeviceConfig, DeviceKind};
 use super::arguments::all;
 use super::character::Character;
 use super::value::Values;
-use super::{Argument, CliError};
+use super::{Argument, CliError, virtio};
 
 /// A device driver that `-device` knows.
 pub struct Driver {
     /// Its name.
     pub name: &'static str,
+    /// Another name.
+    pub alias: Option<&'static str>,
+    /// The kind of bus that it needs.
+    pub bus: &'static str,
     /// What it is.
     pub description: &'static str,
     /// Its properties, for the help.
@@ -22,6 +26,8 @@ pub struct Driver {
 pub const DRIVERS: &[Driver] = &[
     Driver {
         name: "isa-serial",
+        alias: None,
+        bus: "ISA",
         description: "16550A serial port",
         properties: &[
             ("chardev", "id of a character device"),
@@ -33,6 +39,8 @@ pub const DRIVERS: &[Driver] = &[
     },
     Driver {
         name: "isa-debugcon",
+        alias: None,
+        bus: "ISA",
         description: "Bochs debug console",
         properties: &[
             ("chardev", "id of a character device"),
@@ -43,18 +51,46 @@ pub const DRIVERS: &[Driver] = &[
     },
     Driver {
         name: "isa-debug-exit",
+        alias: None,
+        bus: "ISA",
         description: "a port that ends the emulator with status (value << 1) | 1",
         properties: &[("iobase", "first I/O port (default 0x501)"), ("iosize", "how many ports (default 2)")],
         build: isa_debug_exit,
     },
     Driver {
         name: "pvpanic",
+        alias: None,
+        bus: "ISA",
         description: "the guest's way to report a crash",
         properties: &[
             ("ioport", "I/O port (default 0x505)"),
             ("events", "events that the guest may report (default 3)"),
         ],
         build: pvpanic,
+    },
+    Driver {
+        name: "virtio-blk-pci",
+        alias: Some("virtio-blk"),
+        bus: "PCI",
+        description: "virtio block device",
+        properties: virtio::BLK_PROPERTIES,
+        build: virtio::blk,
+    },
+    Driver {
+        name: "virtio-blk-pci-non-transitional",
+        alias: None,
+        bus: "PCI",
+        description: "virtio block device without the legacy interface",
+        properties: virtio::BLK_PROPERTIES,
+        build: virtio::blk_non_transitional,
+    },
+    Driver {
+        name: "virtio-blk-pci-transitional",
+        alias: None,
+        bus: "PCI",
+        description: "virtio block device with both interfaces",
+        properties: virtio::BLK_PROPERTIES,
+        build: virtio::blk_transitional,
     },
 ];
 
@@ -63,7 +99,7 @@ const SERIAL_PORTS: [(u16, u8); 4] = [(0x3f8, 4), (0x2f8, 3), (0x3e8, 4), (0x2e8
 
 /// Finds a driver.
 pub fn driver(name: &str) -> Option<&'static Driver> {
-    DRIVERS.iter().find(|driver| driver.name == name)
+    DRIVERS.iter().find(|driver| driver.name == name || driver.alias == Some(name))
 }
 
 /// Reads the options.
@@ -75,15 +111,15 @@ pub fn settings(arguments: &[Argument<'_>], character: &Character) -> Result<Vec
         let Some((iobase, irq)) = SERIAL_PORTS.get(index).copied() else {
             return Err(CliError::plain("max 4 ISA serial ports are supported"));
         };
-        devices
-            .push(DeviceConfig { id: None, kind: DeviceKind::IsaSerial { index: index as u8, iobase, irq, chardev } });
+        let kind = DeviceKind::IsaSerial { index: index as u8, iobase, irq, chardev };
+        devices.push(DeviceConfig { id: None, source: "-serial".to_owned(), kind });
     }
     for argument in all(arguments, "device") {
         let mut values = Values::parse(*argument, Some("driver"))?;
         let name = values.required("driver")?;
         let driver =
             driver(&name).ok_or_else(|| argument.error(format!("'{name}' is not a valid device model name")))?;
-        for global in globals.iter().filter(|global| global.driver == name) {
+        for global in globals.iter().filter(|global| global.driver == driver.name) {
             values.add_default(&global.property, &global.value);
         }
         let mut values = values.of_class(driver.name);
@@ -94,7 +130,7 @@ pub fn settings(arguments: &[Argument<'_>], character: &Character) -> Result<Vec
         let kind = (driver.build)(&mut values, &devices)?;
         values.finish()?;
         check_chardev(argument, driver, &kind, character)?;
-        devices.push(DeviceConfig { id, kind });
+        devices.push(DeviceConfig { id, source: format!("-device {}", argument.value), kind });
     }
     Ok(devices)
 }
@@ -122,7 +158,7 @@ fn check_chardev(
             }
             Err(argument.error(format!("Property '{}.chardev' can't find value '{chardev}'", driver.name)))
         }
-        DeviceKind::IsaDebugExit { .. } | DeviceKind::Pvpanic { .. } => Ok(()),
+        DeviceKind::IsaDebugExit { .. } | DeviceKind::Pvpanic { .. } | DeviceKind::VirtioBlkPci(_) => Ok(()),
     }
 }
 
@@ -206,7 +242,7 @@ fn globals(arguments: &[Argument<'_>]) -> Result<Vec<Global>, CliError> {
         if !known.properties.iter().any(|(name, _)| *name == global.property) {
             return Err(argument.error(format!("Property '{}.{}' not found", known.name, global.property)));
         }
-        globals.push(global);
+        globals.push(Global { driver: known.name.to_owned(), ..global });
     }
     Ok(globals)
 }

@@ -96,7 +96,11 @@ fn cpus() -> String {
 fn drivers() -> String {
     let mut text = "Available devices:\n".to_owned();
     for driver in DRIVERS {
-        let _ = writeln!(text, "name \"{}\", bus ISA, desc \"{}\"", driver.name, driver.description);
+        let _ = write!(text, "name \"{}\", bus {}", driver.name, driver.bus);
+        if let Some(alias) = driver.alias {
+            let _ = write!(text, ", alias \"{alias}\"");
+        }
+        let _ = writeln!(text, ", desc \"{}\"", driver.description);
     }
     text
 }

@@ -1,0 +1,479 @@
+//! virtio over PCI (virtio 1.2, 4.1): identity, windows and capabilities of QEMU's `virtio-…-pci` functions on a
+//! conventional bus, interrupts by pin and by MSI-X.
+//!
+//! | register | what |
+//! | --- | --- |
+//! | BAR 0 | ports of the legacy interface ([`legacy`]) |
+//! | BAR 1 | MSI-X |
+//! | BAR 2 | one port for notifications, with `modern-pio-notify` |
+//! | BAR 4 | the modern structures ([`modern`]), 64-bit |
+//!
+//! A reset by the driver is complete when no back end works on the device's requests any more: until then the status
+//! does not read as 0, and the reset of a queue not as done (2.1, 2.6.1). Left out: `ACCESS_PLATFORM` (there is no
+//! IOMMU), ATS, PCI Express capabilities.
+
+mod layout;
+mod legacy;
+mod modern;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use device::{AccessSize, Device, DeviceCell, DeviceState, Handle, IoDevice, IrqLine, ResetKind};
+use devices_pci::config::{command, reg, status as pci_status};
+use devices_pci::{ConfigSpace, MsiSink, Msix, PciFunction, Window};
+use memory::{DmaView, SpaceKind};
+use state::{Description, Field, LoadError, Reader, SavedState, Writer};
+
+use self::layout::{CONFIG_DATA, Layout};
+pub use self::layout::{REGION_LEGACY, REGION_MODERN, REGION_MSIX, REGION_NOTIFY_PORT};
+use self::legacy::LegacyState;
+use self::modern::ModernState;
+use crate::device::{Access, Common, Model, status};
+use crate::features;
+
+/// What the user chooses of the transport.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PciOptions {
+    /// The legacy interface exists.
+    pub legacy: bool,
+    /// The modern interface exists.
+    pub modern: bool,
+    /// Interrupt vectors; 0 is no MSI-X. More than 2048 are none, as in QEMU.
+    pub vectors: u32,
+    /// Notifications have a port, too.
+    pub modern_pio_notify: bool,
+    /// Each queue's notification register has a page of its own.
+    pub page_per_vq: bool,
+    /// The function is one of several in its slot.
+    pub multifunction: bool,
+    /// The features that all types may have: `INDIRECT`, `EVENT_IDX`, `NOTIFY_ON_EMPTY`, `ANY_LAYOUT`, `RING_PACKED`,
+    /// `RING_RESET`.
+    pub features: u64,
+}
+
+impl Default for PciOptions {
+    fn default() -> Self {
+        Self {
+            legacy: true,
+            modern: true,
+            vectors: 2,
+            modern_pio_notify: false,
+            page_per_vq: false,
+            multifunction: false,
+            features: features::INDIRECT
+                | features::EVENT_IDX
+                | features::NOTIFY_ON_EMPTY
+                | features::ANY_LAYOUT
+                | features::RING_RESET,
+        }
+    }
+}
+
+/// What a function is wired to.
+pub struct Wiring {
+    /// Guest memory.
+    pub dma: DmaView,
+    /// INTA.
+    pub line: IrqLine,
+    /// Where messages go.
+    pub messages: Arc<dyn MsiSink>,
+}
+
+/// A virtio device of type `M` as a PCI function.
+pub struct VirtioPci<M: Model> {
+    // Fixed configuration.
+    layout: Layout,
+    // Wiring.
+    line: IrqLine,
+    messages: Arc<dyn MsiSink>,
+    // Guest-visible state.
+    state: PciState<M>,
+    /// Derived: the status to show until a reset is complete.
+    resetting: Option<u8>,
+    /// Derived: which queues a reset of their own is not complete of.
+    resetting_queues: Vec<usize>,
+}
+
+/// What is saved: the model's own state lies in the model.
+struct PciState<M: Model> {
+    config: ConfigSpace,
+    msix: Option<Msix>,
+    legacy: LegacyState,
+    modern: ModernState,
+    common: Common,
+    model: M,
+}
+
+impl<M: Model> SavedState for PciState<M> {
+    fn name(&self) -> &'static str {
+        "virtio-pci"
+    }
+
+    fn version(&self) -> u32 {
+        1
+    }
+
+    fn describe(&self) -> Description {
+        let mut fields = Vec::new();
+        Field::describe(&self.config, "config", &mut fields);
+        if let Some(msix) = &self.msix {
+            Field::describe(msix, "msix", &mut fields);
+        }
+        Field::describe(&self.legacy, "legacy", &mut fields);
+        Field::describe(&self.modern, "modern", &mut fields);
+        Field::describe(&self.common.state, "common", &mut fields);
+        Field::describe(&self.common.queues, "queues", &mut fields);
+        Field::describe(self.model.state(), "model", &mut fields);
+        Description { name: self.name().to_owned(), version: self.version(), fields, subsections: Vec::new() }
+    }
+
+    fn save(&self, writer: &mut Writer) {
+        self.config.put(writer);
+        if let Some(msix) = &self.msix {
+            msix.put(writer);
+        }
+        self.legacy.put(writer);
+        self.modern.put(writer);
+        self.common.state.put(writer);
+        self.common.queues.put(writer);
+        self.model.state().put(writer);
+    }
+
+    fn load(&mut self, reader: &mut Reader<'_>, version: u32) -> Result<(), LoadError> {
+        if version != self.version() {
+            let (name, current) = (self.name().to_owned(), self.version());
+            return Err(state::LoadErrorKind::Version { name, version, minimum: current, current }.into());
+        }
+        let config = self.config.take(reader).map_err(|error| error.within("config"))?;
+        let msix = match &self.msix {
+            Some(msix) => Some(msix.take(reader).map_err(|error| error.within("msix"))?),
+            None => None,
+        };
+        let legacy = self.legacy.take(reader).map_err(|error| error.within("legacy"))?;
+        let modern = self.modern.take(reader).map_err(|error| error.within("modern"))?;
+        let common = self.common.state.take(reader).map_err(|error| error.within("common"))?;
+        let queues = self.common.queues.take(reader).map_err(|error| error.within("queues"))?;
+        let model = self.model.state().take(reader).map_err(|error| error.within("model"))?;
+        (self.config, self.msix, self.legacy, self.modern) = (config, msix, legacy, modern);
+        (self.common.state, self.common.queues) = (common, queues);
+        *self.model.state_mut() = model;
+        Ok(())
+    }
+}
+
+struct CellAccess<M: Model>(Handle<VirtioPci<M>>);
+
+impl<M: Model> Access<M> for CellAccess<M> {
+    fn access(&self, visit: &mut dyn FnMut(&mut M, &mut Common)) {
+        self.0.with(|device| {
+            visit(&mut device.state.model, &mut device.state.common);
+            device.settle();
+        });
+    }
+}
+
+impl<M: Model> VirtioPci<M> {
+    /// The function around the model that `build` makes, which gets the way by which its back end comes back.
+    pub fn new(options: &PciOptions, wiring: Wiring, build: impl FnOnce(Arc<dyn Access<M>>) -> M) -> DeviceCell<Self> {
+        let Wiring { dma, line, messages } = wiring;
+        DeviceCell::new_cyclic(|handle| {
+            let model = build(Arc::new(CellAccess(handle.clone())));
+            let mut transport = options.features;
+            transport &= features::INDIRECT
+                | features::EVENT_IDX
+                | features::NOTIFY_ON_EMPTY
+                | features::ANY_LAYOUT
+                | features::RING_PACKED
+                | features::RING_RESET;
+            transport |= if options.modern { features::VERSION_1 } else { 0 };
+            transport |= if options.legacy { features::BAD_FEATURE } else { 0 };
+            let (layout, config, msix) = Layout::build(options, model.device_type(), model.config().len());
+            let common = Common::new(&model, transport, dma);
+            let (legacy, modern) = (LegacyState::default(), ModernState::default());
+            let state = PciState { config, msix, legacy, modern, common, model };
+            let mut device = Self { layout, line, messages, state, resetting: None, resetting_queues: Vec::new() };
+            device.follow_command();
+            device
+        })
+    }
+
+    /// The windows of a function, for its bus.
+    pub fn windows(cell: &DeviceCell<Self>) -> Vec<Window> {
+        let device = cell.lock();
+        let bars: Vec<_> = (0..6).filter_map(|index| device.state.config.bar(index).map(|bar| (index, bar))).collect();
+        drop(device);
+        let window = |(index, bar): (usize, devices_pci::Bar)| Window {
+            index,
+            space: if bar.kind == devices_pci::BarKind::Io { SpaceKind::Ports } else { SpaceKind::Memory },
+            offset: 0,
+            len: bar.size,
+            priority: 1,
+            backing: cell.region(index),
+        };
+        bars.into_iter().map(window).collect()
+    }
+
+    /// The device type's model.
+    pub fn model(&self) -> &M {
+        &self.state.model
+    }
+
+    /// What all types have.
+    pub fn common(&self) -> &Common {
+        &self.state.common
+    }
+
+    /// What the device offers.
+    fn offered(&self) -> u64 {
+        self.state.common.transport_features | self.state.model.features()
+    }
+
+    /// Tells the driver what it has to know, after the model worked.
+    fn settle(&mut self) {
+        let common = &mut self.state.common;
+        if self.resetting.is_some() && common.outstanding(None) == 0 {
+            self.resetting = None;
+        }
+        self.resetting_queues.retain(|queue| common.outstanding(Some(*queue)) != 0);
+        for vector in std::mem::take(&mut common.pending) {
+            if let Some(msix) = &mut self.state.msix
+                && let Some(message) = msix.raise(&self.state.config, usize::from(vector))
+            {
+                self.messages.deliver(message);
+            }
+        }
+        self.drive_line();
+    }
+
+    fn uses_msix(&self) -> bool {
+        self.state.msix.as_ref().is_some_and(|msix| msix.is_enabled(&self.state.config))
+    }
+
+    /// The level of the pin follows the interrupt status, unless messages take its place.
+    fn level(&mut self) -> bool {
+        let pending = self.state.common.state.isr != 0 && !self.uses_msix();
+        self.state.config.store_bits_u16(reg::STATUS, pci_status::INTERRUPT, pending);
+        pending && self.state.config.is_intx_enabled()
+    }
+
+    fn drive_line(&mut self) {
+        let level = self.level();
+        self.line.set(level);
+    }
+
+    /// A read of the interrupt status takes it away.
+    fn take_isr(&mut self) -> u8 {
+        let isr = std::mem::take(&mut self.state.common.state.isr);
+        self.drive_line();
+        isr
+    }
+
+    /// The status as the driver sees it.
+    fn shown_status(&self) -> u8 {
+        self.resetting.unwrap_or(self.state.common.state.status)
+    }
+
+    fn write_status(&mut self, value: u8) {
+        if value == 0 {
+            self.reset_device();
+            return;
+        }
+        let common = &mut self.state.common;
+        let old = common.state.status;
+        let mut new = value | (old & status::NEEDS_RESET);
+        if new & !old & status::FEATURES_OK != 0 && common.state.bad_features {
+            new &= !status::FEATURES_OK;
+        }
+        common.state.status = new;
+        if new & !old & status::DRIVER_OK != 0 {
+            self.state.model.started(common);
+            for queue in 0..common.queues.0.len() {
+                self.state.model.notified(&mut self.state.common, queue);
+            }
+        }
+        self.settle();
+    }
+
+    /// A reset by the driver.
+    fn reset_device(&mut self) {
+        let shown = self.shown_status();
+        self.state.common.reset();
+        self.state.legacy = LegacyState::default();
+        self.state.modern = ModernState::default();
+        self.state.model.reset(&mut self.state.common);
+        if self.state.common.outstanding(None) != 0 {
+            self.resetting = Some(shown | status::ACKNOWLEDGE);
+        }
+        self.resetting_queues.clear();
+        self.settle();
+    }
+
+    fn notify(&mut self, queue: usize) {
+        if queue < self.state.common.queues.0.len() {
+            self.state.model.notified(&mut self.state.common, queue);
+            self.settle();
+        }
+    }
+
+    /// A vector that the driver chose: one that does not exist is none.
+    fn accept_vector(&self, vector: u16) -> u16 {
+        let exists = self.state.msix.as_ref().is_some_and(|msix| usize::from(vector) < msix.vectors());
+        if exists { vector } else { crate::queue::NO_VECTOR }
+    }
+
+    /// The command register may have changed.
+    fn follow_command(&mut self) {
+        let is_master = self.state.config.is_bus_master();
+        let common = &mut self.state.common;
+        common.state.disabled = !is_master;
+        if !is_master {
+            common.state.status &= !status::DRIVER_OK;
+        }
+    }
+
+    fn deliver_unmasked(&mut self) {
+        if let Some(msix) = &mut self.state.msix {
+            for message in msix.take_unmasked(&self.state.config) {
+                self.messages.deliver(message);
+            }
+        }
+        self.drive_line();
+    }
+
+    /// Drivers of Linux before 2.6.34 never set the bus master bit: a legacy driver that begins gets it.
+    fn set_bus_master(&mut self) {
+        self.state.config.store_bits_u16(reg::COMMAND, command::MASTER, true);
+        self.follow_command();
+    }
+}
+
+impl<M: Model> Device for VirtioPci<M> {
+    fn reset(&mut self, _kind: ResetKind) {
+        self.state.config.reset();
+        if let Some(msix) = &mut self.state.msix {
+            msix.reset();
+        }
+        self.reset_device();
+        // A machine that starts anew does not wait for the driver of the old one.
+        self.resetting = None;
+        self.follow_command();
+    }
+
+    fn state(&mut self) -> DeviceState<'_> {
+        DeviceState::State(&mut self.state)
+    }
+
+    fn restored(&mut self) {
+        self.resetting = None;
+        self.resetting_queues.clear();
+        self.state.common.restored();
+        self.state.model.restored(&mut self.state.common);
+        let level = self.level();
+        self.line.restore(level);
+        self.settle();
+    }
+}
+
+impl<M: Model> PciFunction for VirtioPci<M> {
+    fn config(&self) -> &ConfigSpace {
+        &self.state.config
+    }
+
+    fn config_mut(&mut self) -> &mut ConfigSpace {
+        &mut self.state.config
+    }
+
+    fn read_config(&mut self, offset: u8, size: AccessSize) -> u32 {
+        if self.layout.covers_config_data(offset, size) {
+            self.read_through_window();
+        }
+        self.state.config.read(offset, size)
+    }
+
+    fn write_config(&mut self, offset: u8, size: AccessSize, value: u32) {
+        self.state.config.write(offset, size, value);
+        self.follow_command();
+        if self.layout.covers_config_data(offset, size) {
+            self.write_through_window();
+        }
+        self.deliver_unmasked();
+    }
+}
+
+/// The window of capability `VIRTIO_PCI_CAP_PCI_CFG` (4.1.4.9): accesses to the modern structures by configuration
+/// accesses alone.
+impl<M: Model> VirtioPci<M> {
+    /// Offset and size of the access that the driver described, if it is one.
+    fn window_access(&self) -> Option<(u64, AccessSize)> {
+        let at = self.layout.config_access?;
+        let config = &self.state.config;
+        let size = match config.u32(at + 12) {
+            1 => AccessSize::Byte,
+            2 => AccessSize::Word,
+            4 => AccessSize::Dword,
+            _ => return None,
+        };
+        let offset = u64::from(config.u32(at + 8));
+        let is_inside = config.u8(at + 4) == REGION_MODERN as u8
+            && offset.is_multiple_of(size.bytes() as u64)
+            && offset + (size.bytes() as u64) <= self.layout.modern_len();
+        is_inside.then_some((offset, size))
+    }
+
+    fn read_through_window(&mut self) {
+        let (Some((offset, size)), Some(at)) = (self.window_access(), self.layout.config_access) else { return };
+        let value = self.read_modern(offset, size);
+        for (index, byte) in value.to_le_bytes()[..size.bytes()].iter().enumerate() {
+            self.state.config.store_u8(at + CONFIG_DATA + index as u8, *byte);
+        }
+    }
+
+    fn write_through_window(&mut self) {
+        let (Some((offset, size)), Some(at)) = (self.window_access(), self.layout.config_access) else { return };
+        let value = u64::from(self.state.config.u32(at + CONFIG_DATA)) & size.mask();
+        self.write_modern(offset, size, value);
+    }
+}
+
+impl<M: Model> IoDevice for VirtioPci<M> {
+    fn access_sizes(&self, region: usize) -> (AccessSize, AccessSize) {
+        match region {
+            REGION_MSIX => (AccessSize::Dword, AccessSize::Qword),
+            _ => (AccessSize::Byte, AccessSize::Dword),
+        }
+    }
+
+    fn read(&mut self, region: usize, offset: u64, size: AccessSize) -> u64 {
+        match region {
+            REGION_LEGACY => self.read_legacy(offset, size),
+            REGION_MSIX => self.state.msix.as_ref().map_or(0, |msix| msix.read_window(offset, size)),
+            REGION_MODERN => self.read_modern(offset, size),
+            _ => 0,
+        }
+    }
+
+    fn write(&mut self, region: usize, offset: u64, size: AccessSize, value: u64) {
+        match region {
+            REGION_LEGACY => self.write_legacy(offset, size, value),
+            // Narrower writes than the table's words have no meaning.
+            REGION_MSIX if size >= AccessSize::Dword => {
+                if let Some(msix) = &mut self.state.msix {
+                    msix.write_window(offset, size, value);
+                }
+                self.deliver_unmasked();
+            }
+            REGION_NOTIFY_PORT => self.notify(value as u16 as usize),
+            REGION_MODERN => self.write_modern(offset, size, value),
+            _ => {}
+        }
+    }
+}
+
+/// Reads bytes of a configuration; all ones behind its end, as QEMU answers.
+fn read_bytes(bytes: &[u8], offset: u64, size: AccessSize) -> u64 {
+    let Some(from) = usize::try_from(offset).ok().and_then(|offset| bytes.get(offset..)) else { return size.mask() };
+    let Some(from) = from.get(..size.bytes()) else { return size.mask() };
+    from.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte))
+}
