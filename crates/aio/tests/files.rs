@@ -70,7 +70,9 @@ fn thousands_of_tasks_share_one_file() {
                     let file = file.clone();
                     spawn(async move {
                         let buf = IoBuf::copy_of(&n.to_le_bytes());
-                        let write = async { if n % 50 == 0 { file.write_sync(n * 8, buf).await } else { file.write(n * 8, buf).await } };
+                        let write = async {
+                            if n % 50 == 0 { file.write_sync(n * 8, buf).await } else { file.write(n * 8, buf).await }
+                        };
                         write.await.expect("writes");
                         let buf = IoBuf::zeroed(8);
                         file.read(n * 8, buf.clone()).await.expect("reads");
