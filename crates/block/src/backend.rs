@@ -363,7 +363,9 @@ impl Backend {
         let reactor = self.with(|state| state.reactor.clone());
         let this = Arc::clone(self);
         match reactor {
-            Some(reactor) => reactor.spawn(async move { done(this.run(operation).await) }),
+            Some(reactor) => {
+                reactor.spawn(async move { done(this.run(operation).await) });
+            }
             None => done(Err(Error::io("The device has no thread for its requests"))),
         }
     }

@@ -127,6 +127,16 @@ impl Child {
         self.len() == 0
     }
 
+    /// Tells the node below that `event` happens now, for error injection (`blkdebug`). Formats call this before each
+    /// step that a test may want to fail.
+    pub async fn event(&self, event: &'static str) {
+        let node = self.node();
+        if let Some(hold) = node.driver().debug_event(event) {
+            // A held request goes on when it is resumed; there is nothing to fail here.
+            let _ = hold.await;
+        }
+    }
+
     /// Reads into `buf`; zeroes behind the end.
     ///
     /// # Errors

@@ -229,6 +229,13 @@ pub trait Driver: Send + Sync + 'static {
         self.flush()
     }
 
+    /// Something that tests want to break at or to fail has happened in the parent or in the node, as `l2_update`. The
+    /// future, if there is one, is waited for: it holds the request.
+    fn debug_event(&self, event: &'static str) -> Option<IoFuture<'_>> {
+        let _ = event;
+        None
+    }
+
     /// For what just one driver has (blkdebug's break points, quorum's children, throttle's group).
     fn as_any(&self) -> &dyn Any;
 }

@@ -345,6 +345,12 @@ impl Node {
         Ok(())
     }
 
+    async fn event(&self, event: &'static str) {
+        if let Some(hold) = self.driver.debug_event(event) {
+            let _ = hold.await;
+        }
+    }
+
     fn check_writable(&self) -> Result<()> {
         if self.is_read_only() {
             return Err(Error::permission(format!("Block node is read-only: '{}'", self.name)));
@@ -398,13 +404,17 @@ impl Node {
         let mut parts = Vec::new();
         if start != offset {
             let head = IoBuf::zeroed(block);
+            self.event("pwritev_rmw_head").await;
             self.driver.read(start, head.clone()).await?;
+            self.event("pwritev_rmw_after_head").await;
             parts.push(head.slice(0, index(offset)));
         }
         parts.push(buf);
         if end != padded_end {
             let tail = IoBuf::zeroed(block);
+            self.event("pwritev_rmw_tail").await;
             self.driver.read(padded_end - align, tail.clone()).await?;
+            self.event("pwritev_rmw_after_tail").await;
             parts.push(tail.slice(index(end), block - index(end)));
         }
         self.write_aligned(limits, start, IoBuf::concat(parts), flags).await
@@ -422,13 +432,16 @@ impl Node {
         if flags.compressed {
             return self.driver.write_compressed(offset, buf).await;
         }
+        self.event("pwritev").await;
         let max = Self::max_transfer(limits);
         if buf.len() as u64 <= max {
-            return self.driver.write(offset, buf, flags).await;
+            self.driver.write(offset, buf, flags).await?;
+        } else {
+            for (at, part) in pieces(&buf, max) {
+                self.driver.write(offset + at, part, flags).await?;
+            }
         }
-        for (at, part) in pieces(&buf, max) {
-            self.driver.write(offset + at, part, flags).await?;
-        }
+        self.event("pwritev_done").await;
         Ok(())
     }
 
@@ -474,6 +487,7 @@ impl Node {
         let align = u64::from(limits.request_alignment);
         let driver_flags = ZeroFlags { fua: flags.fua && self.driver.supports_fua(), ..flags };
         if (offset | len) & (align - 1) == 0 {
+            self.event("pwritev_zero").await;
             match self.driver.write_zeroes(offset, len, driver_flags).await {
                 Err(error) if error.is_unsupported() && !flags.no_fallback => {}
                 result => return result,
@@ -572,6 +586,8 @@ impl Node {
             if self.no_flush.load(Ordering::Relaxed) && self.driver_type.kind() == DriverKind::Protocol {
                 return Ok(());
             }
+            self.event("flush_to_os").await;
+            self.event("flush_to_disk").await;
             if let Err(error) = self.driver.flush().await {
                 if self.driver_type.name() == "file" {
                     let _ = self.flush_failed.set(error.clone());

@@ -37,6 +37,8 @@ pub struct Defaults {
     pub config: NodeConfig,
     /// How everything is opened.
     pub flags: OpenFlags,
+    /// Without a driver this node is a protocol; its format is not probed.
+    is_protocol: bool,
     /// How deep in the tree this node is.
     depth: u32,
 }
@@ -44,7 +46,7 @@ pub struct Defaults {
 impl Defaults {
     /// Defaults of a root with this configuration and these flags.
     pub fn new(config: NodeConfig, flags: OpenFlags) -> Self {
-        Self { config, flags, depth: 0 }
+        Self { config, flags, is_protocol: false, depth: 0 }
     }
 
     fn below(&self, config: NodeConfig) -> Result<Self> {
@@ -53,7 +55,7 @@ impl Defaults {
         }
         // Children don't inherit what is a matter of one node.
         let config = NodeConfig { detect_zeroes: DetectZeroes::Off, ..config };
-        Ok(Self { config, flags: self.flags, depth: self.depth + 1 })
+        Ok(Self { config, flags: self.flags, is_protocol: false, depth: self.depth + 1 })
     }
 }
 
@@ -88,6 +90,24 @@ impl OpenRequest {
     /// # Errors
     /// If opening fails.
     pub async fn optional_child(&mut self, name: &str, role: Role) -> Result<Option<Arc<Child>>> {
+        let is_protocol = match role {
+            Role::Filtered => self.defaults.is_protocol,
+            Role::Storage | Role::PlainStorage | Role::Data => true,
+            Role::Cow | Role::Root => false,
+        };
+        self.open_child(name, role, is_protocol).await
+    }
+
+    /// As [`OpenRequest::optional_child`], for a child that is an image of its own (a copy of a quorum): without a
+    /// driver its format is probed.
+    ///
+    /// # Errors
+    /// If opening fails.
+    pub async fn image_child(&mut self, name: &str, role: Role) -> Result<Option<Arc<Child>>> {
+        self.open_child(name, role, false).await
+    }
+
+    async fn open_child(&mut self, name: &str, role: Role, is_protocol: bool) -> Result<Option<Arc<Child>>> {
         let node = if let Some(node) = self.opened.remove(name) {
             node
         } else if let Some(value) = self.options.take(name) {
@@ -101,7 +121,7 @@ impl OpenRequest {
             if options.is_empty() {
                 return Ok(None);
             }
-            let defaults = self.defaults.below(self.config)?;
+            let defaults = Defaults { is_protocol, ..self.defaults.below(self.config)? };
             Box::pin(self.graph.open(options, defaults)).await?
         };
         let child = Child::new(name, role, node, Parent::Node(OnceLock::new()));
@@ -162,7 +182,15 @@ impl Graph {
         let defaults = Defaults { flags, ..defaults };
         let filename = options.get_str("filename").map(str::to_owned);
         let mut opened = HashMap::new();
-        let driver_name = options.take_str("driver")?;
+        let mut driver_name = options.take_str("driver")?;
+        if driver_name.is_none() && defaults.is_protocol {
+            if let Some(filename) = options.take_str("filename")? {
+                for (name, value) in protocol_options(self, &filename)?.iter() {
+                    options.set_default(name, value.clone());
+                }
+            }
+            driver_name = options.take_str("driver")?;
+        }
         let driver_type = match &driver_name {
             Some(name) => {
                 self.registry().find(name).ok_or_else(|| Error::invalid(format!("Unknown driver '{name}'")))?
@@ -174,10 +202,18 @@ impl Graph {
                 probed
             }
         };
-        if driver_type.kind() != DriverKind::Protocol
-            && let Some(filename) = options.take_str("filename")?
+        if let Some(filename) = &filename
+            && options.contains("filename")
         {
-            options.put_below("file", protocol_options(self, &filename)?);
+            if driver_type.prefixes().iter().any(|prefix| filename.starts_with(prefix)) {
+                options.take("filename");
+                for (name, value) in driver_type.parse_filename(filename)?.iter() {
+                    options.set_default(name, value.clone());
+                }
+            } else if driver_type.kind() != DriverKind::Protocol {
+                options.take("filename");
+                options.put_below("file", protocol_options(self, filename)?);
+            }
         }
         let node_name = node_name.unwrap_or_else(|| self.generate_name());
         let mut backing_options = options.take_below("backing");

@@ -1,0 +1,310 @@
+//! The driver `quorum`: several copies; writes go to all, reads are decided by vote.
+//!
+//! Options: `children.N`, `vote-threshold`, `blkverify`, `rewrite-corrupted`, `read-pattern` (`quorum` or `fifo`).
+
+use std::any::Any;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use block::driver::{Driver, DriverKind, DriverType, IoFuture};
+use block::{
+    BlockStatus, Child, Error, OpenRequest, Options, Preallocation, Result, Role, Value, WriteFlags, ZeroFlags,
+};
+use iobuf::IoBuf;
+
+/// The driver `quorum`.
+pub struct QuorumType;
+
+/// What a client of the quorum is told about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum QuorumEvent {
+    /// A child failed or differs from the others: its node, the operation (`read`, `write`, `flush`), sector and count.
+    ReportBad {
+        /// The node.
+        node: String,
+        /// The operation.
+        operation: &'static str,
+        /// First sector.
+        sector: u64,
+        /// Number of sectors.
+        sectors: u64,
+        /// The error's text; `None` if the data differed.
+        error: Option<String>,
+    },
+    /// Too few children agreed: the sector and count.
+    Failure {
+        /// First sector.
+        sector: u64,
+        /// Number of sectors.
+        sectors: u64,
+    },
+}
+
+/// Called with the name of the quorum's node; must not block.
+pub type QuorumListener = Box<dyn Fn(&str, QuorumEvent) + Send + Sync>;
+
+/// Who is told; the object `quorum-events` of the graph.
+pub struct QuorumEvents(pub QuorumListener);
+
+/// The id under which the graph keeps [`QuorumEvents`].
+pub const EVENTS_OBJECT: &str = "quorum-events";
+
+/// A node of several copies.
+pub struct Quorum {
+    name: String,
+    children: Mutex<Vec<Arc<Child>>>,
+    threshold: usize,
+    blkverify: bool,
+    rewrite: bool,
+    fifo: bool,
+    events: Option<Arc<QuorumEvents>>,
+}
+
+impl DriverType for QuorumType {
+    fn name(&self) -> &'static str {
+        "quorum"
+    }
+
+    fn kind(&self) -> DriverKind {
+        DriverKind::Format
+    }
+
+    fn open(&self, mut request: OpenRequest) -> IoFuture<'static, Arc<dyn Driver>> {
+        Box::pin(async move {
+            let options = &mut request.options;
+            let threshold = options.take_u64("vote-threshold")?.unwrap_or(0);
+            let blkverify = options.take_bool("blkverify")?.unwrap_or(false);
+            let rewrite = options.take_bool("rewrite-corrupted")?.unwrap_or(false);
+            let fifo = options.take_choice("read-pattern", &["quorum", "fifo"])? == Some(1);
+            let mut children = Vec::new();
+            while let Some(child) = request.image_child(&format!("children.{}", children.len()), Role::Data).await? {
+                children.push(child);
+                if children.len() > 32 {
+                    return Err(Error::invalid("Number of children must be below 33"));
+                }
+            }
+            request.finish()?;
+            let threshold = usize::try_from(threshold).unwrap_or(usize::MAX);
+            check(children.len(), threshold, blkverify, rewrite, fifo)?;
+            let events = request.graph.object::<QuorumEvents>(EVENTS_OBJECT);
+            let name = request.node_name.clone();
+            let children = Mutex::new(children);
+            Ok(Arc::new(Quorum { name, children, threshold, blkverify, rewrite, fifo, events }) as Arc<dyn Driver>)
+        })
+    }
+}
+
+fn check(children: usize, threshold: usize, blkverify: bool, rewrite: bool, fifo: bool) -> Result<()> {
+    if children == 0 {
+        return Err(Error::invalid("Number of provided children must be 1 or more"));
+    }
+    if !fifo && threshold == 0 {
+        return Err(Error::invalid("Parameter 'vote-threshold' expects a value >= 1"));
+    }
+    if threshold > children {
+        return Err(Error::invalid("threshold may not exceed children count"));
+    }
+    if blkverify && (children != 2 || threshold != 2) {
+        return Err(Error::invalid(
+            "blkverify=on can only be set if there are exactly two files and vote-threshold is 2",
+        ));
+    }
+    if blkverify && rewrite {
+        return Err(Error::invalid("rewrite-corrupted=on cannot be used with blkverify=on"));
+    }
+    Ok(())
+}
+
+impl Quorum {
+    /// The edges, in order.
+    pub fn copies(&self) -> Vec<Arc<Child>> {
+        self.children.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn report(&self, event: QuorumEvent) {
+        if let Some(events) = &self.events {
+            events.0(&self.name, event);
+        }
+    }
+
+    fn bad(&self, child: &Child, operation: &'static str, offset: u64, len: u64, error: Option<&Error>) {
+        self.report(QuorumEvent::ReportBad {
+            node: child.node().name().to_owned(),
+            operation,
+            sector: offset / 512,
+            sectors: len.div_ceil(512),
+            error: error.map(|error| block::error::strerror(error.errno())),
+        });
+    }
+
+    /// Decides over the results of an operation that all children did.
+    fn decide(
+        &self,
+        operation: &'static str,
+        offset: u64,
+        len: u64,
+        results: &[(Arc<Child>, Result<()>)],
+    ) -> Result<()> {
+        let good = results.iter().filter(|(_, result)| result.is_ok()).count();
+        let mut first = None;
+        for (child, result) in results {
+            if let Err(error) = result {
+                self.bad(child, operation, offset, len, Some(error));
+                first.get_or_insert(error);
+            }
+        }
+        if good >= self.threshold.max(1) {
+            return Ok(());
+        }
+        self.report(QuorumEvent::Failure { sector: offset / 512, sectors: len.div_ceil(512) });
+        Err(first.cloned().unwrap_or_else(|| Error::io("Too few copies succeeded")))
+    }
+
+    async fn read_fifo(&self, offset: u64, buf: IoBuf) -> Result<()> {
+        let mut last = Error::io("No copy could be read");
+        for child in self.copies() {
+            match child.read(offset, buf.clone()).await {
+                Ok(()) => return Ok(()),
+                Err(error) => {
+                    self.bad(&child, "read", offset, buf.len() as u64, Some(&error));
+                    last = error;
+                }
+            }
+        }
+        Err(last)
+    }
+
+    async fn read_vote(&self, offset: u64, buf: IoBuf) -> Result<()> {
+        let len = buf.len() as u64;
+        let mut versions: Vec<(Vec<u8>, Vec<Arc<Child>>)> = Vec::new();
+        let mut results = Vec::new();
+        for child in self.copies() {
+            let own = IoBuf::zeroed(buf.len());
+            let result = child.read(offset, own.clone()).await;
+            if result.is_ok() {
+                let bytes = own.to_vec();
+                match versions.iter_mut().find(|(known, _)| *known == bytes) {
+                    Some((_, voters)) => voters.push(Arc::clone(&child)),
+                    None => versions.push((bytes, vec![Arc::clone(&child)])),
+                }
+            }
+            results.push((child, result));
+        }
+        self.decide("read", offset, len, &results)?;
+        versions.sort_by_key(|(_, voters)| std::cmp::Reverse(voters.len()));
+        let Some(((winner, voters), losers)) = versions.split_first() else {
+            return Err(Error::io("No copy could be read"));
+        };
+        if self.blkverify && !losers.is_empty() {
+            return Err(Error::io(format!("quorum: the copies differ at offset {offset}, {len} bytes")));
+        }
+        for child in losers.iter().flat_map(|(_, children)| children) {
+            self.bad(child, "read", offset, len, None);
+        }
+        if voters.len() < self.threshold {
+            self.report(QuorumEvent::Failure { sector: offset / 512, sectors: len.div_ceil(512) });
+            return Err(Error::io("Too few copies agree"));
+        }
+        if self.rewrite {
+            for child in losers.iter().flat_map(|(_, children)| children) {
+                let _ = child.write_bytes(offset, winner).await;
+            }
+        }
+        buf.write_at(0, winner);
+        Ok(())
+    }
+}
+
+impl Driver for Quorum {
+    fn len(&self) -> u64 {
+        self.copies().first().map_or(0, |child| child.len())
+    }
+
+    fn limits(&self) -> block::Limits {
+        block::Limits { max_transfer: 16 << 20, ..block::Limits::default() }
+    }
+
+    fn children(&self) -> Vec<Arc<Child>> {
+        self.copies()
+    }
+
+    fn data_child(&self) -> Option<Arc<Child>> {
+        None
+    }
+
+    fn read(&self, offset: u64, buf: IoBuf) -> IoFuture<'_> {
+        Box::pin(async move {
+            if self.fifo { self.read_fifo(offset, buf).await } else { self.read_vote(offset, buf).await }
+        })
+    }
+
+    fn write(&self, offset: u64, buf: IoBuf, _flags: WriteFlags) -> IoFuture<'_> {
+        Box::pin(async move {
+            // All copies get the same bytes, even if a guest changes its memory meanwhile.
+            let bytes = IoBuf::copy_of(&buf.to_vec());
+            let mut results = Vec::new();
+            for child in self.copies() {
+                let result = child.write(offset, bytes.clone(), WriteFlags::default()).await;
+                results.push((child, result));
+            }
+            self.decide("write", offset, buf.len() as u64, &results)
+        })
+    }
+
+    fn write_zeroes(&self, offset: u64, len: u64, flags: ZeroFlags) -> IoFuture<'_> {
+        Box::pin(async move {
+            let mut results = Vec::new();
+            for child in self.copies() {
+                let result = child.write_zeroes(offset, len, ZeroFlags { no_fallback: false, ..flags }).await;
+                results.push((child, result));
+            }
+            self.decide("write", offset, len, &results)
+        })
+    }
+
+    fn flush(&self) -> IoFuture<'_> {
+        Box::pin(async move {
+            let mut results = Vec::new();
+            for child in self.copies() {
+                let result = child.flush().await;
+                results.push((child, result));
+            }
+            self.decide("flush", 0, 0, &results)
+        })
+    }
+
+    fn truncate(&self, _len: u64, _exact: bool, _preallocation: Preallocation) -> IoFuture<'_> {
+        block::fail(Error::unsupported("A quorum can't be resized"))
+    }
+
+    fn block_status(&self, _offset: u64, len: u64, _precise: bool) -> IoFuture<'_, BlockStatus> {
+        block::done(BlockStatus::data(len, None))
+    }
+
+    fn allocated_size(&self) -> IoFuture<'_, Option<u64>> {
+        Box::pin(async move {
+            let mut sum = 0u64;
+            for child in self.copies() {
+                match child.node().driver().allocated_size().await? {
+                    Some(bytes) => sum = sum.saturating_add(bytes),
+                    None => return Ok(None),
+                }
+            }
+            Ok(Some(sum))
+        })
+    }
+
+    fn strong_options(&self) -> Options {
+        let mut options = Options::new();
+        options.set("vote-threshold", self.threshold as u64);
+        options.set("blkverify", self.blkverify);
+        options.set("rewrite-corrupted", self.rewrite);
+        if self.fifo {
+            options.set("read-pattern", Value::from("fifo"));
+        }
+        options
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}

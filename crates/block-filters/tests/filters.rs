@@ -1,0 +1,160 @@
+//! The filters over raw files.
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use block::throttle::{Bucket, Group, Limits};
+use block::{Child, Defaults, Graph, NodeConfig, OpenFlags, Options, Permissions, Registry, WriteFlags};
+use block_filters::blkdebug::Blkdebug;
+use block_filters::quorum::{EVENTS_OBJECT, QuorumEvent, QuorumEvents};
+use iobuf::IoBuf;
+use tempfile::NamedTempFile;
+
+fn graph() -> Arc<Graph> {
+    Graph::new(Registry::new(block::builtin_drivers().into_iter().chain(block_filters::drivers())))
+}
+
+fn image(bytes: &[u8]) -> NamedTempFile {
+    let file = NamedTempFile::new().expect("a temporary file");
+    std::fs::write(file.path(), bytes).expect("its content");
+    file
+}
+
+fn name(file: &NamedTempFile) -> &str {
+    file.path().to_str().expect("a plain path")
+}
+
+fn open(graph: &Arc<Graph>, options: Options) -> block::Result<Arc<Child>> {
+    let config = NodeConfig { discard: true, ..NodeConfig::default() };
+    let node = aio::block_on(graph.open(options, Defaults::new(config, OpenFlags::default())))?;
+    graph.attach_root(&node, "test", Permissions::CONSISTENT_READ | Permissions::WRITE, Permissions::ALL)
+}
+
+fn raw(options: Options, prefix: &str, file: &NamedTempFile) -> Options {
+    options.with(&format!("{prefix}.driver"), "raw").with(&format!("{prefix}.file.filename"), name(file))
+}
+
+#[test]
+fn an_injected_error_hits_its_sector_once() {
+    let file = image(&[7; 4096]);
+    let options =
+        Options::new().with("driver", "blkdebug").with("image.driver", "file").with("image.filename", name(&file));
+    let options = options.with("inject-error.0.event", "none").with("inject-error.0.iotype", "read");
+    let options =
+        options.with("inject-error.0.sector", "2").with("inject-error.0.errno", "28").with("inject-error.0.once", "on");
+    let child = open(&graph(), options).expect("opens");
+    aio::block_on(async {
+        child.read_vec(0, 1024).await.expect("other sectors are fine");
+        let error = child.read_vec(512, 1024).await.expect_err("sector 2 fails");
+        assert!(error.is_no_space(), "{error}");
+        child.read_vec(512, 1024).await.expect("only once");
+    });
+}
+
+#[test]
+fn a_break_point_holds_a_write_until_it_is_resumed() {
+    let file = image(&[0; 4096]);
+    let options =
+        Options::new().with("driver", "blkdebug").with("image.driver", "file").with("image.filename", name(&file));
+    let child = open(&graph(), options).expect("opens");
+    let node = child.node();
+    let blkdebug = node.driver().as_any().downcast_ref::<Blkdebug>().expect("the driver");
+    blkdebug.set_breakpoint("pwritev", "A").expect("a known event");
+    let thread = aio::IoThread::start("held").expect("a thread");
+    let writer = Arc::clone(&child);
+    let finished = Arc::new(Mutex::new(None));
+    let slot = Arc::clone(&finished);
+    thread.handle().spawn(async move {
+        let result = writer.write(0, IoBuf::copy_of(&[1; 512]), WriteFlags::default()).await;
+        *slot.lock().expect("not poisoned") = Some(result);
+    });
+    let end = Instant::now() + Duration::from_secs(20);
+    while !blkdebug.is_suspended("A") {
+        assert!(Instant::now() < end, "the write never reached its break point");
+        std::thread::yield_now();
+    }
+    assert!(finished.lock().expect("not poisoned").is_none());
+    assert_eq!(std::fs::read(file.path()).expect("readable")[0], 0);
+    blkdebug.resume("A").expect("a held request");
+    drop(thread);
+    finished.lock().expect("not poisoned").take().expect("finished").expect("well");
+    assert_eq!(std::fs::read(file.path()).expect("readable")[0], 1);
+    assert!(blkdebug.resume("A").is_err());
+}
+
+#[test]
+fn alignment_limits_pad_what_reaches_the_image() {
+    let file = image(&[3; 8192]);
+    let options = Options::new().with("driver", "blkdebug").with("align", "4096").with("max-transfer", "4096");
+    let options = options.with("image.driver", "file").with("image.filename", name(&file));
+    let child = open(&graph(), options).expect("opens");
+    aio::block_on(async {
+        child.write(4000, IoBuf::copy_of(&[9; 200]), WriteFlags::default()).await.expect("writes");
+        let bytes = child.read_vec(3999, 202).await.expect("reads");
+        assert_eq!((bytes[0], bytes[1], bytes[200], bytes[201]), (3, 9, 9, 3));
+    });
+    let options = Options::new().with("driver", "blkdebug").with("align", "3").with("image.filename", name(&file));
+    let error = open(&graph(), options).map(|_| ()).expect_err("not a power of two");
+    assert!(error.to_string().contains("Cannot meet constraints with align 3"), "{error}");
+}
+
+#[test]
+fn blkverify_finds_a_difference() {
+    let (test, copy) = (image(&[1; 4096]), image(&[1; 4096]));
+    let options = raw(raw(Options::new().with("driver", "blkverify"), "test", &test), "raw", &copy);
+    let child = open(&graph(), options).expect("opens");
+    aio::block_on(async {
+        child.write(512, IoBuf::copy_of(&[2; 512]), WriteFlags::default()).await.expect("writes both");
+        child.read_vec(0, 4096).await.expect("equal");
+        std::fs::write(copy.path(), [5; 4096]).expect("writable");
+        let error = child.read_vec(0, 4096).await.expect_err("different");
+        assert!(error.to_string().contains("contents differ at offset 0"), "{error}");
+    });
+}
+
+#[test]
+fn a_quorum_of_three_outvotes_and_rewrites_a_bad_copy() {
+    let files = [image(&[1; 4096]), image(&[1; 4096]), image(&[6; 4096])];
+    let graph = graph();
+    let events = Arc::new(Mutex::new(Vec::new()));
+    let sink = Arc::clone(&events);
+    let listener = move |_: &str, event| sink.lock().expect("not poisoned").push(event);
+    graph.set_object(EVENTS_OBJECT, Arc::new(QuorumEvents(Box::new(listener))));
+    let mut options =
+        Options::new().with("driver", "quorum").with("vote-threshold", 2u64).with("rewrite-corrupted", true);
+    for (index, file) in files.iter().enumerate() {
+        options = raw(options, &format!("children.{index}"), file);
+    }
+    let child = open(&graph, options).expect("opens");
+    assert_eq!(aio::block_on(child.read_vec(0, 4096)).expect("two agree"), [1; 4096]);
+    assert_eq!(std::fs::read(files[2].path()).expect("readable"), [1; 4096], "the third was rewritten");
+    assert!(matches!(
+        events.lock().expect("not poisoned")[..],
+        [QuorumEvent::ReportBad { error: None, sectors: 8, .. }]
+    ));
+    std::fs::write(files[0].path(), [8; 4096]).expect("writable");
+    std::fs::write(files[1].path(), [9; 4096]).expect("writable");
+    aio::block_on(child.read_vec(0, 512)).expect_err("nobody agrees");
+    assert!(events.lock().expect("not poisoned").iter().any(|event| matches!(event, QuorumEvent::Failure { .. })));
+}
+
+#[test]
+fn a_throttled_node_names_an_existing_group() {
+    let file = image(&[0; 65536]);
+    let graph = graph();
+    let options = || raw(Options::new().with("driver", "throttle").with("throttle-group", "g"), "file", &file);
+    let error = open(&graph, options()).map(|_| ()).expect_err("no such group");
+    assert_eq!(error.to_string(), "Throttle group 'g' does not exist");
+    let mut limits = Limits::default();
+    limits.buckets[Bucket::BpsWrite as usize].average = 1 << 20;
+    graph.set_object("g", Arc::new(Group::new("g", limits).expect("fits")));
+    let child = open(&graph, options()).expect("opens");
+    let started = Instant::now();
+    aio::block_on(async {
+        for _ in 0..6 {
+            child.write(0, IoBuf::zeroed(65536), WriteFlags::default()).await.expect("writes");
+        }
+    });
+    // 384 KiB at 1 MiB/s with a tenth of a second for free can't take less than 0.2 s.
+    assert!(started.elapsed() >= Duration::from_millis(190), "{:?}", started.elapsed());
+}
