@@ -10,6 +10,7 @@ pub mod accelerator;
 pub mod acpi;
 pub mod boot;
 pub mod config;
+pub mod disk;
 pub mod e820;
 mod error;
 pub mod event;
