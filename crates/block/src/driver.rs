@@ -204,6 +204,18 @@ pub trait Driver: Send + Sync + 'static {
         unsupported("internal snapshots")
     }
 
+    /// From now on, reads show the snapshot of that id or name. Only for nodes that are read-only; the image stays as it
+    /// is.
+    fn snapshot_load(&self, name: String) -> IoFuture<'_> {
+        let _ = name;
+        unsupported("internal snapshots")
+    }
+
+    /// Drops all data of an overlay, so that its backing shows through everywhere.
+    fn make_empty(&self) -> IoFuture<'_> {
+        unsupported("being emptied")
+    }
+
     /// Changes run-time options or the read-only state. Called while the node is drained. Options that are absent go
     /// back to their defaults; `options` holds only the driver's own. On an error nothing has changed.
     fn reopen(&self, options: Options, read_only: bool) -> IoFuture<'_> {
