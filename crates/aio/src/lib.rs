@@ -14,6 +14,7 @@
 
 pub mod clock;
 pub mod file;
+pub mod host;
 mod operation;
 mod pool;
 mod reactor;
