@@ -8,6 +8,7 @@ use std::io;
 pub struct Error {
     errno: i32,
     message: String,
+    hint: Option<Box<str>>,
 }
 
 /// The result of a block operation.
@@ -17,7 +18,7 @@ macro_rules! kinds {
     ($($name:ident $errno:ident $doc:literal),* $(,)?) => {
         $(#[doc = $doc]
         pub fn $name(message: impl Into<String>) -> Self {
-            Self { errno: rustix::io::Errno::$errno.raw_os_error(), message: message.into() }
+            Self { errno: rustix::io::Errno::$errno.raw_os_error(), message: message.into(), hint: None }
         })*
     };
 }
@@ -40,18 +41,18 @@ impl Error {
 
     /// An error with the number `errno` and a text of one's own.
     pub fn new(errno: i32, message: impl Into<String>) -> Self {
-        Self { errno, message: message.into() }
+        Self { errno, message: message.into(), hint: None }
     }
 
     /// The error of a system call.
     pub fn host(error: &io::Error) -> Self {
         let errno = error.raw_os_error().unwrap_or(rustix::io::Errno::IO.raw_os_error());
-        Self { errno, message: strerror(errno) }
+        Self { errno, message: strerror(errno), hint: None }
     }
 
     /// An error with just the host's text for `errno`.
     pub fn errno_only(errno: i32) -> Self {
-        Self { errno, message: strerror(errno) }
+        Self { errno, message: strerror(errno), hint: None }
     }
 
     /// The same error with `context: ` before its text.
@@ -66,6 +67,18 @@ impl Error {
     pub fn with_message(mut self, message: impl Into<String>) -> Self {
         self.message = message.into();
         self
+    }
+
+    /// The same error with a hint for people.
+    #[must_use]
+    pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into().into());
+        self
+    }
+
+    /// A line that tools print below the error; QMP does not carry it.
+    pub fn hint(&self) -> Option<&str> {
+        self.hint.as_deref()
     }
 
     /// The host's error number, positive.
