@@ -1,0 +1,148 @@
+//! Comparing what two images say.
+
+use std::sync::Arc;
+
+use block::{Error, Node, Result};
+use iobuf::IoBuf;
+
+use crate::progress::{self, Progress};
+use crate::status::{self, Extent, SECTOR};
+
+/// Bytes that are read at once.
+const CHUNK: u64 = 2 << 20;
+
+/// What the comparison found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The same bytes; of different sizes if the longer one has zeroes in its tail.
+    Identical {
+        /// The sizes differ.
+        sizes_differ: bool,
+    },
+    /// Different bytes at this offset.
+    ContentDiffers {
+        /// The offset.
+        offset: u64,
+        /// The sizes differ and the offset lies behind the shorter one.
+        in_tail: bool,
+    },
+    /// Strictly: the sizes differ.
+    SizeDiffers,
+    /// Strictly: the allocation differs at this offset.
+    StatusDiffers(u64),
+}
+
+/// Which of the two images failed, and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// Its allocation could not be read.
+    Status(usize, Error),
+    /// Its bytes at the offset could not be read.
+    Read(usize, u64, Error),
+    /// The comparison was cancelled.
+    Cancelled(Error),
+}
+
+/// Whether sizes and allocation must be the same, too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Strictness {
+    /// Only what is read counts.
+    Content,
+    /// Sizes and allocation count, too.
+    Strict,
+}
+
+/// Compares two images.
+///
+/// # Errors
+/// See [`Failure`].
+pub async fn compare(
+    images: [&Arc<Node>; 2],
+    strictness: Strictness,
+    progress: &dyn Progress,
+) -> Result<Outcome, Failure> {
+    let sizes = images.map(|image| status::size(image));
+    let strict = strictness == Strictness::Strict;
+    if strict && sizes[0] != sizes[1] {
+        return Ok(Outcome::SizeDiffers);
+    }
+    let (common, total) = (sizes[0].min(sizes[1]), sizes[0].max(sizes[1]));
+    let mut offset = 0;
+    while offset < common {
+        progress::check(progress).map_err(Failure::Cancelled)?;
+        let a = extent(images, 0, offset, common - offset).await?;
+        let b = extent(images, 1, offset, common - offset).await?;
+        let mut len = a.len.min(b.len);
+        if strict && (a.allocated, a.data, a.zero) != (b.allocated, b.data, b.zero) {
+            return Ok(Outcome::StatusDiffers(offset));
+        }
+        let different = if a.zero && b.zero {
+            None
+        } else if a.allocated == b.allocated {
+            if a.allocated {
+                len = len.min(CHUNK);
+                let x = read(images, 0, offset, len).await?;
+                let y = read(images, 1, offset, len).await?;
+                first_difference(&x, &y)
+            } else {
+                None
+            }
+        } else {
+            len = len.min(CHUNK);
+            let bytes = read(images, usize::from(!a.allocated), offset, len).await?;
+            first_non_zero(&bytes)
+        };
+        if let Some(at) = different {
+            return Ok(Outcome::ContentDiffers { offset: offset + at, in_tail: false });
+        }
+        offset += len;
+        progress.update(offset, total);
+    }
+    let longer = usize::from(sizes[1] > sizes[0]);
+    while offset < total {
+        progress::check(progress).map_err(Failure::Cancelled)?;
+        let tail = extent(images, longer, offset, total - offset).await?;
+        let mut len = tail.len;
+        if tail.allocated && !tail.zero {
+            len = len.min(CHUNK);
+            let bytes = read(images, longer, offset, len).await?;
+            if let Some(at) = first_non_zero(&bytes) {
+                return Ok(Outcome::ContentDiffers { offset: offset + at, in_tail: true });
+            }
+        }
+        offset += len;
+        progress.update(offset, total);
+    }
+    Ok(Outcome::Identical { sizes_differ: sizes[0] != sizes[1] })
+}
+
+async fn extent(images: [&Arc<Node>; 2], index: usize, offset: u64, len: u64) -> Result<Extent, Failure> {
+    let found = status::above(images[index], None, offset, len).await.map_err(|e| Failure::Status(index, e))?;
+    if found.len == 0 {
+        return Err(Failure::Status(index, Error::io("An empty block status")));
+    }
+    Ok(found)
+}
+
+async fn read(images: [&Arc<Node>; 2], index: usize, offset: u64, len: u64) -> Result<Vec<u8>, Failure> {
+    let buf = IoBuf::zeroed(usize::try_from(len).unwrap_or(0));
+    images[index].read(offset, buf.clone()).await.map_err(|error| Failure::Read(index, offset, error))?;
+    Ok(buf.to_vec())
+}
+
+/// The first sector that differs.
+fn first_difference(a: &[u8], b: &[u8]) -> Option<u64> {
+    if a == b {
+        return None;
+    }
+    let sector = usize::try_from(SECTOR).unwrap_or(512);
+    let at = a.chunks(sector).zip(b.chunks(sector)).position(|(a, b)| a != b)?;
+    Some(at as u64 * SECTOR)
+}
+
+/// The first sector with a byte that is not zero.
+fn first_non_zero(bytes: &[u8]) -> Option<u64> {
+    let sector = usize::try_from(SECTOR).unwrap_or(512);
+    let at = bytes.chunks(sector).position(|sector| sector.iter().any(|byte| *byte != 0))?;
+    Some(at as u64 * SECTOR)
+}

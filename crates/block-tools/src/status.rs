@@ -1,0 +1,180 @@
+//! What a chain of images knows of a range: allocation through filters, backings and raw windows.
+
+use std::sync::Arc;
+
+use block::driver::IoFuture;
+use block::{DriverKind, Node, Result};
+
+/// The unit in which tools see sizes, bytes.
+pub const SECTOR: u64 = 512;
+
+/// What is known of a range.
+#[derive(Clone, Debug, Default)]
+pub struct Extent {
+    /// Bytes from the start of the question on; 0 only behind the end of the node.
+    pub len: u64,
+    /// A node of the searched part of the chain says what is read.
+    pub allocated: bool,
+    /// Reads return stored data.
+    pub data: bool,
+    /// Reads return zeroes.
+    pub zero: bool,
+    /// Where in `file` the bytes are, as they are.
+    pub offset: Option<u64>,
+    /// The node that `offset` means.
+    pub file: Option<Arc<Node>>,
+    /// How many backings deep the answer was found.
+    pub depth: u32,
+}
+
+/// The size of a node as tools show it: whole sectors. What is behind the end of the node reads as zeroes.
+pub fn size(node: &Node) -> u64 {
+    node.len().checked_next_multiple_of(SECTOR).unwrap_or(node.len())
+}
+
+/// The first node below `node` (itself included) that is no filter.
+pub fn skip_filters(node: &Arc<Node>) -> Arc<Node> {
+    let mut node = Arc::clone(node);
+    while let Some(child) = node.filtered() {
+        node = child.node();
+    }
+    node
+}
+
+/// The backing of a node, below its filters.
+pub fn backing_of(node: &Arc<Node>) -> Option<Arc<Node>> {
+    skip_filters(node).backing().map(|backing| backing.node())
+}
+
+/// What one node (with its filters, without its backing) knows of the range.
+pub fn of_node<'a>(node: &'a Arc<Node>, offset: u64, len: u64) -> IoFuture<'a, Extent> {
+    Box::pin(async move {
+        if let Some(child) = node.filtered() {
+            return of_node(&child.node(), offset, len).await;
+        }
+        let end = size(node);
+        if offset >= end {
+            return Ok(Extent::default());
+        }
+        let len = len.min(end - offset);
+        if offset >= node.len() {
+            // The rest of the last sector.
+            let file = Some(data_file(node));
+            return Ok(Extent { len, allocated: true, zero: true, offset: Some(offset), file, ..Extent::default() });
+        }
+        if node.driver_type().name() == "raw" {
+            return of_raw(node, offset, len).await;
+        }
+        let status = node.block_status(offset, len, true).await?;
+        let mut extent = Extent {
+            len: status.len,
+            allocated: status.allocated || status.data || status.zero,
+            data: status.data,
+            zero: status.zero,
+            offset: status.offset,
+            file: None,
+            depth: 0,
+        };
+        if extent.offset.is_some() {
+            extent.file = Some(match node.driver_type().kind() {
+                DriverKind::Protocol => Arc::clone(node),
+                _ => node.driver().data_child().map_or_else(|| Arc::clone(node), |child| child.node()),
+            });
+        }
+        if !extent.allocated {
+            extent.zero = match node.backing() {
+                None => true,
+                Some(backing) => offset >= size(&backing.node()),
+            };
+        }
+        Ok(extent)
+    })
+}
+
+/// Raw nodes have no opinion: the node below answers.
+async fn of_raw(node: &Arc<Node>, offset: u64, len: u64) -> Result<Extent> {
+    let len = len.min(node.len() - offset);
+    let Some(child) = node.driver().data_child() else { return Ok(Extent::default()) };
+    let at = node.driver().block_status(offset, len, false).await?.offset.unwrap_or(offset);
+    let mut below = of_node(&child.node(), at, len).await?;
+    if below.len == 0 {
+        below = Extent { len, allocated: true, zero: true, ..Extent::default() };
+    }
+    below.len = below.len.min(len);
+    Ok(below)
+}
+
+fn data_file(node: &Arc<Node>) -> Arc<Node> {
+    match (node.driver_type().kind(), node.driver().data_child()) {
+        (DriverKind::Protocol, _) | (_, None) => Arc::clone(node),
+        (_, Some(child)) => data_file(&child.node()),
+    }
+}
+
+/// What the chain from `top` down to `base` (not included; all of it without one) knows of the range.
+///
+/// # Errors
+/// The drivers'.
+pub async fn above(top: &Arc<Node>, base: Option<&Arc<Node>>, offset: u64, len: u64) -> Result<Extent> {
+    let mut node = skip_filters(top);
+    let mut wanted = len;
+    let mut depth = 0;
+    loop {
+        let mut extent = of_node(&node, offset, wanted).await?;
+        if extent.len == 0 && depth > 0 {
+            // A backing that is shorter than its overlay reads as zeroes.
+            return Ok(Extent { len: wanted, allocated: true, zero: true, depth, ..Extent::default() });
+        }
+        extent.depth = depth;
+        if extent.allocated || extent.len == 0 {
+            return Ok(extent);
+        }
+        wanted = extent.len;
+        match backing_of(&node) {
+            Some(backing) if !base.is_some_and(|base| Arc::ptr_eq(&skip_filters(base), &skip_filters(&backing))) => {
+                node = skip_filters(&backing);
+                depth += 1;
+            }
+            _ => return Ok(extent),
+        }
+    }
+}
+
+/// As a map shows the range: the first node that says data or zero.
+///
+/// # Errors
+/// The drivers'.
+pub async fn mapped(top: &Arc<Node>, offset: u64, len: u64) -> Result<Extent> {
+    let mut node = skip_filters(top);
+    let mut wanted = len;
+    let mut depth = 0;
+    loop {
+        let mut extent = of_node(&node, offset, wanted).await?;
+        extent.depth = depth;
+        if extent.len == 0 {
+            return Ok(Extent { len: wanted, zero: true, depth, ..Extent::default() });
+        }
+        if extent.data || extent.zero {
+            return Ok(extent);
+        }
+        wanted = extent.len;
+        let Some(backing) = backing_of(&node) else { return Ok(extent) };
+        node = skip_filters(&backing);
+        depth += 1;
+    }
+}
+
+/// The cluster size of a node's format, bytes.
+pub fn cluster_size(node: &Arc<Node>) -> Option<u64> {
+    skip_filters(node).driver().details().cluster_size.filter(|size| *size != 0)
+}
+
+/// Whether what nobody has written to a new image reads as zeroes.
+pub fn zero_initialised(node: &Arc<Node>) -> bool {
+    let node = skip_filters(node);
+    match node.driver_type().kind() {
+        DriverKind::Protocol => node.driver_type().name() == "file",
+        _ if node.backing().is_some() => false,
+        _ => node.driver().data_child().is_some_and(|child| zero_initialised(&child.node())),
+    }
+}

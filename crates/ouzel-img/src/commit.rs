@@ -1,0 +1,109 @@
+//! `commit`: writes what an overlay has into an image below it.
+//!
+//! The images of the chain are opened one by one without their backings, because the base is written while it is the
+//! backing of the others in name only.
+
+use std::sync::Arc;
+
+use block::{Child, Options};
+use block_tools::open::Access;
+use block_tools::{commit, status};
+
+use crate::cli::{self, Failure, Outcome, parse};
+use crate::tool::{self, Bar, Tool};
+
+/// Runs the command.
+pub fn run(args: &[String]) -> Outcome {
+    let long = [("help", false, "h"), ("object", true, "object"), ("image-opts", false, "image-opts")];
+    let parsed = parse(args, "f:ht:b:dpqr:", &long)?;
+    let rate_limit = parsed.value("r").map(|text| cli::size("rate limit", text)).transpose()?;
+    let filename = parsed.one_operand()?;
+    let tool = Tool::new(&parsed)?;
+    let (cache, _) = tool::cache(parsed.value("t"), "writeback", "Invalid cache option")?;
+    let base = parsed.value("b");
+    // Emptying the overlay is only sound if the base is right below it.
+    let keep = parsed.has("d") || base.is_some();
+    let bar = Bar::new(parsed.has("p") && !tool.quiet, 1.0);
+    aio::block_on(async {
+        let mut access = Access { write: true, unmap: true, cache, ..Access::default() };
+        access.flags.no_backing = true;
+        let top = tool.open(filename, parsed.value("f"), access).await?;
+        bar.set(0.0);
+        let mut chain = vec![top];
+        let result = run_commit(&tool, &mut chain, filename, base, rate_limit, access, &bar).await;
+        let result = match result {
+            Ok(()) if !keep => empty(&chain[0]).await,
+            other => other,
+        };
+        let mut closed = Ok(());
+        for child in &chain {
+            closed = closed.and(tool.close(child).await);
+        }
+        result?;
+        closed?;
+        if !tool.quiet {
+            println!("Image committed.");
+        }
+        Ok(0)
+    })
+}
+
+async fn empty(top: &Arc<Child>) -> Result<(), Failure> {
+    match status::skip_filters(&top.node()).driver().make_empty().await {
+        Err(error) if !error.is_unsupported() => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+/// The options that open the backing that an image names.
+fn backing_options(child: &Arc<Child>) -> Option<(String, Options)> {
+    let node = status::skip_filters(&child.node());
+    let backing = node.driver().image_backing()?;
+    let name = block::filename::combine(&block::filename::of(&node), &backing.file);
+    let options = block_tools::open::file_options(&name, backing.format.as_deref());
+    Some((name, options))
+}
+
+async fn run_commit(
+    tool: &Tool,
+    chain: &mut Vec<Arc<Child>>,
+    filename: &str,
+    base: Option<&str>,
+    rate_limit: Option<u64>,
+    access: Access,
+    bar: &Bar,
+) -> Result<(), Failure> {
+    let mut access = access;
+    access.write = false;
+    loop {
+        let Some(last) = chain.last() else { return Ok(()) };
+        let Some((name, options)) = backing_options(last) else {
+            return Err(Failure::new(match base {
+                None => "Image does not have a backing file".to_owned(),
+                Some(base) => format!("Did not find '{base}' in the backing chain of '{filename}'"),
+            }));
+        };
+        let is_base = base.is_none_or(|base| is_same(&name, base, last));
+        access.write = is_base;
+        access.resize = is_base;
+        // What the base says of ranges that it does not have itself is up to its own backing.
+        access.flags.no_backing = !is_base;
+        let child = block_tools::open::open(&tool.graph, options, access)
+            .await
+            .map_err(|error| Failure::new(error.context(format!("Could not open '{name}'"))))?;
+        chain.push(child);
+        if is_base {
+            break;
+        }
+    }
+    let Some((base, layers)) = chain.split_last() else { return Ok(()) };
+    Ok(commit::commit(layers, base, rate_limit, bar).await?)
+}
+
+/// Whether `wanted` means the backing `name` of `overlay`: as it is stored, or as a path.
+fn is_same(name: &str, wanted: &str, overlay: &Arc<Child>) -> bool {
+    let stored = status::skip_filters(&overlay.node()).driver().image_backing();
+    name == wanted
+        || stored.is_some_and(|backing| backing.file == wanted)
+        || matches!((std::fs::canonicalize(name), std::fs::canonicalize(wanted)), (Ok(a), Ok(b)) if a == b)
+}
