@@ -40,7 +40,7 @@ pub fn build() -> Outcome<Guests> {
     }
     let initrd = if setup::install(&[&setup::BUSYBOX]).is_empty() {
         let floats = floats(&directory)?;
-        let modules = setup::kernel_modules(&["evdev", "button", "pvpanic", "pvpanic-mmio"]);
+        let modules = setup::kernel_modules(&MODULES);
         let path = directory.join("initrd.cpio");
         fs::write(&path, initrd(&floats, &modules).map_err(|error| format!("the initrd: {error}"))?)
             .map_err(|error| format!("{}: {error}", path.display()))?;
@@ -50,6 +50,20 @@ pub fn build() -> Outcome<Guests> {
     };
     Ok(Guests { directory, kernel: kernel.ok().map(|_| link), initrd })
 }
+
+/// The kernel modules in the initrd.
+const MODULES: [&str; 10] = [
+    "evdev",
+    "button",
+    "pvpanic",
+    "pvpanic-mmio",
+    "virtio",
+    "virtio_ring",
+    "virtio_pci_modern_dev",
+    "virtio_pci_legacy_dev",
+    "virtio_pci",
+    "virtio_blk",
+];
 
 /// The images that are 32-bit ELF files, as multiboot asks; PVH takes both kinds.
 const ELF32: [&str; 2] = ["multiboot", "smp"];

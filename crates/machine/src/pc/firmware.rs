@@ -41,7 +41,10 @@ pub fn set_up_functions(bus: &PciBus) {
         place(bus, end, &list);
     }
     for function in functions.iter().filter(|function| !function.bars.is_empty()) {
-        let on = command::IO | command::MEMORY | command::SERR;
+        // Firmware drives what it may boot from.
+        let is_storage = function.class >> 8 == 1;
+        let master = if is_storage { command::MASTER } else { 0 };
+        let on = command::IO | command::MEMORY | command::SERR | master;
         let command = bus.read_config(function.address, reg::COMMAND, AccessSize::Word) | u32::from(on);
         bus.write_config(function.address, reg::COMMAND, AccessSize::Word, command);
         if let Some(pin) = function.irq_pin.checked_sub(1) {
