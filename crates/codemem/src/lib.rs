@@ -114,7 +114,10 @@ impl Drop for CodeMemory {
 /// A value whose bytes are all zero must be valid.
 pub unsafe trait Zeroable {}
 
-/// An owned, zero-initialised value at an address below 2 GiB, which never moves.
+// SAFETY: bytes.
+unsafe impl<const N: usize> Zeroable for [u8; N] {}
+
+/// An owned, zero-initialised value at an address below 2 GiB (see [`LowBox::is_low`]), which never moves.
 #[derive(Debug)]
 pub struct LowBox<T: Zeroable> {
     at: NonNull<T>,
@@ -131,29 +134,39 @@ impl<T: Zeroable> LowBox<T> {
     /// # Errors
     /// The host has no room below 2 GiB.
     pub fn zeroed() -> io::Result<Self> {
+        let low = Self::mapped(MapFlags::from_bits_retain(MAP_32BIT))?;
+        if low.is_low() { Ok(low) } else { Err(io::Error::from(rustix::io::Errno::NOMEM)) }
+    }
+
+    /// The same at any address where the host has no room below 2 GiB.
+    ///
+    /// # Errors
+    /// The host has no room at all.
+    pub fn zeroed_low_or_not() -> io::Result<Self> {
+        Self::zeroed().or_else(|_full| Self::mapped(MapFlags::empty()))
+    }
+
+    fn mapped(where_to: MapFlags) -> io::Result<Self> {
         const { assert!(align_of::<T>() <= 4096) };
-        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::from_bits_retain(MAP_32BIT);
+        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE | where_to;
         // SAFETY: a fresh anonymous mapping at an address that the kernel chooses aliases nothing.
         let at = unsafe {
             rustix::mm::mmap_anonymous(std::ptr::null_mut(), Self::bytes(), ProtFlags::READ | ProtFlags::WRITE, flags)
         }?;
         let at = NonNull::new(at.cast::<T>()).ok_or(rustix::io::Errno::NOMEM)?;
-        let low = Self { at };
-        if low.address_of_end() > 0x7fff_ffff {
-            return Err(io::Error::from(rustix::io::Errno::NOMEM));
-        }
-        Ok(low)
+        Ok(Self { at })
     }
 
     fn bytes() -> usize {
         size_of::<T>().max(1).next_multiple_of(4096)
     }
 
-    fn address_of_end(&self) -> u64 {
-        self.at.as_ptr() as u64 + Self::bytes() as u64
+    /// Whether the value is below 2 GiB, as it always is after [`LowBox::zeroed`].
+    pub fn is_low(&self) -> bool {
+        self.at.as_ptr() as u64 + Self::bytes() as u64 <= 1 << 31
     }
 
-    /// Where the value is.
+    /// Where the value is, if it is low.
     pub fn address(&self) -> u32 {
         self.at.as_ptr() as u32
     }

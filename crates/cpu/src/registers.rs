@@ -31,6 +31,11 @@ impl Cpu {
         if translator.lockstep {
             translator.hot_after = translator.hot_after.min(2);
         }
+        let tlb = Tlb::new();
+        if translator.enabled && !tlb.tables().is_low() {
+            tracing::warn!("the host has no memory below 2 GiB: guest code is interpreted");
+            translator.enabled = false;
+        }
         let mut cpu = Self {
             gpr: [0; 16],
             rip: 0,
@@ -71,7 +76,7 @@ impl Cpu {
             pending_debug: 0,
             step: false,
             fault_address: 0,
-            tlb: Tlb::new(),
+            tlb,
             blocks: BlockCache::default(),
             apic_id: config.apic_id,
             boot_processor: config.boot_processor,

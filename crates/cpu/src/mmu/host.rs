@@ -226,7 +226,8 @@ pub(crate) fn compare_exchange_u64(block: &RamBlock, offset: usize, old: u64, ne
     done
 }
 
-/// What translated code looks up: the first level of the data side and the epochs of fetching. Below 2 GiB.
+/// What translated code looks up: the first level of the data side and the epochs of fetching. Below 2 GiB where the
+/// host has room there; else there is no translated code.
 #[repr(C)]
 pub(crate) struct Tables {
     /// One table for each [`super::Class`].
@@ -240,9 +241,9 @@ unsafe impl codemem::Zeroable for Tables {}
 
 impl Tables {
     pub(crate) fn new() -> codemem::LowBox<Self> {
-        // Too little address space below 2 GiB for tables of 1 MiB is a broken host.
-        let mut tables: codemem::LowBox<Self> =
-            codemem::LowBox::zeroed().unwrap_or_else(|error| panic!("no memory for the tables of a vCPU: {error}"));
+        // Like any allocation: without memory the program ends.
+        let mut tables: codemem::LowBox<Self> = codemem::LowBox::zeroed_low_or_not()
+            .unwrap_or_else(|error| panic!("no memory for the tables of a vCPU: {error}"));
         for table in &mut tables.data {
             table[0].clear(0);
         }
