@@ -347,6 +347,8 @@ impl Graph {
             }
             node.wait_idle().await;
             let mut result = node.driver().close().await;
+            // Somebody may still hold the node, but nobody uses it: locks go now.
+            result = result.and(node.driver().set_permissions(Permissions::NONE, Permissions::ALL));
             self.with_nodes(|nodes| {
                 if nodes.get(node.name()).is_some_and(|known| std::ptr::eq(known.as_ptr(), Arc::as_ptr(node))) {
                     nodes.remove(node.name());
