@@ -45,5 +45,12 @@ pub use value::Value;
 
 /// The drivers of this crate.
 pub fn builtin_drivers() -> Vec<&'static dyn DriverType> {
-    vec![&file::FileType, &raw::RawType]
+    vec![
+        &file::FileType,
+        &file::HostDeviceType,
+        &file::HostCdromType,
+        &file::null::NULL_CO,
+        &file::null::NULL_AIO,
+        &raw::RawType,
+    ]
 }

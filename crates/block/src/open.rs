@@ -371,7 +371,7 @@ fn protocol_options(graph: &Graph, filename: &str) -> Result<Options> {
     if let Some(prefix) = filename::protocol_of(filename) {
         return Err(Error::invalid(format!("Unknown protocol '{prefix}'")));
     }
-    Ok(Options::new().with("driver", "file").with("filename", filename))
+    Ok(Options::new().with("driver", crate::file::driver_for_path(filename)).with("filename", filename))
 }
 
 fn take_config(options: &mut Options, inherited: &NodeConfig) -> Result<(NodeConfig, bool)> {
