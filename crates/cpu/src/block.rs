@@ -365,8 +365,16 @@ impl Cpu {
 
     /// Executes blocks until the outer loop is wanted: at a fault, a wanted signal, or an instruction that asks for it.
     pub fn exec_blocks(&mut self) -> BlockExit {
+        self.exec_with(false)
+    }
+
+    /// The same; `deliver`: translated code may deliver faults and go on, as the outer loop would.
+    pub(crate) fn exec_with(&mut self, deliver: bool) -> BlockExit {
         let mut cache = std::mem::take(&mut self.blocks);
         let inner = cache.0.get_or_insert_with(|| Box::new(Inner::new()));
+        if let Translator::On(jit) = &mut inner.jit {
+            jit.set_delivers(deliver && inner.trace.is_none());
+        }
         let exit = self.exec_loop(inner);
         self.blocks = cache;
         exit

@@ -103,7 +103,7 @@ impl Cpu {
         self.step = self.system_flag(rflags::TF);
         self.one_instruction = self.step || self.has_breakpoints() || shadow != Shadow::None;
         self.signal_mask = self.wanted_signals();
-        match self.exec_blocks() {
+        match self.exec_with(true) {
             BlockExit::Fault(fault) => {
                 if fault.kind() == EventKind::Fault {
                     // The instruction will run again and meet its data breakpoints then.

@@ -26,6 +26,7 @@ pub(super) enum Mem {
 #[repr(u8)]
 pub(super) enum Alu {
     Add = 0,
+    Or = 1,
     And = 4,
     Sub = 5,
     Xor = 6,
@@ -311,6 +312,28 @@ impl Asm {
         self.mem(0, 8, &[0x0f, 0xa3], reg, mem);
     }
 
+    /// `bt value, offset`, which counts modulo the size.
+    pub(super) fn bt(&mut self, size: u8, value: u8, offset: u8) {
+        self.reg(size, &[0x0f, 0xa3], offset, value);
+    }
+
+    /// `bts`, `btr` or `btc` of a word in memory, with a register below its number of bits.
+    pub(super) fn change_bit(&mut self, lock: bool, size: u8, opcode: u8, mem: Mem, reg: u8) {
+        if lock {
+            self.code.push(0xf0);
+        }
+        self.mem(0, size, &[0x0f, opcode], reg, mem);
+    }
+
+    pub(super) fn movsxd(&mut self, to: u8, from: u8) {
+        self.reg(8, &[0x63], to, from);
+    }
+
+    /// `movsxd register, dword [memory]`.
+    pub(super) fn load_sx(&mut self, to: u8, from: Mem) {
+        self.mem(0, 8, &[0x63], to, from);
+    }
+
     pub(super) fn setcc_mem(&mut self, condition: u8, mem: Mem) {
         self.mem(0, 1, &[0x0f, 0x90 | condition], 0, mem);
     }
@@ -366,6 +389,10 @@ impl Asm {
 
     pub(super) fn fldcw(&mut self, mem: Mem) {
         self.mem(0, 4, &[0xd9], 5, mem);
+    }
+
+    pub(super) fn pushf(&mut self) {
+        self.code.push(0x9c);
     }
 
     pub(super) fn popf(&mut self) {

@@ -17,6 +17,7 @@ mod asm;
 mod context;
 mod flags;
 mod host;
+mod system;
 mod translate;
 mod x87;
 
@@ -131,6 +132,10 @@ pub(crate) struct Jit {
     /// What the keys of the jump table were made for.
     keyed: Option<([u32; 2], u32, u64)>,
     one_instruction: bool,
+    /// Faults are delivered here, not by whoever runs translated code.
+    delivers: bool,
+    /// The slow path goes on in another region.
+    is_elsewhere: bool,
     stats: TranslatorStats,
 }
 
@@ -171,6 +176,7 @@ fn epochs(cpu: &Cpu) -> [u32; 2] {
 /// What a key says to the translator.
 fn mode_of(key: u32, bmi: bool, abm: bool) -> Mode {
     Mode {
+        cpl: (key >> 7 & 3) as u8,
         class: (key >> 16 & 3) as u8,
         sse: key >> 18 & 1 != 0,
         avx: key >> 19 & 1 != 0,
@@ -228,6 +234,8 @@ impl Jit {
             salt: 1,
             keyed: None,
             one_instruction: config.one_insn_per_tb,
+            delivers: false,
+            is_elsewhere: false,
             stats,
         })
     }
@@ -235,6 +243,11 @@ impl Jit {
     /// Whether a region has one instruction only.
     pub(crate) fn one_instruction(&self) -> bool {
         self.one_instruction
+    }
+
+    /// Says whether faults are delivered here. Where somebody follows execution they are not.
+    pub(crate) fn set_delivers(&mut self, delivers: bool) {
+        self.delivers = delivers;
     }
 
     /// Counts and sizes.
@@ -286,6 +299,7 @@ impl Jit {
         if self.used + LONGEST_REGION > self.code.len() {
             self.clear();
         }
+        self.check_page(place.page, Some(place.generation));
         let base = self.used.next_multiple_of(16);
         let has = |feature| cpu.features.has(feature);
         let mode = mode_of(place.key, has(x86::cpuid::Feature::Bmi1), has(x86::cpuid::Feature::Abm));
@@ -337,9 +351,7 @@ impl Jit {
             blocks: pieces.len() as u32,
         });
         self.by_place.insert(place, index);
-        let page = self.pages.entry(place.page).or_insert_with(|| (place.generation, Vec::new()));
-        page.0 = place.generation;
-        page.1.push(index);
+        self.pages.entry(place.page).or_insert_with(|| (place.generation, Vec::new())).1.push(index);
         self.stats.translations += 1;
         self.stats.translation_ns += began.elapsed().as_nanos() as u64;
         Some(index)
@@ -430,18 +442,23 @@ impl Jit {
         mix(mix(u64::from(epoch) << 32 | u64::from(key)) ^ self.salt << 1 ^ u64::from(upper)) >> 1
     }
 
+    /// The keys of the table of indirect jumps, which are made again when something has changed.
+    fn make_keys(&mut self, epochs: [u32; 2]) -> [u64; 2] {
+        let made_for = Some((epochs, self.key, self.salt));
+        if self.keyed != made_for {
+            self.keyed = made_for;
+            self.context.keys = [self.key_of(epochs[0], self.key, false), self.key_of(epochs[1], self.key, true)];
+        }
+        self.context.keys
+    }
+
     /// Runs a region, and what it leads to.
     pub(crate) fn run(&mut self, cpu: &mut Cpu, index: u32) -> Outcome {
         let Some(region) = self.regions.get(index as usize) else { return Outcome::Next };
         let (code, place) = (region.code, region.place);
         self.key = place.key;
         let epochs = epochs(cpu);
-        let made_for = Some((epochs, place.key, self.salt));
-        if self.keyed != made_for {
-            self.keyed = made_for;
-            self.context.keys = [self.key_of(epochs[0], place.key, false), self.key_of(epochs[1], place.key, true)];
-        }
-        let keys = self.context.keys;
+        let keys = self.make_keys(epochs);
         match self.open.take() {
             Some(Open::Edge(edge)) if self.edges.get(edge as usize).is_some_and(|edge| edge.target == place.linear) => {
                 self.point(edge, Some(index), epochs[(place.linear >> 63) as usize]);
@@ -468,6 +485,7 @@ impl Jit {
             enter(cpu, code);
         }
         self.flush_x87(cpu);
+        cpu.signal_mask = self.context.signal_mask;
         self.settle(cpu)
     }
 
@@ -507,6 +525,7 @@ impl Jit {
     /// The slow path of a site: the address where translated code goes on, or 0 to leave it.
     fn slow(&mut self, cpu: &mut Cpu, number: u32) -> u64 {
         self.context.leave = Leave::Settled as u32;
+        cpu.signal_mask = self.context.signal_mask;
         let Some(site) = self.sites.get(number as usize) else { return 0 };
         let (op, rip, action, resume) = (site.op, site.rip, site.action, site.resume);
         flags::resolve(&self.context, &cpu.gpr, site.flags, &mut cpu.flags);
@@ -528,18 +547,19 @@ impl Jit {
                         }
                         resume
                     }
-                    Err(fault) => self.raise(fault),
+                    Err(fault) => self.raise(cpu, fault),
                 };
             }
             Action::Execute | Action::ExecuteAndDefer | Action::ExecuteForFlags => {}
-            Action::String | Action::Jump | Action::System | Action::Flags => {}
+            Action::String | Action::Jump | Action::Transfer | Action::System | Action::Flags => {}
         }
         let before = (cpu.system_flags, epochs(cpu));
         if let Err(fault) = (op.run)(cpu, &op) {
-            return self.raise(fault);
+            return self.raise(cpu, fault);
         }
         let done = match action {
-            Action::Jump => return 0,
+            Action::Jump if cpu.exit_request => return 0,
+            Action::Jump | Action::Transfer => return self.elsewhere(cpu),
             Action::System | Action::Flags => {
                 cpu.rip = next;
                 return self.after_system(cpu, before, action == Action::Flags, resume);
@@ -560,40 +580,6 @@ impl Jit {
             _ => {}
         }
         resume
-    }
-
-    /// After an instruction of the system: goes on unless something changed that translated code depends on.
-    /// `before`: the system's flags and the epochs of fetching; `flags`: the instruction asks for the outer loop
-    /// because it may have changed flags.
-    fn after_system(&mut self, cpu: &mut Cpu, before: (u64, [u32; 2]), flags: bool, resume: u64) -> u64 {
-        use x86::regs::rflags::{DF, IF};
-        let changed = (cpu.system_flags ^ before.0) & !(DF | IF);
-        let asked = cpu.exit_request && !flags;
-        if asked
-            || changed != 0
-            || cpu.code_modified
-            || cpu.shadow != crate::state::Shadow::None
-            || cpu.activity != crate::state::Activity::Running
-            || epochs(cpu) != before.1
-            || cpu.translation_key() != Some(self.key)
-        {
-            return 0;
-        }
-        cpu.exit_request = false;
-        cpu.signal_mask = cpu.wanted_signals();
-        self.context.signal_mask = cpu.signal_mask;
-        if cpu.signals.pending() & cpu.signal_mask != 0 {
-            // What is due now comes before the next instruction.
-            return 0;
-        }
-        self.take_bases(cpu);
-        flags::defer(&mut self.context, &cpu.flags);
-        resume
-    }
-
-    fn raise(&mut self, fault: Fault) -> u64 {
-        self.fault = Some(fault);
-        0
     }
 
     /// A store into a line with code is done (`size` 0: the one of a call, whose jump is still to be done).
@@ -627,7 +613,10 @@ extern "sysv64" fn slow(cpu: *mut Cpu, site: u32, context: *mut Context) -> u64 
     let (cpu, jit) = unsafe { (&mut *cpu, &mut *((*context).jit as *mut Jit)) };
     let x87 = jit.suspend_x87(cpu, site);
     let resume = jit.slow(cpu, site);
-    if x87 && resume != 0 {
+    if std::mem::take(&mut jit.is_elsewhere) {
+        // The region there brings what it wants.
+        jit.context.vectors_were_live = 0;
+    } else if x87 && resume != 0 {
         jit.load_x87(cpu);
     }
     resume

@@ -4,12 +4,14 @@
 //! operand replaced by a host pointer), *by hand* (stack, branches, division) or *slow* (the interpreter's handler is
 //! called for it). What can't be translated at all ends the region.
 
+mod bits;
 mod classify;
 mod flow;
 mod memory;
 mod native;
 mod stack;
 mod string;
+mod system;
 mod x87;
 
 use iced_x86::{
@@ -18,15 +20,16 @@ use iced_x86::{
 };
 
 use self::classify::{
-    alignment, can_repeat, condition, host_has_plain, is_direct, is_idle, is_jcc, is_native_vector, is_plain,
-    is_register_bit_test, is_setcc, is_site, live_after, modified, read, recipe, register, repeats_string, surely_set,
+    alignment, asks_for_little, can_repeat, condition, host_has_plain, is_direct, is_idle, is_jcc, is_native_vector,
+    is_plain, is_register_bit_test, is_setcc, is_site, is_transfer, live_after, modified, read, recipe, register,
+    repeats_string, surely_set,
 };
 use super::asm::{Alu, Asm, Label, Mem, S0, S1, cc};
 use super::context::{HOST_RSP, JUMPS, Leave, Place, RESIDENT, Stubs, field, host_register, place};
 use super::flags::{Carry, Held, Kind, Main, Operand, Recipe, Source, State};
 use super::host;
 use super::x87::Record;
-use crate::mmu::{DATA_ENTRY_SHIFT, DATA_SLOTS, DataField, TablesLayout};
+use crate::mmu::{Class, DATA_ENTRY_SHIFT, DATA_SLOTS, DataField, TablesLayout};
 use crate::ops::Op;
 use crate::ops::lower::{Flow, is_immediate, register_number, register_size};
 
@@ -74,6 +77,8 @@ pub(crate) struct Piece {
 /// What an address is translated under.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Mode {
+    /// The privilege level.
+    pub cpl: u8,
     /// The class of data accesses.
     pub class: u8,
     /// SSE instructions may run.
@@ -107,15 +112,17 @@ pub(super) enum Action {
     ExecuteForFlags,
     /// Executes the repeated string instruction; leaves the region unless it is done. Its flags are deferred.
     String,
-    /// Executes the instruction, which jumps, and leaves the region.
+    /// Executes the instruction, which jumps, and goes on there.
     Jump,
+    /// The same, for one that asks for the outer loop because it changes the mode and flags of the system.
+    Transfer,
     /// Notes a store of this many bytes that is done, and leaves the region if it hit code.
     Note(u8),
     /// Lets the host's x87 unit be the guest's.
     LoadX87,
-    /// Executes an instruction that may change how code is run, and leaves the region if it did.
+    /// Executes an instruction that may change how code is run, and goes on elsewhere if it did.
     System,
-    /// The same, for one that asks for the outer loop because it may change flags of the system.
+    /// The same, for one that asks for the outer loop because it may change flags of the system or the page tables.
     Flags,
 }
 
@@ -241,6 +248,14 @@ enum Then {
     Flags,
 }
 
+/// What is pushed.
+#[derive(Clone, Copy, Debug)]
+enum Data {
+    Host(u8),
+    Context(Mem),
+    Immediate(i32),
+}
+
 /// How the memory operand is reached after a look-up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Form {
@@ -304,6 +319,8 @@ pub(super) struct Translator<'a> {
     labels: Vec<Label>,
     canonical: Vec<bool>,
     polled: Vec<bool>,
+    /// Signals are polled after the first instruction, which follows STI.
+    window: Vec<bool>,
     done: Vec<bool>,
     waiting: Vec<(usize, State)>,
     sites: Vec<Site>,
@@ -350,6 +367,7 @@ pub(super) fn translate(
         labels,
         canonical: vec![false; pieces.len()],
         polled: vec![false; pieces.len()],
+        window: vec![false; pieces.len()],
         done: vec![false; pieces.len()],
         waiting: Vec::new(),
         sites: Vec::new(),
@@ -465,15 +483,16 @@ impl Translator<'_> {
                 self.count();
             }
             match item.flow {
-                Flow::Next => self.item(&piece.items, at),
-                Flow::Ends => {
-                    if index == 0 && at == 0 {
-                        // The interpreter needs no translation for this.
-                        self.leave_for(item.rip);
-                        return None;
+                Flow::Next => {
+                    self.item(&piece.items, at);
+                    if at == 0 && self.window[index] {
+                        self.state.canonicalise(&mut self.asm, self.context);
+                        self.poll(item.next());
                     }
-                    let flags = matches!(item.ins.mnemonic(), M::Cli | M::Sti | M::Popf | M::Popfd | M::Popfq);
-                    self.slow(item, if flags { Action::Flags } else { Action::System });
+                }
+                Flow::Ends if self.system(item).is_ok() => return self.go(item.next()),
+                Flow::Ends => {
+                    self.slow(item, if asks_for_little(&item.ins) { Action::Flags } else { Action::System });
                     return self.go(item.next());
                 }
                 Flow::Jumps => return self.branch(item),
@@ -570,6 +589,11 @@ impl Translator<'_> {
             M::Lea => self.lea(items, at),
             M::Push => self.push(item),
             M::Pop => self.pop(items, at),
+            M::Pushfq => self.push_flags(item),
+            M::Bt | M::Bts | M::Btr | M::Btc if is_register_bit_test(ins) && ins.op0_kind() == OpKind::Memory => {
+                self.bit_string(items, at)
+            }
+            M::Cld if !self.mode.down => Ok(()),
             M::Leave => self.leave(items, at),
             M::Div | M::Idiv => self.divide(items, at),
             _ if item.unit.is_some() => self.unit(items, at),

@@ -425,9 +425,15 @@ impl Cpu {
     /// Takes over a changed memory map or A20 gate.
     #[inline]
     pub(crate) fn sync_map(&mut self) {
-        if !self.tlb.map_is(self.memory.generation()) || self.tlb.a20 != self.a20.load(Ordering::Acquire) {
+        if !self.map_is_current() {
             self.reload_map();
         }
+    }
+
+    /// Whether the TLB knows the memory map and the A20 gate as they are.
+    #[inline]
+    pub(crate) fn map_is_current(&self) -> bool {
+        self.tlb.map_is(self.memory.generation()) && self.tlb.a20 == self.a20.load(Ordering::Acquire)
     }
 
     #[cold]

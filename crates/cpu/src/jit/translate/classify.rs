@@ -440,3 +440,14 @@ pub(super) fn can_repeat(ins: &Instruction) -> bool {
                 | M::Invpcid
         )
 }
+
+/// Whether the instruction asks for the outer loop only because it may change flags of the system or the page tables.
+pub(super) fn asks_for_little(ins: &Instruction) -> bool {
+    matches!(ins.mnemonic(), M::Cli | M::Sti | M::Popf | M::Popfd | M::Popfq)
+        || ins.mnemonic() == M::Mov && ins.op0_register() == Register::CR3
+}
+
+/// Jumps to another privilege level, as operating systems use them.
+pub(super) fn is_transfer(ins: &Instruction) -> bool {
+    matches!(ins.code(), Code::Syscall | Code::Sysretq | Code::Iretq)
+}

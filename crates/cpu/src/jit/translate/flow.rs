@@ -90,6 +90,12 @@ impl Translator<'_> {
             }
             _ => Err(Refused),
         };
+        if done.is_err() && is_transfer(ins) {
+            self.slow(item, Action::Transfer);
+            // The slow path does not come back.
+            self.leave_for(item.next());
+            return None;
+        }
         if done.is_err() {
             if self.pieces.first().is_some_and(|piece| piece.rip == item.rip) {
                 self.leave_for(item.rip);

@@ -8,11 +8,6 @@ impl Translator<'_> {
         if item.op.size != 8 {
             return Err(Refused);
         }
-        enum Data {
-            Host(u8),
-            Context(Mem),
-            Immediate(i32),
-        }
         let data = match ins.op0_kind() {
             OpKind::Register if ins.op0_register().is_gpr64() => {
                 match place(self.context, register_number(ins.op0_register())) {
@@ -30,6 +25,10 @@ impl Translator<'_> {
             }
             _ => return Err(Refused),
         };
+        self.push_data(item, data)
+    }
+
+    pub(super) fn push_data(&mut self, item: &Item, data: Data) -> Try {
         self.state.release(&mut self.asm, self.context);
         self.state.overwritten(&mut self.asm, self.context, 4);
         self.asm.lea(8, S0, Mem::Base(HOST_RSP, -8));
