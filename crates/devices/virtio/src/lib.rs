@@ -7,3 +7,6 @@ pub mod device;
 pub mod features;
 pub mod pci;
 pub mod queue;
+
+#[cfg(test)]
+mod testing;
