@@ -64,18 +64,15 @@ pub(super) fn release_to(fd: &OwnedFd, claim: Claim) {
 /// Looks whether another open file stands against `claim`.
 pub(super) fn check(fd: &OwnedFd, claim: Claim) -> Result<()> {
     for (permission, bit) in EACH.into_iter().zip(0..) {
-        let mut bytes = Vec::new();
-        if claim.used.contains(permission) {
-            bytes.push(NOT_SHARED + bit);
-        }
-        if !claim.shared.contains(permission) {
-            bytes.push(USED + bit);
-        }
-        for byte in bytes {
+        let questions = [
+            (claim.used.contains(permission), NOT_SHARED + bit, ""),
+            (!claim.shared.contains(permission), USED + bit, "shared "),
+        ];
+        for (_, byte, shared) in questions.into_iter().filter(|(asked, ..)| *asked) {
+            let message = format!("Failed to get {shared}\"{permission}\" lock");
             let free = host::can_lock(fd, byte, 1, Lock::Exclusive);
-            if !free.map_err(|e| Error::host(&e).context(format!("Failed to get \"{permission}\" lock")))? {
-                let errno = rustix::io::Errno::AGAIN.raw_os_error();
-                return Err(Error::new(errno, format!("Failed to get \"{permission}\" lock")));
+            if !free.map_err(|e| Error::host(&e).context(&message))? {
+                return Err(Error::new(rustix::io::Errno::AGAIN.raw_os_error(), message));
             }
         }
     }
