@@ -5,6 +5,7 @@
 
 mod accelerators;
 mod arguments;
+mod block;
 mod character;
 mod devices;
 mod help;
@@ -93,7 +94,8 @@ pub fn parse(arguments: &[String]) -> Result<Request, CliError> {
     let (mut warnings, mut lines) = (Vec::new(), Vec::new());
     let character = character::settings(&arguments)?;
     let run = run::settings(&arguments)?;
-    let devices = devices::settings(&arguments, &character)?;
+    let mut devices = devices::settings(&arguments, &character)?;
+    let storage = self::block::settings(&arguments, &mut devices)?;
     let machine = machine::settings(&arguments, run.rtc, devices, &mut warnings, &mut lines)?;
     if machine.boot.is_none() && run.autostart {
         warnings
@@ -106,6 +108,7 @@ pub fn parse(arguments: &[String]) -> Result<Request, CliError> {
         actions: run.actions,
         autostart: run.autostart,
         chardevs: character.chardevs,
+        storage,
         monitors: character.monitors,
         options: options::for_query(),
     };

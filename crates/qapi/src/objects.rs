@@ -110,7 +110,7 @@ pub struct TlsCredsX509Properties {
     pub passwordid: Option<String>,
 }
 
-/// The type of an object with its properties.
+/// The type of an object with its properties. The TLS credentials above come with the drivers that need them.
 #[derive(Debug, Clone, PartialEq, Eq, QapiType)]
 #[qapi(tag = "qom-type")]
 pub enum ObjectTypeOptions {
@@ -120,13 +120,6 @@ pub enum ObjectTypeOptions {
     Secret(SecretProperties),
     /// A group of disks that share limits of throughput.
     ThrottleGroup(Box<ThrottleGroupProperties>),
-    /// TLS credentials without identities.
-    TlsCredsAnon(TlsCredsAnonProperties),
-    /// TLS credentials that are shared keys.
-    TlsCredsPsk(TlsCredsPskProperties),
-    /// TLS credentials that are certificates.
-    #[qapi(name = "tls-creds-x509")]
-    TlsCredsX509(TlsCredsX509Properties),
 }
 
 /// Makes an object.

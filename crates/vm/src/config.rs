@@ -4,6 +4,8 @@ use chardev::ChardevSpec;
 use machine::config::MachineConfig;
 use qapi::machine::CommandLineOptionInfo;
 
+use crate::storage::StorageConfig;
+
 /// What happens when the guest asks for a reset.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum RebootAction {
@@ -73,6 +75,8 @@ pub struct VmConfig {
     pub autostart: bool,
     /// The character devices.
     pub chardevs: Vec<ChardevSpec>,
+    /// Objects, block nodes and drives.
+    pub storage: StorageConfig,
     /// The QMP monitors.
     pub monitors: Vec<MonitorConfig>,
     /// What `query-command-line-options` tells.

@@ -16,6 +16,7 @@ use crate::inbox::{Inbox, Item};
 use crate::log;
 use crate::run_state::RunStates;
 use crate::snapshot::Snapshot;
+use crate::storage::Storage;
 
 /// What the control thread shares with the monitors.
 pub struct SharedState {
@@ -33,6 +34,7 @@ pub struct Control {
     states: RunStates,
     actions: Actions,
     shared: SharedState,
+    storage: Storage,
     /// Write the registers down at each reset (`-d cpu_reset`).
     logs_resets: bool,
     /// The program ends with this status.
@@ -41,8 +43,8 @@ pub struct Control {
 
 impl Control {
     /// Takes over a machine that has been built and reset.
-    pub fn new(machine: Machine, actions: Actions, shared: SharedState, logs_resets: bool) -> Self {
-        let control = Self { machine, states: RunStates::new(), actions, shared, logs_resets, ended: None };
+    pub fn new(machine: Machine, storage: Storage, actions: Actions, shared: SharedState, logs_resets: bool) -> Self {
+        let control = Self { machine, states: RunStates::new(), actions, shared, storage, logs_resets, ended: None };
         control.log_reset();
         control
     }
@@ -67,6 +69,9 @@ impl Control {
             }
             if let Some(status) = self.ended {
                 self.machine.stop();
+                // Waiting requests of the guest end, so that nothing below is in use.
+                self.storage.drop_requests();
+                self.storage.close();
                 return status;
             }
         }
@@ -75,6 +80,11 @@ impl Control {
     /// The machine.
     pub fn machine(&self) -> &Machine {
         &self.machine
+    }
+
+    /// The block layer.
+    pub fn storage(&mut self) -> &mut Storage {
+        &mut self.storage
     }
 
     /// The run state.
@@ -96,6 +106,7 @@ impl Control {
         self.change(RunState::Running);
         self.shared.events.emit(events::Resume);
         log::VM_STATE_NOTIFY.emit(format_args!("running 1 reason 9 (running)"));
+        self.storage.resume_requests();
         self.machine.start();
         Ok(())
     }
@@ -106,6 +117,7 @@ impl Control {
             return;
         }
         self.machine.stop();
+        self.storage.flush();
         self.change(state);
         self.shared.events.emit(events::Stop);
         log::VM_STATE_NOTIFY.emit(format_args!("running 0 reason {state:?}"));
@@ -119,6 +131,7 @@ impl Control {
             return;
         }
         self.machine.stop();
+        self.storage.drop_requests();
         self.machine.reset();
         self.log_reset();
         self.shared.events.emit(events::Reset { guest: cause.is_guest(), reason: cause });

@@ -1,5 +1,6 @@
 //! The handlers of QMP commands: one module a subject, each with the visible list of its commands.
 
+mod block;
 mod cpu;
 mod fd;
 mod jit;
@@ -25,6 +26,7 @@ pub fn table() -> Table {
     jit::register(&mut table);
     memory::register(&mut table);
     fd::register(&mut table);
+    block::register(&mut table);
     table.declare_event::<events::Stop>();
     table.declare_event::<events::Resume>();
     table.declare_event::<events::Reset>();

@@ -14,6 +14,7 @@ pub mod log;
 pub mod program;
 pub mod run_state;
 pub mod snapshot;
+pub mod storage;
 pub mod version;
 
 /// The host's words for an error, without the number that Rust adds.

@@ -1,5 +1,6 @@
 //! From a configuration to a running program: threads, monitors, machine, and the end.
 
+use std::cell::RefCell;
 use std::io;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
@@ -18,6 +19,7 @@ use crate::handlers;
 use crate::inbox::Inbox;
 use crate::log::{LogConfig, LogItem};
 use crate::snapshot::Snapshot;
+use crate::storage::{Storage, StorageError};
 
 /// Why the program can't start.
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +27,9 @@ pub enum StartError {
     /// A character device.
     #[error(transparent)]
     Chardev(#[from] chardev::Error),
+    /// The block layer.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
     /// The machine.
     #[error(transparent)]
     Machine(#[from] MachineError),
@@ -143,13 +148,15 @@ impl Program {
         let guest = Arc::clone(&inbox);
         let guest_events: GuestEvents = Arc::new(move |event| guest.guest_event(event));
         let trace = log.follows_cpu().then(|| cpu_log::factory(log));
+        let storage = RefCell::new(Storage::start(&config.storage, &events, &inbox)?);
         let backends = Backends {
             chardevs: &|id| chardevs.attach(id),
-            disks: &|requestor| Err(machine::storage::unknown_drive(requestor)),
+            disks: &|requestor| storage.borrow_mut().attach_disk(requestor),
         };
         let machine = Machine::new(&config.machine, &backends, &guest_events, trace)?;
         let shared = SharedState { events, snapshot, fd_sets: server.fd_sets().clone() };
-        let mut control = Control::new(machine, config.actions, shared, log.has(LogItem::CpuReset));
+        let mut control =
+            Control::new(machine, storage.into_inner(), config.actions, shared, log.has(LogItem::CpuReset));
         if config.autostart {
             // A machine in prelaunch can always be started.
             let _started = control.resume();

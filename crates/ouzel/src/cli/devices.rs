@@ -135,6 +135,26 @@ pub fn settings(arguments: &[Argument<'_>], character: &Character) -> Result<Vec
     Ok(devices)
 }
 
+/// The device that `-drive if=virtio` stands for.
+pub fn virtio_disk(
+    arguments: &[Argument<'_>],
+    source: &Argument<'_>,
+    drive: &str,
+    devices: &[DeviceConfig],
+) -> Result<DeviceConfig, CliError> {
+    const NAME: &str = "virtio-blk-pci";
+    let text = format!("drive={}", drive.replace(',', ",,"));
+    let argument = Argument { option: source.option, value: &text };
+    let mut values = Values::parse(argument, None)?;
+    for global in globals(arguments)?.iter().filter(|global| global.driver == NAME) {
+        values.add_default(&global.property, &global.value);
+    }
+    let mut values = values.of_class(NAME);
+    let kind = virtio::blk(&mut values, devices)?;
+    values.finish()?;
+    Ok(DeviceConfig { id: None, source: format!("-{} {}", source.option.name, source.value), kind })
+}
+
 fn check_id(argument: &Argument<'_>, id: &str, devices: &[DeviceConfig]) -> Result<(), CliError> {
     if !qapi::keyval::is_identifier(id) {
         return Err(argument.error("Parameter 'id' expects an identifier"));

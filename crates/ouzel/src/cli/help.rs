@@ -8,6 +8,7 @@ use x86::model::CpuModel;
 use super::CliError;
 use super::accelerators::NAMES;
 use super::arguments::{Argument, all, given, last};
+use super::block;
 use super::devices::{self, DRIVERS};
 use super::options::OPTIONS;
 
@@ -41,6 +42,9 @@ pub fn requested(arguments: &[Argument<'_>]) -> Result<Option<String>, CliError>
     }
     if asks("trace") || all(arguments, "d").any(|argument| argument.value == "trace:help") {
         return Ok(Some(vm::log::trace_help()));
+    }
+    if let Some(text) = block::formats_help(arguments) {
+        return Ok(Some(text));
     }
     let devices = arguments.iter().filter(|argument| argument.option.name == "device");
     for argument in devices {

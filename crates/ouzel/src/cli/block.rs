@@ -1,0 +1,431 @@
+//! `-object`, `-blockdev`, `-drive` and its short forms `-hda` to `-hdd` and `-cdrom`.
+//!
+//! `-blockdev` and `-object` take what the QMP commands take. `-drive` is older and wider: options of the back end (its
+//! name, error policies, limits, statistics), short names for those of the medium, and everything else for the block
+//! layer. Left out: controllers other than virtio, `snapshot=on`.
+
+use block::Options;
+use block::backend::ErrorPolicy;
+use block::throttle::{Bucket, Limits, Rate};
+use machine::config::DeviceConfig;
+use qapi::block::options::BlockdevOptions;
+use qapi::keyval::{self, Grammar};
+use qapi::objects::ObjectAdd;
+use vm::storage::{self, DriveConfig, Interface, StorageConfig};
+
+use super::arguments::all;
+use super::{Argument, CliError, devices};
+
+/// Reads the options. Drives that want a device of their own get it behind `devices`.
+pub fn settings(arguments: &[Argument<'_>], devices: &mut Vec<DeviceConfig>) -> Result<StorageConfig, CliError> {
+    let mut config = StorageConfig::default();
+    for argument in all(arguments, "object") {
+        let object: ObjectAdd = typed(argument, "qom-type")?;
+        config.objects.push((source(argument), object));
+    }
+    for argument in all(arguments, "blockdev") {
+        let node: BlockdevOptions = typed(argument, "driver")?;
+        if node.node_name.is_none() {
+            return Err(argument.error("'node-name' must be specified for the root node"));
+        }
+        config.nodes.push((source(argument), node));
+    }
+    let short = ["hda", "hdb", "hdc", "hdd", "cdrom"];
+    if let Some(argument) = arguments.iter().find(|argument| short.contains(&argument.option.name)) {
+        return Err(argument.error(no_controller("IDE")));
+    }
+    for argument in all(arguments, "drive") {
+        let drive = drive(argument, &config.drives)?;
+        if drive.interface == Interface::Virtio {
+            let device = devices::virtio_disk(arguments, argument, &drive.id, devices)?;
+            devices.push(device);
+        }
+        config.drives.push(drive);
+    }
+    Ok(config)
+}
+
+fn source(argument: &Argument<'_>) -> String {
+    format!("-{} {}", argument.option.name, argument.value)
+}
+
+fn typed<T: qapi::Members>(argument: &Argument<'_>, implied_key: &str) -> Result<T, CliError> {
+    keyval::from_keyval(argument.value, &Grammar::implied(implied_key)).map_err(|error| argument.error(error.desc))
+}
+
+fn no_controller(kind: &str) -> String {
+    format!("there is no {kind} controller in this version; use if=virtio, or if=none with -device virtio-blk-pci")
+}
+
+/// The text for `-drive format=help`, if a drive asks for it.
+pub fn formats_help(arguments: &[Argument<'_>]) -> Option<String> {
+    let asks = |argument: &&Argument<'_>| {
+        argument.value.split(',').any(|part| matches!(part, "format=help" | "format=?" | "driver=help" | "driver=?"))
+    };
+    all(arguments, "drive").find(asks)?;
+    let names: Vec<&str> = storage::drivers().iter().map(|driver| driver.name()).collect();
+    Some(format!("Supported formats: {}\n", names.join(" ")))
+}
+
+/// Older names of the limits, and today's.
+const LIMITS: [(&str, Bucket); 6] = [
+    ("bps", Bucket::BpsTotal),
+    ("bps_rd", Bucket::BpsRead),
+    ("bps_wr", Bucket::BpsWrite),
+    ("iops", Bucket::IopsTotal),
+    ("iops_rd", Bucket::IopsRead),
+    ("iops_wr", Bucket::IopsWrite),
+];
+
+/// The options of one `-drive`, taken one by one.
+struct Drive<'a> {
+    argument: &'a Argument<'a>,
+    options: Options,
+}
+
+impl Drive<'_> {
+    fn fail(&self, error: &block::Error) -> CliError {
+        self.argument.error(error.to_string())
+    }
+
+    fn text(&mut self, name: &str) -> Result<Option<String>, CliError> {
+        self.options.take_str(name).map_err(|error| self.fail(&error))
+    }
+
+    fn flag(&mut self, name: &str) -> Result<Option<bool>, CliError> {
+        self.options.take_bool(name).map_err(|error| self.fail(&error))
+    }
+
+    /// A number by today's name or the older one, not both.
+    fn number(&mut self, name: &str, older: &str) -> Result<Option<u64>, CliError> {
+        if name != older && self.options.contains(name) && self.options.contains(older) {
+            let text = format!("'{name}' and its alias '{older}' can't be used at the same time");
+            return Err(self.argument.error(text));
+        }
+        let name = if self.options.contains(older) { older } else { name };
+        let Some(text) = self.text(name)? else { return Ok(None) };
+        let number = keyval::parse_u64(&text).filter(|_| !text.trim_start().starts_with('-'));
+        number.map(Some).ok_or_else(|| self.argument.error(format!("Parameter '{name}' expects a number")))
+    }
+
+    fn interface(&mut self) -> Result<Interface, CliError> {
+        let name = self.text("if")?;
+        match name.as_deref() {
+            Some("none") => Ok(Interface::None),
+            Some("virtio") => Ok(Interface::Virtio),
+            None | Some("ide") => Err(self.argument.error(no_controller("IDE"))),
+            Some("scsi") => Err(self.argument.error(no_controller("SCSI"))),
+            Some("floppy") => Err(self.argument.error(no_controller("floppy disk"))),
+            Some(kind @ ("pflash" | "mtd" | "sd" | "xen")) => Err(self.argument.error(no_controller(kind))),
+            Some(other) => Err(self.argument.error(format!("unsupported bus type '{other}'"))),
+        }
+    }
+
+    /// The unit: as given, or the first that is free.
+    fn unit(&mut self, interface: Interface, before: &[DriveConfig]) -> Result<u64, CliError> {
+        if self.number("bus", "bus")?.is_some_and(|bus| bus != 0) {
+            return Err(self.argument.error("there is only bus 0"));
+        }
+        let unit = self.number("unit", "unit")?;
+        let index = self.number("index", "index")?;
+        if unit.is_some() && index.is_some() {
+            return Err(self.argument.error("index cannot be used with bus and unit"));
+        }
+        let of_interface = before.iter().filter(|drive| drive.interface == interface).count() as u64;
+        Ok(index.or(unit).unwrap_or(of_interface))
+    }
+
+    /// `cache=` in one word.
+    fn cache(&mut self) -> Result<(), CliError> {
+        let Some(mode) = self.text("cache")? else { return Ok(()) };
+        let (write_cache, direct, no_flush) = match mode.as_str() {
+            "none" | "off" => (true, true, false),
+            "directsync" => (false, true, false),
+            "writeback" => (true, false, false),
+            "unsafe" => (true, false, true),
+            "writethrough" => (false, false, false),
+            _ => return Err(self.argument.error("invalid cache option")),
+        };
+        for (name, on) in [("cache.writeback", write_cache), ("cache.direct", direct), ("cache.no-flush", no_flush)] {
+            self.options.set_default(name, on);
+        }
+        Ok(())
+    }
+
+    fn error_policy(&mut self, name: &str, is_read: bool) -> Result<Option<ErrorPolicy>, CliError> {
+        Ok(Some(match self.text(name)?.as_deref() {
+            None => return Ok(None),
+            Some("report") => ErrorPolicy::Report,
+            Some("ignore") => ErrorPolicy::Ignore,
+            Some("stop") => ErrorPolicy::Stop,
+            Some("enospc") if !is_read => ErrorPolicy::Enospc,
+            Some(other) => {
+                let kind = if is_read { "read" } else { "write" };
+                return Err(self.argument.error(format!("'{other}' invalid {kind} error action")));
+            }
+        }))
+    }
+
+    fn limits(&mut self) -> Result<Limits, CliError> {
+        let mut limits = Limits::default();
+        for (older, bucket) in LIMITS {
+            let name = format!("throttling.{}", bucket.name());
+            let average = self.number(&name, older)?.unwrap_or(0);
+            let max = self.number(&format!("{name}-max"), &format!("{older}_max"))?.unwrap_or(0);
+            let burst_length = self.number(&format!("{name}-max-length"), &format!("{older}_max_length"))?.unwrap_or(1);
+            if let Some(slot) = limits.buckets.get_mut(bucket as usize) {
+                *slot = Rate { average, max, burst_length };
+            }
+        }
+        limits.iops_size = self.number("throttling.iops-size", "iops_size")?.unwrap_or(0);
+        Ok(limits)
+    }
+
+    fn intervals(&mut self) -> Result<Vec<u64>, CliError> {
+        let listed = self.options.take_list("stats-intervals").map_err(|error| self.fail(&error))?;
+        let one = self.text("stats-intervals")?;
+        let texts = listed.into_iter().chain(one.iter().flat_map(|one| one.split(':')).map(str::to_owned));
+        let mut intervals = Vec::new();
+        for text in texts {
+            let seconds = text.parse().ok().filter(|seconds| *seconds > 0 && *seconds <= u64::from(u32::MAX));
+            intervals.push(seconds.ok_or_else(|| self.argument.error(format!("Invalid interval length: '{text}'")))?);
+        }
+        for name in ["stats-account-invalid", "stats-account-failed"] {
+            if self.flag(name)? == Some(false) {
+                return Err(self.argument.error(format!("{name}=off is not available in this version")));
+            }
+        }
+        Ok(intervals)
+    }
+
+    /// What is left belongs to the medium; short names become the block layer's.
+    fn medium(mut self) -> Result<Option<Options>, CliError> {
+        for feature in ["snapshot", "copy-on-read"] {
+            if self.flag(feature)? == Some(true) {
+                return Err(self.argument.error(format!("{feature}=on is not available in this version")));
+            }
+        }
+        if self.options.contains("readonly") {
+            let read_only = self.flag("readonly")?;
+            if self.options.contains("read-only") {
+                let text = "'read-only' and its alias 'readonly' can't be used at the same time";
+                return Err(self.argument.error(text));
+            }
+            if let Some(read_only) = read_only {
+                self.options.set("read-only", read_only);
+            }
+        }
+        match self.text("media")?.as_deref() {
+            None | Some("disk") => {}
+            Some("cdrom") => self.options.set("read-only", true),
+            Some(other) => return Err(self.argument.error(format!("'{other}' invalid media"))),
+        }
+        if let Some(format) = self.text("format")? {
+            if self.options.contains("driver") {
+                return Err(self.argument.error("Cannot specify both 'driver' and 'format'"));
+            }
+            if !storage::drivers().iter().any(|driver| driver.name() == format) {
+                return Err(self.argument.error(format!("'{format}' invalid format")));
+            }
+            self.options.set("driver", format);
+        }
+        let aio = self.text("aio")?;
+        match aio.as_deref() {
+            None | Some("threads" | "native" | "io_uring") => {}
+            Some(_) => return Err(self.argument.error("invalid aio option")),
+        }
+        // `file` is a name here, not a node.
+        let filename = self.text("file")?.filter(|name| !name.is_empty());
+        let names_medium = |name: &str| {
+            name.starts_with("file.") || matches!(name, "filename" | "driver") || name.starts_with("backing")
+        };
+        if filename.is_none() && !self.options.iter().any(|(name, _)| names_medium(name)) {
+            return self.empty();
+        }
+        if let Some(filename) = filename {
+            name_file(&mut self.options, filename, aio.is_some());
+        }
+        if let Some(aio) = aio {
+            self.options.set("file.aio", aio);
+        }
+        for (name, on) in
+            [("cache.direct", false), ("cache.no-flush", false), ("read-only", false), ("auto-read-only", true)]
+        {
+            self.options.set_default(name, on);
+        }
+        Ok(Some(self.options))
+    }
+
+    /// A drive without a medium has no options of one, but may say what those to come inherit.
+    fn empty(mut self) -> Result<Option<Options>, CliError> {
+        for name in ["cache.direct", "cache.no-flush", "read-only", "auto-read-only", "discard", "detect-zeroes"] {
+            self.options.take(name);
+        }
+        match self.options.iter().next() {
+            None => Ok(None),
+            Some((name, _)) => Err(self.argument.error(format!("Invalid parameter '{name}'"))),
+        }
+    }
+}
+
+/// Puts a file's name into the options. With options for the file itself, a plain name has to go where they are.
+fn name_file(options: &mut Options, filename: String, has_file_options: bool) {
+    let is_plain = block::filename::protocol_of(&filename).is_none() && !filename.starts_with("json:");
+    if has_file_options && is_plain {
+        options.set_default("file.driver", "file");
+        options.set("file.filename", filename);
+    } else {
+        options.set("filename", filename);
+    }
+}
+
+fn drive(argument: &Argument<'_>, before: &[DriveConfig]) -> Result<DriveConfig, CliError> {
+    let grammar = Grammar { implied_key: None, boolean_shorthand: true };
+    let parsed = keyval::parse(argument.value, &grammar).map_err(|error| argument.error(error.desc))?;
+    let mut drive = Drive { argument, options: storage::block_options(&parsed.map) };
+    let interface = drive.interface()?;
+    let unit = drive.unit(interface, before)?;
+    let name = if interface == Interface::Virtio { "virtio" } else { "none" };
+    let id = drive.text("id")?.unwrap_or_else(|| format!("{name}{unit}"));
+    drive.cache()?;
+    let write_cache = drive.flag("cache.writeback")?.unwrap_or(true);
+    let write_error = drive.error_policy("werror", false)?.unwrap_or(ErrorPolicy::Enospc);
+    let read_error = drive.error_policy("rerror", true)?.unwrap_or(ErrorPolicy::Report);
+    let limits = drive.limits()?;
+    let group = match drive.text("throttling.group")? {
+        Some(group) => Some(group),
+        None => drive.text("group")?,
+    };
+    let intervals = drive.intervals()?;
+    let medium = drive.medium()?;
+    Ok(DriveConfig {
+        id,
+        interface,
+        source: source(argument),
+        medium,
+        write_cache,
+        read_error,
+        write_error,
+        limits,
+        group,
+        intervals,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::arguments::split;
+    use block::Value;
+
+    fn parse(words: &[&str]) -> Result<StorageConfig, String> {
+        let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+        let arguments = split(&words).map_err(|error| error.to_string())?;
+        settings(&arguments, &mut Vec::new()).map_err(|error| error.to_string())
+    }
+
+    fn one(text: &str) -> Result<DriveConfig, String> {
+        parse(&["-drive", text]).map(|mut config| config.drives.remove(0))
+    }
+
+    #[test]
+    fn drive_with_everything_is_read_in_full() {
+        let drive = one(concat!(
+            "if=none,id=d,file=a,,b.img,format=raw,cache=none,aio=io_uring,readonly=on,discard=unmap,",
+            "detect-zeroes=unmap,werror=stop,rerror=ignore,bps=1000,throttling.iops-read=5,throttling.iops-read-max=9,",
+            "bps_max=2000,bps_max_length=3,group=g,stats-intervals.0=1,stats-intervals.1=60"
+        ));
+        let Ok(drive) = drive else { panic!("{drive:?}") };
+        assert_eq!((drive.id.as_str(), drive.interface, drive.write_cache), ("d", Interface::None, true));
+        assert_eq!((drive.read_error, drive.write_error), (ErrorPolicy::Ignore, ErrorPolicy::Stop));
+        assert_eq!(drive.limits.rate(Bucket::BpsTotal), Rate { average: 1000, max: 2000, burst_length: 3 });
+        assert_eq!(drive.limits.rate(Bucket::IopsRead), Rate { average: 5, max: 9, burst_length: 1 });
+        assert_eq!((drive.group.as_deref(), drive.intervals), (Some("g"), vec![1, 60]));
+        let medium = drive.medium.unwrap_or_default();
+        let expected = [
+            ("auto-read-only", "true"),
+            ("cache.direct", "true"),
+            ("cache.no-flush", "false"),
+            ("detect-zeroes", "\"unmap\""),
+            ("discard", "\"unmap\""),
+            ("driver", "\"raw\""),
+            ("file.aio", "\"io_uring\""),
+            ("file.driver", "\"file\""),
+            ("file.filename", "\"a,b.img\""),
+            ("read-only", "true"),
+        ];
+        let found: Vec<(&str, String)> = medium.iter().map(|(name, value)| (name, value.to_string())).collect();
+        let found: Vec<(&str, &str)> = found.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn drives_without_an_id_are_named_by_their_interface() {
+        let config = parse(&["-drive", "if=none", "-drive", "if=none,file=x", "-drive", "if=none,index=7"]);
+        let names: Vec<String> = config.unwrap_or_default().drives.into_iter().map(|drive| drive.id).collect();
+        assert_eq!(names, ["none0", "none1", "none7"]);
+    }
+
+    #[test]
+    fn drive_without_a_file_is_empty() {
+        assert_eq!(
+            one("if=none,id=d,cache=writethrough").map(|drive| (drive.medium, drive.write_cache)),
+            Ok((None, false))
+        );
+        assert!(one("if=none,file.driver=null-co").is_ok_and(|drive| drive.medium.is_some()));
+        assert!(one("if=none,bogus=1").is_err_and(|error| error.ends_with("Invalid parameter 'bogus'")));
+    }
+
+    #[test]
+    fn wrong_drives_are_refused_with_the_option() {
+        for (text, expected) in [
+            ("file=x", "there is no IDE controller in this version"),
+            ("if=floppy,file=x", "there is no floppy disk controller in this version"),
+            ("if=foo,file=x", "unsupported bus type 'foo'"),
+            ("if=none,file=x,cache=maybe", "invalid cache option"),
+            ("if=none,file=x,aio=maybe", "invalid aio option"),
+            ("if=none,file=x,format=nope", "'nope' invalid format"),
+            ("if=none,file=x,werror=maybe", "'maybe' invalid write error action"),
+            ("if=none,file=x,rerror=enospc", "'enospc' invalid read error action"),
+            ("if=none,file=x,media=tape", "'tape' invalid media"),
+            ("if=none,bps=1,throttling.bps-total=1", "'throttling.bps-total' and its alias 'bps'"),
+            ("if=none,bps=many", "Parameter 'bps' expects a number"),
+        ] {
+            let error = one(text).map(|drive| drive.id).expect_err(text);
+            assert!(error.starts_with(&format!("-drive {text}: ")) && error.contains(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn nodes_and_objects_are_read_like_commands() {
+        let config = parse(&[
+            "-blockdev",
+            r#"{"driver": "null-co", "node-name": "a", "size": 512}"#,
+            "-blockdev",
+            "raw,node-name=b,file.driver=null-co,read-only=on",
+            "-object",
+            "secret,id=s,data=x",
+            "-object",
+            "throttle-group,id=g,limits.iops-total=5",
+        ]);
+        let Ok(config) = config else { panic!("{config:?}") };
+        assert_eq!((config.nodes.len(), config.objects.len()), (2, 2));
+        for (words, expected) in [
+            (["-blockdev", "null-co"], "'node-name' must be specified for the root node"),
+            (["-blockdev", "nope,node-name=a"], "Parameter 'driver' does not accept value 'nope'"),
+            (["-blockdev", "null-co,node-name=a,x=1"], "Parameter 'x' is unexpected"),
+            (["-object", "nope,id=a"], "Parameter 'qom-type' does not accept value 'nope'"),
+            (["-object", "secret"], "Parameter 'id' is missing"),
+            (["-hda", "x"], "there is no IDE controller"),
+        ] {
+            let error = parse(&words).map(|_| ()).expect_err(words[1]);
+            assert!(error.starts_with(&words.join(" ")) && error.contains(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn values_on_the_command_line_are_text() {
+        let drive = one("if=none,file=x,format=raw,offset=512").map(|drive| drive.medium.unwrap_or_default());
+        assert_eq!(drive.ok().and_then(|medium| medium.get("offset").cloned()), Some(Value::from("512")));
+    }
+}

@@ -1,0 +1,64 @@
+//! Trays and media, by today's names and older ones.
+
+use qapi::Error;
+use qapi::block::events::DeviceTrayMoved;
+use qapi::block::medium::{
+    BlockPasswd, BlockdevChangeMedium, BlockdevCloseTray, BlockdevInsertMedium, BlockdevOpenTray, BlockdevRemoveMedium,
+    Change, Eject, XBlockdevInsertMedium, XBlockdevRemoveMedium,
+};
+
+use crate::handlers::Table;
+use crate::storage::medium::Drive;
+
+fn drive<'a>(device: &'a Option<String>, id: &'a Option<String>) -> Drive<'a> {
+    Drive { device: device.as_deref(), id: id.as_deref() }
+}
+
+/// The commands of this subject.
+pub fn register(table: &mut Table) {
+    table.register::<Eject>(|control, _, command| {
+        control.storage().eject(drive(&command.device, &command.id), command.force.unwrap_or(false))
+    });
+    table.register::<BlockdevOpenTray>(|control, _, command| {
+        control.storage().open_tray(drive(&command.device, &command.id), command.force.unwrap_or(false))
+    });
+    table.register::<BlockdevCloseTray>(|control, _, command| {
+        control.storage().close_tray(drive(&command.device, &command.id))
+    });
+    table.register::<BlockdevRemoveMedium>(|control, _, command| {
+        control.storage().remove_medium(drive(&None, &Some(command.id)))
+    });
+    table.register::<XBlockdevRemoveMedium>(|control, _, command| {
+        control.storage().remove_medium(drive(&command.device, &command.id))
+    });
+    table.register::<BlockdevInsertMedium>(|control, _, command| {
+        control.storage().insert_medium(drive(&None, &Some(command.id)), &command.node_name)
+    });
+    table.register::<XBlockdevInsertMedium>(|control, _, command| {
+        control.storage().insert_medium(drive(&command.device, &command.id), &command.node_name)
+    });
+    table.register::<BlockdevChangeMedium>(|control, _, command| control.storage().change_medium(&command));
+    table.register::<Change>(|control, _, command| {
+        if command.device == "vnc" {
+            // There is no VNC server whose password could be changed.
+            return Err(Error::generic("Could not set password"));
+        }
+        control.storage().change_medium(&BlockdevChangeMedium {
+            device: Some(command.device),
+            id: None,
+            filename: command.target,
+            format: command.arg,
+            force: None,
+            read_only_mode: None,
+        })
+    });
+    table.register::<BlockPasswd>(|control, _, command| {
+        let storage = control.storage();
+        match &command.device {
+            Some(device) => drop(storage.backend(device)?),
+            None => drop(storage.node_by(None, command.node_name.as_deref())?),
+        }
+        Err(Error::generic("Setting block passwords directly is no longer supported"))
+    });
+    table.declare_event::<DeviceTrayMoved>();
+}

@@ -1,0 +1,34 @@
+//! Making, deleting and changing nodes.
+
+use qapi::block::events::{BlockIoError, BlockWriteThreshold};
+use qapi::block::nodes::{
+    BlockResize, BlockSetWriteThreshold, BlockdevAdd, BlockdevDel, ChangeBackingFile, XBlockdevDel,
+};
+use qapi::block::throttle::BlockSetIoThrottle;
+
+use crate::handlers::Table;
+
+/// The commands of this subject.
+pub fn register(table: &mut Table) {
+    table.register::<BlockdevAdd>(|control, _, command| {
+        control.storage().add_node(&command.options, command.id.as_deref())
+    });
+    table.register::<BlockdevDel>(|control, _, command| control.storage().delete_node(&command.node_name));
+    table.register::<XBlockdevDel>(|control, _, command| {
+        control.storage().delete_backend_or_node(command.id.as_deref(), command.node_name.as_deref())
+    });
+    table.register::<BlockResize>(|control, _, command| {
+        let storage = control.storage();
+        let node = storage.node_by(command.device.as_deref(), command.node_name.as_deref())?;
+        storage.resize(&node, command.size)
+    });
+    table.register::<BlockSetWriteThreshold>(|control, _, command| {
+        control.storage().set_write_threshold(&command.node_name, command.write_threshold)
+    });
+    table.register::<ChangeBackingFile>(|control, _, command| {
+        control.storage().change_backing_file(&command.device, &command.image_node_name, &command.backing_file)
+    });
+    table.register::<BlockSetIoThrottle>(|control, _, command| control.storage().set_limits(&command));
+    table.declare_event::<BlockIoError>();
+    table.declare_event::<BlockWriteThreshold>();
+}

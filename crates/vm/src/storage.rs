@@ -1,0 +1,280 @@
+//! The block layer of a program: the graph of nodes, back ends of devices, objects that users create, jobs.
+//!
+//! The control thread owns a [`Storage`] and waits for opening and closing of nodes; requests of devices run on the
+//! reactor of an I/O thread, by default one that all disks share.
+
+mod create;
+mod disk;
+mod drive;
+pub mod info;
+mod jobs;
+pub mod medium;
+mod nodes;
+mod objects;
+mod options;
+mod secret;
+pub mod stats;
+pub mod throttle;
+
+use std::sync::Arc;
+
+use block::backend::{BackendEvents, ErrorAction, IoErrorEvent};
+use block::throttle::Group;
+use block::{Backend, DriverType, Graph, Node, Registry};
+use qapi::block::common::{BlockErrorAction, IoOperationType};
+use qapi::block::events::BlockIoError;
+use qapi::block::options::BlockdevOptions;
+use qapi::objects::ObjectAdd;
+use qapi::run_state::RunState;
+use qapi::{Error, ErrorClass};
+use qmp::EventSink;
+
+use crate::control::Control;
+use crate::inbox::Inbox;
+
+pub use self::drive::{DriveConfig, Interface};
+pub use self::jobs::{Jobs, Verb};
+pub use self::objects::Objects;
+pub use self::options::block_options;
+
+/// What the command line says about the block layer. Objects are made first, then nodes, then drives.
+#[derive(Clone, Debug, Default)]
+pub struct StorageConfig {
+    /// `-object`, with the option's text for messages.
+    pub objects: Vec<(String, ObjectAdd)>,
+    /// `-blockdev`, with the option's text for messages.
+    pub nodes: Vec<(String, BlockdevOptions)>,
+    /// `-drive` and its short forms.
+    pub drives: Vec<DriveConfig>,
+}
+
+/// What the command line asks for can't be had.
+#[derive(Debug, thiserror::Error)]
+#[error("{option}: {message}")]
+pub struct StorageError {
+    /// The option and its value.
+    pub option: String,
+    /// Why not.
+    pub message: String,
+}
+
+/// The block layer.
+pub struct Storage {
+    graph: Arc<Graph>,
+    objects: Objects,
+    jobs: Jobs,
+    /// Groups of drives with their own limits, by name.
+    groups: Vec<Arc<Group>>,
+    /// The drives of the command line.
+    drives: Vec<(String, Interface)>,
+    failures: Arc<dyn BackendEvents>,
+    events: EventSink,
+    // Requests end before their thread does.
+    reactor: aio::IoThread,
+}
+
+impl Storage {
+    /// Opens everything that the command line asks for.
+    ///
+    /// # Errors
+    /// The first option that can't be had.
+    pub fn start(
+        config: &StorageConfig,
+        events: &EventSink,
+        inbox: &Arc<Inbox<Control>>,
+    ) -> Result<Self, StorageError> {
+        let fail = |option: &str, error: &dyn std::fmt::Display| StorageError {
+            option: option.to_owned(),
+            message: error.to_string(),
+        };
+        let reactor = aio::IoThread::start("disks").map_err(|error| fail("disks", &error))?;
+        let failures = Arc::new(Failures { events: events.clone(), inbox: Arc::clone(inbox) });
+        let graph = Graph::new(Registry::new(drivers()));
+        let mut storage = Self {
+            objects: Objects::new(Arc::clone(&graph)),
+            jobs: Jobs::new(events.clone()),
+            graph,
+            groups: Vec::new(),
+            drives: Vec::new(),
+            failures,
+            events: events.clone(),
+            reactor,
+        };
+        for (option, object) in &config.objects {
+            storage.objects.add(object.clone()).map_err(|error| fail(option, &error.desc))?;
+        }
+        for (option, node) in &config.nodes {
+            storage.add_node(node, None).map_err(|error| fail(option, &error.desc))?;
+        }
+        for drive in &config.drives {
+            storage.add_drive(drive).map_err(|error| fail(&drive.source, &error.desc))?;
+        }
+        Ok(storage)
+    }
+
+    /// The graph.
+    pub fn graph(&self) -> &Arc<Graph> {
+        &self.graph
+    }
+
+    /// The objects that users have created.
+    pub fn objects(&mut self) -> &mut Objects {
+        &mut self.objects
+    }
+
+    /// The jobs.
+    pub fn jobs(&self) -> &Jobs {
+        &self.jobs
+    }
+
+    /// Back ends that monitors see: those with a name, or with a device.
+    pub fn visible_backends(&self) -> Vec<Arc<Backend>> {
+        let mut backends = self.graph.backends();
+        backends.retain(|backend| !backend.name().is_empty() || backend.device().is_some());
+        backends
+    }
+
+    /// The back end of that name.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn backend(&self, name: &str) -> Result<Arc<Backend>, Error> {
+        self.graph.backend(name).ok_or_else(|| Error::device_not_found(name))
+    }
+
+    /// The back end of a device: by the device's id or path.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn backend_of_device(&self, id: &str) -> Result<Arc<Backend>, Error> {
+        let is_it = |backend: &Arc<Backend>| {
+            let Some(device) = backend.device() else { return false };
+            let path = device.qom_path();
+            // Where the disk belongs to a part of the device, the device's own id is fine, too.
+            let inside = |rest: &str| rest.is_empty() || rest.starts_with('/');
+            device.id().as_deref() == Some(id)
+                || path == id
+                || path.strip_prefix("/machine/peripheral/").and_then(|path| path.strip_prefix(id)).is_some_and(inside)
+        };
+        self.graph.backends().into_iter().find(is_it).ok_or_else(|| Error::device_not_found(id))
+    }
+
+    /// The back end that a command means by exactly one of `device` (the back end's name) and `id` (the device).
+    ///
+    /// # Errors
+    /// None or both are given, or there is no such back end.
+    pub fn backend_by(&self, device: Option<&str>, id: Option<&str>) -> Result<Arc<Backend>, Error> {
+        match (device, id) {
+            (Some(device), None) => self.backend(device),
+            (None, Some(id)) => self.backend_of_device(id),
+            _ => Err(Error::generic("Need exactly one of 'device' and 'id'")),
+        }
+    }
+
+    /// The node that a command means: the medium of the back end `device`, or the node `node_name`.
+    ///
+    /// # Errors
+    /// There is no such.
+    pub fn node_by(&self, device: Option<&str>, node_name: Option<&str>) -> Result<Arc<Node>, Error> {
+        if let Some(backend) = device.and_then(|device| self.graph.backend(device)) {
+            let no_medium = || Error::generic(format!("Device '{}' has no medium", backend.name()));
+            return backend.node().ok_or_else(no_medium);
+        }
+        node_name.and_then(|name| self.graph.lookup(name)).ok_or_else(|| {
+            let (device, node_name) = (device.unwrap_or_default(), node_name.unwrap_or_default());
+            Error::generic(format!("Cannot find device='{device}' nor node-name='{node_name}'"))
+        })
+    }
+
+    /// Lets the requests go on that have stopped the machine.
+    pub fn resume_requests(&self) {
+        for backend in self.graph.backends() {
+            backend.resume();
+        }
+    }
+
+    /// Gives up the requests that have stopped the machine: it is reset.
+    pub fn drop_requests(&self) {
+        for backend in self.graph.backends() {
+            backend.fail_stopped();
+        }
+    }
+
+    /// Waits for the requests in flight and brings everything to stable storage. The machine is stopped.
+    pub fn flush(&self) {
+        for backend in self.graph.backends() {
+            let Some(node) = backend.node() else { continue };
+            let flushed = aio::block_on(async {
+                let _drained = self.graph.drain(&node).await;
+                if node.is_read_only() { Ok(()) } else { node.flush().await }
+            });
+            if let Err(error) = flushed {
+                tracing::warn!("flushing '{}': {error}", node.name());
+            }
+        }
+    }
+
+    /// Closes everything: the program ends.
+    pub fn close(&self) {
+        let warn = |name: &str, result: block::Result<()>| {
+            if let Err(error) = result {
+                eprintln!("closing '{name}': {error}");
+            }
+        };
+        for backend in self.graph.backends() {
+            warn(backend.name(), aio::block_on(backend.remove(&self.graph)));
+        }
+        // A node can be released when the nodes above have gone.
+        loop {
+            let adopted = self.graph.adopted();
+            let free: Vec<_> = adopted.into_iter().filter(|node| node.parents().is_empty()).collect();
+            if free.is_empty() {
+                break;
+            }
+            for node in free {
+                warn(node.name(), aio::block_on(self.graph.release(node.name())));
+            }
+        }
+    }
+}
+
+/// The drivers of the program, by name.
+pub fn drivers() -> Vec<&'static dyn DriverType> {
+    let mut drivers = block::builtin_drivers();
+    drivers.extend(block_filters::drivers());
+    drivers.sort_by_key(|driver| driver.name());
+    drivers
+}
+
+/// An error of the block layer for a client.
+#[expect(clippy::needless_pass_by_value, reason = "it is for map_err")]
+pub fn client_error(error: block::Error) -> Error {
+    Error::new(ErrorClass::GenericError, error.to_string())
+}
+
+/// Requests that fail: the event, and the machine's stop.
+struct Failures {
+    events: EventSink,
+    inbox: Arc<Inbox<Control>>,
+}
+
+impl BackendEvents for Failures {
+    fn io_error(&self, event: IoErrorEvent) {
+        let action = match event.action {
+            ErrorAction::Report => BlockErrorAction::Report,
+            ErrorAction::Ignore => BlockErrorAction::Ignore,
+            ErrorAction::Stop => BlockErrorAction::Stop,
+        };
+        self.events.emit(BlockIoError {
+            device: event.device,
+            node_name: event.node,
+            operation: if event.is_write { IoOperationType::Write } else { IoOperationType::Read },
+            action,
+            nospace: Some(event.no_space),
+            reason: event.reason,
+        });
+        if action == BlockErrorAction::Stop {
+            self.inbox.request(Box::new(|control: &mut Control| control.stop(RunState::IoError)));
+        }
+    }
+}

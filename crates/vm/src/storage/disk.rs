@@ -1,0 +1,131 @@
+//! Disks of devices: which back end they use, and how.
+
+use std::sync::{Arc, OnceLock, Weak};
+
+use block::backend::{DeviceModel, ErrorPolicy};
+use block::{Backend, Permissions};
+use device::disk::Disk;
+use machine::config;
+use machine::disk::{BackendDisk, DiskConfig};
+use machine::storage::{DiskRequestor, unknown_drive};
+use qapi::Error;
+
+use super::Storage;
+
+/// The device at a back end.
+struct Attached {
+    id: Option<String>,
+    path: String,
+    disk: OnceLock<Weak<BackendDisk>>,
+}
+
+impl DeviceModel for Attached {
+    fn qom_path(&self) -> String {
+        self.path.clone()
+    }
+
+    fn id(&self) -> Option<String> {
+        self.id.clone()
+    }
+
+    fn resized(&self) {
+        if let Some(disk) = self.disk.get().and_then(Weak::upgrade) {
+            disk.changed();
+        }
+    }
+}
+
+fn policy(wish: config::ErrorPolicy, drive: ErrorPolicy) -> ErrorPolicy {
+    match wish {
+        config::ErrorPolicy::Auto => drive,
+        config::ErrorPolicy::Ignore => ErrorPolicy::Ignore,
+        config::ErrorPolicy::Report => ErrorPolicy::Report,
+        config::ErrorPolicy::Stop => ErrorPolicy::Stop,
+        config::ErrorPolicy::Enospc => ErrorPolicy::Enospc,
+    }
+}
+
+impl Storage {
+    /// Connects a device to its disk: a drive by its id, or a node, which gets a back end of its own.
+    ///
+    /// # Errors
+    /// A whole message.
+    pub fn attach_disk(&mut self, requestor: &DiskRequestor<'_>) -> Result<Arc<dyn Disk>, String> {
+        let wish = requestor.wish;
+        let (backend, is_new) = match (self.graph.backend(&wish.drive), self.graph.lookup(&wish.drive)) {
+            (Some(backend), _) => (backend, false),
+            (None, Some(node)) => {
+                let backend = self.new_backend("");
+                self.insert(&backend, &node).map_err(|error| error.desc)?;
+                (backend, true)
+            }
+            (None, None) => return Err(unknown_drive(requestor)),
+        };
+        match self.connect(&backend, requestor) {
+            Ok(disk) => {
+                if is_new {
+                    // A back end without a name never clashes.
+                    self.graph.add_backend(&backend).map_err(|error| error.to_string())?;
+                }
+                Ok(disk)
+            }
+            Err(error) => {
+                if is_new && let Err(error) = aio::block_on(backend.remove(&self.graph)) {
+                    tracing::warn!("closing '{}': {error}", wish.drive);
+                }
+                Err(error.desc)
+            }
+        }
+    }
+
+    fn connect(&mut self, backend: &Arc<Backend>, requestor: &DiskRequestor<'_>) -> Result<Arc<BackendDisk>, Error> {
+        let wish = requestor.wish;
+        let root = backend.root().ok_or_else(|| Error::generic("Device needs media, but drive is empty"))?;
+        for (name, given, counts) in [
+            ("account-failed", wish.account_failed, backend.stats.account_failed),
+            ("account-invalid", wish.account_invalid, backend.stats.account_invalid),
+        ] {
+            if given.is_some_and(|given| given != counts) {
+                return Err(Error::generic(format!("'{name}' can't be changed in this version")));
+            }
+        }
+        let reactor = wish.iothread.as_deref().map(|id| self.objects.io_thread(id)).transpose()?;
+        // A part of a device has no id of its own.
+        let id = requestor.id.filter(|id| requestor.path.rsplit('/').next() == Some(*id)).map(str::to_owned);
+        let attached = Arc::new(Attached { id, path: requestor.path.to_owned(), disk: OnceLock::new() });
+        let model: Arc<dyn DeviceModel> = Arc::clone(&attached) as Arc<dyn DeviceModel>;
+        backend.attach_device(model).map_err(|error| self.attach_error(backend, &error))?;
+        let mut used = Permissions::CONSISTENT_READ;
+        if !root.node().is_read_only() {
+            used = used | Permissions::WRITE;
+        }
+        let mut shared = Permissions::CONSISTENT_READ | Permissions::WRITE_UNCHANGED | Permissions::RESIZE;
+        if wish.share_rw {
+            shared = shared | Permissions::WRITE;
+        }
+        if let Err(error) = self.graph.set_permissions(&root, used, shared) {
+            backend.detach_device();
+            return Err(super::client_error(error));
+        }
+        let (read, write) = backend.error_policies();
+        backend.set_error_policies(policy(wish.rerror, read), policy(wish.werror, write));
+        if let Some(reactor) = reactor {
+            backend.set_reactor(reactor);
+        }
+        let disk = BackendDisk::new(Arc::clone(backend), DiskConfig::default());
+        // The cell is new.
+        let _ = attached.disk.set(Arc::downgrade(&disk));
+        Ok(disk)
+    }
+
+    fn attach_error(&self, backend: &Backend, error: &block::Error) -> Error {
+        let name = backend.name();
+        if self.is_automatic_drive(name) {
+            return Error::generic(format!(
+                "Drive '{name}' is already in use because it has been automatically connected to another device (did \
+                 you need 'if=none' in the drive options?)"
+            ));
+        }
+        Error::generic(error.to_string())
+    }
+}

@@ -1,0 +1,229 @@
+//! Trays and media.
+//!
+//! What a device answers decides: a device without a tray takes a new medium at any time, one with a tray only while it
+//! is open. A back end without a device has neither.
+
+use std::sync::Arc;
+
+use block::{Backend, Node, NodeConfig, Options, Permissions};
+use qapi::Error;
+use qapi::block::events::DeviceTrayMoved;
+use qapi::block::medium::{BlockdevChangeMedium, BlockdevChangeReadOnlyMode};
+
+use super::info::device_name;
+use super::{Storage, client_error};
+
+/// The back end that a command names, and the name that it used.
+#[derive(Clone, Copy, Debug)]
+pub struct Drive<'a> {
+    /// The back end's name.
+    pub device: Option<&'a str>,
+    /// The device's id or path.
+    pub id: Option<&'a str>,
+}
+
+impl Drive<'_> {
+    fn name(&self) -> &str {
+        self.id.or(self.device).unwrap_or_default()
+    }
+
+    fn error(&self, what: &str) -> Error {
+        Error::generic(format!("Device '{}' {what}", self.name()))
+    }
+}
+
+/// Why a tray did not open at once.
+enum Closed {
+    /// There is none.
+    NoTray,
+    /// The guest was asked to open it.
+    Asked(Error),
+    /// It can't be opened.
+    Failed(Error),
+}
+
+impl Storage {
+    fn drive(&self, drive: Drive<'_>) -> Result<Arc<Backend>, Error> {
+        self.backend_by(drive.device, drive.id)
+    }
+
+    /// Moves a tray with what is in it, and tells about it.
+    fn move_tray(&self, backend: &Backend, loaded: bool) {
+        let Some(device) = backend.device() else { return };
+        let was_open = device.is_tray_open();
+        device.medium_changed(loaded);
+        let tray_open = device.is_tray_open();
+        if was_open != tray_open {
+            let id = device_name(backend).unwrap_or_default();
+            self.events.emit(DeviceTrayMoved { device: backend.name().to_owned(), id, tray_open });
+        }
+    }
+
+    fn try_open_tray(&self, drive: Drive<'_>, force: bool) -> Result<(), Closed> {
+        let backend = self.drive(drive).map_err(Closed::Failed)?;
+        let device = backend.device();
+        if device.as_ref().is_some_and(|device| !device.is_removable()) {
+            return Err(Closed::Failed(drive.error("is not removable")));
+        }
+        let Some(device) = device.filter(|device| device.has_tray()) else {
+            return Err(Closed::NoTray);
+        };
+        if device.is_tray_open() {
+            return Ok(());
+        }
+        let locked = device.is_locked();
+        if locked {
+            device.eject_request(force);
+        }
+        if !locked || force {
+            self.move_tray(&backend, false);
+            return Ok(());
+        }
+        let text = "is locked and force was not specified, wait for tray to open and try again";
+        Err(Closed::Asked(drive.error(text)))
+    }
+
+    /// `blockdev-open-tray`. A guest that has locked its tray is asked to open it.
+    ///
+    /// # Errors
+    /// There is no such device, or no medium can be removed.
+    pub fn open_tray(&self, drive: Drive<'_>, force: bool) -> Result<(), Error> {
+        match self.try_open_tray(drive, force) {
+            Err(Closed::Failed(error)) => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// `blockdev-close-tray`.
+    ///
+    /// # Errors
+    /// There is no such device, or no medium can be removed.
+    pub fn close_tray(&self, drive: Drive<'_>) -> Result<(), Error> {
+        let backend = self.drive(drive)?;
+        let device = backend.device();
+        if device.as_ref().is_some_and(|device| !device.is_removable()) {
+            return Err(drive.error("is not removable"));
+        }
+        if device.is_some_and(|device| device.has_tray() && device.is_tray_open()) {
+            self.move_tray(&backend, true);
+        }
+        Ok(())
+    }
+
+    /// Whether media can be exchanged now.
+    fn check_exchange(
+        backend: &Backend,
+        closed: impl FnOnce() -> Error,
+        fixed: impl FnOnce() -> Error,
+    ) -> Result<(), Error> {
+        match backend.device() {
+            Some(device) if !device.is_removable() => Err(fixed()),
+            Some(device) if device.has_tray() && !device.is_tray_open() => Err(closed()),
+            _ => Ok(()),
+        }
+    }
+
+    /// `blockdev-remove-medium`.
+    ///
+    /// # Errors
+    /// There is no such device, its tray is closed, or the last writes fail.
+    pub fn remove_medium(&self, drive: Drive<'_>) -> Result<(), Error> {
+        let backend = self.drive(drive)?;
+        let closed = || Error::generic(format!("Tray of device '{}' is not open", drive.name()));
+        Self::check_exchange(&backend, closed, || drive.error("is not removable"))?;
+        if backend.root().is_none() {
+            return Ok(());
+        }
+        let removed = aio::block_on(backend.remove(&self.graph)).map_err(client_error);
+        if backend.device().is_some_and(|device| !device.has_tray()) {
+            self.move_tray(&backend, false);
+        }
+        removed
+    }
+
+    /// `eject`.
+    ///
+    /// # Errors
+    /// The tray can't be opened now, or the medium can't be removed.
+    pub fn eject(&self, drive: Drive<'_>, force: bool) -> Result<(), Error> {
+        self.require_tray(drive, force)?;
+        self.remove_medium(drive)
+    }
+
+    fn require_tray(&self, drive: Drive<'_>, force: bool) -> Result<(), Error> {
+        match self.try_open_tray(drive, force) {
+            Ok(()) | Err(Closed::NoTray) => Ok(()),
+            Err(Closed::Asked(error) | Closed::Failed(error)) => Err(error),
+        }
+    }
+
+    /// `blockdev-insert-medium`.
+    ///
+    /// # Errors
+    /// There is no such device or node, one of them is in use, or the tray is closed.
+    pub fn insert_medium(&self, drive: Drive<'_>, node_name: &str) -> Result<(), Error> {
+        let backend = self.drive(drive)?;
+        let node = self.graph.lookup(node_name);
+        let node = node.ok_or_else(|| Error::generic(format!("Node '{node_name}' not found")))?;
+        if node.has_outside_parent() {
+            return Err(Error::generic(format!("Node '{node_name}' is already in use")));
+        }
+        self.insert_node(&backend, &node)
+    }
+
+    fn insert_node(&self, backend: &Arc<Backend>, node: &Arc<Node>) -> Result<(), Error> {
+        let closed = || Error::generic("Tray of the device is not open");
+        Self::check_exchange(backend, closed, || Error::generic("Device is not removable"))?;
+        if backend.root().is_some() {
+            return Err(Error::generic("There already is a medium in the device"));
+        }
+        // A device with removable media takes what it needs of each of them.
+        let (used, shared) = match backend.device() {
+            None => (Permissions::NONE, Permissions::ALL),
+            Some(_) if node.is_read_only() => {
+                (Permissions::CONSISTENT_READ, Permissions::CONSISTENT_READ | Permissions::WRITE_UNCHANGED)
+            }
+            Some(_) => (
+                Permissions::CONSISTENT_READ | Permissions::WRITE,
+                Permissions::CONSISTENT_READ | Permissions::WRITE_UNCHANGED,
+            ),
+        };
+        backend.insert(&self.graph, node, used, shared).map_err(client_error)?;
+        if backend.device().is_some_and(|device| !device.has_tray()) {
+            self.move_tray(backend, true);
+        }
+        Ok(())
+    }
+
+    /// `blockdev-change-medium`: the new file is opened first, so that a wrong one leaves the old medium in place.
+    ///
+    /// # Errors
+    /// The file can't be opened, or the medium can't be exchanged.
+    pub fn change_medium(&self, command: &BlockdevChangeMedium) -> Result<(), Error> {
+        let drive = Drive { device: command.device.as_deref(), id: command.id.as_deref() };
+        let backend = self.drive(drive)?;
+        let old = backend.node().map(|node| node.config());
+        let read_only = match command.read_only_mode.unwrap_or(BlockdevChangeReadOnlyMode::Retain) {
+            BlockdevChangeReadOnlyMode::Retain => old.is_some_and(|old| old.read_only),
+            BlockdevChangeReadOnlyMode::ReadOnly => true,
+            BlockdevChangeReadOnlyMode::ReadWrite => false,
+        };
+        let mut options = Options::new().with("filename", command.filename.as_str());
+        if let Some(format) = &command.format {
+            options.set("driver", format.as_str());
+        }
+        let config = NodeConfig { read_only, ..old.unwrap_or_default() };
+        let node = self.open(options, config)?;
+        let exchanged = self
+            .require_tray(drive, command.force.unwrap_or(false))
+            .and_then(|()| self.remove_medium(drive))
+            .and_then(|()| self.insert_node(&backend, &node));
+        if let Err(error) = exchanged {
+            if let Err(error) = aio::block_on(self.graph.close(&node)) {
+                tracing::warn!("closing '{}': {error}", command.filename);
+            }
+            return Err(error);
+        }
+        self.close_tray(drive)
+    }
+}

@@ -1,0 +1,208 @@
+//! Making, deleting and changing nodes.
+
+use std::sync::Arc;
+
+use block::image::ImageBacking;
+use block::{Backend, Defaults, Node, NodeConfig, OpenFlags, Permissions, Preallocation};
+use qapi::Error;
+use qapi::block::events::BlockWriteThreshold;
+use qapi::block::options::BlockdevOptions;
+
+use super::{Storage, client_error, options};
+
+impl Storage {
+    /// `blockdev-add`: opens a node and keeps it. With `id` it becomes the medium of a new back end instead.
+    ///
+    /// # Errors
+    /// It has no name, or can't be opened.
+    pub fn add_node(&mut self, node: &BlockdevOptions, id: Option<&str>) -> Result<(), Error> {
+        if node.node_name.is_none() && id.is_none() {
+            return Err(Error::generic("'node-name' must be specified for the root node"));
+        }
+        let write_cache = node.cache.as_ref().and_then(|cache| cache.writeback);
+        if id.is_none() && write_cache == Some(false) {
+            return Err(Error::generic("'cache.writeback' needs an 'id': it is a property of a back end"));
+        }
+        if let Some(id) = id {
+            self.check_backend_name(id)?;
+        }
+        let options = options::of_node(node)?;
+        let node = self.open(options, NodeConfig::default())?;
+        let Some(id) = id else {
+            self.graph.adopt(&node);
+            return Ok(());
+        };
+        let backend = self.new_backend(id);
+        backend.set_write_cache(write_cache.unwrap_or(true));
+        self.insert(&backend, &node)?;
+        self.graph.add_backend(&backend).map_err(client_error)
+    }
+
+    /// Opens a tree of nodes.
+    ///
+    /// # Errors
+    /// What the block layer says.
+    pub fn open(&self, options: block::Options, config: NodeConfig) -> Result<Arc<Node>, Error> {
+        aio::block_on(self.graph.open(options, Defaults::new(config, OpenFlags::default()))).map_err(client_error)
+    }
+
+    /// A back end with the program's threads and events.
+    pub fn new_backend(&self, name: &str) -> Arc<Backend> {
+        let backend = Backend::new(name);
+        backend.set_events(Arc::clone(&self.failures));
+        backend.set_reactor(self.reactor.handle().clone());
+        backend
+    }
+
+    /// Makes `node` the medium of a back end that nothing is done with yet. A node that nobody else holds is closed if
+    /// that fails.
+    ///
+    /// # Errors
+    /// Other users of the node stand against it.
+    pub fn insert(&self, backend: &Backend, node: &Arc<Node>) -> Result<(), Error> {
+        let inserted = backend.insert(&self.graph, node, Permissions::NONE, Permissions::ALL);
+        inserted.map_err(|error| {
+            if let Err(error) = aio::block_on(self.graph.close(node)) {
+                tracing::warn!("closing '{}': {error}", node.name());
+            }
+            client_error(error)
+        })
+    }
+
+    /// Whether a new back end may have this name.
+    ///
+    /// # Errors
+    /// It is no name, or not a new one.
+    pub fn check_backend_name(&self, name: &str) -> Result<(), Error> {
+        if !qapi::keyval::is_identifier(name) {
+            return Err(Error::generic("Parameter 'id' expects an identifier"));
+        }
+        if self.graph.backend(name).is_some() {
+            return Err(Error::generic(format!("Device with id '{name}' already exists")));
+        }
+        if self.graph.lookup(name).is_some() {
+            return Err(Error::generic(format!("Device name '{name}' conflicts with an existing node name")));
+        }
+        Ok(())
+    }
+
+    /// `blockdev-del`.
+    ///
+    /// # Errors
+    /// There is no such node, or it can't be deleted.
+    pub fn delete_node(&self, name: &str) -> Result<(), Error> {
+        aio::block_on(self.graph.release(name)).map_err(client_error)
+    }
+
+    /// `x-blockdev-del`: by node, or by the back end that `blockdev-add` has made.
+    ///
+    /// # Errors
+    /// As [`Storage::delete_node`].
+    pub fn delete_backend_or_node(&self, id: Option<&str>, node_name: Option<&str>) -> Result<(), Error> {
+        match (id, node_name) {
+            (Some(_), Some(_)) => Err(Error::generic("Only one of id and node-name must be specified")),
+            (None, None) => Err(Error::generic("No block device specified")),
+            (None, Some(name)) if self.graph.lookup(name).is_none() => {
+                Err(Error::generic(format!("Cannot find node {name}")))
+            }
+            (None, Some(name)) => self.delete_node(name),
+            (Some(id), None) => {
+                let not_found = || Error::generic(format!("Cannot find block backend {id}"));
+                let backend = self.graph.backend(id).ok_or_else(not_found)?;
+                if self.is_drive(id) {
+                    return Err(Error::generic("Deleting block backend added with drive-add is not supported"));
+                }
+                if backend.device().is_some() {
+                    return Err(Error::generic(format!("Block backend {id} is in use")));
+                }
+                self.graph.remove_backend(&backend);
+                aio::block_on(backend.remove(&self.graph)).map_err(client_error)
+            }
+        }
+    }
+
+    /// `block_resize`.
+    ///
+    /// # Errors
+    /// The size is negative, somebody stands against it, or the driver can't do it.
+    pub fn resize(&self, node: &Arc<Node>, size: i64) -> Result<(), Error> {
+        let size = u64::try_from(size).map_err(|_| Error::expects("size", "a >0 size"))?;
+        let root = self.graph.attach_root(node, "block_resize", Permissions::RESIZE, Permissions::ALL);
+        let root = root.map_err(client_error)?;
+        let resized = aio::block_on(async {
+            let _drained = self.graph.drain(node).await;
+            root.truncate(size, false, Preallocation::Off).await
+        });
+        let detached = aio::block_on(self.graph.detach(&root));
+        resized.and(detached).map_err(|error| {
+            if error.is_unsupported() {
+                return Error::generic("Image format driver does not support resize");
+            }
+            client_error(error)
+        })?;
+        for backend in self.graph.backends() {
+            if backend.node().is_some_and(|other| Arc::ptr_eq(&other, node))
+                && let Some(device) = backend.device()
+            {
+                device.resized();
+            }
+        }
+        Ok(())
+    }
+
+    /// `block-set-write-threshold`.
+    ///
+    /// # Errors
+    /// There is no such node.
+    pub fn set_write_threshold(&self, name: &str, threshold: u64) -> Result<(), Error> {
+        let node = self.graph.lookup(name);
+        let node = node.ok_or_else(|| Error::generic(format!("Device '{name}' not found")))?;
+        let events = self.events.clone();
+        let node_name = name.to_owned();
+        let event = move |amount_exceeded, write_threshold| {
+            events.emit(BlockWriteThreshold { node_name, amount_exceeded, write_threshold });
+        };
+        node.set_write_threshold(threshold, Some(Box::new(event)));
+        Ok(())
+    }
+
+    /// `change-backing-file`: another name in the image, nothing else.
+    ///
+    /// # Errors
+    /// The image has no backing file, is not in the chain, or can't be changed.
+    pub fn change_backing_file(&self, device: &str, image: &str, backing_file: &str) -> Result<(), Error> {
+        let top = self.node_by(Some(device), Some(device))?;
+        let image = self.node_by(None, Some(image))?;
+        if below(&image).is_none() {
+            return Err(Error::generic("not allowing backing file change on an image without a backing file"));
+        }
+        let mut at = Some(top);
+        while let Some(node) = &at {
+            if Arc::ptr_eq(node, &image) {
+                break;
+            }
+            at = below(node);
+        }
+        if at.is_none() {
+            return Err(Error::generic(format!("'{device}' and image file are not in the same chain")));
+        }
+        if image.is_read_only() {
+            let text = format!("Block node is read-only: '{}': reopen it for writing first", image.name());
+            return Err(Error::generic(text));
+        }
+        let format = Some(image.driver_type().name().to_owned());
+        let backing = ImageBacking { file: backing_file.to_owned(), format };
+        let changed = aio::block_on(async {
+            let _drained = self.graph.drain(&image).await;
+            image.driver().change_backing(Some(backing)).await?;
+            image.flush().await
+        });
+        changed
+            .map_err(|error| client_error(error.context(format!("Could not change backing file to '{backing_file}'"))))
+    }
+}
+
+/// The next node of a chain: what a filter filters, or the backing.
+pub fn below(node: &Arc<Node>) -> Option<Arc<Node>> {
+    node.filtered().or_else(|| node.backing()).map(|child| child.node())
+}

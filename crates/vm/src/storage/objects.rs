@@ -1,0 +1,154 @@
+//! Objects that users create: secrets, throttle groups, I/O threads.
+
+use std::sync::{Arc, mpsc};
+
+use block::Graph;
+use block::throttle::{Group, Limits};
+use qapi::Error;
+use qapi::objects::{IOThreadInfo, IothreadProperties, ObjectAdd, ObjectTypeOptions};
+
+use super::throttle::limits_of_group;
+use super::{client_error, secret};
+
+enum Object {
+    Secret,
+    ThrottleGroup(Arc<Group>),
+    IoThread(Box<IoThread>),
+}
+
+struct IoThread {
+    reactor: aio::IoThread,
+    info: IOThreadInfo,
+    /// How many disks run on it.
+    users: usize,
+}
+
+/// The objects by their ids, in the order of their creation.
+pub struct Objects {
+    graph: Arc<Graph>,
+    list: Vec<(String, Object)>,
+}
+
+impl Objects {
+    /// No objects.
+    pub fn new(graph: Arc<Graph>) -> Self {
+        Self { graph, list: Vec::new() }
+    }
+
+    /// `object-add`.
+    ///
+    /// # Errors
+    /// The id is none or is taken, or the properties can't be had.
+    pub fn add(&mut self, command: ObjectAdd) -> Result<(), Error> {
+        let ObjectAdd { object, id } = command;
+        if !qapi::keyval::is_identifier(&id) {
+            return Err(Error::expects("id", "an identifier"));
+        }
+        let duplicate = format!("attempt to add duplicate property '{id}' to object (type 'container')");
+        let is_new = !self.list.iter().any(|(known, _)| *known == id);
+        let unless_known = |()| if is_new { Ok(()) } else { Err(Error::generic(duplicate)) };
+        let object = match object {
+            ObjectTypeOptions::Secret(properties) => {
+                let find = |id: &str| self.graph.secret(id).map(|secret| (*secret).clone()).map_err(client_error);
+                let bytes = secret::load(&properties, find)?;
+                unless_known(())?;
+                self.graph.set_secret(&id, bytes);
+                Object::Secret
+            }
+            ObjectTypeOptions::ThrottleGroup(properties) => {
+                let limits = limits_of_group(&properties, Limits::default())?;
+                let group = Arc::new(Group::new(&id, limits).map_err(client_error)?);
+                unless_known(())?;
+                self.graph.set_object(&id, Arc::clone(&group) as Arc<dyn std::any::Any + Send + Sync>);
+                Object::ThrottleGroup(group)
+            }
+            ObjectTypeOptions::Iothread(properties) => {
+                unless_known(())?;
+                Object::IoThread(Box::new(IoThread::start(&id, &properties)?))
+            }
+        };
+        self.list.push((id, object));
+        Ok(())
+    }
+
+    /// `object-del`.
+    ///
+    /// # Errors
+    /// There is no such object, or it is in use.
+    pub fn delete(&mut self, id: &str) -> Result<(), Error> {
+        let at = self.list.iter().position(|(known, _)| known == id);
+        let at = at.ok_or_else(|| Error::generic(format!("object '{id}' not found")))?;
+        let in_use = match self.list.get(at).map(|(_, object)| object) {
+            // One is here, one in the graph.
+            Some(Object::ThrottleGroup(group)) => Arc::strong_count(group) > 2,
+            Some(Object::IoThread(thread)) => thread.users > 0,
+            _ => false,
+        };
+        if in_use {
+            return Err(Error::generic(format!("object '{id}' is in use, can not be deleted")));
+        }
+        match self.list.remove(at).1 {
+            Object::Secret => self.graph.remove_secret(id),
+            Object::ThrottleGroup(_) => self.graph.remove_object(id),
+            // The thread ends here.
+            Object::IoThread(_) => {}
+        }
+        Ok(())
+    }
+
+    /// The reactor of an I/O thread, for one more disk.
+    ///
+    /// # Errors
+    /// There is no such thread.
+    pub fn io_thread(&mut self, id: &str) -> Result<aio::Handle, Error> {
+        let found = self.list.iter_mut().find_map(|(known, object)| match object {
+            Object::IoThread(thread) if known == id => Some(thread),
+            _ => None,
+        });
+        let thread = found.ok_or_else(|| Error::device_not_found(id))?;
+        thread.users += 1;
+        Ok(thread.reactor.handle().clone())
+    }
+
+    /// `query-iothreads`.
+    pub fn io_threads(&self) -> Vec<IOThreadInfo> {
+        let info = |(_, object): &(String, Object)| match object {
+            Object::IoThread(thread) => Some(thread.info.clone()),
+            _ => None,
+        };
+        self.list.iter().filter_map(info).collect()
+    }
+}
+
+impl IoThread {
+    fn start(id: &str, properties: &IothreadProperties) -> Result<Self, Error> {
+        for (name, value) in [
+            ("poll-max-ns", properties.poll_max_ns),
+            ("poll-grow", properties.poll_grow),
+            ("poll-shrink", properties.poll_shrink),
+            ("aio-max-batch", properties.aio_max_batch),
+        ] {
+            if value.is_some_and(|value| value < 0) {
+                let text = format!("{name} value must be in range [0, {}]", i64::MAX);
+                return Err(Error::generic(text));
+            }
+        }
+        let refused = |error: &dyn std::fmt::Display| Error::generic(format!("the host refuses a thread: {error}"));
+        let reactor = aio::IoThread::start(&format!("IO {id}")).map_err(|error| refused(&error))?;
+        let (tell, told) = mpsc::channel();
+        reactor.handle().spawn(async move {
+            // The receiver waits for exactly this.
+            let _ = tell.send(rustix::thread::gettid());
+        });
+        let thread_id = told.recv().map_err(|error| refused(&error))?;
+        let info = IOThreadInfo {
+            id: id.to_owned(),
+            thread_id: i64::from(thread_id.as_raw_nonzero().get()),
+            poll_max_ns: properties.poll_max_ns.unwrap_or(32768),
+            poll_grow: properties.poll_grow.unwrap_or(0),
+            poll_shrink: properties.poll_shrink.unwrap_or(0),
+            aio_max_batch: properties.aio_max_batch.unwrap_or(0),
+        };
+        Ok(Self { reactor, info, users: 0 })
+    }
+}
