@@ -20,11 +20,12 @@ mod bytes;
 mod meta;
 mod sparse;
 pub mod vdi;
+pub mod vmdk;
 pub mod vpc;
 
 use block::DriverType;
 
 /// The drivers of this crate.
 pub fn drivers() -> Vec<&'static dyn DriverType> {
-    vec![&vdi::VdiType, &vpc::VpcType]
+    vec![&vdi::VdiType, &vpc::VpcType, &vmdk::VmdkType]
 }

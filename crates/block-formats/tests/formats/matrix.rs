@@ -16,6 +16,15 @@ const CASES: &[(&str, &str, u64)] = &[
     ("vpc", "force_size=on", 10 * MIB + 1536),
     ("vpc", "subformat=fixed", 10 * MIB),
     ("vpc", "subformat=fixed,force_size=on", 10 * MIB + 512),
+    ("vmdk", "", 5 * MIB + 512),
+    ("vmdk", "zeroed_grain=on", 5 * MIB),
+    ("vmdk", "compat6=on,adapter_type=lsilogic", 5 * MIB),
+    ("vmdk", "hwversion=9,adapter_type=buslogic,toolsversion=12345", 5 * MIB),
+    ("vmdk", "adapter_type=legacyESX", 5 * MIB),
+    ("vmdk", "subformat=monolithicFlat", 5 * MIB + 512),
+    ("vmdk", "subformat=twoGbMaxExtentSparse", 5 * MIB),
+    ("vmdk", "subformat=twoGbMaxExtentFlat", 5 * MIB),
+    ("vmdk", "subformat=streamOptimized", 5 * MIB),
 ];
 
 fn pairs(options: &str) -> Vec<(&str, &str)> {
