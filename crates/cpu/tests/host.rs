@@ -22,9 +22,10 @@ mod flags;
 mod generate;
 #[path = "host/guest.rs"]
 mod guest;
-#[allow(dead_code, reason = "shared with other tests")]
 #[path = "host/native.rs"]
 mod native;
+#[path = "host/random.rs"]
+mod random;
 #[path = "host/state.rs"]
 mod state;
 
@@ -33,15 +34,11 @@ use std::time::Instant;
 use assemble::Assembler;
 use catalog::Catalog;
 use common::{CODE, DATA_LEN};
-use generate::Random;
-use guest::{Engine, Guest};
+use guest::{Engine, Guest, setting};
 use iced_x86::{Code, Decoder, DecoderOptions, Formatter, IntelFormatter, Mnemonic};
-use native::{BATCH, CODE_LEN, Native, Slot, TIMEOUT, TRAMPOLINE};
+use native::{BATCH, Native, Slot, TIMEOUT, TRAMPOLINE};
+use random::Random;
 use state::State;
-
-fn setting(name: &str, default: u64) -> u64 {
-    std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
-}
 
 /// A case, as far as the child does not hold it.
 struct Case {
@@ -56,13 +53,11 @@ fn prepare(seed: u64, slot: &mut Slot, catalog: &Catalog, bits: u32) -> Case {
     let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
     random.next();
     loop {
-        let mut before = generate::state(&mut random, bits);
-        assemble::bases(&mut random, &mut before);
-        slot.code = [0xf4; CODE_LEN];
+        let mut before = random::state(&mut random, bits);
+        random::bases(&mut random, &mut before);
         let case = if random.one_in(6) {
             let snippet = generate::snippet(&mut random, bits);
-            slot.code[..snippet.len].copy_from_slice(&snippet.code[..snippet.len]);
-            (slot.len, slot.at, slot.returns) = (snippet.len, 0, false);
+            slot.set(&snippet.code[..snippet.len]);
             Case { seed, before, codes: Vec::new(), mnemonics: snippet.mnemonics }
         } else {
             let Some(snippet) = Assembler::new(&mut random, catalog, &mut before, bits).snippet() else { continue };
@@ -161,12 +156,6 @@ fn random_32_bit_snippets_end_as_on_the_host() {
     compare(32);
 }
 
-fn engines(bits: u32) -> Vec<Engine> {
-    let wanted = std::env::var("OUZEL_HOST_ENGINE").unwrap_or_default().to_lowercase();
-    let all = Engine::all(bits);
-    all.into_iter().filter(|engine| wanted.is_empty() || format!("{engine:?}").to_lowercase() == wanted).collect()
-}
-
 fn compare(bits: u32) {
     if !native::is_possible() {
         eprintln!("skipped: the host's kernel keeps processes from writing the bases of FS and GS");
@@ -175,9 +164,9 @@ fn compare(bits: u32) {
     let cases = setting("OUZEL_HOST_CASES", 20_000);
     let first = setting("OUZEL_HOST_SEED", 0x5eed_0001);
     let keep = setting("OUZEL_HOST_KEEP", 1);
-    let engines = engines(bits);
+    let engines = Engine::wanted(bits);
     eprintln!("{bits} bits, seed {first}, {cases} cases, {engines:?}");
-    let mut native = Native::with_read_only_page(bits);
+    let mut native = Native::new(bits);
     let mut guests: Vec<(Engine, Guest)> =
         engines.into_iter().map(|engine| (engine, Guest::new(engine, bits))).collect();
     let mut catalog = Catalog::new(bits, guest::has("avx avx2 fma f16c vaes vpclmulqdq"));
@@ -189,7 +178,7 @@ fn compare(bits: u32) {
         let batch_seed = first.wrapping_add(done);
         let size = BATCH as u64;
         let count = (cases - done).min(size - batch_seed % size) as usize;
-        generate::memory(&mut Random((batch_seed / size).wrapping_mul(0x2545_f491_4f6c_dd1d) | 1), &mut data);
+        random::memory(&mut Random((batch_seed / size).wrapping_mul(0x2545_f491_4f6c_dd1d) | 1), &mut data);
         let prepared: Vec<Case> = (batch_seed..)
             .zip(native.slots().iter_mut().take(count))
             .map(|(seed, slot)| prepare(seed, slot, &catalog, bits))

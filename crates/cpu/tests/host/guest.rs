@@ -42,10 +42,22 @@ impl Engine {
         if bits == 64 { vec![Self::Interpreter, Self::Translator, Self::Regions] } else { vec![Self::Interpreter] }
     }
 
+    /// Those that the environment asks for.
+    pub fn wanted(bits: u32) -> Vec<Self> {
+        let wanted = std::env::var("OUZEL_HOST_ENGINE").unwrap_or_default().to_lowercase();
+        let all = Self::all(bits);
+        all.into_iter().filter(|engine| wanted.is_empty() || format!("{engine:?}").to_lowercase() == wanted).collect()
+    }
+
     fn config(self) -> TranslatorConfig {
         let hot_after = if self == Self::Regions { 1 } else { 0 };
         TranslatorConfig { enabled: self != Self::Interpreter, hot_after, ..TranslatorConfig::default() }
     }
+}
+
+/// A number from the environment.
+pub fn setting(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
 }
 
 /// Whether the models have all of these features on this host.

@@ -86,6 +86,13 @@ impl Slot {
         CODE + (self.at + self.len) as u64
     }
 
+    /// Takes a snippet for the start of the page.
+    pub fn set(&mut self, code: &[u8]) {
+        self.code = [0xf4; CODE_LEN];
+        self.code[..code.len()].copy_from_slice(code);
+        (self.len, self.at, self.returns) = (code.len(), 0, false);
+    }
+
     /// Puts a jump behind the last instruction, if there is room.
     pub fn add_return(&mut self) {
         self.returns = self.len + JUMP_LEN <= CODE_LEN && self.at + self.len + JUMP_LEN <= 4096;
@@ -404,15 +411,6 @@ pub struct Native {
 impl Native {
     /// Starts the child. Snippets run as code of `bits` bits.
     pub fn new(bits: u32) -> Self {
-        Self::start(bits, false)
-    }
-
-    /// As [`Native::new`], with the page [`READ_ONLY`].
-    pub fn with_read_only_page(bits: u32) -> Self {
-        Self::start(bits, true)
-    }
-
-    fn start(bits: u32, read_only: bool) -> Self {
         // SAFETY: plain system calls. The child uses nothing that could be locked by another thread of the parent, and
         // leaves by `_exit`.
         unsafe {
@@ -431,9 +429,6 @@ impl Native {
                 libc::close(requests[1]);
                 libc::close(replies[0]);
                 let mut child = Child::new(bits);
-                if !read_only {
-                    libc::munmap(READ_ONLY as *mut _, 4096);
-                }
                 let mut byte = 0u8;
                 while libc::read(requests[0], (&raw mut byte).cast(), 1) == 1 {
                     let shared = &mut *shared;
@@ -472,19 +467,6 @@ impl Native {
             let slot = &(*self.shared).slots[current];
             assert_eq!(read, 1, "the child died at {:02x?}", &slot.code[..slot.len]);
         }
-    }
-
-    /// Runs `code` (a whole page, of which the start matters) with `state` and `data`; both are replaced by what the
-    /// processor leaves.
-    pub fn run(&mut self, code: &[u8; 4096], state: &mut State, data: &mut [u8; DATA_LEN]) {
-        let slot = &mut self.slots()[0];
-        slot.state = *state;
-        slot.code.copy_from_slice(&code[..CODE_LEN]);
-        (slot.len, slot.at, slot.returns) = (CODE_LEN, 0, false);
-        self.execute(1, data);
-        let slot = &self.slots()[0];
-        *state = slot.state;
-        *data = slot.data;
     }
 }
 

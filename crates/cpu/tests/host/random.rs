@@ -24,7 +24,7 @@ impl Random {
 }
 
 /// A value that is likely to matter.
-fn interesting(random: &mut Random) -> u64 {
+pub fn interesting(random: &mut Random) -> u64 {
     match random.below(8) {
         0 => random.next(),
         1 => random.below(256),
@@ -38,7 +38,7 @@ fn interesting(random: &mut Random) -> u64 {
     }
 }
 
-fn pointer(random: &mut Random) -> u64 {
+pub fn pointer(random: &mut Random) -> u64 {
     match random.below(12) {
         0 => DATA + DATA_LEN as u64 - random.below(80),
         1 => DATA + random.below(40),
@@ -68,7 +68,7 @@ fn float64(random: &mut Random) -> u64 {
     }
 }
 
-fn vector(random: &mut Random) -> u128 {
+pub fn vector(random: &mut Random) -> u128 {
     match random.below(4) {
         0 => u128::from(random.next()) << 64 | u128::from(random.next()),
         1 => (0..4).fold(0, |value, _| value << 32 | u128::from(float32(random))),
@@ -77,7 +77,7 @@ fn vector(random: &mut Random) -> u128 {
     }
 }
 
-fn extended(random: &mut Random) -> [u8; 10] {
+pub fn extended(random: &mut Random) -> [u8; 10] {
     let (significand, sign_exponent) = match random.below(6) {
         0 => (random.next(), random.next() as u16),
         1 => {
@@ -161,5 +161,26 @@ pub fn memory(random: &mut Random, data: &mut [u8; DATA_LEN]) {
     for word in data.chunks_exact_mut(16) {
         let value = if random.one_in(8) { 0 } else { vector(random) };
         word.copy_from_slice(&value.to_le_bytes());
+    }
+}
+
+/// Fresh values for what [`state`] knows nothing of.
+pub fn bases(random: &mut Random, state: &mut State) {
+    let base = |random: &mut Random| match random.below(8) {
+        0 => 0,
+        1 => DATA + DATA_LEN as u64 - random.below(64),
+        _ => DATA + random.below(DATA_LEN as u64),
+    };
+    (state.fs_base, state.gs_base) = (base(random), base(random));
+    for upper in &mut state.upper {
+        *upper = if random.one_in(4) { 0 } else { vector(random) };
+    }
+    if random.one_in(4) {
+        // A stack of numbers that mostly belong together.
+        state.fx[4] = 0xff;
+        for n in 0..8 {
+            let value = extended(random);
+            state.fx[32 + 16 * n..42 + 16 * n].copy_from_slice(&value);
+        }
     }
 }
