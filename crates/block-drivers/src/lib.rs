@@ -12,6 +12,7 @@ pub fn registry() -> Registry {
 /// All drivers, in the order in which help shows them: by name.
 pub fn drivers() -> Vec<&'static dyn DriverType> {
     let mut drivers = block::builtin_drivers();
+    drivers.extend(block_filters::drivers());
     drivers.sort_by_key(|driver| driver.name());
     drivers
 }

@@ -49,7 +49,8 @@ fn split(text: &str) -> Vec<String> {
 
 /// Whether a list can be continued with a comma and another one: it has no comma at its ends that would join.
 pub fn is_valid_list(text: &str) -> bool {
-    !text.is_empty() && !text.starts_with(',') && !text.bytes().rev().take_while(|b| *b == b',').count() % 2 == 0
+    let commas_at_end = text.bytes().rev().take_while(|byte| *byte == b',').count();
+    !text.is_empty() && !text.starts_with(',') && commas_at_end.is_multiple_of(2)
 }
 
 /// Whether a list asks for help.

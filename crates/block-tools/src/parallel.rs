@@ -100,6 +100,20 @@ impl<'a, T> Set<'a, T> {
         .await;
     }
 
+    /// The results since they were last asked for.
+    pub fn take_finished(&mut self) -> Vec<T> {
+        std::mem::take(&mut self.finished)
+    }
+
+    /// Runs the set until `condition` holds, or none is left.
+    pub async fn until(&mut self, condition: impl Fn() -> bool) {
+        std::future::poll_fn(|context| {
+            self.poll_all(context);
+            if self.tasks.is_empty() || condition() { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+    }
+
     /// Waits until one more future is finished, or none is left; gives the results so far.
     pub async fn next(&mut self) -> Vec<T> {
         std::future::poll_fn(|context| {

@@ -49,37 +49,32 @@ fn read(options: &mut Options) -> Result<Vec<u8>> {
     if format == 0 {
         return Ok(bytes);
     }
-    from_base64(&bytes).ok_or_else(|| Error::invalid("Base64 data is not valid"))
+    let text = String::from_utf8_lossy(&bytes);
+    from_base64(&bytes).ok_or_else(|| Error::invalid(format!("Base64 data '{text}' is not valid")))
 }
 
-/// The bytes of base64 text, which may have white space in it.
+/// The bytes of base64 text. White space is skipped, and digits at the end that make no byte.
 fn from_base64(text: &[u8]) -> Option<Vec<u8>> {
-    let digit = |byte: u8| match byte {
-        b'A'..=b'Z' => Some(byte - b'A'),
-        b'a'..=b'z' => Some(byte - b'a' + 26),
-        b'0'..=b'9' => Some(byte - b'0' + 52),
-        b'+' => Some(62),
-        b'/' => Some(63),
-        _ => None,
-    };
-    let text: Vec<u8> = text.iter().copied().filter(|byte| !byte.is_ascii_whitespace()).collect();
     let mut bytes = Vec::with_capacity(text.len() / 4 * 3);
-    let quads = text.chunks_exact(4);
-    if !quads.remainder().is_empty() {
-        return None;
-    }
-    let count = quads.len();
-    for (index, quad) in quads.enumerate() {
-        let padding = quad.iter().rev().take_while(|byte| **byte == b'=').count();
-        if padding > 2 || (padding > 0 && index + 1 != count) {
-            return None;
+    let (mut bits, mut count) = (0u32, 0);
+    for byte in text {
+        let digit = match byte {
+            b'A'..=b'Z' => byte - b'A',
+            b'a'..=b'z' => byte - b'a' + 26,
+            b'0'..=b'9' => byte - b'0' + 52,
+            b'+' => 62,
+            b'/' => 63,
+            b'=' => continue,
+            byte if byte.is_ascii_whitespace() => continue,
+            _ => return None,
+        };
+        bits = bits << 6 | u32::from(digit);
+        count += 6;
+        if count >= 8 {
+            count -= 8;
+            bytes.push((bits >> count).to_le_bytes()[0]);
+            bits &= (1 << count) - 1;
         }
-        let mut bits = 0u32;
-        for byte in &quad[..4 - padding] {
-            bits = bits << 6 | u32::from(digit(*byte)?);
-        }
-        bits <<= 6 * padding;
-        bytes.extend_from_slice(&bits.to_be_bytes()[1..4 - padding]);
     }
     Some(bytes)
 }
@@ -95,8 +90,8 @@ mod tests {
         add_object(&graph, "secret,id=b,data=aGVsbG8=,format=base64").expect("base64");
         assert_eq!(*graph.secret("a").expect("known"), b"hello");
         assert_eq!(*graph.secret("b").expect("known"), b"hello");
-        let error = add_object(&graph, "secret,id=c,data=aGVsbG8,format=base64").expect_err("a digit is missing");
-        assert_eq!(error.to_string(), "Base64 data is not valid");
+        let error = add_object(&graph, "secret,id=c,data=a$b=,format=base64").expect_err("a wrong digit");
+        assert_eq!(error.to_string(), "Base64 data 'a$b=' is not valid");
         let error = add_object(&graph, "secret,id=c").expect_err("nothing");
         assert_eq!(error.to_string(), "Either 'file' or 'data' must be provided");
     }

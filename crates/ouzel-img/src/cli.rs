@@ -35,7 +35,7 @@ impl Failure {
 
 impl From<block::Error> for Failure {
     fn from(error: block::Error) -> Self {
-        Self::new(error)
+        Self::new(block_tools::open::text_with_hint(&error))
     }
 }
 

@@ -90,7 +90,7 @@ async fn run_commit(
         access.flags.no_backing = !is_base;
         let child = block_tools::open::open(&tool.graph, options, access)
             .await
-            .map_err(|error| Failure::new(error.context(format!("Could not open '{name}'"))))?;
+            .map_err(|error| Failure::from(error.context(format!("Could not open '{name}'"))))?;
         chain.push(child);
         if is_base {
             break;

@@ -145,7 +145,7 @@ impl Request {
             pass_secrets(creation, &mut options);
             creation.run(&tool.graph).await.map_err(|error| {
                 let format = self.format.as_deref().unwrap_or("");
-                Failure::new(error.context(format!("{}: error while converting {format}", self.target)))
+                Failure::from(error.context(format!("{}: error while converting {format}", self.target)))
             })?;
         }
         let target = if self.parsed.has("target-image-opts") {
@@ -156,7 +156,7 @@ impl Request {
         let result = self.copy(sources, &target, total, has_backing, writethrough, bar).await;
         let closed = tool.close(&target).await;
         result?;
-        closed.map_err(|error| Failure::new(error.context(format!("error while closing '{}'", self.target))))
+        closed.map_err(|error| Failure::from(error.context(format!("error while closing '{}'", self.target))))
     }
 
     /// Checks the options of creation.
@@ -274,7 +274,7 @@ fn pass_secrets(creation: &Creation, options: &mut Options) {
 
 /// Shows a snapshot of an image: `name`, or `snapshot.id=…,snapshot.name=…`.
 pub async fn load_snapshot(child: &Arc<Child>, parameter: &str) -> Result<(), Failure> {
-    let failed = |error: block::Error| Failure::new(error.context("Failed to load snapshot"));
+    let failed = |error: block::Error| Failure::from(error.context("Failed to load snapshot"));
     let name = if parameter.starts_with("snapshot.") {
         let mut options = keyval::to_options(parameter, None);
         let id = options.take_str("snapshot.id").map_err(failed)?;
@@ -294,5 +294,15 @@ pub async fn load_snapshot(child: &Arc<Child>, parameter: &str) -> Result<(), Fa
     let Some(name) = name else {
         return Err(failed(block::Error::not_found("Can't find snapshot")));
     };
-    status::skip_filters(&child.node()).driver().snapshot_load(name).await.map_err(failed)
+    let node = status::skip_filters(&child.node());
+    node.driver().snapshot_load(name).await.map_err(|error| {
+        failed(if error.is_unsupported() {
+            error.with_message(format!(
+                "Block format '{}' used by device '' does not support temporarily loading internal snapshots",
+                node.driver_type().name()
+            ))
+        } else {
+            error
+        })
+    })
 }

@@ -42,7 +42,7 @@ pub fn run(args: &[String]) -> Outcome {
         }
         creation.run(&tool.graph).await.map_err(|error| too_large(error, &creation))
     };
-    aio::block_on(work).map_err(|error| Failure::new(error.context(filename)))?;
+    aio::block_on(work).map_err(|error| Failure::from(error.context(filename)))?;
     Ok(0)
 }
 

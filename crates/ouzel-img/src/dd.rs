@@ -66,10 +66,9 @@ pub fn run(args: &[String]) -> Outcome {
             }
             let start = operands.skip.unwrap_or(0).checked_mul(block).filter(|start| *start <= end);
             creation.values.set("size", &start.map_or(0, |start| end - start).to_string())?;
-            creation
-                .run(&tool.graph)
-                .await
-                .map_err(|error| Failure::new(error.context(format!("{output}: error while creating output image"))))?;
+            creation.run(&tool.graph).await.map_err(|error| {
+                Failure::from(error.context(format!("{output}: error while creating output image")))
+            })?;
             let access = Access { write: true, ..Access::default() };
             let options = block_tools::open::file_options(output, Some(format));
             let target = tool.open_named(output, options, access).await?;

@@ -94,7 +94,7 @@ async fn keep_contents(
         if shared.is_none() {
             let child = block_tools::open::open(&tool.graph, file_options(&full, format), source).await;
             opened = Some(child.map_err(|error| {
-                Failure::new(error.context(format!("Could not open new backing file '{backing}'")))
+                Failure::from(error.context(format!("Could not open new backing file '{backing}'")))
             })?);
         }
     }

@@ -62,7 +62,11 @@ async fn perform(node: &Arc<Node>, action: &str, name: &str) -> Result<(), Failu
         }
         "a" => {
             let result = driver.snapshot_apply(name.to_owned()).await;
-            result.map_err(|error| Failure::new(error.context(format!("Could not apply snapshot '{name}'"))))
+            let result = result.map_err(|error| match error.is_unsupported() {
+                true => error.with_message("Block driver does not support snapshots"),
+                false => error,
+            });
+            result.map_err(|error| Failure::from(error.context(format!("Could not apply snapshot '{name}'"))))
         }
         "d" => {
             let snapshots = driver.snapshots()?;
@@ -71,7 +75,7 @@ async fn perform(node: &Arc<Node>, action: &str, name: &str) -> Result<(), Failu
                 return Err(Failure::new(format!("Could not delete snapshot '{name}': snapshot not found")));
             };
             let result = driver.snapshot_delete(known.id.clone()).await;
-            result.map_err(|error| Failure::new(error.context(format!("Could not delete snapshot '{name}'"))))
+            result.map_err(|error| Failure::from(error.context(format!("Could not delete snapshot '{name}'"))))
         }
         _ => {
             let snapshots = driver.snapshots()?;

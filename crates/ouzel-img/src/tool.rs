@@ -97,16 +97,10 @@ impl Tool {
         let probed = !options.contains("driver") && !name.starts_with("json:");
         let child = open::open(&self.graph, options, access)
             .await
-            .map_err(|error| Failure::new(error.context(format!("Could not open '{name}'"))))?;
-        let node = child.node();
-        if probed && node.driver_type().name() == "raw" && !node.is_read_only() {
-            let file = block::filename::of(&node);
+            .map_err(|error| Failure::from(error.context(format!("Could not open '{name}'"))))?;
+        if let Some(warning) = open::probed_raw_warning(&child).filter(|_| probed) {
             let _ = std::io::stdout().flush();
-            eprintln!(
-                "WARNING: Image format was not specified for '{file}' and probing guessed raw.\n         \
-                 Automatically detecting the format is dangerous for raw images, write operations on block 0 will be \
-                 restricted.\n         Specify the 'raw' format explicitly to remove the restrictions."
-            );
+            eprintln!("{warning}");
         }
         Ok(child)
     }

@@ -1,1 +1,247 @@
-fn main() {}
+//! `ouzel-io`: reads, writes and looks at an image by commands, from the command line or from standard input.
+
+#![forbid(unsafe_code)]
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use block::Graph;
+use block_tools::{keyval, open, secret};
+use ouzel_io::{OpenMode, Output, Session};
+
+struct Terminal;
+
+impl Output for Terminal {
+    fn print(&mut self, text: &str) {
+        print!("{text}");
+        let _ = std::io::stdout().flush();
+    }
+
+    fn complain(&mut self, text: &str) {
+        let _ = std::io::stdout().flush();
+        eprint!("{text}");
+    }
+}
+
+/// What the command line says.
+#[derive(Default)]
+struct Line {
+    mode: OpenMode,
+    commands: Vec<String>,
+    objects: Vec<String>,
+    format: Option<String>,
+    image_opts: bool,
+    misalign: bool,
+    file: Option<String>,
+}
+
+/// What else to do instead of running commands.
+enum Instead {
+    Help(u8),
+    Version,
+    Fail(String),
+}
+
+/// Long options, whether they take a value, and their letters (`O` and `I` for those without).
+const LONG: &[(&str, bool, char)] = &[
+    ("help", false, 'h'),
+    ("version", false, 'V'),
+    ("cmd", true, 'c'),
+    ("format", true, 'f'),
+    ("read-only", false, 'r'),
+    ("snapshot", false, 's'),
+    ("nocache", false, 'n'),
+    ("copy-on-read", false, 'C'),
+    ("misalign", false, 'm'),
+    ("native-aio", false, 'k'),
+    ("aio", true, 'i'),
+    ("discard", true, 'd'),
+    ("cache", true, 't'),
+    ("trace", true, 'T'),
+    ("object", true, 'O'),
+    ("image-opts", false, 'I'),
+    ("force-share", false, 'U'),
+];
+const WITH_VALUE: &str = "cdfitTO";
+const LETTERS: &str = "hVcdfrsnCmkitTU";
+
+fn main() -> ExitCode {
+    let mut args = std::env::args_os().map(|arg| arg.to_string_lossy().into_owned());
+    let program = args.next().unwrap_or_default();
+    let program = program.rsplit('/').next().filter(|name| !name.is_empty()).unwrap_or("ouzel-io").to_owned();
+    let args: Vec<String> = args.collect();
+    let line = match parse(&program, &args) {
+        Ok(line) => line,
+        Err(Instead::Help(code)) => {
+            print!("{}", usage(&program));
+            return ExitCode::from(code);
+        }
+        Err(Instead::Version) => {
+            println!("{program} version {} (Ouzel)", env!("CARGO_PKG_VERSION"));
+            return ExitCode::SUCCESS;
+        }
+        Err(Instead::Fail(message)) => {
+            eprintln!("{program}: {message}");
+            return ExitCode::FAILURE;
+        }
+    };
+    if aio::block_on(run(&program, line)) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn parse(program: &str, args: &[String]) -> Result<Line, Instead> {
+    let mut line = Line::default();
+    let mut operands = Vec::new();
+    let mut args = args.iter();
+    while let Some(arg) = args.next() {
+        if arg == "--" {
+            operands.extend(args.cloned());
+            break;
+        }
+        let wrong = |text: String| {
+            eprintln!("{program}: {text}");
+            Instead::Help(1)
+        };
+        if let Some(text) = arg.strip_prefix("--") {
+            let (name, value) =
+                text.split_once('=').map_or((text, None), |(name, value)| (name, Some(value.to_owned())));
+            let exact = LONG.iter().find(|(long, ..)| *long == name);
+            let mut similar = LONG.iter().filter(|(long, ..)| long.starts_with(name));
+            let found = exact.or_else(|| similar.next().filter(|_| similar.next().is_none()));
+            let &(long, takes_value, letter) = found.ok_or_else(|| wrong(format!("unrecognized option '--{name}'")))?;
+            let value = match (takes_value, value) {
+                (true, Some(value)) => value,
+                (true, None) => {
+                    args.next().cloned().ok_or_else(|| wrong(format!("option '--{long}' requires an argument")))?
+                }
+                (false, None) => String::new(),
+                (false, Some(_)) => return Err(wrong(format!("option '--{long}' doesn't allow an argument"))),
+            };
+            line.take(letter, &value)?;
+        } else if let Some(cluster) = arg.strip_prefix('-').filter(|cluster| !cluster.is_empty()) {
+            for (at, letter) in cluster.char_indices() {
+                if !LETTERS.contains(letter) {
+                    return Err(wrong(format!("invalid option -- '{letter}'")));
+                }
+                if !WITH_VALUE.contains(letter) {
+                    line.take(letter, "")?;
+                    continue;
+                }
+                let rest = &cluster[at + letter.len_utf8()..];
+                let value = if rest.is_empty() { args.next().cloned() } else { Some(rest.to_owned()) };
+                let value = value.ok_or_else(|| wrong(format!("option requires an argument -- '{letter}'")))?;
+                line.take(letter, &value)?;
+                break;
+            }
+        } else {
+            operands.push(arg.clone());
+        }
+    }
+    if operands.len() > 1 {
+        return Err(Instead::Help(1));
+    }
+    if line.format.is_some() && line.image_opts {
+        return Err(Instead::Fail("--image-opts and -f are mutually exclusive".to_owned()));
+    }
+    line.file = operands.pop();
+    Ok(line)
+}
+
+impl Line {
+    fn take(&mut self, letter: char, value: &str) -> Result<(), Instead> {
+        match letter {
+            'h' => return Err(Instead::Help(0)),
+            'V' => return Err(Instead::Version),
+            'c' => self.commands.push(value.to_owned()),
+            'f' => self.format = Some(value.to_owned()),
+            'm' => self.misalign = true,
+            'T' => return Err(Instead::Fail("Trace events are not supported".to_owned())),
+            'O' => self.objects.push(value.to_owned()),
+            'I' => self.image_opts = true,
+            letter => self.mode.apply(letter, value).map_err(Instead::Fail)?,
+        }
+        Ok(())
+    }
+}
+
+async fn run(program: &str, line: Line) -> bool {
+    let graph = Graph::new(block_drivers::registry());
+    let mut session = Session::new(std::sync::Arc::clone(&graph), program, Box::new(Terminal));
+    for object in &line.objects {
+        if let Err(error) = secret::add_object(&graph, object) {
+            session.report(&error.to_string());
+            return false;
+        }
+    }
+    if line.misalign {
+        session.set_misaligned();
+    }
+    if line.image_opts {
+        session.set_image_opts();
+    }
+    if let Some(file) = &line.file {
+        let (name, options) = if line.image_opts {
+            (None, keyval::to_options(file, Some("file")))
+        } else {
+            (Some(file.as_str()), open::file_options(file, line.format.as_deref()))
+        };
+        if let Err(failed) = session.open(name, options, &line.mode).await {
+            if let Some(error) = failed.error {
+                session.report(&error);
+            }
+            return false;
+        }
+    }
+    let mut good = true;
+    if line.commands.is_empty() {
+        good = interact(&mut session, program).await;
+    }
+    for command in &line.commands {
+        if session.has_quit() {
+            break;
+        }
+        good &= session.run(command).await;
+    }
+    session.close().await;
+    good
+}
+
+/// Reads commands from standard input.
+async fn interact(session: &mut Session, program: &str) -> bool {
+    let mut good = true;
+    while !session.has_quit() {
+        print!("{program}> ");
+        let _ = std::io::stdout().flush();
+        let line = session
+            .with(aio::spawn_blocking(|| {
+                let mut line = String::new();
+                std::io::stdin().read_line(&mut line).ok().filter(|len| *len != 0).map(|_| line)
+            }))
+            .await;
+        let Some(line) = line else { break };
+        good &= session.run(line.trim_end_matches('\n')).await;
+    }
+    good
+}
+
+fn usage(program: &str) -> String {
+    format!(
+        "Usage: {program} [OPTIONS]... [-c STRING]... [file]\n\n  \
+         --object OBJECTDEF   an object, as a secret\n  \
+         --image-opts         the file is a list of options\n  \
+         -c, --cmd STRING     run this command (may be repeated)\n  \
+         -f, --format FMT     the format of the file\n  \
+         -r, --read-only      open for reading\n  \
+         -s, --snapshot       write to a temporary overlay\n  \
+         -n, --nocache        same as -t none\n  \
+         -C, --copy-on-read   copy what is read into the file\n  \
+         -m, --misalign       use buffers at odd addresses\n  \
+         -k, --native-aio     same as -i native\n  \
+         -i, --aio=MODE       threads, native or io_uring\n  \
+         -t, --cache=MODE     none, writeback, writethrough, directsync or unsafe\n  \
+         -d, --discard=MODE   ignore or unmap\n  \
+         -U, --force-share    open although somebody else uses the file\n  \
+         -h, --help           this text\n  \
+         -V, --version        the version\n\n\
+         See '{program} -c help' for the commands.\n"
+    )
+}

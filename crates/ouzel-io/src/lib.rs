@@ -1,0 +1,18 @@
+//! The commands of `ouzel-io`: reads, writes and looks at an image, one line a command. The monitor's `qemu-io` runs
+//! them on a node that a machine uses.
+//!
+//! Commands, options and what they print are those of `qemu-io` 7.2, because test suites compare the text. Asynchronous
+//! requests live in a set that runs whenever a command waits for something.
+//!
+//! Left out: access to the saved machine state (`read -b`, `write -b`), which drivers do not offer yet.
+
+#![forbid(unsafe_code)]
+
+mod args;
+mod commands;
+mod format;
+mod requests;
+mod session;
+
+pub use commands::COMMANDS;
+pub use session::{OpenMode, Output, Session};

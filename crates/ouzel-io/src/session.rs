@@ -1,0 +1,286 @@
+//! An open image and the requests in flight on it.
+
+use std::sync::Arc;
+
+use block::{CacheMode, Child, Error, Graph, Node, Options, Permissions, Preallocation};
+use block_tools::open::{self, Access};
+use block_tools::parallel::Set;
+
+use crate::commands;
+
+/// Where commands print to.
+pub trait Output: Send {
+    /// What a command found.
+    fn print(&mut self, text: &str);
+    /// What is wrong.
+    fn complain(&mut self, text: &str);
+}
+
+/// Why a command failed; everything was printed.
+#[derive(Debug)]
+pub struct Failed {
+    /// What is still to be printed with the results.
+    pub text: String,
+    /// What is still to be printed as an error, behind the program's name.
+    pub error: Option<String>,
+}
+
+impl Failed {
+    /// A failure that is told with the results.
+    pub fn printed(text: impl Into<String>) -> Self {
+        Self { text: text.into(), error: None }
+    }
+
+    /// A failure that is told as an error.
+    pub fn error(text: impl Into<String>) -> Self {
+        Self { text: String::new(), error: Some(text.into()) }
+    }
+
+    /// A failure that was told already.
+    pub fn silent() -> Self {
+        Self { text: String::new(), error: None }
+    }
+}
+
+/// How an image is opened.
+#[derive(Clone, Debug)]
+pub struct OpenMode {
+    /// Read only.
+    pub read_only: bool,
+    /// The cache mode.
+    pub cache: CacheMode,
+    /// Each write is stable before it counts as done.
+    pub writethrough: bool,
+    /// Discards reach the image.
+    pub discard: bool,
+    /// Open in spite of others.
+    pub force_share: bool,
+    /// Data that is read is copied into the topmost image.
+    pub copy_on_read: bool,
+    /// What is written goes to a temporary overlay.
+    pub snapshot: bool,
+    /// The engine: `threads`, `native` or `io_uring`.
+    pub aio: Option<String>,
+}
+
+impl Default for OpenMode {
+    fn default() -> Self {
+        Self {
+            read_only: false,
+            cache: CacheMode::default(),
+            writethrough: true,
+            discard: true,
+            force_share: false,
+            copy_on_read: false,
+            snapshot: false,
+            aio: None,
+        }
+    }
+}
+
+/// An interpreter of commands.
+pub struct Session {
+    pub(crate) graph: Arc<Graph>,
+    pub(crate) output: Box<dyn Output>,
+    pub(crate) program: String,
+    pub(crate) child: Option<Arc<Child>>,
+    pub(crate) writethrough: bool,
+    pub(crate) misalign: bool,
+    /// Operands of `open` are lists of options.
+    pub(crate) image_opts: bool,
+    /// It may open and close images.
+    pub(crate) standalone: bool,
+    pub(crate) quit: bool,
+    pub(crate) pending: Set<'static, String>,
+}
+
+impl Session {
+    /// A session of a program of its own.
+    pub fn new(graph: Arc<Graph>, program: &str, output: Box<dyn Output>) -> Self {
+        Self {
+            graph,
+            output,
+            program: program.to_owned(),
+            child: None,
+            writethrough: true,
+            misalign: false,
+            image_opts: false,
+            standalone: true,
+            quit: false,
+            pending: Set::default(),
+        }
+    }
+
+    /// A session on an edge that somebody else opened and closes.
+    pub fn on(graph: Arc<Graph>, child: Arc<Child>, program: &str, output: Box<dyn Output>) -> Self {
+        Self { child: Some(child), writethrough: false, standalone: false, ..Self::new(graph, program, output) }
+    }
+
+    /// Buffers begin at addresses that are not aligned.
+    pub fn set_misaligned(&mut self) {
+        self.misalign = true;
+    }
+
+    /// Operands of `open` are lists of options.
+    pub fn set_image_opts(&mut self) {
+        self.image_opts = true;
+    }
+
+    /// Whether `quit` was among the commands.
+    pub fn has_quit(&self) -> bool {
+        self.quit
+    }
+
+    /// The image.
+    pub(crate) fn image(&self) -> Result<Arc<Child>, Failed> {
+        self.child.clone().ok_or_else(Failed::silent)
+    }
+
+    /// The topmost node.
+    pub(crate) fn node(&self) -> Result<Arc<Node>, Failed> {
+        Ok(self.image()?.node())
+    }
+
+    /// Runs a line; false if it failed.
+    pub async fn run(&mut self, line: &str) -> bool {
+        let words: Vec<&str> = line.split(' ').filter(|word| !word.is_empty()).collect();
+        let Some((name, words)) = words.split_first() else { return true };
+        let result = commands::run(self, name, words).await;
+        self.print_finished();
+        match result {
+            Ok(text) => {
+                self.output.print(&text);
+                true
+            }
+            Err(failed) => {
+                self.output.print(&failed.text);
+                if let Some(error) = failed.error {
+                    self.report(&error);
+                }
+                false
+            }
+        }
+    }
+
+    /// Prints an error behind the program's name.
+    pub fn report(&mut self, text: &str) {
+        let text = format!("{}: {text}\n", self.program);
+        self.output.complain(&text);
+    }
+
+    /// Waits for `future`, with the requests in flight beside it.
+    pub async fn with<F: Future>(&mut self, future: F) -> F::Output {
+        let value = self.pending.with(future).await;
+        self.print_finished();
+        value
+    }
+
+    /// Waits for all requests in flight.
+    pub async fn drain(&mut self) {
+        while !self.pending.is_empty() {
+            for text in self.pending.next().await {
+                self.output.print(&text);
+            }
+        }
+        self.print_finished();
+    }
+
+    pub(crate) fn print_finished(&mut self) {
+        for text in self.pending.take_finished() {
+            self.output.print(&text);
+        }
+    }
+
+    /// Adds permissions to those that the session has.
+    pub(crate) fn permit(&mut self, wanted: Permissions) -> Result<(), Failed> {
+        let child = self.image()?;
+        if child.node().is_read_only() {
+            return Err(Failed::error("Block node is read-only"));
+        }
+        let (used, shared) = child.permissions();
+        if used.contains(wanted) {
+            return Ok(());
+        }
+        self.graph
+            .set_permissions(&child, used | wanted, shared)
+            .map_err(|error| Failed::error(open::text_with_hint(&error)))
+    }
+
+    /// Opens an image. `name` is the file name for messages, if it was one.
+    pub async fn open(&mut self, name: Option<&str>, options: Options, mode: &OpenMode) -> Result<(), Failed> {
+        if self.child.is_some() {
+            return Err(Failed::error("file open already, try 'help close'"));
+        }
+        let mut options = options;
+        if mode.force_share && options.get_str("force-share").is_some_and(|value| value != "on") {
+            return Err(Failed::error("-U conflicts with image options"));
+        }
+        if let (Some(aio), Some(name)) = (&mode.aio, name)
+            && block::filename::protocol_of(name).is_none()
+        {
+            options.take("filename");
+            options.set("file.driver", "file");
+            options.set("file.filename", name);
+            options.set("file.aio", aio.as_str());
+        }
+        let probed = name.is_some_and(|name| !name.starts_with("json:")) && !options.contains("driver");
+        let mut access = Access {
+            write: !mode.read_only && !mode.snapshot,
+            unmap: mode.discard,
+            cache: mode.cache,
+            ..Access::default()
+        };
+        access.flags.force_share = mode.force_share;
+        let context = name.map_or("can't open".to_owned(), |name| format!("can't open device {name}"));
+        let failed = |error: Error| Failed::error(open::text_with_hint(&error.context(&context)));
+        let mut child = open::open(&self.graph, options, access).await.map_err(failed)?;
+        if let Some(warning) = open::probed_raw_warning(&child).filter(|_| probed) {
+            self.output.complain(&format!("{warning}\n"));
+        }
+        if mode.snapshot {
+            child = self.overlay(child, access).await.map_err(failed)?;
+        }
+        if mode.copy_on_read {
+            let options = Options::new().with("driver", "copy-on-read").with("file", child.node().name());
+            let filter = open::open(&self.graph, options, access).await.map_err(failed)?;
+            let _ = self.graph.detach(&child).await;
+            child = filter;
+        }
+        self.child = Some(child);
+        self.writethrough = mode.writethrough;
+        Ok(())
+    }
+
+    /// Puts a temporary image on top of `base`, which nobody finds in the file system.
+    async fn overlay(&mut self, base: Arc<Child>, access: Access) -> block::Result<Arc<Child>> {
+        let directory = std::env::var("TMPDIR").unwrap_or_else(|_| "/var/tmp".to_owned());
+        let path = format!("{directory}/vl.{}", std::process::id());
+        let mut creation = block_tools::create::Creation::new(&self.graph, "qcow2", &path)?;
+        creation.values.set("size", &block_tools::status::size(&base.node()).to_string())?;
+        creation.run(&self.graph).await?;
+        let options = open::file_options(&path, Some("qcow2")).with("backing", base.node().name());
+        let overlay = open::open(&self.graph, options, Access { write: true, ..access }).await;
+        let _ = std::fs::remove_file(&path);
+        self.graph.detach(&base).await?;
+        overlay
+    }
+
+    /// Closes the image, after all requests on it.
+    pub async fn close(&mut self) {
+        self.drain().await;
+        if let Some(child) = self.child.take()
+            && self.standalone
+            && let Err(error) = self.graph.detach(&child).await
+        {
+            self.report(&error.to_string());
+        }
+    }
+
+    /// Changes the size.
+    pub(crate) async fn truncate(&mut self, size: u64, preallocation: Preallocation) -> Result<(), Failed> {
+        let child = self.image()?;
+        let size = size.checked_next_multiple_of(512).unwrap_or(size);
+        let result = self.with(child.truncate(size, false, preallocation)).await;
+        result.map_err(|error| Failed::error(open::text_with_hint(&error)))
+    }
+}
