@@ -1,0 +1,270 @@
+//! The driver: requests of the node to the image.
+
+use std::any::Any;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use block::image::{AmendRequest, CheckResult, FixMode, ImageBacking, ImageDetails, SnapshotInfo};
+use block::{
+    BackingSlot, BlockStatus, Child, Driver, Error, IoFuture, Limits, Options, Preallocation, Result, Value,
+    WriteFlags, ZeroFlags,
+};
+use iobuf::IoBuf;
+
+use crate::header::{COMPATIBLE_LAZY, autoclear, incompatible};
+use crate::image::{Image, change, read};
+use crate::runtime::RunOptions;
+
+/// An open qcow2 node.
+pub struct Qcow2 {
+    pub(crate) image: Image,
+    /// Options that make another disk of the same file.
+    pub(crate) strong: Options,
+}
+
+impl Qcow2 {
+    async fn guarded<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        let _gate = self.image.gate.read().await;
+        let _reader = self.image.readers.enter();
+        work.await
+    }
+
+    async fn writing<T>(&self, offset: u64, len: u64, work: impl Future<Output = Result<T>>) -> Result<T> {
+        self.image.check_usable()?;
+        self.image.record_write(offset, len).await?;
+        self.guarded(work).await
+    }
+
+    /// Bytes that the bitmaps take in a copy of this image.
+    pub(crate) fn bitmap_bytes(&self) -> u64 {
+        let size = self.image.len();
+        let cluster = self.image.cluster_size();
+        read(&self.image.bitmaps, |all| all.iter().map(|b| b.stored_bytes(size, cluster)).sum())
+    }
+
+    /// Bytes at an offset of the saved machine state. The state lies behind the disk.
+    ///
+    /// # Errors
+    /// If the image can't be read.
+    pub async fn read_vm_state(&self, offset: u64, buf: IoBuf) -> Result<()> {
+        let at = self.vm_state_start().checked_add(offset).ok_or_else(|| Error::too_big("The state is too large"))?;
+        self.guarded(self.image.read_range(at, buf)).await
+    }
+
+    fn vm_state_start(&self) -> u64 {
+        let shift = self.image.geometry().l1_shift();
+        self.image.len().next_multiple_of(1 << shift)
+    }
+}
+
+fn specific(image: &Image) -> Value {
+    let header = image.header();
+    let mut entries: Vec<(String, Value)> = Vec::new();
+    let mut put = |name: &str, value: Value| entries.push((name.to_owned(), value));
+    if header.version < 3 {
+        put("compat", "0.10".into());
+        put("compression-type", "zlib".into());
+        put("refcount-bits", 16u64.into());
+    } else {
+        put("compat", "1.1".into());
+        put("compression-type", if header.compression == 1 { "zstd" } else { "zlib" }.into());
+        put("lazy-refcounts", (header.compatible & COMPATIBLE_LAZY != 0).into());
+        put("refcount-bits", (1u64 << header.refcount_order).into());
+        put("corrupt", (header.incompatible & incompatible::CORRUPT != 0).into());
+        put("extended-l2", header.is_extended().into());
+        if header.incompatible & incompatible::DATA_FILE != 0 {
+            if let Some(name) = &header.data_file {
+                put("data-file", name.as_str().into());
+            }
+            put("data-file-raw", (header.autoclear & autoclear::DATA_RAW != 0).into());
+        }
+        let bitmaps: Vec<Value> = read(&image.bitmaps, |all| all.iter().map(|b| b.to_value()).collect());
+        if !bitmaps.is_empty() {
+            put("bitmaps", Value::List(bitmaps));
+        }
+    }
+    match header.crypt_method {
+        1 => put("encrypt", Value::dict([("format", "aes".into())])),
+        2 => put("encrypt", Value::dict([("format", "luks".into())])),
+        _ => {}
+    }
+    Value::Dict(entries)
+}
+
+impl Driver for Qcow2 {
+    fn len(&self) -> u64 {
+        self.image.len()
+    }
+
+    fn limits(&self) -> Limits {
+        let geometry = self.image.geometry();
+        let narrow = |size: u64| u32::try_from(size).unwrap_or(u32::MAX);
+        Limits {
+            request_alignment: if self.image.cipher.is_some() { 512 } else { 1 },
+            discard_alignment: narrow(geometry.cluster_size()),
+            zeroes_alignment: narrow(geometry.subcluster_size()),
+            ..Limits::default()
+        }
+    }
+
+    fn children(&self) -> Vec<Arc<Child>> {
+        let mut children = vec![Arc::clone(&self.image.file)];
+        children.extend(self.image.data_file.clone());
+        children
+    }
+
+    fn backing(&self) -> Option<&Arc<BackingSlot>> {
+        Some(&self.image.backing)
+    }
+
+    fn data_child(&self) -> Option<Arc<Child>> {
+        Some(Arc::clone(self.image.data()))
+    }
+
+    fn read(&self, offset: u64, buf: IoBuf) -> IoFuture<'_> {
+        Box::pin(self.guarded(self.image.read_range(offset, buf)))
+    }
+
+    fn write(&self, offset: u64, buf: IoBuf, flags: WriteFlags) -> IoFuture<'_> {
+        let len = buf.len() as u64;
+        if flags.compressed {
+            return self.write_compressed(offset, buf);
+        }
+        Box::pin(self.writing(offset, len, self.image.write_range(offset, buf)))
+    }
+
+    fn write_zeroes(&self, offset: u64, len: u64, flags: ZeroFlags) -> IoFuture<'_> {
+        Box::pin(self.writing(offset, len, self.image.zero_range(offset, len, flags)))
+    }
+
+    fn discard(&self, offset: u64, len: u64) -> IoFuture<'_> {
+        Box::pin(self.writing(offset, len, self.image.discard_range(offset, len)))
+    }
+
+    fn flush(&self) -> IoFuture<'_> {
+        Box::pin(async move {
+            if self.image.read_only.load(Ordering::Acquire) {
+                return Ok(());
+            }
+            self.image.flush().await
+        })
+    }
+
+    fn truncate(&self, len: u64, exact: bool, preallocation: Preallocation) -> IoFuture<'_> {
+        let _ = exact;
+        Box::pin(self.image.truncate(len, preallocation))
+    }
+
+    fn block_status(&self, offset: u64, len: u64, precise: bool) -> IoFuture<'_, BlockStatus> {
+        let _ = precise;
+        Box::pin(self.guarded(self.image.status(offset, len)))
+    }
+
+    fn write_compressed(&self, offset: u64, buf: IoBuf) -> IoFuture<'_> {
+        let len = buf.len() as u64;
+        Box::pin(self.writing(offset, len, self.image.write_compressed(offset, buf)))
+    }
+
+    fn strong_options(&self) -> Options {
+        self.strong.clone()
+    }
+
+    fn details(&self) -> ImageDetails {
+        let header = self.image.header();
+        ImageDetails {
+            cluster_size: Some(self.image.cluster_size()),
+            dirty: Some(header.incompatible & incompatible::DIRTY != 0),
+            encrypted: header.crypt_method != 0,
+            vm_state_offset: Some(self.vm_state_start()),
+            unallocated_is_zero: true,
+            corrupt: header.incompatible & incompatible::CORRUPT != 0,
+            specific: Some(("qcow2".to_owned(), specific(&self.image))),
+            ..ImageDetails::default()
+        }
+    }
+
+    fn image_backing(&self) -> Option<ImageBacking> {
+        let header = self.image.header();
+        header.backing_file.map(|file| ImageBacking { file, format: header.backing_format })
+    }
+
+    fn change_backing(&self, backing: Option<ImageBacking>) -> IoFuture<'_> {
+        Box::pin(async move {
+            self.image.check_usable()?;
+            if backing.is_some() && self.image.is_raw_data_file() {
+                return Err(Error::invalid("An external data file that stays raw can't have a backing file"));
+            }
+            self.image
+                .update_header(|h| {
+                    h.backing_format = backing.as_ref().and_then(|b| b.format.clone());
+                    h.backing_file = backing.map(|b| b.file);
+                })
+                .await
+        })
+    }
+
+    fn check(&self, fix: FixMode) -> IoFuture<'_, CheckResult> {
+        Box::pin(self.image.check(fix))
+    }
+
+    fn amend(&self, request: AmendRequest) -> IoFuture<'_> {
+        Box::pin(self.image.amend(request))
+    }
+
+    fn snapshots(&self) -> Result<Vec<SnapshotInfo>> {
+        Ok(read(&self.image.snapshots, |all| all.iter().map(|s| s.info.clone()).collect()))
+    }
+
+    fn snapshot_create(&self, info: SnapshotInfo) -> IoFuture<'_> {
+        Box::pin(self.image.snapshot_create(info))
+    }
+
+    fn snapshot_apply(&self, name: String) -> IoFuture<'_> {
+        Box::pin(async move { self.image.snapshot_apply(&name).await })
+    }
+
+    fn snapshot_delete(&self, name: String) -> IoFuture<'_> {
+        Box::pin(async move { self.image.snapshot_delete(&name).await })
+    }
+
+    fn reopen(&self, mut options: Options, read_only: bool) -> IoFuture<'_> {
+        Box::pin(async move {
+            let header = self.image.header();
+            let unmap = read(&self.image.run, |run| run.passes(crate::flush::Reason::Request));
+            let run = RunOptions::take(&mut options, &header, unmap)?;
+            if let Some((name, _)) = options.iter().next() {
+                return Err(Error::invalid(format!("Cannot change the option '{name}'")));
+            }
+            let was_read_only = self.image.read_only.load(Ordering::Acquire);
+            if !read_only && header.incompatible & incompatible::CORRUPT != 0 {
+                return Err(Error::permission("Can't make a corrupt image read/write"));
+            }
+            if !was_read_only {
+                // Everything is clean afterwards, so that caches may change their sizes.
+                self.image.close().await?;
+            }
+            let geometry = self.image.geometry();
+            let (slices, slice_bytes) = run.l2_cache(&geometry, self.image.len());
+            {
+                let _gate = self.image.gate.write().await;
+                let mut meta = self.image.meta.lock().await;
+                meta.refs.set_capacity(run.refcount_cache(&geometry));
+                self.image.map().reset(slice_bytes, slices);
+                change(&self.image.run, |now| *now = run);
+            }
+            self.image.read_only.store(read_only, Ordering::Release);
+            if was_read_only && !read_only {
+                self.image.prepare_for_writing().await?;
+            }
+            Ok(())
+        })
+    }
+
+    fn close(&self) -> IoFuture<'_> {
+        Box::pin(self.image.close())
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}

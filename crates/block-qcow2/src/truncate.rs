@@ -1,0 +1,229 @@
+//! Resizing, and preallocation.
+
+use std::sync::atomic::Ordering;
+
+use block::{Error, Preallocation, Result, WriteFlags, ZeroFlags};
+use iobuf::IoBuf;
+
+use crate::entry::{ALL_ALLOCATED, COPIED, Entry, OFFSET_MASK};
+use crate::flush::Reason;
+use crate::header::MAX_L1_BYTES;
+use crate::image::{Image, read};
+
+/// Bytes that are written at once for full preallocation.
+const FILL: u64 = 1 << 20;
+
+impl Image {
+    /// Changes the size of the disk.
+    pub(crate) async fn truncate(&self, len: u64, preallocation: Preallocation) -> Result<()> {
+        if len & 511 != 0 {
+            return Err(Error::invalid("The new size must be a multiple of 512"));
+        }
+        let old = self.len();
+        let resizable = |all: &Vec<crate::bitmap::StoredBitmap>| all.is_empty();
+        if len != old && !read(&self.bitmaps, resizable) {
+            return Err(Error::unsupported("Cannot resize an image that has bitmaps"));
+        }
+        if len != old && read(&self.header, |h| h.version) < 3 && !read(&self.snapshots, Vec::is_empty) {
+            return Err(Error::unsupported("Can't resize a v2 image which has snapshots"));
+        }
+        if len < old {
+            if preallocation != Preallocation::Off {
+                return Err(Error::invalid("Preallocation can't be used for shrinking an image"));
+            }
+            self.shrink(len).await
+        } else {
+            self.grow(old, len, preallocation).await
+        }
+    }
+
+    async fn shrink(&self, len: u64) -> Result<()> {
+        let cluster = self.cluster_size();
+        {
+            let _gate = self.gate.read().await;
+            let end = self.len().next_multiple_of(cluster);
+            self.discard_clusters(len.next_multiple_of(cluster), end, Reason::Always, true).await?;
+        }
+        let _gate = self.gate.write().await;
+        let _one = self.flush_lock.lock().await;
+        let mut meta = self.meta.lock().await;
+        self.flush_all(&mut meta).await?;
+        // L2 tables that are behind the end hold nothing any more.
+        let geometry = self.geometry();
+        let needed = usize::try_from(geometry.l1_needed(len)).unwrap_or(usize::MAX);
+        let dropped: Vec<(usize, u64)> = {
+            let map = self.map();
+            map.l1
+                .iter()
+                .enumerate()
+                .skip(needed)
+                .filter(|(_, e)| **e & OFFSET_MASK != 0)
+                .map(|(i, e)| (i, *e))
+                .collect()
+        };
+        for (index, entry) in dropped {
+            self.map().set_l1(index, 0);
+            self.free(&mut meta, entry & OFFSET_MASK, 1, Reason::Always);
+        }
+        self.update_header(|h| h.size = len).await?;
+        self.size.store(len, Ordering::Release);
+        self.flush_all(&mut meta).await?;
+        if self.has_data_file() {
+            if self.data().len() > len {
+                self.data().truncate(len, false, Preallocation::Off).await?;
+            }
+            return Ok(());
+        }
+        // Give the end of the file back.
+        let mut last = self.file.len().div_ceil(cluster);
+        while last > 0 && meta.refs.count(last - 1).await? == 0 {
+            last -= 1;
+        }
+        if last * cluster < self.file.len() {
+            self.file.truncate(last * cluster, false, Preallocation::Off).await?;
+        }
+        Ok(())
+    }
+
+    async fn grow(&self, old: u64, len: u64, preallocation: Preallocation) -> Result<()> {
+        let geometry = self.geometry();
+        let needed = geometry.l1_needed(len);
+        if needed * 8 > MAX_L1_BYTES {
+            return Err(Error::too_big("The image would be too big for its cluster size"));
+        }
+        let needed = usize::try_from(needed).unwrap_or(usize::MAX);
+        {
+            let _gate = self.gate.write().await;
+            let _one = self.flush_lock.lock().await;
+            let mut meta = self.meta.lock().await;
+            self.check_usable()?;
+            if needed > self.map().l1.len() {
+                self.flush_all(&mut meta).await?;
+                let mut l1 = self.map().l1.clone();
+                let place = read(&self.header, |h| h.l1_offset);
+                let clusters = (l1.len() as u64 * 8).div_ceil(geometry.cluster_size());
+                l1.resize(needed, 0);
+                self.move_l1(&mut meta, l1, old).await?;
+                if place != 0 && clusters != 0 {
+                    self.free(&mut meta, place, clusters, Reason::Other);
+                }
+                self.rebuild_table_overlap(&meta);
+                self.add_inactive_l2().await?;
+            }
+        }
+        // What the last cluster holds behind the old end, and what the backing has there, must not appear.
+        self.size.store(len, Ordering::Release);
+        let result = async {
+            self.hide_tail(old, len).await?;
+            match preallocation {
+                Preallocation::Off => {
+                    if let Some(data) = &self.data_file
+                        && data.len() < len
+                    {
+                        data.truncate(len, false, Preallocation::Off).await?;
+                    }
+                    Ok(())
+                }
+                mode => self.preallocate(old, len, mode).await,
+            }
+        }
+        .await;
+        if let Err(error) = result {
+            self.size.store(old, Ordering::Release);
+            return Err(error);
+        }
+        let _one = self.flush_lock.lock().await;
+        let mut meta = self.meta.lock().await;
+        self.flush_all(&mut meta).await?;
+        self.update_header(|h| h.size = len).await
+    }
+
+    async fn hide_tail(&self, old: u64, len: u64) -> Result<()> {
+        let cluster = self.cluster_size();
+        let tail_end = old.next_multiple_of(cluster).min(len);
+        let _gate = self.gate.read().await;
+        let _reader = self.readers.enter();
+        if old < tail_end && !self.reads_as_zero(old, tail_end - old).await? {
+            let run = self.find(old, tail_end - old, false).await?;
+            if !run.kind.is_unallocated() || self.backing.get().is_some_and(|b| b.len() > old) {
+                self.write_range(old, IoBuf::zeroed(usize::try_from(tail_end - old).unwrap_or(0))).await?;
+            }
+        }
+        let Some(backing) = self.backing.get() else { return Ok(()) };
+        let end = backing.len().min(len);
+        if tail_end >= end {
+            return Ok(());
+        }
+        let end = end.next_multiple_of(cluster);
+        if self.geometry().no_zero_flag {
+            let mut at = tail_end;
+            while at < end.min(len) {
+                let n = FILL.min(end.min(len) - at);
+                self.write_range(at, IoBuf::zeroed(usize::try_from(n).unwrap_or(0))).await?;
+                at += n;
+            }
+            return Ok(());
+        }
+        self.zero_units(tail_end, end, ZeroFlags::default()).await
+    }
+
+    /// Allocates all clusters from `old` to `len`.
+    async fn preallocate(&self, old: u64, len: u64, mode: Preallocation) -> Result<()> {
+        let geometry = self.geometry();
+        let cluster = geometry.cluster_size();
+        let start = old.next_multiple_of(cluster);
+        let mut at = start;
+        let mut end_of_data = 0;
+        while at < len {
+            let mut meta = self.meta.lock().await;
+            self.ensure_table(&mut meta, at).await?;
+            let table_end = (((at >> geometry.l1_shift()) + 1) << geometry.l1_shift()).min(len);
+            let want = (table_end - at).div_ceil(cluster);
+            let (host, count) = if self.has_data_file() { (at, want) } else { meta.refs.allocate_up_to(want).await? };
+            self.note_made(&mut meta);
+            if !self.has_data_file() {
+                self.check_allocation(host, count * cluster, "data cluster").await?;
+            }
+            if mode == Preallocation::Full || (!self.has_data_file() && host < self.data().len()) {
+                let stale_end = if mode == Preallocation::Full { host + count * cluster } else { self.data().len() };
+                self.fill(host, stale_end.min(host + count * cluster)).await?;
+            }
+            for index in 0..count {
+                let bitmap = match (geometry.extended, mode) {
+                    (false, _) => 0,
+                    (true, Preallocation::Full | Preallocation::Falloc) => ALL_ALLOCATED,
+                    (true, _) => 0,
+                };
+                let entry = Entry { word: (host + index * cluster) | COPIED, bitmap };
+                self.set_entry(at + index * cluster, entry).await?;
+            }
+            end_of_data = end_of_data.max(host + count * cluster);
+            at += count * cluster;
+            drop(meta);
+            self.relieve().await?;
+        }
+        let data_end = if self.has_data_file() { len } else { end_of_data };
+        if self.data().len() < data_end {
+            let below = if mode == Preallocation::Falloc { mode } else { Preallocation::Off };
+            match self.data().truncate(data_end, false, below).await {
+                Err(error) if error.is_unsupported() && below == Preallocation::Falloc => {
+                    self.data().truncate(data_end, false, Preallocation::Off).await?;
+                }
+                result => result?,
+            }
+        }
+        Ok(())
+    }
+
+    async fn fill(&self, start: u64, end: u64) -> Result<()> {
+        let zeroes = IoBuf::zeroed(usize::try_from(FILL.min(end.saturating_sub(start))).unwrap_or(0));
+        let mut at = start;
+        while at < end {
+            let n = FILL.min(end - at);
+            let part = zeroes.slice(0, usize::try_from(n).unwrap_or(0));
+            self.data().write(at, part, WriteFlags::default()).await?;
+            at += n;
+        }
+        Ok(())
+    }
+}
