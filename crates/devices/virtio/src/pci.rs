@@ -9,7 +9,8 @@
 //! | BAR 4 | the modern structures ([`modern`]), 64-bit |
 //!
 //! A reset by the driver is complete when no back end works on the device's requests any more: until then the status
-//! does not read as 0, and the reset of a queue not as done (2.1, 2.6.1). Left out: `ACCESS_PLATFORM` (there is no
+//! does not read as 0, and the reset of a queue not as done (2.1, 2.6.1). Drivers of the legacy interface don't look:
+//! their write takes as long, within bounds. Left out: `ACCESS_PLATFORM` (there is no
 //! IOMMU), ATS, PCI Express capabilities.
 
 mod layout;
@@ -19,11 +20,13 @@ mod modern;
 mod tests;
 
 use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
+use std::time::Duration;
 
 use device::{AccessSize, Device, DeviceCell, DeviceState, Handle, IoDevice, IrqLine, ResetKind};
 use devices_pci::config::{command, reg, status as pci_status};
 use devices_pci::{ConfigSpace, MsiSink, Msix, PciFunction, Window};
-use memory::{DmaView, SpaceKind};
+use memory::{Backing, DmaView, Io, SpaceKind};
 use state::{Description, Field, LoadError, Reader, SavedState, Writer};
 
 use self::layout::{CONFIG_DATA, Layout};
@@ -92,6 +95,8 @@ pub struct VirtioPci<M: Model> {
     state: PciState<M>,
     /// Derived: the status to show until a reset is complete.
     resetting: Option<u8>,
+    /// Who waits for that.
+    waiting: Vec<Sender<()>>,
     /// Derived: which queues a reset of their own is not complete of.
     resetting_queues: Vec<usize>,
 }
@@ -163,6 +168,35 @@ impl<M: Model> SavedState for PciState<M> {
     }
 }
 
+/// The legacy ports. A reset through them waits for back ends, without the device's lock.
+struct LegacyPorts<M: Model> {
+    cell: DeviceCell<VirtioPci<M>>,
+}
+
+impl<M: Model> LegacyPorts<M> {
+    /// How long a vCPU may stand there: a machine that stops because of an error can't complete the request.
+    const PATIENCE: Duration = Duration::from_secs(1);
+}
+
+impl<M: Model> Io for LegacyPorts<M> {
+    fn read(&self, offset: u64, size: AccessSize) -> u64 {
+        self.cell.lock().read(REGION_LEGACY, offset, size)
+    }
+
+    fn write(&self, offset: u64, size: AccessSize, value: u64) {
+        let mut device = self.cell.lock();
+        let was_resetting = device.resetting.is_some();
+        device.write(REGION_LEGACY, offset, size, value);
+        if was_resetting || device.resetting.is_none() {
+            return;
+        }
+        let (sender, receiver) = channel();
+        device.waiting.push(sender);
+        drop(device);
+        let _patience_ended = receiver.recv_timeout(Self::PATIENCE);
+    }
+}
+
 struct CellAccess<M: Model>(Handle<VirtioPci<M>>);
 
 impl<M: Model> Access<M> for CellAccess<M> {
@@ -193,7 +227,15 @@ impl<M: Model> VirtioPci<M> {
             let common = Common::new(&model, transport, dma);
             let (legacy, modern) = (LegacyState::default(), ModernState::default());
             let state = PciState { config, msix, legacy, modern, common, model };
-            let mut device = Self { layout, line, messages, state, resetting: None, resetting_queues: Vec::new() };
+            let mut device = Self {
+                layout,
+                line,
+                messages,
+                state,
+                resetting: None,
+                waiting: Vec::new(),
+                resetting_queues: Vec::new(),
+            };
             device.follow_command();
             device
         })
@@ -210,7 +252,10 @@ impl<M: Model> VirtioPci<M> {
             offset: 0,
             len: bar.size,
             priority: 1,
-            backing: cell.region(index),
+            backing: match index {
+                REGION_LEGACY => Backing::Io(Arc::new(LegacyPorts { cell: cell.clone() })),
+                _ => cell.region(index),
+            },
         };
         bars.into_iter().map(window).collect()
     }
@@ -234,8 +279,9 @@ impl<M: Model> VirtioPci<M> {
     fn settle(&mut self) {
         let common = &mut self.state.common;
         if self.resetting.is_some() && common.outstanding(None) == 0 {
-            self.resetting = None;
+            self.end_reset();
         }
+        let common = &mut self.state.common;
         self.resetting_queues.retain(|queue| common.outstanding(Some(*queue)) != 0);
         for vector in std::mem::take(&mut common.pending) {
             if let Some(msix) = &mut self.state.msix
@@ -245,6 +291,14 @@ impl<M: Model> VirtioPci<M> {
             }
         }
         self.drive_line();
+    }
+
+    /// A reset is complete.
+    fn end_reset(&mut self) {
+        self.resetting = None;
+        for waiting in self.waiting.drain(..) {
+            let _gone = waiting.send(());
+        }
     }
 
     fn uses_msix(&self) -> bool {
@@ -357,7 +411,7 @@ impl<M: Model> Device for VirtioPci<M> {
         }
         self.reset_device();
         // A machine that starts anew does not wait for the driver of the old one.
-        self.resetting = None;
+        self.end_reset();
         self.follow_command();
     }
 
@@ -366,7 +420,7 @@ impl<M: Model> Device for VirtioPci<M> {
     }
 
     fn restored(&mut self) {
-        self.resetting = None;
+        self.end_reset();
         self.resetting_queues.clear();
         self.state.common.restored();
         self.state.model.restored(&mut self.state.common);

@@ -1,5 +1,7 @@
 //! A driver for tests: guest RAM, and queues of both layouts as a driver keeps them.
 
+pub mod function;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
