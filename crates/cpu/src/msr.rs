@@ -185,7 +185,13 @@ impl Cpu {
 
     /// The counter without the guest's offset.
     fn raw_tsc(&self) -> u64 {
-        (u128::from(self.clock.now()) * u128::from(self.tsc_khz) / 1_000_000) as u64
+        // Milliseconds and the rest of them apart, which is exact and fits.
+        const MILLISECOND: u64 = 1_000_000;
+        let now = self.clock.now();
+        let rest = u128::from(now % MILLISECOND) * u128::from(self.tsc_khz);
+        let rest =
+            u64::try_from(rest).map_or_else(|_| (rest / u128::from(MILLISECOND)) as u64, |rest| rest / MILLISECOND);
+        (now / MILLISECOND).wrapping_mul(self.tsc_khz).wrapping_add(rest)
     }
 
     /// RDMSR.

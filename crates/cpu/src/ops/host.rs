@@ -111,6 +111,31 @@ pub(super) fn compare_exchange_16(cpu: &mut Cpu, linear: u64, expected: u128, ne
     Ok(Some((u128::from(high) << 64 | u128::from(low), swapped != 0)))
 }
 
+/// Stores `count` items, aligned or not.
+///
+/// # Safety
+/// `to` points to as many items of memory that may be written.
+unsafe fn fill_with<T: Copy>(to: *mut T, value: T, count: usize) {
+    for index in 0..count {
+        // SAFETY: the caller vouches for `count` items.
+        unsafe { to.add(index).write_unaligned(value) };
+    }
+}
+
+/// Copies `count` items upwards, one after the other, aligned or not.
+///
+/// # Safety
+/// Both point to as many items of memory with the rights that are needed.
+unsafe fn copy_items<T: Copy>(from: *const u8, to: *mut u8, count: usize) {
+    for index in 0..count {
+        // SAFETY: the caller vouches for `count` items.
+        unsafe {
+            let item = from.cast::<T>().add(index).read_unaligned();
+            to.cast::<T>().add(index).write_unaligned(item);
+        }
+    }
+}
+
 /// Stores `count` items of `size` bytes.
 pub(super) fn fill(cpu: &mut Cpu, linear: u64, size: u8, value: u64, count: u64) -> Exec<bool> {
     let len = count * u64::from(size);
@@ -123,9 +148,10 @@ pub(super) fn fill(cpu: &mut Cpu, linear: u64, size: u8, value: u64, count: u64)
         if uniform {
             std::ptr::write_bytes(to, bytes[0], len as usize);
         } else {
-            for index in 0..count as usize {
-                let at = to.add(index * usize::from(size));
-                std::ptr::copy_nonoverlapping(bytes.as_ptr(), at, usize::from(size.min(8)));
+            match size {
+                2 => fill_with(to.cast(), value as u16, count as usize),
+                4 => fill_with(to.cast(), value as u32, count as usize),
+                _ => fill_with(to.cast(), value, count as usize),
             }
         }
     }
@@ -147,11 +173,11 @@ pub(super) fn copy_forward(cpu: &mut Cpu, from: u64, to: u64, size: u8, count: u
             std::ptr::copy(source, target, len as usize);
         } else {
             // The target begins inside of the source: each item must see the ones before it.
-            for index in 0..count as usize {
-                let offset = index * usize::from(size);
-                let mut item = [0u8; 8];
-                std::ptr::copy_nonoverlapping(source.add(offset), item.as_mut_ptr(), usize::from(size.min(8)));
-                std::ptr::copy_nonoverlapping(item.as_ptr(), target.add(offset), usize::from(size.min(8)));
+            match size {
+                1 => copy_items::<u8>(source, target, count as usize),
+                2 => copy_items::<u16>(source, target, count as usize),
+                4 => copy_items::<u32>(source, target, count as usize),
+                _ => copy_items::<u64>(source, target, count as usize),
             }
         }
     }
