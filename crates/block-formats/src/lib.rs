@@ -20,6 +20,7 @@ mod bytes;
 mod meta;
 mod sparse;
 pub mod vdi;
+pub mod vhdx;
 pub mod vmdk;
 pub mod vpc;
 
@@ -27,5 +28,5 @@ use block::DriverType;
 
 /// The drivers of this crate.
 pub fn drivers() -> Vec<&'static dyn DriverType> {
-    vec![&vdi::VdiType, &vpc::VpcType, &vmdk::VmdkType]
+    vec![&vdi::VdiType, &vpc::VpcType, &vmdk::VmdkType, &vhdx::VhdxType]
 }

@@ -63,16 +63,23 @@ struct Pages {
 /// The tables of one file.
 pub(crate) struct MetaCache {
     file: Arc<Child>,
+    /// Sectors that are written together.
+    granule: u64,
     pages: Mutex<Pages>,
     flushing: tokio::sync::Mutex<()>,
 }
 
 /// A run of changed sectors: where it goes, and its bytes.
-type Run = (u64, Vec<u8>);
+pub(crate) type Run = (u64, Vec<u8>);
 
 impl MetaCache {
     pub(crate) fn new(file: Arc<Child>) -> Self {
-        Self { file, pages: Mutex::default(), flushing: tokio::sync::Mutex::default() }
+        Self { file, granule: 1, pages: Mutex::default(), flushing: tokio::sync::Mutex::default() }
+    }
+
+    /// Tables that are written in units of `sectors`, a power of two of at most 64.
+    pub(crate) fn with_granule(file: Arc<Child>, sectors: u64) -> Self {
+        Self { granule: sectors, ..Self::new(file) }
     }
 
     fn with_pages<R>(&self, visit: impl FnOnce(&mut Pages) -> R) -> R {
@@ -150,19 +157,20 @@ impl MetaCache {
             if let Some(target) = data.bytes.get_mut(start..start + len) {
                 target.copy_from_slice(&bytes[done..done + len]);
             }
-            for sector in at % PAGE / SECTOR..=(at % PAGE + u(len) - 1) / SECTOR {
+            let last = (at % PAGE + u(len) - 1) / SECTOR / self.granule * self.granule + self.granule - 1;
+            for sector in at % PAGE / SECTOR / self.granule * self.granule..=last {
                 data.dirty[level as usize] |= 1 << sector;
             }
             done += len;
         }
-        if self.with_pages(|pages| pages.map.len() > MAX_DIRTY && self.dirty_pages(pages) > MAX_DIRTY) {
-            self.flush().await?;
-        }
         Ok(())
     }
 
-    fn dirty_pages(&self, pages: &Pages) -> usize {
-        pages.map.values().filter(|(page, _)| page.is_dirty()).count()
+    /// Whether so much has changed that it should be written.
+    pub(crate) fn is_full(&self) -> bool {
+        self.with_pages(|pages| {
+            pages.map.len() > MAX_DIRTY && pages.map.values().filter(|(page, _)| page.is_dirty()).count() > MAX_DIRTY
+        })
     }
 
     /// Takes what has changed on one level, with the pages that it belongs to, which are thereby kept.

@@ -244,7 +244,8 @@ impl Layout for VdiLayout {
             blocks.linked
         });
         self.meta.write(Level::First, AT_ALLOCATED as u64, &allocated.to_le_bytes()).await?;
-        self.meta.write(Level::Second, self.entry_offset(cluster), &entries).await
+        self.meta.write(Level::Second, self.entry_offset(cluster), &entries).await?;
+        if self.meta.is_full() { self.meta.flush().await } else { Ok(()) }
     }
 }
 

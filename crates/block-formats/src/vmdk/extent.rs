@@ -247,7 +247,8 @@ impl Grains {
         {
             self.meta.write(Level::First, copy + index, &bytes).await?;
         }
-        self.meta.write(Level::First, table + index, &bytes).await
+        self.meta.write(Level::First, table + index, &bytes).await?;
+        if self.meta.is_full() { self.meta.flush().await } else { Ok(()) }
     }
 
     fn take_room(&self, len: u64) -> Result<u64> {

@@ -137,7 +137,8 @@ impl Layout for Dynamic {
 
     async fn link(&self, cluster: u64, _count: u64, host: u64) -> Result<()> {
         let sector = u32::try_from((host - self.bitmap_size) / SECTOR).unwrap_or(UNALLOCATED);
-        self.meta.write(Level::First, self.table + cluster * 4, &sector.to_be_bytes()).await
+        self.meta.write(Level::First, self.table + cluster * 4, &sector.to_be_bytes()).await?;
+        if self.meta.is_full() { self.meta.flush().await } else { Ok(()) }
     }
 
     /// Other programs read sectors whose bit is not set as zeroes: before the first write to a block all are set.

@@ -25,6 +25,11 @@ const CASES: &[(&str, &str, u64)] = &[
     ("vmdk", "subformat=twoGbMaxExtentSparse", 5 * MIB),
     ("vmdk", "subformat=twoGbMaxExtentFlat", 5 * MIB),
     ("vmdk", "subformat=streamOptimized", 5 * MIB),
+    ("vhdx", "", 10 * MIB),
+    ("vhdx", "block_size=1M", 5 * MIB + 512),
+    ("vhdx", "block_size=2M,log_size=2M,block_state_zero=off", 5 * MIB),
+    ("vhdx", "subformat=fixed", 10 * MIB),
+    ("vhdx", "subformat=fixed,block_state_zero=off,block_size=4M", 10 * MIB),
 ];
 
 fn pairs(options: &str) -> Vec<(&str, &str)> {
