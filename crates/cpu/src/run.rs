@@ -89,7 +89,8 @@ impl Cpu {
 
     /// Runs code until the outer loop is wanted.
     fn execute(&mut self) {
-        if self.has_breakpoints() && !self.system_flag(rflags::RF) {
+        // After a load of SS instruction breakpoints are passed over (SDM vol. 3, section 18.3.1.1).
+        if self.has_breakpoints() && !self.system_flag(rflags::RF) && self.shadow != Shadow::MovSs {
             let bits = self.instruction_breakpoints();
             if bits != 0 {
                 self.note_debug_trap(bits);
@@ -108,8 +109,9 @@ impl Cpu {
                 if fault.kind() == EventKind::Fault {
                     // The instruction will run again and meet its data breakpoints then.
                     self.pending_debug = 0;
-                } else if fault.vector() == vector::DB && self.pending_debug != 0 {
-                    // ICEBP after a shadow: what was pending comes with the same exception.
+                } else if fault.kind() == EventKind::PrivilegedSoftware && self.pending_debug != 0 {
+                    // ICEBP after a shadow: what was pending comes with the same exception. After INT n it comes on
+                    // its own.
                     let bits = std::mem::take(&mut self.pending_debug);
                     self.note_debug_trap(bits);
                 }

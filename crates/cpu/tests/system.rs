@@ -276,6 +276,47 @@ fn data_breakpoint_traps_after_the_store() {
     assert_eq!(bench.get32(0xe004), 0x0700_0000);
 }
 
+/// MOV SS from watched memory and an instruction after it, which has a breakpoint too: the calls of the handler of #DB,
+/// where the first came from, and B0 to B3.
+fn debug_traps_after_mov_ss(next: &[u8]) -> (u64, u64, u64) {
+    let mut bench = Bench::new();
+    let mut registers = long(&bench, 0);
+    (registers.debug[0], registers.debug[1]) = (CODE + 7, 0xe000);
+    // Breakpoint 0: execution. Breakpoint 1: reads and writes of two bytes.
+    registers.debug[7] = 0x400 | 2 | 8 | 7 << 20;
+    set_gate64(&bench, 1, HANDLER, 0, 0);
+    bench.ram.store_u64(0xe000, u64::from(sel::DATA));
+    // mov ss, [0xe000]
+    bench.put(CODE, &[&[0x8e, 0x14, 0x25, 0x00, 0xe0, 0, 0], next, &[HLT]].concat());
+    bench.put(
+        HANDLER,
+        &[
+            0x4d, 0x85, 0xff, // test r15, r15
+            0x75, 4, // jnz
+            0x4c, 0x8b, 0x34, 0x24, // mov r14, [rsp]
+            0x49, 0xff, 0xc7, // inc r15
+            0x48, 0xcf, // iretq
+        ],
+    );
+    bench.set(&registers);
+    let end = bench.run_to_halt();
+    (end.gpr[15], end.gpr[14] - CODE, end.debug[6] & 0xf)
+}
+
+#[test]
+fn breakpoint_after_mov_ss_is_passed_over_and_the_watched_read_traps_behind_it() {
+    assert_eq!(debug_traps_after_mov_ss(&[0x90]), (1, 8, 2));
+}
+
+#[test]
+fn watched_read_of_mov_ss_traps_together_with_icebp_and_apart_from_int_1() {
+    assert_eq!(debug_traps_after_mov_ss(&[0xf1]), (1, 8, 2));
+    let (calls, first, bits) = debug_traps_after_mov_ss(&[0xcd, 1]);
+    assert_eq!((calls, bits), (2, 2));
+    // The trap comes at the first instruction of the interrupt's handler, and is through before it.
+    assert_eq!(CODE + first, HANDLER);
+}
+
 #[test]
 fn virtual_8086_program_traps_to_its_monitor() {
     let mut bench = Bench::new();
