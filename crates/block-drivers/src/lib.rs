@@ -13,6 +13,10 @@ pub fn registry() -> Registry {
 pub fn drivers() -> Vec<&'static dyn DriverType> {
     let mut drivers = block::builtin_drivers();
     drivers.extend(block_filters::drivers());
+    drivers.extend(block_formats::drivers());
+    drivers.extend(block_luks::drivers());
+    drivers.extend(block_qcow2::drivers());
+    drivers.extend(block_vvfat::drivers());
     drivers.sort_by_key(|driver| driver.name());
     drivers
 }
