@@ -18,7 +18,11 @@
 
 mod bytes;
 mod meta;
+pub mod parallels;
+pub mod qcow;
+pub mod qed;
 mod sparse;
+mod tables;
 pub mod vdi;
 pub mod vhdx;
 pub mod vmdk;
@@ -28,5 +32,13 @@ use block::DriverType;
 
 /// The drivers of this crate.
 pub fn drivers() -> Vec<&'static dyn DriverType> {
-    vec![&vdi::VdiType, &vpc::VpcType, &vmdk::VmdkType, &vhdx::VhdxType]
+    vec![
+        &vdi::VdiType,
+        &vpc::VpcType,
+        &vmdk::VmdkType,
+        &vhdx::VhdxType,
+        &parallels::ParallelsType,
+        &qed::QedType,
+        &qcow::QcowType,
+    ]
 }

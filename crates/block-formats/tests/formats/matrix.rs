@@ -29,6 +29,12 @@ const CASES: &[(&str, &str, u64)] = &[
     ("vhdx", "block_size=1M", 5 * MIB + 512),
     ("vhdx", "block_size=2M,log_size=2M,block_state_zero=off", 5 * MIB),
     ("vhdx", "subformat=fixed", 10 * MIB),
+    ("parallels", "", 10 * MIB),
+    ("parallels", "cluster_size=64k", 5 * MIB + 512),
+    ("qed", "", 5 * MIB + 512),
+    ("qed", "cluster_size=4k,table_size=2", 5 * MIB),
+    ("qed", "cluster_size=1M,table_size=16", 5 * MIB),
+    ("qcow", "", 5 * MIB + 512),
     ("vhdx", "subformat=fixed,block_state_zero=off,block_size=4M", 10 * MIB),
 ];
 
