@@ -304,6 +304,9 @@ impl Image {
     pub async fn flush_clean(&self, meta: &mut Meta) -> Result<()> {
         self.store_bitmaps(meta).await?;
         self.flush_all(meta).await?;
+        if self.unsettled.load(Ordering::Acquire) {
+            self.settle_copied(meta).await?;
+        }
         if read(&self.header, |h| h.incompatible & incompatible::DIRTY != 0) {
             self.update_header(|header| header.incompatible &= !incompatible::DIRTY).await?;
             self.file.flush().await?;

@@ -48,6 +48,8 @@ pub struct Image {
     pub(crate) read_only: AtomicBool,
     /// The image was found corrupt; nothing is written any more.
     pub(crate) broken: AtomicBool,
+    /// Counts have changed and the "copied" flags not yet.
+    pub(crate) unsettled: AtomicBool,
     pub(crate) header: RwLock<Header>,
     pub(crate) header_io: tokio::sync::Mutex<bool>,
     pub(crate) snapshots: RwLock<Vec<Snapshot>>,
@@ -118,6 +120,7 @@ impl Image {
             size: AtomicU64::new(header.size),
             read_only: AtomicBool::new(parts.read_only),
             broken: AtomicBool::new(false),
+            unsettled: AtomicBool::new(false),
             header_io: tokio::sync::Mutex::const_new(false),
             snapshots: RwLock::new(parts.snapshots),
             bitmaps: RwLock::new(parts.bitmaps),

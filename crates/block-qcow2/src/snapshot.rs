@@ -129,6 +129,7 @@ impl Image {
 
     /// Marks the image as dirty while counts and flags disagree.
     pub(crate) async fn begin_unsettled(&self) -> Result<()> {
+        self.unsettled.store(true, Ordering::Release);
         if read(&self.header, |h| h.version) >= 3 {
             self.update_header(|h| h.incompatible |= incompatible::DIRTY).await?;
             self.barrier().await?;
@@ -184,6 +185,8 @@ impl Image {
     /// Sets the "copied" flags of the active tables by the counts. Nothing may be dirty.
     pub(crate) async fn settle_copied(&self, meta: &mut Meta) -> Result<()> {
         let bits = self.geometry().cluster_bits;
+        // What is cached is the same as on disk now, but will not be.
+        self.map().drop_slices();
         let mut l1 = self.map().l1.clone();
         for entry in &mut l1 {
             let table = *entry & OFFSET_MASK;
@@ -209,18 +212,16 @@ impl Image {
         let offset = read(&self.header, |h| h.l1_offset);
         self.file.write_bytes(offset, &encode(&l1)).await?;
         self.barrier().await?;
-        let mut map = self.map();
-        map.drop_slices();
-        map.replace_l1(l1);
+        self.map().replace_l1(l1);
+        self.unsettled.store(false, Ordering::Release);
         Ok(())
     }
 
-    /// Ends an unsettled phase.
+    /// Ends an unsettled phase. If that fails, closing the image tries again.
     pub(crate) async fn end_unsettled(&self, meta: &mut Meta) -> Result<()> {
-        self.settle_copied(meta).await?;
+        self.flush_clean(meta).await?;
         self.rebuild_table_overlap(meta);
-        self.add_inactive_l2().await?;
-        self.flush_clean(meta).await
+        self.add_inactive_l2().await
     }
 
     /// Writes a new snapshot table and points the header to it.
@@ -314,6 +315,8 @@ impl Image {
         }
         self.reference_tree(meta, l1).await?;
         self.flush_all(meta).await?;
+        // From here on writes leave the clusters alone that will be the snapshot's.
+        self.settle_copied(meta).await?;
         Ok(offset)
     }
 
@@ -335,11 +338,14 @@ impl Image {
         let old_l1 = self.map().l1.clone();
         let old_place = read(&self.header, |h| h.l1_offset);
         l1.resize(l1.len().max(old_l1.len().min(needed)), 0);
+        // The tables are the snapshot's, whatever flags it was stored with.
+        l1.iter_mut().for_each(|entry| *entry &= !COPIED);
         self.begin_unsettled().await?;
         let result = async {
             self.reference_tree(&mut meta, &l1).await?;
             self.move_l1(&mut meta, l1, size).await?;
             let clusters = (old_l1.len() as u64 * 8).div_ceil(geometry.cluster_size());
+            self.unsettled.store(true, Ordering::Release);
             self.free(&mut meta, old_place, clusters, Reason::Other);
             self.release_tree(&mut meta, &old_l1, Reason::Snapshot).await
         }

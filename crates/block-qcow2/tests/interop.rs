@@ -88,7 +88,20 @@ fn images_of_either_side_serve_the_other() {
             open.close().expect("closes");
             compare_with_qemu(dir.path(), path, &model, what);
             // The peer writes, Ouzel reads and checks.
-            must("qemu-io", &["-f", "qcow2", "-c", "write -P 0x5a 12345 300000", "-c", "write -z 1M 1M", "-c", "discard 3M 1M", path]);
+            must(
+                "qemu-io",
+                &[
+                    "-f",
+                    "qcow2",
+                    "-c",
+                    "write -P 0x5a 12345 300000",
+                    "-c",
+                    "write -z 1M 1M",
+                    "-c",
+                    "discard 3M 1M",
+                    path,
+                ],
+            );
             model[12345..312_345].fill(0x5a);
             model[1 << 20..2 << 20].fill(0);
             let open = open_file(path, true).expect("opens");
@@ -96,7 +109,12 @@ fn images_of_either_side_serve_the_other() {
             model[3 << 20..4 << 20].copy_from_slice(&now[3 << 20..4 << 20]);
             assert!(now == model, "{what} by {creator}: reads what QEMU wrote");
             let result = aio::block_on(open.driver().check(Default::default())).expect("checks");
-            assert_eq!((result.corruptions, result.leaks, result.check_errors), (0, 0, 0), "{what}: {:?}", result.messages);
+            assert_eq!(
+                (result.corruptions, result.leaks, result.check_errors),
+                (0, 0, 0),
+                "{what}: {:?}",
+                result.messages
+            );
             open.close().expect("closes");
             println!("{what:20} created by {creator:6}: read, written and checked by both");
             std::fs::remove_file(path).expect("removes");

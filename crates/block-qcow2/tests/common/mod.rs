@@ -281,7 +281,11 @@ pub fn open_with(options: Options, read_only: bool, flags: OpenFlags) -> Result<
 }
 
 pub fn open_file(path: &str, read_only: bool) -> Result<Open> {
-    open_with(Options::new().with("driver", "qcow2").with("file.driver", "file").with("file.filename", path), read_only, OpenFlags::default())
+    open_with(
+        Options::new().with("driver", "qcow2").with("file.driver", "file").with("file.filename", path),
+        read_only,
+        OpenFlags::default(),
+    )
 }
 
 pub fn memory_options(id: &str) -> Options {

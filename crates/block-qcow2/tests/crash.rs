@@ -1,0 +1,274 @@
+//! Power loss: the writes and flushes that reach the disk are recorded under a random load; then every prefix is replayed,
+//! with unflushed writes dropped sector by sector at random. Each state has to open, to be free of errors (leaks are
+//! fine), and to hold all data of the last acknowledged flush.
+
+mod common;
+
+use std::sync::atomic::Ordering;
+
+use block::image::{FixMode, SnapshotInfo};
+use block::{OpenFlags, WriteFlags, ZeroFlags};
+use common::*;
+use iobuf::IoBuf;
+
+/// A change of the guest's: from when on it may be seen, where, and what it wrote (`None`: a discard).
+struct Change {
+    begun: usize,
+    done: usize,
+    start: usize,
+    end: usize,
+    byte: Option<u8>,
+}
+
+struct Recording {
+    base: Vec<u8>,
+    log: Vec<Op>,
+    changes: Vec<Change>,
+    /// Positions in the log at which a flush was acknowledged, with the position at which it was asked for.
+    flushes: Vec<(usize, usize)>,
+    /// Positions between which a snapshot was made or removed.
+    unsettled: Vec<(usize, usize)>,
+    size: usize,
+}
+
+fn record(options: &str, seed: u64, groups: u64, snapshots: bool) -> Recording {
+    let mut rng = Rng(seed);
+    let cluster = parse(options).take_size("cluster_size").expect("a size").expect("a size");
+    let size = 48 * cluster;
+    let handle = create_disk(size, options);
+    let disk = &handle.disk;
+    disk.delay.store(2, Ordering::Relaxed);
+    let base = disk.data.lock().expect("data").clone();
+    disk.recording.store(true, Ordering::Relaxed);
+    let all = memory_options(&handle.id).with("l2-cache-size", "8k").with("l2-cache-entry-size", "512");
+    let open = open_with(all, false, OpenFlags::default()).expect("opens");
+    let now = || disk.log.lock().expect("log").len();
+    let mut recording = Recording {
+        base,
+        log: Vec::new(),
+        changes: Vec::new(),
+        flushes: Vec::new(),
+        unsettled: Vec::new(),
+        size: size as usize,
+    };
+    for step in 0..groups {
+        let mut at = rng.below(size / 512) * 512;
+        let changes = std::cell::RefCell::new(Vec::new());
+        let flushes = std::cell::RefCell::new(Vec::new());
+        let mut tasks: Vec<Task<'_>> = Vec::new();
+        for _ in 0..1 + rng.below(4) {
+            let kind = rng.below(9);
+            let len = if rng.below(2) == 0 { 512 * (1 + rng.below(4)) } else { cluster * (1 + rng.below(3)) };
+            let compressed = kind == 8;
+            let (start, len) = if compressed { (at.next_multiple_of(cluster), cluster) } else { (at, len) };
+            if start + len > size {
+                break;
+            }
+            at = start + len;
+            let byte = 1 + rng.below(255) as u8;
+            let (open, changes) = (&open, &changes);
+            let may_unmap = rng.below(2) == 0;
+            tasks.push(Box::pin(async move {
+                let begun = now();
+                let written = match kind {
+                    0 => {
+                        let flags = ZeroFlags { may_unmap, ..ZeroFlags::default() };
+                        open.child.write_zeroes(start, len, flags).await.expect("zeroes");
+                        Some(0)
+                    }
+                    1 => {
+                        open.child.discard(start, len).await.expect("discards");
+                        None
+                    }
+                    _ => {
+                        let buf = IoBuf::zeroed(len as usize);
+                        buf.fill(0, len as usize, byte);
+                        let flags = WriteFlags { compressed, ..WriteFlags::default() };
+                        open.child.write(start, buf, flags).await.expect("writes");
+                        Some(byte)
+                    }
+                };
+                let (start, end) = (start as usize, at as usize);
+                changes.borrow_mut().push(Change { begun, done: now(), start, end, byte: written });
+            }));
+        }
+        if rng.below(4) == 0 {
+            let (open, flushes) = (&open, &flushes);
+            tasks.push(Box::pin(async move {
+                let asked = now();
+                open.child.flush().await.expect("flushes");
+                flushes.borrow_mut().push((now(), asked));
+            }));
+        }
+        aio::block_on(together(tasks));
+        recording.changes.extend(changes.into_inner());
+        recording.flushes.extend(flushes.into_inner());
+        if snapshots && rng.below(12) == 0 {
+            let start = now();
+            let old = open.driver().snapshots().expect("snapshots");
+            if old.len() < 2 {
+                let info = SnapshotInfo { name: format!("s{step}"), ..SnapshotInfo::default() };
+                aio::block_on(open.driver().snapshot_create(info)).expect("makes a snapshot");
+            } else {
+                aio::block_on(open.driver().snapshot_delete(old[0].id.clone())).expect("deletes a snapshot");
+            }
+            recording.unsettled.push((start, now()));
+        }
+    }
+    open.close().expect("closes");
+    recording.log = disk.log.lock().expect("log").clone();
+    recording
+}
+
+/// Applies some of the sectors of a write that was not flushed.
+fn apply_partly(data: &mut Vec<u8>, op: &Op, rng: &mut Rng, mode: u64) {
+    let keep = |rng: &mut Rng| match mode {
+        0 => true,
+        1 => rng.below(2) == 0,
+        _ => rng.below(8) != 0,
+    };
+    match op {
+        Op::Write(at, bytes) => {
+            let whole = rng.below(2) == 0;
+            let all = keep(rng);
+            let mut offset = 0;
+            while offset < bytes.len() {
+                let n = (512 - (*at as usize + offset) % 512).min(bytes.len() - offset);
+                if if whole { all } else { keep(rng) } {
+                    let part = Op::Write(*at + offset as u64, bytes[offset..offset + n].to_vec());
+                    Disk::apply(data, &part);
+                }
+                offset += n;
+            }
+        }
+        op => {
+            if keep(rng) {
+                Disk::apply(data, op);
+            }
+        }
+    }
+}
+
+/// Checks one state that the disk may be left in at `point`.
+fn check_state(recording: &Recording, data: Vec<u8>, point: usize, what: &str) -> u64 {
+    let handle = new_disk(data);
+    let flags = OpenFlags { check: true, ..OpenFlags::default() };
+    let options = memory_options(&handle.id);
+    let dirty = handle.disk.data.lock().expect("data")[79] & 1 != 0;
+    if dirty {
+        // As every writable user does.
+        let open = open_with(options.clone(), false, OpenFlags::default()).unwrap_or_else(|e| panic!("{what}: {e}"));
+        open.close().unwrap_or_else(|e| panic!("{what}: {e}"));
+    }
+    let open = open_with(options, true, flags).unwrap_or_else(|e| panic!("{what}: {e}"));
+    let result = aio::block_on(open.driver().check(FixMode::default())).expect("checks");
+    assert_eq!(result.corruptions + result.check_errors, 0, "{what}: {:?}", result.messages);
+    let now = read_all(&open.child).expect("reads");
+    assert_eq!(now.len(), recording.size, "{what}");
+    open.close().expect("closes");
+    // What was done before the last acknowledged flush was asked for is certain.
+    let certain =
+        recording.flushes.iter().filter(|(done, _)| *done <= point).map(|(_, asked)| *asked).max().unwrap_or(0);
+    let mut allowed: Vec<Vec<u8>> = vec![vec![0]; recording.size];
+    for change in recording.changes.iter().filter(|change| change.begun <= point) {
+        for values in &mut allowed[change.start..change.end] {
+            if change.done <= certain && change.byte.is_some() {
+                values.clear();
+            }
+            values.push(change.byte.unwrap_or(0));
+        }
+    }
+    for (at, byte) in now.iter().enumerate() {
+        assert!(allowed[at].contains(byte), "{what}: byte {at} is {byte}, not one of {:?}", allowed[at]);
+    }
+    result.leaks
+}
+
+/// Whether states are found bad if the disk forgets that it was flushed: the test must be able to fail.
+#[test]
+fn a_disk_that_ignores_flushes_is_noticed() {
+    let mut bad = 0;
+    for seed in 0..6 {
+        let recording = record("cluster_size=512", seed, 40, false);
+        let mut rng = Rng(seed);
+        for _ in 0..20 {
+            let mut state = recording.base.clone();
+            for op in &recording.log {
+                apply_partly(&mut state, op, &mut rng, 2);
+            }
+            let checked =
+                std::panic::AssertUnwindSafe(|| check_state(&recording, state, recording.log.len(), "self-test"));
+            bad += u64::from(std::panic::catch_unwind(checked).is_err());
+        }
+    }
+    assert!(bad > 20, "just {bad} of 120 states were found bad");
+}
+
+fn limit() -> usize {
+    std::env::var("QCOW2_CRASH_POINTS").ok().and_then(|text| text.parse().ok()).unwrap_or(1500)
+}
+
+#[test]
+fn every_state_after_a_power_loss_is_sound() {
+    let cases = [
+        ("cluster_size=512", false),
+        ("cluster_size=4096", false),
+        ("cluster_size=512,refcount_bits=64", false),
+        ("cluster_size=512,compat=0.10", false),
+        ("cluster_size=16384,extended_l2=on", false),
+        ("cluster_size=2048,lazy_refcounts=on", false),
+        ("cluster_size=1024", true),
+        ("cluster_size=512,refcount_bits=2", true),
+    ];
+    let total = limit();
+    let (mut points, mut leaky, mut peer_checks) = (0, 0, 0);
+    let peer = has_tool("qemu-img");
+    let mut round = 0;
+    while points < total {
+        for (index, (options, snapshots)) in cases.iter().enumerate() {
+            let seed = round * 1000 + index as u64;
+            let recording = record(options, seed, 40, *snapshots);
+            let mut rng = Rng(seed ^ 0xc0ffee);
+            let mut data = recording.base.clone();
+            let mut unflushed: Vec<&Op> = Vec::new();
+            for point in 0..=recording.log.len() {
+                for variant in 0..2 {
+                    let mut state = data.clone();
+                    let mode = if variant == 0 { rng.below(2) } else { 2 };
+                    // Writes of different sectors may be done in any order; which are missing is what counts.
+                    for op in &unflushed {
+                        apply_partly(&mut state, op, &mut rng, mode);
+                    }
+                    let what = format!("{options} seed {seed} at {point} of {} variant {variant}", recording.log.len());
+                    let sample = peer && rng.below(200) == 0 && state[79] & 1 == 0;
+                    if sample {
+                        let file = tempfile::NamedTempFile::new().expect("a file");
+                        std::fs::write(file.path(), &state).expect("writes");
+                        let (_, text) =
+                            run("qemu-img", &["check", "-f", "qcow2", file.path().to_str().expect("a path")]);
+                        assert!(!text.contains("ERROR") && !text.contains("corrupt"), "{what}: {text}");
+                        peer_checks += 1;
+                    }
+                    leaky += u64::from(check_state(&recording, state, point, &what) > 0);
+                    points += 1;
+                }
+                match recording.log.get(point) {
+                    Some(Op::Flush) => {
+                        for op in unflushed.drain(..) {
+                            Disk::apply(&mut data, op);
+                        }
+                    }
+                    Some(op) => unflushed.push(op),
+                    None => {}
+                }
+            }
+            if points >= total {
+                break;
+            }
+        }
+        round += 1;
+    }
+    println!(
+        "{points} states after a power loss: none with errors, {leaky} with leaks; {peer_checks} checked by qemu-img, too"
+    );
+}
