@@ -29,7 +29,7 @@ pub fn combine(base: &str, path: &str) -> String {
 
 /// The name that opens this node again: a plain one where that is enough, otherwise a `json:` one.
 pub fn of(node: &Arc<Node>) -> String {
-    exact(node).unwrap_or_else(|| format!("json:{}", to_options(node)))
+    exact(node).unwrap_or_else(|| format!("json:{}", to_options(node).ordered()))
 }
 
 /// The plain name of a node, if it has one.
@@ -70,12 +70,43 @@ pub fn to_options(node: &Arc<Node>) -> Value {
 /// # Errors
 /// If it is not JSON, or no dictionary.
 pub fn parse_json(text: &str) -> Result<Value> {
-    let parsed: serde_json::Value =
-        serde_json::from_str(text).map_err(|_| Error::invalid("Could not parse the JSON options"))?;
+    let parsed: serde_json::Value = serde_json::from_str(&double_quoted(text)).map_err(|error| {
+        let why = if error.is_eof() { "premature EOI" } else { "invalid syntax" };
+        Error::invalid(format!("Could not parse the JSON options: JSON parse error, {why}"))
+    })?;
     match convert(parsed) {
         value @ Value::Dict(_) => Ok(value),
         _ => Err(Error::invalid("Invalid JSON object given")),
     }
+}
+
+/// Strings may be in single quotes, so that they are easy to write on a shell's command line.
+fn double_quoted(text: &str) -> String {
+    let mut result = String::with_capacity(text.len());
+    let mut quote = None;
+    let mut chars = text.chars();
+    while let Some(c) = chars.next() {
+        match (quote, c) {
+            (_, '\\') => match chars.next() {
+                Some('\'') => result.push('\''),
+                next => {
+                    result.push('\\');
+                    result.extend(next);
+                }
+            },
+            (None, '"' | '\'') => {
+                quote = Some(c);
+                result.push('"');
+            }
+            (Some(open), c) if c == open => {
+                quote = None;
+                result.push('"');
+            }
+            (Some('\''), '"') => result.push_str("\\\""),
+            (_, c) => result.push(c),
+        }
+    }
+    result
 }
 
 fn convert(value: serde_json::Value) -> Value {
@@ -109,6 +140,14 @@ mod tests {
         ] {
             assert_eq!(combine(base, path), combined);
         }
+    }
+
+    #[test]
+    fn json_strings_may_be_in_single_quotes() {
+        let value = parse_json(r#"{'a': 'x"y\'z', "b": "it's", 'c': 1}"#).expect("valid");
+        assert_eq!(value.get("a"), Some(&Value::from("x\"y'z")));
+        assert_eq!(value.get("b"), Some(&Value::from("it's")));
+        assert_eq!(value.get("c"), Some(&Value::from(1u64)));
     }
 
     #[test]

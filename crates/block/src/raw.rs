@@ -2,7 +2,7 @@
 
 use std::any::Any;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use iobuf::IoBuf;
 
@@ -21,11 +21,27 @@ const UNLIMITED: u64 = u64::MAX;
 
 struct Raw {
     file: Arc<Child>,
-    offset: u64,
+    offset: AtomicU64,
     /// `UNLIMITED` if the child's size counts.
     size: AtomicU64,
-    has_offset: bool,
-    has_size: bool,
+    has_offset: AtomicBool,
+}
+
+/// The window of a raw node lies inside of its file.
+fn check_window(offset: u64, size: Option<u64>, len: u64) -> Result<()> {
+    if offset > len {
+        return Err(Error::invalid(format!(
+            "Offset ({offset}) cannot be greater than size of the containing file ({len})"
+        )));
+    }
+    if size.is_some_and(|size| size > len - offset) {
+        return Err(Error::invalid(format!(
+            "The sum of offset ({offset}) and size ({}) has to be smaller or equal to the actual size of the containing \
+             file ({len})",
+            size.unwrap_or(0)
+        )));
+    }
+    Ok(())
 }
 
 impl DriverType for RawType {
@@ -47,17 +63,12 @@ impl DriverType for RawType {
             let size = request.options.take_size("size")?;
             let file = request.child("file", Role::PlainStorage).await?;
             request.finish()?;
-            let start = offset.unwrap_or(0);
-            let end = start.checked_add(size.unwrap_or(0));
-            if end.is_none_or(|end| end > file.len()) {
-                return Err(Error::invalid("The offset and size of a raw node must lie inside of its file"));
-            }
+            check_window(offset.unwrap_or(0), size, file.len())?;
             let driver = Raw {
                 file,
-                offset: start,
+                offset: AtomicU64::new(offset.unwrap_or(0)),
                 size: AtomicU64::new(size.unwrap_or(UNLIMITED)),
-                has_offset: offset.is_some(),
-                has_size: size.is_some(),
+                has_offset: AtomicBool::new(offset.is_some()),
             };
             Ok(Arc::new(driver) as Arc<dyn Driver>)
         })
@@ -85,8 +96,20 @@ impl DriverType for RawType {
 }
 
 impl Raw {
+    fn start(&self) -> u64 {
+        self.offset.load(Ordering::Acquire)
+    }
+
+    fn has_offset(&self) -> bool {
+        self.has_offset.load(Ordering::Acquire)
+    }
+
+    fn has_size(&self) -> bool {
+        self.size.load(Ordering::Acquire) != UNLIMITED
+    }
+
     fn at(&self, offset: u64) -> Result<u64> {
-        offset.checked_add(self.offset).ok_or_else(|| Error::invalid("The request lies behind the largest offset"))
+        offset.checked_add(self.start()).ok_or_else(|| Error::invalid("The request lies behind the largest offset"))
     }
 
     fn check_write(&self, offset: u64, len: u64) -> Result<u64> {
@@ -100,14 +123,13 @@ impl Raw {
 
 impl Driver for Raw {
     fn len(&self) -> u64 {
-        let below = self.file.len().saturating_sub(self.offset);
+        let below = self.file.len().saturating_sub(self.start());
         self.size.load(Ordering::Acquire).min(below)
     }
 
     fn limits(&self) -> Limits {
-        // The child pads what it can't take; only an offset that breaks its alignment must not shift ours.
-        let limits = self.file.node().driver().limits();
-        if self.offset.is_multiple_of(u64::from(limits.request_alignment)) { limits } else { Limits::default() }
+        // The child pads what it can't take, and tells error injectors so.
+        Limits { request_alignment: 1, memory_alignment: 1, ..self.file.node().driver().limits() }
     }
 
     fn children(&self) -> Vec<Arc<Child>> {
@@ -136,7 +158,7 @@ impl Driver for Raw {
 
     fn truncate(&self, len: u64, exact: bool, preallocation: Preallocation) -> IoFuture<'_> {
         Box::pin(async move {
-            if self.has_size {
+            if self.has_size() {
                 return Err(Error::unsupported("Cannot resize fixed-size raw disks"));
             }
             self.file.truncate(self.at(len)?, exact, preallocation).await
@@ -148,7 +170,7 @@ impl Driver for Raw {
     }
 
     fn exact_filename(&self) -> Option<String> {
-        if self.has_offset || self.has_size {
+        if self.has_offset() || self.has_size() {
             return None;
         }
         crate::filename::exact(&self.file.node())
@@ -156,10 +178,10 @@ impl Driver for Raw {
 
     fn strong_options(&self) -> Options {
         let mut options = Options::new();
-        if self.has_offset {
-            options.set("offset", self.offset);
+        if self.has_offset() {
+            options.set("offset", self.start());
         }
-        if self.has_size {
+        if self.has_size() {
             options.set("size", self.size.load(Ordering::Acquire));
         }
         options
@@ -167,11 +189,12 @@ impl Driver for Raw {
 
     fn reopen(&self, mut options: Options, _read_only: bool) -> IoFuture<'_> {
         Box::pin(async move {
-            let offset = options.take_size("offset")?.unwrap_or(0);
-            let size = options.take_size("size")?.unwrap_or(UNLIMITED);
-            if offset != self.offset || size != self.size.load(Ordering::Acquire) {
-                return Err(Error::invalid("Cannot change the options 'offset' and 'size' of a raw node"));
-            }
+            let offset = options.take_size("offset")?;
+            let size = options.take_size("size")?;
+            check_window(offset.unwrap_or(0), size, self.file.len())?;
+            self.offset.store(offset.unwrap_or(0), Ordering::Release);
+            self.size.store(size.unwrap_or(UNLIMITED), Ordering::Release);
+            self.has_offset.store(offset.is_some(), Ordering::Release);
             Ok(())
         })
     }

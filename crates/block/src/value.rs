@@ -34,6 +34,35 @@ impl Value {
     }
 }
 
+impl Value {
+    /// The value with all dictionaries in the order in which QEMU prints them: that of a hash table with 512 buckets.
+    /// Names of images are compared as text.
+    #[must_use]
+    pub fn ordered(&self) -> Value {
+        match self {
+            Value::List(items) => Value::List(items.iter().map(Value::ordered).collect()),
+            Value::Dict(entries) => {
+                // Within a bucket the last one that was added comes first.
+                let mut entries: Vec<(String, Value)> =
+                    entries.iter().rev().map(|(name, value)| (name.clone(), value.ordered())).collect();
+                entries.sort_by_key(|(name, _)| bucket(name));
+                Value::Dict(entries)
+            }
+            scalar => scalar.clone(),
+        }
+    }
+}
+
+/// The bucket of a name in a dictionary of QEMU's: TDB's hash.
+fn bucket(name: &str) -> u32 {
+    let start = 0x238F_13AF_u32.wrapping_mul(u32::try_from(name.len()).unwrap_or(u32::MAX));
+    let hash = name
+        .bytes()
+        .enumerate()
+        .fold(start, |hash, (index, byte)| hash.wrapping_add(u32::from(byte) << (index * 5 % 24)));
+    hash.wrapping_mul(1_103_515_243).wrapping_add(12345) % 512
+}
+
 impl From<bool> for Value {
     fn from(value: bool) -> Self {
         Value::Bool(value)

@@ -79,7 +79,17 @@ pub(super) async fn resize(file: &File, len: u64, preallocation: Preallocation) 
     let result = match preallocation {
         Preallocation::Metadata => return Err(Error::unsupported("Unsupported preallocation mode: metadata")),
         Preallocation::Off => {
-            return set_len(file, len).await.map_err(|error| error.context("Failed to resize file"));
+            set_len(file, len).await.map_err(|error| error.context("Failed to resize file"))?;
+            if old == 0 && len > 0 {
+                // Whoever looks for the alignment of direct I/O must not read a hole: holes take any alignment. The
+                // file is as good without.
+                let block = if len < FIRST_BLOCK { 512 } else { FIRST_BLOCK };
+                let _ = file.write(0, IoBuf::zeroed(usize::try_from(block).unwrap_or(0))).await;
+                if len < block {
+                    set_len(file, len).await?;
+                }
+            }
+            return Ok(());
         }
         Preallocation::Falloc if len == old => return Ok(()),
         Preallocation::Falloc => reserve(file, old, len).await,
@@ -92,6 +102,9 @@ pub(super) async fn resize(file: &File, len: u64, preallocation: Preallocation) 
     }
     result
 }
+
+/// The part of a new file that is allocated, bytes.
+const FIRST_BLOCK: u64 = 4096;
 
 async fn set_len(file: &File, len: u64) -> Result<()> {
     let file = file.clone();
