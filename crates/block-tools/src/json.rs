@@ -1,40 +1,18 @@
 //! JSON as QEMU's tools print it: four spaces of indentation, keys in the order of QEMU's dictionaries.
-//!
-//! That order is the one of a hash table with 512 buckets: scripts and test suites compare the text.
 
 use block::Value;
-
-const BUCKETS: u32 = 512;
-
-/// The bucket of a key: TDB's hash of its bytes.
-fn bucket(key: &str) -> u32 {
-    let start = 0x238F_13AF_u32.wrapping_mul(u32::try_from(key.len()).unwrap_or(u32::MAX));
-    let hash = key
-        .bytes()
-        .enumerate()
-        .fold(start, |hash, (index, byte)| hash.wrapping_add(u32::from(byte) << (index * 5 % 24)));
-    hash.wrapping_mul(1_103_515_243).wrapping_add(12345) % BUCKETS
-}
-
-/// The entries in the order in which QEMU prints them.
-pub fn ordered(entries: &[(String, Value)]) -> Vec<&(String, Value)> {
-    // Within a bucket the last one that was added comes first.
-    let mut ordered: Vec<&(String, Value)> = entries.iter().rev().collect();
-    ordered.sort_by_key(|(key, _)| bucket(key));
-    ordered
-}
 
 /// The value on several lines, without a line break at the end.
 pub fn pretty(value: &Value) -> String {
     let mut text = String::new();
-    write(&mut text, value, Some(0));
+    write(&mut text, &value.ordered(), Some(0));
     text
 }
 
 /// The value on one line.
 pub fn compact(value: &Value) -> String {
     let mut text = String::new();
-    write(&mut text, value, None);
+    write(&mut text, &value.ordered(), None);
     text
 }
 
@@ -61,7 +39,7 @@ fn write(text: &mut String, value: &Value, indent: Option<usize>) {
         }
         Value::Dict(entries) => {
             text.push('{');
-            for (index, (key, value)) in ordered(entries).into_iter().enumerate() {
+            for (index, (key, value)) in entries.iter().enumerate() {
                 text.push_str(if index == 0 { "" } else { separator });
                 newline(text, inner);
                 write(text, &Value::Str(key.clone()), inner);
@@ -92,7 +70,7 @@ fn write(text: &mut String, value: &Value, indent: Option<usize>) {
 /// The value as people read it in `info`: one line an entry, indented by `indent` steps of four spaces.
 pub fn human(value: &Value, indent: usize) -> String {
     let mut text = String::new();
-    write_human(&mut text, value, indent);
+    write_human(&mut text, &value.ordered(), indent);
     text
 }
 
@@ -109,7 +87,7 @@ fn write_human(text: &mut String, value: &Value, indent: usize) {
     };
     match value {
         Value::Dict(entries) => {
-            ordered(entries).into_iter().for_each(|(key, value)| line(text, &key.replace('-', " "), value));
+            entries.iter().for_each(|(key, value)| line(text, &key.replace('-', " "), value));
         }
         Value::List(items) => {
             items.iter().enumerate().for_each(|(index, item)| line(text, &format!("[{index}]"), item));
@@ -128,7 +106,8 @@ mod tests {
         // As `qemu-img info --output=json` of 7.2 prints them.
         let keys = ["filename", "format", "virtual-size", "actual-size", "dirty-flag", "cluster-size"];
         let entries: Vec<(String, Value)> = keys.iter().map(|key| ((*key).to_owned(), Value::from(1u64))).collect();
-        let order: Vec<&str> = ordered(&entries).into_iter().map(|(key, _)| key.as_str()).collect();
+        let Value::Dict(entries) = Value::Dict(entries).ordered() else { panic!("a dictionary") };
+        let order: Vec<&str> = entries.iter().map(|(key, _)| key.as_str()).collect();
         assert_eq!(order, ["virtual-size", "filename", "cluster-size", "format", "actual-size", "dirty-flag"]);
     }
 

@@ -108,8 +108,7 @@ pub fn parse(args: &[String], short: &str, long: &[Long]) -> Result<Parsed, Fail
             };
             parsed.options.push((key.to_owned(), value));
         } else if arg.len() > 1 && arg.starts_with('-') {
-            let mut letters = arg[1..].char_indices();
-            while let Some((at, letter)) = letters.next() {
+            for (at, letter) in arg[1..].char_indices() {
                 let found = short.find(letter).filter(|_| letter != ':').ok_or_else(unknown)?;
                 let takes_value = short[found + letter.len_utf8()..].starts_with(':');
                 let rest = &arg[1 + at + letter.len_utf8()..];

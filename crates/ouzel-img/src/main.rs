@@ -72,7 +72,7 @@ fn run(args: &[String]) -> Outcome {
         return Err(Failure::usage("Not enough arguments"));
     }
     let mut at = 0;
-    while let Some(arg) = args.get(at).filter(|arg| arg.starts_with('-')) {
+    if let Some(arg) = args.first().filter(|arg| arg.starts_with('-')) {
         match arg.as_str() {
             "-h" | "--help" => return Ok(help::print()),
             "-V" | "--version" => {
@@ -80,10 +80,7 @@ fn run(args: &[String]) -> Outcome {
                 return Ok(0);
             }
             "-T" | "--trace" => return Err(Failure::new("Trace events are not supported")),
-            "--" => {
-                at += 1;
-                break;
-            }
+            "--" => at = 1,
             _ => return Err(Failure::usage(format!("unrecognized option '{arg}'"))),
         }
     }

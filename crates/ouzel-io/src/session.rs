@@ -91,6 +91,8 @@ pub struct Session {
     /// It may open and close images.
     pub(crate) standalone: bool,
     pub(crate) quit: bool,
+    /// Something may have been written, so that it matters whether closing works.
+    written: bool,
     pub(crate) pending: Set<'static, String>,
 }
 
@@ -107,6 +109,7 @@ impl Session {
             image_opts: false,
             standalone: true,
             quit: false,
+            written: false,
             pending: Set::default(),
         }
     }
@@ -197,6 +200,7 @@ impl Session {
         if child.node().is_read_only() {
             return Err(Failed::error("Block node is read-only"));
         }
+        self.written = true;
         let (used, shared) = child.permissions();
         if used.contains(wanted) {
             return Ok(());
@@ -271,6 +275,7 @@ impl Session {
         if let Some(child) = self.child.take()
             && self.standalone
             && let Err(error) = self.graph.detach(&child).await
+            && std::mem::take(&mut self.written)
         {
             self.report(&error.to_string());
         }
