@@ -16,11 +16,15 @@
 
 #![forbid(unsafe_code)]
 
+pub mod bochs;
 mod bytes;
+pub mod cloop;
+pub mod dmg;
 mod meta;
 pub mod parallels;
 pub mod qcow;
 pub mod qed;
+mod readonly;
 mod sparse;
 mod tables;
 pub mod vdi;
@@ -40,5 +44,8 @@ pub fn drivers() -> Vec<&'static dyn DriverType> {
         &parallels::ParallelsType,
         &qed::QedType,
         &qcow::QcowType,
+        &bochs::BochsType,
+        &cloop::CloopType,
+        &dmg::DmgType,
     ]
 }

@@ -444,9 +444,8 @@ impl Qed {
                 continue;
             }
             let valid = layout.is_valid(table) && layout.is_valid(table + (table_clusters - 1) * header.cluster_size);
-            let fresh = valid
-                && (0..table_clusters)
-                    .fold(true, |fresh, cluster| used.mark(table / header.cluster_size + cluster) && fresh);
+            let first = table / header.cluster_size;
+            let fresh = valid && (first..first + table_clusters).filter(|cluster| !used.mark(*cluster)).count() == 0;
             if !fresh {
                 result.corruptions += 1;
                 if !valid && fix.errors {
