@@ -1,0 +1,347 @@
+//! The driver `nbd`: a client of a Network Block Device server (`doc/proto.md` of the NBD project).
+//!
+//! Fixed newstyle with structured replies, the metadata context `base:allocation`, TLS with certificates. A lost
+//! connection is made again by the next request; with `reconnect-delay`, requests wait that long for it and are sent
+//! again. Left out: servers behind `vsock` and passed descriptors, TLS with pre-shared keys (rustls has none).
+
+mod connection;
+mod handshake;
+mod options;
+
+use std::any::Any;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use block::{
+    BlockStatus, Child, Driver, DriverKind, DriverType, Error, Graph, IoFuture, Limits, OpenRequest, Options,
+    Permissions, Preallocation, Result, WriteFlags, ZeroFlags, done, fail,
+};
+use iobuf::IoBuf;
+
+use crate::tls::TlsCredentials;
+use crate::transport::Address;
+use connection::{Command, Connection, Extent, FAST_ZERO, FUA, Failure, NO_HOLE, REQ_ONE, Request};
+use handshake::{Export, Wanted};
+use options::NbdOptions;
+
+/// The longest transfer, bytes, whatever the server would take.
+const MAX_TRANSFER: u32 = 32 << 20;
+/// Pauses between attempts to connect again grow from here …
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+/// … up to here.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// The driver `nbd`.
+pub struct NbdType;
+
+impl DriverType for NbdType {
+    fn name(&self) -> &'static str {
+        "nbd"
+    }
+
+    fn kind(&self) -> DriverKind {
+        DriverKind::Protocol
+    }
+
+    fn prefixes(&self) -> &'static [&'static str] {
+        &["nbd:", "nbd+tcp:", "nbd+unix:"]
+    }
+
+    fn parse_filename(&self, filename: &str) -> Result<Options> {
+        options::parse_filename(filename)
+    }
+
+    fn open(&self, mut request: OpenRequest) -> IoFuture<'static, Arc<dyn Driver>> {
+        Box::pin(async move {
+            let options = NbdOptions::take(&mut request.options)?;
+            request.finish()?;
+            let wanted = wanted(&options, &request.graph)?;
+            let connection = connect_within(&options, &wanted, options.open_timeout).await?;
+            let writable = !request.config.read_only;
+            if writable && !request.config.auto_read_only && connection.export.flags & handshake::READ_ONLY != 0 {
+                connection.disconnect().await;
+                return Err(read_only());
+            }
+            let export = connection.export.clone();
+            Ok(Arc::new(Nbd {
+                options,
+                wanted,
+                export,
+                link: Mutex::new(Link { connection, lost_at: None }),
+                connecting: tokio::sync::Mutex::default(),
+            }) as Arc<dyn Driver>)
+        })
+    }
+}
+
+fn read_only() -> Error {
+    Error::read_only("request on write denied without write permission")
+}
+
+fn wanted(options: &NbdOptions, graph: &Graph) -> Result<Wanted> {
+    let tls = match &options.tls_creds {
+        None => None,
+        Some(id) => {
+            let credentials: Arc<TlsCredentials> =
+                graph.object(id).ok_or_else(|| Error::invalid(format!("No TLS credentials with id '{id}'")))?;
+            let host = match (&options.tls_hostname, &options.server) {
+                (Some(host), _) | (None, Address::Tcp { host, .. }) => host.clone(),
+                (None, Address::Unix { .. }) => "localhost".to_owned(),
+            };
+            Some(((*credentials).clone(), host))
+        }
+    };
+    let context = options.context.clone().unwrap_or_else(|| "base:allocation".to_owned());
+    Ok(Wanted { export: options.export.clone(), context, tls })
+}
+
+async fn connect(options: &NbdOptions, wanted: &Wanted) -> Result<Arc<Connection>> {
+    let stream = options.server.connect().await?;
+    let (transport, reader, export) = handshake::negotiate(stream, wanted).await?;
+    if export.size > i64::MAX as u64 {
+        return Err(Error::too_big("The export is too large"));
+    }
+    Ok(Connection::new(transport, reader, export))
+}
+
+/// Connects; a server that isn't there is tried again until `time` is over.
+async fn connect_within(options: &NbdOptions, wanted: &Wanted, time: Duration) -> Result<Arc<Connection>> {
+    let start = aio::now();
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let result = connect(options, wanted).await;
+        let left = time.saturating_sub(aio::now().saturating_sub(start));
+        match result {
+            Err(_) if !left.is_zero() => aio::sleep(pause.min(left)).await,
+            result => return result,
+        }
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+struct Link {
+    connection: Arc<Connection>,
+    /// When the loss of the connection was first seen.
+    lost_at: Option<Duration>,
+}
+
+struct Nbd {
+    options: NbdOptions,
+    wanted: Wanted,
+    export: Export,
+    link: Mutex<Link>,
+    connecting: tokio::sync::Mutex<()>,
+}
+
+impl Nbd {
+    fn link(&self) -> MutexGuard<'_, Link> {
+        self.link.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn alive(&self) -> Option<Arc<Connection>> {
+        let link = self.link();
+        (!link.connection.is_lost()).then(|| Arc::clone(&link.connection))
+    }
+
+    /// The connection, made again if it was lost.
+    async fn connection(&self) -> Result<Arc<Connection>> {
+        if let Some(connection) = self.alive() {
+            return Ok(connection);
+        }
+        let lost_at = *self.link().lost_at.get_or_insert_with(aio::now);
+        let _one = self.connecting.lock().await;
+        if let Some(connection) = self.alive() {
+            return Ok(connection);
+        }
+        let left = self.options.reconnect_delay.saturating_sub(aio::now().saturating_sub(lost_at));
+        let connection = connect_within(&self.options, &self.wanted, left).await.map_err(|error| {
+            tracing::debug!("NBD: {error}");
+            Error::errno_only(rustix::io::Errno::IO.raw_os_error())
+        })?;
+        let (new, old) = (&connection.export, &self.export);
+        if new.size != old.size
+            || new.flags & !old.flags & handshake::READ_ONLY != 0
+            || new.min_block > old.min_block.max(1)
+        {
+            return Err(Error::io("The NBD server's export has changed"));
+        }
+        *self.link() = Link { connection: Arc::clone(&connection), lost_at: None };
+        Ok(connection)
+    }
+
+    async fn request(&self, request: Request) -> Result<Option<Extent>> {
+        loop {
+            let connection = self.connection().await?;
+            match connection.request(request.clone()).await {
+                Err(Failure::Lost(error)) if self.options.reconnect_delay.is_zero() => return Err(error),
+                // Nothing that was asked for does harm when it is done twice.
+                Err(Failure::Lost(_)) => {}
+                result => return Ok(result?),
+            }
+        }
+    }
+
+    fn send(&self, command: Command, flags: u16, offset: u64, len: u64) -> IoFuture<'_> {
+        Box::pin(async move {
+            let len = u32::try_from(len).map_err(|_| Error::invalid("The request is too long"))?;
+            self.request(Request { command, flags, offset, len, buf: IoBuf::empty() }).await.map(drop)
+        })
+    }
+
+    fn has(&self, flag: u16) -> bool {
+        self.export.flags & flag != 0
+    }
+
+    fn min_block(&self) -> u32 {
+        match self.export.min_block {
+            0 if self.export.context.is_some() || !self.export.size.is_multiple_of(512) => 1,
+            0 => 512,
+            min => min,
+        }
+    }
+}
+
+impl Driver for Nbd {
+    fn len(&self) -> u64 {
+        self.export.size
+    }
+
+    fn limits(&self) -> Limits {
+        let min = self.min_block();
+        let max = if self.export.max_block == 0 { MAX_TRANSFER } else { self.export.max_block.min(MAX_TRANSFER) };
+        let max_range = u64::from(u32::MAX / min * min);
+        Limits {
+            request_alignment: min,
+            max_transfer: max.into(),
+            max_discard: max_range,
+            max_zeroes: max_range,
+            optimal_transfer: self.export.preferred_block.into(),
+            ..Limits::default()
+        }
+    }
+
+    fn children(&self) -> Vec<Arc<Child>> {
+        Vec::new()
+    }
+
+    fn read(&self, offset: u64, buf: IoBuf) -> IoFuture<'_> {
+        Box::pin(async move {
+            // The last block may reach behind the end of the export.
+            let inside = self.export.size.saturating_sub(offset).min(buf.len() as u64);
+            let inside_len = usize::try_from(inside).unwrap_or(buf.len());
+            buf.fill(inside_len, buf.len() - inside_len, 0);
+            if inside == 0 {
+                return Ok(());
+            }
+            let len = u32::try_from(inside).map_err(|_| Error::invalid("The request is too long"))?;
+            let buf = buf.slice(0, inside_len);
+            self.request(Request { command: Command::Read, flags: 0, offset, len, buf }).await.map(drop)
+        })
+    }
+
+    fn write(&self, offset: u64, buf: IoBuf, flags: WriteFlags) -> IoFuture<'_> {
+        Box::pin(async move {
+            let flags = if flags.fua && self.supports_fua() { FUA } else { 0 };
+            let len = u32::try_from(buf.len()).map_err(|_| Error::invalid("The request is too long"))?;
+            self.request(Request { command: Command::Write, flags, offset, len, buf }).await.map(drop)
+        })
+    }
+
+    fn supports_fua(&self) -> bool {
+        self.has(handshake::SEND_FUA)
+    }
+
+    fn write_zeroes(&self, offset: u64, len: u64, flags: ZeroFlags) -> IoFuture<'_> {
+        if !self.has(handshake::SEND_WRITE_ZEROES) || (flags.no_fallback && !self.has(handshake::SEND_FAST_ZERO)) {
+            return fail(Error::unsupported("The NBD server has no efficient zero writes"));
+        }
+        let mut command_flags = if flags.may_unmap { 0 } else { NO_HOLE };
+        if flags.no_fallback {
+            command_flags |= FAST_ZERO;
+        }
+        if flags.fua && self.supports_fua() {
+            command_flags |= FUA;
+        }
+        self.send(Command::WriteZeroes, command_flags, offset, len)
+    }
+
+    fn discard(&self, offset: u64, len: u64) -> IoFuture<'_> {
+        if !self.has(handshake::SEND_TRIM) {
+            return fail(Error::unsupported("The NBD server has no discards"));
+        }
+        self.send(Command::Trim, 0, offset, len)
+    }
+
+    fn flush(&self) -> IoFuture<'_> {
+        if self.has(handshake::SEND_FLUSH) { self.send(Command::Flush, 0, 0, 0) } else { done(()) }
+    }
+
+    fn prefetch(&self, offset: u64, len: u64) -> IoFuture<'_> {
+        if self.has(handshake::SEND_CACHE) { self.send(Command::Cache, 0, offset, len) } else { done(()) }
+    }
+
+    fn truncate(&self, len: u64, exact: bool, _preallocation: Preallocation) -> IoFuture<'_> {
+        if exact && len != self.export.size {
+            return fail(Error::unsupported("Cannot resize NBD nodes"));
+        }
+        if len > self.export.size { fail(Error::invalid("Cannot grow NBD nodes")) } else { done(()) }
+    }
+
+    fn block_status(&self, offset: u64, len: u64, _precise: bool) -> IoFuture<'_, BlockStatus> {
+        let min = u64::from(self.min_block());
+        let inside = self.export.size.saturating_sub(offset).min(u64::from(u32::MAX) / min * min);
+        if self.export.context.is_none() || inside == 0 {
+            return done(BlockStatus::data(len, Some(offset)));
+        }
+        Box::pin(async move {
+            let asked = len.min(inside);
+            let short = u32::try_from(asked).unwrap_or(u32::MAX);
+            let flags = REQ_ONE;
+            let request = Request { command: Command::BlockStatus, flags, offset, len: short, buf: IoBuf::empty() };
+            let (extent, flags) =
+                self.request(request).await?.ok_or_else(|| Error::io("The NBD server sent no extent"))?;
+            // The server may know more than it was asked for; a part of a block says nothing.
+            let extent = u64::from(extent).min(asked);
+            let extent = if extent == asked { len.min(asked.next_multiple_of(min)) } else { extent / min * min };
+            let (hole, zero) = (flags & 1 != 0, flags & 2 != 0);
+            if extent == 0 {
+                return Ok(BlockStatus::data(len.min(min), Some(offset)));
+            }
+            Ok(BlockStatus { data: !hole, zero, ..BlockStatus::data(extent, Some(offset)) })
+        })
+    }
+
+    fn allocated_size(&self) -> IoFuture<'_, Option<u64>> {
+        done(None)
+    }
+
+    fn exact_filename(&self) -> Option<String> {
+        self.options.filename()
+    }
+
+    fn strong_options(&self) -> Options {
+        if self.options.filename().is_some() { Options::new() } else { self.options.strong() }
+    }
+
+    fn set_permissions(&self, used: Permissions, _shared: Permissions) -> Result<()> {
+        if self.has(handshake::READ_ONLY) && used.contains(Permissions::WRITE) {
+            return Err(read_only());
+        }
+        Ok(())
+    }
+
+    fn close(&self) -> IoFuture<'_> {
+        Box::pin(async {
+            let alive = self.alive();
+            let flushed = if alive.is_some() { self.flush().await } else { Ok(()) };
+            if let Some(connection) = alive {
+                connection.disconnect().await;
+            }
+            flushed
+        })
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}

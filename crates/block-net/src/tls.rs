@@ -1,0 +1,279 @@
+//! TLS credentials, and a TLS session over a non-blocking socket.
+
+use std::fmt;
+use std::io::{self, Read as _, Write as _};
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use aio::Stream;
+use iobuf::IoBuf;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, ring};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore, SignatureScheme};
+
+use block::{Error, Result};
+
+/// Bytes of ciphertext or plain text that are moved at once.
+const CHUNK: usize = 32 << 10;
+
+/// The credentials of a TLS client, as an object `tls-creds-x509` with `endpoint=client` has them. A program puts them
+/// into its graph under the object's id.
+#[derive(Clone)]
+pub struct TlsCredentials {
+    config: Arc<ClientConfig>,
+}
+
+impl fmt::Debug for TlsCredentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TlsCredentials")
+    }
+}
+
+fn wrong(what: &str, path: &Path, error: impl fmt::Display) -> Error {
+    Error::invalid(format!("Unable to {what} {}: {error}", path.display()))
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(ring::default_provider())
+}
+
+impl TlsCredentials {
+    /// The credentials in a directory: `ca-cert.pem`, and `client-cert.pem` with `client-key.pem` if they are there.
+    /// Without `verify_peer`, whatever certificate the server shows is taken.
+    ///
+    /// # Errors
+    /// If a file is missing or wrong.
+    pub fn from_directory(directory: &Path, verify_peer: bool) -> Result<Self> {
+        let ca = directory.join("ca-cert.pem");
+        let (certificate, key) = (directory.join("client-cert.pem"), directory.join("client-key.pem"));
+        let own = if certificate.exists() { Some((certificate, key)) } else { None };
+        Self::from_files(&ca, own.as_ref().map(|(c, k)| (c.as_path(), k.as_path())), verify_peer)
+    }
+
+    /// The credentials that trust the certificates of the host's usual bundle.
+    ///
+    /// # Errors
+    /// If there is no bundle and `verify_peer` is on.
+    pub fn from_host(verify_peer: bool) -> Result<Self> {
+        const BUNDLES: [&str; 3] =
+            ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
+        let bundle = BUNDLES.into_iter().map(Path::new).find(|path| path.exists());
+        match bundle {
+            Some(bundle) => Self::from_files(bundle, None, verify_peer),
+            None if verify_peer => Err(Error::invalid("The host has no bundle of certificates to trust")),
+            None => Self::from_files(Path::new(""), None, false),
+        }
+    }
+
+    fn from_files(ca: &Path, own: Option<(&Path, &Path)>, verify_peer: bool) -> Result<Self> {
+        let mut roots = RootCertStore::empty();
+        if verify_peer {
+            let what = "import CA certificate";
+            for certificate in CertificateDer::pem_file_iter(ca).map_err(|e| wrong(what, ca, e))? {
+                // A bundle may hold certificates that nobody can use; some must be left.
+                let _ = roots.add(certificate.map_err(|e| wrong(what, ca, e))?);
+            }
+            if roots.is_empty() {
+                return Err(wrong(what, ca, "it holds none"));
+            }
+        }
+        let builder = ClientConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .map_err(|e| Error::invalid(format!("Unable to set up TLS: {e}")))?;
+        let builder = if verify_peer {
+            builder.with_root_certificates(roots)
+        } else {
+            builder.dangerous().with_custom_certificate_verifier(Arc::new(TrustAll(provider())))
+        };
+        let config = match own {
+            None => builder.with_no_client_auth(),
+            Some((certificate, key)) => {
+                let chain: Vec<_> = CertificateDer::pem_file_iter(certificate)
+                    .and_then(Iterator::collect)
+                    .map_err(|e| wrong("import client certificate", certificate, e))?;
+                let secret = PrivateKeyDer::from_pem_file(key).map_err(|e| wrong("import client key", key, e))?;
+                builder
+                    .with_client_auth_cert(chain, secret)
+                    .map_err(|e| wrong("use client certificate", certificate, e))?
+            }
+        };
+        Ok(Self { config: Arc::new(config) })
+    }
+}
+
+/// Takes any certificate: for `verify-peer=off` and `sslverify=off`.
+#[derive(Debug)]
+struct TrustAll(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for TrustAll {
+    fn verify_server_cert(
+        &self,
+        _end: &CertificateDer<'_>,
+        _chain: &[CertificateDer<'_>],
+        _name: &ServerName<'_>,
+        _ocsp: &[u8],
+        _now: UnixTime,
+    ) -> std::result::Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> std::result::Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls12_signature(
+            message,
+            certificate,
+            signature,
+            &self.0.signature_verification_algorithms,
+        )
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> std::result::Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls13_signature(
+            message,
+            certificate,
+            signature,
+            &self.0.signature_verification_algorithms,
+        )
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// A TLS session. One task may read while another writes.
+pub(crate) struct Tls {
+    stream: Stream,
+    session: Mutex<ClientConnection>,
+    /// Bytes from the socket that the session has not taken yet. Only the reading task uses it.
+    backlog: Mutex<Vec<u8>>,
+    /// Keeps records in the order in which the session made them.
+    sending: tokio::sync::Mutex<()>,
+}
+
+impl Tls {
+    pub async fn connect(stream: Stream, credentials: &TlsCredentials, host: &str) -> io::Result<Self> {
+        let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
+        let session = ClientConnection::new(Arc::clone(&credentials.config), name).map_err(io::Error::other)?;
+        let tls = Self {
+            stream,
+            session: Mutex::new(session),
+            backlog: Mutex::default(),
+            sending: tokio::sync::Mutex::default(),
+        };
+        while tls.session().is_handshaking() {
+            tls.send_records().await?;
+            if tls.session().is_handshaking() && !tls.receive_records().await? {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+        tls.send_records().await?;
+        Ok(tls)
+    }
+
+    pub fn stream(&self) -> &Stream {
+        &self.stream
+    }
+
+    fn session(&self) -> MutexGuard<'_, ClientConnection> {
+        self.session.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sends what the session has made.
+    async fn send_records(&self) -> io::Result<()> {
+        let _order = self.sending.lock().await;
+        loop {
+            let mut records = Vec::new();
+            {
+                let mut session = self.session();
+                while session.wants_write() {
+                    session.write_tls(&mut records)?;
+                }
+            }
+            if records.is_empty() {
+                return Ok(());
+            }
+            self.stream.write_all(IoBuf::copy_of(&records)).await?;
+        }
+    }
+
+    /// Feeds the session until it has plain text, or with all that the socket gives now: false at the socket's end.
+    async fn receive_records(&self) -> io::Result<bool> {
+        if !self.feed()? {
+            return Ok(true);
+        }
+        let buf = IoBuf::zeroed(CHUNK);
+        let n = loop {
+            match self.stream.try_read(&buf) {
+                Ok(n) => break n,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.stream.readable().await?,
+                Err(error) => return Err(error),
+            }
+        };
+        *self.backlog() = buf.slice(0, n).to_vec();
+        self.feed()?;
+        Ok(n != 0)
+    }
+
+    /// Hands records from the backlog to the session until there is plain text, which it holds little of: whether the
+    /// backlog is empty.
+    fn feed(&self) -> io::Result<bool> {
+        let mut backlog = self.backlog();
+        let mut left = &backlog[..];
+        let mut session = self.session();
+        while !left.is_empty() {
+            session.read_tls(&mut left)?;
+            let state = session.process_new_packets().map_err(io::Error::other)?;
+            if state.plaintext_bytes_to_read() != 0 {
+                break;
+            }
+        }
+        let done = backlog.len() - left.len();
+        backlog.drain(..done);
+        // Plain text that is there already comes first.
+        Ok(done == 0 && backlog.is_empty())
+    }
+
+    fn backlog(&self) -> MutexGuard<'_, Vec<u8>> {
+        self.backlog.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub async fn read_some(&self, buf: &IoBuf) -> io::Result<usize> {
+        let mut bytes = vec![0; buf.len().min(CHUNK)];
+        loop {
+            let read = self.session().reader().read(&mut bytes);
+            match read {
+                Ok(n) => {
+                    buf.write_at(0, &bytes[..n]);
+                    return Ok(n);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+            if !self.receive_records().await? {
+                return Ok(0);
+            }
+        }
+    }
+
+    pub async fn write_all(&self, buf: IoBuf) -> io::Result<()> {
+        let mut done = 0;
+        while done < buf.len() {
+            let part = buf.slice(done, (buf.len() - done).min(CHUNK)).to_vec();
+            done += self.session().writer().write(&part)?;
+            self.send_records().await?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,176 @@
+//! A connection to a server, plain or encrypted, and a buffered reader on it.
+
+use std::io;
+use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
+
+use aio::Stream;
+use block::{Error, Result};
+use iobuf::IoBuf;
+
+use crate::tls::Tls;
+
+/// Where a server listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Address {
+    Tcp { host: String, port: u16 },
+    Unix { path: String },
+}
+
+impl Address {
+    /// Connects; blocks in the pool of threads.
+    pub async fn connect(&self) -> Result<Stream> {
+        let address = self.clone();
+        let connected = aio::spawn_blocking(move || match &address {
+            Self::Tcp { host, port } => {
+                let stream = TcpStream::connect((host.as_str(), *port))?;
+                stream.set_nodelay(true)?;
+                Ok(stream.into())
+            }
+            Self::Unix { path } => UnixStream::connect(path).map(Into::into),
+        });
+        let shown = match self {
+            Self::Tcp { host, port } => format!("{host}:{port}"),
+            Self::Unix { path } => path.clone(),
+        };
+        connected
+            .await
+            .and_then(Stream::new)
+            .map_err(|error: io::Error| Error::host(&error).context(format!("Failed to connect to '{shown}'")))
+    }
+}
+
+/// The bytes of a connection.
+pub(crate) enum Transport {
+    Plain(Stream),
+    Tls(Box<Tls>),
+}
+
+impl Transport {
+    pub async fn write_all(&self, buf: IoBuf) -> io::Result<()> {
+        match self {
+            Self::Plain(stream) => stream.write_all(buf).await,
+            Self::Tls(tls) => tls.write_all(buf).await,
+        }
+    }
+
+    /// Reads what is there, at least one byte; 0 at the end.
+    async fn read_some(&self, buf: &IoBuf) -> io::Result<usize> {
+        match self {
+            Self::Plain(stream) => loop {
+                match stream.try_read(buf) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => stream.readable().await?,
+                    result => return result,
+                }
+            },
+            Self::Tls(tls) => tls.read_some(buf).await,
+        }
+    }
+
+    pub fn shutdown(&self) {
+        match self {
+            Self::Plain(stream) => stream.shutdown(),
+            Self::Tls(tls) => tls.stream().shutdown(),
+        }
+    }
+}
+
+/// Bytes read ahead, so that small messages don't cost a system call each.
+pub(crate) struct Reader {
+    buf: IoBuf,
+    start: usize,
+    end: usize,
+}
+
+impl Reader {
+    const SIZE: usize = 16 << 10;
+
+    pub fn new() -> Self {
+        Self { buf: IoBuf::zeroed(Self::SIZE), start: 0, end: 0 }
+    }
+
+    async fn fill(&mut self, transport: &Transport) -> io::Result<()> {
+        let n = transport.read_some(&self.buf).await?;
+        if n == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        (self.start, self.end) = (0, n);
+        Ok(())
+    }
+
+    /// Fills `into`. Long parts go there without a copy.
+    pub async fn read(&mut self, transport: &Transport, into: &IoBuf) -> io::Result<()> {
+        let mut done = 0;
+        while done < into.len() {
+            let left = into.len() - done;
+            if self.start == self.end && left >= Self::SIZE {
+                match transport.read_some(&into.slice(done, left)).await? {
+                    0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                    n => done += n,
+                }
+                continue;
+            }
+            if self.start == self.end {
+                self.fill(transport).await?;
+            }
+            let n = left.min(self.end - self.start);
+            into.copy_from(done, &self.buf, self.start, n);
+            self.start += n;
+            done += n;
+        }
+        Ok(())
+    }
+
+    pub async fn array<const N: usize>(&mut self, transport: &Transport) -> io::Result<[u8; N]> {
+        let mut bytes = [0; N];
+        let mut done = 0;
+        while done < N {
+            if self.start == self.end {
+                self.fill(transport).await?;
+            }
+            let n = (N - done).min(self.end - self.start);
+            self.buf.read_at(self.start, &mut bytes[done..done + n]);
+            self.start += n;
+            done += n;
+        }
+        Ok(bytes)
+    }
+
+    pub async fn u16(&mut self, transport: &Transport) -> io::Result<u16> {
+        self.array(transport).await.map(u16::from_be_bytes)
+    }
+
+    pub async fn u32(&mut self, transport: &Transport) -> io::Result<u32> {
+        self.array(transport).await.map(u32::from_be_bytes)
+    }
+
+    pub async fn u64(&mut self, transport: &Transport) -> io::Result<u64> {
+        self.array(transport).await.map(u64::from_be_bytes)
+    }
+
+    /// Reads `len` bytes, which the caller has bounded.
+    pub async fn bytes(&mut self, transport: &Transport, len: usize) -> io::Result<Vec<u8>> {
+        let buf = IoBuf::zeroed(len);
+        self.read(transport, &buf).await?;
+        Ok(buf.to_vec())
+    }
+
+    /// Reads up to and including a line feed, without it; at most `max` bytes.
+    pub async fn line(&mut self, transport: &Transport, max: usize) -> io::Result<String> {
+        let mut line = Vec::new();
+        loop {
+            let [byte] = self.array(transport).await?;
+            if byte == b'\n' {
+                break;
+            }
+            if line.len() == max {
+                return Err(io::ErrorKind::InvalidData.into());
+            }
+            line.push(byte);
+        }
+        if line.last() == Some(&b'\r') {
+            line.pop();
+        }
+        String::from_utf8(line).map_err(|_| io::ErrorKind::InvalidData.into())
+    }
+}
