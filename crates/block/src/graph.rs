@@ -39,7 +39,7 @@ impl Registry {
 /// All nodes of a program, and what they are made of.
 pub struct Graph {
     registry: Registry,
-    nodes: Mutex<BTreeMap<String, Weak<Node>>>,
+    nodes: Mutex<Vec<(String, Weak<Node>)>>,
     /// Nodes that the monitor keeps alive, and back ends, in the order of their creation.
     monitor: Mutex<Vec<Arc<Node>>>,
     backends: Mutex<Vec<Arc<Backend>>>,
@@ -72,7 +72,7 @@ impl Graph {
         &self.registry
     }
 
-    fn with_nodes<R>(&self, visit: impl FnOnce(&mut BTreeMap<String, Weak<Node>>) -> R) -> R {
+    fn with_nodes<R>(&self, visit: impl FnOnce(&mut Vec<(String, Weak<Node>)>) -> R) -> R {
         visit(&mut self.nodes.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -134,17 +134,18 @@ impl Graph {
 
     pub(crate) fn register(&self, node: &Arc<Node>) -> Result<()> {
         self.with_nodes(|nodes| {
-            if nodes.get(node.name()).and_then(Weak::upgrade).is_some() {
+            nodes.retain(|(_, node)| node.strong_count() != 0);
+            if nodes.iter().any(|(name, _)| name == node.name()) {
                 return Err(Error::exists(format!("Duplicate nodes with node-name='{}'", node.name())));
             }
-            nodes.insert(node.name().to_owned(), Arc::downgrade(node));
+            nodes.push((node.name().to_owned(), Arc::downgrade(node)));
             Ok(())
         })
     }
 
     /// The node of that name.
     pub fn lookup(&self, name: &str) -> Option<Arc<Node>> {
-        self.with_nodes(|nodes| nodes.get(name).and_then(Weak::upgrade))
+        self.with_nodes(|nodes| nodes.iter().filter(|(known, _)| known == name).find_map(|(_, node)| node.upgrade()))
     }
 
     /// The node of that name.
@@ -155,12 +156,9 @@ impl Graph {
         self.lookup(name).ok_or_else(|| Error::not_found(format!("Cannot find device='{name}' nor node-name='{name}'")))
     }
 
-    /// All nodes, by name.
+    /// All nodes, oldest first.
     pub fn nodes(&self) -> Vec<Arc<Node>> {
-        self.with_nodes(|nodes| {
-            nodes.retain(|_, node| node.strong_count() != 0);
-            nodes.values().filter_map(Weak::upgrade).collect()
-        })
+        self.with_nodes(|nodes| nodes.iter().filter_map(|(_, node)| node.upgrade()).collect())
     }
 
     /// Keeps a node alive for the monitor (`blockdev-add`).
@@ -349,11 +347,7 @@ impl Graph {
             let mut result = node.driver().close().await;
             // Somebody may still hold the node, but nobody uses it: locks go now.
             result = result.and(node.driver().set_permissions(Permissions::NONE, Permissions::ALL));
-            self.with_nodes(|nodes| {
-                if nodes.get(node.name()).is_some_and(|known| std::ptr::eq(known.as_ptr(), Arc::as_ptr(node))) {
-                    nodes.remove(node.name());
-                }
-            });
+            self.with_nodes(|nodes| nodes.retain(|(_, known)| !std::ptr::eq(known.as_ptr(), Arc::as_ptr(node))));
             for child in node.children() {
                 let below = self.detach(&child).await;
                 result = result.and(below);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use block::backend::{ErrorPolicy, IoStatus};
 use block::throttle::Bucket;
-use block::{Backend, DetectZeroes, Node, filename};
+use block::{Backend, DetectZeroes, DriverKind, Node, filename};
 use qapi::block::common::BlockdevDetectZeroesOptions;
 use qapi::block::image::{ImageInfo, ImageInfoSpecific, SnapshotInfo};
 use qapi::block::info::{BlockDeviceInfo, BlockDeviceIoStatus, BlockInfo, BlockdevCacheInfo};
@@ -171,9 +171,10 @@ pub fn image_info(node: &Arc<Node>) -> Result<ImageInfo, Error> {
     Ok(ImageInfo {
         filename: name,
         format: node.driver_type().name().to_owned(),
-        dirty_flag: details.dirty,
+        dirty_flag: dirty_flag(node),
         actual_size: allocated.map(signed),
-        virtual_size: signed(node.len()),
+        // Sizes are told in whole sectors.
+        virtual_size: signed(node.len().next_multiple_of(512)),
         cluster_size: details.cluster_size.map(signed),
         encrypted: details.encrypted.then_some(true),
         compressed: None,
@@ -185,6 +186,16 @@ pub fn image_info(node: &Arc<Node>) -> Result<ImageInfo, Error> {
         snapshots: (!snapshots.is_empty()).then(|| snapshots.into_iter().map(snapshot).collect()),
         backing_image: None,
         format_specific: details.specific.and_then(|(kind, data)| specific(node, kind, &data)).map(Box::new),
+    })
+}
+
+/// Whether the image was not closed. Protocols of host files say it of themselves, and what passes bytes through asks
+/// below; drivers that know nothing of their images do not tell.
+fn dirty_flag(node: &Arc<Node>) -> Option<bool> {
+    node.driver().details().dirty.or_else(|| match (node.driver_type().kind(), node.driver_type().name()) {
+        (_, "file" | "host_device" | "host_cdrom") => Some(false),
+        (DriverKind::Filter, _) | (_, "raw") => dirty_flag(&node.driver().children().first()?.node()),
+        _ => None,
     })
 }
 
