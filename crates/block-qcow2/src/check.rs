@@ -215,6 +215,20 @@ impl Check<'_> {
         let geometry = self.image.geometry();
         self.result.total_clusters = self.image.len().div_ceil(geometry.cluster_size());
         self.count_all(meta, true).await;
+        if self.fix.errors && !self.rebuild {
+            // Where blocks are missing, nothing says which clusters are free for them.
+            let per_block = 1u64 << meta.refs.block_bits();
+            let uncovered = |cluster: u64| {
+                let entry = usize::try_from(cluster / per_block).ok().and_then(|index| meta.refs.table().get(index));
+                entry.copied().unwrap_or(0) & REFTABLE_OFFSET == 0
+            };
+            let uncovered: Vec<(u64, u64)> = self.counts.iter().filter(|(cluster, _)| uncovered(*cluster)).collect();
+            for (cluster, reference) in &uncovered {
+                self.message(format!("Repairing cluster {cluster} refcount=0 reference={reference}"));
+                self.result.corruptions += 1;
+            }
+            self.rebuild = !uncovered.is_empty();
+        }
         if self.rebuild && self.fix.errors {
             self.message("Rebuilding refcount structure".to_owned());
             let mut without = Counts::default();

@@ -432,16 +432,6 @@ impl Header {
             let data = [offset.to_be_bytes(), len.to_be_bytes()].concat();
             put_extension(&mut bytes, EXT_CRYPTO, &data);
         }
-        if self.version >= 3 && self.feature_table {
-            let mut names = Vec::new();
-            for (kind, bit, name) in FEATURE_NAMES {
-                names.extend_from_slice(&[kind, bit]);
-                let mut field = [0; 46];
-                field[..name.len()].copy_from_slice(name.as_bytes());
-                names.extend_from_slice(&field);
-            }
-            put_extension(&mut bytes, EXT_FEATURES, &names);
-        }
         if let Some(bitmaps) = &self.bitmaps {
             let mut data = Vec::new();
             put32(&mut data, bitmaps.count);
@@ -452,6 +442,20 @@ impl Header {
         }
         for (kind, data) in &self.unknown_extensions {
             put_extension(&mut bytes, *kind, data);
+        }
+        if self.version >= 3 && self.feature_table {
+            let mut names = Vec::new();
+            for (kind, bit, name) in FEATURE_NAMES {
+                names.extend_from_slice(&[kind, bit]);
+                let mut field = [0; 46];
+                field[..name.len()].copy_from_slice(name.as_bytes());
+                names.extend_from_slice(&field);
+            }
+            // It is for people alone: left out where there is no room.
+            let backing = self.backing_file.as_ref().map_or(0, String::len);
+            if bytes.len() + 8 + names.len() + 8 + backing <= 1 << self.cluster_bits {
+                put_extension(&mut bytes, EXT_FEATURES, &names);
+            }
         }
         put_extension(&mut bytes, EXT_END, &[]);
         if let Some(backing) = &self.backing_file {

@@ -101,7 +101,9 @@ async fn open_data_file(
         return Err(Error::invalid("'data-file' is required for this image"));
     };
     let base = block::filename::exact(&file.node()).unwrap_or_default();
-    Ok(Some(request.child_by_path("data-file", &base, name, Role::Data).await?))
+    // A plain path, whatever it looks like.
+    let name = if block::filename::protocol_of(name).is_some() { format!("./{name}") } else { name.clone() };
+    Ok(Some(request.child_by_path("data-file", &base, &name, Role::Data).await?))
 }
 
 impl Image {
