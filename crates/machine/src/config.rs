@@ -93,6 +93,8 @@ pub enum DeviceKind {
 /// A virtio block device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VirtioBlkConfig {
+    /// The type's name: `virtio-blk-pci`, or a variant of it.
+    pub type_name: &'static str,
     /// Its place on the bus; the first free slot when not given.
     pub address: Option<Address>,
     /// The disk.

@@ -44,7 +44,10 @@ pub fn build(config: &MachineConfig, devices: &[BoardDevice]) -> Result<(ObjectT
             Place::Anonymous => ("/machine/peripheral-anon", "device[*]"),
         };
         let parent = tree.container(parent)?;
-        tree.add_child(parent, name, device.type_name)?;
+        let object = tree.add_child(parent, name, device.type_name)?;
+        if let Some((name, type_name)) = device.part {
+            tree.add_child(object, name, type_name)?;
+        }
     }
     Ok((tree, cpus))
 }
@@ -56,9 +59,10 @@ fn types(machine_type: &str, cpu_type: &str, devices: &[BoardDevice]) -> Result<
     }
     types.register(TypeInfo::new(machine_type, "machine"))?;
     types.register(TypeInfo::new(cpu_type, "x86_64-cpu"))?;
-    for device in devices {
-        if types.get(device.type_name).is_none() {
-            types.register(TypeInfo::new(device.type_name, "device"))?;
+    let parts = devices.iter().filter_map(|device| device.part);
+    for name in devices.iter().map(|device| device.type_name).chain(parts.map(|(_, type_name)| type_name)) {
+        if types.get(name).is_none() {
+            types.register(TypeInfo::new(name, "device"))?;
         }
     }
     Ok(types)

@@ -59,6 +59,8 @@ pub struct BoardDevice {
     pub type_name: &'static str,
     /// Where it is.
     pub place: Place,
+    /// A part of it that is an object of its own: name and type.
+    pub part: Option<(&'static str, &'static str)>,
     /// Reset and state.
     pub lifecycle: Arc<dyn Lifecycle>,
 }
@@ -117,7 +119,18 @@ impl Builder<'_> {
 
     /// Registers a device for reset and migration.
     fn add(&mut self, type_name: &'static str, place: Place, lifecycle: Arc<dyn Lifecycle>) {
-        self.devices.push(BoardDevice { type_name, place, lifecycle });
+        self.devices.push(BoardDevice { type_name, place, part: None, lifecycle });
+    }
+
+    /// The same with a part that is an object of its own.
+    fn add_with_part(
+        &mut self,
+        type_name: &'static str,
+        place: Place,
+        lifecycle: Arc<dyn Lifecycle>,
+        part: (&'static str, &'static str),
+    ) {
+        self.devices.push(BoardDevice { type_name, place, part: Some(part), lifecycle });
     }
 
     /// Maps regions of a device at I/O ports: (region, first port, count).

@@ -67,7 +67,7 @@ pub fn build(
             let sink = controllers.inputs();
             let inputs = (0..GSI_COUNT).map(|gsi| IrqInput::new(Arc::clone(&sink), gsi)).collect();
             let lifecycle = Arc::new(AcceleratorControllers(controllers));
-            devices.push(BoardDevice { type_name: "kvm-irqchip", place: Place::Board, lifecycle });
+            devices.push(BoardDevice { type_name: "kvm-irqchip", place: Place::Board, part: None, lifecycle });
             Controllers { bus, inputs, local: Local::Accelerator }
         }
     };
@@ -90,9 +90,9 @@ fn legacy_pair(
         ports.map(GuestAddress(first), count, 0, pic.region(region))?;
     }
     let lifecycle = Arc::new(pic.clone());
-    devices.push(BoardDevice { type_name: "isa-i8259", place: Place::Board, lifecycle });
+    devices.push(BoardDevice { type_name: "isa-i8259", place: Place::Board, part: None, lifecycle });
     let lifecycle = Arc::new(ioapic.clone());
-    devices.push(BoardDevice { type_name: "ioapic", place: Place::Board, lifecycle });
+    devices.push(BoardDevice { type_name: "ioapic", place: Place::Board, part: None, lifecycle });
     let router = GsiRouter::new(Arc::new(PicInputs(pic.clone())), Some(Arc::new(IoApicInputs(ioapic))));
     Ok(router.inputs())
 }
@@ -336,6 +336,28 @@ mod tests {
         let second = bench.controllers.source(&cpu(1, &bench.signals));
         assert!(matches!(second, InterruptSource::Accelerator));
         assert!(bench.controllers.end_of_interrupt().is_some() && !bench.controllers.has_local_apics());
+    }
+
+    #[test]
+    fn messages_of_functions_reach_the_local_apics_or_ram_but_no_device() {
+        let (apics, all) = (Arc::new(Recorder::default()), Arc::new(Recorder::default()));
+        for (recorder, interrupts) in [
+            (&apics, Interrupts::LocalApics(Arc::new(Remote(Arc::clone(&apics))))),
+            (&all, Interrupts::All(Arc::new(Remote(Arc::clone(&all))))),
+        ] {
+            let bench = bench(interrupts);
+            let memory = Arc::new(bench.memory);
+            let ram = Arc::new(memory::RamBlock::new("ram", 4096).expect("RAM"));
+            let backing = memory::Backing::Ram { block: Arc::clone(&ram), offset: 0, read_only: false };
+            memory.map(GuestAddress(0), 4096, 0, backing).expect("mapped");
+            let sink = bench.controllers.messages(&memory);
+            for (address, data) in [(0xfee0_1000, 0x51), (0x10, 0x1234_5678), (IOAPIC_BASE, 7), (u64::MAX, 1)] {
+                sink.deliver(MsiMessage { address, data });
+            }
+            assert_eq!(*recorder.messages.lock().expect("log"), [Msi { address: 0xfee0_1000, data: 0x51 }]);
+            assert_eq!(ram.load_u32(0x10), Some(0x1234_5678));
+            assert_eq!(memory.load(GuestAddress(IOAPIC_BASE), AccessSize::Dword), 0, "no register was selected");
+        }
     }
 
     #[test]

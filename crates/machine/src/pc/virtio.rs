@@ -12,7 +12,8 @@ use crate::config::{DeviceConfig, DeviceKind, VirtioBlkConfig};
 use crate::error::MachineError;
 use crate::storage::{DiskRequestor, Disks};
 
-const BLK_PCI: &str = "virtio-blk-pci";
+/// The part of a block device that has the disk: its name and type.
+const BACKEND: (&str, &str) = ("virtio-backend", "virtio-blk-device");
 
 /// Builds the devices, in the order of the command line.
 pub fn command_line_devices(
@@ -46,26 +47,25 @@ fn block_device(
     let text = |error: &dyn std::fmt::Display| error.to_string();
     let address = match config.address {
         Some(address) => address,
-        None => bus.first_free(BLK_PCI).map_err(|error| text(&error))?,
+        None => bus.first_free(config.type_name).map_err(|error| text(&error))?,
     };
-    bus.check_free(address, BLK_PCI).map_err(|error| text(&error))?;
+    bus.check_free(address, config.type_name).map_err(|error| text(&error))?;
     let config = completed(config, builder.config.cpus);
     let path = match &device.id {
         Some(id) => format!("/machine/peripheral/{id}/virtio-backend"),
         None => format!("/machine/peripheral-anon/device[{}]/virtio-backend", anonymous(builder)),
     };
-    let requestor =
-        DiskRequestor { id: device.id.as_deref(), path: &path, type_name: "virtio-blk-device", wish: &config.disk };
+    let requestor = DiskRequestor { id: device.id.as_deref(), path: &path, type_name: BACKEND.1, wish: &config.disk };
     let disk = disks(&requestor)?;
     config.blk.check(&disk.properties()).map_err(|error| text(&error))?;
     let wiring =
         Wiring { dma: DmaView::new(Arc::clone(&builder.memory)), line: bus.intx(address, 0), messages: bus.messages() };
     let function = VirtioPci::new(&config.pci, wiring, |access| Blk::new(config.blk.clone(), disk, access));
     let windows = VirtioPci::windows(&function);
-    let label = Label { type_name: BLK_PCI.to_owned(), id: device.id.clone() };
+    let label = Label { type_name: config.type_name.to_owned(), id: device.id.clone() };
     let lifecycle = bus.attach(address, label, function, windows).map_err(|error| text(&error))?;
     let place = device.id.clone().map_or(Place::Anonymous, Place::Peripheral);
-    builder.add(BLK_PCI, place, lifecycle);
+    builder.add_with_part(config.type_name, place, lifecycle, BACKEND);
     Ok(())
 }
 

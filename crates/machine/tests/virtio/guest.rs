@@ -63,6 +63,7 @@ impl Setup {
             command_line: command_line(&self.checks),
         };
         let disk = VirtioBlkConfig {
+            type_name: "virtio-blk-pci",
             address: None,
             disk: DiskUse { drive: "d".into(), ..DiskUse::default() },
             pci: self.pci.clone(),
@@ -126,9 +127,22 @@ pub struct Guest {
 }
 
 impl Guest {
+    /// Waits for the guest's reset, and does it.
+    pub fn reset(&mut self) {
+        let event = self.events.recv_timeout(PATIENCE);
+        assert!(matches!(event, Ok(GuestEvent::Reset)), "{event:?}");
+        self.machine.stop();
+        self.machine.reset();
+        self.machine.start();
+    }
+
     /// Waits for the power-off, and returns what the guest printed.
     pub fn finish(&mut self) -> String {
-        let event = self.events.recv_timeout(PATIENCE);
+        let mut event = self.events.recv_timeout(PATIENCE);
+        // A guest may ask for a reset several times.
+        while matches!(event, Ok(GuestEvent::Reset)) {
+            event = self.events.recv_timeout(PATIENCE);
+        }
         self.machine.stop();
         let serial = std::fs::read_to_string(&self.output).unwrap_or_default().replace('\r', "");
         assert!(matches!(event, Ok(GuestEvent::Shutdown)), "{event:?}:\n{serial}");

@@ -90,6 +90,17 @@ fn peer_linux_uses_a_disk_without_msix_and_event_index() {
 
 #[test]
 #[ignore = "peer: Debian's kernel and busybox"]
+fn peer_linux_finds_the_disk_again_after_a_reset() {
+    let disk = MemoryDisk::new(pattern(4 * MIB));
+    let mut guest = Setup::new("virtio,reset-once,disk-read,poweroff", Arc::clone(&disk)).start();
+    guest.reset();
+    let serial = guest.finish();
+    assert_eq!(serial.matches("DISKS vda").count(), 2, "{serial}");
+    assert!(serial.contains(&format!("DISK-MD5 {}", md5(&disk.contents()))), "{serial}");
+}
+
+#[test]
+#[ignore = "peer: Debian's kernel and busybox"]
 fn peer_linux_sees_what_qemu_shows() {
     let disk = MemoryDisk::new(pattern(48 * MIB));
     let mut setup = Setup::new("virtio,pci,disk,poweroff", disk);

@@ -21,7 +21,7 @@ pub const BLK_PROPERTIES: &[(&str, &str)] = &[
     ("disable-legacy", "on/off/auto (default auto: off)"),
     ("disable-modern", "on/off (default off)"),
     ("discard", "on/off (default on)"),
-    ("discard_granularity", "bytes (default: the disk's)"),
+    ("discard_granularity", "bytes (default: a block)"),
     ("drive", "node name or id of the drive"),
     ("event_idx", "on/off (default on)"),
     ("heads", "heads (default: guessed)"),
@@ -107,6 +107,7 @@ fn build(
         blk,
         num_queues: num_queues.filter(|count| *count != u16::MAX),
         vectors: vectors.filter(|count| *count != u32::MAX),
+        type_name: driver,
     })))
 }
 

@@ -60,7 +60,7 @@ pub struct BlkOptions {
     pub min_io_size: Option<u32>,
     /// `opt_io_size` in bytes, unless it is the disk's.
     pub opt_io_size: Option<u32>,
-    /// `discard_granularity` in bytes, unless it is the disk's.
+    /// `discard_granularity` in bytes, unless it is that of a block.
     pub discard_granularity: Option<u32>,
     /// `cyls`, `heads`, `secs`, unless they are guessed.
     pub geometry: Option<Geometry>,
@@ -180,9 +180,8 @@ impl BlkOptions {
         let seg_max = if self.seg_max_adjust { u32::from(self.queue_size) - 2 } else { 126 };
         let min_io = self.min_io_size.unwrap_or(disk.min_io_size) / block;
         let opt_io = self.opt_io_size.unwrap_or(disk.opt_io_size) / block;
-        let granularity = Some(self.discard_granularity.unwrap_or(disk.discard_granularity))
-            .filter(|granularity| *granularity != 0 && self.report_discard_granularity)
-            .unwrap_or(block);
+        // As QEMU: what the image would like does not count.
+        let granularity = self.discard_granularity.filter(|_| self.report_discard_granularity).unwrap_or(block);
         let mut bytes = Vec::with_capacity(60);
         bytes.extend((disk.size / 512).to_le_bytes());
         bytes.extend(0u32.to_le_bytes());
