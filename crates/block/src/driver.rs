@@ -204,6 +204,18 @@ pub trait Driver: Send + Sync + 'static {
         unsupported("internal snapshots")
     }
 
+    /// Reads saved machine state, from `offset` of it on.
+    fn read_vm_state(&self, offset: u64, buf: IoBuf) -> IoFuture<'_> {
+        let _ = (offset, buf);
+        unsupported("saved machine state")
+    }
+
+    /// Writes machine state that is saved with the next snapshot.
+    fn write_vm_state(&self, offset: u64, buf: IoBuf) -> IoFuture<'_> {
+        let _ = (offset, buf);
+        unsupported("saved machine state")
+    }
+
     /// From now on, reads show the snapshot of that id or name. Only for nodes that are read-only; the image stays as it
     /// is.
     fn snapshot_load(&self, name: String) -> IoFuture<'_> {

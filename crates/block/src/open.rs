@@ -228,14 +228,7 @@ impl Graph {
             defaults,
             opened,
         };
-        let driver = driver_type.open(request).await.map_err(|error| match &filename {
-            Some(filename)
-                if driver_type.kind() != DriverKind::Protocol && !error.to_string().starts_with("Could not open") =>
-            {
-                error.context(format!("Could not open '{filename}'"))
-            }
-            _ => error,
-        })?;
+        let driver = driver_type.open(request).await?;
         let node = Node::new(node_name, driver_type, driver, own_options(&explicit), config);
         self.register(&node)?;
         match backing_reference {

@@ -58,10 +58,7 @@ fn unknown_options_and_drivers_are_refused_by_name() {
     let file = image(512);
     let base = Options::new().with("filename", name(&file));
     let error = open(base.clone().with("driver", "raw").with("colour", "red")).map(|_| ()).expect_err("unknown option");
-    assert_eq!(
-        error.to_string(),
-        format!("Could not open '{}': Block format 'raw' does not support the option 'colour'", name(&file))
-    );
+    assert_eq!(error.to_string(), "Block format 'raw' does not support the option 'colour'");
     let error = open(base.with("driver", "nope")).map(|_| ()).expect_err("unknown driver");
     assert_eq!(error.to_string(), "Unknown driver 'nope'");
     let error = open(Options::new().with("filename", "/nonexistent/x")).map(|_| ()).expect_err("no file");
