@@ -248,6 +248,23 @@ impl Asm {
         }
     }
 
+    /// `op [memory], register`.
+    pub(super) fn alu_to_mem(&mut self, size: u8, op: Alu, to: Mem, from: u8) {
+        let opcode = (op as u8) << 3 | if size == 1 { 0 } else { 1 };
+        self.mem(0, size, &[opcode], from, to);
+    }
+
+    /// `op [memory], immediate` for dwords and qwords.
+    pub(super) fn alu_mem_imm(&mut self, size: u8, op: Alu, to: Mem, value: i32) {
+        match i8::try_from(value) {
+            Ok(byte) => self.alu_mem_imm8(size, op, to, byte),
+            Err(_) => {
+                self.mem(0, size, &[0x81], op as u8, to);
+                self.dword(value as u32);
+            }
+        }
+    }
+
     /// An operation on memory with a byte-sized immediate, sign-extended.
     pub(super) fn alu_mem_imm8(&mut self, size: u8, op: Alu, to: Mem, value: i8) {
         self.mem(0, size, if size == 1 { &[0x80] } else { &[0x83] }, op as u8, to);
@@ -282,6 +299,13 @@ impl Asm {
     pub(super) fn shr(&mut self, size: u8, reg: u8, count: u8) {
         self.reg(size, &[0xc1], 5, reg);
         self.code.push(count);
+    }
+
+    /// `rorx to, from, count` of dwords, which changes no flags.
+    pub(super) fn rorx(&mut self, to: u8, from: u8, count: u8) {
+        // VEX.LZ.F2.0F3A.W0 F0 /r ib; R and B are inverted.
+        let registers = (!(to >> 3) & 1) << 7 | 0x40 | (!(from >> 3) & 1) << 5;
+        self.bytes(&[0xc4, registers | 3, 0x7b, 0xf0, 0xc0 | (to & 7) << 3 | from & 7, count]);
     }
 
     pub(super) fn sar(&mut self, size: u8, reg: u8, count: u8) {
@@ -484,12 +508,32 @@ impl Asm {
         self.mem(0, 4, &[0x0f, 0x29], xmm, mem);
     }
 
+    /// An instruction of map 0F with a three-byte VEX prefix, no second source but register 0, and `[base + displacement]`.
+    fn vex(&mut self, wide: bool, opcode: u8, reg: u8, base: u8, displacement: i32) {
+        // R and B are inverted.
+        self.bytes(&[0xc4, (!(reg >> 3) & 1) << 7 | 0x40 | (!(base >> 3) & 1) << 5 | 1, 0x78 | u8::from(wide) << 2]);
+        self.code.push(opcode);
+        self.base((reg & 7) << 3, base, displacement, None);
+    }
+
     /// `vmovaps` of 32 bytes at `[base + displacement]`.
     pub(super) fn move_ymm(&mut self, store: bool, ymm: u8, base: u8, displacement: i32) {
-        // VEX.256.0F.WIG 28 /r and 29 /r with a three-byte prefix; R and B are inverted.
-        self.bytes(&[0xc4, (!(ymm >> 3) & 1) << 7 | 0x40 | (!(base >> 3) & 1) << 5 | 1, 0x7c]);
-        self.code.push(if store { 0x29 } else { 0x28 });
-        self.base((ymm & 7) << 3, base, displacement, None);
+        self.vex(true, if store { 0x29 } else { 0x28 }, ymm, base, displacement);
+    }
+
+    /// `vmovaps` of 16 bytes from `[base + displacement]`, which clears the upper half.
+    pub(super) fn load_xmm_alone(&mut self, xmm: u8, base: u8, displacement: i32) {
+        self.vex(false, 0x28, xmm, base, displacement);
+    }
+
+    /// `vorps xmm0, xmm0, [base + displacement]`.
+    pub(super) fn or_into_xmm0(&mut self, base: u8, displacement: i32) {
+        self.vex(false, 0x56, 0, base, displacement);
+    }
+
+    /// `vptest xmm0, xmm0`: ZF says whether all bits are clear.
+    pub(super) fn test_xmm0(&mut self) {
+        self.bytes(&[0xc4, 0xe2, 0x79, 0x17, 0xc0]);
     }
 }
 
@@ -514,8 +558,14 @@ mod tests {
             asm.lea(4, 1, Mem::Scaled(9, 2, 64));
             asm.store_imm(8, Mem::Abs(0x7fff_0000), -1);
             asm.move_ymm(true, 9, 14, 256);
+            asm.rorx(15, 6, 7);
+            asm.load_xmm_alone(9, 15, 256);
+            asm.or_into_xmm0(15, 16);
+            asm.test_xmm0();
+            asm.alu_to_mem(8, Alu::Sub, Mem::Abs(0x1000), 9);
+            asm.alu_mem_imm(4, Alu::Or, Mem::Abs(0x1000), 0x1234);
         });
-        assert_eq!(list.len(), 6);
+        assert_eq!(list.len(), 12);
         assert_eq!((list[0].memory_base(), list[0].memory_index()), (R::R12, R::R13));
         assert_eq!(list[0].memory_displacement64() as i64, -200);
         assert_eq!((list[1].op0_register(), list[1].memory_base()), (R::SIL, R::R13));
@@ -523,6 +573,13 @@ mod tests {
         assert_eq!((list[3].op0_register(), list[3].memory_index_scale()), (R::ECX, 4));
         assert_eq!((list[4].memory_displacement64(), list[4].memory_base()), (0x7fff_0000, R::None));
         assert_eq!((list[5].op1_register(), list[5].memory_base()), (R::YMM9, R::R14));
+        assert_eq!((list[6].op0_register(), list[6].op1_register()), (R::R15D, R::ESI));
+        assert_eq!((list[6].mnemonic(), list[6].immediate8()), (iced_x86::Mnemonic::Rorx, 7));
+        assert_eq!((list[7].code(), list[7].op0_register()), (iced_x86::Code::VEX_Vmovaps_xmm_xmmm128, R::XMM9));
+        assert_eq!((list[8].op1_register(), list[8].memory_base()), (R::XMM0, R::R15));
+        assert_eq!((list[8].mnemonic(), list[9].mnemonic()), (iced_x86::Mnemonic::Vorps, iced_x86::Mnemonic::Vptest));
+        assert_eq!((list[10].mnemonic(), list[10].op1_register()), (iced_x86::Mnemonic::Sub, R::R9));
+        assert_eq!((list[11].mnemonic(), list[11].immediate32()), (iced_x86::Mnemonic::Or, 0x1234));
     }
 
     #[test]

@@ -215,17 +215,26 @@ fn flush_vectors(asm: &mut Asm, context: u32, wide: bool) {
     asm.bind(done);
 }
 
-/// Loads the vectors from `Cpu` (S1).
+/// Loads the vectors from `Cpu` (S1). Changes the host's flags.
 fn load_vectors(asm: &mut Asm, context: u32, wide: bool) {
+    let at = |n: u8| offset_of!(Cpu, ymm) as i32 + i32::from(n) * 32;
     asm.ldmxcsr(Mem::Base(S1, offset_of!(Cpu, mxcsr) as i32));
-    for n in 0..16u8 {
-        let at = offset_of!(Cpu, ymm) as i32 + i32::from(n) * 32;
-        if wide {
-            asm.move_ymm(false, n, S1, at);
-        } else {
-            asm.load_xmm(n, Mem::Base(S1, at));
-        }
+    let (whole, done) = (asm.label(), asm.label());
+    if wide {
+        // Upper halves that are clear are cleared in a way that the host notices: while it takes them for something,
+        // each instruction of SSE waits for the one that wrote its register before.
+        asm.load_xmm_alone(0, S1, at(0) + 16);
+        (1..16).for_each(|n| asm.or_into_xmm0(S1, at(n) + 16));
+        asm.test_xmm0();
+        asm.jcc(cc::NE, whole);
+        (0..16).for_each(|n| asm.load_xmm_alone(n, S1, at(n)));
+        asm.jmp(done);
+        asm.bind(whole);
+        (0..16).for_each(|n| asm.move_ymm(false, n, S1, at(n)));
+    } else {
+        (0..16).for_each(|n| asm.load_xmm(n, Mem::Base(S1, at(n))));
     }
+    asm.bind(done);
     asm.store_imm(1, field!(context, vectors_live), 1);
 }
 

@@ -74,15 +74,27 @@ impl Translator<'_> {
         }
     }
 
+    /// The index of the entry for the address in a register, to S1. Changes the host's flags.
+    pub(super) fn entry(&mut self, address: u8) {
+        let shift = 12 - DATA_ENTRY_SHIFT as u8;
+        if std::arch::is_x86_feature_detected!("bmi2") {
+            // What comes in at the top is masked off.
+            self.asm.rorx(S1, address, shift);
+        } else {
+            self.asm.mov(4, S1, address);
+            self.asm.shr(4, S1, shift);
+        }
+        self.asm.alu_imm(4, Alu::And, S1, ((DATA_SLOTS - 1) << DATA_ENTRY_SHIFT) as i32);
+    }
+
     /// Looks up the page of the address in S0 for an access of `size` bytes; jumps to the label when it is not a plain
     /// one. Changes the host's flags.
     pub(super) fn look_up(&mut self, size: u32, align: u32, write: bool, form: Form) -> Label {
         let slow = self.asm.label();
         let tables = self.addresses.tables;
-        let field = |field: DataField| Mem::Base(S1, tables.field(self.mode.class, field) as i32);
-        self.asm.mov(4, S1, S0);
-        self.asm.shr(4, S1, 12 - DATA_ENTRY_SHIFT as u8);
-        self.asm.alu_imm(4, Alu::And, S1, ((DATA_SLOTS - 1) << DATA_ENTRY_SHIFT) as i32);
+        let class = self.mode.class;
+        let field = |field: DataField| Mem::Base(S1, tables.field(class, field) as i32);
+        self.entry(S0);
         let tag = field(if write { DataField::Write } else { DataField::Read });
         self.asm.alu_mem(8, Alu::Xor, S0, tag);
         self.asm.alu_imm(8, Alu::Cmp, S0, 0x1000 - size as i32);

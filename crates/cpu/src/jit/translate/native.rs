@@ -37,7 +37,7 @@ impl Translator<'_> {
         if writes == 0 || !matches!(self.state.main, Main::Recipe(_)) {
             return;
         }
-        if surely_set(&items[at].ins) == ARITHMETIC {
+        if surely_set(&items[at].ins) == ARITHMETIC || live_after(items, at) == 0 {
             return;
         }
         for n in 0..16 {
@@ -198,11 +198,63 @@ impl Translator<'_> {
             self.keep_operands(items, at, effects.writes);
             self.hold(wanted);
         }
-        self.load_assigned(&assigned, effects);
-        self.asm.bytes(code.bytes());
-        self.store_assigned(&assigned, effects);
+        if assigned.len() != 1 || !self.in_context(ins) {
+            self.load_assigned(&assigned, effects);
+            self.asm.bytes(code.bytes());
+            self.store_assigned(&assigned, effects);
+        }
         self.flags_after(items, at, None);
         Ok(())
+    }
+
+    /// Does an instruction on the context itself that has one register there, if that takes one host instruction.
+    fn in_context(&mut self, ins: &Instruction) -> bool {
+        let op = match ins.mnemonic() {
+            M::Mov => None,
+            M::Add => Some(Alu::Add),
+            M::Or => Some(Alu::Or),
+            M::And => Some(Alu::And),
+            M::Sub => Some(Alu::Sub),
+            M::Xor => Some(Alu::Xor),
+            M::Cmp => Some(Alu::Cmp),
+            _ => return false,
+        };
+        if ins.op0_kind() != OpKind::Register || !matches!(register_size(ins.op0_register()), 4 | 8) {
+            return false;
+        }
+        let size = register_size(ins.op0_register());
+        let to = place(self.context, register_number(ins.op0_register()));
+        // A dword clears the upper half of its register.
+        let whole = size == 8 || op == Some(Alu::Cmp);
+        if is_immediate(ins.op1_kind()) {
+            let Ok(value) =
+                i32::try_from(if size == 8 { ins.immediate(1) as i64 } else { i64::from(ins.immediate(1) as i32) })
+            else {
+                return false;
+            };
+            return match (op, to) {
+                (Some(op), Place::Context(to)) if whole => {
+                    self.asm.alu_mem_imm(size, op, to, value);
+                    true
+                }
+                (None, Place::Context(to)) if size == 8 || value >= 0 => {
+                    self.asm.store_imm(8, to, value);
+                    true
+                }
+                _ => false,
+            };
+        }
+        if ins.op1_kind() != OpKind::Register || register_size(ins.op1_register()) != size {
+            return false;
+        }
+        match (op, to, place(self.context, register_number(ins.op1_register()))) {
+            (None, Place::Host(to), Place::Context(from)) => self.asm.load(size, to, from),
+            (None, Place::Context(to), Place::Host(from)) if whole => self.asm.store(8, to, from),
+            (Some(op), Place::Host(to), Place::Context(from)) => self.asm.alu_mem(size, op, to, from),
+            (Some(op), Place::Context(to), Place::Host(from)) if whole => self.asm.alu_to_mem(size, op, to, from),
+            _ => return false,
+        }
+        true
     }
 
     /// What the flags are after an instruction; `loaded`: its memory operand is in S1.

@@ -7,11 +7,10 @@ impl Translator<'_> {
     /// it. Puts the host address into S0; S1 is the index of the entry.
     pub(super) fn string_operand(&mut self, pointer: u8, size: u8, write: bool, slow: Label) {
         let tables = self.addresses.tables;
-        let field = |field: DataField| Mem::Base(S1, tables.field(self.mode.class, field) as i32);
+        let class = self.mode.class;
+        let field = |field: DataField| Mem::Base(S1, tables.field(class, field) as i32);
         let scale = size.trailing_zeros() as u8;
-        self.asm.mov(4, S1, pointer);
-        self.asm.shr(4, S1, 12 - DATA_ENTRY_SHIFT as u8);
-        self.asm.alu_imm(4, Alu::And, S1, ((DATA_SLOTS - 1) << DATA_ENTRY_SHIFT) as i32);
+        self.entry(pointer);
         self.asm.mov(8, S0, pointer);
         self.asm.alu_mem(8, Alu::Xor, S0, field(if write { DataField::Write } else { DataField::Read }));
         self.asm.alu_imm(8, Alu::Cmp, S0, 0xfff);
@@ -70,7 +69,7 @@ impl Translator<'_> {
         self.asm.lea(8, S1, Mem::Index(RDI, RCX, scale, 0));
         self.asm.store(8, field!(self.context, string_rdi), S1);
         self.asm.load(8, RDI, field!(self.context, scratch));
-        self.asm.rep_string(stos, size);
+        self.items(stos, size);
         if !stos {
             self.asm.load(8, RSI, field!(self.context, string_rsi));
         }
@@ -84,5 +83,31 @@ impl Translator<'_> {
         self.outs.push(Out::Slow { at: slow, site, resume, back, then: Then::Nothing });
         self.outs.push(Out::WatchedString { at: hit, site: note, resume: back });
         Ok(())
+    }
+
+    /// RCX items between host addresses, at least one. A few are cheaper in a loop than what it takes the host to begin.
+    fn items(&mut self, stos: bool, size: u8) {
+        const RCX: u8 = 1;
+        const RSI: u8 = 6;
+        const RDI: u8 = 7;
+        const FEW: i32 = 8;
+        let (many, next, done) = (self.asm.label(), self.asm.label(), self.asm.label());
+        self.asm.alu_imm(8, Alu::Cmp, RCX, FEW);
+        self.asm.jcc(cc::A, many);
+        self.asm.bind(next);
+        if stos {
+            self.asm.store(size, Mem::Base(RDI, 0), 0);
+        } else {
+            self.asm.load(size, S0, Mem::Base(RSI, 0));
+            self.asm.store(size, Mem::Base(RDI, 0), S0);
+            self.asm.alu_imm(8, Alu::Add, RSI, i32::from(size));
+        }
+        self.asm.alu_imm(8, Alu::Add, RDI, i32::from(size));
+        self.asm.alu_imm(8, Alu::Sub, RCX, 1);
+        self.asm.jcc(cc::NE, next);
+        self.asm.jmp(done);
+        self.asm.bind(many);
+        self.asm.rep_string(stos, size);
+        self.asm.bind(done);
     }
 }
