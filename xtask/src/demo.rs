@@ -25,21 +25,28 @@ pub fn run_demo() -> Outcome {
     let program = match std::env::var_os("OUZEL_BIN") {
         Some(program) => PathBuf::from(program),
         None => {
-            step("building the emulator: cargo build --release --package ouzel");
-            run("cargo", &["build", "--release", "--package", "ouzel"])?;
+            step("building the emulator and the image tool: cargo build --release --package ouzel --package ouzel-img");
+            run("cargo", &["build", "--release", "--package", "ouzel", "--package", "ouzel-img"])?;
             target().join("release/ouzel")
         }
     };
-    let scene = Scene::of(&guests);
+    let image_tool = program.with_file_name("ouzel-img");
     let directory = guests.directory.join("demo");
     // What an earlier run left would be taken for this one's.
     let _ = fs::remove_dir_all(&directory);
     fs::create_dir_all(&directory).map_err(|error| format!("{}: {error}", directory.display()))?;
+    let disk = directory.join("disk.qcow2");
+    step("making a disk");
+    image(&image_tool, &["create", "-f", "qcow2"], &disk, &["1G"])?;
+    let scene = Scene::of(&guests, &disk);
     let mut machine = Machine::start(&program, &scene, &directory)?;
-    let result = boot(&mut machine, &scene).and_then(|()| session(&mut machine));
+    let result = boot(&mut machine, &scene).and_then(|()| session(&mut machine, &scene));
     if let Err(error) = result {
         return Err(format!("{error}\n{}", machine.story()));
     }
+    step("the disk, after the guest");
+    image(&image_tool, &["info"], &disk, &[])?;
+    image(&image_tool, &["check"], &disk, &[])?;
     println!(
         "\nThe demo is complete ({:.0} s). A shell for people: cargo run -p ouzel-ctl -- PATH-OF-THE-SOCKET",
         started.elapsed().as_secs_f64()
@@ -47,15 +54,28 @@ pub fn run_demo() -> Outcome {
     Ok(())
 }
 
+/// Shows and runs a command of the image tool.
+fn image(tool: &Path, before: &[&str], disk: &Path, after: &[&str]) -> Outcome {
+    println!("$ ouzel-img {} {} {}", before.join(" "), disk.display(), after.join(" "));
+    let status = Command::new(tool).args(before).arg(disk).args(after).status();
+    match status {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(format!("ouzel-img ended with {status}")),
+        Err(error) => Err(format!("cannot start {}: {error}", tool.display())),
+    }
+}
+
 /// What is booted, and how one sees where it is.
 struct Scene {
     title: &'static str,
     arguments: Vec<String>,
     ready: &'static str,
+    /// What the guest prints when it has filled, unmounted and read a file system on its disk.
+    mounted: Option<&'static str>,
 }
 
 impl Scene {
-    fn of(guests: &Guests) -> Self {
+    fn of(guests: &Guests, disk: &Path) -> Self {
         let path = |path: &Path| path.to_string_lossy().into_owned();
         match (&guests.kernel, &guests.initrd) {
             (Some(kernel), Some(initrd)) => Self {
@@ -70,14 +90,20 @@ impl Scene {
                     "-initrd".into(),
                     path(initrd),
                     "-append".into(),
-                    "console=ttyS0 ouzel.run=loop,md5,button,poweroff".into(),
+                    "console=ttyS0 ouzel.run=loop,md5,virtio,disk-write,button,poweroff".into(),
+                    "-drive".into(),
+                    format!("if=none,id=disk0,format=qcow2,file={}", path(disk)),
+                    "-device".into(),
+                    "virtio-blk-pci,drive=disk0".into(),
                 ],
                 ready: "BUTTON-WAIT",
+                mounted: Some("DISK-WRITTEN"),
             },
             _ => Self {
                 title: "a bare-metal guest (there is no Linux kernel to be had here)",
                 arguments: vec!["-m".into(), "64".into(), "-kernel".into(), path(&guests.bare("hello"))],
                 ready: "Hello from a bare-metal guest.",
+                mounted: None,
             },
         }
     }
@@ -181,7 +207,7 @@ fn show_event(client: &mut Client, name: &str) -> Outcome<Value> {
     Ok(event["data"].clone())
 }
 
-fn session(machine: &mut Machine) -> Outcome {
+fn session(machine: &mut Machine, scene: &Scene) -> Outcome {
     step("a QMP session with the running guest");
     let none = json!({});
     let (mut client, greeting) = Client::connect(&machine.directory.join("qmp"))?;
@@ -189,6 +215,9 @@ fn session(machine: &mut Machine) -> Outcome {
     show(&mut client, "Leave negotiation mode.", "qmp_capabilities", &none)?;
     let status = show(&mut client, "The guest is running.", "query-status", &none)?;
     expect("the status", &status["status"], &json!("running"))?;
+    if let Some(mounted) = scene.mounted {
+        show_disk(machine, &mut client, mounted)?;
+    }
     show(&mut client, "Stop every virtual processor; the event goes to all monitors.", "stop", &none)?;
     show_event(&mut client, "STOP")?;
     let status = show(&mut client, "It is paused now.", "query-status", &none)?;
@@ -216,6 +245,25 @@ fn session(machine: &mut Machine) -> Outcome {
     let status = machine.child.wait().map_err(|error| error.to_string())?;
     println!("\nThe guest has powered off and the emulator has ended ({status}).");
     if status.success() { Ok(()) } else { Err(format!("the emulator ended with {status}")) }
+}
+
+/// The guest has made a file system on its disk, mounted it and read its files back; the monitor has counted.
+fn show_disk(machine: &Machine, client: &mut Client, mounted: &str) -> Outcome {
+    let serial = machine.text("serial");
+    let lines: Vec<&str> = serial.lines().filter(|line| line.contains("DISK")).collect();
+    println!("\nThe guest said of its disk:\n   {}", lines.join("\n   "));
+    let digest = lines.iter().find_map(|line| line.trim().strip_prefix(mounted)).map(str::trim);
+    let digest = digest.ok_or("the guest did not mount its disk")?;
+    if !lines.iter().any(|line| line.contains("DISK-FILE") && line.ends_with(digest)) {
+        return Err("the guest read something else than it had written".into());
+    }
+    let devices = show(client, "The guest's disk, an image file.", "query-block", &json!({}))?;
+    expect("the format", &devices[0]["inserted"]["drv"], &json!("qcow2"))?;
+    let counted = show(client, "What went through it.", "query-blockstats", &json!({}))?;
+    match counted[0]["stats"]["wr_bytes"].as_u64() {
+        Some(bytes) if bytes > 1 << 20 => Ok(()),
+        bytes => Err(format!("the statistics count {bytes:?} bytes written")),
+    }
 }
 
 fn show_memory(machine: &Machine, client: &mut Client, address: i64) -> Outcome {
