@@ -12,6 +12,7 @@
 //! count are read, with a barrier on all threads in between when a mark is new.
 
 mod lockstep;
+mod regions;
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -24,7 +25,7 @@ use x86::regs::SegmentRegister;
 
 use crate::decode::{Decoded, LONGEST, decode};
 use crate::fault::{EventKind, Exec, Fault, vector};
-use crate::jit::{self, Jit, Outcome, Piece, Place};
+use crate::jit::{Jit, Outcome};
 use crate::mmu::CodePage;
 use crate::ops::Op;
 use crate::ops::lower::{self, Context, Flow};
@@ -90,14 +91,7 @@ const NO_PAGE: u32 = u32::MAX;
 /// Bytes that are read for a block at first.
 const SHORT_WINDOW: usize = 96;
 /// In [`Block::heat`]: can't be translated.
-/// Code that was rewritten must be so many times hotter: translating it again and again costs more than it gains.
-const REWRITTEN_FACTOR: u16 = 32;
-/// Rewriting after which code counts as rewritten.
-const REWRITTEN: u8 = 2;
 const NEVER: u16 = u16::MAX;
-/// Limits of a translated region.
-const REGION_BLOCKS: usize = 48;
-const REGION_INSTRUCTIONS: usize = 400;
 
 #[derive(Default)]
 pub(crate) struct KeyHasher(u64);
@@ -471,99 +465,6 @@ impl Cpu {
         self.code_modified = false;
         cache.rescan();
         memory::notify(Some(&self.listener));
-    }
-
-    /// Runs the translation of a block, if there is one or it is hot enough to make one.
-    fn run_translated(&mut self, cache: &mut Inner, index: u32, linear: u64) -> Option<Outcome> {
-        let key = self.translation_key()?;
-        if cache.follows_blocks {
-            return None;
-        }
-        let block = cache.blocks.get_mut(index as usize)?;
-        let place = Place { linear, page: block.page, generation: block.generation, key };
-        if let Translator::On(jit) = &mut cache.jit
-            && let Some(region) = jit.find(block.region, &place)
-        {
-            block.region = region;
-            return Some(if self.lockstep.is_none() {
-                jit.run(self, region)
-            } else {
-                self.run_lockstep(cache, region)
-            });
-        }
-        let hot_after = self.translator.hot_after;
-        if block.heat < if block.rewritten < REWRITTEN { hot_after } else { hot_after.saturating_mul(REWRITTEN_FACTOR) }
-        {
-            block.heat += 1;
-            return None;
-        }
-        let made = self.translate_region(cache, index, &place);
-        let block = cache.blocks.get_mut(index as usize)?;
-        let (Some(region), Translator::On(jit)) = (made, &mut cache.jit) else {
-            block.heat = NEVER;
-            return None;
-        };
-        block.region = region;
-        Some(if self.lockstep.is_none() { jit.run(self, region) } else { self.run_lockstep(cache, region) })
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn translate_region(&mut self, cache: &mut Inner, index: u32, place: &Place) -> Option<u32> {
-        if matches!(cache.jit, Translator::NotYet) {
-            cache.jit = self.new_translator();
-        }
-        let Translator::On(jit) = &cache.jit else { return None };
-        let blocks = if jit.one_instruction() { 1 } else { REGION_BLOCKS };
-        let pieces = self.region_pieces(cache, place, blocks)?;
-        if !cache.blocks.get(index as usize).is_some_and(|block| cache.is_valid(block)) {
-            return None;
-        }
-        let Translator::On(jit) = &mut cache.jit else { return None };
-        jit.translate(self, *place, &pieces)
-    }
-
-    fn new_translator(&self) -> Translator {
-        if !self.translator.enabled || self.counter.is_some() {
-            return Translator::Off;
-        }
-        match Jit::new(&self.translator, self, &self.signals) {
-            Ok(jit) => Translator::On(Box::new(jit)),
-            // A host that forbids code to be made has the interpreter.
-            Err(_refused) => Translator::Off,
-        }
-    }
-
-    /// The blocks of one page that were executed and that direct jumps connect with the one at `place`, that one first.
-    fn region_pieces(&mut self, cache: &Inner, place: &Place, most: usize) -> Option<Vec<Piece>> {
-        let page = cache.pages.get(place.page as usize)?;
-        let mut pieces: Vec<Piece> = Vec::new();
-        let mut wanted = vec![place.linear];
-        let mut instructions = 0;
-        while let Some(linear) = wanted.pop() {
-            if pieces.len() >= most || instructions > REGION_INSTRUCTIONS {
-                break;
-            }
-            if pieces.iter().any(|piece| piece.rip == linear) {
-                continue;
-            }
-            let offset = (linear & 0xfff) as u16;
-            let key = Key { page: place.page, offset, mode: self.mode_key };
-            let known = cache.by_key.get(&key).and_then(|index| cache.blocks.get(*index as usize));
-            let Some(block) = known.filter(|block| block.second == NO_PAGE && cache.is_valid(block)) else { continue };
-            let mut bytes = vec![0; usize::from(block.bytes)];
-            page.ram.read(page.offset + usize::from(offset), &mut bytes);
-            let Some(piece) = jit::piece(self, place.key, linear, &bytes) else { continue };
-            instructions += piece.items.len();
-            // The way that falls through is looked at first.
-            for target in jit::successors(&piece).into_iter().rev().flatten() {
-                if (target ^ place.linear) & !0xfff == 0 {
-                    wanted.push(target);
-                }
-            }
-            pieces.push(piece);
-        }
-        Some(pieces)
     }
 
     fn leave(&self) -> BlockExit {
