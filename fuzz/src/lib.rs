@@ -3,12 +3,10 @@
 #![forbid(unsafe_code)]
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use accel::{ApicMsrError, CpuSignals, LocalApic, Signal, Vcpu, VcpuExit, VcpuReset};
-use clock::Clock;
-use cpu::{CpuConfig, ExclusiveLock, SoftCpu};
+use accel::{Signal, Vcpu, VcpuExit, VcpuReset};
+use cpu::{SoftCpu, TranslatorConfig};
 use memory::{AddressSpace, Backing, GuestAddress, RamBlock, SpaceKind};
 use x86::cpuid::CpuidTable;
 use x86::model::{CpuModel, Host, Topology};
@@ -21,32 +19,6 @@ use x86::regs::{Registers, Segment};
 pub fn cpuid_table(model: &str) -> CpuidTable {
     let (model, _) = CpuModel::parse(model, &Host::software()).expect("a model");
     model.build(Topology { sockets: 1, dies: 1, cores: 1, threads: 1 }, 0)
-}
-
-/// An APIC that never interrupts.
-struct Quiet;
-
-impl LocalApic for Quiet {
-    fn acknowledge(&self) -> Option<u8> {
-        None
-    }
-    fn cr8(&self) -> u8 {
-        0
-    }
-    fn set_cr8(&self, _cr8: u8) {}
-    fn base(&self) -> u64 {
-        0xfee0_0900
-    }
-    fn set_base(&self, _value: u64) -> Result<(), ApicMsrError> {
-        Ok(())
-    }
-    fn read_msr(&self, _index: u32) -> Result<u64, ApicMsrError> {
-        Err(ApicMsrError)
-    }
-    fn write_msr(&self, _index: u32, _value: u64) -> Result<(), ApicMsrError> {
-        Err(ApicMsrError)
-    }
-    fn init(&self) {}
 }
 
 const RAM: usize = 1 << 20;
@@ -74,29 +46,15 @@ impl Bench {
         let memory = Arc::new(AddressSpace::new(SpaceKind::Memory));
         let backing = Backing::Ram { block: Arc::clone(&ram), offset: 0, read_only: false };
         memory.map(GuestAddress(0), RAM as u64, 0, backing).expect("a mapping");
-        let signals = Arc::new(CpuSignals::default());
-        let watch = Arc::clone(&signals);
+        let config = cpu::fuzz::config(Arc::new(cpuid_table("max")), memory, TranslatorConfig::default());
+        let watch = Arc::clone(&config.signals);
         std::thread::spawn(move || {
             loop {
                 std::thread::sleep(Duration::from_millis(2));
                 watch.raise(Signal::STOP);
             }
         });
-        let cpu = SoftCpu::new(CpuConfig {
-            apic_id: 0,
-            boot_processor: true,
-            features: Arc::new(cpuid_table("max")),
-            memory,
-            ports: Arc::new(AddressSpace::new(SpaceKind::Ports)),
-            clock: Clock::manual(),
-            tsc_khz: CpuConfig::DEFAULT_TSC_KHZ,
-            signals,
-            apic: Arc::new(Quiet),
-            a20: Arc::new(AtomicBool::new(true)),
-            exclusive: Arc::new(ExclusiveLock::default()),
-            ferr: None,
-            microcode_revision: 0,
-        });
+        let cpu = SoftCpu::new(config);
         Self { cpu, ram }
     }
 

@@ -1,4 +1,5 @@
-//! Entry points for fuzzing: arbitrary bytes as code, in every mode. They must not panic.
+//! Entry points for fuzzing: arbitrary bytes as code, in every mode. They must not panic. And what fuzzers and tests
+//! share: the wiring of a CPU without a machine.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -44,6 +45,28 @@ impl LocalApic for Quiet {
     }
 
     fn init(&self) {}
+}
+
+/// The wiring of a CPU on its own: an APIC that never interrupts, no ports, a clock that stands.
+#[must_use]
+pub fn config(features: Arc<CpuidTable>, memory: Arc<AddressSpace>, translator: TranslatorConfig) -> CpuConfig {
+    CpuConfig {
+        apic_id: 0,
+        boot_processor: true,
+        features,
+        memory,
+        ports: Arc::new(AddressSpace::new(SpaceKind::Ports)),
+        clock: Clock::manual(),
+        tsc_khz: CpuConfig::DEFAULT_TSC_KHZ,
+        signals: Arc::new(CpuSignals::default()),
+        apic: Arc::new(Quiet),
+        a20: Arc::new(AtomicBool::new(true)),
+        exclusive: Arc::new(ExclusiveLock::default()),
+        ferr: None,
+        microcode_revision: 0,
+        translator,
+        counter: None,
+    }
 }
 
 /// Size of the guest's memory.
@@ -104,24 +127,9 @@ pub(crate) fn machine(
     let backing = Backing::Ram { block: Arc::clone(&ram), offset: 0, read_only: false };
     memory.map(GuestAddress(0), MEMORY, 0, backing).ok()?;
     ram.write(CODE as usize, bytes.get(..0x8000).unwrap_or(bytes));
-    let signals = Arc::new(CpuSignals::default());
-    let mut cpu = SoftCpu::new(CpuConfig {
-        apic_id: 0,
-        boot_processor: true,
-        features: Arc::clone(model),
-        memory,
-        ports: Arc::new(AddressSpace::new(SpaceKind::Ports)),
-        clock: Clock::manual(),
-        tsc_khz: CpuConfig::DEFAULT_TSC_KHZ,
-        signals: Arc::clone(&signals),
-        apic: Arc::new(Quiet),
-        a20: Arc::new(AtomicBool::new(true)),
-        exclusive: Arc::new(ExclusiveLock::default()),
-        ferr: None,
-        microcode_revision: 0,
-        translator,
-        counter: None,
-    });
+    let config = config(Arc::clone(model), memory, translator);
+    let signals = Arc::clone(&config.signals);
+    let mut cpu = SoftCpu::new(config);
     let mut registers = cpu.registers();
     start(&mut registers, &ram, mode);
     cpu.set_registers(&registers);

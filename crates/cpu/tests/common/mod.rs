@@ -1,40 +1,12 @@
 //! A software CPU over a few pages of memory, in 64-bit user mode.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
-use accel::{ApicMsrError, CpuSignals, LocalApic};
-use clock::Clock;
-use cpu::{CpuConfig, ExclusiveLock, SoftCpu, TranslatorConfig};
+use accel::CpuSignals;
+use cpu::{SoftCpu, TranslatorConfig};
 use memory::{AddressSpace, Backing, GuestAddress, RamBlock, SpaceKind};
 use x86::model::CpuModel;
 use x86::regs::{Registers, Segment};
-
-/// An APIC that never interrupts.
-struct Quiet;
-
-impl LocalApic for Quiet {
-    fn acknowledge(&self) -> Option<u8> {
-        None
-    }
-    fn cr8(&self) -> u8 {
-        0
-    }
-    fn set_cr8(&self, _cr8: u8) {}
-    fn base(&self) -> u64 {
-        0xfee0_0900
-    }
-    fn set_base(&self, _value: u64) -> Result<(), ApicMsrError> {
-        Ok(())
-    }
-    fn read_msr(&self, _index: u32) -> Result<u64, ApicMsrError> {
-        Err(ApicMsrError)
-    }
-    fn write_msr(&self, _index: u32, _value: u64) -> Result<(), ApicMsrError> {
-        Err(ApicMsrError)
-    }
-    fn init(&self) {}
-}
 
 /// Linear address of the code page (read, execute).
 pub const CODE: u64 = 0x1234_5000;
@@ -76,24 +48,8 @@ pub fn bench_with(cpl: u16, bits: u32, translator: TranslatorConfig) -> Bench {
     }
     let (model, _) = CpuModel::parse("max", &cpu::model_host()).expect("model");
     let features = Arc::new(model.build(x86::model::Topology { sockets: 1, dies: 1, cores: 1, threads: 1 }, 0));
-    let signals = Arc::new(CpuSignals::default());
-    let config = CpuConfig {
-        apic_id: 0,
-        boot_processor: true,
-        features,
-        memory,
-        ports: Arc::new(AddressSpace::new(SpaceKind::Ports)),
-        clock: Clock::manual(),
-        tsc_khz: CpuConfig::DEFAULT_TSC_KHZ,
-        signals: Arc::clone(&signals),
-        apic: Arc::new(Quiet),
-        a20: Arc::new(AtomicBool::new(true)),
-        exclusive: Arc::new(ExclusiveLock::default()),
-        ferr: None,
-        microcode_revision: 0,
-        translator,
-        counter: None,
-    };
+    let config = cpu::fuzz::config(features, memory, translator);
+    let signals = Arc::clone(&config.signals);
     let mut cpu = SoftCpu::new(config);
     let mut registers = long_mode(cpl, bits);
     let state = accel::Vcpu::registers(&mut cpu);
