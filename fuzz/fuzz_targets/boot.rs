@@ -8,6 +8,7 @@ use libfuzzer_sys::fuzz_target;
 use machine::boot::{BootEnvironment, BootPlan, BootSource};
 use machine::e820::E820;
 use memory::{AddressSpace, Backing, GuestAddress, RamBlock, SpaceKind};
+use x86::cpuid::Vendor;
 
 const RAM: u64 = 32 << 20;
 
@@ -22,7 +23,7 @@ fuzz_target!(|input: (&[u8], Option<&[u8]>, &str)| {
     let (kernel, initrd, command_line) = input;
     let source =
         BootSource { kernel: kernel.into(), initrd: initrd.map(Arc::from), command_line: command_line.to_owned(), ..BootSource::default() };
-    let environment = BootEnvironment { low_ram_end: RAM, e820: E820::pc(RAM, 0, 0), rsdp: 0xf_0000 };
+    let environment = BootEnvironment { low_ram_end: RAM, e820: E820::pc(RAM, 0, 0, Vendor::Amd), rsdp: 0xf_0000 };
     if let Ok(plan) = BootPlan::new(&source, &environment) {
         let _ = plan.write(&MEMORY);
     }
