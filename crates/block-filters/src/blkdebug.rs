@@ -144,7 +144,11 @@ impl DriverType for BlkdebugType {
         let rest = filename.strip_prefix("blkdebug:").unwrap_or(filename);
         let (config, image) =
             rest.split_once(':').ok_or_else(|| Error::invalid("blkdebug requires both config file and image path"))?;
-        let options = Options::new().with("image.filename", image);
+        let mut options = Options::new().with("image.filename", image);
+        if block::filename::protocol_of(image).is_none() {
+            // Named like a file, it stands in for one: the format is found in what it gives.
+            options.set("image.driver", block::file::driver_for_path(image));
+        }
         Ok(if config.is_empty() { options } else { options.with("config", config) })
     }
 

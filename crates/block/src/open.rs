@@ -288,11 +288,10 @@ impl Graph {
         defaults: &Defaults,
     ) -> Result<()> {
         let stored = node.driver().image_backing();
+        let names_file =
+            options.iter().any(|(name, _)| name == "filename" || name == "file" || name.starts_with("file."));
         if let Some(stored) = &stored
-            && !options.contains("driver")
-            && !options.contains("file.driver")
-            && !options.contains("filename")
-            && !options.contains("file.filename")
+            && !names_file
         {
             let base = filename::of(node);
             options.set("filename", filename::combine(&base, &stored.file));

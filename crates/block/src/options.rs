@@ -270,12 +270,15 @@ pub fn parse_size(text: &str) -> Option<u64> {
         _ => (text, 0),
     };
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
-    if whole.is_empty() || !fraction.bytes().all(|b| b.is_ascii_digit()) || (!fraction.is_empty() && shift == 0) {
+    if whole.is_empty()
+        || !fraction.bytes().all(|b| b.is_ascii_digit())
+        || (shift == 0 && fraction.bytes().any(|b| b != b'0'))
+    {
         return None;
     }
     let whole = whole.parse::<u64>().ok()?.checked_mul(1 << shift)?;
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a fraction of at most 2^60")]
-    let fraction = if fraction.is_empty() {
+    let fraction = if fraction.is_empty() || shift == 0 {
         0
     } else {
         (format!("0.{fraction}").parse::<f64>().ok()? * (1u64 << shift) as f64) as u64
@@ -303,7 +306,9 @@ mod tests {
 
     #[test]
     fn sizes_take_suffixes_and_fractions() {
-        for (text, size) in [("512", 512), ("1k", 1024), ("1.5M", 3 << 19), ("0x200", 512), ("2T", 2 << 40)] {
+        for (text, size) in
+            [("512", 512), ("1k", 1024), ("1.5M", 3 << 19), ("1024.0", 1024), ("0x200", 512), ("2T", 2 << 40)]
+        {
             assert_eq!(parse_size(text), Some(size), "{text}");
         }
         for text in ["", "k", "-1", "1.5", "1x", "16E", "1kk"] {
