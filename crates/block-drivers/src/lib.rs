@@ -15,6 +15,7 @@ pub fn drivers() -> Vec<&'static dyn DriverType> {
     drivers.extend(block_filters::drivers());
     drivers.extend(block_formats::drivers());
     drivers.extend(block_luks::drivers());
+    drivers.extend(block_net::drivers());
     drivers.extend(block_qcow2::drivers());
     drivers.extend(block_vvfat::drivers());
     drivers.sort_by_key(|driver| driver.name());

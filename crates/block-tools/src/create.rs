@@ -47,7 +47,8 @@ impl Creation {
                 protocol.name()
             )));
         }
-        let values = CreateValues::new([format.create_options(), protocol.create_options()]);
+        let mut values = CreateValues::new([format.create_options(), protocol.create_options()]);
+        values.arrange(format.name());
         Ok(Self { format, protocol, filename: filename.to_owned(), values })
     }
 

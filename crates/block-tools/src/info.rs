@@ -40,7 +40,9 @@ pub async fn describe(node: &Arc<Node>) -> Result<Value> {
         add("format-specific", Value::dict([("type", kind.into()), ("data", data)]));
     }
     if let Some(backing) = driver.image_backing() {
-        add("full-backing-filename", block::filename::combine(&block::filename::of(node), &backing.file).into());
+        if let Some(full) = full_backing_name(node, &backing.file) {
+            add("full-backing-filename", full.into());
+        }
         add("backing-filename", backing.file.into());
         if let Some(format) = backing.format {
             add("backing-filename-format", format.into());
@@ -51,6 +53,23 @@ pub async fn describe(node: &Arc<Node>) -> Result<Value> {
         add("snapshots", Value::List(snapshots.iter().map(snapshot_value).collect()));
     }
     Ok(Value::Dict(info))
+}
+
+/// The name of a backing as seen from here, if the directory of the image is known.
+pub fn full_backing_name(node: &Arc<Node>, stored: &str) -> Option<String> {
+    if stored.starts_with('/') || block::filename::protocol_of(stored).is_some() {
+        return Some(stored.to_owned());
+    }
+    let mut below = Arc::clone(node);
+    loop {
+        if let Some(base) = block::filename::exact(&below).filter(|name| block::filename::protocol_of(name).is_none()) {
+            return Some(block::filename::combine(&base, stored));
+        }
+        // Where data comes from several files there is no directory that is meant.
+        let [child] = &below.driver().children()[..] else { return None };
+        let next = child.node();
+        below = next;
+    }
 }
 
 fn snapshot_value(snapshot: &SnapshotInfo) -> Value {

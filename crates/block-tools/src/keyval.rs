@@ -67,6 +67,40 @@ pub fn to_options(text: &str, implied: Option<&str>) -> Options {
     options
 }
 
+/// The options of `qcow2` in QEMU's order; those of other formats begin with the size.
+const QCOW2_ORDER: [&str; 22] = [
+    "encryption",
+    "encrypt.format",
+    "encrypt.key-secret",
+    "encrypt.cipher-alg",
+    "encrypt.cipher-mode",
+    "encrypt.ivgen-alg",
+    "encrypt.ivgen-hash-alg",
+    "encrypt.hash-alg",
+    "encrypt.iter-time",
+    "cluster_size",
+    "extended_l2",
+    "preallocation",
+    "compression_type",
+    "size",
+    "compat",
+    "backing_file",
+    "backing_fmt",
+    "data_file",
+    "data_file_raw",
+    "lazy_refcounts",
+    "refcount_bits",
+    "nocow",
+];
+
+/// A number as C's `strtoull` reads it: a negative one wraps around.
+fn parse_number(text: &str) -> Option<u64> {
+    match text.strip_prefix('-') {
+        Some(digits) => parse_u64(digits).map(u64::wrapping_neg),
+        None => parse_u64(text),
+    }
+}
+
 /// Options of creation that were given, checked against those that a driver has.
 #[derive(Clone, Debug, Default)]
 pub struct CreateValues {
@@ -91,6 +125,15 @@ impl CreateValues {
         Self { known, values: Vec::new() }
     }
 
+    /// Puts the options into the order in which QEMU lists those of `format`.
+    pub fn arrange(&mut self, format: &str) {
+        let place = |name: &str| match format {
+            "qcow2" => QCOW2_ORDER.iter().position(|known| *known == name).unwrap_or(QCOW2_ORDER.len()),
+            _ => usize::from(name != "size"),
+        };
+        self.known.sort_by_key(|option| place(option.name));
+    }
+
     /// Takes the options of a list.
     ///
     /// # Errors
@@ -112,7 +155,7 @@ impl CreateValues {
             CreateOptionKind::Text => {}
             CreateOptionKind::Bool if matches!(value, "on" | "off" | "yes" | "no" | "true" | "false" | "y" | "n") => {}
             CreateOptionKind::Bool => return refuse("'on' or 'off'"),
-            CreateOptionKind::Number if parse_u64(value).is_some() => {}
+            CreateOptionKind::Number if parse_number(value).is_some() => {}
             CreateOptionKind::Number => return refuse("a number"),
             CreateOptionKind::Size if parse_size(value).is_some() => {}
             CreateOptionKind::Size => {
@@ -147,7 +190,7 @@ impl CreateValues {
             match kind {
                 _ if name == "size" => {}
                 Some(CreateOptionKind::Size) => options.set(name, parse_size(value).unwrap_or(0)),
-                Some(CreateOptionKind::Number) => options.set(name, parse_u64(value).unwrap_or(0)),
+                Some(CreateOptionKind::Number) => options.set(name, parse_number(value).unwrap_or(0)),
                 Some(CreateOptionKind::Bool) => {
                     options.set(name, Value::Bool(matches!(value.as_str(), "on" | "yes" | "true" | "y")));
                 }
@@ -164,7 +207,7 @@ impl CreateValues {
             let value = match (self.get(option.name), option.default) {
                 (Some(value), _) => match option.kind {
                     CreateOptionKind::Size => parse_size(value).unwrap_or(0).to_string(),
-                    CreateOptionKind::Number => parse_u64(value).unwrap_or(0).to_string(),
+                    CreateOptionKind::Number => parse_number(value).unwrap_or(0).to_string(),
                     CreateOptionKind::Text => value.replace(',', ",,"),
                     CreateOptionKind::Bool => value.to_owned(),
                 },

@@ -79,9 +79,9 @@ fn option_help(driver: &'static dyn DriverType) -> Outcome {
     if driver.amend_options().is_empty() {
         return Err(no_amendment(driver));
     }
-    println!("Amend options for '{}':", driver.name());
+    outln!("Amend options for '{}':", driver.name());
     for line in CreateValues::new([driver.amend_options()]).help() {
-        println!("{line}");
+        outln!("{line}");
     }
     Ok(0)
 }

@@ -84,7 +84,7 @@ pub fn run(args: &[String]) -> Outcome {
     let tool = Tool::new(&parsed)?;
     aio::block_on(async {
         let child = open_with_aio(&tool, filename, parsed.value("f"), aio, access).await?;
-        println!(
+        outln!(
             "Sending {} {} requests, {} bytes each, {} in parallel (starting at offset {}, step size {})",
             plan.count,
             if plan.write { "write" } else { "read" },
@@ -94,7 +94,7 @@ pub fn run(args: &[String]) -> Outcome {
             plan.step
         );
         if plan.flush_interval != 0 {
-            println!("Sending flush every {} requests", plan.flush_interval);
+            outln!("Sending flush every {} requests", plan.flush_interval);
         }
         let started = Instant::now();
         let result = plan.run(&child).await;
@@ -102,7 +102,7 @@ pub fn run(args: &[String]) -> Outcome {
         let closed = tool.close(&child).await;
         result.map_err(|error| Failure::new(format!("Failed request: {}", block::error::strerror(error.errno()))))?;
         closed?;
-        println!("Run completed in {:.3} seconds.", elapsed.as_secs_f64());
+        outln!("Run completed in {:.3} seconds.", elapsed.as_secs_f64());
         Ok(0)
     })
 }
@@ -148,6 +148,9 @@ impl Plan {
                         return Ok(());
                     }
                     let offset = (self.offset + index.wrapping_mul(self.step)) % image;
+                    if self.size > image - offset {
+                        return Err(block::Error::io("The request lies behind the end of the image"));
+                    }
                     let pass = gate.read().await;
                     if self.write {
                         let flags = WriteFlags { fua: self.stable, ..WriteFlags::default() };

@@ -49,7 +49,7 @@ pub fn run(args: &[String]) -> Outcome {
 async fn check(tool: &Tool, node: &Arc<Node>, filename: &str, fix: FixMode, format: Format) -> Outcome {
     let say = |text: &str| {
         if !tool.quiet {
-            print!("{text}");
+            out!("{text}");
         }
     };
     let mut result = match run_check(node, fix).await {

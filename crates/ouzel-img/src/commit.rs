@@ -42,7 +42,7 @@ pub fn run(args: &[String]) -> Outcome {
         result?;
         closed?;
         if !tool.quiet {
-            println!("Image committed.");
+            outln!("Image committed.");
         }
         Ok(0)
     })
@@ -97,13 +97,13 @@ async fn run_commit(
         }
     }
     let Some((base, layers)) = chain.split_last() else { return Ok(()) };
-    Ok(commit::commit(layers, base, rate_limit, bar).await?)
+    commit::commit(layers, base, rate_limit, bar)
+        .await
+        .map_err(|error| Failure::new(format!("Block job failed: {}", block::error::strerror(error.errno()))))
 }
 
-/// Whether `wanted` means the backing `name` of `overlay`: as it is stored, or as a path.
+/// Whether `wanted`, seen from the overlay, means its backing `name`.
 fn is_same(name: &str, wanted: &str, overlay: &Arc<Child>) -> bool {
-    let stored = status::skip_filters(&overlay.node()).driver().image_backing();
-    name == wanted
-        || stored.is_some_and(|backing| backing.file == wanted)
-        || matches!((std::fs::canonicalize(name), std::fs::canonicalize(wanted)), (Ok(a), Ok(b)) if a == b)
+    let wanted = block::filename::combine(&block::filename::of(&status::skip_filters(&overlay.node())), wanted);
+    name == wanted || matches!((std::fs::canonicalize(name), std::fs::canonicalize(&wanted)), (Ok(a), Ok(b)) if a == b)
 }

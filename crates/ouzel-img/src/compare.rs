@@ -48,7 +48,7 @@ pub fn run(args: &[String]) -> Outcome {
 fn report(tool: &Tool, found: Found) -> Outcome {
     let say = |text: &str| {
         if !tool.quiet {
-            println!("{text}");
+            outln!("{text}");
         }
     };
     let size_warning = "Warning: Image size mismatch!";

@@ -38,7 +38,7 @@ pub fn run(args: &[String]) -> Outcome {
         creation.set_backing(parsed.value("b"), parsed.value("F"))?;
         creation.resolve_backing(&tool.graph, !parsed.has("u")).await?;
         if !tool.quiet {
-            println!("Formatting '{filename}', fmt={format} {}", creation.values.describe());
+            outln!("Formatting '{filename}', fmt={format} {}", creation.values.describe());
         }
         creation.run(&tool.graph).await.map_err(|error| too_large(error, &creation))
     };
@@ -81,15 +81,15 @@ pub fn option_help(tool: &Tool, filename: Option<&str>, format: &str) -> Outcome
                 )));
             }
             lists.push(protocol.create_options());
-            println!("Supported options:");
+            outln!("Supported options:");
         }
-        None => println!("Supported {format} options:"),
+        None => outln!("Supported {format} options:"),
     }
     for line in CreateValues::new(lists).help() {
-        println!("{line}");
+        outln!("{line}");
     }
     if filename.is_none() {
-        println!(
+        outln!(
             "\nThe protocol level may support further options.\nSpecify the target filename to include those options."
         );
     }

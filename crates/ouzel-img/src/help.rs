@@ -3,7 +3,7 @@
 /// Prints the help.
 pub fn print() -> u8 {
     let program = crate::tool::program();
-    print!(
+    out!(
         "{program} version {} (Ouzel)\n\
          usage: {program} [standard options] command [command options]\n\n    \
          '-h', '--help'       show this text\n    \
@@ -12,7 +12,7 @@ pub fn print() -> u8 {
         env!("CARGO_PKG_VERSION")
     );
     let names: Vec<&str> = block_drivers::drivers().iter().map(|driver| driver.name()).collect();
-    println!("\nSupported formats: {}", names.join(" "));
+    outln!("\nSupported formats: {}", names.join(" "));
     0
 }
 

@@ -28,14 +28,14 @@ pub fn run(args: &[String]) -> Outcome {
         Format::Human => {
             let texts: Vec<String> =
                 images.iter().map(|(info, snapshots)| info::human_text(info, snapshots, &local_time)).collect();
-            print!("{}", texts.join("\n"));
+            out!("{}", texts.join("\n"));
         }
         Format::Json if chain => {
-            println!("{}", json::pretty(&Value::List(images.into_iter().map(|(info, _)| info).collect())));
+            outln!("{}", json::pretty(&Value::List(images.into_iter().map(|(info, _)| info).collect())));
         }
         Format::Json => {
             if let Some((info, _)) = images.first() {
-                println!("{}", json::pretty(info));
+                outln!("{}", json::pretty(info));
             }
         }
     }

@@ -6,6 +6,23 @@
 
 #![forbid(unsafe_code)]
 
+/// Prints to standard output. Nobody may be reading any more: that is no reason to stop.
+macro_rules! out {
+    ($($arg:tt)*) => {{
+        use std::io::Write as _;
+        let _ = write!(std::io::stdout(), $($arg)*);
+    }};
+}
+
+/// As [`out`], with a line break.
+macro_rules! outln {
+    () => { out!("\n") };
+    ($($arg:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stdout(), $($arg)*);
+    }};
+}
+
 mod amend;
 mod bench;
 mod check;
@@ -76,7 +93,7 @@ fn run(args: &[String]) -> Outcome {
         match arg.as_str() {
             "-h" | "--help" => return Ok(help::print()),
             "-V" | "--version" => {
-                println!("{} version {} (Ouzel)", tool::program(), env!("CARGO_PKG_VERSION"));
+                outln!("{} version {} (Ouzel)", tool::program(), env!("CARGO_PKG_VERSION"));
                 return Ok(0);
             }
             "-T" | "--trace" => return Err(Failure::new("Trace events are not supported")),

@@ -1,5 +1,6 @@
 //! `map`: where the data of an image is.
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 
 use block::Node;
@@ -8,6 +9,9 @@ use block_tools::status::{self, Extent};
 
 use crate::cli::{self, Failure, Outcome, parse};
 use crate::tool::{Format, Tool, output_format};
+
+/// Rows are printed when they take so many bytes.
+const BUFFER: usize = 64 << 10;
 
 /// Runs the command.
 pub fn run(args: &[String]) -> Outcome {
@@ -30,8 +34,8 @@ pub fn run(args: &[String]) -> Outcome {
     aio::block_on(async {
         let child = tool.open(filename, parsed.value("f"), Access::default()).await?;
         match format {
-            Format::Human => println!("{:<16}{:<16}{:<16}File", "Offset", "Length", "Mapped to"),
-            Format::Json => print!("["),
+            Format::Human => outln!("{:<16}{:<16}{:<16}File", "Offset", "Length", "Mapped to"),
+            Format::Json => out!("["),
         }
         let node = child.node();
         let mut end = status::size(&node);
@@ -64,7 +68,8 @@ impl Row {
             && a.offset.is_none_or(|offset| b.offset == Some(offset + a.len))
     }
 
-    fn print(&self, next: Option<&mut Row>, format: Format) -> Result<(), Failure> {
+    /// Adds the row to `text`.
+    fn print(&self, next: Option<&mut Row>, format: Format, text: &mut String) -> Result<(), Failure> {
         let extent = &self.extent;
         match format {
             Format::Human => {
@@ -73,7 +78,8 @@ impl Row {
                 }
                 if extent.data && !extent.zero {
                     let hex = |number: u64| if number == 0 { "0".to_owned() } else { format!("{number:#x}") };
-                    println!(
+                    let _ = writeln!(
+                        text,
                         "{:<16}{:<16}{:<16}{}",
                         hex(self.start),
                         hex(extent.len),
@@ -90,14 +96,15 @@ impl Row {
                 }
             }
             Format::Json => {
-                print!(
+                let _ = write!(
+                    text,
                     "{{ \"start\": {}, \"length\": {}, \"depth\": {}, \"present\": {}, \"zero\": {}, \"data\": {}",
                     self.start, extent.len, extent.depth, extent.allocated, extent.zero, extent.data
                 );
                 if let Some(offset) = extent.offset {
-                    print!(", \"offset\": {offset}");
+                    let _ = write!(text, ", \"offset\": {offset}");
                 }
-                print!("}}{}", if next.is_some() { ",\n" } else { "" });
+                text.push_str(if next.is_some() { "},\n" } else { "}" });
             }
         }
         Ok(())
@@ -107,6 +114,7 @@ impl Row {
 async fn walk(node: &Arc<Node>, start: u64, end: u64, format: Format) -> Result<(), Failure> {
     let mut current: Option<Row> = None;
     let mut offset = start;
+    let mut text = String::new();
     while offset < end {
         let extent = status::mapped(node, offset, end - offset).await.map_err(|error| {
             Failure::new(format!("Could not read file metadata: {}", block::error::strerror(error.errno())))
@@ -117,16 +125,23 @@ async fn walk(node: &Arc<Node>, start: u64, end: u64, format: Format) -> Result<
         match &mut current {
             Some(row) if row.continues(&next) => row.extent.len += next.extent.len,
             Some(row) => {
-                row.print(Some(&mut next), format)?;
+                let printed = row.print(Some(&mut next), format, &mut text);
+                if text.len() > BUFFER || printed.is_err() {
+                    out!("{text}");
+                    text.clear();
+                }
+                printed?;
                 current = Some(next);
             }
             None => current = Some(next),
         }
     }
     let last = current.unwrap_or(Row { start, extent: Extent::default(), filename: None });
-    last.print(None, format)?;
+    let printed = last.print(None, format, &mut text);
+    out!("{text}");
+    printed?;
     if format == Format::Json {
-        println!("]");
+        outln!("]");
     }
     Ok(())
 }

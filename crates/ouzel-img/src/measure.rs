@@ -69,10 +69,10 @@ pub fn run(args: &[String]) -> Outcome {
         let measure = result?;
         match format {
             Format::Human => {
-                println!("required size: {}", measure.required);
-                println!("fully allocated size: {}", measure.fully_allocated);
+                outln!("required size: {}", measure.required);
+                outln!("fully allocated size: {}", measure.fully_allocated);
                 if let Some(bitmaps) = measure.bitmaps {
-                    println!("bitmaps size: {bitmaps}");
+                    outln!("bitmaps size: {bitmaps}");
                 }
             }
             Format::Json => {
@@ -83,7 +83,7 @@ pub fn run(args: &[String]) -> Outcome {
                 if let Some(bitmaps) = measure.bitmaps {
                     entries.push(("bitmaps".to_owned(), bitmaps.into()));
                 }
-                println!("{}", json::pretty(&Value::Dict(entries)));
+                outln!("{}", json::pretty(&Value::Dict(entries)));
             }
         }
         Ok(0)

@@ -58,7 +58,7 @@ pub fn run(args: &[String]) -> Outcome {
         result?;
         closed?;
         if !tool.quiet {
-            println!("Image resized.");
+            outln!("Image resized.");
         }
         Ok(0)
     })

@@ -62,9 +62,13 @@ async fn perform(node: &Arc<Node>, action: &str, name: &str) -> Result<(), Failu
         }
         "a" => {
             let result = driver.snapshot_apply(name.to_owned()).await;
-            let result = result.map_err(|error| match error.is_unsupported() {
-                true => error.with_message("Block driver does not support snapshots"),
-                false => error,
+            let missing = block::Error::not_found("").errno();
+            let result = result.map_err(|error| match error {
+                error if error.is_unsupported() => error.with_message("Block driver does not support snapshots"),
+                error if error.errno() == missing => {
+                    error.with_message(format!("Failed to load snapshot: {}", block::error::strerror(missing)))
+                }
+                error => error,
             });
             result.map_err(|error| Failure::from(error.context(format!("Could not apply snapshot '{name}'"))))
         }
@@ -80,7 +84,7 @@ async fn perform(node: &Arc<Node>, action: &str, name: &str) -> Result<(), Failu
         _ => {
             let snapshots = driver.snapshots()?;
             if !snapshots.is_empty() {
-                print!("{}", info::snapshot_table(&snapshots, &local_time));
+                out!("{}", info::snapshot_table(&snapshots, &local_time));
             }
             Ok(())
         }

@@ -185,7 +185,7 @@ impl Bar {
             let moved = (percent - state.printed).abs() > self.step;
             if moved || percent >= 100.0 || percent <= 0.0 {
                 state.printed = percent;
-                print!("    ({percent:.2}/100%)\r");
+                out!("    ({percent:.2}/100%)\r");
                 let _ = std::io::stdout().flush();
             }
         } else if self.asked.swap(false, Ordering::Relaxed) {
@@ -197,7 +197,7 @@ impl Bar {
 impl Drop for Bar {
     fn drop(&mut self) {
         if self.shown {
-            println!();
+            outln!();
         }
     }
 }

@@ -181,7 +181,7 @@ pub async fn run(session: &mut Session, name: &str, words: &[&str]) -> Answer {
         "alloc" => alloc(session, words).await,
         "map" => map(session).await,
         "reopen" => reopen(session, words, usage).await,
-        "break" => set_break(&session.node()?, words),
+        "break" => set_break(session, words),
         "remove_break" => remove_break(&session.node()?, words[0]),
         "resume" => resume(session, words[0]).await,
         "wait_break" => wait_break(session, words[0]).await,
@@ -309,10 +309,16 @@ fn with_debugger<T>(node: &Arc<Node>, work: impl FnOnce(&Blkdebug) -> block::Res
     work(node.driver().as_any().downcast_ref().ok_or_else(missing)?)
 }
 
-fn set_break(node: &Arc<Node>, words: &[&str]) -> Answer {
-    with_debugger(node, |debugger| debugger.set_breakpoint(words[0], words[1])).map_err(|error| {
+/// Whether a break point holds a request.
+pub fn is_suspended(node: &Arc<Node>, tag: &str) -> bool {
+    with_debugger(node, |debugger| Ok(debugger.is_suspended(tag))).unwrap_or(false)
+}
+
+fn set_break(session: &mut Session, words: &[&str]) -> Answer {
+    with_debugger(&session.node()?, |debugger| debugger.set_breakpoint(words[0], words[1])).map_err(|error| {
         Failed::printed(format!("Could not set breakpoint: {}\n", block::error::strerror(error.errno())))
     })?;
+    session.breaks.push((words[1].to_owned(), false));
     Ok(String::new())
 }
 
@@ -325,6 +331,9 @@ fn remove_break(node: &Arc<Node>, tag: &str) -> Answer {
 
 async fn resume(session: &mut Session, tag: &str) -> Answer {
     let node = session.node()?;
+    if is_suspended(&node, tag) {
+        session.output.print(&format!("blkdebug: Resuming request '{tag}'\n"));
+    }
     with_debugger(&node, |debugger| debugger.resume(tag)).map_err(|error| {
         Failed::printed(format!("Could not resume request: {}\n", block::error::strerror(error.errno())))
     })?;
@@ -334,8 +343,7 @@ async fn resume(session: &mut Session, tag: &str) -> Answer {
 
 async fn wait_break(session: &mut Session, tag: &str) -> Answer {
     let node = session.node()?;
-    let is_suspended = || with_debugger(&node, |debugger| Ok(debugger.is_suspended(tag))).unwrap_or(false);
-    session.pending.until(is_suspended).await;
+    session.pending.until(|| is_suspended(&node, tag)).await;
     Ok(String::new())
 }
 

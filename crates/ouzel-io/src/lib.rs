@@ -3,8 +3,6 @@
 //!
 //! Commands, options and what they print are those of `qemu-io` 7.2, because test suites compare the text. Asynchronous
 //! requests live in a set that runs whenever a command waits for something.
-//!
-//! Left out: access to the saved machine state (`read -b`, `write -b`), which drivers do not offer yet.
 
 #![forbid(unsafe_code)]
 

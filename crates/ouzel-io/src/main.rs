@@ -13,7 +13,8 @@ struct Terminal;
 
 impl Output for Terminal {
     fn print(&mut self, text: &str) {
-        print!("{text}");
+        // Nobody may be reading any more.
+        let _ = std::io::stdout().write_all(text.as_bytes());
         let _ = std::io::stdout().flush();
     }
 
@@ -209,7 +210,7 @@ async fn run(program: &str, line: Line) -> bool {
 async fn interact(session: &mut Session, program: &str) -> bool {
     let mut good = true;
     while !session.has_quit() {
-        print!("{program}> ");
+        let _ = write!(std::io::stdout(), "{program}> ");
         let _ = std::io::stdout().flush();
         let line = session
             .with(aio::spawn_blocking(|| {

@@ -131,16 +131,16 @@ pub async fn read(session: &mut Session, words: &[&str], usage: Usage) -> Result
     }
     if args.has('b') {
         check_sectors(offset, count)?;
-        return Err(Failed::printed(format!("read failed: {}\n", errno_text(&Error::unsupported("")))));
     }
-    read_and_check(session, "read", offset, count, &check).await
+    let place = if args.has('b') { Place::VmState } else { Place::Disk };
+    read_and_check(session, "read", place, (offset, count), &check).await
 }
 
 /// `readv`.
 pub async fn readv(session: &mut Session, words: &[&str], usage: Usage) -> Result<String, Failed> {
     let args = parse(session, "readv", words, "CP:qv", usage)?;
     let (offset, count, check) = vectored(&args, usage)?;
-    read_and_check(session, "readv", offset, count, &check).await
+    read_and_check(session, "readv", Place::Disk, (offset, count), &check).await
 }
 
 fn vectored(args: &Args<'_>, usage: Usage) -> Result<(u64, u64, Check), Failed> {
@@ -156,19 +156,28 @@ fn vectored(args: &Args<'_>, usage: Usage) -> Result<(u64, u64, Check), Failed> 
     Ok((offset, count, check))
 }
 
+/// What a request is about.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Disk,
+    VmState,
+}
+
 async fn read_and_check(
     session: &mut Session,
     name: &str,
-    offset: u64,
-    count: u64,
+    place: Place,
+    (offset, count): (u64, u64),
     check: &Check,
 ) -> Result<String, Failed> {
     let child = session.image()?;
+    let node = child.node();
     let buf = buffer(session, count, 0xab);
     let started = Instant::now();
-    let result = match check_range(&child, offset, count) {
-        Ok(()) => session.with(child.read(offset, buf.clone())).await,
-        error => error,
+    let result = match (place, check_range(&child, offset, count)) {
+        (Place::VmState, _) => session.with(node.driver().read_vm_state(offset, buf.clone())).await,
+        (Place::Disk, Ok(())) => session.with(child.read(offset, buf.clone())).await,
+        (Place::Disk, error) => error,
     };
     result.map_err(|error| Failed::printed(format!("{name} failed: {}\n", errno_text(&error))))?;
     match check.finish(&buf, offset, started) {
@@ -206,7 +215,8 @@ pub async fn write(session: &mut Session, words: &[&str], usage: Usage) -> Resul
     };
     let started = Instant::now();
     let result = if args.has('b') {
-        Err(Error::unsupported(""))
+        let node = child.node();
+        session.with(node.driver().write_vm_state(offset, buf)).await
     } else if let Err(error) = check_range(&child, offset, count) {
         Err(error)
     } else if args.has('z') {

@@ -94,6 +94,8 @@ pub struct Session {
     /// Something may have been written, so that it matters whether closing works.
     written: bool,
     pub(crate) pending: Set<'static, String>,
+    /// Tags of break points, and whether it was told that they hold a request.
+    pub(crate) breaks: Vec<(String, bool)>,
 }
 
 impl Session {
@@ -111,6 +113,7 @@ impl Session {
             quit: false,
             written: false,
             pending: Set::default(),
+            breaks: Vec::new(),
         }
     }
 
@@ -189,6 +192,14 @@ impl Session {
     }
 
     pub(crate) fn print_finished(&mut self) {
+        let node = self.child.as_ref().map(|child| child.node());
+        for (tag, told) in &mut self.breaks {
+            let held = node.as_ref().is_some_and(|node| commands::is_suspended(node, tag));
+            if held && !*told {
+                self.output.print(&format!("blkdebug: Suspended request '{tag}'\n"));
+            }
+            *told = held;
+        }
         for text in self.pending.take_finished() {
             self.output.print(&text);
         }
