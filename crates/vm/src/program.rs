@@ -148,7 +148,7 @@ impl Program {
         let guest = Arc::clone(&inbox);
         let guest_events: GuestEvents = Arc::new(move |event| guest.guest_event(event));
         let trace = log.follows_cpu().then(|| cpu_log::factory(log));
-        let storage = RefCell::new(Storage::start(&config.storage, &events, &inbox)?);
+        let storage = RefCell::new(Storage::start(&config.storage, &events, &inbox, server.fd_sets())?);
         let backends = Backends {
             chardevs: &|id| chardevs.attach(id),
             disks: &|requestor| storage.borrow_mut().attach_disk(requestor),

@@ -12,22 +12,27 @@ pub mod medium;
 mod nodes;
 mod objects;
 mod options;
+mod reopen;
 mod secret;
 pub mod stats;
 pub mod throttle;
 
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use block::backend::{BackendEvents, ErrorAction, IoErrorEvent};
 use block::throttle::Group;
-use block::{Backend, DriverType, Graph, Node, Registry};
+use block::{Backend, DriverType, Graph, Node};
+use block_filters::quorum::{self, QuorumEvent, QuorumEvents};
 use qapi::block::common::{BlockErrorAction, IoOperationType};
-use qapi::block::events::BlockIoError;
+use qapi::block::events::{BlockIoError, QuorumFailure, QuorumOpType, QuorumReportBad};
 use qapi::block::options::BlockdevOptions;
 use qapi::objects::ObjectAdd;
 use qapi::run_state::RunState;
+use qapi::schema::Enumeration;
 use qapi::{Error, ErrorClass};
-use qmp::EventSink;
+use qmp::{EventSink, FdAccess, FdSets};
 
 use crate::control::Control;
 use crate::inbox::Inbox;
@@ -82,6 +87,7 @@ impl Storage {
         config: &StorageConfig,
         events: &EventSink,
         inbox: &Arc<Inbox<Control>>,
+        fd_sets: &FdSets,
     ) -> Result<Self, StorageError> {
         let fail = |option: &str, error: &dyn std::fmt::Display| StorageError {
             option: option.to_owned(),
@@ -89,7 +95,13 @@ impl Storage {
         };
         let reactor = aio::IoThread::start("disks").map_err(|error| fail("disks", &error))?;
         let failures = Arc::new(Failures { events: events.clone(), inbox: Arc::clone(inbox) });
-        let graph = Graph::new(Registry::new(drivers()));
+        let graph = Graph::new(block_drivers::registry());
+        let fd_sets = fd_sets.clone();
+        let open_set = move |set: u64, writable| open_fd_set(&fd_sets, set, writable);
+        graph.set_object(block::file::FdSets::OBJECT, Arc::new(block::file::FdSets::new(open_set)));
+        let told = events.clone();
+        let quorum = QuorumEvents(Box::new(move |name, event| tell_of_quorum(&told, name, event)));
+        graph.set_object(quorum::EVENTS_OBJECT, Arc::new(quorum));
         let mut storage = Self {
             objects: Objects::new(Arc::clone(&graph)),
             jobs: Jobs::new(events.clone()),
@@ -238,18 +250,40 @@ impl Storage {
     }
 }
 
+/// A duplicate of a descriptor that a client has put into a set.
+fn open_fd_set(sets: &FdSets, set: u64, writable: bool) -> io::Result<OwnedFd> {
+    let set = i64::try_from(set).map_err(|_| io::Error::from(rustix::io::Errno::NOENT))?;
+    let access = if writable { FdAccess::ReadWrite } else { FdAccess::ReadOnly };
+    sets.open(set, access)?.as_fd().try_clone_to_owned()
+}
+
 /// The drivers of the program, by name.
 pub fn drivers() -> Vec<&'static dyn DriverType> {
-    let mut drivers = block::builtin_drivers();
-    drivers.extend(block_filters::drivers());
-    drivers.sort_by_key(|driver| driver.name());
-    drivers
+    block_drivers::drivers()
 }
 
 /// An error of the block layer for a client.
 #[expect(clippy::needless_pass_by_value, reason = "it is for map_err")]
 pub fn client_error(error: block::Error) -> Error {
     Error::new(ErrorClass::GenericError, error.to_string())
+}
+
+fn tell_of_quorum(events: &EventSink, name: &str, event: QuorumEvent) {
+    let signed = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+    match event {
+        QuorumEvent::ReportBad { node, operation, sector, sectors, error } => events.emit(QuorumReportBad {
+            r#type: QuorumOpType::from_name(operation).unwrap_or(QuorumOpType::Read),
+            error,
+            node_name: node,
+            sector_num: signed(sector),
+            sectors_count: signed(sectors),
+        }),
+        QuorumEvent::Failure { sector, sectors } => events.emit(QuorumFailure {
+            reference: name.to_owned(),
+            sector_num: signed(sector),
+            sectors_count: signed(sectors),
+        }),
+    }
 }
 
 /// Requests that fail: the event, and the machine's stop.

@@ -6,6 +6,7 @@ use crate::sockets::SocketAddress;
 
 /// Options of the drivers `file`, `host_device` and `host_cdrom`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, QapiType)]
+#[qapi(feature = "dynamic-auto-read-only")]
 pub struct BlockdevOptionsFile {
     /// The path; `/dev/fdset/N` for a descriptor that a client passed.
     pub filename: String,

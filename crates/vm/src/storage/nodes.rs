@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use block::image::ImageBacking;
-use block::{Backend, Defaults, Node, NodeConfig, OpenFlags, Permissions, Preallocation};
+use block::{Backend, Defaults, Node, NodeConfig, OpenFlags, Permissions, Preallocation, Role};
 use qapi::Error;
 use qapi::block::events::BlockWriteThreshold;
 use qapi::block::options::BlockdevOptions;
@@ -91,6 +91,20 @@ impl Storage {
     /// # Errors
     /// There is no such node, or it can't be deleted.
     pub fn delete_node(&self, name: &str) -> Result<(), Error> {
+        if let Some(node) = self.graph.lookup(name) {
+            if node.has_outside_parent() {
+                return Err(Error::generic(format!("Node {name} is in use")));
+            }
+            let parents = node.parents();
+            let overlay = parents.iter().filter(|edge| edge.role() == Role::Cow).find_map(|edge| edge.parent_node());
+            if let Some(overlay) = overlay {
+                let text = format!("Node '{name}' is busy: node is used as backing hd of '{}'", overlay.name());
+                return Err(Error::generic(text));
+            }
+            if !parents.is_empty() {
+                return Err(Error::generic(format!("Block device {name} is in use")));
+            }
+        }
         aio::block_on(self.graph.release(name)).map_err(client_error)
     }
 
@@ -127,6 +141,9 @@ impl Storage {
     /// The size is negative, somebody stands against it, or the driver can't do it.
     pub fn resize(&self, node: &Arc<Node>, size: i64) -> Result<(), Error> {
         let size = u64::try_from(size).map_err(|_| Error::expects("size", "a >0 size"))?;
+        if node.is_read_only() {
+            return Err(Error::generic("Image is read-only"));
+        }
         let root = self.graph.attach_root(node, "block_resize", Permissions::RESIZE, Permissions::ALL);
         let root = root.map_err(client_error)?;
         let resized = aio::block_on(async {

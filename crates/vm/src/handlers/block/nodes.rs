@@ -1,8 +1,8 @@
 //! Making, deleting and changing nodes.
 
-use qapi::block::events::{BlockIoError, BlockWriteThreshold};
+use qapi::block::events::{BlockIoError, BlockWriteThreshold, QuorumFailure, QuorumReportBad};
 use qapi::block::nodes::{
-    BlockResize, BlockSetWriteThreshold, BlockdevAdd, BlockdevDel, ChangeBackingFile, XBlockdevDel,
+    BlockResize, BlockSetWriteThreshold, BlockdevAdd, BlockdevDel, BlockdevReopen, ChangeBackingFile, XBlockdevDel,
 };
 use qapi::block::throttle::BlockSetIoThrottle;
 
@@ -17,6 +17,7 @@ pub fn register(table: &mut Table) {
     table.register::<XBlockdevDel>(|control, _, command| {
         control.storage().delete_backend_or_node(command.id.as_deref(), command.node_name.as_deref())
     });
+    table.register::<BlockdevReopen>(|control, _, command| control.storage().reopen(&command.options));
     table.register::<BlockResize>(|control, _, command| {
         let storage = control.storage();
         let node = storage.node_by(command.device.as_deref(), command.node_name.as_deref())?;
@@ -31,4 +32,6 @@ pub fn register(table: &mut Table) {
     table.register::<BlockSetIoThrottle>(|control, _, command| control.storage().set_limits(&command));
     table.declare_event::<BlockIoError>();
     table.declare_event::<BlockWriteThreshold>();
+    table.declare_event::<QuorumFailure>();
+    table.declare_event::<QuorumReportBad>();
 }
