@@ -3,6 +3,10 @@
 //! How a transfer is done:
 //! - Buffered reads are tried at once with `RWF_NOWAIT`: what is in the page cache is copied without any queue. Files of
 //!   memory file systems, where that is refused but nothing ever waits, are read and written at once.
+//! - With the default engine, whole pages that are written to the page cache are copied at once, too, although the host
+//!   has no way to refuse a wait there: a kernel thread costs several times the copy. Writes that are slow and did wait send
+//!   the writes after them to the engine for thirty times as long, so that waiting takes a few per cent of a reactor's
+//!   time. Who wants no such wait at all names an engine.
 //! - What is left goes to the engine: the reactor's ring, or the pool of threads. Both move the whole buffer, however
 //!   the kernel cuts it up.
 //!
@@ -12,16 +16,27 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use iobuf::IoBuf;
 use rustix::fs::FallocateFlags as Flags;
 
+use crate::clock::host_now;
 use crate::operation::{Action, Completion, Operation, vectored};
 use crate::{reactor, ring};
 
 /// The longest transfer that is tried at once on the reactor's thread, bytes. Longer ones would keep other tasks waiting.
 const INLINE_MAX: usize = 256 << 10;
+/// The longest write to the page cache that is done at once, bytes.
+const CACHED_WRITE_MAX: usize = 64 << 10;
+/// A write at once that takes longer has waited for something.
+const SLOW: Duration = Duration::from_millis(1);
+/// For how long after a slow write the next ones are asked whether they waited, or were only pushed off the CPU.
+const SUSPICION: Duration = Duration::from_secs(1);
+/// For how many times the wait writes are left to the engine afterwards.
+const PENALTY: u32 = 30;
+const PAGE: u64 = 4096;
 
 /// What `allocate` does with a range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +81,12 @@ struct Nowait {
     memory: bool,
     reads: AtomicBool,
     writes: AtomicBool,
+    /// Writes go through the page cache of a regular file.
+    cached: bool,
+    /// Host time in nanoseconds before which writes are left to the engine.
+    writes_after: AtomicU64,
+    /// Host time in nanoseconds until which a slow write is looked at closely.
+    suspicious_until: AtomicU64,
 }
 
 fn is_memory(fd: &OwnedFd) -> bool {
@@ -73,6 +94,21 @@ fn is_memory(fd: &OwnedFd) -> bool {
     const RAMFS: i64 = 0x8584_58f6;
     const HUGETLBFS: i64 = 0x9584_58f6;
     rustix::fs::fstatfs(fd).is_ok_and(|stat| matches!(stat.f_type, TMPFS | RAMFS | HUGETLBFS))
+}
+
+fn is_regular(fd: &OwnedFd) -> bool {
+    let file_type = |stat: rustix::fs::Stat| rustix::fs::FileType::from_raw_mode(stat.st_mode);
+    rustix::fs::fstat(fd).is_ok_and(|stat| file_type(stat).is_file())
+}
+
+/// How often the calling thread has waited for something (and not for a CPU).
+fn waits_of_thread() -> i64 {
+    // SAFETY: `rusage` is plain data for which zeroes are valid, and the call writes one.
+    unsafe {
+        let mut usage: libc::rusage = std::mem::zeroed();
+        libc::getrusage(libc::RUSAGE_THREAD, &raw mut usage);
+        usage.ru_nvcsw
+    }
 }
 
 impl File {
@@ -83,6 +119,9 @@ impl File {
             memory: is_memory(&fd) && !direct,
             reads: AtomicBool::new(!direct),
             writes: AtomicBool::new(!direct),
+            cached: !direct && is_regular(&fd),
+            writes_after: AtomicU64::new(0),
+            suspicious_until: AtomicU64::new(0),
         };
         Self { fd: Arc::new(fd), engine: Engine::Auto, ring: ring::is_available(), nowait: Arc::new(nowait) }
     }
@@ -125,18 +164,45 @@ impl File {
             return vectored(fd, write, offset, buf, 0).unwrap_or(0);
         }
         let allowed = if write { &self.nowait.writes } else { &self.nowait.reads };
-        if !allowed.load(Ordering::Relaxed) {
-            return 0;
-        }
-        match vectored(fd, write, offset, buf, libc::RWF_NOWAIT) {
-            Ok(n) => n,
-            Err(error) => {
-                if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOSYS | libc::EINVAL)) {
+        if allowed.load(Ordering::Relaxed) {
+            match vectored(fd, write, offset, buf, libc::RWF_NOWAIT) {
+                Ok(n) => return n,
+                Err(error) => {
+                    if !matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOSYS | libc::EINVAL)) {
+                        return 0;
+                    }
                     allowed.store(false, Ordering::Relaxed);
                 }
-                0
             }
         }
+        if write && self.nowait.cached && self.engine == Engine::Auto { self.write_cached(offset, buf) } else { 0 }
+    }
+
+    /// Writes whole pages to the page cache: the count, or 0 for "ask the engine".
+    fn write_cached(&self, offset: u64, buf: &IoBuf) -> usize {
+        // Parts of pages might have to be read first.
+        if buf.len() > CACHED_WRITE_MAX || (offset | buf.len() as u64) & (PAGE - 1) != 0 {
+            return 0;
+        }
+        let start = host_now();
+        if start < Duration::from_nanos(self.nowait.writes_after.load(Ordering::Relaxed)) {
+            return 0;
+        }
+        let suspicious = start < Duration::from_nanos(self.nowait.suspicious_until.load(Ordering::Relaxed));
+        let waits = if suspicious { waits_of_thread() } else { 0 };
+        let n = vectored(self.fd.as_raw_fd(), true, offset, buf, 0).unwrap_or(0);
+        let end = host_now();
+        let took = end.saturating_sub(start);
+        if took > SLOW {
+            let store = |field: &AtomicU64, time: Duration| {
+                field.store(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+            };
+            store(&self.nowait.suspicious_until, end.saturating_add(SUSPICION));
+            if suspicious && waits_of_thread() != waits {
+                store(&self.nowait.writes_after, end.saturating_add(took.saturating_mul(PENALTY)));
+            }
+        }
+        n
     }
 
     /// Reads into `buf` at `offset`; what lies behind the end of the file becomes zeroes.

@@ -51,6 +51,17 @@ fn off(offset: u64) -> io::Result<libc::off_t> {
 
 /// Calls `preadv2` or `pwritev2` with at most [`MAX_SEGMENTS`] segments.
 pub(crate) fn vectored(fd: RawFd, write: bool, offset: u64, buf: &IoBuf, flags: libc::c_int) -> io::Result<usize> {
+    if let ([segment], 0) = (buf.segments(), flags) {
+        let (start, len) = (segment.start().as_ptr().cast::<libc::c_void>(), segment.len());
+        // SAFETY: the segment is memory that `buf` keeps alive and accessible during the call.
+        let n = unsafe {
+            match write {
+                true => libc::pwrite(fd, start, len, off(offset)?),
+                false => libc::pread(fd, start, len, off(offset)?),
+            }
+        };
+        return usize::try_from(n).map_err(|_| io::Error::last_os_error());
+    }
     let many;
     let one;
     let iovecs: &[libc::iovec] = match buf.segments() {

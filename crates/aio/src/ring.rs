@@ -45,12 +45,8 @@ pub fn is_available() -> bool {
 /// Deferred task work (`DEFER_TASKRUN`) was measured, too: buffered writes, which kernel threads complete, came out a
 /// quarter slower with it, and direct I/O no faster.
 fn build(entries: u32) -> io::Result<IoUring> {
-    let modern = IoUring::builder()
-        .setup_single_issuer()
-        .setup_coop_taskrun()
-        .setup_taskrun_flag()
-        .setup_clamp()
-        .build(entries);
+    let modern =
+        IoUring::builder().setup_single_issuer().setup_coop_taskrun().setup_taskrun_flag().setup_clamp().build(entries);
     match modern {
         // Before Linux 6.0 these flags are unknown.
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => IoUring::builder().setup_clamp().build(entries),
