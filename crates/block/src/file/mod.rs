@@ -467,6 +467,40 @@ async fn on_device(
     aio::spawn_blocking(move || call(file.fd(), offset, len)).await
 }
 
+/// The optical drive of a `host_cdrom` node. All of it waits for the drive: call it where blocking is fine.
+pub struct Drive<'a>(&'a HostFile);
+
+impl<'a> Drive<'a> {
+    /// The drive behind `driver`, if it has one.
+    pub fn of(driver: &'a dyn Driver) -> Option<Self> {
+        driver.as_any().downcast_ref::<HostFile>().filter(|file| file.source.kind == Kind::Cdrom).map(Self)
+    }
+
+    /// Whether a disc is in.
+    pub fn has_disc(&self) -> bool {
+        host::drive_status(self.0.current().fd()).is_ok_and(|status| status == host::DriveStatus::DiscOk)
+    }
+
+    /// Opens or closes the tray, and takes note of the new disc's size.
+    ///
+    /// # Errors
+    /// The host's, as for a locked tray.
+    pub fn eject(&self, open: bool) -> Result<()> {
+        let file = self.0.current();
+        host::drive_eject(file.fd(), open)?;
+        self.0.len.store(HostFile::find_len(file.fd(), self.0.host_type).unwrap_or(0), Ordering::Release);
+        Ok(())
+    }
+
+    /// Locks or unlocks the tray.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn lock(&self, locked: bool) -> Result<()> {
+        Ok(host::drive_lock(self.0.current().fd(), locked)?)
+    }
+}
+
 impl Driver for HostFile {
     fn len(&self) -> u64 {
         self.len.load(Ordering::Acquire)
