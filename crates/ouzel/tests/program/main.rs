@@ -26,5 +26,6 @@ mod lockstep;
 mod protocol;
 mod python;
 mod spec_examples;
+mod storage;
 mod stress;
 mod support;
