@@ -77,7 +77,7 @@ impl Header {
         let size = sectors.checked_mul(SECTOR).filter(|size| *size <= i64::MAX as u64);
         let size = size.ok_or_else(|| Error::too_big("Invalid image: The disk is too large"))?;
         let table_end = TABLE + u64::from(entries) * 4;
-        if table_end > file_len.next_multiple_of(SECTOR) {
+        if table_end > file_len {
             return Err(Error::invalid("The catalog lies behind the end of the file"));
         }
         let data = match u64::from(le32(bytes, 48)) * SECTOR {

@@ -1,5 +1,7 @@
 //! The formats against `qemu-img` and `qemu-io`, against models, and against broken images.
 
+mod malformed;
 mod matrix;
 mod models;
+mod samples;
 mod support;
