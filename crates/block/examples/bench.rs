@@ -49,7 +49,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let [file, mode, depth, count, size, step, options @ ..] = &arguments[..] else {
         return Err("usage: bench FILE read|write DEPTH COUNT SIZE STEP [name=value…]".into());
     };
-    let mut node = Options::new().with("driver", "raw").with("file.driver", "file").with("file.filename", file.as_str());
+    let mut node =
+        Options::new().with("driver", "raw").with("file.driver", "file").with("file.filename", file.as_str());
     for option in options {
         let (name, value) = option.split_once('=').ok_or("an option is name=value")?;
         node.set(name, value);
