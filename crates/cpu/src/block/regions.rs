@@ -70,7 +70,10 @@ impl Cpu {
         match Jit::new(&self.translator, self, &self.signals) {
             Ok(jit) => Translator::On(Box::new(jit)),
             // A host that forbids code to be made has the interpreter.
-            Err(_refused) => Translator::Off,
+            Err(refused) => {
+                tracing::warn!("guest code is interpreted: {refused}");
+                Translator::Off
+            }
         }
     }
 
