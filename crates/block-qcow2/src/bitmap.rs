@@ -74,6 +74,13 @@ impl StoredBitmap {
 /// Reads the bitmap directory.
 pub async fn read_directory(file: &Child, header: &Header) -> Result<Vec<StoredBitmap>> {
     let Some(place) = header.bitmaps else { return Ok(Vec::new()) };
+    if place
+        .offset
+        .checked_add(place.size)
+        .is_none_or(|end| end > file.len().next_multiple_of(1 << header.cluster_bits))
+    {
+        return Err(Error::invalid("The bitmap directory lies behind the end of the image"));
+    }
     let bytes = file.read_vec(place.offset, usize::try_from(place.size).unwrap_or(0)).await?;
     let mut bitmaps = Vec::new();
     let mut at = 0;
@@ -99,6 +106,9 @@ pub async fn read_directory(file: &Child, header: &Header) -> Result<Vec<StoredB
             return Err(broken());
         }
         if bitmap.table_size > 1 << 27 || bitmap.table_offset & ((1 << header.cluster_bits) - 1) != 0 {
+            return Err(broken());
+        }
+        if bitmap.table_offset.saturating_add(u64::from(bitmap.table_size) * 8) > file.len().saturating_add(8) {
             return Err(broken());
         }
         bitmaps.push(bitmap);

@@ -547,7 +547,7 @@ impl Check<'_> {
             if (count == 1) != (*l1_entry & COPIED != 0) {
                 let text =
                     format!("OFLAG_COPIED L2 cluster: l1_index={index} l1_entry={:x} refcount={count}", *l1_entry);
-                if self.repair_flag(text) {
+                if self.repair_flag(&text) {
                     *l1_entry ^= COPIED;
                     self.cleaned_l1 = true;
                 }
@@ -562,7 +562,7 @@ impl Check<'_> {
                 let Ok(count) = meta.refs.count(host >> bits).await else { continue };
                 if (count == 1) != (entry.word & COPIED != 0) {
                     let text = format!("OFLAG_COPIED data cluster: l2_entry={:x} refcount={count}", entry.word);
-                    if self.repair_flag(text) {
+                    if self.repair_flag(&text) {
                         entry.word ^= COPIED;
                         changed = true;
                     }
@@ -585,7 +585,7 @@ impl Check<'_> {
         }
     }
 
-    fn repair_flag(&mut self, text: String) -> bool {
+    fn repair_flag(&mut self, text: &str) -> bool {
         if self.fix.errors {
             self.message(format!("Repairing {text}"));
             self.result.corruptions_fixed += 1;

@@ -51,6 +51,26 @@ impl Qcow2 {
         self.guarded(self.image.read_range(at, buf)).await
     }
 
+    /// Shows the disk as it was at a snapshot, until the node is closed.
+    ///
+    /// # Errors
+    /// If the node is writable, there is no such snapshot, or it can't be read.
+    pub async fn load_snapshot(&self, name: &str) -> Result<()> {
+        if !self.image.read_only.load(Ordering::Acquire) {
+            return Err(Error::invalid("Device is not readonly"));
+        }
+        let (_, snapshot) = self.image.find_snapshot(name)?;
+        let l1 = self.image.read_l1(snapshot.l1_offset, snapshot.l1_size).await?;
+        let _gate = self.image.gate.write().await;
+        {
+            let mut map = self.image.map();
+            map.drop_slices();
+            map.replace_l1(l1);
+        }
+        self.image.size.store(snapshot.info.disk_size, Ordering::Release);
+        Ok(())
+    }
+
     fn vm_state_start(&self) -> u64 {
         let shift = self.image.geometry().l1_shift();
         self.image.len().next_multiple_of(1 << shift)

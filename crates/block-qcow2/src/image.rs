@@ -195,7 +195,6 @@ impl Image {
 
     /// Takes note that the image is corrupt: nothing is written any more.
     pub async fn corrupt(&self, text: &str) -> Error {
-        let text = format!("{text}");
         if !self.broken.swap(true, Ordering::AcqRel) {
             if self.read_only.load(Ordering::Acquire) {
                 tracing::error!(
@@ -388,9 +387,12 @@ impl Drop for Reader<'_> {
 /// Guest clusters whose mapping is being changed by a write in flight.
 #[derive(Default)]
 pub struct InFlight {
-    ranges: Mutex<(u64, Vec<(u64, u64, u64)>)>,
+    ranges: Mutex<Ranges>,
     finished: Notify,
 }
+
+/// The last id, and the ranges: start, end, id.
+type Ranges = (u64, Vec<(u64, u64, u64)>);
 
 /// A range of guest bytes whose mapping nobody else changes; dropping it ends that.
 pub struct Allocating<'a>(&'a InFlight, u64);

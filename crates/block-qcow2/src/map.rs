@@ -149,7 +149,7 @@ impl Map {
 
     /// Whether so much is dirty that it should be written.
     pub fn under_pressure(&self) -> bool {
-        self.dirty * 2 > self.capacity
+        self.slots.len() >= self.capacity && self.dirty * 2 > self.capacity
     }
 
     /// Whether anything waits to be written.
@@ -252,7 +252,7 @@ impl Map {
                     let follows = match kind {
                         Kind::Compressed => false,
                         Kind::Unallocated | Kind::ZeroPlain => true,
-                        _ => run.host + run.len == host,
+                        _ => run.kind != Kind::Compressed && run.host + run.len == host,
                     };
                     if run.kind != kind || !follows || (exclusive && run.copied != copied) {
                         break;

@@ -60,7 +60,35 @@ impl Section {
 /// The clusters of metadata.
 #[derive(Default)]
 pub struct Overlap {
+    /// Single clusters: L2 tables and refcount blocks.
     clusters: HashMap<u64, Section>,
+    /// Tables of many clusters, by their first cluster: it, the one behind the last, the section, and the highest end up
+    /// to here.
+    ranges: Vec<(u64, u64, Section, u64)>,
+}
+
+impl Overlap {
+    fn set_ranges(&mut self, mut ranges: Vec<(u64, u64, Section)>) {
+        ranges.sort_by_key(|(start, ..)| *start);
+        let mut highest = 0;
+        self.ranges.clear();
+        for (start, end, section) in ranges {
+            highest = end.max(highest);
+            self.ranges.push((start, end, section, highest));
+        }
+    }
+
+    /// The section that one of the clusters `first..=last` belongs to.
+    fn hit(&self, first: u64, last: u64, mask: u16) -> Option<Section> {
+        let single = (first..=last)
+            .find_map(|cluster| self.clusters.get(&cluster).filter(|section| mask & section.bit() != 0).copied());
+        if single.is_some() {
+            return single;
+        }
+        let before = self.ranges.partition_point(|(start, ..)| *start <= last);
+        let candidates = self.ranges[..before].iter().rev().take_while(|(.., highest)| *highest > first);
+        candidates.filter(|(_, end, section, _)| *end > first && mask & section.bit() != 0).map(|range| range.2).next()
+    }
 }
 
 impl Image {
@@ -76,10 +104,9 @@ impl Image {
         let bits = self.geometry().cluster_bits;
         let size = self.cluster_size();
         let mut clusters = HashMap::new();
+        let mut ranges = Vec::new();
         let mut range = |offset: u64, bytes: u64, section: Section| {
-            for cluster in offset >> bits..(offset.saturating_add(bytes)).div_ceil(size) {
-                clusters.insert(cluster, section);
-            }
+            ranges.push((offset >> bits, (offset.saturating_add(bytes)).div_ceil(size), section));
         };
         range(0, 1, Section::MainHeader);
         let header = self.header();
@@ -108,7 +135,10 @@ impl Image {
                 clusters.insert((entry & OFFSET_MASK) >> bits, Section::ActiveL2);
             }
         }
-        change(&self.overlap, |overlap| overlap.clusters = clusters);
+        change(&self.overlap, |overlap| {
+            overlap.clusters = clusters;
+            overlap.set_ranges(ranges);
+        });
     }
 
     /// Adds the L2 tables of snapshots, which are not cached.
@@ -163,10 +193,7 @@ impl Image {
             return Ok(());
         }
         let bits = self.geometry().cluster_bits;
-        let hit = read(&self.overlap, |overlap| {
-            (offset >> bits..=(offset + len - 1) >> bits)
-                .find_map(|cluster| overlap.clusters.get(&cluster).filter(|section| mask & section.bit() != 0).copied())
-        });
+        let hit = read(&self.overlap, |overlap| overlap.hit(offset >> bits, (offset + len - 1) >> bits, mask));
         match hit {
             None => Ok(()),
             Some(section) => {

@@ -87,11 +87,13 @@ pub struct Refcounts {
     pub new_blocks: bool,
 }
 
+type BlockWrite = (u64, (usize, usize), u64, Vec<u8>);
+
 /// What is to be written.
 #[derive(Default)]
 pub struct RefWrites {
     /// Block index, the part of it, host offset, bytes.
-    blocks: Vec<(u64, (usize, usize), u64, Vec<u8>)>,
+    blocks: Vec<BlockWrite>,
     /// Offset and bytes of table parts.
     table: Vec<(u64, Vec<u8>)>,
     chunks: BTreeSet<usize>,

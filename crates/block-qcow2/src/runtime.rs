@@ -110,7 +110,8 @@ impl RunOptions {
         let whole = disk_size.div_ceil(geometry.cluster_size()).saturating_mul(geometry.entry_bytes());
         let combined = self.cache_size.map(|size| size - self.refcount_bytes(geometry).min(size));
         let bytes = self.l2_cache_size.or(combined).unwrap_or_else(|| DEFAULT_MAX_L2_CACHE.min(whole));
-        let slices = (bytes / slice).max(16);
+        // One more than all there are: a cache that holds the whole disk is never full.
+        let slices = (bytes / slice + 1).max(16);
         (usize::try_from(slices).unwrap_or(usize::MAX), slice)
     }
 

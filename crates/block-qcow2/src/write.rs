@@ -153,9 +153,7 @@ impl Image {
         };
         old.truncate(size(count));
         let new = reuse.is_none();
-        if let Err(error) = self.check_allocation_of(host, count * cluster, new).await {
-            return Err(error);
-        }
+        self.check_allocation_of(host, count * cluster, new).await?;
         let fresh = new && host >= self.data().len();
         let data_end = end.min(start + count * cluster);
         let (cow_start, cow_end) = self.copied_range(start, offset, data_end, &old, new);

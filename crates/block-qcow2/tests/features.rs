@@ -71,6 +71,12 @@ fn snapshots_of_either_side_serve_the_other() {
         assert_eq!(names, ["one", "two"]);
         open.close().expect("closes");
         clean(&path);
+        let old = open_file(&path, true).expect("opens");
+        let driver = old.driver();
+        let qcow2 = driver.as_any().downcast_ref::<block_qcow2::Qcow2>().expect("is qcow2");
+        aio::block_on(qcow2.load_snapshot("one")).expect("loads");
+        assert_eq!(read_all(&old.child).expect("reads")[(1 << 20) - 1..=1 << 20], [1, 0]);
+        old.close().expect("closes");
         must("qemu-img", &["snapshot", "-a", "two", &path]);
         must("qemu-io", &["-c", "read -P 1 0 512k", "-c", "read -P 2 512k 1M", "-c", "read -P 7 3M 128k", &path]);
         let open = open_file(&path, false).expect("opens");

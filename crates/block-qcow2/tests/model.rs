@@ -127,12 +127,10 @@ fn session(options: &str, seed: u64, groups: u64) {
                 check_clean(&handle.id, &format!("{options} seed {seed} step {step}"), false);
                 open = open_with(reopen(), false, OpenFlags::default()).expect("opens");
             }
-            5 if saved.is_empty() || !options.contains("0.10") => {
-                if !options.contains("0.10") {
-                    size = (32 + rng.below(96)) * cluster + rng.below(4) * 512;
-                    aio::block_on(open.child.truncate(size, true, block::Preallocation::Off)).expect("resizes");
-                    model.resize(size as usize, 0);
-                }
+            5 if !options.contains("0.10") => {
+                size = (32 + rng.below(96)) * cluster + rng.below(4) * 512;
+                aio::block_on(open.child.truncate(size, true, block::Preallocation::Off)).expect("resizes");
+                model.resize(size as usize, 0);
             }
             6 if saved.len() < 3 && !options.contains("refcount_bits=1") => {
                 let name = format!("s{step}");
@@ -164,7 +162,7 @@ fn session(options: &str, seed: u64, groups: u64) {
     let open = open_with(memory_options(&handle.id), true, OpenFlags::default()).expect("opens");
     assert!(read_all(&open.child).expect("reads") == model, "{options} seed {seed}: after a reopen");
     open.close().expect("closes");
-    if seed % 8 == 0 && has_tool("qemu-img") {
+    if seed.is_multiple_of(8) && has_tool("qemu-img") {
         let file = tempfile::NamedTempFile::new().expect("a file");
         std::fs::write(file.path(), &*handle.disk.data.lock().expect("data")).expect("writes");
         must("qemu-img", &["check", "-f", "qcow2", file.path().to_str().expect("a path")]);
