@@ -114,7 +114,8 @@ impl Setup {
 }
 
 fn command_line(checks: &str) -> String {
-    format!("console=ttyS0 quiet ouzel.run={checks}")
+    // On a busy host the kernel's check of its timer fails, whatever it runs on.
+    format!("console=ttyS0 quiet no_timer_check ouzel.run={checks}")
 }
 
 pub struct Guest {
