@@ -67,8 +67,7 @@ fn sample(options: &str) -> Vec<u8> {
     }
     write(&open.child, 300_000, &[8; 5000]).expect("writes");
     open.close().expect("closes");
-    let data = handle.disk.data.lock().expect("data").clone();
-    data
+    handle.disk.data.lock().expect("data").clone()
 }
 
 fn patched(base: &[u8], at: usize, value: u64, len: usize) -> Vec<u8> {
