@@ -118,7 +118,9 @@ impl Bochs {
             return Ok((None, max));
         }
         let sectors = self.extent / SECTOR + self.bitmap_sectors;
-        let start = self.data + u64::from(entry) * sectors * SECTOR;
+        let start = u64::from(entry).checked_mul(sectors * SECTOR).and_then(|start| start.checked_add(self.data));
+        let start = start.filter(|start| *start < i64::MAX as u64 / 2);
+        let start = start.ok_or_else(|| Error::io("An extent lies at a wrong place"))?;
         let sector = within / SECTOR;
         let last = (within + max - 1) / SECTOR;
         let mut bitmap = vec![0; n(last / 8 - sector / 8 + 1)];

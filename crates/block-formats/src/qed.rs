@@ -437,7 +437,7 @@ impl Qed {
         }
         let mut result =
             CheckResult { total_clusters: header.image_size.div_ceil(header.cluster_size), ..CheckResult::default() };
-        let mut last = 0;
+        let mut last = 0u64;
         for index in 0..tables.l1_entries {
             let table = tables.l1_entry(index).await?;
             if table == 0 {
@@ -461,7 +461,7 @@ impl Qed {
                     continue;
                 }
                 result.allocated_clusters += 1;
-                result.fragmented_clusters += u64::from(last != 0 && last + header.cluster_size != entry);
+                result.fragmented_clusters += u64::from(last != 0 && last.wrapping_add(header.cluster_size) != entry);
                 last = entry;
                 if !layout.is_valid(entry) {
                     result.corruptions += 1;

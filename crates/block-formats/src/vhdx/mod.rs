@@ -100,7 +100,9 @@ impl Blocks {
     /// Writes the header twice, first over the older one, so that there is always a valid one.
     async fn update_header(&self, headers: &mut Headers) -> Result<()> {
         for _ in 0..2 {
-            let header = Header { sequence: headers.header.sequence + 1, ..headers.header.clone() };
+            let sequence = headers.header.sequence.checked_add(1);
+            let sequence = sequence.ok_or_else(|| Error::invalid("The VHDX headers' numbers are used up"))?;
+            let header = Header { sequence, ..headers.header.clone() };
             let index = 1 - headers.index;
             self.file.write_bytes(HEADER_AT[index], &header.to_bytes()).await?;
             self.file.flush().await?;

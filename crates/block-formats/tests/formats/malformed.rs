@@ -105,7 +105,7 @@ fn complaints(format: &str, file: &Path) -> Vec<String> {
 }
 
 /// Runs a corpus. `expected` is part of some complaint; empty if any will do.
-fn run_corpus(format: &str, good: &[u8], corpus: Vec<(&str, Change)>, at_least: usize) {
+fn run_corpus(format: &str, good: &[u8], corpus: &[(&str, Change)], at_least: usize) {
     assert!(corpus.len() >= at_least, "{format}: only {} variants", corpus.len());
     let dir = tempfile::tempdir().expect("a directory");
     let file = dir.path().join("broken");
@@ -169,7 +169,7 @@ fn broken_vdi_images_are_refused() {
         ("mismatch", le32(0x184, 3)),
         ("no free blocks", le32(0x184, u32::MAX)),
     ];
-    run_corpus("vdi", &image, corpus, 25);
+    run_corpus("vdi", &image, &corpus, 25);
 }
 
 /// A VHD structure with another field and a right checksum.
@@ -227,7 +227,7 @@ fn broken_vpc_images_are_refused() {
         ("lies in the image's tables", be32(1536, 3)),
         ("The image has been truncated", be32(1536, 0xffff_fffe)),
     ];
-    run_corpus("vpc", &image, corpus, 25);
+    run_corpus("vpc", &image, &corpus, 25);
 }
 
 impl Change {
@@ -291,7 +291,7 @@ fn broken_vmdk_images_are_refused() {
         ("lies in the image's tables", le32(gt, 1)),
         ("points after EOF", le32(gt, u32::MAX)),
     ];
-    run_corpus("vmdk", &image, corpus, 25);
+    run_corpus("vmdk", &image, &corpus, 25);
 }
 
 #[test]
@@ -345,7 +345,7 @@ fn broken_streams_of_vmdk_are_refused() {
         ("corrupt", At(65536 + 12, vec![0xff; 20])),
         ("", Cut(65536)),
     ];
-    run_corpus("vmdk", &bytes, corpus, 5);
+    run_corpus("vmdk", &bytes, &corpus, 5);
 }
 
 /// CRC-32C, bit by bit.
@@ -435,7 +435,7 @@ fn broken_vhdx_images_are_refused() {
         ("wrong state or place", le64(bat, 6 | (u64::MAX << 20))),
         ("points after end of file", le64(bat, 6 | 1 << 40)),
     ];
-    run_corpus("vhdx", &image, corpus, 25);
+    run_corpus("vhdx", &image, &corpus, 25);
 }
 
 #[test]
@@ -517,7 +517,7 @@ fn broken_parallels_images_are_refused() {
         ("outside image", le32(68, 77)),
         ("shares its data", le32(68, 1)),
     ];
-    run_corpus("parallels", &image, corpus, 10);
+    run_corpus("parallels", &image, &corpus, 10);
 }
 
 #[test]
@@ -548,7 +548,7 @@ fn broken_qed_images_are_refused() {
         ("wrong place", le64(l2, 4095)),
         ("wrong place", le64(l2, u64::MAX - 4095)),
     ];
-    run_corpus("qed", &image, corpus, 10);
+    run_corpus("qed", &image, &corpus, 10);
 }
 
 #[test]
@@ -581,7 +581,7 @@ fn broken_qcow_images_are_refused() {
         ("corrupt", be64(l2, u64::MAX)),
         ("corrupt", be64(l2, 1 << 63)),
     ];
-    run_corpus("qcow", &image, corpus, 10);
+    run_corpus("qcow", &image, &corpus, 10);
 }
 
 /// As `run_corpus`, for formats that are only read.

@@ -11,8 +11,11 @@ use crate::support::*;
 
 const MIB: u64 = 1 << 20;
 
+/// A format, its options of creation, a size.
+type Case = (&'static str, &'static [(&'static str, &'static str)], u64);
+
 /// Small clusters, so that many are touched.
-const CASES: &[(&str, &[(&str, &str)], u64)] = &[
+const CASES: &[Case] = &[
     ("vdi", &[], 24 * MIB + 512),
     ("vdi", &[("static", "on")], 8 * MIB),
     ("vpc", &[("force_size", "on")], 24 * MIB),
@@ -293,6 +296,9 @@ fn compressed_clusters_are_read_back_by_both_sides() {
             let raw = dir.path().join("expected");
             std::fs::write(&raw, &model).expect("a raw file");
             run("qemu-img", &["compare", "-f", format, "-F", "raw", &path(&file), &path(&raw)]);
+            // The peer fails to write clusters to qcow that don't get smaller.
+            let small: Vec<u8> = model.iter().map(|byte| byte & 3).collect();
+            std::fs::write(&raw, &small).expect("a raw file");
             let theirs = dir.path().join(format!("theirs.{format}"));
             let text: Vec<String> = options.iter().map(|(name, value)| format!("{name}={value}")).collect();
             let text = text.join(",");
@@ -304,7 +310,7 @@ fn compressed_clusters_are_read_back_by_both_sides() {
             args.extend([&raw[..], &theirs_name]);
             run("qemu-img", &args);
             let image = try_open(format, &theirs, true).expect("opens");
-            assert!(image.contents() == model, "{format}: packed by qemu-img");
+            assert!(image.contents() == small, "{format}: packed by qemu-img");
             image.close();
         }
     }
