@@ -9,6 +9,13 @@ pub trait IrqSink: Send + Sync {
 
     /// The level of `pin` after a restore: it is no edge.
     fn restore_level(&self, pin: u32, level: bool);
+
+    /// Whether the last edge of `pin` still waits for a processor, so that another one would be lost. A controller that
+    /// can't know says no.
+    fn is_pending(&self, pin: u32) -> bool {
+        let _ = pin;
+        false
+    }
 }
 
 struct Input {
@@ -78,6 +85,11 @@ impl IrqLine {
     pub fn pulse(&mut self) {
         self.set(true);
         self.set(false);
+    }
+
+    /// Whether an edge that came now would be lost, because the last one still waits for a processor.
+    pub fn is_pending(&self) -> bool {
+        self.input.as_ref().is_some_and(|IrqInput(input)| input.sink.is_pending(input.pin))
     }
 
     /// Sets the level after a restore, without an edge.

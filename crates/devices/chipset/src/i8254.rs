@@ -3,7 +3,8 @@
 //!
 //! All six modes, the read-back command, count and status latches, BCD, and the gate of channel 2. Channel 0 drives
 //! interrupt 0. An output that toggles is computed when somebody looks; for channel 0 only rising edges are waited for,
-//! because nothing else can be seen of them. Left out: sound, and the NMI bits of port 0x61 (nothing drives them).
+//! because nothing else can be seen of them. A periodic tick that the guest could not take, because the last one still
+//! waited (its processor did not run), is kept and given later, as KVM does: guests count them. Left out: sound, and the NMI bits of port 0x61 (nothing drives them).
 
 use clock::{Clock, Timer};
 use device::{AccessSize, Device, DeviceCell, DeviceState, IoDevice, IrqLine, ResetKind};
@@ -21,6 +22,8 @@ const FREQUENCY: u64 = 1_193_182;
 const SECOND: u64 = 1_000_000_000;
 /// Channel 0 interrupts at most this often, in nanoseconds, so that a guest can't occupy the timer thread.
 const SHORTEST_PERIOD: u64 = 20_000;
+/// Ticks beyond this many that a guest did not take are lost.
+const MOST_OWED: u32 = 1000;
 
 fn to_ticks(nanoseconds: u64) -> u64 {
     (u128::from(nanoseconds) * u128::from(FREQUENCY) / u128::from(SECOND)) as u64
@@ -237,6 +240,8 @@ struct PitState {
     refresh: bool,
     /// Guest time of channel 0's next rising edge; 0 when there is none.
     next_rise: u64,
+    /// Periodic ticks of channel 0 that the guest has yet to get.
+    owed: u32,
 }
 
 /// The timer.
@@ -273,6 +278,7 @@ impl I8254 {
         let level = !matches!(channel.mode, 2 | 3) && channel.is_loaded && channel.output(now);
         let next = channel.next_rise(now);
         self.state.next_rise = next.unwrap_or(0);
+        self.state.owed = 0;
         self.irq.set(level && !self.legacy.is_on());
         match next {
             Some(at) => self.timer.arm(at),
@@ -282,20 +288,35 @@ impl I8254 {
 
     fn timer_due(&mut self) {
         let now = self.clock.now();
-        if self.state.next_rise == 0 || now < self.state.next_rise {
+        if self.state.next_rise == 0 || (now < self.state.next_rise && self.state.owed == 0) {
             return;
         }
         if matches!(self.state.channels[0].mode, 2 | 3) {
-            if !self.legacy.is_on() {
-                self.irq.pulse();
-            }
-            // Periods that went by unseen are lost, as on a PC whose processor did not answer.
-            let next = self.state.channels[0].next_rise(now).unwrap_or(0);
-            self.state.next_rise = next.max(now.saturating_add(SHORTEST_PERIOD));
-            self.timer.arm(self.state.next_rise);
+            self.tick(now);
         } else {
             self.update();
         }
+    }
+
+    /// A periodic mode: counts the periods that are over and gives the guest a tick, if it can take one.
+    fn tick(&mut self, now: u64) {
+        let channel = &self.state.channels[0];
+        let period = to_nanoseconds(channel.count.max(1).into()).max(SHORTEST_PERIOD);
+        if now >= self.state.next_rise {
+            let over = (now - self.state.next_rise) / period + 1;
+            let owed = u64::from(self.state.owed).saturating_add(over).min(MOST_OWED.into());
+            let next = channel.next_rise(now).unwrap_or(0);
+            self.state.owed = owed as u32;
+            self.state.next_rise = next.max(now.saturating_add(SHORTEST_PERIOD));
+        }
+        if self.legacy.is_on() {
+            self.state.owed = 0;
+        } else if !self.irq.is_pending() {
+            self.irq.pulse();
+            self.state.owed -= 1;
+        }
+        let again = if self.state.owed == 0 { u64::MAX } else { now.saturating_add((period / 4).max(SHORTEST_PERIOD)) };
+        self.timer.arm(self.state.next_rise.min(again));
     }
 
     fn write_control(&mut self, value: u8, now: u64) {
@@ -434,6 +455,40 @@ mod tests {
         assert_eq!(pins.edges(0), 10);
         let left = count(&pit, 0);
         assert!((590..=605).contains(&left), "{left}");
+    }
+
+    /// Ticks of a millisecond on a pin whose edges may wait.
+    fn millisecond_ticks() -> (Clock, DeviceCell<I8254>, Arc<Pins>) {
+        let (clock, pit, pins) = bench();
+        out(&pit, 0x43, 0x34);
+        out(&pit, 0x40, 0xa9);
+        out(&pit, 0x40, 0x04);
+        (clock, pit, pins)
+    }
+
+    #[test]
+    fn ticks_that_a_busy_guest_could_not_take_come_later() {
+        let (clock, _pit, pins) = millisecond_ticks();
+        pins.hold(true);
+        clock.step(10_500_000);
+        assert_eq!(pins.edges(0), 0, "the last one still waits");
+        pins.hold(false);
+        clock.step(5_000_000);
+        assert_eq!(pins.edges(0), 15);
+        clock.step(5_000_000);
+        assert_eq!(pins.edges(0), 20, "and none is given twice");
+    }
+
+    #[test]
+    fn a_new_count_ends_what_was_owed() {
+        let (clock, pit, pins) = millisecond_ticks();
+        pins.hold(true);
+        clock.step(10_500_000);
+        out(&pit, 0x40, 0xa9);
+        out(&pit, 0x40, 0x04);
+        pins.hold(false);
+        clock.step(2_500_000);
+        assert_eq!(pins.edges(0), 2);
     }
 
     #[test]

@@ -359,6 +359,16 @@ impl IrqSink for PicInputs {
         };
         chip.last_level = if level { chip.last_level | bit } else { chip.last_level & !bit };
     }
+
+    fn is_pending(&self, pin: u32) -> bool {
+        let pic = self.0.lock();
+        let (chip, bit) = match pin {
+            0..=7 => (&pic.state.master, 1 << pin),
+            8..=15 => (&pic.state.slave, 1 << (pin - 8)),
+            _ => return false,
+        };
+        chip.irr & !chip.imr & bit != 0
+    }
 }
 
 #[cfg(test)]

@@ -94,6 +94,17 @@ impl IoApic {
         }
     }
 
+    /// Whether the last edge of `pin` still waits at a local APIC.
+    fn is_pending(&self, pin: u32) -> bool {
+        let pin = if pin == 0 { 2 } else { pin as usize };
+        let Some(&redirection) = self.state.redirection.get(pin) else { return false };
+        if redirection & (entry::LEVEL | entry::MASKED) != 0 {
+            return false;
+        }
+        let mode = DeliveryMode::from_bits((redirection >> 8) as u32);
+        mode.is_some_and(|mode| self.bus.is_requested(&message(redirection, mode)))
+    }
+
     /// The redirection table, for `info pic`.
     pub fn redirection_table(&self) -> [u64; PINS] {
         self.state.redirection
@@ -244,5 +255,9 @@ impl IrqSink for IoApicInputs {
             let bit = 1 << pin;
             ioapic.state.levels = if level { ioapic.state.levels | bit } else { ioapic.state.levels & !bit };
         }
+    }
+
+    fn is_pending(&self, pin: u32) -> bool {
+        self.0.lock().is_pending(pin)
     }
 }

@@ -44,4 +44,8 @@ impl IrqSink for GsiRouter {
             ioapic.restore_level(pin, level);
         }
     }
+
+    fn is_pending(&self, pin: u32) -> bool {
+        (pin < 16 && self.pic.is_pending(pin)) || self.ioapic.as_ref().is_some_and(|ioapic| ioapic.is_pending(pin))
+    }
 }

@@ -1,11 +1,12 @@
 //! What the unit tests share: an interrupt sink that remembers levels and counts rising edges.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use device::{IrqInput, IrqLine, IrqSink};
 
 #[derive(Default)]
-pub struct Pins(Mutex<Vec<(bool, u32)>>);
+pub struct Pins(Mutex<Vec<(bool, u32)>>, AtomicBool);
 
 impl Pins {
     pub fn new() -> Arc<Self> {
@@ -25,6 +26,11 @@ impl Pins {
         visit(&mut pins[index])
     }
 
+    /// Whether the last edge of every pin waits from now on.
+    pub fn hold(&self, waits: bool) {
+        self.1.store(waits, Ordering::Relaxed);
+    }
+
     pub fn level(&self, pin: u32) -> bool {
         self.with(pin, |entry| entry.0)
     }
@@ -41,5 +47,9 @@ impl IrqSink for Pins {
 
     fn restore_level(&self, pin: u32, level: bool) {
         self.with(pin, |entry| entry.0 = level);
+    }
+
+    fn is_pending(&self, _pin: u32) -> bool {
+        self.1.load(Ordering::Relaxed)
     }
 }

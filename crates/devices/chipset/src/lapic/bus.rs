@@ -8,7 +8,7 @@ use clock::Clock;
 use device::{AccessSize, DeviceCell, Handle, IrqSink, Lifecycle};
 use memory::{Backing, Io};
 
-use super::registers::highest;
+use super::registers::{contains, highest};
 use super::{ApicState, CpuApic, DeliveryMode, Destination, Effect, InterruptMessage, Lapic, Route};
 use crate::i8259::I8259;
 use crate::ioapic::IoApic;
@@ -184,6 +184,16 @@ impl ApicBus {
         for entry in selected {
             entry.apic.lock().accept(message);
         }
+    }
+
+    /// Whether a fixed message like this one still waits at one of its destinations, so that another would be lost.
+    pub fn is_requested(&self, message: &InterruptMessage) -> bool {
+        matches!(message.mode, DeliveryMode::Fixed | DeliveryMode::LowestPriority)
+            && self.remote.is_none()
+            && self.snapshot().iter().filter(|entry| entry.is_selected(message.destination)).any(|entry| {
+                let apic = entry.apic.lock();
+                apic.state.accepts_fixed() && contains(&apic.state.irr, message.vector)
+            })
     }
 
     /// Delivers a message-signalled interrupt. Writes elsewhere than to 0xfeexxxxx and reserved delivery modes are
