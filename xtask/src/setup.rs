@@ -16,11 +16,18 @@ pub struct Package {
 /// A static busybox: the guest's programs.
 pub const BUSYBOX: Package = Package { name: "busybox-static", file: "/bin/busybox" };
 /// What the tests compare with and drive Ouzel by.
-pub const PEERS: [Package; 3] = [
+pub const PEERS: [Package; 8] = [
     Package { name: "qemu-system-x86", file: "/usr/bin/qemu-system-x86_64" },
     Package { name: "netcat-openbsd", file: "/bin/nc.openbsd" },
     Package { name: "nasm", file: "/usr/bin/nasm" },
+    Package { name: "qemu-utils", file: "/usr/bin/qemu-img" },
+    Package { name: "nbdkit", file: "/usr/sbin/nbdkit" },
+    Package { name: "mtools", file: "/usr/bin/mcopy" },
+    Package { name: "dosfstools", file: "/usr/sbin/fsck.fat" },
+    Package { name: "openssl", file: "/usr/bin/openssl" },
 ];
+/// Peers of the block layer's tests, which look for them themselves and end early without them.
+pub const BLOCK_PEERS: [&str; 5] = ["qemu-utils", "nbdkit", "mtools", "dosfstools", "openssl"];
 
 fn installed(package: &Package) -> bool {
     Path::new(package.file).exists()

@@ -65,7 +65,10 @@ fn peers(guests: &Guests) -> (Vec<Peer>, Option<PathBuf>) {
         (guests.kernel.is_none() || guests.initrd.is_none()).then(|| "no Debian kernel or no busybox".to_owned());
     let no_suite = std::env::var_os("OUZEL_TEST386").is_none();
     let no_suite = no_suite.then(|| "OUZEL_TEST386 names no ROM; see bench/suites/README.md".to_owned());
-    let peers = vec![
+    for name in setup::BLOCK_PEERS.iter().filter(|name| missing.contains(name)) {
+        println!("SKIPPED: comparisons with {name} in block-*, ouzel-img and ouzel-io (their tests end early)");
+    }
+    let mut peers = vec![
         package("qemu", "qemu-system-x86"),
         package("nc", "netcat-openbsd"),
         package("nasm", "nasm"),
@@ -73,6 +76,7 @@ fn peers(guests: &Guests) -> (Vec<Peer>, Option<PathBuf>) {
         Peer { name: "test386", missing: no_suite, from_debian: false },
         Peer { name: "linux", missing: linux, from_debian: true },
     ];
+    peers.extend(setup::BLOCK_PEERS.iter().map(|name| package(name, name)));
     (peers, python)
 }
 
