@@ -21,7 +21,7 @@ pub const PEERS: [Package; 8] = [
     Package { name: "netcat-openbsd", file: "/bin/nc.openbsd" },
     Package { name: "nasm", file: "/usr/bin/nasm" },
     Package { name: "qemu-utils", file: "/usr/bin/qemu-img" },
-    Package { name: "nbdkit", file: "/usr/sbin/nbdkit" },
+    Package { name: "nbdkit", file: "/usr/bin/nbdkit" },
     Package { name: "mtools", file: "/usr/bin/mcopy" },
     Package { name: "dosfstools", file: "/usr/sbin/fsck.fat" },
     Package { name: "openssl", file: "/usr/bin/openssl" },
