@@ -18,8 +18,8 @@ use crate::runtime::RunOptions;
 /// An open qcow2 node.
 pub struct Qcow2 {
     pub(crate) image: Image,
-    /// Options that make another disk of the same file.
-    pub(crate) strong: Options,
+    /// The data file, if there is one, is that which the image names.
+    pub(crate) names_data_file: bool,
 }
 
 impl Qcow2 {
@@ -185,8 +185,10 @@ impl Driver for Qcow2 {
         Box::pin(self.writing(offset, len, self.image.write_compressed(offset, buf)))
     }
 
-    fn strong_options(&self) -> Options {
-        self.strong.clone()
+    fn exact_filename(&self) -> Option<String> {
+        // A data file that the image names needs no option.
+        let plain = self.names_data_file && self.image.data_file.is_some();
+        if plain { block::filename::exact(&self.image.file.node()) } else { None }
     }
 
     fn details(&self) -> ImageDetails {

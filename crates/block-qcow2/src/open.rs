@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use block::image::FixMode;
-use block::{Child, Error, OpenRequest, Options, Result, Role};
+use block::{Child, Error, OpenRequest, Result, Role};
 
 use crate::driver::Qcow2;
 use crate::header::{Header, autoclear, incompatible, peek_cluster_bits};
@@ -46,8 +46,9 @@ pub async fn open(mut request: OpenRequest) -> Result<Qcow2> {
         return Err(Error::permission("qcow2: Image is corrupt; cannot be opened read/write"));
     }
     let run = RunOptions::take(&mut request.options, &header, request.config.discard)?;
-    let mut strong = Options::new();
-    let data_file = if has_data_file { open_data_file(&mut request, &file, &header, &mut strong).await? } else { None };
+    let names_data_file = !request.options.contains("data-file")
+        && !request.options.iter().any(|(name, _)| name.starts_with("data-file."));
+    let data_file = if has_data_file { open_data_file(&mut request, &file, &header).await? } else { None };
     if !has_data_file && request.optional_child("data-file", Role::Data).await?.is_some() {
         return Err(Error::invalid("'data-file' can only be set for images with an external data file"));
     }
@@ -79,18 +80,11 @@ pub async fn open(mut request: OpenRequest) -> Result<Qcow2> {
     if !read_only && !flags.check {
         image.prepare_for_writing().await?;
     }
-    Ok(Qcow2 { image, strong })
+    Ok(Qcow2 { image, names_data_file })
 }
 
-async fn open_data_file(
-    request: &mut OpenRequest,
-    file: &Arc<Child>,
-    header: &Header,
-    strong: &mut Options,
-) -> Result<Option<Arc<Child>>> {
+async fn open_data_file(request: &mut OpenRequest, file: &Arc<Child>, header: &Header) -> Result<Option<Arc<Child>>> {
     if let Some(child) = request.optional_child("data-file", Role::Data).await? {
-        strong.set("data-file", child.node().name().to_owned());
-        strong.take("data-file");
         return Ok(Some(child));
     }
     if request.flags.no_io {
