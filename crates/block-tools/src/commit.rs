@@ -1,6 +1,7 @@
 //! Committing an overlay into an image below it.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use block::{Child, Error, Preallocation, Result, WriteFlags, ZeroFlags};
 use iobuf::IoBuf;
@@ -28,7 +29,7 @@ pub async fn commit(
         base.truncate(len, false, Preallocation::Off).await?;
     }
     let buf = IoBuf::zeroed(usize::try_from(CHUNK).unwrap_or(0));
-    let started = std::time::Instant::now();
+    let started = Instant::now();
     let (mut offset, mut copied) = (0, 0);
     while offset < len {
         progress::check(progress)?;
@@ -40,22 +41,32 @@ pub async fn commit(
                 offset += n;
             }
             Found::Data(layer) => {
-                let n = n.min(CHUNK);
-                let piece = buf.slice(0, usize::try_from(n).unwrap_or(0));
-                layer.read(offset, piece.clone()).await?;
-                base.write(offset, piece, WriteFlags::default()).await?;
-                offset += n;
-                copied += n;
+                let end = offset + n;
+                while offset < end {
+                    progress::check(progress)?;
+                    let n = CHUNK.min(end - offset);
+                    let piece = buf.slice(0, usize::try_from(n).unwrap_or(0));
+                    layer.read(offset, piece.clone()).await?;
+                    base.write(offset, piece, WriteFlags::default()).await?;
+                    offset += n;
+                    copied += n;
+                    keep_pace(rate_limit, copied, started).await;
+                    progress.update(offset, len);
+                }
             }
-        }
-        if let Some(rate) = rate_limit.filter(|rate| *rate != 0) {
-            #[expect(clippy::cast_precision_loss, reason = "a pause need not be exact")]
-            let due = std::time::Duration::from_secs_f64(copied as f64 / rate as f64);
-            aio::sleep(due.saturating_sub(started.elapsed())).await;
         }
         progress.update(offset, len);
     }
     base.flush().await
+}
+
+/// Waits until as much time has passed as the bytes may take.
+async fn keep_pace(rate_limit: Option<u64>, copied: u64, started: Instant) {
+    if let Some(rate) = rate_limit.filter(|rate| *rate != 0) {
+        #[expect(clippy::cast_precision_loss, reason = "a pause need not be exact")]
+        let due = Duration::from_secs_f64(copied as f64 / rate as f64);
+        aio::sleep(due.saturating_sub(started.elapsed())).await;
+    }
 }
 
 enum Found<'a> {

@@ -67,13 +67,17 @@ pub async fn compare(
         return Ok(Outcome::SizeDiffers);
     }
     let (common, total) = (sizes[0].min(sizes[1]), sizes[0].max(sizes[1]));
+    let mut known = [Known::default(), Known::default()];
     let mut offset = 0;
     while offset < common {
         progress::check(progress).map_err(Failure::Cancelled)?;
-        let a = extent(images, 0, offset, common - offset).await?;
-        let b = extent(images, 1, offset, common - offset).await?;
+        let a = known[0].extent(images, 0, offset, common).await?;
+        let b = known[1].extent(images, 1, offset, common).await?;
         let mut len = a.len.min(b.len);
-        if strict && (a.allocated, a.data, a.zero) != (b.allocated, b.data, b.zero) {
+        let flags = |extent: &Extent, index: usize| {
+            (extent.allocated, extent.data, extent.zero, extent.offset.is_some(), known[index].end == sizes[index])
+        };
+        if strict && flags(&a, 0) != flags(&b, 1) {
             return Ok(Outcome::StatusDiffers(offset));
         }
         let different = if a.zero && b.zero {
@@ -101,7 +105,7 @@ pub async fn compare(
     let longer = usize::from(sizes[1] > sizes[0]);
     while offset < total {
         progress::check(progress).map_err(Failure::Cancelled)?;
-        let tail = extent(images, longer, offset, total - offset).await?;
+        let tail = known[longer].extent(images, longer, offset, total).await?;
         let mut len = tail.len;
         if tail.allocated && !tail.zero {
             len = len.min(CHUNK);
@@ -116,12 +120,32 @@ pub async fn compare(
     Ok(Outcome::Identical { sizes_differ: sizes[0] != sizes[1] })
 }
 
-async fn extent(images: [&Arc<Node>; 2], index: usize, offset: u64, len: u64) -> Result<Extent, Failure> {
-    let found = status::above(images[index], None, offset, len).await.map_err(|e| Failure::Status(index, e))?;
-    if found.len == 0 {
-        return Err(Failure::Status(index, Error::io("An empty block status")));
+/// The last answer about an image: it holds for longer than what is read at once.
+#[derive(Default)]
+struct Known {
+    end: u64,
+    extent: Extent,
+}
+
+impl Known {
+    /// What is known from `offset` on, at most up to `end`.
+    async fn extent(
+        &mut self,
+        images: [&Arc<Node>; 2],
+        index: usize,
+        offset: u64,
+        end: u64,
+    ) -> Result<Extent, Failure> {
+        if offset >= self.end {
+            let found = status::above(images[index], None, offset, end - offset).await;
+            self.extent = found.map_err(|error| Failure::Status(index, error))?;
+            if self.extent.len == 0 {
+                return Err(Failure::Status(index, Error::io("An empty block status")));
+            }
+            self.end = offset + self.extent.len;
+        }
+        Ok(Extent { len: self.end.min(end) - offset, ..self.extent.clone() })
     }
-    Ok(found)
 }
 
 async fn read(images: [&Arc<Node>; 2], index: usize, offset: u64, len: u64) -> Result<Vec<u8>, Failure> {

@@ -177,7 +177,8 @@ impl<'a> Job<'a> {
             turned: Notify::new(),
             pace: StdMutex::new((Instant::now(), 0)),
         };
-        if progress.is_shown() {
+        // Who salvages is told beforehand, too, what can't be read.
+        if progress.is_shown() || copy.salvage {
             job.progress_total = job.count().await?;
         }
         Ok(job)

@@ -50,6 +50,8 @@ pub fn backing_of(node: &Arc<Node>) -> Option<Arc<Node>> {
 pub fn of_node<'a>(node: &'a Arc<Node>, offset: u64, len: u64) -> IoFuture<'a, Extent> {
     Box::pin(async move {
         if let Some(child) = node.filtered() {
+            // Filters have no opinion, but may fail on purpose.
+            node.driver().block_status(offset, len, false).await?;
             return of_node(&child.node(), offset, len).await;
         }
         let end = size(node);
@@ -66,8 +68,10 @@ pub fn of_node<'a>(node: &'a Arc<Node>, offset: u64, len: u64) -> IoFuture<'a, E
             return of_raw(node, offset, len).await;
         }
         let status = node.block_status(offset, len, true).await?;
+        // A file may end within a block.
+        let block = u64::from(node.driver().limits().request_alignment);
         let mut extent = Extent {
-            len: status.len,
+            len: status.len.next_multiple_of(block).min(len),
             allocated: status.allocated || status.data || status.zero,
             data: status.data,
             zero: status.zero,
@@ -116,7 +120,7 @@ fn data_file(node: &Arc<Node>) -> Arc<Node> {
 /// # Errors
 /// The drivers'.
 pub async fn above(top: &Arc<Node>, base: Option<&Arc<Node>>, offset: u64, len: u64) -> Result<Extent> {
-    let mut node = skip_filters(top);
+    let mut node = Arc::clone(top);
     let mut wanted = len;
     let mut depth = 0;
     loop {
@@ -132,7 +136,7 @@ pub async fn above(top: &Arc<Node>, base: Option<&Arc<Node>>, offset: u64, len: 
         wanted = extent.len;
         match backing_of(&node) {
             Some(backing) if !base.is_some_and(|base| Arc::ptr_eq(&skip_filters(base), &skip_filters(&backing))) => {
-                node = skip_filters(&backing);
+                node = backing;
                 depth += 1;
             }
             _ => return Ok(extent),

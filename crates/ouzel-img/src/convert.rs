@@ -70,6 +70,7 @@ pub fn run(args: &[String]) -> Outcome {
 
 impl Request {
     fn new(parsed: Parsed) -> Result<Self, Failure> {
+        check_snapshot_parameter(&parsed)?;
         let options = option_list(&parsed)?;
         let existing = parsed.has("n");
         let compressed = parsed.has("c");
@@ -226,9 +227,10 @@ impl Request {
         let fresh_zeroes = !self.existing && self.sparse != 0 && !has_backing && status::zero_initialised(&node);
         let order = match (self.parsed.has("W"), compressed) {
             (true, _) => Order::Any,
-            // A stream must be written one piece after the other.
-            (false, true) if format.name() == "vmdk" => Order::Finished,
-            _ => Order::Started,
+            // Clusters are compressed beside each other; only streams have an order.
+            (false, true) if format.name() != "vmdk" => Order::Started,
+            // One after the other, so that what is allocated is in order, too.
+            _ => Order::Finished,
         };
         let copy = Copy {
             sources: sources.to_vec(),
@@ -272,6 +274,18 @@ fn pass_secrets(creation: &Creation, options: &mut Options) {
     }
 }
 
+/// Refuses a wrong `-l snapshot.…` before anything else is looked at.
+pub fn check_snapshot_parameter(parsed: &Parsed) -> Result<(), Failure> {
+    for parameter in parsed.values("l").filter(|parameter| parameter.starts_with("snapshot.")) {
+        let names = keyval::parse(parameter, None);
+        if let Some((unknown, _)) = names.iter().find(|(name, _)| name != "snapshot.id" && name != "snapshot.name") {
+            tool::complain(format!("Invalid parameter '{unknown}'"));
+            return Err(Failure::new(format!("Failed in parsing snapshot param '{parameter}'")));
+        }
+    }
+    Ok(())
+}
+
 /// Shows a snapshot of an image: `name`, or `snapshot.id=…,snapshot.name=…`.
 pub async fn load_snapshot(child: &Arc<Child>, parameter: &str) -> Result<(), Failure> {
     let failed = |error: block::Error| Failure::from(error.context("Failed to load snapshot"));
@@ -279,10 +293,6 @@ pub async fn load_snapshot(child: &Arc<Child>, parameter: &str) -> Result<(), Fa
         let mut options = keyval::to_options(parameter, None);
         let id = options.take_str("snapshot.id").map_err(failed)?;
         let name = options.take_str("snapshot.name").map_err(failed)?;
-        if let Some((unknown, _)) = options.iter().next() {
-            tool::complain(format!("Invalid parameter '{unknown}'"));
-            return Err(Failure::new(format!("Failed in parsing snapshot param '{parameter}'")));
-        }
         let snapshots = child.node().driver().snapshots().map_err(failed)?;
         let found = snapshots.into_iter().find(|snapshot| {
             id.as_ref().is_none_or(|id| *id == snapshot.id) && name.as_ref().is_none_or(|name| *name == snapshot.name)

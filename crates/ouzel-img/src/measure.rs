@@ -7,7 +7,7 @@ use block_tools::open::Access;
 use block_tools::{json, status};
 
 use crate::cli::{self, Failure, Outcome, parse};
-use crate::convert::load_snapshot;
+use crate::convert::{check_snapshot_parameter, load_snapshot};
 use crate::tool::{Format, Tool, option_list, output_format};
 
 /// Runs the command.
@@ -22,6 +22,7 @@ pub fn run(args: &[String]) -> Outcome {
     ];
     let parsed = parse(args, "hf:l:o:O:U", &long)?;
     let options = option_list(&parsed)?;
+    check_snapshot_parameter(&parsed)?;
     let format = output_format(&parsed)?;
     let size = parsed.value("size").map(|text| cli::size("image size", text)).transpose()?;
     let refuse = |condition: bool, message: &str| if condition { Err(Failure::new(message)) } else { Ok(()) };

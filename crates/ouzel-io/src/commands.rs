@@ -494,10 +494,35 @@ async fn reopen(session: &mut Session, words: &[&str], usage: &'static str) -> A
             *(if direct { &mut config.cache.direct } else { &mut config.cache.no_flush }) = value;
         }
     }
+    check_unchanged(&node, &mut options).map_err(failed)?;
     session.drain().await;
     change(session, &node, config, options).await.map_err(failed)?;
     session.writethrough = writethrough;
     Ok(String::new())
+}
+
+/// Options that can't be changed may be given as they are. Those of the nodes below are among them.
+fn check_unchanged(node: &Arc<Node>, options: &mut Options) -> block::Result<()> {
+    let refuse = |name: &str| Err(Error::invalid(format!("Cannot change the option '{name}'")));
+    if let Some(driver) = options.take_str("driver")?
+        && driver != node.driver_type().name()
+    {
+        return refuse("driver");
+    }
+    if let Some(name) = options.take_str("node-name")?
+        && name != node.name()
+    {
+        return refuse("node-name");
+    }
+    for child in node.children() {
+        let mut below = options.take_below(child.name());
+        check_unchanged(&child.node(), &mut below)?;
+        let known = child.node().options();
+        if let Some((name, _)) = below.iter().find(|(name, value)| known.get(name) != Some(value)) {
+            return refuse(name);
+        }
+    }
+    Ok(())
 }
 
 /// Gives a node other options. What is not named stays.
@@ -510,7 +535,13 @@ async fn change(session: &mut Session, node: &Arc<Node>, config: NodeConfig, opt
         session.graph.set_permissions(&child, used & Permissions::CONSISTENT_READ, shared)?;
     }
     let mut merged = node.options();
+    let related = |a: &str, b: &str| a.strip_prefix(b).is_some_and(|rest| rest.starts_with('.'));
+    let old: Vec<String> = merged.iter().map(|(name, _)| name.to_owned()).collect();
     for (name, value) in options.iter() {
+        // Another form of the same option replaces it.
+        for other in old.iter().filter(|other| related(other, name) || related(name, other)) {
+            merged.take(other);
+        }
         merged.set(name, value.clone());
     }
     let kept = merged.clone();

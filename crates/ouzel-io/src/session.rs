@@ -230,7 +230,11 @@ impl Session {
         if mode.force_share && options.get_str("force-share").is_some_and(|value| value != "on") {
             return Err(Failed::error("-U conflicts with image options"));
         }
+        // The engine is an option of the file below a format.
+        let driver = options.get_str("driver").and_then(|driver| self.graph.registry().find(driver));
+        let is_format = driver.is_none_or(|driver| driver.kind() == block::DriverKind::Format);
         if let (Some(aio), Some(name)) = (&mode.aio, name)
+            && is_format
             && block::filename::protocol_of(name).is_none()
         {
             options.take("filename");
@@ -248,6 +252,9 @@ impl Session {
         access.flags.force_share = mode.force_share;
         let context = name.map_or("can't open".to_owned(), |name| format!("can't open device {name}"));
         let failed = |error: Error| Failed::error(open::text_with_hint(&error.context(&context)));
+        if mode.copy_on_read && mode.read_only {
+            return Err(failed(Error::invalid("Can't use copy-on-read on read-only device")));
+        }
         let mut child = open::open(&self.graph, options, access).await.map_err(failed)?;
         if let Some(warning) = open::probed_raw_warning(&child).filter(|_| probed) {
             self.output.complain(&format!("{warning}\n"));
