@@ -655,9 +655,6 @@ impl Node {
                 } else {
                     status.len = status.len.min(below.len);
                     status.zero |= below.zero;
-                    if below.zero && !below.data {
-                        status.data = false;
-                    }
                 }
             }
             Ok(status)
