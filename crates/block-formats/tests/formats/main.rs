@@ -3,5 +3,6 @@
 mod malformed;
 mod matrix;
 mod models;
+mod patches;
 mod samples;
 mod support;

@@ -55,7 +55,7 @@ fn apply(good: &[u8], change: &Change) -> Vec<u8> {
 }
 
 /// Everything that opening, reading, writing, checking and the status of an image complain about.
-fn complaints(format: &str, file: &Path) -> Vec<String> {
+pub fn complaints(format: &str, file: &Path) -> Vec<String> {
     let mut found = Vec::new();
     for read_only in [true, false] {
         let image = match try_open(format, file, read_only) {
@@ -94,7 +94,10 @@ fn complaints(format: &str, file: &Path) -> Vec<String> {
                 note(image.child.flush().await);
             }
             match image.child.node().driver().check(FixMode::default()).await {
-                Ok(result) if result.corruptions != 0 => note(Err(block::Error::io(result.messages.concat()))),
+                Ok(result) if result.corruptions != 0 => {
+                    let text = format!("{} corruptions: {}", result.corruptions, result.messages.concat());
+                    note(Err(block::Error::io(text)));
+                }
                 Err(error) if !error.is_unsupported() => note(Err(error)),
                 _ => {}
             }
@@ -121,7 +124,7 @@ fn run_corpus(format: &str, good: &[u8], corpus: &[(&str, Change)], at_least: us
 }
 
 /// A good image with some data at its beginning, as bytes.
-fn good(format: &str, size: u64, options: &[(&str, &str)]) -> Vec<u8> {
+pub fn good(format: &str, size: u64, options: &[(&str, &str)]) -> Vec<u8> {
     let dir = tempfile::tempdir().expect("a directory");
     let file = dir.path().join("good");
     create(format, &file, size, options).expect("creates");
@@ -349,7 +352,7 @@ fn broken_streams_of_vmdk_are_refused() {
 }
 
 /// CRC-32C, bit by bit.
-fn crc32c(bytes: &[u8]) -> u32 {
+pub fn crc32c(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(u32::MAX, |crc, byte| {
         (0..8).fold(crc ^ u32::from(*byte), |crc, _| if crc & 1 != 0 { crc >> 1 ^ 0x82f6_3b78 } else { crc >> 1 })
     })
