@@ -35,7 +35,8 @@ pub fn run_tests() -> Outcome {
     timed("lints");
     run("cargo", &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])?;
     timed("release build");
-    run("cargo", &["build", "--release", "--package", "ouzel", "--package", "ouzel-ctl"])?;
+    let programs = ["--package", "ouzel", "--package", "ouzel-ctl", "--package", "ouzel-img"];
+    run("cargo", &[&["build", "--release"][..], &programs].concat())?;
     timed("documentation tests");
     run("cargo", &["test", "--quiet", "--workspace", "--doc"])?;
     timed("tests");

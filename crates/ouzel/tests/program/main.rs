@@ -22,6 +22,7 @@ mod commands;
 mod ctl;
 mod hostile;
 mod linux;
+mod linux_disk;
 mod lockstep;
 mod protocol;
 mod python;
