@@ -9,7 +9,7 @@ use std::sync::Arc;
 use block::image::ImageDetails;
 use block::open::OpenRequest;
 use block::request::BlockStatus;
-use block::{Child, Driver, DriverKind, DriverType, Error, IoFuture, Result, Role};
+use block::{Child, Driver, DriverKind, DriverType, Error, IoFuture, Options, Result, Role};
 use iobuf::IoBuf;
 
 use crate::bytes::{le32, le64, n, part, u};
@@ -172,6 +172,10 @@ impl Driver for Bochs {
 
     fn details(&self) -> ImageDetails {
         ImageDetails { unallocated_is_zero: true, ..ImageDetails::default() }
+    }
+
+    fn reopen(&self, _options: Options, read_only: bool) -> IoFuture<'_> {
+        crate::readonly::reopen(read_only)
     }
 
     fn as_any(&self) -> &dyn Any {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use block::image::ImageDetails;
 use block::open::OpenRequest;
 use block::request::BlockStatus;
-use block::{Child, Driver, DriverKind, DriverType, Error, IoFuture, Result, Role};
+use block::{Child, Driver, DriverKind, DriverType, Error, IoFuture, Options, Result, Role};
 use iobuf::IoBuf;
 
 use crate::bytes::{be32, be64, n, u};
@@ -155,6 +155,10 @@ impl Driver for Cloop {
 
     fn details(&self) -> ImageDetails {
         ImageDetails::default()
+    }
+
+    fn reopen(&self, _options: Options, read_only: bool) -> IoFuture<'_> {
+        crate::readonly::reopen(read_only)
     }
 
     fn as_any(&self) -> &dyn Any {

@@ -15,7 +15,7 @@ use block::create::{CreateOption, CreateOptionKind, CreateRequest};
 use block::image::{CheckResult, FixMode, ImageDetails};
 use block::open::OpenRequest;
 use block::request::{BlockStatus, Limits, Preallocation, WriteFlags, ZeroFlags};
-use block::{BackingSlot, Child, Driver, DriverKind, DriverType, Error, IoFuture, Result, Role};
+use block::{BackingSlot, Child, Driver, DriverKind, DriverType, Error, IoFuture, Options, Result, Role};
 use iobuf::IoBuf;
 
 use crate::bytes::{le32, le64, n, put};
@@ -276,19 +276,28 @@ impl DriverType for ParallelsType {
     }
 }
 
-async fn open(mut request: OpenRequest) -> Result<Arc<dyn Driver>> {
-    let size = request.options.take_size("prealloc-size")?;
-    let mode = request.options.take_choice("prealloc-mode", &["falloc", "truncate"])?;
-    let growth = (size.is_some() || mode.is_some()).then(|| {
+fn unclean() -> Error {
+    Error::read_only("parallels: Image was not closed correctly; cannot be opened read/write")
+}
+
+/// How the file grows, by the options.
+fn growth(options: &mut Options) -> Result<Option<(u64, Preallocation)>> {
+    let size = options.take_size("prealloc-size")?;
+    let mode = options.take_choice("prealloc-mode", &["falloc", "truncate"])?;
+    Ok((size.is_some() || mode.is_some()).then(|| {
         let mode = if mode == Some(1) { Preallocation::Off } else { Preallocation::Falloc };
         (size.unwrap_or(DEFAULT_GROWTH), mode)
-    });
+    }))
+}
+
+async fn open(mut request: OpenRequest) -> Result<Arc<dyn Driver>> {
+    let growth = growth(&mut request.options)?;
     let read_only = request.config.read_only;
     let file = request.child("file", Role::Storage).await?;
     request.finish()?;
     let header = Header::parse(&file.read_vec(0, n(TABLE)).await?, file.len())?;
     if header.unclean && !read_only && !request.flags.check {
-        return Err(Error::read_only("parallels: Image was not closed correctly; cannot be opened read/write"));
+        return Err(unclean());
     }
     let next = file.len().max(header.data).next_multiple_of(header.cluster);
     let unclean = AtomicBool::new(header.unclean);
@@ -461,6 +470,19 @@ impl Driver for Parallels {
 
     fn check(&self, fix: FixMode) -> IoFuture<'_, CheckResult> {
         Box::pin(self.check_clusters(fix))
+    }
+
+    fn reopen(&self, mut options: Options, read_only: bool) -> IoFuture<'_> {
+        Box::pin(async move {
+            if growth(&mut options)? != self.image.layout.growth {
+                return Err(Error::invalid("Cannot change the options 'prealloc-size' and 'prealloc-mode'"));
+            }
+            if !read_only && self.unclean.load(Ordering::Acquire) {
+                return Err(unclean());
+            }
+            // Others may open what is not written any more.
+            if read_only { self.image.layout.close().await } else { Ok(()) }
+        })
     }
 
     fn as_any(&self) -> &dyn Any {

@@ -12,7 +12,7 @@ use block::create::{CreateOption, CreateOptionKind, CreateRequest};
 use block::image::{CheckResult, FixMode, ImageBacking, ImageDetails};
 use block::open::OpenRequest;
 use block::request::{BlockStatus, Limits, Preallocation, WriteFlags, ZeroFlags};
-use block::{BackingSlot, Child, Driver, DriverKind, DriverType, Error, IoFuture, Result, Role};
+use block::{BackingSlot, Child, Driver, DriverKind, DriverType, Error, IoFuture, Options, Result, Role};
 use iobuf::IoBuf;
 
 use crate::bytes::{le32, le64, n, put, u};
@@ -581,6 +581,18 @@ impl Driver for Qed {
 
     fn check(&self, fix: FixMode) -> IoFuture<'_, CheckResult> {
         Box::pin(self.check_tables(fix))
+    }
+
+    fn reopen(&self, options: Options, read_only: bool) -> IoFuture<'_> {
+        Box::pin(async move {
+            if let Some((name, _)) = options.iter().next() {
+                return Err(Error::invalid(format!("Cannot change the option '{name}'")));
+            }
+            if !read_only && self.header().features & NEEDS_CHECK != 0 {
+                return Err(Error::read_only("The image needs a check before it can be written"));
+            }
+            Ok(())
+        })
     }
 
     fn as_any(&self) -> &dyn Any {

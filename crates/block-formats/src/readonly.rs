@@ -4,7 +4,7 @@ use std::io::Read;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use block::open::OpenRequest;
-use block::{Error, Result};
+use block::{Error, IoFuture, Result};
 
 use crate::bytes::n;
 
@@ -14,6 +14,11 @@ pub(crate) fn check(request: &OpenRequest) -> Result<()> {
         return Ok(());
     }
     Err(Error::read_only("Image is read-only"))
+}
+
+/// The same for an open image.
+pub(crate) fn reopen<'a>(read_only: bool) -> IoFuture<'a> {
+    if read_only { block::done(()) } else { block::fail(Error::read_only("Image is read-only")) }
 }
 
 /// Unpacked chunks that were used last, oldest first.

@@ -273,17 +273,16 @@ impl DriverType for VdiType {
             let header = Header::parse(&file.read_vec(0, 512).await?, file.len())?;
             let blocks = Mutex::new(Blocks { next: header.allocated, linked: header.allocated });
             let layout = VdiLayout { meta: MetaCache::new(Arc::clone(&file)), file, header, blocks };
-            if !request.config.read_only {
-                let mut free = layout.header.allocated;
-                layout
-                    .each_entry(|_, entry| {
-                        if entry < layout.header.blocks {
-                            free = free.max(entry + 1);
-                        }
-                    })
-                    .await?;
-                layout.with_blocks(|blocks| *blocks = Blocks { next: free, linked: free });
-            }
+            // Also when it is only read: it may be reopened for writing.
+            let mut free = layout.header.allocated;
+            layout
+                .each_entry(|_, entry| {
+                    if entry < layout.header.blocks {
+                        free = free.max(entry + 1);
+                    }
+                })
+                .await?;
+            layout.with_blocks(|blocks| *blocks = Blocks { next: free, linked: free });
             Ok(Arc::new(Vdi { image: Sparse::new(layout, None, 0) }) as Arc<dyn Driver>)
         })
     }

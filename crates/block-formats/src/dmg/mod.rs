@@ -13,7 +13,7 @@ use std::sync::Arc;
 use block::image::ImageDetails;
 use block::open::OpenRequest;
 use block::request::BlockStatus;
-use block::{Child, Driver, DriverKind, DriverType, Error, IoFuture, Result, Role};
+use block::{Child, Driver, DriverKind, DriverType, Error, IoFuture, Options, Result, Role};
 use iobuf::IoBuf;
 
 use crate::bytes::{be64, n, u};
@@ -221,6 +221,10 @@ impl Driver for Dmg {
 
     fn details(&self) -> ImageDetails {
         ImageDetails::default()
+    }
+
+    fn reopen(&self, _options: Options, read_only: bool) -> IoFuture<'_> {
+        crate::readonly::reopen(read_only)
     }
 
     fn as_any(&self) -> &dyn Any {

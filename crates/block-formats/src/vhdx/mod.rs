@@ -18,7 +18,7 @@ use block::create::{CreateOption, CreateRequest};
 use block::image::{CheckResult, FixMode, ImageDetails};
 use block::open::OpenRequest;
 use block::request::{BlockStatus, Limits, Preallocation, WriteFlags, ZeroFlags};
-use block::{Child, Driver, DriverKind, DriverType, Error, IoFuture, Result, Role};
+use block::{Child, Driver, DriverKind, DriverType, Error, IoFuture, Options, Result, Role};
 use iobuf::IoBuf;
 
 use crate::bytes::{le64, n, u, uuid};
@@ -402,6 +402,16 @@ impl Driver for Vhdx {
     fn check(&self, _fix: FixMode) -> IoFuture<'_, CheckResult> {
         // What can be repaired, the log, was when the image was opened.
         Box::pin(self.check_blocks())
+    }
+
+    fn reopen(&self, options: Options, read_only: bool) -> IoFuture<'_> {
+        Box::pin(async move {
+            if let Some((name, _)) = options.iter().next() {
+                return Err(Error::invalid(format!("Cannot change the option '{name}'")));
+            }
+            // Readers refuse an image with a log.
+            if read_only { self.image.layout.close().await } else { Ok(()) }
+        })
     }
 
     fn as_any(&self) -> &dyn Any {

@@ -18,7 +18,7 @@ use block::create::{CreateOption, CreateRequest};
 use block::image::{CheckResult, FixMode, ImageBacking, ImageDetails};
 use block::open::OpenRequest;
 use block::request::{BlockStatus, Limits, WriteFlags, ZeroFlags};
-use block::{BackingSlot, Child, Driver, DriverKind, DriverType, Error, IoFuture, Node, Result, Role, Value};
+use block::{BackingSlot, Child, Driver, DriverKind, DriverType, Error, IoFuture, Node, Options, Result, Role, Value};
 use iobuf::IoBuf;
 
 use crate::bytes::{n, u};
@@ -513,6 +513,22 @@ impl Driver for Vmdk {
                 }
             }
             Ok(result)
+        })
+    }
+
+    fn reopen(&self, options: Options, read_only: bool) -> IoFuture<'_> {
+        Box::pin(async move {
+            if let Some((name, _)) = options.iter().find(|(name, _)| !name.starts_with("extents")) {
+                return Err(Error::invalid(format!("Cannot change the option '{name}'")));
+            }
+            let old = |extent: &Extent| match &extent.store {
+                Store::Sparse(image) => image.layout.header.version == 3 && !extent.is_compressed(),
+                Store::Flat { .. } => false,
+            };
+            if !read_only && self.extents.iter().any(old) {
+                return Err(Error::invalid("VMDK version 3 must be read only"));
+            }
+            Ok(())
         })
     }
 

@@ -196,12 +196,7 @@ impl DriverType for VpcType {
             }
             let size = sectors * SECTOR;
             let kind = if footer.is_dynamic() {
-                let read_only = request.config.read_only;
-                Kind::Dynamic(Box::new(Sparse::new(
-                    open_dynamic(file, &footer, bytes, size, read_only).await?,
-                    None,
-                    0,
-                )))
+                Kind::Dynamic(Box::new(Sparse::new(open_dynamic(file, &footer, bytes, size).await?, None, 0)))
             } else {
                 Kind::Fixed(file)
             };
@@ -218,13 +213,7 @@ impl DriverType for VpcType {
     }
 }
 
-async fn open_dynamic(
-    file: Arc<Child>,
-    footer: &Footer,
-    bytes: Vec<u8>,
-    size: u64,
-    read_only: bool,
-) -> Result<Dynamic> {
+async fn open_dynamic(file: Arc<Child>, footer: &Footer, bytes: Vec<u8>, size: u64) -> Result<Dynamic> {
     let len = file.len();
     let header = DynamicHeader::read(&file, footer.data_offset).await?;
     let blocks = u64::from(header.max_entries);
@@ -248,24 +237,23 @@ async fn open_dynamic(
         free: tokio::sync::Mutex::new(first_block),
         full: Mutex::default(),
     };
-    if !read_only {
-        let mut free = first_block;
-        let mut at = 0;
-        while at < table_len {
-            let chunk =
-                dynamic.file.read_vec(header.table_offset + at, crate::bytes::n((table_len - at).min(1 << 20))).await?;
-            for entry in chunk.chunks_exact(4).map(|entry| be32(entry, 0)).filter(|entry| *entry != UNALLOCATED) {
-                free = free.max(u64::from(entry) * SECTOR + bitmap_size + header.block_size);
-            }
-            at += u(chunk.len());
+    // Also when it is only read: it may be reopened for writing.
+    let mut free = first_block;
+    let mut at = 0;
+    while at < table_len {
+        let chunk =
+            dynamic.file.read_vec(header.table_offset + at, crate::bytes::n((table_len - at).min(1 << 20))).await?;
+        for entry in chunk.chunks_exact(4).map(|entry| be32(entry, 0)).filter(|entry| *entry != UNALLOCATED) {
+            free = free.max(u64::from(entry) * SECTOR + bitmap_size + header.block_size);
         }
-        if free > len {
-            return Err(Error::invalid(
-                "block-vpc: free_data_block_offset points after the end of file. The image has been truncated.",
-            ));
-        }
-        *dynamic.free.lock().await = free;
+        at += u(chunk.len());
     }
+    if free > len {
+        return Err(Error::invalid(
+            "block-vpc: free_data_block_offset points after the end of file. The image has been truncated.",
+        ));
+    }
+    *dynamic.free.lock().await = free;
     Ok(dynamic)
 }
 
@@ -348,6 +336,15 @@ impl Driver for Vpc {
             Kind::Dynamic(image) => Some(image.layout.block_size),
         };
         ImageDetails { cluster_size, dirty: Some(false), unallocated_is_zero: true, ..ImageDetails::default() }
+    }
+
+    fn reopen(&self, mut options: Options, _read_only: bool) -> IoFuture<'_> {
+        Box::pin(async move {
+            if options.take_str("force_size_calc")? != self.force_size_calc {
+                return Err(Error::invalid("Cannot change the option 'force_size_calc'"));
+            }
+            Ok(())
+        })
     }
 
     fn as_any(&self) -> &dyn Any {
