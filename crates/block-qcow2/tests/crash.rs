@@ -172,18 +172,19 @@ fn check_state(recording: &Recording, data: Vec<u8>, point: usize, what: &str) -
     // What was done before the last acknowledged flush was asked for is certain.
     let certain =
         recording.flushes.iter().filter(|(done, _)| *done <= point).map(|(_, asked)| *asked).max().unwrap_or(0);
-    let mut allowed: Vec<Vec<u8>> = vec![vec![0]; recording.size];
+    // Every change is of whole sectors.
+    let mut allowed: Vec<Vec<u8>> = vec![vec![0]; recording.size / 512];
     for change in recording.changes.iter().filter(|change| change.begun <= point) {
-        for values in &mut allowed[change.start..change.end] {
+        for values in &mut allowed[change.start / 512..change.end / 512] {
             if change.done <= certain && change.byte.is_some() {
                 values.clear();
             }
             values.push(change.byte.unwrap_or(0));
         }
     }
-    match now.iter().enumerate().find(|(at, byte)| !allowed[*at].contains(byte)) {
+    match now.iter().enumerate().find(|(at, byte)| !allowed[*at / 512].contains(byte)) {
         None => Ok(result.leaks > 0),
-        Some((at, byte)) => Err(wrong(&format!("byte {at} is {byte}, not one of {:?}", allowed[at]))),
+        Some((at, byte)) => Err(wrong(&format!("byte {at} is {byte}, not one of {:?}", allowed[at / 512]))),
     }
 }
 
