@@ -15,8 +15,20 @@ fn sample_images_read_as_the_peer_reads_them() {
         let name = path(&file);
         let Some(format) = formats.into_iter().find(|format| name.contains(format)) else { continue };
         let format = if format == "vhd" { "vpc" } else { format };
+        let dir = tempfile::tempdir().expect("a directory");
         let image = match try_open(format, &file, true) {
             Ok(image) => image,
+            Err(error) if error.to_string().contains("needs to be replayed") => {
+                // Replayed by us; the peer reads a copy of what is left of it then, and one that it repaired itself.
+                let (ours, theirs) = (dir.path().join("ours"), dir.path().join("theirs"));
+                std::fs::copy(&file, &ours).expect("copies");
+                std::fs::copy(&file, &theirs).expect("copies");
+                open(format, &ours).close();
+                run("qemu-img", &["check", "-r", "all", "-f", format, &path(&theirs)]);
+                run("qemu-img", &["compare", "-f", format, "-F", format, &path(&ours), &path(&theirs)]);
+                println!("{name}: replayed: equal");
+                continue;
+            }
             Err(error) => {
                 println!("{name}: {error}");
                 continue;
@@ -25,7 +37,6 @@ fn sample_images_read_as_the_peer_reads_them() {
         let text = run("qemu-img", &["info", "--output=json", "-f", format, &name]);
         let info: serde_json::Value = serde_json::from_str(&text).expect("JSON");
         assert_eq!(info["virtual-size"].as_u64(), Some(image.child.len()), "{name}");
-        let dir = tempfile::tempdir().expect("a directory");
         let raw = path(&dir.path().join("raw"));
         run("qemu-img", &["convert", "-f", format, "-O", "raw", &name, &raw]);
         let theirs = std::fs::File::open(&raw).expect("a raw file");
