@@ -2,6 +2,8 @@
 
 #![forbid(unsafe_code)]
 
+pub mod disk;
+
 use std::sync::Arc;
 use std::time::Duration;
 
