@@ -235,7 +235,8 @@ fn merge(own: Limits, image: Limits) -> Limits {
         max_transfer: or(own.max_transfer, image.max_transfer),
         zeroes_alignment: if own.zeroes_alignment == 0 { image.zeroes_alignment } else { own.zeroes_alignment },
         max_zeroes: or(own.max_zeroes, image.max_zeroes),
-        discard_alignment: if own.discard_alignment == 0 { image.discard_alignment } else { own.discard_alignment },
+        // Pieces of the unit that was asked for are discarded, too; what is too small for the image it says itself.
+        discard_alignment: image.discard_alignment,
         max_discard: or(own.max_discard, image.max_discard),
         optimal_transfer: image.optimal_transfer,
     }

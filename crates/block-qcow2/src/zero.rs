@@ -119,6 +119,9 @@ impl Image {
 
     /// Gives whole clusters back. The caller is registered as a reader.
     pub(crate) async fn discard_range(&self, offset: u64, len: u64) -> Result<()> {
+        if self.geometry().no_zero_flag && self.backing.get().is_some() {
+            return Err(Error::unsupported("Without the zero flag old data of the backing would show"));
+        }
         let cluster = self.cluster_size();
         let mut end = offset + len;
         if (offset | end) & (cluster - 1) != 0 {

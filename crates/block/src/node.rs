@@ -548,10 +548,11 @@ impl Node {
             return Ok(());
         }
         let _tracked = self.tracker.begin(from, to - from, Overlap::Serialising).await;
-        let max = if limits.max_discard == 0 { u64::MAX } else { limits.max_discard.max(unit) } / unit * unit;
+        let max = (if limits.max_discard == 0 { u64::MAX } else { limits.max_discard.max(unit) } / unit * unit).max(1);
         let mut at = from;
         while at < to {
-            let n = (to - at).min(max.max(1));
+            // Pieces end at multiples of the longest one, so that the next driver finds whole units.
+            let n = (to - at).min(max - at % max);
             match self.driver.discard(at, n).await {
                 Err(error) if !error.is_unsupported() => return Err(error),
                 _ => {}

@@ -167,7 +167,11 @@ impl Graph {
     /// # Errors
     /// Unknown drivers and options, and what opening the files gives.
     pub async fn open(self: &Arc<Self>, mut options: Options, defaults: Defaults) -> Result<Arc<Node>> {
-        expand_filename(&mut options)?;
+        let names_protocol = options.get_str("driver").and_then(|name| self.registry().find(name));
+        // A protocol that is named gets its file name as it is: it may come from an image.
+        if names_protocol.is_none_or(|driver| driver.kind() != DriverKind::Protocol) {
+            expand_filename(&mut options)?;
+        }
         let explicit = options.clone();
         let node_name = options.take_str("node-name")?;
         if let Some(name) = &node_name {
