@@ -27,11 +27,12 @@ pub struct BadTransition {
 
 /// The allowed transitions.
 const TRANSITIONS: &[(RunState, &[RunState])] = {
-    use RunState::{GuestPanicked, InternalError, Paused, Prelaunch, Running, Shutdown};
+    use RunState::{GuestPanicked, InternalError, IoError, Paused, Prelaunch, Running, Shutdown};
     &[
         (Prelaunch, &[Running, Paused]),
-        (Running, &[Paused, Shutdown, GuestPanicked, InternalError]),
+        (Running, &[Paused, Shutdown, GuestPanicked, InternalError, IoError]),
         (Paused, &[Running, Prelaunch, Shutdown]),
+        (IoError, &[Running, Paused, Prelaunch, Shutdown]),
         (Shutdown, &[Paused, Prelaunch]),
         (GuestPanicked, &[Running, Paused, Prelaunch, Shutdown]),
         (InternalError, &[Paused, Prelaunch, Shutdown]),
