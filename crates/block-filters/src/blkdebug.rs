@@ -141,7 +141,9 @@ impl DriverType for BlkdebugType {
     }
 
     fn parse_filename(&self, filename: &str) -> Result<Options> {
-        let rest = filename.strip_prefix("blkdebug:").unwrap_or(filename);
+        let Some(rest) = filename.strip_prefix("blkdebug:") else {
+            return Ok(Options::new().with("image.filename", filename));
+        };
         let (config, image) =
             rest.split_once(':').ok_or_else(|| Error::invalid("blkdebug requires both config file and image path"))?;
         let mut options = Options::new().with("image.filename", image);

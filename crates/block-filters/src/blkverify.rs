@@ -30,7 +30,9 @@ impl DriverType for BlkverifyType {
     }
 
     fn parse_filename(&self, filename: &str) -> Result<Options> {
-        let rest = filename.strip_prefix("blkverify:").unwrap_or(filename);
+        let Some(rest) = filename.strip_prefix("blkverify:") else {
+            return Ok(Options::new().with("test.filename", filename));
+        };
         let (raw, test) = rest
             .split_once(':')
             .ok_or_else(|| Error::invalid("blkverify requires raw copy and original image path"))?;

@@ -17,7 +17,6 @@ pub struct CopyOnReadType;
 struct CopyOnRead {
     file: Arc<Child>,
     bottom: Option<String>,
-    copies: bool,
     tracker: Tracker,
 }
 
@@ -32,6 +31,9 @@ impl DriverType for CopyOnReadType {
 
     fn open(&self, mut request: OpenRequest) -> IoFuture<'static, Arc<dyn Driver>> {
         Box::pin(async move {
+            if request.config.read_only {
+                return Err(Error::permission("Block node is read-only"));
+            }
             let bottom = request.options.take_str("bottom")?;
             let file = request.child("file", Role::Filtered).await?;
             request.finish()?;
@@ -47,8 +49,7 @@ impl DriverType for CopyOnReadType {
                     return Err(Error::invalid(format!("Bottom node '{bottom}' is not in the backing chain")));
                 }
             }
-            let copies = !request.config.read_only;
-            Ok(Arc::new(CopyOnRead { file, bottom, copies, tracker: Tracker::default() }) as Arc<dyn Driver>)
+            Ok(Arc::new(CopyOnRead { file, bottom, tracker: Tracker::default() }) as Arc<dyn Driver>)
         })
     }
 }
@@ -59,23 +60,26 @@ fn chain(top: &Arc<Node>) -> impl Iterator<Item = Arc<Node>> {
 }
 
 impl CopyOnRead {
-    /// How many bytes from `offset` on come from one side, and whether they have to be copied.
+    /// How many bytes from `offset` on are alike, and whether they have to be copied: the top does not have them, and
+    /// (with a bottom) a node above the bottom or the bottom itself does.
     async fn source(&self, offset: u64, len: u64) -> Result<(u64, bool)> {
-        let top = self.file.node();
         let mut len = len;
         let mut is_top = true;
-        for node in chain(&top) {
+        for node in chain(&self.file.node()) {
             if node.filtered().is_some() {
                 continue;
             }
             let status = node.block_status(offset, len, false).await?;
             if status.len == 0 {
-                // Behind the end of a short backing: zeroes, which need no copy.
+                // Behind the end of a short backing.
                 return Ok((len, false));
             }
             len = status.len;
             if status.allocated {
                 return Ok((len, !is_top));
+            }
+            if self.bottom.is_none() {
+                return Ok((len, true));
             }
             if self.bottom.as_deref() == Some(node.name()) {
                 return Ok((len, false));
@@ -120,9 +124,6 @@ impl Driver for CopyOnRead {
 
     fn read(&self, offset: u64, buf: IoBuf) -> IoFuture<'_> {
         Box::pin(async move {
-            if !self.copies {
-                return self.file.read(offset, buf).await;
-            }
             let mut done = 0;
             while done < buf.len() {
                 let at = offset + done as u64;

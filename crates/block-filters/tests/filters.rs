@@ -158,3 +158,28 @@ fn a_throttled_node_names_an_existing_group() {
     // 384 KiB at 1 MiB/s with a tenth of a second for free can't take less than 0.2 s.
     assert!(started.elapsed() >= Duration::from_millis(190), "{:?}", started.elapsed());
 }
+
+#[test]
+fn copy_on_read_fills_the_image_above_and_needs_to_write() {
+    let file = image(&[5; 65536]);
+    let graph = graph();
+    let options = raw(Options::new().with("driver", "copy-on-read"), "file", &file);
+    let child = open(&graph, options.clone()).expect("opens");
+    assert_eq!(aio::block_on(child.read_vec(1000, 3000)).expect("reads"), [5; 3000]);
+    aio::block_on(graph.detach(&child)).expect("closes");
+    let config = NodeConfig { read_only: true, ..NodeConfig::default() };
+    let error = aio::block_on(graph.open(options, Defaults::new(config, OpenFlags::default()))).expect_err("read-only");
+    assert_eq!(error.to_string(), "Block node is read-only");
+}
+
+#[test]
+fn a_plain_name_of_a_filter_opens_what_its_options_say() {
+    let file = image(&[5; 4096]);
+    let options = Options::new().with("driver", "blkdebug").with("image.driver", "raw").with("filename", name(&file));
+    let child = open(&graph(), options).expect("opens");
+    assert_eq!(child.node().children()[0].node().driver_type().name(), "raw");
+    let options =
+        Options::new().with("driver", "copy-on-read").with("file.driver", "raw").with("filename", name(&file));
+    let child = open(&graph(), options).expect("opens");
+    assert_eq!(child.node().children()[0].node().driver_type().name(), "raw");
+}

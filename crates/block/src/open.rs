@@ -209,14 +209,21 @@ impl Graph {
         if let Some(filename) = &filename
             && options.contains("filename")
         {
-            if driver_type.prefixes().iter().any(|prefix| filename.starts_with(prefix)) {
+            let is_parsed = driver_type.prefixes().iter().any(|prefix| filename.starts_with(prefix));
+            // A filter with names of its own also knows what a plain name means to it.
+            if is_parsed || (driver_type.kind() == DriverKind::Filter && !driver_type.prefixes().is_empty()) {
                 options.take("filename");
                 for (name, value) in driver_type.parse_filename(filename)?.iter() {
                     options.set_default(name, value.clone());
                 }
             } else if driver_type.kind() != DriverKind::Protocol {
                 options.take("filename");
-                options.put_below("file", protocol_options(self, filename)?);
+                // A driver that was named for the file below gets the name as it is.
+                let below = match options.contains("file.driver") {
+                    true => Options::new().with("filename", filename.as_str()),
+                    false => protocol_options(self, filename)?,
+                };
+                below.iter().for_each(|(name, value)| options.set_default(&format!("file.{name}"), value.clone()));
             }
         }
         let node_name = node_name.unwrap_or_else(|| self.generate_name());
