@@ -26,6 +26,64 @@ async def send_with_descriptor(client, descriptor, command, arguments):
         return await client.execute(command, arguments)
 
 
+NO_LIMITS = {"bps": 0, "bps_rd": 0, "bps_wr": 0, "iops": 0, "iops_rd": 0, "iops_wr": 0}
+
+
+async def job_ends(run, name):
+    """Waits until the job has concluded, and gives its entry."""
+    while True:
+        job = next(job for job in await run("query-jobs") if job["id"] == name)
+        if job["status"] == "concluded":
+            return job
+        await asyncio.sleep(0.01)
+
+
+async def block(run, told, directory):
+    """The commands of the block layer, on an empty drive `cd` and on nodes of our own."""
+    image = os.path.join(directory, "made.img")
+    await run("blockdev-create", job_id="make", options={"driver": "file", "filename": image, "size": 1 << 16})
+    assert "error" not in await job_ends(run, "make")
+    for command in ("job-cancel", "job-pause", "job-complete", "job-finalize"):
+        await told("cannot accept command verb", command, id="make")
+    await told("not paused", "job-resume", id="make")
+    await run("job-dismiss", id="make")
+    assert await run("query-jobs") == []
+
+    await run("object-add", **{"qom-type": "iothread", "id": "io9"})
+    assert [thread["id"] for thread in await run("query-iothreads")] == ["io9"]
+    await run("object-del", id="io9")
+
+    file = {"driver": "file", "filename": image}
+    await run("blockdev-add", driver="raw", **{"node-name": "n", "file": file})
+    await run("block_resize", **{"node-name": "n", "size": 1 << 17})
+    await run("block-set-write-threshold", **{"node-name": "n", "write-threshold": 4096})
+    nodes = {node["node-name"]: node for node in await run("query-named-block-nodes")}
+    assert nodes["n"]["image"]["virtual-size"] == 1 << 17 and nodes["n"]["write_threshold"] == 4096, nodes["n"]
+    await run("blockdev-reopen", options=[{"driver": "raw", "node-name": "n", "read-only": True, "file": file}])
+    assert next(node for node in await run("query-named-block-nodes") if node["node-name"] == "n")["ro"]
+
+    await run("x-blockdev-insert-medium", device="cd", **{"node-name": "n"})
+    await run("block_set_io_throttle", device="cd", **{**NO_LIMITS, "iops": 100})
+    assert (await run("query-block"))[0]["inserted"]["iops"] == 100
+    await run("block_set_io_throttle", device="cd", **NO_LIMITS)
+    await told("not found", "block-latency-histogram-set", id="cd", boundaries=[1000, 2000])
+    assert (await run("query-blockstats"))[0]["stats"]["rd_operations"] == 0
+    await told("without a backing file", "change-backing-file",
+                  **{"device": "cd", "image-node-name": "n", "backing-file": "x"})
+    await run("x-blockdev-remove-medium", device="cd")
+    await run("blockdev-del", **{"node-name": "n"})
+    await run("blockdev-change-medium", device="cd", filename=image, format="raw")
+    await run("eject", device="cd")
+    await run("change", device="cd", target=image, arg="raw")
+    await run("eject", device="cd")
+    # A drive without a device has no id for these.
+    for command in ("blockdev-open-tray", "blockdev-close-tray", "blockdev-remove-medium"):
+        await told("not found", command, id="gone")
+    await told("not found", "blockdev-insert-medium", **{"id": "gone", "node-name": "n"})
+    await told("no longer supported", "block_passwd", device="cd", password="x")
+    await told("Cannot find node", "x-blockdev-del", **{"node-name": "gone"})
+
+
 async def main(path, directory):
     used = set()
     client = QMPClient("peer")
@@ -34,8 +92,14 @@ async def main(path, directory):
 
     async def run(command, **arguments):
         used.add(command)
-        arguments = {name.replace("_", "-"): value for name, value in arguments.items()}
+        # Python has no hyphens in names; the limits are the ones that QMP spells with underscores.
+        spelled = lambda name: name if name.startswith(("bps_", "iops_")) else name.replace("_", "-")
+        arguments = {spelled(name): value for name, value in arguments.items()}
         return await asyncio.wait_for(client.execute(command, arguments or None), 60)
+
+    async def told(text, command, **arguments):
+        used.add(command)
+        await refused(client, text, command, **arguments)
 
     async def event(name):
         async for message in client.events:
@@ -88,6 +152,8 @@ async def main(path, directory):
     assert sets == [{"fdset-id": 3, "fds": [{"fd": added["fd"], "opaque": "mine"}]}], sets
     await run("remove-fd", fdset_id=3, fd=added["fd"])
     assert await run("query-fdsets") == []
+
+    await block(run, told, directory)
 
     await run("system_reset")
     assert (await asyncio.wait_for(event("RESET"), 60))["reason"] == "host-qmp-system-reset"
