@@ -132,6 +132,7 @@ impl Control {
         }
         self.machine.stop();
         self.storage.drop_requests();
+        self.storage.drain();
         self.machine.reset();
         self.log_reset();
         self.shared.events.emit(events::Reset { guest: cause.is_guest(), reason: cause });

@@ -212,6 +212,13 @@ impl Storage {
         }
     }
 
+    /// Waits for the requests in flight: their data is where it belongs. The machine is stopped.
+    pub fn drain(&self) {
+        for node in self.graph.backends().iter().filter_map(|backend| backend.node()) {
+            drop(aio::block_on(self.graph.drain(&node)));
+        }
+    }
+
     /// Waits for the requests in flight and brings everything to stable storage. The machine is stopped.
     pub fn flush(&self) {
         for backend in self.graph.backends() {
