@@ -2,7 +2,7 @@
 
 use aes::Aes256;
 use cbc::cipher::block_padding::NoPadding;
-use cbc::cipher::{BlockDecryptMut, KeyIvInit};
+use cbc::cipher::{BlockModeDecrypt, KeyIvInit};
 use qapi::Error;
 use qapi::objects::{QCryptoSecretFormat, SecretProperties};
 
@@ -52,7 +52,7 @@ fn decrypt(key: &[u8], iv: &[u8], mut data: Vec<u8>) -> Result<Vec<u8>, Error> {
     if data.is_empty() || !data.len().is_multiple_of(BLOCK) {
         return Err(bad_length());
     }
-    cipher.decrypt_padded_mut::<NoPadding>(&mut data).map_err(|_| Error::generic("The data can't be decrypted"))?;
+    cipher.decrypt_padded::<NoPadding>(&mut data).map_err(|_| Error::generic("The data can't be decrypted"))?;
     let padding = usize::from(data.last().copied().unwrap_or(0));
     if padding > BLOCK || padding > data.len() {
         let text = format!("Incorrect number of padding bytes ({padding}) found on decrypted data");
