@@ -1,4 +1,4 @@
-//! Broken disk images: a good image in memory with patches, opened, read, written and checked.
+//! Broken disk images in memory, such as a good one with patches: opened, read, written and checked.
 
 use std::any::Any;
 use std::cell::RefCell;
@@ -88,6 +88,7 @@ impl DriverType for MemoryType {
 
 fn graph() -> Arc<Graph> {
     let mut drivers = block_formats::drivers();
+    drivers.extend(block_qcow2::drivers());
     drivers.push(&MemoryType);
     Graph::new(Registry::new(drivers))
 }

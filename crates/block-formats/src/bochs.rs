@@ -9,7 +9,7 @@ use std::sync::Arc;
 use block::image::ImageDetails;
 use block::open::OpenRequest;
 use block::request::BlockStatus;
-use block::{Child, Driver, DriverKind, DriverType, Error, IoFuture, Options, Result, Role};
+use block::{Child, Driver, DriverKind, DriverType, Error, IoFuture, Options, Result};
 use iobuf::IoBuf;
 
 use crate::bytes::{le32, le64, n, part, u};
@@ -63,11 +63,9 @@ impl DriverType for BochsType {
         if head.len() >= 512 && is_image(head) { 100 } else { 0 }
     }
 
-    fn open(&self, mut request: OpenRequest) -> IoFuture<'static, Arc<dyn Driver>> {
+    fn open(&self, request: OpenRequest) -> IoFuture<'static, Arc<dyn Driver>> {
         Box::pin(async move {
-            crate::readonly::check(&request)?;
-            let file = request.child("file", Role::Storage).await?;
-            request.finish()?;
+            let file = crate::readonly::file(request).await?;
             Ok(Arc::new(Bochs::open(file).await?) as Arc<dyn Driver>)
         })
     }

@@ -1,29 +1,9 @@
-//! Fields of headers and tables. All reads are checked: what lies behind the end of the bytes reads as zero, so that
-//! the checks of the values decide.
+//! Fields of headers and tables, lengths and identifiers.
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 
-macro_rules! getters {
-    ($($name:ident $type:ident $from:ident)*) => {
-        $(pub(crate) fn $name(bytes: &[u8], at: usize) -> $type {
-            const N: usize = size_of::<$type>();
-            match at.checked_add(N).and_then(|end| bytes.get(at..end)).and_then(|field| field.try_into().ok()) {
-                Some(field) => $type::$from(field),
-                None => 0,
-            }
-        })*
-    };
-}
-
-getters! {
-    le16 u16 from_le_bytes
-    le32 u32 from_le_bytes
-    le64 u64 from_le_bytes
-    be16 u16 from_be_bytes
-    be32 u32 from_be_bytes
-    be64 u64 from_be_bytes
-}
+pub(crate) use block::bytes::{be16, be32, be64, le16, le32, le64};
 
 /// Writes a field. What does not fit is a mistake of ours, and left out.
 pub(crate) fn put(bytes: &mut [u8], at: usize, field: &[u8]) {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use block::image::ImageDetails;
 use block::open::OpenRequest;
 use block::request::BlockStatus;
-use block::{Child, Driver, DriverKind, DriverType, Error, IoFuture, Options, Result, Role};
+use block::{Child, Driver, DriverKind, DriverType, Error, IoFuture, Options, Result};
 use iobuf::IoBuf;
 
 use crate::bytes::{be32, be64, n, u};
@@ -45,11 +45,9 @@ impl DriverType for CloopType {
         if head.starts_with(SCRIPT) { 2 } else { 0 }
     }
 
-    fn open(&self, mut request: OpenRequest) -> IoFuture<'static, Arc<dyn Driver>> {
+    fn open(&self, request: OpenRequest) -> IoFuture<'static, Arc<dyn Driver>> {
         Box::pin(async move {
-            crate::readonly::check(&request)?;
-            let file = request.child("file", Role::Storage).await?;
-            request.finish()?;
+            let file = crate::readonly::file(request).await?;
             Ok(Arc::new(Cloop::open(file).await?) as Arc<dyn Driver>)
         })
     }

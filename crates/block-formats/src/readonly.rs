@@ -4,19 +4,22 @@ use std::io::Read;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use block::open::OpenRequest;
-use block::{Error, IoFuture, Result};
+use block::{Child, Error, IoFuture, Result, Role};
 
 use crate::bytes::n;
 
-/// Refuses to open for writing, unless falling back to reading is fine.
-pub(crate) fn check(request: &OpenRequest) -> Result<()> {
-    if request.config.read_only || request.config.auto_read_only {
-        return Ok(());
+/// The file of an image that is only read; the driver has no options of its own. Opening it for writing is refused,
+/// unless falling back to reading is fine.
+pub(crate) async fn file(mut request: OpenRequest) -> Result<Arc<Child>> {
+    if !request.config.read_only && !request.config.auto_read_only {
+        return Err(Error::read_only("Image is read-only"));
     }
-    Err(Error::read_only("Image is read-only"))
+    let file = request.child("file", Role::Storage).await?;
+    request.finish()?;
+    Ok(file)
 }
 
-/// The same for an open image.
+/// Refuses to make an open image writable.
 pub(crate) fn reopen<'a>(read_only: bool) -> IoFuture<'a> {
     if read_only { block::done(()) } else { block::fail(Error::read_only("Image is read-only")) }
 }

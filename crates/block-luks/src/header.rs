@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use block::bytes::{be16, be32};
 use block::{Error, Result};
 
 use crate::cipher::{SECTOR, Scheme, SectorCipher};
@@ -62,14 +63,6 @@ pub struct Header {
 
 /// A piece of a file: its offset in bytes, and its bytes.
 pub type Piece = (u64, Vec<u8>);
-
-fn be16(bytes: &[u8], at: usize) -> u16 {
-    u16::from_be_bytes([bytes[at], bytes[at + 1]])
-}
-
-fn be32(bytes: &[u8], at: usize) -> u32 {
-    u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
-}
 
 fn array<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
     let mut array = [0; N];

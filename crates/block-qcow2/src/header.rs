@@ -2,6 +2,7 @@
 //!
 //! Everything that is not understood (longer headers, unknown extensions) is kept byte for byte.
 
+pub use block::bytes::{be16, be32, be64};
 use block::{Error, Result};
 
 /// `QFI\xfb`.
@@ -112,21 +113,6 @@ pub struct Header {
     pub feature_table: bool,
     /// Bytes at the start of the image that the header was read from.
     pub raw: Vec<u8>,
-}
-
-/// The big-endian number at `at`; 0 behind the end.
-pub fn be32(bytes: &[u8], at: usize) -> u32 {
-    bytes.get(at..at + 4).and_then(|b| b.try_into().ok()).map_or(0, u32::from_be_bytes)
-}
-
-/// The big-endian number at `at`; 0 behind the end.
-pub fn be64(bytes: &[u8], at: usize) -> u64 {
-    bytes.get(at..at + 8).and_then(|b| b.try_into().ok()).map_or(0, u64::from_be_bytes)
-}
-
-/// The big-endian number at `at`; 0 behind the end.
-pub fn be16(bytes: &[u8], at: usize) -> u16 {
-    bytes.get(at..at + 2).and_then(|b| b.try_into().ok()).map_or(0, u16::from_be_bytes)
 }
 
 /// Checks that a table of `entries` of `entry_len` bytes lies at a valid place.

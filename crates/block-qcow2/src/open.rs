@@ -95,9 +95,7 @@ async fn open_data_file(request: &mut OpenRequest, file: &Arc<Child>, header: &H
         return Err(Error::invalid("'data-file' is required for this image"));
     };
     let base = block::filename::exact(&file.node()).unwrap_or_default();
-    // A plain path, whatever it looks like.
-    let name = if block::filename::protocol_of(name).is_some() { format!("./{name}") } else { name.clone() };
-    Ok(Some(request.child_by_path("data-file", &base, &name, Role::Data).await?))
+    Ok(Some(request.child_by_path("data-file", &base, name, Role::Data).await?))
 }
 
 impl Image {

@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 pub mod backend;
+pub mod bytes;
 pub mod child;
 pub mod create;
 pub mod driver;

@@ -133,9 +133,11 @@ impl OpenRequest {
     /// `json:` (an image must not make the host open what its user did not name).
     ///
     /// # Errors
-    /// If the name is not a plain path, or opening fails.
+    /// If opening fails.
     pub async fn child_by_path(&mut self, name: &str, base: &str, path: &str, role: Role) -> Result<Arc<Child>> {
-        let options = Options::new().with("driver", "file").with("filename", filename::combine(base, path));
+        // What looks like a protocol is a file of that name.
+        let plain = if filename::protocol_of(path).is_some() { format!("./{path}") } else { path.to_owned() };
+        let options = Options::new().with("driver", "file").with("filename", filename::combine(base, &plain));
         let defaults = self.defaults.below(self.config)?;
         let node = Box::pin(self.graph.open(options, defaults)).await?;
         let child = Child::new(name, role, node, Parent::Node(OnceLock::new()));

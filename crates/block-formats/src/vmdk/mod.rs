@@ -206,12 +206,7 @@ async fn open_extents(
                     }
                     None => "",
                 };
-                // An image names files, whatever its names look like.
-                let path = match block::filename::protocol_of(&line.file) {
-                    Some(_) => format!("./{}", line.file),
-                    None => line.file.clone(),
-                };
-                request.child_by_path(&name, base, &path, role).await?
+                request.child_by_path(&name, base, &line.file, role).await?
             }
         };
         let len = line.sectors * SECTOR;
