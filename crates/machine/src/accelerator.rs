@@ -10,12 +10,15 @@ use kvm::{IrqchipMode, KvmAccelerator, KvmOptions};
 use x86::model::Host;
 
 use crate::machine::TraceFactory;
+use crate::qtest;
 
 /// What runs the vCPUs.
 #[derive(Clone, Debug)]
 pub enum AcceleratorConfig {
     /// The software CPU, which is made with the machine.
     Software(TranslatorConfig),
+    /// None: vCPUs never execute, and guest time moves only when a test says so.
+    Qtest,
     /// An accelerator of the host, which has been opened.
     Opened(Arc<dyn Accelerator>),
 }
@@ -24,7 +27,7 @@ impl AcceleratorConfig {
     /// What CPU models may have on it.
     pub fn host(&self) -> Host {
         match self {
-            Self::Software(_) => cpu::model_host(),
+            Self::Software(_) | Self::Qtest => cpu::model_host(),
             Self::Opened(accelerator) => accelerator.host(),
         }
     }
@@ -33,6 +36,7 @@ impl AcceleratorConfig {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Software(_) => SOFTWARE,
+            Self::Qtest => qtest::NAME,
             Self::Opened(accelerator) => accelerator.name(),
         }
     }

@@ -18,6 +18,7 @@ pub mod icount;
 mod machine;
 mod objects;
 mod pc;
+pub mod qtest;
 mod serial;
 pub mod storage;
 pub mod vcpu;

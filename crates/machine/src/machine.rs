@@ -1,5 +1,6 @@
 //! A machine that has been built: start, stop, reset, and what monitors ask about it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use accel::{Accelerator, CpuSignals, MachineSpaces, Signal, VcpuConfig, VcpuReset};
@@ -23,6 +24,7 @@ use crate::event::GuestEvents;
 use crate::icount::Icount;
 use crate::objects;
 use crate::pc::{self, Backends, Board};
+use crate::qtest::{QtestAccelerator, QtestAccess};
 use crate::vcpu::{NewVcpu, ThreadOptions, VcpuThreads};
 
 /// The end of low RAM holds the firmware tables: this many bytes of it.
@@ -98,6 +100,7 @@ impl Machine {
         let icount = config.icount.map(Icount::new);
         let clock = match &icount {
             Some(icount) => icount.clock().clone(),
+            None if matches!(config.accelerator, AcceleratorConfig::Qtest) => Clock::manual(),
             None => Clock::host().map_err(MachineError::Timers)?,
         };
         let accelerator: Arc<dyn Accelerator> = match &config.accelerator {
@@ -105,6 +108,7 @@ impl Machine {
                 let counter = icount.as_ref().map(|icount| Arc::clone(icount.counter()));
                 Arc::new(SoftwareAccelerator::new(*translator, counter, trace))
             }
+            AcceleratorConfig::Qtest => Arc::new(QtestAccelerator::default()),
             AcceleratorConfig::Opened(accelerator) => Arc::clone(accelerator),
         };
         let mut slots = slots(config.topology);
@@ -291,6 +295,18 @@ impl Machine {
     /// The vCPUs' object type.
     pub fn cpu_type(&self) -> &str {
         &self.cpu_type
+    }
+
+    /// The machine as a test drives it.
+    pub fn qtest_access(&self) -> QtestAccess {
+        QtestAccess {
+            memory: Arc::clone(&self.board.memory),
+            ports: Arc::clone(&self.board.ports),
+            clock: self.board.clock.clone(),
+            taps: vec![("/machine/i440fx/ioapic".to_owned(), Arc::clone(&self.board.controllers.ioapic_tap))],
+            inputs: self.board.controllers.inputs.clone(),
+            driven: BTreeMap::new(),
+        }
     }
 
     /// Guest memory, for whoever copies it in the background.

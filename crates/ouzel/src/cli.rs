@@ -11,6 +11,7 @@ mod devices;
 mod help;
 mod machine;
 mod options;
+mod qtest;
 mod run;
 mod value;
 mod virtio;
@@ -92,7 +93,8 @@ pub fn parse(arguments: &[String]) -> Result<Request, CliError> {
         return Ok(Request::Print(text));
     }
     let (mut warnings, mut lines) = (Vec::new(), Vec::new());
-    let character = character::settings(&arguments)?;
+    let mut character = character::settings(&arguments)?;
+    let qtest = qtest::settings(&arguments, &mut character)?;
     let run = run::settings(&arguments)?;
     let mut devices = devices::settings(&arguments, &character)?;
     let storage = self::block::settings(&arguments, &mut devices)?;
@@ -109,6 +111,7 @@ pub fn parse(arguments: &[String]) -> Result<Request, CliError> {
         autostart: run.autostart,
         chardevs: character.chardevs,
         storage,
+        qtest,
         monitors: character.monitors,
         options: options::for_query(),
     };

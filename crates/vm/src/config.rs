@@ -4,6 +4,7 @@ use chardev::ChardevSpec;
 use machine::config::MachineConfig;
 use qapi::machine::CommandLineOptionInfo;
 
+use crate::qtest::QtestConfig;
 use crate::storage::StorageConfig;
 
 /// What happens when the guest asks for a reset.
@@ -77,6 +78,8 @@ pub struct VmConfig {
     pub chardevs: Vec<ChardevSpec>,
     /// Objects, block nodes and drives.
     pub storage: StorageConfig,
+    /// The qtest server.
+    pub qtest: Option<QtestConfig>,
     /// The QMP monitors.
     pub monitors: Vec<MonitorConfig>,
     /// What `query-command-line-options` tells.

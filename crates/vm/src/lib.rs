@@ -12,6 +12,7 @@ pub mod handlers;
 pub mod inbox;
 pub mod log;
 pub mod program;
+pub mod qtest;
 pub mod run_state;
 pub mod snapshot;
 pub mod storage;

@@ -18,6 +18,7 @@ use crate::cpu_log;
 use crate::handlers;
 use crate::inbox::Inbox;
 use crate::log::{LogConfig, LogItem};
+use crate::qtest;
 use crate::snapshot::Snapshot;
 use crate::storage::{Storage, StorageError};
 
@@ -115,6 +116,7 @@ pub struct Program {
     monitors: Vec<String>,
     // Dropped in this order: sessions, then devices, then their thread.
     server: Server<Control, Snapshot>,
+    qtest: Option<qtest::Server>,
     chardevs: Chardevs,
     _monitor_thread: MonitorThread,
 }
@@ -157,6 +159,13 @@ impl Program {
         let shared = SharedState { events, snapshot, fd_sets: server.fd_sets().clone() };
         let mut control =
             Control::new(machine, storage.into_inner(), config.actions, shared, log.has(LogItem::CpuReset));
+        let qtest = match &config.qtest {
+            None => None,
+            Some(qtest) => {
+                let chardev = chardevs.attach(&qtest.chardev)?;
+                Some(qtest::Server::start(qtest, chardev, &control, &inbox).map_err(host("the qtest log"))?)
+            }
+        };
         if config.autostart {
             // A machine in prelaunch can always be started.
             let _started = control.resume();
@@ -169,7 +178,7 @@ impl Program {
             server.add_monitor(chardev, options);
             monitors.push(monitor.chardev.clone());
         }
-        Ok(Self { inbox, control, monitors, server, chardevs, _monitor_thread: monitor_thread })
+        Ok(Self { inbox, control, monitors, server, qtest, chardevs, _monitor_thread: monitor_thread })
     }
 
     /// Runs until the end; returns the exit status.
@@ -177,6 +186,7 @@ impl Program {
         let status = self.control.run(&self.inbox);
         self.flush();
         drop(self.server);
+        drop(self.qtest);
         self.chardevs.close_all();
         status
     }

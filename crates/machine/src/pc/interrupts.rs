@@ -16,6 +16,7 @@ use memory::{AddressSpace, DmaView, GuestAddress};
 
 use super::{BoardDevice, Place};
 use crate::error::MachineError;
+use crate::qtest::IrqTap;
 
 /// The mailboxes of all vCPUs, once they exist.
 pub type Mailboxes = Arc<OnceLock<Vec<Arc<CpuSignals>>>>;
@@ -28,6 +29,8 @@ pub struct Controllers {
     pub inputs: Vec<IrqInput>,
     /// Whose local APICs there are.
     local: Local,
+    /// Where tests listen at the I/O APIC's inputs. Silent where the board has none.
+    pub ioapic_tap: Arc<IrqTap>,
 }
 
 enum Local {
@@ -47,20 +50,21 @@ pub fn build(
     mailboxes: &Mailboxes,
     devices: &mut Vec<BoardDevice>,
 ) -> Result<Controllers, MachineError> {
+    let tap = Arc::new(IrqTap::default());
     let controllers = match accelerator.interrupts() {
         Interrupts::Machine => {
             let bus = ApicBus::new(clock);
             let pic = DeviceCell::new(I8259::new(IrqInput::new(bus.local_pins(), 0).line()));
             bus.connect_pic(pic.handle());
-            let inputs = legacy_pair(&bus, &pic, (memory, ports), devices)?;
-            Controllers { bus, inputs, local: Local::Board }
+            let inputs = legacy_pair(&bus, &pic, (memory, ports), &tap, devices)?;
+            Controllers { bus, inputs, local: Local::Board, ioapic_tap: tap }
         }
         Interrupts::LocalApics(apics) => {
             let bus = ApicBus::remote(clock, apics);
             let output = Arc::new(BootProcessorPin(Arc::clone(mailboxes)));
             let pic = DeviceCell::new(I8259::new(IrqInput::new(output, 0).line()));
-            let inputs = legacy_pair(&bus, &pic, (memory, ports), devices)?;
-            Controllers { bus, inputs, local: Local::BehindPic(pic) }
+            let inputs = legacy_pair(&bus, &pic, (memory, ports), &tap, devices)?;
+            Controllers { bus, inputs, local: Local::BehindPic(pic), ioapic_tap: tap }
         }
         Interrupts::All(controllers) => {
             let bus = ApicBus::remote(clock, Arc::new(Messages(Arc::clone(&controllers))));
@@ -68,7 +72,7 @@ pub fn build(
             let inputs = (0..GSI_COUNT).map(|gsi| IrqInput::new(Arc::clone(&sink), gsi)).collect();
             let lifecycle = Arc::new(AcceleratorControllers(controllers));
             devices.push(BoardDevice { type_name: "kvm-irqchip", place: Place::Board, part: None, lifecycle });
-            Controllers { bus, inputs, local: Local::Accelerator }
+            Controllers { bus, inputs, local: Local::Accelerator, ioapic_tap: tap }
         }
     };
     memory.map(GuestAddress(APIC_SPACE_BASE), APIC_SPACE_SIZE, 1, controllers.bus.mmio(None))?;
@@ -80,6 +84,7 @@ fn legacy_pair(
     bus: &Arc<ApicBus>,
     pic: &DeviceCell<I8259>,
     (memory, ports): (&AddressSpace, &AddressSpace),
+    tap: &Arc<IrqTap>,
     devices: &mut Vec<BoardDevice>,
 ) -> Result<Vec<IrqInput>, MachineError> {
     let ioapic = IoApic::new(bus);
@@ -93,7 +98,8 @@ fn legacy_pair(
     devices.push(BoardDevice { type_name: "isa-i8259", place: Place::Board, part: None, lifecycle });
     let lifecycle = Arc::new(ioapic.clone());
     devices.push(BoardDevice { type_name: "ioapic", place: Place::Board, part: None, lifecycle });
-    let router = GsiRouter::new(Arc::new(PicInputs(pic.clone())), Some(Arc::new(IoApicInputs(ioapic))));
+    let router =
+        GsiRouter::new(Arc::new(PicInputs(pic.clone())), Some(tap.in_front_of(Arc::new(IoApicInputs(ioapic)))));
     Ok(router.inputs())
 }
 

@@ -62,12 +62,21 @@ pub fn settings(
     if icount.is_some() && matches!(accelerator, AcceleratorConfig::Opened(_)) {
         return Err(CliError::plain("-icount is not allowed with hardware virtualization"));
     }
+    if icount.is_some() && matches!(accelerator, AcceleratorConfig::Qtest) {
+        return Err(CliError::plain("-icount counts instructions, and with qtest none are executed"));
+    }
     Ok(Chosen { accelerator, threads, icount })
 }
 
 struct Candidate {
     accelerator: AcceleratorConfig,
     threads: Threads,
+}
+
+impl Candidate {
+    fn qtest() -> Self {
+        Self { accelerator: AcceleratorConfig::Qtest, threads: Threads::Multi }
+    }
 }
 
 struct Context<'a> {
@@ -88,6 +97,7 @@ impl Context<'_> {
         for name in list.split(':').filter(|name| !name.is_empty()) {
             match name {
                 "tcg" => return Ok(Some(self.software())),
+                "qtest" => return Ok(Some(Candidate::qtest())),
                 "kvm" => match self.kvm(None)? {
                     Ok(candidate) => return Ok(Some(candidate)),
                     Err(error) => refused("", &error, lines),
@@ -113,6 +123,10 @@ impl Context<'_> {
                     let candidate = self.software_with(&mut values)?;
                     values.finish()?;
                     return Ok(Some(candidate));
+                }
+                "qtest" => {
+                    values.finish()?;
+                    return Ok(Some(Candidate::qtest()));
                 }
                 "kvm" => {
                     let irqchip = values.text("kernel-irqchip")?;

@@ -14,12 +14,12 @@ use qapi::objects::ObjectAdd;
 use vm::storage::{self, DriveConfig, Interface, StorageConfig};
 
 use super::arguments::all;
-use super::{Argument, CliError, devices};
+use super::{Argument, CliError, devices, qtest};
 
 /// Reads the options. Drives that want a device of their own get it behind `devices`.
 pub fn settings(arguments: &[Argument<'_>], devices: &mut Vec<DeviceConfig>) -> Result<StorageConfig, CliError> {
     let mut config = StorageConfig::default();
-    for argument in all(arguments, "object") {
+    for argument in all(arguments, "object").filter(|argument| !qtest::is_object(argument)) {
         let object: ObjectAdd = typed(argument, "qom-type")?;
         config.objects.push((source(argument), object));
     }

@@ -198,10 +198,11 @@ pub const OPTIONS: &[OptionSpec] = &[
     },
     grouped(
         "accel",
-        "[accel=]tcg|kvm[,prop=value…]",
+        "[accel=]tcg|kvm|qtest[,prop=value…]",
         "select the accelerator; several are tried in turn (-accel help lists them)\n                \
          tcg: thread=single|multi, tb-size=MiB, one-insn-per-tb=on|off, x-translator=on|off, x-lockstep=on|off\n                \
-         kvm: kernel-irqchip=on|off|split",
+         kvm: kernel-irqchip=on|off|split\n                \
+         qtest: no processor runs, and guest time moves only as the qtest client says",
         &ACCEL,
     ),
     option("enable-kvm", None, "run the guest on the host's KVM"),
@@ -218,7 +219,7 @@ pub const OPTIONS: &[OptionSpec] = &[
     option("kernel", Some("file"), "boot this Linux bzImage, PVH ELF or Multiboot image"),
     option("initrd", Some("file"), "the kernel's initial RAM disk or module"),
     option("append", Some("text"), "the kernel's command line"),
-    grouped("object", "type,id=id[,prop=value…]", "create an object: iothread, secret, throttle-group", &OBJECT),
+    grouped("object", "type,id=id[,prop=value…]", "create an object: iothread, qtest, secret, throttle-group", &OBJECT),
     grouped("blockdev", "driver,node-name=name[,option=value…]", "open a block node", &BLOCKDEV),
     grouped(
         "drive",
@@ -249,6 +250,8 @@ pub const OPTIONS: &[OptionSpec] = &[
     grouped("name", "[guest=]text[,process=text]", "set the guest's name", &NAME),
     option("uuid", Some("uuid"), "set the machine's UUID"),
     grouped("rtc", "[base=utc|localtime|date][,clock=host|vm]", "the guest's time of day", &RTC),
+    option("qtest", Some("dev"), "put a qtest server on a new character device"),
+    option("qtest-log", Some("file"), "where the qtest server logs; 'none' for nowhere, standard error without it"),
     option("pidfile", Some("file"), "write the process id to a file"),
     option("daemonize", None, "run in the background once everything is set up"),
     grouped("device", "driver[,prop=value…]", "add a device (-device help lists them)", &DEVICE),
