@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod client;
+mod debian;
 mod demo;
 mod guest;
 mod layers;
@@ -18,6 +19,7 @@ usage: cargo xtask TASK
   demo          set up, build, boot a guest and show a short QMP session with it
   test          set up, then run every check and test
   check-layers  check which crate may depend on which, and where `unsafe` may be
+  debian        build the Debian disk image of the firmware tests and print its name
   guest         build the test guests (kernel, initrd, bare-metal images) and print their directory
 ";
 
@@ -27,6 +29,7 @@ fn main() -> ExitCode {
         "demo" => demo::run_demo(),
         "test" => test::run_tests(),
         "check-layers" => layers::check(),
+        "debian" => debian::image().map(|image| println!("{}", image.display())),
         "guest" => guest::build().map(|guests| println!("{}", guests.directory.display())),
         "help" | "--help" | "-h" => {
             print!("{HELP}");
