@@ -137,6 +137,11 @@ impl Image {
             }
         }
         self.expand_zeroes().await?;
+        // Version 2 can't say that bitmaps are up to date.
+        for bitmap in self.node_bitmaps.list().iter().filter(|bitmap| bitmap.is_persistent()) {
+            self.node_bitmaps.release(bitmap);
+        }
+        self.remove_stored(None).await?;
         let _gate = self.gate.write().await;
         let _one = self.flush_lock.lock().await;
         let mut meta = self.meta.lock().await;

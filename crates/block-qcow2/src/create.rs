@@ -291,6 +291,7 @@ async fn write_image(plan: &Plan, file: Arc<Child>, data_file: Option<Arc<Child>
         reftable,
         snapshots: Vec::new(),
         bitmaps: Vec::new(),
+        node_bitmaps: Arc::default(),
         run,
         read_only: false,
         cipher: None,
@@ -342,7 +343,7 @@ pub async fn measure(mut request: MeasureRequest) -> Result<Measure> {
     let bitmaps = request.source.as_ref().and_then(|source| {
         let node = source.node();
         let qcow2 = node.driver().as_any().downcast_ref::<crate::Qcow2>()?;
-        Some(qcow2.bitmap_bytes())
+        Some(qcow2.image.bitmap_bytes())
     });
     Ok(Measure { required: fully_allocated - virtual_size + data, fully_allocated, bitmaps })
 }

@@ -29,17 +29,9 @@ impl Qcow2 {
         work.await
     }
 
-    async fn writing<T>(&self, offset: u64, len: u64, work: impl Future<Output = Result<T>>) -> Result<T> {
+    async fn writing<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
         self.image.check_usable()?;
-        self.image.record_write(offset, len).await?;
         self.guarded(work).await
-    }
-
-    /// Bytes that the bitmaps take in a copy of this image.
-    pub(crate) fn bitmap_bytes(&self) -> u64 {
-        let size = self.image.len();
-        let cluster = self.image.cluster_size();
-        read(&self.image.bitmaps, |all| all.iter().map(|b| b.stored_bytes(size, cluster)).sum())
     }
 
     /// Bytes at an offset of the saved machine state. The state lies behind the disk.
@@ -146,19 +138,18 @@ impl Driver for Qcow2 {
     }
 
     fn write(&self, offset: u64, buf: IoBuf, flags: WriteFlags) -> IoFuture<'_> {
-        let len = buf.len() as u64;
         if flags.compressed {
             return self.write_compressed(offset, buf);
         }
-        Box::pin(self.writing(offset, len, self.image.write_range(offset, buf)))
+        Box::pin(self.writing(self.image.write_range(offset, buf)))
     }
 
     fn write_zeroes(&self, offset: u64, len: u64, flags: ZeroFlags) -> IoFuture<'_> {
-        Box::pin(self.writing(offset, len, self.image.zero_range(offset, len, flags)))
+        Box::pin(self.writing(self.image.zero_range(offset, len, flags)))
     }
 
     fn discard(&self, offset: u64, len: u64) -> IoFuture<'_> {
-        Box::pin(self.writing(offset, len, self.image.discard_range(offset, len)))
+        Box::pin(self.writing(self.image.discard_range(offset, len)))
     }
 
     fn flush(&self) -> IoFuture<'_> {
@@ -181,8 +172,7 @@ impl Driver for Qcow2 {
     }
 
     fn write_compressed(&self, offset: u64, buf: IoBuf) -> IoFuture<'_> {
-        let len = buf.len() as u64;
-        Box::pin(self.writing(offset, len, self.image.write_compressed(offset, buf)))
+        Box::pin(self.writing(self.image.write_compressed(offset, buf)))
     }
 
     fn exact_filename(&self) -> Option<String> {
@@ -233,6 +223,14 @@ impl Driver for Qcow2 {
         Box::pin(self.image.amend(request))
     }
 
+    fn can_store_bitmap(&self, name: &str, granularity: u64) -> Result<()> {
+        self.image.can_store_bitmap(name, granularity)
+    }
+
+    fn remove_stored_bitmap(&self, name: String) -> IoFuture<'_> {
+        Box::pin(async move { self.image.remove_stored(Some(&name)).await })
+    }
+
     fn snapshots(&self) -> Result<Vec<SnapshotInfo>> {
         Ok(read(&self.image.snapshots, |all| all.iter().map(|s| s.info.clone()).collect()))
     }
@@ -263,7 +261,7 @@ impl Driver for Qcow2 {
             }
             if !was_read_only {
                 // Everything is clean afterwards, so that caches may change their sizes.
-                self.image.close().await?;
+                if read_only { self.image.inactivate().await? } else { self.image.close().await? }
             }
             let geometry = self.image.geometry();
             let (slices, slice_bytes) = run.l2_cache(&geometry, self.image.len());
@@ -275,6 +273,11 @@ impl Driver for Qcow2 {
                 change(&self.image.run, |now| *now = run);
             }
             self.image.read_only.store(read_only, Ordering::Release);
+            if read_only {
+                for bitmap in self.image.node_bitmaps.list().iter().filter(|bitmap| bitmap.is_persistent()) {
+                    bitmap.set_read_only(true);
+                }
+            }
             if was_read_only && !read_only {
                 self.image.prepare_for_writing().await?;
             }
@@ -283,7 +286,7 @@ impl Driver for Qcow2 {
     }
 
     fn close(&self) -> IoFuture<'_> {
-        Box::pin(self.image.close())
+        Box::pin(self.image.inactivate())
     }
 
     fn as_any(&self) -> &dyn Any {

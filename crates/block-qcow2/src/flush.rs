@@ -300,9 +300,21 @@ impl Image {
         self.flush_clean(&mut meta).await
     }
 
+    /// As [`Image::close`], with the bitmaps: the node will not be written any more, for now.
+    pub async fn inactivate(&self) -> Result<()> {
+        let stored = if self.read_only.load(Ordering::Acquire) || self.broken.load(Ordering::Acquire) {
+            Ok(())
+        } else {
+            let _gate = self.gate.write().await;
+            let _one = self.flush_lock.lock().await;
+            let mut meta = self.meta.lock().await;
+            self.store_bitmaps(&mut meta).await
+        };
+        self.close().await.and(stored)
+    }
+
     /// Writes everything, and clears the dirty bit.
     pub async fn flush_clean(&self, meta: &mut Meta) -> Result<()> {
-        self.store_bitmaps(meta).await?;
         self.flush_all(meta).await?;
         if self.unsettled.load(Ordering::Acquire) {
             self.settle_copied(meta).await?;

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Instant;
 
-use block::{BackingSlot, Child, Error, Result};
+use block::{BackingSlot, Bitmaps, Child, Error, Result};
 use tokio::sync::Notify;
 
 use crate::bitmap::StoredBitmap;
@@ -54,6 +54,8 @@ pub struct Image {
     pub(crate) header_io: tokio::sync::Mutex<bool>,
     pub(crate) snapshots: RwLock<Vec<Snapshot>>,
     pub(crate) bitmaps: RwLock<Vec<StoredBitmap>>,
+    /// The bitmaps of the node.
+    pub(crate) node_bitmaps: Arc<Bitmaps>,
     map: Mutex<Map>,
     pub(crate) meta: tokio::sync::Mutex<Meta>,
     pub(crate) flush_lock: tokio::sync::Mutex<()>,
@@ -76,6 +78,7 @@ pub struct Parts {
     pub reftable: Vec<u64>,
     pub snapshots: Vec<Snapshot>,
     pub bitmaps: Vec<StoredBitmap>,
+    pub node_bitmaps: Arc<Bitmaps>,
     pub run: RunOptions,
     pub read_only: bool,
     pub cipher: Option<Arc<dyn SectorCipher>>,
@@ -124,6 +127,7 @@ impl Image {
             header_io: tokio::sync::Mutex::const_new(false),
             snapshots: RwLock::new(parts.snapshots),
             bitmaps: RwLock::new(parts.bitmaps),
+            node_bitmaps: parts.node_bitmaps,
             map: Mutex::new(Map::new(parts.l1, slice_bytes, slices)),
             meta: tokio::sync::Mutex::const_new(Meta {
                 refs,

@@ -74,9 +74,16 @@ pub async fn open(mut request: OpenRequest) -> Result<Qcow2> {
         }
         Err(error) => return Err(error),
     };
-    let parts = Parts { file, data_file, header, l1, reftable, snapshots, bitmaps, run, read_only, cipher: None };
+    let node_bitmaps = Arc::clone(&request.bitmaps);
+    let parts =
+        Parts { file, data_file, header, l1, reftable, snapshots, bitmaps, run, read_only, cipher: None, node_bitmaps };
     let image = Image::new(parts);
     image.add_inactive_l2().await?;
+    // Whoever only looks at an image, or repairs it, leaves the bitmaps where they are.
+    let untouched = flags.check || (flags.no_io && read_only);
+    if !untouched {
+        image.load_bitmaps().await?;
+    }
     if !read_only && !flags.check {
         image.prepare_for_writing().await?;
     }
@@ -117,6 +124,6 @@ impl Image {
                 tracing::info!("qcow2: {message}");
             }
         }
-        Ok(())
+        self.use_bitmaps().await
     }
 }

@@ -20,10 +20,7 @@ impl Image {
             return Err(Error::invalid("The new size must be a multiple of 512"));
         }
         let old = self.len();
-        let resizable = |all: &Vec<crate::bitmap::StoredBitmap>| all.is_empty();
-        if len != old && !read(&self.bitmaps, resizable) {
-            return Err(Error::unsupported("Cannot resize an image that has bitmaps"));
-        }
+        self.check_bitmaps_for_resize()?;
         if len != old && read(&self.header, |h| h.version) < 3 && !read(&self.snapshots, Vec::is_empty) {
             return Err(Error::unsupported("Can't resize a v2 image which has snapshots"));
         }

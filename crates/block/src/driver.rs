@@ -181,6 +181,21 @@ pub trait Driver: Send + Sync + 'static {
         unsupported("amending options")
     }
 
+    /// Whether a new bitmap of that name and granularity (bytes) could be stored in the image.
+    ///
+    /// # Errors
+    /// Says why not; [`Error::is_unsupported`] if the format stores none.
+    fn can_store_bitmap(&self, name: &str, granularity: u64) -> Result<()> {
+        let _ = (name, granularity);
+        Err(Error::unsupported("Operation not supported"))
+    }
+
+    /// Removes a bitmap from the image. It is no error if there is none of that name.
+    fn remove_stored_bitmap(&self, name: String) -> IoFuture<'_> {
+        let _ = name;
+        done(())
+    }
+
     /// The internal snapshots.
     fn snapshots(&self) -> Result<Vec<SnapshotInfo>> {
         Ok(Vec::new())

@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 pub mod backend;
+pub mod bitmap;
 pub mod bytes;
 pub mod child;
 pub mod create;
@@ -33,6 +34,7 @@ pub mod tracker;
 pub mod value;
 
 pub use backend::Backend;
+pub use bitmap::{BitmapUse, Bitmaps, DirtyBitmap, NewBitmap};
 pub use child::{BackingSlot, Child, Role};
 pub use driver::{Driver, DriverKind, DriverType, IoFuture, done, fail};
 pub use error::{Error, Result};

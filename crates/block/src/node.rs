@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, Weak};
 use iobuf::IoBuf;
 use tokio::sync::Notify;
 
+use crate::bitmap::{BitmapUse, Bitmaps, DirtyBitmap, NewBitmap};
 use crate::child::{BackingSlot, Child, Parent};
 use crate::driver::{Driver, DriverKind, DriverType};
 use crate::error::{Error, Result};
@@ -80,6 +81,7 @@ pub struct Node {
     detect_zeroes: AtomicU8,
     no_flush: AtomicBool,
 
+    bitmaps: Arc<Bitmaps>,
     parents: Mutex<Vec<Weak<Child>>>,
     tracker: Tracker,
     in_flight: AtomicUsize,
@@ -117,6 +119,7 @@ impl Node {
         driver: Arc<dyn Driver>,
         options: Options,
         config: NodeConfig,
+        bitmaps: Arc<Bitmaps>,
     ) -> Arc<Self> {
         let node = Arc::new(Self {
             name,
@@ -128,6 +131,7 @@ impl Node {
             discard: AtomicBool::new(config.discard),
             detect_zeroes: AtomicU8::new(config.detect_zeroes as u8),
             no_flush: AtomicBool::new(config.cache.no_flush),
+            bitmaps,
             parents: Mutex::default(),
             tracker: Tracker::default(),
             in_flight: AtomicUsize::new(0),
@@ -382,8 +386,12 @@ impl Node {
         if (offset | end) & (align - 1) != 0 {
             self.write_unaligned(&limits, offset, buf, flags).await?;
         } else {
-            let _tracked = self.tracker.begin(offset, buf.len() as u64, Overlap::Plain).await;
-            self.write_aligned(&limits, offset, buf, flags).await?;
+            let len = buf.len() as u64;
+            let _tracked = self.tracker.begin(offset, len, Overlap::Plain).await;
+            let result = self.write_aligned(&limits, offset, buf, flags).await;
+            // A write that failed may have changed something.
+            self.bitmaps.record(offset, len);
+            result?;
         }
         self.written(flags.fua).await
     }
@@ -417,7 +425,9 @@ impl Node {
             self.event("pwritev_rmw_after_tail").await;
             parts.push(tail.slice(index(end), block - index(end)));
         }
-        self.write_aligned(limits, start, IoBuf::concat(parts), flags).await
+        let result = self.write_aligned(limits, start, IoBuf::concat(parts), flags).await;
+        self.bitmaps.record(start, padded_end - start);
+        result
     }
 
     async fn write_aligned(&self, limits: &Limits, offset: u64, buf: IoBuf, flags: WriteFlags) -> Result<()> {
@@ -470,15 +480,21 @@ impl Node {
             let _tracked = self.tracker.begin(start, end - start, Overlap::Serialising).await;
             let middle = offset.next_multiple_of(unit).min(offset + len);
             let tail = ((offset + len) / unit * unit).max(middle);
-            for (from, to) in [(offset, middle), (middle, tail), (tail, offset + len)] {
+            let mut result = Ok(());
+            'ranges: for (from, to) in [(offset, middle), (middle, tail), (tail, offset + len)] {
                 let mut at = from;
                 while at < to {
                     let max = if limits.max_zeroes == 0 { u64::MAX } else { limits.max_zeroes.max(unit) };
                     let n = (to - at).min(max / unit * unit);
-                    self.zero_piece(&limits, at, n, flags).await?;
+                    result = self.zero_piece(&limits, at, n, flags).await;
+                    if result.is_err() {
+                        break 'ranges;
+                    }
                     at += n;
                 }
             }
+            self.bitmaps.record(offset, len);
+            result?;
         }
         self.written(flags.fua).await
     }
@@ -553,7 +569,9 @@ impl Node {
         while at < to {
             // Pieces end at multiples of the longest one, so that the next driver finds whole units.
             let n = (to - at).min(max - at % max);
-            match self.driver.discard(at, n).await {
+            let result = self.driver.discard(at, n).await;
+            self.bitmaps.record(at, n);
+            match result {
                 Err(error) if !error.is_unsupported() => return Err(error),
                 _ => {}
             }
@@ -619,6 +637,7 @@ impl Node {
         let start = old.min(len);
         let _tracked = self.tracker.begin(start, u64::MAX - start, Overlap::Serialising).await;
         self.driver.truncate(len, exact, preallocation).await?;
+        self.bitmaps.truncate(self.len());
         self.write_generation.fetch_add(1, Ordering::AcqRel);
         Ok(())
     }
@@ -660,6 +679,58 @@ impl Node {
             }
             Ok(status)
         })
+    }
+
+    /// The dirty bitmaps, which record what is written here.
+    pub fn bitmaps(&self) -> &Arc<Bitmaps> {
+        &self.bitmaps
+    }
+
+    /// Makes a bitmap for users (`block-dirty-bitmap-add`). Opposite: [`Node::remove_bitmap`].
+    ///
+    /// # Errors
+    /// A wrong name or granularity; if it is to be persistent, what the image says.
+    pub fn add_bitmap(&self, name: &str, new: NewBitmap) -> Result<Arc<DirtyBitmap>> {
+        if name.is_empty() {
+            return Err(Error::invalid("Bitmap name cannot be empty"));
+        }
+        let granularity = match new.granularity {
+            Some(granularity) if granularity < 512 || !granularity.is_power_of_two() => {
+                return Err(Error::invalid("Granularity must be power of 2 and at least 512"));
+            }
+            Some(granularity) => granularity,
+            None => self.driver.details().cluster_size.unwrap_or(65536).clamp(4096, 65536),
+        };
+        if self.bitmaps.find(name).is_some() {
+            return Err(Error::exists(format!("Bitmap already exists: {name}")));
+        }
+        if new.persistent {
+            self.driver.can_store_bitmap(name, granularity).map_err(|error| {
+                let node = &self.name;
+                if error.is_unsupported() {
+                    return error.context(format!("Can't store persistent bitmaps to {node}"));
+                }
+                error.context(format!("Can't make bitmap '{name}' persistent in '{node}'"))
+            })?;
+        }
+        let bitmap = self.bitmaps.create(self.len(), granularity, Some(name))?;
+        bitmap.set_enabled(!new.disabled);
+        bitmap.set_persistent(new.persistent);
+        Ok(bitmap)
+    }
+
+    /// Removes a bitmap, from the image, too, if it is persistent (`block-dirty-bitmap-remove`).
+    ///
+    /// # Errors
+    /// There is none of that name, it is in use or read-only, or the image can't be changed.
+    pub async fn remove_bitmap(&self, name: &str) -> Result<()> {
+        let bitmap = self.bitmaps.named(name)?;
+        bitmap.check(BitmapUse::Remove)?;
+        if bitmap.is_persistent() {
+            self.driver.remove_stored_bitmap(name.to_owned()).await?;
+        }
+        self.bitmaps.release(&bitmap);
+        Ok(())
     }
 
     /// Calls `event` once when a write reaches behind `threshold` bytes; 0 turns it off.

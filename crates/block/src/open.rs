@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
+use crate::bitmap::Bitmaps;
 use crate::child::{Child, Parent, Role, missing_child};
 use crate::driver::{DriverKind, DriverType};
 use crate::error::{Error, Result};
@@ -71,6 +72,8 @@ pub struct OpenRequest {
     pub config: NodeConfig,
     /// How everything is opened.
     pub flags: OpenFlags,
+    /// The bitmaps that the node will have.
+    pub bitmaps: Arc<Bitmaps>,
     driver_type: &'static dyn DriverType,
     defaults: Defaults,
     opened: HashMap<String, Arc<Node>>,
@@ -231,18 +234,20 @@ impl Graph {
         let node_name = node_name.unwrap_or_else(|| self.generate_name());
         let mut backing_options = options.take_below("backing");
         let backing_reference = options.take("backing");
+        let bitmaps = Arc::<Bitmaps>::default();
         let request = OpenRequest {
             graph: Arc::clone(self),
             node_name: node_name.clone(),
             options,
             config,
             flags,
+            bitmaps: Arc::clone(&bitmaps),
             driver_type,
             defaults,
             opened,
         };
         let driver = driver_type.open(request).await?;
-        let node = Node::new(node_name, driver_type, driver, own_options(&explicit), config);
+        let node = Node::new(node_name, driver_type, driver, own_options(&explicit), config, bitmaps);
         self.register(&node)?;
         match backing_reference {
             Some(Value::Str(name)) if !name.is_empty() => {
