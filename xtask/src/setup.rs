@@ -16,8 +16,11 @@ pub struct Package {
 /// A static busybox: the guest's programs.
 pub const BUSYBOX: Package = Package { name: "busybox-static", file: "/bin/busybox" };
 /// What the tests compare with and drive Ouzel by.
-pub const PEERS: [Package; 8] = [
+pub const PEERS: [Package; 11] = [
     Package { name: "qemu-system-x86", file: "/usr/bin/qemu-system-x86_64" },
+    Package { name: "seabios", file: "/usr/share/seabios/bios-256k.bin" },
+    Package { name: "grub-pc-bin", file: "/usr/lib/grub/i386-pc/kernel.img" },
+    Package { name: "xorriso", file: "/usr/bin/xorriso" },
     Package { name: "netcat-openbsd", file: "/bin/nc.openbsd" },
     Package { name: "nasm", file: "/usr/bin/nasm" },
     Package { name: "qemu-utils", file: "/usr/bin/qemu-img" },

@@ -1,11 +1,18 @@
-//! The ACPI tables of the `pc` board, for guests that start without firmware (ACPI 1.0b to 2.0; IA-PC HPET 1.0a).
+//! The ACPI tables (ACPI 1.0b to 2.0; IA-PC HPET 1.0a; PCI firmware specification 3.0 for MCFG).
 //!
-//! The set and the contents follow QEMU 7.2's `pc`: RSDP revision 0 → RSDT → FACP (revision 1), FACS, DSDT, APIC, HPET,
-//! WAET, with the same OEM identifiers, so that guests treat both alike.
+//! Set and contents follow QEMU 7.2: RSDP revision 0 → RSDT → FACP, FACS, DSDT, APIC, HPET, WAET, with the same OEM
+//! identifiers, so that guests treat both alike. The FACP of `pc` has revision 1, that of `q35` revision 3, and `q35` has
+//! an MCFG. Firmware links them by the script in `etc/table-loader`; for guests that start without firmware they are
+//! linked here.
 
 mod dsdt;
+mod fadt;
+mod loader;
 
 use acpi_tables::sdt::Sdt;
+
+pub use self::loader::{LOADER_FILE, RSDP_FILE, TABLES_FILE, TableFiles};
+use self::loader::{Script, Zone};
 
 const OEM_ID: [u8; 6] = *b"BOCHS ";
 const OEM_TABLE_ID: [u8; 8] = *b"BXPC    ";
@@ -28,9 +35,38 @@ mod board {
     pub const RTC_CENTURY: u8 = 0x32;
 }
 
+/// Which chipset the tables describe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChipsetTables {
+    /// 440FX with PIIX3 and PIIX4 power management.
+    I440fx,
+    /// Q35 with ICH9.
+    Q35 {
+        /// Where configuration space is mapped, if the firmware mapped it: first address and bytes.
+        mmconfig: Option<(u64, u64)>,
+        /// The firmware supports system-management mode's ACPI switch.
+        smm: bool,
+    },
+}
+
+/// The sleep states that the guest may enter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SleepStates {
+    /// Suspend to RAM.
+    pub s3: bool,
+    /// Suspend to disk, and the SLP_TYP that asks for it.
+    pub s4: Option<u8>,
+}
+
 /// What the tables tell about this machine.
 #[derive(Clone, Debug)]
 pub struct AcpiConfig {
+    /// The chipset.
+    pub chipset: ChipsetTables,
+    /// The sleep states beside S5.
+    pub sleep: SleepStates,
+    /// Where PCI memory is above 4 GiB: first and last address.
+    pub high_window: Option<(u64, u64)>,
     /// Local APIC id of each possible vCPU.
     pub apic_ids: Vec<u32>,
     /// How many of them are present.
@@ -56,41 +92,133 @@ pub struct SerialPort {
     pub irq: u8,
 }
 
-/// The tables, placed.
+/// The tables, with offsets in place of addresses.
 #[derive(Clone, Debug)]
 pub struct AcpiTables {
-    /// All the tables but the RSDP, to be written at the address given to [`AcpiTables::build`].
+    blob: Vec<u8>,
+    /// Where pointers to other tables are, and how many bytes they have.
+    pointers: Vec<(u32, u8)>,
+    /// Offset and length of each table with a checksum.
+    tables: Vec<(u32, u32)>,
+    rsdt: u32,
+}
+
+/// Where the checksum is in a table.
+const CHECKSUM_AT: u32 = 9;
+/// Where the checksum and the pointer are in the RSDP.
+const RSDP_CHECKSUM_AT: u32 = 8;
+const RSDP_POINTER_AT: u32 = 16;
+const RSDP_LEN: u32 = 20;
+
+/// The tables at their addresses.
+#[derive(Clone, Debug)]
+pub struct PlacedTables {
+    /// All the tables but the RSDP.
     pub blob: Vec<u8>,
     /// The 20 bytes of the RSDP.
     pub rsdp: Vec<u8>,
 }
 
 impl AcpiTables {
-    /// Builds the tables for address `at` (page-aligned, below 4 GiB).
-    pub fn build(config: &AcpiConfig, at: u32) -> Self {
-        let mut blob = Vec::new();
-        let mut place = |bytes: &[u8], align: usize| {
-            blob.resize(blob.len().next_multiple_of(align), 0);
-            let address = at + blob.len() as u32;
-            blob.extend_from_slice(bytes);
-            address
+    /// Builds the tables.
+    pub fn build(config: &AcpiConfig) -> Self {
+        let mut tables = Self { blob: Vec::new(), pointers: Vec::new(), tables: Vec::new(), rsdt: 0 };
+        let facs = tables.place(&facs(), 64);
+        let dsdt = tables.add(&dsdt::build(config), &[]);
+        let fadt = match config.chipset {
+            ChipsetTables::I440fx => tables.add(&fadt::piix4(facs, dsdt), &[(36, 4), (40, 4)]),
+            ChipsetTables::Q35 { .. } => tables.add(&fadt::ich9(config, facs, dsdt), &[(36, 4), (40, 4), (140, 8)]),
         };
-        let facs = place(&facs(), 64);
-        let dsdt = place(dsdt::build(config).as_slice(), 16);
-        let mut pointers = vec![place(fadt(facs, dsdt).as_slice(), 16), place(madt(config).as_slice(), 16)];
+        let mut list = vec![fadt, tables.add(&madt(config), &[])];
         if config.hpet {
-            pointers.push(place(hpet().as_slice(), 16));
+            list.push(tables.add(&hpet(), &[]));
         }
-        pointers.push(place(waet().as_slice(), 16));
+        if let ChipsetTables::Q35 { mmconfig, .. } = config.chipset {
+            list.push(tables.add(&mcfg(mmconfig), &[]));
+        }
+        list.push(tables.add(&waet(), &[]));
         let mut rsdt = table(*b"RSDT", 1, 36);
-        for pointer in pointers {
-            rsdt.append_slice(&pointer.to_le_bytes());
+        let mut entries = Vec::new();
+        for (index, offset) in list.iter().enumerate() {
+            rsdt.append_slice(&offset.to_le_bytes());
+            entries.push((36 + 4 * index as u32, 4));
         }
-        let rsdt = place(rsdt.as_slice(), 16);
-        Self { blob, rsdp: rsdp(rsdt) }
+        tables.rsdt = tables.add(&rsdt, &entries);
+        tables
+    }
+
+    fn place(&mut self, bytes: &[u8], align: usize) -> u32 {
+        self.blob.resize(self.blob.len().next_multiple_of(align), 0);
+        let offset = self.blob.len() as u32;
+        self.blob.extend_from_slice(bytes);
+        offset
+    }
+
+    /// Adds a table whose pointers are at offsets in it.
+    fn add(&mut self, table: &Sdt, pointers: &[(u32, u8)]) -> u32 {
+        let offset = self.place(table.as_slice(), 16);
+        self.tables.push((offset, table.as_slice().len() as u32));
+        self.pointers.extend(pointers.iter().map(|(at, size)| (offset + at, *size)));
+        offset
+    }
+
+    /// Bytes of all tables but the RSDP.
+    pub fn len(&self) -> usize {
+        self.blob.len()
+    }
+
+    /// There is always something.
+    pub fn is_empty(&self) -> bool {
+        self.blob.is_empty()
+    }
+
+    /// The tables for address `at` (aligned to 64 bytes, below 4 GiB), as firmware would have placed them.
+    pub fn placed(&self, at: u32) -> PlacedTables {
+        let mut blob = self.blob.clone();
+        for (offset, _) in &self.pointers {
+            let field = *offset as usize..*offset as usize + 4;
+            let mut value = [0; 4];
+            value.copy_from_slice(&blob[field.clone()]);
+            blob[field].copy_from_slice(&u32::from_le_bytes(value).wrapping_add(at).to_le_bytes());
+        }
+        for (start, len) in &self.tables {
+            let sum_at = (start + CHECKSUM_AT) as usize;
+            blob[sum_at] = 0;
+            blob[sum_at] = checksum(&blob[*start as usize..(start + len) as usize]);
+        }
+        let mut rsdp = rsdp(at.wrapping_add(self.rsdt));
+        rsdp[RSDP_CHECKSUM_AT as usize] = checksum(&rsdp);
+        PlacedTables { blob, rsdp }
+    }
+
+    /// The files for firmware that links the tables itself.
+    pub fn files(&self) -> TableFiles {
+        /// The tables' size does not change with what they say, so that a restored guest finds it as it was.
+        const TABLES_LEN: usize = 0x2_0000;
+        let mut script = Script::default();
+        script.allocate(RSDP_FILE, 16, Zone::FSegment);
+        script.allocate(TABLES_FILE, 64, Zone::High);
+        for (offset, size) in &self.pointers {
+            script.add_pointer(TABLES_FILE, *offset, *size, TABLES_FILE);
+        }
+        let mut tables = self.blob.clone();
+        for (start, len) in &self.tables {
+            tables[(start + CHECKSUM_AT) as usize] = 0;
+            script.add_checksum(TABLES_FILE, start + CHECKSUM_AT, *start, *len);
+        }
+        script.add_pointer(RSDP_FILE, RSDP_POINTER_AT, 4, TABLES_FILE);
+        script.add_checksum(RSDP_FILE, RSDP_CHECKSUM_AT, 0, RSDP_LEN);
+        tables.resize(tables.len().next_multiple_of(TABLES_LEN), 0);
+        TableFiles { tables, rsdp: rsdp(self.rsdt), loader: script.finish() }
     }
 }
 
+/// `value` that makes the sum of `bytes` and it zero.
+fn checksum(bytes: &[u8]) -> u8 {
+    bytes.iter().fold(0_u8, |sum, byte| sum.wrapping_sub(*byte))
+}
+
+/// An empty table.
 fn table(signature: [u8; 4], revision: u8, length: u32) -> Sdt {
     let mut table = Sdt::new(signature, length, revision, OEM_ID, OEM_TABLE_ID, 1);
     table.write_bytes(28, b"BXPC");
@@ -105,7 +233,6 @@ fn rsdp(rsdt: u32) -> Vec<u8> {
     bytes.extend(OEM_ID);
     bytes.push(0);
     bytes.extend(rsdt.to_le_bytes());
-    bytes[8] = bytes.iter().fold(0_u8, |sum, byte| sum.wrapping_sub(*byte));
     bytes
 }
 
@@ -115,34 +242,6 @@ fn facs() -> Vec<u8> {
     bytes.extend(64_u32.to_le_bytes());
     bytes.resize(64, 0);
     bytes
-}
-
-/// Fixed ACPI Description Table, revision 1: 116 bytes (ACPI 1.0b, 5.2.5). Old Windows versions need this revision.
-fn fadt(facs: u32, dsdt: u32) -> Sdt {
-    /// WBINVD, PROC_C1, SLP_BUTTON (no fixed sleep button), RTC_S4, RESET_REG_SUP, USE_PLATFORM_CLOCK. The fixed power
-    /// button exists (PWR_BUTTON is clear).
-    const FLAGS: u32 = 0x84a5;
-    let mut fadt = table(*b"FACP", 1, 116);
-    fadt.write_u32(36, facs);
-    fadt.write_u32(40, dsdt);
-    fadt.write_u8(44, 1); // interrupt model: multiple APIC
-    fadt.write_u16(46, u16::from(board::SCI));
-    fadt.write_u32(48, board::SMI_COMMAND);
-    fadt.write_u8(52, board::ACPI_ENABLE);
-    fadt.write_u8(53, board::ACPI_DISABLE);
-    fadt.write_u32(56, board::PM1A_EVENT);
-    fadt.write_u32(64, board::PM1A_CONTROL);
-    fadt.write_u32(76, board::PM_TIMER);
-    fadt.write_u32(80, board::GPE0);
-    fadt.write_u8(88, 4); // PM1 event block length
-    fadt.write_u8(89, 2); // PM1 control block length
-    fadt.write_u8(91, 4); // PM timer block length
-    fadt.write_u8(92, board::GPE0_LEN);
-    fadt.write_u16(96, 0xfff); // C2 is not supported
-    fadt.write_u16(98, 0xfff); // C3 is not supported
-    fadt.write_u8(108, board::RTC_CENTURY);
-    fadt.write_u32(112, FLAGS);
-    fadt
 }
 
 /// Multiple APIC Description Table (ACPI 1.0b, 5.2.8), with x2APIC entries for ids above 254 (ACPI 4.0, 5.2.12.12).
@@ -186,6 +285,19 @@ fn hpet() -> Sdt {
     hpet
 }
 
+/// Memory-mapped configuration space (PCI firmware specification 3.0, 4.1.2).
+fn mcfg(mmconfig: Option<(u64, u64)>) -> Sdt {
+    // Where firmware did not map it, the table must not be found; its length stays.
+    let (signature, (base, len)) = match mmconfig {
+        Some(window) => (*b"MCFG", window),
+        None => (*b"QEMU", (0, 1 << 20)),
+    };
+    let mut mcfg = table(signature, 1, 60);
+    mcfg.write_u64(44, base);
+    mcfg.write_u8(55, ((len >> 20).saturating_sub(1)).min(255) as u8);
+    mcfg
+}
+
 /// Windows ACPI Emulated devices Table: the PM timer reads right at once.
 fn waet() -> Sdt {
     let mut waet = table(*b"WAET", 1, 40);
@@ -199,6 +311,9 @@ mod tests {
 
     fn config() -> AcpiConfig {
         AcpiConfig {
+            chipset: ChipsetTables::I440fx,
+            sleep: SleepStates { s3: true, s4: Some(2) },
+            high_window: None,
             apic_ids: vec![0, 1, 2, 300],
             present: 3,
             pci_hole_start: 0x0800_0000,
@@ -211,7 +326,7 @@ mod tests {
     #[test]
     fn tables_all_checksums_are_zero() {
         let at = 0x7fe_0000;
-        let tables = AcpiTables::build(&config(), at);
+        let tables = AcpiTables::build(&config()).placed(at);
         assert_eq!(tables.rsdp.iter().fold(0_u8, |sum, byte| sum.wrapping_add(*byte)), 0);
         let dword = |offset: usize| u32::from_le_bytes(*tables.blob[offset..].first_chunk().expect("dword"));
         let rsdt = (u32::from_le_bytes(*tables.rsdp[16..].first_chunk().expect("dword")) - at) as usize;

@@ -9,6 +9,7 @@ use x86::model::{CpuModel, Topology};
 
 use crate::accelerator::AcceleratorConfig;
 use crate::boot::BootSource;
+use crate::firmware::FirmwareConfig;
 use crate::icount::IcountConfig;
 use crate::vcpu::Threads;
 
@@ -184,8 +185,10 @@ pub struct MachineConfig {
     pub mem_merge: bool,
     /// Whether a core dump of the program contains guest memory.
     pub dump_guest_core: bool,
-    /// What to boot; without it the vCPU starts at the reset vector, where there is no firmware.
+    /// The kernel to boot directly; without it the vCPU starts at the reset vector, in the firmware.
     pub boot: Option<BootSource>,
+    /// The firmware, and what it is told.
+    pub firmware: FirmwareConfig,
     /// Devices beside the board's own.
     pub devices: Vec<DeviceConfig>,
 }

@@ -4,6 +4,9 @@ use std::ops::Range;
 
 use x86::cpuid::Vendor;
 
+/// HyperTransport (AMD's BIOS and kernel developer's guides): the last 12 GiB of 40 bits.
+const HYPER_TRANSPORT: (u64, u64) = (0xfd_0000_0000, 0x3_0000_0000);
+
 /// What a range is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
@@ -58,8 +61,8 @@ impl E820 {
             entries.push(entry(1 << 32, (1 << 32) + high, Usable));
         }
         if matches!(vendor, Vendor::Amd | Vendor::Hygon) {
-            // HyperTransport (AMD's BIOS and kernel developer's guides): the last 12 GiB of 40 bits.
-            entries.push(entry(0xfd_0000_0000, 0x100_0000_0000, Reserved));
+            let (start, len) = HYPER_TRANSPORT;
+            entries.push(E820Entry { start, len, kind: Reserved });
         }
         entries.retain(|entry| entry.len > 0);
         Self(entries)
@@ -72,6 +75,16 @@ impl E820 {
         let len = range.end.saturating_sub(range.start);
         self.0.insert(at, E820Entry { start: range.start, len, kind: E820Kind::Reserved });
         self
+    }
+
+    /// What firmware is told: the RAM, and before it what processors of AMD and Hygon keep.
+    pub fn for_firmware(low: u64, high: u64, vendor: Vendor) -> Self {
+        let mut map = Self::ram(low, high);
+        if matches!(vendor, Vendor::Amd | Vendor::Hygon) {
+            let (start, len) = HYPER_TRANSPORT;
+            map.0.insert(0, E820Entry { start, len, kind: E820Kind::Reserved });
+        }
+        map
     }
 
     /// Just the RAM: `low` bytes from 0 and `high` bytes from 4 GiB.

@@ -14,12 +14,14 @@ pub mod disk;
 pub mod e820;
 mod error;
 pub mod event;
+pub mod firmware;
 pub mod icount;
 mod machine;
 mod objects;
 mod pc;
 pub mod qtest;
 mod serial;
+pub mod smbios;
 pub mod storage;
 pub mod vcpu;
 

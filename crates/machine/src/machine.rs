@@ -15,7 +15,7 @@ use x86::model::Topology;
 use x86::msr;
 
 use crate::accelerator::{AcceleratorConfig, SoftwareAccelerator};
-use crate::acpi::{AcpiConfig, AcpiTables};
+use crate::acpi::{AcpiTables, PlacedTables};
 use crate::boot::{BootEnvironment, BootError, BootPlan};
 use crate::config::MachineConfig;
 use crate::e820::E820;
@@ -31,6 +31,9 @@ use crate::vcpu::{NewVcpu, ThreadOptions, VcpuThreads};
 const TABLES_SIZE: u64 = 0x2_0000;
 /// Where the RSDP goes: where guests look for it (ACPI 1.0b, 5.2.4.1).
 const RSDP_ADDRESS: u64 = 0xf_5a00;
+
+/// Where the SMBIOS entry point goes: where guests look for it (DSP0134, 5.2.1).
+const SMBIOS_ANCHOR_ADDRESS: u64 = 0xf_5b00;
 
 /// Makes the sink that follows the execution of a vCPU, by its index.
 pub type TraceFactory = dyn Fn(usize) -> Box<dyn TraceSink> + Send + Sync;
@@ -79,8 +82,8 @@ pub struct Machine {
     slots: Vec<CpuSlot>,
     cpu_type: String,
     boot: Option<BootPlan>,
-    tables: AcpiTables,
-    tables_at: u64,
+    /// The tables, placed as firmware would, when a kernel is booted without firmware.
+    tables: Option<DirectTables>,
     physical_bits: u32,
     accelerator: Arc<dyn Accelerator>,
     vcpus: Arc<VcpuThreads>,
@@ -115,17 +118,7 @@ impl Machine {
         let (low, high) = config.ram_split();
         let tables_at = low.checked_sub(TABLES_SIZE).filter(|at| *at >= 0xe_0000).ok_or(MachineError::RamTooSmall)?;
         let board = pc::build(config, &*accelerator, &clock, backends, events)?;
-        let tables = AcpiTables::build(
-            &AcpiConfig {
-                apic_ids: slots.iter().map(|slot| slot.apic_id).collect(),
-                present: config.cpus as usize,
-                pci_hole_start: low as u32,
-                hpet: config.hpet,
-                pvpanic: board.pvpanic,
-                serial_ports: board.serial_ports.clone(),
-            },
-            tables_at as u32,
-        );
+        let tables = config.boot.is_some().then(|| DirectTables::new(&board, tables_at));
         let boot = match &config.boot {
             None => None,
             Some(source) => {
@@ -156,8 +149,7 @@ impl Machine {
         let physical_bits = config.cpu_model.physical_bits();
         let cpu_type = config.cpu_model.type_name();
         let vcpus = Arc::new(vcpus);
-        let machine =
-            Self { board, objects, slots, cpu_type, boot, tables, tables_at, physical_bits, accelerator, vcpus };
+        let machine = Self { board, objects, slots, cpu_type, boot, tables, physical_bits, accelerator, vcpus };
         machine.reset_to(ResetKind::Cold).map_err(|error| boot_error(config, error))?;
         Ok(machine)
     }
@@ -194,7 +186,7 @@ impl Machine {
             if let Some(signals) = self.vcpus.signals(index) {
                 signals.clear(pending_inputs());
             }
-            let mtrrs = firmware_mtrrs(self.physical_bits);
+            let mtrrs = if self.boot.is_some() { firmware_mtrrs(self.physical_bits) } else { Vec::new() };
             self.vcpus.with(index, move |cpu| {
                 cpu.reset(VcpuReset::PowerOn);
                 let mut registers = cpu.registers();
@@ -206,12 +198,16 @@ impl Machine {
                 cpu.set_registers(&registers);
             });
         }
-        // What firmware leaves behind, since none runs.
-        self.board.after_firmware();
-        self.set_up_apic();
-        self.board.memory.write(GuestAddress(self.tables_at), &self.tables.blob);
-        self.board.memory.write(GuestAddress(RSDP_ADDRESS), &self.tables.rsdp);
+        if kind == ResetKind::Warm {
+            self.board.forget_boot_once();
+        }
         if let Some(plan) = &self.boot {
+            // What firmware leaves behind, since none runs.
+            self.board.after_firmware();
+            self.set_up_apic();
+            if let Some(tables) = &self.tables {
+                tables.write(&self.board.memory);
+            }
             plan.write(&self.board.memory)?;
             let registers = plan.registers.clone();
             self.vcpus.with(0, move |cpu| {
@@ -312,6 +308,32 @@ impl Machine {
     /// Guest memory, for whoever copies it in the background.
     pub fn guest_memory(&self) -> GuestMemory {
         GuestMemory { memory: Arc::clone(&self.board.memory), vcpus: Arc::clone(&self.vcpus) }
+    }
+}
+
+/// Firmware tables for a kernel that is booted without firmware.
+struct DirectTables {
+    acpi: PlacedTables,
+    smbios_anchor: Vec<u8>,
+    smbios: Vec<u8>,
+    /// Where the tables are; the SMBIOS structures are behind the ACPI tables.
+    at: u64,
+    smbios_at: u64,
+}
+
+impl DirectTables {
+    fn new(board: &Board, at: u64) -> Self {
+        let acpi = AcpiTables::build(&board.acpi).placed(at as u32);
+        let smbios_at = at + (acpi.blob.len() as u64).next_multiple_of(16);
+        let smbios_anchor = board.smbios.placed_anchor(smbios_at as u32);
+        Self { acpi, smbios_anchor, smbios: board.smbios.tables.clone(), at, smbios_at }
+    }
+
+    fn write(&self, memory: &AddressSpace) {
+        memory.write(GuestAddress(self.at), &self.acpi.blob);
+        memory.write(GuestAddress(RSDP_ADDRESS), &self.acpi.rsdp);
+        memory.write(GuestAddress(self.smbios_at), &self.smbios);
+        memory.write(GuestAddress(SMBIOS_ANCHOR_ADDRESS), &self.smbios_anchor);
     }
 }
 

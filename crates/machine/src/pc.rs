@@ -4,9 +4,12 @@
 //! 0x510) is QEMU's, so that guests find it.
 
 mod firmware;
+mod fw_cfg;
 mod interrupts;
 mod isa;
 mod pci;
+mod rom;
+mod tables;
 mod virtio;
 
 use std::sync::Arc;
@@ -25,10 +28,12 @@ use memory::{AccessSize, AddressSpace, Backing, GuestAddress, RamBlock, SpaceKin
 
 pub use self::interrupts::{Controllers, Mailboxes};
 use self::isa::A20Gate;
-use crate::acpi::SerialPort;
+use crate::acpi::AcpiConfig;
 use crate::config::MachineConfig;
 use crate::error::MachineError;
 use crate::event::{GuestEvent, GuestEvents};
+use crate::firmware::BootDevice;
+use crate::smbios::Smbios;
 use crate::storage::Disks;
 
 /// Gives the front end of a character device by its id.
@@ -85,14 +90,15 @@ pub struct Board {
     pub power_management: DeviceCell<AcpiPm>,
     /// All the devices, in reset order.
     pub devices: Vec<BoardDevice>,
-    /// The serial ports that exist.
-    pub serial_ports: Vec<SerialPort>,
-    /// The pvpanic port.
-    pub pvpanic: Option<u16>,
+    /// What the ACPI tables tell.
+    pub acpi: Arc<AcpiConfig>,
+    /// The SMBIOS structures.
+    pub smbios: Smbios,
+    /// What firmware boots after the first reset, if that is another order than now.
+    next_boot_order: Option<(u8, u8)>,
     /// The 440FX and the PIIX functions.
     chipset: pci::Chipset,
     rtc: DeviceCell<Mc146818>,
-    ram_size: u64,
 }
 
 /// What the parts of the board are built with.
@@ -110,6 +116,8 @@ struct Builder<'a> {
     mailboxes: Mailboxes,
     legacy: LegacyReplacement,
     devices: Vec<BoardDevice>,
+    /// What firmware may boot from.
+    boot_devices: Vec<BootDevice>,
 }
 
 impl Builder<'_> {
@@ -189,14 +197,20 @@ pub fn build(
         mailboxes: Arc::clone(&mailboxes),
         legacy: LegacyReplacement::default(),
         devices,
+        boot_devices: Vec::new(),
     };
     let rtc = timers(&mut builder)?;
     let a20 = isa::keyboard_and_gates(&mut builder)?;
     let ferr = isa::legacy_ports(&mut builder)?;
     let chipset = pci::build(&mut builder)?;
-    isa::fw_cfg(&mut builder)?;
+    let fw_cfg = fw_cfg::build(&mut builder, config.machine_type.name)?;
     let extra = isa::command_line_devices(&mut builder, backends.chardevs)?;
     virtio::command_line_devices(&mut builder, &chipset.bus, backends.disks)?;
+    let acpi = Arc::new(tables::acpi(&builder, &extra));
+    let smbios = tables::smbios(&builder);
+    fw_cfg::add_tables(&builder, &fw_cfg, (&acpi, &smbios), &chipset.bus)?;
+    let boot = &config.firmware.boot;
+    store_cmos(config, &mut rtc.lock());
     Ok(Board {
         memory,
         ports,
@@ -207,11 +221,11 @@ pub fn build(
         ferr,
         power_management: chipset.power_management.clone(),
         devices: builder.devices,
-        serial_ports: extra.serial_ports,
-        pvpanic: extra.pvpanic,
+        acpi,
+        smbios,
+        next_boot_order: boot.once.map(|_| boot.order.cmos(boot.skip_floppy_check)),
         chipset,
         rtc,
-        ram_size: config.ram_size,
     })
 }
 
@@ -256,15 +270,41 @@ impl Board {
         // The keyboard's scancodes are translated to set 1, its interrupt is on, the mouse is off.
         self.ports.store(GuestAddress(0x64), AccessSize::Byte, 0x60);
         self.ports.store(GuestAddress(0x60), AccessSize::Byte, 0x61);
-        let mut rtc = self.rtc.lock();
-        let kib = |bytes: u64, max: u64| (bytes >> 10).min(max) as u16;
-        let base = kib(0xa_0000, 640);
-        let above_one_mib = kib(self.ram_size.saturating_sub(1 << 20), 65535);
-        let above_sixteen_mib = (self.ram_size.saturating_sub(16 << 20) >> 16).min(65535) as u16;
-        for (index, value) in [(0x15, base), (0x17, above_one_mib), (0x30, above_one_mib), (0x34, above_sixteen_mib)] {
-            let [low, high] = value.to_le_bytes();
-            rtc.set_cmos(index, low);
-            rtc.set_cmos(index + 1, high);
+    }
+
+    /// After a reset `-boot once=` is over.
+    pub fn forget_boot_once(&self) {
+        if let Some(order) = self.next_boot_order {
+            store_boot_order(&mut self.rtc.lock(), order);
         }
     }
+}
+
+/// What a PC's set-up program stores in CMOS: memory sizes, processors, equipment, boot order.
+fn store_cmos(config: &MachineConfig, rtc: &mut Mc146818) {
+    /// A coprocessor and a PS/2 mouse; floppy drives are added by their controller.
+    const EQUIPMENT: u8 = 0x06;
+    let kib = |bytes: u64, max: u64| (bytes >> 10).min(max) as u16;
+    let (low, high) = config.ram_split();
+    let base = kib(low, 640);
+    let above_one_mib = kib(low.saturating_sub(1 << 20), 65535);
+    let above_sixteen_mib = (low.saturating_sub(16 << 20) >> 16).min(65535) as u16;
+    for (index, value) in [(0x15, base), (0x17, above_one_mib), (0x30, above_one_mib), (0x34, above_sixteen_mib)] {
+        let [low, high] = value.to_le_bytes();
+        rtc.set_cmos(index, low);
+        rtc.set_cmos(index + 1, high);
+    }
+    let above_four_gib = (high >> 16).to_le_bytes();
+    for (index, byte) in (0x5b..=0x5d).zip(above_four_gib) {
+        rtc.set_cmos(index, byte);
+    }
+    rtc.set_cmos(0x5f, config.cpus.saturating_sub(1) as u8);
+    rtc.set_cmos(0x14, EQUIPMENT);
+    let boot = &config.firmware.boot;
+    store_boot_order(rtc, boot.once.unwrap_or(boot.order).cmos(boot.skip_floppy_check));
+}
+
+fn store_boot_order(rtc: &mut Mc146818, (third, first): (u8, u8)) {
+    rtc.set_cmos(0x38, third);
+    rtc.set_cmos(0x3d, first);
 }

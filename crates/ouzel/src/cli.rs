@@ -8,6 +8,7 @@ mod arguments;
 mod block;
 mod character;
 mod devices;
+mod firmware;
 mod help;
 mod machine;
 mod options;
@@ -98,11 +99,7 @@ pub fn parse(arguments: &[String]) -> Result<Request, CliError> {
     let run = run::settings(&arguments)?;
     let mut devices = devices::settings(&arguments, &character)?;
     let storage = self::block::settings(&arguments, &mut devices)?;
-    let machine = machine::settings(&arguments, run.rtc, devices, &mut warnings, &mut lines)?;
-    if machine.boot.is_none() && run.autostart {
-        warnings
-            .push("there is no firmware in this version, so that the guest has nothing to run; give -kernel".into());
-    }
+    let machine = machine::settings(&arguments, (run.rtc, run.uuid), devices, &mut warnings, &mut lines)?;
     let vm = VmConfig {
         name: run.name,
         uuid: run.uuid,

@@ -33,6 +33,14 @@ impl Address {
         self.0 & 7
     }
 
+    /// The unit address of Open Firmware paths: the slot, and the function unless it is the first.
+    pub fn open_firmware(self) -> String {
+        match self.function() {
+            0 => format!("{:x}", self.slot()),
+            function => format!("{:x},{function:x}", self.slot()),
+        }
+    }
+
     /// Slot and function as one byte.
     pub const fn devfn(self) -> u8 {
         self.0

@@ -11,6 +11,7 @@ pub mod i440fx;
 pub mod mechanism;
 pub mod piix;
 pub mod pirq;
+pub mod rom;
 pub mod shadow;
 
 pub use bus::{Address, AttachError, BarInfo, FunctionInfo, Label, PciBus, PciFunction, Window};

@@ -109,6 +109,8 @@ pub const SMBUS_WINDOW_LEN: u64 = 64;
 const PM_BASE: u8 = 0x40;
 /// Device activity B: bit 25 lets a write of the APM control port raise an SMI.
 const DEVACTB_TOP: u8 = 0x5b;
+/// APMC_EN: a write of the APM control port raises an SMI.
+const APMC_ENABLE: u8 = 2;
 const PM_MISC: u8 = 0x80;
 const SMBUS_BASE: u8 = 0x90;
 const SMBUS_CONFIG: u8 = 0xd2;
@@ -122,6 +124,8 @@ struct Piix4PmState {
 
 /// The power management function. Its windows are [`PM_WINDOW`] and [`SMBUS_WINDOW`].
 pub struct Piix4Pm {
+    // Configuration.
+    has_smm: bool,
     // Wiring.
     apmc_smi: Arc<AtomicBool>,
     // Guest-visible state.
@@ -129,8 +133,9 @@ pub struct Piix4Pm {
 }
 
 impl Piix4Pm {
-    /// The function; `apmc_smi` follows the bit that lets the APM control port raise an SMI.
-    pub fn new(apmc_smi: Arc<AtomicBool>) -> DeviceCell<Self> {
+    /// The function; `apmc_smi` follows the bit that lets the APM control port raise an SMI. Without system-management
+    /// mode the bit is set from the start: firmware takes it that somebody else has set the mode up, and leaves it alone.
+    pub fn new(apmc_smi: Arc<AtomicBool>, has_smm: bool) -> DeviceCell<Self> {
         let identity = Identity { vendor: 0x8086, device: 0x7113, revision: 3, class: 0x0680, prog_if: 0 };
         let mut config = ConfigSpace::new(&identity);
         config.set_u16(reg::STATUS, status::FAST_BACK_TO_BACK | status::DEVSEL_MEDIUM);
@@ -140,11 +145,15 @@ impl Piix4Pm {
         config.set_u32(SMBUS_BASE, 0xb101);
         config.allow_u32(SMBUS_BASE, 0xfff0);
         config.set_u8(SMBUS_CONFIG, 0x09);
-        DeviceCell::new(Self { apmc_smi, state: Piix4PmState { config } })
+        if !has_smm {
+            config.set_u8(DEVACTB_TOP, APMC_ENABLE);
+        }
+        DeviceCell::new(Self { has_smm, apmc_smi, state: Piix4PmState { config } })
     }
 
     fn announce(&self) {
-        self.apmc_smi.store(self.state.config.u8(DEVACTB_TOP) & 2 != 0, Ordering::Release);
+        let is_enabled = self.state.config.u8(DEVACTB_TOP) & APMC_ENABLE != 0;
+        self.apmc_smi.store(self.has_smm && is_enabled, Ordering::Release);
     }
 }
 

@@ -248,7 +248,7 @@ fn interrupt_pin_passes_swizzle_and_route() {
 fn pm_function_maps_its_ports_where_pmba_says() {
     let bench = Bench::new();
     let smi = Arc::new(AtomicBool::new(false));
-    let pm = Piix4Pm::new(smi.clone());
+    let pm = Piix4Pm::new(smi.clone(), true);
     let ports = DeviceCell::new(Card::new());
     let window = Window {
         index: PM_WINDOW,

@@ -8,7 +8,7 @@ use acpi_tables::aml::{
 use acpi_tables::sdt::Sdt;
 use acpi_tables::{Aml, AmlSink};
 
-use super::{AcpiConfig, SerialPort, board, table};
+use super::{AcpiConfig, SerialPort, SleepStates, board, table};
 
 /// The four PCI interrupt links of the PIIX3: name, routing register field, and the interrupt routed at start.
 const LINKS: [(&str, &[u8; 4], u32); 4] =
@@ -82,20 +82,31 @@ fn link_irq(number: u32) -> Code {
 /// Builds the table.
 pub fn build(config: &AcpiConfig) -> Sdt {
     let mut dsdt = table(*b"DSDT", 1, 36);
-    let sleep = Package::new(vec![&ZERO, &ZERO, &ZERO, &ZERO]);
     let mut root = vec![pci_root(config, isa_bridge(config))];
     root.extend(config.hpet.then(hpet));
     root.extend(LINKS.iter().enumerate().map(|(index, link)| interrupt_link(index, *link)));
     root.push(processors(config));
-    dsdt.append_slice(&name("\\_S5_", &sleep).0);
+    for state in sleep_states(config.sleep) {
+        dsdt.append_slice(&state.0);
+    }
     dsdt.append_slice(&scope("\\_SB_", &root).0);
     dsdt
+}
+
+/// `\_S3` to `\_S5`: the SLP_TYP of each sleep state (ACPI 1.0b, 7.5.2).
+fn sleep_states(sleep: SleepStates) -> Vec<Code> {
+    let state = |path: &str, value: u8| name(path, &Package::new(vec![&value, &value, &ZERO, &ZERO]));
+    let mut states = Vec::new();
+    states.extend(sleep.s3.then(|| state("\\_S3_", 1)));
+    states.extend(sleep.s4.map(|value| state("\\_S4_", value)));
+    states.push(state("\\_S5_", 0));
+    states
 }
 
 /// `PCI0`: the host bridge with its windows and interrupt routing.
 fn pci_root(config: &AcpiConfig, isa: Code) -> Code {
     use AddressSpaceCacheable::{Cacheable, NotCacheable};
-    let windows = [
+    let mut windows = vec![
         code(&AddressSpace::new_bus_number(0_u16, 0xff)),
         ports(0xcf8, 8),
         code(&AddressSpace::new_io(0_u16, 0x0cf7, None)),
@@ -103,6 +114,9 @@ fn pci_root(config: &AcpiConfig, isa: Code) -> Code {
         code(&AddressSpace::new_memory(Cacheable, true, 0xa_0000_u32, 0xb_ffff, None)),
         code(&AddressSpace::new_memory(NotCacheable, true, config.pci_hole_start, board::IO_APIC - 1, None)),
     ];
+    if let Some((first, last)) = config.high_window {
+        windows.push(code(&AddressSpace::new_memory(Cacheable, true, first, last, None)));
+    }
     device(
         "PCI0",
         &[hid("PNP0A03"), name("_UID", &ZERO), current_resources(&windows), name("_PRT", &interrupt_routes()), isa],

@@ -9,7 +9,6 @@ use devices_chipset::i8042::{self, I8042};
 use devices_chipset::i8257::{self, I8257};
 use devices_chipset::legacy_ports::{FerrPort, Port92, PostPort};
 use devices_isa::debug::{DebugConsole, DebugExit};
-use devices_isa::fw_cfg::{self, FwCfg, Item, key};
 use devices_isa::pvpanic::{CRASH_LOADED, Pvpanic};
 use devices_isa::uart16550::{PORT_COUNT, Uart16550};
 use memory::GuestAddress;
@@ -18,7 +17,6 @@ use super::interrupts::Mailboxes;
 use super::{Builder, Chardevs, Place};
 use crate::acpi::SerialPort;
 use crate::config::DeviceKind;
-use crate::e820::E820;
 use crate::error::MachineError;
 use crate::event::GuestEvent;
 use crate::serial::{self, ChardevBackend};
@@ -73,22 +71,6 @@ fn map_pages(builder: &Builder<'_>, dma: &DeviceCell<I8257>) -> Result<(), Machi
     const BELOW: i32 = -1;
     builder.ports.map(GuestAddress(0x80), 16, BELOW, dma.region(i8257::REGION_PAGES))?;
     Ok(())
-}
-
-/// fw_cfg, with what a guest without firmware may ask it for.
-pub fn fw_cfg(builder: &mut Builder<'_>) -> Result<(), MachineError> {
-    let mut device = FwCfg::new(Arc::clone(&builder.memory));
-    let cpus = builder.config.cpus as u16;
-    let (low, high) = builder.config.ram_split();
-    device.set_item(key::NB_CPUS, Item::u16(cpus));
-    device.set_item(key::MAX_CPUS, Item::u16(cpus));
-    device.set_item(key::RAM_SIZE, Item::u64(builder.config.ram_size));
-    device.set_item(key::NOGRAPHIC, Item::u16(1));
-    device.set_item(key::IRQ0_OVERRIDE, Item::u32(1));
-    let ram: Vec<u8> = E820::ram(low, high).entries().iter().flat_map(|entry| entry.to_bytes()).collect();
-    device.add_file("etc/e820", Item::bytes(ram))?;
-    let cell = DeviceCell::new(device);
-    builder.add_ports("fw_cfg", &cell, &[(fw_cfg::REGION_PORTS, 0x510, 2), (fw_cfg::REGION_DMA, 0x514, 8)])
 }
 
 /// What the tables tell about the command line's devices.

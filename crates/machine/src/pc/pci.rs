@@ -55,10 +55,13 @@ pub fn build(builder: &mut Builder<'_>) -> Result<Chipset, MachineError> {
     Ok(Chipset { bus, power_management })
 }
 
-/// The 440FX, with the shadow RAM that its PAM registers switch. There is no ROM below 1 MiB on this board.
+/// The 440FX, with the shadow RAM that its PAM registers switch and the ROM below it.
 fn host_bridge(builder: &Builder<'_>) -> Result<DeviceCell<I440fx>, MachineError> {
     const PRIORITY: i32 = 1;
     let rom = Arc::new(AddressSpace::new(SpaceKind::Memory));
+    if let Some(firmware) = &builder.config.firmware.rom {
+        super::rom::map(firmware, &builder.memory, &rom)?;
+    }
     let mut shadow = ShadowRam::new(&builder.memory, &builder.ram, &rom, PRIORITY)?;
     let (low, _) = builder.config.ram_split();
     // System-management RAM has no user: the software CPU has no SMM.
@@ -83,7 +86,7 @@ fn power_management(builder: &mut Builder<'_>, bus: &PciBus) -> Result<DeviceCel
         priority: 1,
         backing: pm.region(acpi_pm::REGION_PM),
     };
-    let function = Piix4Pm::new(Arc::new(AtomicBool::new(false)));
+    let function = Piix4Pm::new(Arc::new(AtomicBool::new(false)), false);
     builder.add(
         "PIIX4_PM",
         Place::Board,

@@ -10,6 +10,7 @@ use memory::DmaView;
 use super::{Builder, Place};
 use crate::config::{DeviceConfig, DeviceKind, VirtioBlkConfig};
 use crate::error::MachineError;
+use crate::firmware::BootDevice;
 use crate::storage::{DiskRequestor, Disks};
 
 /// The part of a block device that has the disk: its name and type.
@@ -63,6 +64,11 @@ fn block_device(
     let function = VirtioPci::new(&config.pci, wiring, |access| Blk::new(config.blk.clone(), disk, access));
     let windows = VirtioPci::windows(&function);
     let label = Label { type_name: config.type_name.to_owned(), id: device.id.clone() };
+    builder.boot_devices.push(BootDevice {
+        index: config.disk.boot_index,
+        path: format!("/pci@i0cf8/scsi@{}/disk@0,0", address.open_firmware()),
+        geometry: None,
+    });
     let lifecycle = bus.attach(address, label, function, windows).map_err(|error| text(&error))?;
     let place = device.id.clone().map_or(Place::Anonymous, Place::Peripheral);
     builder.add_with_part(config.type_name, place, lifecycle, BACKEND);

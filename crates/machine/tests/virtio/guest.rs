@@ -86,6 +86,7 @@ impl Setup {
             hpet: true,
             mem_merge: true,
             dump_guest_core: true,
+            firmware: machine::firmware::FirmwareConfig::default(),
             boot: Some(boot),
             devices: kinds.map(|kind| DeviceConfig { id: None, source: String::new(), kind }).into(),
         }

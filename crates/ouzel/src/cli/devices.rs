@@ -114,6 +114,19 @@ pub fn settings(arguments: &[Argument<'_>], character: &Character) -> Result<Vec
         let kind = DeviceKind::IsaSerial { index: index as u8, iobase, irq, chardev };
         devices.push(DeviceConfig { id: None, source: "-serial".to_owned(), kind });
     }
+    if let Some(chardev) = character.debug_console.clone() {
+        let (mut iobase, mut readback) = (0xe9, 0xe9);
+        for global in globals.iter().filter(|global| global.driver == "isa-debugcon") {
+            let number = qapi::keyval::parse_u64(&global.value);
+            match (global.property.as_str(), number) {
+                ("iobase", Some(port)) => iobase = port as u16,
+                ("readback", Some(value)) => readback = value as u8,
+                _ => {}
+            }
+        }
+        let kind = DeviceKind::IsaDebugcon { iobase, readback, chardev };
+        devices.push(DeviceConfig { id: None, source: "-debugcon".to_owned(), kind });
+    }
     for argument in all(arguments, "device") {
         let mut values = Values::parse(*argument, Some("driver"))?;
         let name = values.required("driver")?;

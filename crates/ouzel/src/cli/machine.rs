@@ -12,7 +12,7 @@ use x86::model::{CpuModel, Topology};
 use super::accelerators::{self, Chosen, MachineSettings};
 use super::arguments::last;
 use super::value::Values;
-use super::{Argument, CliError, Line};
+use super::{Argument, CliError, Line, firmware};
 
 /// RAM without `-m`, in bytes.
 const DEFAULT_RAM: u64 = 128 << 20;
@@ -28,13 +28,14 @@ struct MachineOption {
     kernel: Option<String>,
     initrd: Option<String>,
     append: Option<String>,
+    firmware: Option<String>,
     accelerators: MachineSettings,
 }
 
 /// Reads the options.
 pub fn settings(
     arguments: &[Argument<'_>],
-    rtc: RtcBase,
+    (rtc, uuid): (RtcBase, [u8; 16]),
     devices: Vec<DeviceConfig>,
     warnings: &mut Vec<String>,
     lines: &mut Vec<Line>,
@@ -54,8 +55,13 @@ pub fn settings(
     let (cpu_model, notes) =
         CpuModel::parse(argument, &accelerator.host()).map_err(|error| CliError::plain(error.to_string()))?;
     warnings.extend(notes);
+    let firmware_name = option.firmware.clone();
+    let machine_type = option.machine_type;
+    let (hpet, mem_merge, dump_guest_core) = (option.hpet, option.mem_merge, option.dump_guest_core);
+    let boot = boot(arguments, option)?;
+    let firmware = firmware::settings(arguments, uuid, firmware_name.as_deref(), boot.is_some())?;
     Ok(MachineConfig {
-        machine_type: option.machine_type,
+        machine_type,
         ram_size: memory(arguments)?,
         cpus,
         topology,
@@ -64,10 +70,11 @@ pub fn settings(
         threads,
         icount,
         rtc,
-        hpet: option.hpet,
-        mem_merge: option.mem_merge,
-        dump_guest_core: option.dump_guest_core,
-        boot: boot(arguments, option)?,
+        hpet,
+        mem_merge,
+        dump_guest_core,
+        boot,
+        firmware,
         devices,
     })
 }
@@ -82,6 +89,7 @@ fn machine_option(arguments: &[Argument<'_>]) -> Result<MachineOption, CliError>
         kernel: None,
         initrd: None,
         append: None,
+        firmware: None,
         accelerators: MachineSettings::default(),
     };
     // Several -machine options add up; -enable-kvm is one of them.
@@ -113,6 +121,7 @@ fn machine_option(arguments: &[Argument<'_>]) -> Result<MachineOption, CliError>
             ("kernel", &mut option.kernel),
             ("initrd", &mut option.initrd),
             ("append", &mut option.append),
+            ("firmware", &mut option.firmware),
             ("accel", &mut option.accelerators.list),
             ("kernel-irqchip", &mut option.accelerators.kernel_irqchip),
         ] {

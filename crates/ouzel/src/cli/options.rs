@@ -60,6 +60,7 @@ const fn size(name: &'static str) -> Parameter {
 const MACHINE: Group = Group {
     name: "machine",
     parameters: &[
+        parameter("firmware", CommandLineParameterType::String, Some("Firmware image")),
         parameter("append", CommandLineParameterType::String, Some("Linux kernel command line")),
         parameter("initrd", CommandLineParameterType::String, Some("Linux initial ramdisk file")),
         parameter("kernel", CommandLineParameterType::String, Some("Linux kernel image file")),
@@ -178,6 +179,20 @@ const DRIVE: Group = Group {
 };
 const BLOCKDEV: Group = Group { name: "blockdev", parameters: &[] };
 const OBJECT: Group = Group { name: "object", parameters: &[] };
+const BOOT: Group = Group {
+    name: "boot-opts",
+    parameters: &[
+        flag("strict"),
+        number("reboot-timeout"),
+        number("splash-time"),
+        text("splash"),
+        flag("menu"),
+        text("once"),
+        text("order"),
+    ],
+};
+const SMBIOS: Group = Group { name: "smbios", parameters: &[] };
+const FW_CFG: Group = Group { name: "fw_cfg", parameters: &[text("string"), text("file"), text("name")] };
 const TRACE: Group = Group { name: "trace", parameters: &[text("file"), text("events"), text("enable")] };
 
 const fn option(name: &'static str, argument: Option<&'static str>, help: &'static str) -> OptionSpec {
@@ -216,6 +231,18 @@ pub const OPTIONS: &[OptionSpec] = &[
     option("cpu", Some("model[,+feature,-feature,prop=value…]"), "select the CPU (-cpu help lists them)"),
     grouped("smp", "[cpus=]n[,maxcpus=][,sockets=][,dies=][,cores=][,threads=]", "number of vCPUs", &SMP),
     grouped("m", "[size=]megs", "guest memory size, with an optional suffix k, M, G or T", &MEMORY),
+    option("bios", Some("file"), "the firmware's ROM (default: bios-256k.bin of the package seabios)"),
+    option("L", Some("path"), "look for firmware in this directory, too"),
+    grouped(
+        "boot",
+        "[order=]drives[,once=drives][,menu=on|off][,strict=on|off][,splash=file][,splash-time=ms][,reboot-timeout=ms]",
+        "what firmware boots from: a and b floppies, c disks, d CDs, n network",
+        &BOOT,
+    ),
+    option("no-fd-bootchk", None, "boot floppies without a signature, too"),
+    grouped("smbios", "file=file|type=N[,field=value…]", "what SMBIOS tells the guest", &SMBIOS),
+    grouped("fw_cfg", "[name=]name,file=file|string=text", "a file for the guest's firmware", &FW_CFG),
+    option("debugcon", Some("dev"), "connect Bochs' debug console at port 0xe9 to a character device"),
     option("kernel", Some("file"), "boot this Linux bzImage, PVH ELF or Multiboot image"),
     option("initrd", Some("file"), "the kernel's initial RAM disk or module"),
     option("append", Some("text"), "the kernel's command line"),

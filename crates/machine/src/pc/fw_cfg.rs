@@ -1,0 +1,112 @@
+//! What fw_cfg holds: numbers that describe the machine, and the files that firmware builds its tables of (QEMU 7.2).
+
+use std::sync::Arc;
+
+use device::DeviceCell;
+use devices_isa::fw_cfg::{self, FileError, FwCfg, Item, key};
+use devices_pci::PciBus;
+
+use super::Builder;
+use crate::acpi::{AcpiConfig, AcpiTables, LOADER_FILE, RSDP_FILE, TABLES_FILE};
+use crate::config::MachineConfig;
+use crate::e820::E820;
+use crate::error::MachineError;
+use crate::firmware::{BootOptions, FirmwareConfig, boot_order_file, geometry_file};
+use crate::smbios::Smbios;
+
+/// Builds the device with everything that does not depend on other devices.
+pub fn build(builder: &mut Builder<'_>, machine_name: &str) -> Result<DeviceCell<FwCfg>, MachineError> {
+    let config = builder.config;
+    let mut device = FwCfg::new(Arc::clone(&builder.memory));
+    let apic_ids = apic_id_limit(config);
+    device.set_item(key::UUID, Item::bytes(config.firmware.uuid));
+    device.set_item(key::NB_CPUS, Item::u16(config.cpus as u16));
+    device.set_item(key::MAX_CPUS, Item::u16(apic_ids));
+    device.set_item(key::RAM_SIZE, Item::u64(config.ram_size));
+    device.set_item(key::NOGRAPHIC, Item::u16(config.firmware.no_graphic.into()));
+    device.set_item(key::BOOT_MENU, Item::u16(config.firmware.boot.menu.into()));
+    device.set_item(key::IRQ0_OVERRIDE, Item::u32(1));
+    device.set_item(key::ACPI_TABLES, Item::default());
+    device.set_item(key::E820_TABLE, Item::u32(0));
+    device.set_item(key::HPET, Item::bytes(hpet(config)));
+    // Node counts and nodes of all processors and memory: there is no NUMA.
+    device.set_item(key::NUMA, Item::bytes(vec![0; 8 * (1 + usize::from(apic_ids))]));
+    let (low, high) = config.ram_split();
+    let e820 = E820::for_firmware(low, high, config.cpu_model.identity().vendor);
+    let entries: Vec<u8> = e820.entries().iter().flat_map(|entry| entry.to_bytes()).collect();
+    device.add_file("etc/e820", Item::bytes(entries))?;
+    device.add_file("etc/system-states", Item::bytes(system_states(&config.firmware)))?;
+    boot_files(&mut device, &config.firmware.boot)?;
+    for (name, bytes) in &config.firmware.files {
+        device.add_file(name, Item::bytes(bytes.to_vec()))?;
+    }
+    tracing::debug!(machine = machine_name, "fw_cfg built");
+    let cell = DeviceCell::new(device);
+    builder.add_ports("fw_cfg", &cell, &[(fw_cfg::REGION_PORTS, 0x510, 2), (fw_cfg::REGION_DMA, 0x514, 8)])?;
+    Ok(cell)
+}
+
+/// One more than the highest local APIC id.
+fn apic_id_limit(config: &MachineConfig) -> u16 {
+    let topology = config.topology;
+    let count = topology.sockets * topology.dies * topology.cores * topology.threads;
+    topology.apic_id(count.saturating_sub(1)).saturating_add(1).min(0xffff) as u16
+}
+
+/// How many HPETs there are, and the first one: id, address, shortest period, page protection.
+fn hpet(config: &MachineConfig) -> Vec<u8> {
+    const ENTRIES: usize = 8;
+    const ENTRY_LEN: usize = 15;
+    let mut bytes = vec![0; 1 + ENTRIES * ENTRY_LEN];
+    if config.hpet {
+        bytes[0] = 1;
+        bytes[1..5].copy_from_slice(&0x8086_a201_u32.to_le_bytes());
+        bytes[5..13].copy_from_slice(&0xfed0_0000_u64.to_le_bytes());
+        bytes[13..15].copy_from_slice(&100_u16.to_le_bytes());
+    }
+    bytes
+}
+
+/// For S0 to S5: bit 7 says that the state exists, the others are its SLP_TYP.
+fn system_states(firmware: &FirmwareConfig) -> [u8; 6] {
+    let exists = |state: bool| if state { 0x80 } else { 0 };
+    let sleep = &firmware.sleep;
+    [0x80, 0, 0, 1 | exists(sleep.s3), sleep.s4_value & 0x7f | exists(sleep.s4), 0x80]
+}
+
+fn boot_files(device: &mut FwCfg, boot: &BootOptions) -> Result<(), FileError> {
+    device.add_file("etc/boot-fail-wait", Item::u32(boot.reboot_timeout.unwrap_or(-1) as u32))?;
+    if let Some(time) = boot.splash_time {
+        device.add_file("etc/boot-menu-wait", Item::u16(time))?;
+    }
+    if let Some(splash) = &boot.splash {
+        let name = if splash.starts_with(b"BM") { "bootsplash.bmp" } else { "bootsplash.jpg" };
+        device.add_file(name, Item::bytes(splash.to_vec()))?;
+    }
+    Ok(())
+}
+
+/// Adds the files that describe all the devices: boot order, ACPI and SMBIOS.
+pub fn add_tables(
+    builder: &Builder<'_>,
+    cell: &DeviceCell<FwCfg>,
+    (acpi, smbios): (&Arc<AcpiConfig>, &Smbios),
+    bus: &Arc<PciBus>,
+) -> Result<(), MachineError> {
+    let strict = builder.config.firmware.boot.strict;
+    let mut device = cell.lock();
+    device.add_file("bootorder", Item::bytes(boot_order_file(&builder.boot_devices, strict)))?;
+    device.add_file("bios-geometry", Item::bytes(geometry_file(&builder.boot_devices)))?;
+    let files = AcpiTables::build(acpi).files();
+    // The tables tell what firmware has set up before it reads the first of the files.
+    let fresh = |select: fn(crate::acpi::TableFiles) -> Vec<u8>| -> fw_cfg::SelectCallback {
+        let (acpi, bus) = (Arc::clone(acpi), Arc::clone(bus));
+        Box::new(move || Some(select(AcpiTables::build(&super::tables::as_set_up(&acpi, &bus)).files())))
+    };
+    device.add_file(RSDP_FILE, Item::bytes(files.rsdp).on_select(fresh(|files| files.rsdp)))?;
+    device.add_file(TABLES_FILE, Item::bytes(files.tables).on_select(fresh(|files| files.tables)))?;
+    device.add_file(LOADER_FILE, Item::bytes(files.loader).on_select(fresh(|files| files.loader)))?;
+    device.add_file("etc/smbios/smbios-anchor", Item::bytes(smbios.anchor.clone()))?;
+    device.add_file("etc/smbios/smbios-tables", Item::bytes(smbios.tables.clone()))?;
+    Ok(())
+}

@@ -1,0 +1,32 @@
+//! The firmware's ROM: at the end of the 4 GiB, where the processor starts, and its last 128 KiB again below 1 MiB.
+
+use std::sync::Arc;
+
+use memory::{AddressSpace, Backing, GuestAddress, RamBlock};
+
+use crate::error::MachineError;
+use crate::firmware::FirmwareRom;
+
+/// The most that is shown below 1 MiB.
+const LOW_MAX: u64 = 0x2_0000;
+
+/// Maps the ROM into guest memory and into `shadowed`, the space that shadow RAM shows its user while it only writes to
+/// RAM.
+pub fn map(rom: &FirmwareRom, memory: &AddressSpace, shadowed: &AddressSpace) -> Result<(), MachineError> {
+    let len = rom.bytes.len() as u64;
+    let block = Arc::new(RamBlock::new("pc.bios", len)?);
+    block.write(0, &rom.bytes);
+    map_block(&block, memory, shadowed)
+}
+
+/// The same for a block that holds the ROM.
+pub fn map_block(block: &Arc<RamBlock>, memory: &AddressSpace, shadowed: &AddressSpace) -> Result<(), MachineError> {
+    let len = block.len() as u64;
+    let part = |offset| Backing::Ram { block: Arc::clone(block), offset, read_only: true };
+    memory.map(GuestAddress((1 << 32) - len), len, 0, part(0))?;
+    let low = len.min(LOW_MAX);
+    for space in [memory, shadowed] {
+        space.map(GuestAddress(0x10_0000 - low), low, 0, part(len - low))?;
+    }
+    Ok(())
+}

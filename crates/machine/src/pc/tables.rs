@@ -1,0 +1,61 @@
+//! What the firmware tables tell about this board.
+
+use devices_pci::PciBus;
+
+use super::Builder;
+use super::isa::Extra;
+use crate::acpi::{AcpiConfig, ChipsetTables, SleepStates};
+use crate::smbios::{self, Smbios, SmbiosConfig};
+
+/// The ACPI tables' contents.
+pub fn acpi(builder: &Builder<'_>, extra: &Extra) -> AcpiConfig {
+    let config = builder.config;
+    let topology = config.topology;
+    let count = topology.sockets * topology.dies * topology.cores * topology.threads;
+    let sleep = config.firmware.sleep;
+    AcpiConfig {
+        chipset: ChipsetTables::I440fx,
+        sleep: SleepStates { s3: sleep.s3, s4: sleep.s4.then_some(sleep.s4_value) },
+        high_window: None,
+        apic_ids: (0..count).map(|index| topology.apic_id(index)).collect(),
+        present: config.cpus as usize,
+        pci_hole_start: config.ram_split().0 as u32,
+        hpet: config.hpet,
+        pvpanic: extra.pvpanic,
+        serial_ports: extra.serial_ports.clone(),
+    }
+}
+
+/// The same, with what the firmware has set up by now.
+pub fn as_set_up(config: &AcpiConfig, bus: &PciBus) -> AcpiConfig {
+    /// Windows above 4 GiB end at multiples of this.
+    const GRANULE: u64 = 1 << 30;
+    let functions = bus.functions();
+    let bars = functions.iter().flat_map(|function| &function.bars);
+    let high = bars.filter_map(|bar| Some((bar.address.filter(|address| *address >= 1 << 32)?, bar.size)));
+    let window = high.fold(None, |window: Option<(u64, u64)>, (start, size)| {
+        let last = start.saturating_add(size - 1);
+        Some(window.map_or((start, last), |(first, end)| (first.min(start), end.max(last))))
+    });
+    let high_window = window.map(|(first, last)| (first & !(GRANULE - 1), last | (GRANULE - 1)));
+    AcpiConfig { high_window, ..config.clone() }
+}
+
+/// The SMBIOS structures.
+pub fn smbios(builder: &Builder<'_>) -> Smbios {
+    let config = builder.config;
+    let (low, high) = config.ram_split();
+    let mut ram = vec![(0, low)];
+    ram.extend((high > 0).then_some((1 << 32, high)));
+    let leaf = config.cpu_model.build(config.topology, 0).get(1, 0);
+    smbios::build(&SmbiosConfig {
+        options: &config.firmware.smbios,
+        product: config.machine_type.description,
+        version: config.machine_type.name,
+        uuid: config.firmware.uuid,
+        processor_id: (leaf.eax, leaf.edx),
+        cpus: config.cpus,
+        topology: config.topology,
+        ram: &ram,
+    })
+}

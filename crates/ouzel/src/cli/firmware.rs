@@ -1,0 +1,252 @@
+//! `-bios`, `-L`, `-boot`, `-smbios`, `-fw_cfg`, `-no-fd-bootchk`: the firmware, and what it is told.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use machine::firmware::{BootOptions, BootOrder, FirmwareConfig, FirmwareRom};
+use machine::smbios::{self, SmbiosOptions};
+
+use super::arguments::{all, given, last};
+use super::value::Values;
+use super::{Argument, CliError};
+
+/// The firmware without `-bios`, and Debian's package that has it.
+const DEFAULT_ROM: (&str, &str) = ("bios-256k.bin", "seabios");
+/// Where firmware is looked for behind the directories of `-L`: Debian's packages and QEMU's data.
+const DIRECTORIES: [&str; 4] = ["/usr/share/seabios", "/usr/share/qemu", "/usr/share/ovmf", "/usr/share/OVMF"];
+/// ROM sizes are multiples of this.
+const ROM_GRANULE: usize = 64 << 10;
+/// The largest ROM: what lies below it belongs to interrupt controllers.
+const ROM_MAX: usize = 16 << 20;
+
+/// Where the ROM comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RomUse<'a> {
+    /// None: a kernel is booted directly.
+    Direct,
+    /// `-bios`, or the default.
+    Bios(Option<&'a str>),
+}
+
+/// Reads the options.
+pub fn settings(
+    arguments: &[Argument<'_>],
+    uuid: [u8; 16],
+    machine_bios: Option<&str>,
+    boots_kernel: bool,
+) -> Result<FirmwareConfig, CliError> {
+    let named = last(arguments, "bios").map(|argument| argument.value).or(machine_bios);
+    let wanted = if boots_kernel { RomUse::Direct } else { RomUse::Bios(named) };
+    Ok(FirmwareConfig {
+        rom: rom(arguments, wanted)?,
+        boot: boot(arguments)?,
+        smbios: smbios(arguments)?,
+        uuid,
+        no_graphic: given(arguments, "nographic"),
+        files: files(arguments)?,
+        ..FirmwareConfig::default()
+    })
+}
+
+fn find(arguments: &[Argument<'_>], name: &str) -> Option<PathBuf> {
+    if Path::new(name).is_file() {
+        return Some(PathBuf::from(name));
+    }
+    let directories = all(arguments, "L").map(|argument| argument.value).chain(DIRECTORIES);
+    directories.map(|directory| Path::new(directory).join(name)).find(|path| path.is_file())
+}
+
+/// Reads the ROM.
+fn rom(arguments: &[Argument<'_>], wanted: RomUse<'_>) -> Result<Option<FirmwareRom>, CliError> {
+    let RomUse::Bios(named) = wanted else { return Ok(None) };
+    let (default, package) = DEFAULT_ROM;
+    let name = named.unwrap_or(default);
+    let refuse = |why: String| CliError::plain(format!("could not load PC BIOS '{name}': {why}"));
+    let path = find(arguments, name).ok_or_else(|| match named {
+        Some(_) => refuse("No such file or directory".to_owned()),
+        None => refuse(format!("install the package {package}, or boot a kernel by -kernel")),
+    })?;
+    let bytes = std::fs::read(&path).map_err(|error| refuse(vm::host_error(&error)))?;
+    if bytes.is_empty() || !bytes.len().is_multiple_of(ROM_GRANULE) || bytes.len() > ROM_MAX {
+        return Err(refuse("its size is no multiple of 64 KiB up to 16 MiB".to_owned()));
+    }
+    Ok(Some(FirmwareRom { path: path.to_string_lossy().into_owned(), bytes: bytes.into() }))
+}
+
+/// `-boot [order=]drives[,once=drives][,menu=on|off][,splash=file][,splash-time=ms][,reboot-timeout=ms][,strict=on|off]`;
+/// several add up.
+fn boot(arguments: &[Argument<'_>]) -> Result<BootOptions, CliError> {
+    let mut boot = BootOptions { skip_floppy_check: given(arguments, "no-fd-bootchk"), ..BootOptions::default() };
+    for argument in all(arguments, "boot") {
+        let mut values = Values::parse(*argument, Some("order"))?;
+        let order = |text: Option<String>| {
+            text.map(|text| BootOrder::parse(&text)).transpose().map_err(|message| argument.error(message))
+        };
+        if let Some(given) = order(values.text("order")?)? {
+            boot.order = given;
+        }
+        boot.once = order(values.text("once")?)?.or(boot.once);
+        boot.menu = values.flag("menu")?.unwrap_or(boot.menu);
+        boot.strict = values.flag("strict")?.unwrap_or(boot.strict);
+        if let Some(text) = values.text("splash-time")? {
+            let wrong = || argument.error("splash-time is invalid, it should be a value between 0 and 65535");
+            boot.splash_time = Some(text.parse().map_err(|_| wrong())?);
+        }
+        if let Some(text) = values.text("reboot-timeout")? {
+            let wrong = || argument.error("reboot timeout is invalid,it should be a value between -1 and 65535");
+            let timeout: i32 = text.parse().map_err(|_| wrong())?;
+            boot.reboot_timeout = Some(timeout).filter(|timeout| (-1..=0xffff).contains(timeout));
+            boot.reboot_timeout.ok_or_else(wrong)?;
+        }
+        if let Some(name) = values.text("splash")? {
+            boot.splash = Some(splash(arguments, argument, &name)?);
+        }
+        values.finish()?;
+    }
+    Ok(boot)
+}
+
+/// A picture as JPEG or as a bitmap of 24 bits.
+fn splash(arguments: &[Argument<'_>], argument: &Argument<'_>, name: &str) -> Result<Arc<[u8]>, CliError> {
+    let missing = || argument.error(format!("failed to find file '{name}'."));
+    let path = find(arguments, name).ok_or_else(missing)?;
+    let bytes = std::fs::read(path).map_err(|error| argument.error(vm::host_error(&error)))?;
+    let is_bitmap = bytes.starts_with(b"BM") && bytes.get(28..30) == Some(&[24, 0]);
+    if !is_bitmap && !bytes.starts_with(&[0xff, 0xd8]) {
+        return Err(argument.error(format!("'{name}' not jpg/bmp file, head:{:02x?}.", &bytes[..bytes.len().min(2)])));
+    }
+    Ok(bytes.into())
+}
+
+/// `-smbios file=path` and `-smbios type=N,field=value,…`.
+fn smbios(arguments: &[Argument<'_>]) -> Result<SmbiosOptions, CliError> {
+    let mut options = SmbiosOptions::default();
+    for argument in all(arguments, "smbios") {
+        let pairs = pairs(argument)?;
+        let (fields, first): (Vec<_>, Vec<_>) = pairs.into_iter().partition(|(key, _)| key != "type" && key != "file");
+        match first.as_slice() {
+            [(key, path)] if key == "file" && fields.is_empty() => options.structures.push(structure(argument, path)?),
+            [(key, number)] if key == "type" => {
+                let known = number
+                    .parse()
+                    .ok()
+                    .and_then(|number: u8| smbios::FIELDS.iter().find(|(kind, _)| *kind == number).copied());
+                let (kind, names) = known.ok_or_else(|| {
+                    argument.error(format!("Don't know how to build fields for SMBIOS type {number}"))
+                })?;
+                for (name, value) in fields {
+                    check_field(argument, names, (&name, &value))?;
+                    options.fields.push((kind, name, value));
+                }
+                if options.fields.iter().all(|(other, ..)| *other != kind) {
+                    // A type without fields still asks for its structure.
+                    options.fields.push((kind, String::new(), String::new()));
+                }
+            }
+            _ => return Err(argument.error("Must specify type= or file=")),
+        }
+    }
+    Ok(options)
+}
+
+fn check_field(argument: &Argument<'_>, names: &[&str], (name, value): (&str, &str)) -> Result<(), CliError> {
+    if !names.contains(&name) {
+        return Err(argument.error(format!("Invalid parameter '{name}'")));
+    }
+    let is_valid = match name {
+        "uuid" => smbios::parse_uuid(value).is_some(),
+        "speed" | "max-speed" | "current-speed" => value.parse::<u16>().is_ok(),
+        "processor-id" => value.parse::<u64>().is_ok(),
+        "uefi" => matches!(value, "on" | "off"),
+        "release" => value
+            .split_once('.')
+            .is_some_and(|(major, minor)| major.parse::<u8>().is_ok() && minor.parse::<u8>().is_ok()),
+        _ => true,
+    };
+    if is_valid { Ok(()) } else { Err(argument.error(format!("Invalid value '{value}' for '{name}'"))) }
+}
+
+/// `key=value,…`, where a key may be given again and `,,` is a comma.
+fn pairs(argument: &Argument<'_>) -> Result<Vec<(String, String)>, CliError> {
+    const COMMA: &str = "\u{0}";
+    let text = argument.value.replace(",,", COMMA);
+    let pairs = text.split(',').filter(|part| !part.is_empty()).map(|part| {
+        let (key, value) = part.split_once('=').ok_or_else(|| argument.error(format!("Invalid parameter '{part}'")))?;
+        Ok((key.to_owned(), value.replace(COMMA, ",")))
+    });
+    pairs.collect()
+}
+
+/// A structure from a file: the formatted part, strings, and the two zeros behind them.
+fn structure(argument: &Argument<'_>, path: &str) -> Result<Vec<u8>, CliError> {
+    const HEADER: usize = 4;
+    const MAX: usize = 0xffff;
+    let mut bytes = std::fs::read(path)
+        .map_err(|error| argument.error(format!("Cannot read SMBIOS file {path}: {}", vm::host_error(&error))))?;
+    let formatted = bytes.get(1).map_or(0, |len| usize::from(*len));
+    if bytes.len() > MAX || formatted < HEADER || formatted > bytes.len() {
+        return Err(argument.error(format!("Cannot read SMBIOS file {path}")));
+    }
+    while bytes.len() < formatted + 2 || !bytes.ends_with(&[0, 0]) {
+        bytes.push(0);
+    }
+    Ok(bytes)
+}
+
+/// `-fw_cfg [name=]name,file=path` and `-fw_cfg [name=]name,string=text`.
+fn files(arguments: &[Argument<'_>]) -> Result<Vec<(String, Arc<[u8]>)>, CliError> {
+    const NAME_MAX: usize = 55;
+    let mut files = Vec::new();
+    for argument in all(arguments, "fw_cfg") {
+        let mut values = Values::parse(*argument, Some("name"))?;
+        let (name, file, text) = (values.text("name")?, values.text("file")?, values.text("string")?);
+        values.finish()?;
+        let name = name.filter(|name| !name.is_empty()).ok_or_else(|| argument.error("name must be specified"))?;
+        if name.len() > NAME_MAX {
+            return Err(argument.error(format!("name too long (max. {NAME_MAX} char)")));
+        }
+        let bytes = match (file, text) {
+            (Some(path), None) => std::fs::read(&path)
+                .map_err(|error| argument.error(format!("can't load {path}: {}", vm::host_error(&error))))?,
+            (None, Some(text)) => text.into_bytes(),
+            _ => return Err(argument.error("invalid argument(s): one of 'file' and 'string' is needed")),
+        };
+        files.push((name, bytes.into()));
+    }
+    Ok(files)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::options;
+
+    fn argument(name: &str, value: &'static str) -> Argument<'static> {
+        Argument { option: options::find(name).expect("option"), value }
+    }
+
+    #[test]
+    fn boot_options_add_up_and_are_checked() {
+        let arguments = [argument("boot", "dc,once=a,menu=on"), argument("boot", "reboot-timeout=-1,splash-time=10")];
+        let boot = boot(&arguments).expect("options");
+        assert_eq!(
+            (boot.order, boot.once.map(|order| order.cmos(false))),
+            (BootOrder::parse("dc").expect("order"), Some((0, 1)))
+        );
+        assert_eq!((boot.menu, boot.splash_time, boot.reboot_timeout), (true, Some(10), Some(-1)));
+        for wrong in ["order=z", "splash-time=70000", "reboot-timeout=-2", "menu=perhaps", "nothing=on"] {
+            assert!(super::boot(&[argument("boot", wrong)]).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn smbios_fields_are_checked_and_strings_repeat() {
+        let arguments = [argument("smbios", "type=11,value=a,,b,value=c"), argument("smbios", "type=1,serial=7")];
+        let options = smbios(&arguments).expect("options");
+        let values: Vec<&str> = options.fields.iter().map(|(.., value)| value.as_str()).collect();
+        assert_eq!(values, ["a,b", "c", "7"]);
+        for wrong in ["type=99", "type=1,colour=red", "type=1,uuid=1", "serial=7", "type=4,max-speed=x"] {
+            assert!(smbios(&[argument("smbios", wrong)]).is_err(), "{wrong}");
+        }
+    }
+}
