@@ -112,6 +112,9 @@ impl Default for SleepOptions {
     }
 }
 
+/// A file for the guest's firmware: its name and its contents.
+pub type FirmwareFile = (String, Arc<[u8]>);
+
 /// Everything that concerns firmware.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FirmwareConfig {
@@ -126,7 +129,7 @@ pub struct FirmwareConfig {
     /// `-nographic`: firmware talks on the serial port only.
     pub no_graphic: bool,
     /// `-fw_cfg`: further files by name.
-    pub files: Vec<(String, Arc<[u8]>)>,
+    pub files: Vec<FirmwareFile>,
     /// Sleep states.
     pub sleep: SleepOptions,
 }

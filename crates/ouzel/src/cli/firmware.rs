@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use machine::firmware::{BootOptions, BootOrder, FirmwareConfig, FirmwareRom};
+use machine::firmware::{BootOptions, BootOrder, FirmwareConfig, FirmwareFile, FirmwareRom};
 use machine::smbios::{self, SmbiosOptions};
 
 use super::arguments::{all, given, last};
@@ -194,7 +194,7 @@ fn structure(argument: &Argument<'_>, path: &str) -> Result<Vec<u8>, CliError> {
 }
 
 /// `-fw_cfg [name=]name,file=path` and `-fw_cfg [name=]name,string=text`.
-fn files(arguments: &[Argument<'_>]) -> Result<Vec<(String, Arc<[u8]>)>, CliError> {
+fn files(arguments: &[Argument<'_>]) -> Result<Vec<FirmwareFile>, CliError> {
     const NAME_MAX: usize = 55;
     let mut files = Vec::new();
     for argument in all(arguments, "fw_cfg") {
