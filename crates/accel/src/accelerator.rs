@@ -71,6 +71,9 @@ pub struct VcpuConfig {
     pub features: Arc<CpuidTable>,
     /// Guest-physical memory.
     pub memory: Arc<AddressSpace>,
+    /// Guest-physical memory as system-management mode sees it. The same for all vCPUs, and the one of [`MachineSpaces`].
+    /// `None`: the software CPU's mode sees what it sees otherwise; hypervisors have no such mode then and drop SMIs.
+    pub smm_memory: Option<Arc<AddressSpace>>,
     /// I/O ports.
     pub ports: Arc<AddressSpace>,
     /// Guest time.
@@ -106,6 +109,8 @@ pub enum Interrupts {
 pub struct MachineSpaces {
     /// Guest-physical memory. An accelerator with memory slots registers with [`AddressSpace::set_listener`].
     pub memory: Arc<AddressSpace>,
+    /// Guest-physical memory as system-management mode sees it; see [`VcpuConfig::smm_memory`].
+    pub smm_memory: Option<Arc<AddressSpace>>,
     /// Where the machine's I/O APIC hears ends of interrupts, for [`Interrupts::LocalApics`].
     pub end_of_interrupt: Option<IoApicEnd>,
 }
@@ -125,10 +130,13 @@ pub trait Accelerator: Debug + Send + Sync {
     /// reserved.
     fn reserved_memory(&self) -> Option<Range<u64>>;
 
-    /// Takes the machine's address space, once, before the first vCPU is made.
+    /// Whether vCPUs have a system-management mode with an address space of its own.
+    fn has_smm(&self) -> bool;
+
+    /// Takes the machine's address spaces, once, before the first vCPU is made.
     ///
     /// # Errors
-    /// The host refuses the memory.
+    /// The host refuses the memory, or there is memory for system-management mode and [`Accelerator::has_smm`] is not so.
     fn attach(&self, spaces: &MachineSpaces) -> Result<(), AccelError>;
 
     /// Makes a vCPU in its power-on state.

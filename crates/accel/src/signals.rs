@@ -14,7 +14,8 @@ impl Signal {
     pub const INTR: Self = Self(1);
     /// A non-maskable interrupt.
     pub const NMI: Self = Self(1 << 1);
-    /// A system-management interrupt.
+    /// A system-management interrupt (an edge: one is kept while the vCPU is in system-management mode). A vCPU that raises
+    /// it by its own OUT takes it before the next instruction. A board raises it for one vCPU or, in turn, for all.
     pub const SMI: Self = Self(1 << 2);
     /// INIT#.
     pub const INIT: Self = Self(1 << 3);

@@ -115,6 +115,10 @@ impl Hasher for KeyHasher {
         self.write_u64(u64::from(value));
     }
 
+    fn write_usize(&mut self, value: usize) {
+        self.write_u64(value as u64);
+    }
+
     fn write_u16(&mut self, value: u16) {
         self.write_u64(u64::from(value));
     }
@@ -180,7 +184,8 @@ struct Inner {
     ops: Vec<Op>,
     blocks: Vec<Block>,
     pages: Vec<Page>,
-    by_phys: Map<u64, u32>,
+    /// By physical address and block of RAM: in system-management mode another one may lie there.
+    by_phys: Map<(u64, usize), u32>,
     /// The pages that have the same tracking, which are one page of RAM at several addresses.
     by_id: Map<PageId, Vec<u32>>,
     /// The hits that the translator has been told of.
@@ -288,16 +293,17 @@ impl Inner {
 
     /// The record of a page of RAM, made when it is new or when another block of RAM lies there now.
     fn page(&mut self, ram: &Arc<RamBlock>, offset: usize, phys: u64) -> u32 {
-        if let Some(&index) = self.by_phys.get(&phys)
+        // A record keeps its block alive, so that no other one gets its address.
+        let place = (phys, Arc::as_ptr(ram) as usize);
+        if let Some(&index) = self.by_phys.get(&place)
             && let Some(page) = self.pages.get(index as usize)
             && page.offset == offset
-            && Arc::ptr_eq(&page.ram, ram)
         {
             return index;
         }
         let index = self.pages.len() as u32;
         self.pages.push(Page { ram: Arc::clone(ram), offset });
-        self.by_phys.insert(phys, index);
+        self.by_phys.insert(place, index);
         if let Some(code) = ram.page_code(offset) {
             self.by_id.entry(code.id()).or_default().push(index);
         }

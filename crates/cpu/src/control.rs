@@ -34,7 +34,9 @@ pub(crate) mod dr6 {
     /// Bits that read as one.
     pub(crate) const FIXED: u64 = 0xffff_0ff0;
 }
-const DR7_FIXED: u64 = 0x400;
+pub(crate) const DR7_FIXED: u64 = 0x400;
+pub(crate) const DR6_WRITABLE: u64 = 0xe00f;
+pub(crate) const DR7_WRITABLE: u64 = 0xffff_2bff;
 const DR7_GD: u64 = 1 << 13;
 
 impl Cpu {
@@ -283,7 +285,8 @@ impl Cpu {
         }
     }
 
-    fn pcid(&self) -> u16 {
+    /// The PCID that translations are made under.
+    pub(crate) fn pcid(&self) -> u16 {
         if self.cr4 & cr::CR4_PCIDE != 0 { (self.cr3 & 0xfff) as u16 } else { 0 }
     }
 
@@ -352,7 +355,8 @@ impl Cpu {
         Ok(())
     }
 
-    fn cr4_writable(&self) -> u64 {
+    /// The bits of CR4 that the model has.
+    pub(crate) fn cr4_writable(&self) -> u64 {
         let features = &self.features;
         let table = [
             (features.leaf1_edx & bit::VME, cr::CR4_VME | cr::CR4_PVI),
@@ -756,8 +760,8 @@ impl Cpu {
         self.general_detect()?;
         match index {
             6 | 7 if value >> 32 != 0 => return Err(Fault::gp0()),
-            6 => self.dr[6] = (value & 0xe00f) | dr6::FIXED,
-            7 => self.dr[7] = (value & 0xffff_2bff) | DR7_FIXED,
+            6 => self.dr[6] = (value & DR6_WRITABLE) | dr6::FIXED,
+            7 => self.dr[7] = (value & DR7_WRITABLE) | DR7_FIXED,
             _ => self.dr[index] = value,
         }
         // Pages with data breakpoints leave the TLB's first level, others come back.

@@ -55,6 +55,7 @@ pub fn config(features: Arc<CpuidTable>, memory: Arc<AddressSpace>, translator: 
         boot_processor: true,
         features,
         memory,
+        smm_memory: None,
         ports: Arc::new(AddressSpace::new(SpaceKind::Ports)),
         clock: Clock::manual(),
         tsc_khz: CpuConfig::DEFAULT_TSC_KHZ,

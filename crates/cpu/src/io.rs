@@ -1,5 +1,6 @@
 //! Port I/O with its privilege checks (SDM vol. 1, chapter 19) and I/O breakpoints.
 
+use accel::Signal;
 use memory::{AccessSize, GuestAddress};
 
 use crate::fault::{Exec, Fault};
@@ -66,6 +67,10 @@ impl Cpu {
         self.ports.store(GuestAddress(u64::from(port)), size, u64::from(value) & size.mask());
         // The device may have changed the memory map or the A20 gate.
         self.sync_map();
+        if self.signals.is_raised(Signal::SMI) {
+            // It comes before the next instruction: programs rely on it.
+            self.exit_request = true;
+        }
     }
 }
 

@@ -5,11 +5,12 @@
 //! AMD APM where the model is AMD's.
 //!
 //! Code map: [`state`] is the vCPU's state; `run` is the outer loop (signals, interrupts, debug traps);
-//! [`mmu`] translates and accesses memory; `segment`, `far`, `exception`, `task` are protected mode; `control`, `msr`,
+//! [`mmu`] translates and accesses memory; `segment`, `far`, `exception`, `task` are protected mode; `smm` is
+//! system-management mode; `control`, `msr`,
 //! [`cpuid`] and `io` are what their names say; `decode`, `block`, `flags` and `ops` decode and execute; `native` has the
 //! host execute AVX.
 //!
-//! Left out on purpose: SMM (SMI is dropped), virtualisation extensions, AVX-512 and later, 5-level paging, protection
+//! Left out on purpose: virtualisation extensions, AVX-512 and later, 5-level paging, protection
 //! keys, memory types, performance counters, last-branch records.
 //!
 //! Threads: a vCPU belongs to one thread at a time; others reach it through its [`accel::CpuSignals`].
@@ -42,6 +43,7 @@ mod ops;
 mod registers;
 mod run;
 mod segment;
+mod smm;
 pub mod state;
 mod task;
 
@@ -88,6 +90,8 @@ pub struct CpuConfig {
     pub features: Arc<CpuidTable>,
     /// Guest-physical memory.
     pub memory: Arc<AddressSpace>,
+    /// Guest-physical memory in system-management mode, where it differs.
+    pub smm_memory: Option<Arc<AddressSpace>>,
     /// I/O ports.
     pub ports: Arc<AddressSpace>,
     /// Guest time; the TSC follows it.

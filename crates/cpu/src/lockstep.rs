@@ -126,6 +126,9 @@ state! {
     msrs: Msrs,
     activity: Activity,
     nmi_blocked: bool,
+    nmi_pending: bool,
+    init_pending: bool,
+    smm: x86::regs::SystemManagement,
     pending_debug: u64,
 }
 

@@ -30,12 +30,14 @@ pub mod index {
     pub const PLATFORM_ID: u32 = 0x17;
     pub const APIC_BASE: u32 = 0x1b;
     pub const EBL_CR_POWERON: u32 = 0x2a;
+    pub const SMI_COUNT: u32 = 0x34;
     pub const FEATURE_CONTROL: u32 = 0x3a;
     pub const TSC_ADJUST: u32 = 0x3b;
     pub const SPEC_CTRL: u32 = 0x48;
     pub const PRED_CMD: u32 = 0x49;
     pub const BIOS_UPDT_TRIG: u32 = 0x79;
     pub const BIOS_SIGN_ID: u32 = 0x8b;
+    pub const SMBASE: u32 = 0x9e;
     pub const PLATFORM_INFO: u32 = 0xce;
     pub const MTRR_CAP: u32 = 0xfe;
     pub const ARCH_CAPABILITIES: u32 = 0x10a;
@@ -216,7 +218,8 @@ impl Cpu {
         self.features.leaf1_edx & bits != 0
     }
 
-    fn has_long(&self) -> bool {
+    /// Whether the model has 64-bit mode.
+    pub(crate) fn has_long(&self) -> bool {
         self.features.extended1_edx & bit::LONG_MODE != 0
     }
 
@@ -233,6 +236,8 @@ impl Cpu {
             index::P5_MC_ADDR | index::P5_MC_TYPE | index::EBL_CR_POWERON | index::PLATFORM_ID => 0,
             index::TSC => self.tsc(),
             index::APIC_BASE if self.has1d(bit::APIC) => self.apic.base(),
+            index::SMI_COUNT if features.vendor == Vendor::Intel => self.smi_count & 0xffff_ffff,
+            index::SMBASE if features.vendor == Vendor::Intel && self.smm.active => self.smm.smbase.into(),
             index::FEATURE_CONTROL if features.vendor == Vendor::Intel => self.msrs.feature_control,
             index::TSC_ADJUST if seven(bit::TSC_ADJUST) => self.msrs.tsc_adjust,
             index::SPEC_CTRL if features.has_spec_ctrl() => self.msrs.spec_ctrl,
@@ -464,7 +469,8 @@ impl Cpu {
         Ok(())
     }
 
-    fn write_efer(&mut self, value: u64) -> Exec {
+    /// The bits of EFER that the model has.
+    pub(crate) fn efer_known(&self) -> u64 {
         let features = &self.features;
         let mut known = cr::EFER_LMA;
         if features.extended1_edx & bit::SYSCALL != 0 {
@@ -479,7 +485,11 @@ impl Cpu {
         if features.extended1_edx & bit::FFXSR != 0 {
             known |= cr::EFER_FFXSR;
         }
-        check(value & !known == 0)?;
+        known
+    }
+
+    fn write_efer(&mut self, value: u64) -> Exec {
+        check(value & !self.efer_known() == 0)?;
         let changes_lme = (value ^ self.efer) & cr::EFER_LME != 0;
         check(!(changes_lme && self.cr0 & cr::CR0_PG != 0))?;
         let new = (value & !cr::EFER_LMA) | (self.efer & cr::EFER_LMA);

@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
-use accel::VcpuReset;
+use accel::{Signal, VcpuReset};
 use fpu::{FxsaveFormat, Mxcsr, X87};
-use x86::regs::{Registers, Segment, SegmentRegister, TableRegister, rflags};
+use x86::regs::{
+    Events, InterruptShadow, Registers, Segment, SegmentRegister, SystemManagement, TableRegister, rflags,
+};
 
 use crate::CpuConfig;
 use crate::block::BlockCache;
@@ -73,6 +75,10 @@ impl Cpu {
             msrs: Msrs::reset(),
             activity: Activity::Running,
             nmi_blocked: false,
+            nmi_pending: false,
+            init_pending: false,
+            smm: SystemManagement::default(),
+            smi_count: 0,
             pending_debug: 0,
             step: false,
             fault_address: 0,
@@ -81,7 +87,9 @@ impl Cpu {
             apic_id: config.apic_id,
             boot_processor: config.boot_processor,
             features,
+            normal_memory: Arc::clone(&config.memory),
             memory: config.memory,
+            smm_memory: config.smm_memory,
             ports: config.ports,
             clock: config.clock,
             tsc_khz: config.tsc_khz,
@@ -123,7 +131,8 @@ impl Cpu {
         self.dr = [0; 8];
         self.dr[6] = dr6::FIXED;
         self.dr[7] = 0x400;
-        self.nmi_blocked = false;
+        // INIT# comes outside of system-management mode only. It keeps SMBASE, and an SMI that waits.
+        (self.nmi_blocked, self.nmi_pending, self.init_pending) = (false, false, false);
         self.pending_debug = 0;
         self.step = false;
         self.shadow = Shadow::None;
@@ -135,12 +144,13 @@ impl Cpu {
                 self.mxcsr = Mxcsr::default();
                 self.xcr0 = 1;
                 self.msrs = Msrs::reset();
+                (self.smm, self.smi_count) = (SystemManagement::default(), 0);
                 self.restore_msr(crate::msr::index::TSC, 0);
             }
             VcpuReset::Init => self.apic.init(),
         }
         self.mode.cpl = 0;
-        self.reload_map();
+        self.select_memory();
         self.update_mode();
     }
 
@@ -226,6 +236,21 @@ impl Cpu {
                 Activity::Halted => x86::regs::Activity::Halted,
                 Activity::WaitForSipi => x86::regs::Activity::WaitForSipi,
             },
+            events: Events {
+                nmi_blocked: self.nmi_blocked,
+                nmi_pending: self.nmi_pending || self.signals.is_raised(Signal::NMI),
+                init_pending: self.init_pending || self.signals.is_raised(Signal::INIT),
+                shadow: match self.shadow {
+                    Shadow::None => InterruptShadow::None,
+                    Shadow::Sti => InterruptShadow::Sti,
+                    Shadow::MovSs => InterruptShadow::MovSs,
+                },
+                debug_traps: self.pending_debug,
+            },
+            smm: SystemManagement {
+                smi_pending: self.smm.smi_pending || self.signals.is_raised(Signal::SMI),
+                ..self.smm
+            },
         }
     }
 
@@ -253,6 +278,8 @@ impl Cpu {
             msrs,
             xsave,
             activity,
+            events,
+            smm,
         } = registers;
         self.gpr = *gpr;
         self.set_rip(*rip);
@@ -274,14 +301,14 @@ impl Cpu {
             x86::regs::Activity::Halted => Activity::Halted,
             x86::regs::Activity::WaitForSipi => Activity::WaitForSipi,
         };
-        self.shadow = Shadow::None;
-        self.pending_debug = 0;
+        self.set_events(events);
+        self.smm = *smm;
         self.mode.cpl = self.stack_dpl();
         self.efer &= !cr::EFER_LMA;
         if self.efer & cr::EFER_LME != 0 && self.cr0 & cr::CR0_PG != 0 {
             self.efer |= cr::EFER_LMA;
         }
-        self.reload_map();
+        self.select_memory();
         self.update_mode();
         if self.cr0 & cr::CR0_PG != 0 && self.cr4 & cr::CR4_PAE != 0 && !self.mode.long {
             // Tables that are not valid count as not present.
@@ -289,6 +316,18 @@ impl Cpu {
                 self.pdptr = [0; 4];
             }
         }
-        self.tlb.switch(if self.cr4 & cr::CR4_PCIDE != 0 { (self.cr3 & 0xfff) as u16 } else { 0 }, false);
+        self.tlb.switch(self.pcid(), false);
+    }
+
+    /// Events that the mailbox still holds stay there: they come on top.
+    fn set_events(&mut self, events: &Events) {
+        let Events { nmi_blocked, nmi_pending, init_pending, shadow, debug_traps } = *events;
+        (self.nmi_blocked, self.nmi_pending, self.init_pending) = (nmi_blocked, nmi_pending, init_pending);
+        self.shadow = match shadow {
+            InterruptShadow::None => Shadow::None,
+            InterruptShadow::Sti => Shadow::Sti,
+            InterruptShadow::MovSs => Shadow::MovSs,
+        };
+        self.pending_debug = debug_traps;
     }
 }

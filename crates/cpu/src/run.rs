@@ -1,5 +1,8 @@
 //! The outer loop: what happens between instructions, in the order of SDM vol. 3, table 6-2: INIT#, debug traps, NMI,
-//! interrupts, instruction breakpoints; then blocks of code.
+//! interrupts, instruction breakpoints; then blocks of code. An SMI comes behind the debug traps of the last
+//! instruction, so that these need not be kept while it is handled.
+//!
+//! NMI, SMI and INIT# are edges: they are taken from the mailbox at once and wait in the vCPU while they are held off.
 
 use accel::{Signal, VcpuExit, VcpuReset};
 use x86::regs::rflags;
@@ -10,7 +13,7 @@ use crate::fault::{EventKind, Fault, vector};
 use crate::state::{Activity, Cpu, Shadow};
 
 /// Signals that are about the vCPU itself and come before everything else.
-const CONTROL: u32 = Signal::STOP.0 | Signal::INIT.0 | Signal::SIPI.0 | Signal::SMI.0 | Signal::REMAP.0;
+const CONTROL: u32 = Signal::STOP.0 | Signal::INIT.0 | Signal::SIPI.0 | Signal::SMI.0 | Signal::NMI.0 | Signal::REMAP.0;
 
 impl Cpu {
     /// Runs until something happens that the caller must know.
@@ -19,7 +22,7 @@ impl Cpu {
             self.sync_map();
             self.exit_request = false;
             let pending = self.signals.pending();
-            if pending & CONTROL != 0
+            if (pending & CONTROL != 0 || self.init_pending)
                 && let Some(exit) = self.control_signals()
             {
                 return exit;
@@ -43,9 +46,10 @@ impl Cpu {
         if self.signals.take(Signal::REMAP) {
             self.reload_map();
         }
-        // System-management mode is not there.
-        self.signals.clear(Signal::SMI);
-        if self.signals.take(Signal::INIT) {
+        self.smm.smi_pending |= self.signals.take(Signal::SMI);
+        self.nmi_pending |= self.signals.take(Signal::NMI);
+        self.init_pending |= self.signals.take(Signal::INIT);
+        if self.init_pending && !self.smm.active {
             self.reset(VcpuReset::Init);
         }
         if self.signals.take(Signal::SIPI) && self.activity == Activity::WaitForSipi {
@@ -57,6 +61,8 @@ impl Cpu {
     /// Delivers what is due between two instructions. `true`: something was.
     fn between_instructions(&mut self, pending: u32) -> bool {
         if matches!(self.activity, Activity::WaitForSipi | Activity::Shutdown) {
+            // NMIs are lost (SDM vol. 3, 9.4.2).
+            self.nmi_pending = false;
             return false;
         }
         if self.pending_debug != 0 && self.shadow != Shadow::MovSs {
@@ -67,8 +73,12 @@ impl Cpu {
             self.deliver(Fault::db_trap());
             return true;
         }
-        if pending & Signal::NMI.0 != 0 && !self.nmi_blocked && self.shadow != Shadow::MovSs {
-            self.signals.clear(Signal::NMI);
+        if self.smm.smi_pending && !self.smm.active && self.shadow == Shadow::None {
+            self.enter_smm();
+            return true;
+        }
+        if self.nmi_pending && !self.nmi_blocked && self.shadow != Shadow::MovSs {
+            self.nmi_pending = false;
             self.shadow = Shadow::None;
             self.activity = Activity::Running;
             self.deliver(Fault::external(vector::NMI));
@@ -128,6 +138,11 @@ impl Cpu {
         }
     }
 
+    /// Whether an event that waits in the vCPU is no longer held off.
+    pub(crate) fn has_due_event(&self) -> bool {
+        (self.nmi_pending && !self.nmi_blocked) || ((self.smm.smi_pending || self.init_pending) && !self.smm.active)
+    }
+
     /// The signals that have to be looked at before the next block. One instruction at a time needs none: the loop
     /// looks after each.
     pub(crate) fn wanted_signals(&self) -> u32 {
@@ -135,9 +150,6 @@ impl Cpu {
             return 0;
         }
         let mut wanted = CONTROL | Signal::CODE.0;
-        if !self.nmi_blocked {
-            wanted |= Signal::NMI.0;
-        }
         if self.system_flag(rflags::IF) {
             wanted |= Signal::INTR.0;
         }

@@ -7,7 +7,7 @@ use accel::{CpuSignals, LocalApic};
 use clock::{Clock, InstructionCounter};
 use fpu::{Mxcsr, X87};
 use memory::AddressSpace;
-use x86::regs::{Segment, SegmentRegister, TableRegister, rflags};
+use x86::regs::{Segment, SegmentRegister, SystemManagement, TableRegister, rflags};
 
 use crate::block::BlockCache;
 use crate::cpuid::Features;
@@ -262,6 +262,14 @@ pub struct Cpu {
     pub activity: Activity,
     /// NMIs are blocked until IRET.
     pub(crate) nmi_blocked: bool,
+    /// An NMI waits.
+    pub(crate) nmi_pending: bool,
+    /// An INIT# waits.
+    pub(crate) init_pending: bool,
+    /// System-management mode.
+    pub(crate) smm: SystemManagement,
+    /// SMIs that were taken since power-on.
+    pub(crate) smi_count: u64,
     /// DR6 bits of debug traps that the current instruction has met.
     pub(crate) pending_debug: u64,
     /// Whether the current instruction ends with a single-step trap.
@@ -281,8 +289,12 @@ pub struct Cpu {
     pub(crate) boot_processor: bool,
     /// What CPUID tells.
     pub features: Arc<Features>,
-    /// Guest-physical memory.
+    /// Guest-physical memory as the vCPU sees it now.
     pub memory: Arc<AddressSpace>,
+    /// Guest-physical memory outside of system-management mode.
+    pub(crate) normal_memory: Arc<AddressSpace>,
+    /// Guest-physical memory in system-management mode, where it differs.
+    pub(crate) smm_memory: Option<Arc<AddressSpace>>,
     /// I/O ports.
     pub ports: Arc<AddressSpace>,
     /// Guest time.

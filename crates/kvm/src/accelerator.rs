@@ -4,11 +4,12 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use accel::{AccelError, Accelerator, DirtyLog, Interrupts, MachineSpaces, Vcpu, VcpuConfig};
-use memory::RamBlock;
+use memory::{AddressSpace, RamBlock};
 use x86::model::Host;
 
 use crate::error::KvmError;
 use crate::irqchip::{Controllers, IrqchipMode};
+use crate::slots::Space;
 use crate::system::Kvm;
 use crate::vcpu::KvmVcpu;
 use crate::vm::{Follower, IDENTITY_MAP, KvmVm, RESERVED_SIZE};
@@ -87,12 +88,25 @@ impl Accelerator for KvmAccelerator {
         Some(IDENTITY_MAP..IDENTITY_MAP + RESERVED_SIZE)
     }
 
+    fn has_smm(&self) -> bool {
+        self.vm.has_smm()
+    }
+
     fn attach(&self, spaces: &MachineSpaces) -> Result<(), AccelError> {
+        if spaces.smm_memory.is_some() && !self.has_smm() {
+            return Err(AccelError::new("System Management Mode not supported by this hypervisor."));
+        }
         if let Some(end) = &spaces.end_of_interrupt {
             self.vm.set_end_of_interrupt(end);
         }
-        if !spaces.memory.set_listener(Box::new(Follower(Arc::clone(&self.vm)))) {
-            return Err(AccelError::new("guest memory is followed by another accelerator"));
+        let follow = |memory: &AddressSpace, space| {
+            let is_ours = memory.set_listener(Box::new(Follower(Arc::clone(&self.vm), space)));
+            if is_ours { Ok(()) } else { Err(AccelError::new("guest memory is followed by another accelerator")) }
+        };
+        follow(&spaces.memory, Space::Normal)?;
+        if let Some(memory) = &spaces.smm_memory {
+            follow(memory, Space::Smm)?;
+            self.vm.set_smm_memory(memory);
         }
         self.vm.failure().map_or(Ok(()), |error| Err(error.clone().into()))
     }

@@ -65,6 +65,18 @@ impl RunPage {
         unsafe { (*self.0.as_ptr()).if_flag != 0 }
     }
 
+    /// Whether the vCPU was in system-management mode at the last exit.
+    pub(crate) fn is_in_smm(&self) -> bool {
+        // SAFETY: inside of the mapped page; the kernel writes it during KVM_RUN only.
+        u32::from(unsafe { (*self.0.as_ptr()).flags }) & kvm_bindings::KVM_RUN_X86_SMM != 0
+    }
+
+    /// Says that the vCPU is not in system-management mode any more.
+    pub(crate) fn leave_smm(&self) {
+        // SAFETY: inside of the mapped page; the kernel writes it during KVM_RUN only.
+        unsafe { (*self.0.as_ptr()).flags &= !(kvm_bindings::KVM_RUN_X86_SMM as u16) }
+    }
+
     /// CR8 at the last exit.
     pub(crate) fn cr8(&self) -> u64 {
         // SAFETY: inside of the mapped page; the kernel accesses it during KVM_RUN only.

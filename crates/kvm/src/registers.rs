@@ -3,14 +3,14 @@
 #![expect(unsafe_code, reason = "the kernel is handed an XSAVE area whose size it does not ask for")]
 
 use kvm_bindings::{
-    KVM_VCPUEVENT_VALID_NMI_PENDING, KVM_VCPUEVENT_VALID_SHADOW, KVM_VCPUEVENT_VALID_SMM, kvm_debugregs,
-    kvm_lapic_state, kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs, kvm_xsave,
+    KVM_VCPUEVENT_VALID_NMI_PENDING, KVM_VCPUEVENT_VALID_SHADOW, KVM_VCPUEVENT_VALID_SMM, KVM_X86_SHADOW_INT_MOV_SS,
+    KVM_X86_SHADOW_INT_STI, kvm_debugregs, kvm_lapic_state, kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs, kvm_xsave,
 };
 use kvm_ioctls::VcpuFd;
 use x86::cpuid::CpuidTable;
 use x86::crx::cr0;
 use x86::msr::{self, efer};
-use x86::regs::{Registers, SegmentRegister, rflags};
+use x86::regs::{Events, InterruptShadow, Registers, SegmentRegister, SystemManagement, rflags};
 
 use crate::error::{KvmError, request};
 use crate::fields::{from_segment, from_table, to_segment, to_table, to_virtual_8086};
@@ -73,6 +73,7 @@ pub(crate) struct KernelRegisters {
     xsave: [u32; 1024],
     xcrs: kvm_xcrs,
     debug: kvm_debugregs,
+    events: kvm_vcpu_events,
     msrs: Vec<(u32, u64)>,
 }
 
@@ -84,11 +85,12 @@ impl KernelRegisters {
             xsave: vcpu.get_xsave().map_err(request("KVM_GET_XSAVE"))?.region,
             xcrs: vcpu.get_xcrs().map_err(request("KVM_GET_XCRS"))?,
             debug: vcpu.get_debug_regs().map_err(request("KVM_GET_DEBUGREGS"))?,
+            events: vcpu.get_vcpu_events().map_err(request("KVM_GET_VCPU_EVENTS"))?,
             msrs: msrs::read(vcpu, msr_indices)?,
         })
     }
 
-    /// Writes all but the MSRs.
+    /// Writes all but the MSRs and what [`KernelRegisters::write_events`] writes.
     pub(crate) fn write(&self, vcpu: &VcpuFd) -> Result<(), KvmError> {
         vcpu.set_sregs(&self.sregs).map_err(request("KVM_SET_SREGS"))?;
         vcpu.set_regs(&self.regs).map_err(request("KVM_SET_REGS"))?;
@@ -98,6 +100,14 @@ impl KernelRegisters {
         unsafe { vcpu.set_xsave(&kvm_xsave { region: self.xsave, ..kvm_xsave::default() }) }
             .map_err(request("KVM_SET_XSAVE"))?;
         vcpu.set_debug_regs(&self.debug).map_err(request("KVM_SET_DEBUGREGS"))
+    }
+
+    /// Writes the events that wait, and the state of system-management mode.
+    pub(crate) fn write_events(&self, vcpu: &VcpuFd, has_smi: bool) -> Result<(), KvmError> {
+        let smm = if has_smi { KVM_VCPUEVENT_VALID_SMM } else { 0 };
+        let flags = KVM_VCPUEVENT_VALID_SHADOW | KVM_VCPUEVENT_VALID_NMI_PENDING | smm;
+        let events = kvm_vcpu_events { flags, ..self.events };
+        vcpu.set_vcpu_events(&events).map_err(request("KVM_SET_VCPU_EVENTS"))
     }
 
     pub(crate) fn msrs(&self) -> &[(u32, u64)] {
@@ -143,6 +153,8 @@ impl KernelRegisters {
         (debug[6], debug[7]) = (self.debug.dr6, self.debug.dr7);
         let mut msrs = self.msrs.clone();
         msrs.sort_unstable_by_key(|(index, _)| *index);
+        let smbase = msrs.iter().position(|(index, _)| *index == msr::SMBASE).map(|at| msrs.remove(at).1 as u32);
+        let e = &self.events;
         Registers {
             gpr: [
                 r.rax, r.rcx, r.rdx, r.rbx, r.rsp, r.rbp, r.rsi, r.rdi, r.r8, r.r9, r.r10, r.r11, r.r12, r.r13, r.r14,
@@ -167,6 +179,24 @@ impl KernelRegisters {
             msrs,
             xsave: shape.take(&self.xsave),
             activity: x86::regs::Activity::Running,
+            events: Events {
+                nmi_blocked: e.nmi.masked != 0,
+                nmi_pending: e.nmi.pending != 0 || e.nmi.injected != 0,
+                init_pending: e.smi.latched_init != 0,
+                shadow: match u32::from(e.interrupt.shadow) {
+                    0 => InterruptShadow::None,
+                    shadow if shadow & KVM_X86_SHADOW_INT_MOV_SS != 0 => InterruptShadow::MovSs,
+                    _ => InterruptShadow::Sti,
+                },
+                // The kernel keeps them with the exceptions, which are not taken over.
+                debug_traps: 0,
+            },
+            smm: SystemManagement {
+                active: e.smi.smm != 0,
+                inside_nmi: e.smi.smm_inside_nmi != 0,
+                smi_pending: e.smi.pending != 0,
+                smbase: smbase.unwrap_or(SystemManagement::RESET_SMBASE),
+            },
         }
     }
 
@@ -193,6 +223,8 @@ impl KernelRegisters {
             msrs,
             xsave,
             activity: _,
+            events,
+            smm,
         } = registers;
         let [rax, rcx, rdx, rbx, rsp, rbp, rsi, rdi, r8, r9, r10, r11, r12, r13, r14, r15] = *gpr;
         let (rip, rflags) = (*rip, *flags | rflags::FIXED);
@@ -230,6 +262,25 @@ impl KernelRegisters {
         self.debug.db.copy_from_slice(&debug[..4]);
         (self.debug.dr6, self.debug.dr7) = (debug[6], debug[7]);
         self.msrs.clone_from(msrs);
+        self.msrs.push((msr::SMBASE, smm.smbase.into()));
+        self.set_events(events, smm);
+    }
+
+    /// Exceptions belong to the instruction that the vCPU stood at and go; interrupts that were accepted stay.
+    fn set_events(&mut self, events: &Events, smm: &SystemManagement) {
+        let Events { nmi_blocked, nmi_pending, init_pending, shadow, debug_traps: _ } = *events;
+        let now = &mut self.events;
+        (now.exception, now.exception_has_payload, now.exception_payload) = (Default::default(), 0, 0);
+        now.interrupt.shadow = match shadow {
+            InterruptShadow::None => 0,
+            InterruptShadow::Sti => KVM_X86_SHADOW_INT_STI as u8,
+            InterruptShadow::MovSs => KVM_X86_SHADOW_INT_MOV_SS as u8,
+        };
+        (now.nmi.masked, now.nmi.pending, now.nmi.injected) = (nmi_blocked.into(), nmi_pending.into(), 0);
+        now.smi.smm = smm.active.into();
+        now.smi.smm_inside_nmi = smm.inside_nmi.into();
+        now.smi.pending = smm.smi_pending.into();
+        now.smi.latched_init = init_pending.into();
     }
 
     /// CR8 and IA32_APIC_BASE, which our own local APIC holds.
@@ -243,16 +294,6 @@ pub(crate) fn reset_events(vcpu: &VcpuFd, has_smi: bool) -> Result<(), KvmError>
     let smm = if has_smi { KVM_VCPUEVENT_VALID_SMM } else { 0 };
     let flags = KVM_VCPUEVENT_VALID_SHADOW | KVM_VCPUEVENT_VALID_NMI_PENDING | smm;
     let events = kvm_vcpu_events { flags, ..kvm_vcpu_events::default() };
-    vcpu.set_vcpu_events(&events).map_err(request("KVM_SET_VCPU_EVENTS"))
-}
-
-/// Drops what belongs to the instruction that the vCPU stood at: its exception, and the shadow of STI or MOV SS.
-/// Interrupts that were accepted stay.
-pub(crate) fn clear_instruction_events(vcpu: &VcpuFd) -> Result<(), KvmError> {
-    let mut events = vcpu.get_vcpu_events().map_err(request("KVM_GET_VCPU_EVENTS"))?;
-    events.exception = Default::default();
-    events.interrupt.shadow = 0;
-    events.flags = KVM_VCPUEVENT_VALID_SHADOW | KVM_VCPUEVENT_VALID_NMI_PENDING;
     vcpu.set_vcpu_events(&events).map_err(request("KVM_SET_VCPU_EVENTS"))
 }
 

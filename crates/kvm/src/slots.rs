@@ -2,7 +2,7 @@
 //!
 //! A slot is made for each range of the flat view that is RAM, in whole pages; a ROM's slot is read-only, so that a
 //! store to it leaves guest code and is dropped by the address space. Everything else has no slot, and an access to it
-//! leaves guest code as a device access.
+//! leaves guest code as a device access. System-management mode has an address space of its own, with its own slots.
 
 #![expect(unsafe_code, reason = "the kernel is given the host's addresses of guest RAM")]
 
@@ -56,9 +56,19 @@ fn key(block: &RamBlock) -> usize {
     std::ptr::from_ref(block).addr()
 }
 
-/// The slots that the kernel has.
+/// Which of the kernel's address spaces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Space {
+    /// What a vCPU sees outside of system-management mode.
+    Normal = 0,
+    /// What it sees there.
+    Smm = 1,
+}
+
+/// The slots that the kernel has in one address space.
 #[derive(Debug)]
 pub(crate) struct Slots {
+    space: Space,
     limit: usize,
     used: BTreeMap<u32, Slot>,
     /// While stores are logged: the pages of each block that were found dirty and not taken yet.
@@ -66,8 +76,13 @@ pub(crate) struct Slots {
 }
 
 impl Slots {
-    pub(crate) fn new(limit: usize) -> Self {
-        Self { limit, used: BTreeMap::new(), logs: None }
+    pub(crate) fn new(space: Space, limit: usize) -> Self {
+        Self { space, limit, used: BTreeMap::new(), logs: None }
+    }
+
+    /// The kernel's number of slot `id`.
+    fn number(&self, id: u32) -> u32 {
+        (self.space as u32) << 16 | id
     }
 
     /// How many there are.
@@ -107,7 +122,7 @@ impl Slots {
             if slot.read_only { KVM_MEM_READONLY } else { 0 } | if logged { KVM_MEM_LOG_DIRTY_PAGES } else { 0 };
         let host = slot.block.host_base().as_ptr().addr() as u64 + slot.offset;
         let region = kvm_userspace_memory_region {
-            slot: id,
+            slot: self.number(id),
             flags: if slot.len == 0 { 0 } else { flags },
             guest_phys_addr: slot.guest,
             memory_size: slot.len,
@@ -122,8 +137,9 @@ impl Slots {
     /// Adds the dirty pages of slot `id` to its block's log, if stores are logged.
     fn collect_log(&mut self, vm: &VmFd, id: u32) -> Result<(), KvmError> {
         let Some(slot) = self.used.get(&id).filter(|slot| !slot.read_only) else { return Ok(()) };
+        let number = self.number(id);
         let Some(logs) = &mut self.logs else { return Ok(()) };
-        let words = vm.get_dirty_log(id, slot.len as usize).map_err(request("KVM_GET_DIRTY_LOG"))?;
+        let words = vm.get_dirty_log(number, slot.len as usize).map_err(request("KVM_GET_DIRTY_LOG"))?;
         let pages = slot.block.len() >> PAGE_SHIFT;
         let log = logs.entry(key(&slot.block)).or_insert_with(|| vec![0; pages.div_ceil(64)]);
         merge(log, (slot.offset >> PAGE_SHIFT) as usize, &words, (slot.len >> PAGE_SHIFT) as usize);

@@ -158,7 +158,8 @@ impl KvmVcpu {
     fn attend(&mut self) -> Result<Attended, KvmError> {
         // The memory slots follow by themselves.
         self.signals.clear(Signal::REMAP);
-        if self.signals.take(Signal::SMI) && self.vm.has_smi() {
+        // A machine without system-management mode drops SMIs.
+        if self.signals.take(Signal::SMI) && self.vm.smm_memory().is_some() {
             self.fd.smi().map_err(request("KVM_SMI"))?;
         }
         if self.signals.take(Signal::INIT) {
@@ -280,7 +281,10 @@ impl KvmVcpu {
         let result = self.fd.run();
         drop(inside);
         let next = match result {
-            Ok(exit) => handle(exit, &self.page, &self.memory, &self.ports),
+            Ok(exit) => {
+                let memory = self.vm.smm_memory().filter(|_| self.page.is_in_smm()).unwrap_or(&self.memory);
+                handle(exit, &self.page, memory, &self.ports)
+            }
             // A kick; an access that was pending is complete. EAGAIN: the kernel let a waiting vCPU out.
             Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => Next::Continue,
             Err(error) => Next::Return(VcpuExit::InternalError(format!("kvm run failed {}", HostError::from(error)))),
@@ -361,6 +365,8 @@ impl KvmVcpu {
             }
         }
         registers::reset_events(&self.fd, self.vm.has_smi())?;
+        // The flag belongs to the last exit.
+        self.page.leave_smm();
         self.page.forget_exit_state();
         self.access_pending = false;
         self.tsc_read = None;
@@ -400,9 +406,9 @@ impl KvmVcpu {
             msr::TSC => self.tsc_read != Some(value.1),
             _ => !before.contains(value),
         };
-        let changed: Vec<_> = registers.msrs.iter().filter(changed).copied().collect();
+        let changed: Vec<_> = state.msrs().iter().filter(changed).copied().collect();
         self.write_msrs(&changed)?;
-        registers::clear_instruction_events(&self.fd)?;
+        state.write_events(&self.fd, self.vm.has_smi())?;
         self.page.forget_exit_state();
         self.set_activity(registers.activity)
     }

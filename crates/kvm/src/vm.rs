@@ -5,13 +5,13 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use accel::{IoApicEnd, Msi};
 use kvm_bindings::kvm_clock_data;
 use kvm_ioctls::{Cap, VcpuFd, VmFd};
-use memory::{FlatView, MapListener, RamBlock};
+use memory::{AddressSpace, FlatView, MapListener, RamBlock};
 
 use crate::error::{KvmError, request};
 use crate::gate::Gate;
 use crate::irqchip::{self, IrqchipMode, PowerOnState, Routes};
 use crate::kick::{self, Kick};
-use crate::slots::{self, Slots};
+use crate::slots::{self, Slots, Space};
 use crate::system::Kvm;
 
 /// Four pages below the firmware that the kernel needs on old Intel processors, where real mode is run under paging: a
@@ -32,6 +32,9 @@ pub(crate) struct KvmVm {
     has_smi: bool,
     msr_indices: Vec<u32>,
     slots: Mutex<Slots>,
+    /// Those of system-management mode, where it sees another memory.
+    smm_slots: Mutex<Slots>,
+    smm_memory: OnceLock<Arc<AddressSpace>>,
     gate: Gate,
     /// Where ends of interrupts go, in mode `split`.
     end_of_interrupt: OnceLock<EndOfInterrupt>,
@@ -47,12 +50,12 @@ impl std::fmt::Debug for EndOfInterrupt {
     }
 }
 
-/// Follows the machine's memory map.
-pub(crate) struct Follower(pub(crate) Arc<KvmVm>);
+/// Follows one of the machine's memory maps.
+pub(crate) struct Follower(pub(crate) Arc<KvmVm>, pub(crate) Space);
 
 impl MapListener for Follower {
     fn changed(&self, view: &Arc<FlatView>) {
-        if let Err(error) = self.0.follow(view) {
+        if let Err(error) = self.0.follow(view, self.1) {
             tracing::error!("kvm: {error}");
             // The first one is the one to tell.
             let _known = self.0.failure.set(error);
@@ -74,7 +77,9 @@ impl KvmVm {
             controllers,
             has_smi: kvm.has(Cap::X86Smm),
             msr_indices: kvm.msr_indices()?,
-            slots: Mutex::new(Slots::new(kvm.memory_slots())),
+            slots: Mutex::new(Slots::new(Space::Normal, kvm.memory_slots())),
+            smm_slots: Mutex::new(Slots::new(Space::Smm, kvm.memory_slots())),
+            smm_memory: OnceLock::new(),
             gate: Gate::default(),
             end_of_interrupt: OnceLock::new(),
             failure: OnceLock::new(),
@@ -111,8 +116,26 @@ impl KvmVm {
         &self.gate
     }
 
+    /// Whether the kernel knows SMIs.
     pub(crate) fn has_smi(&self) -> bool {
         self.has_smi
+    }
+
+    /// Whether the kernel has a second address space for system-management mode.
+    pub(crate) fn has_smm(&self) -> bool {
+        /// `KVM_CAP_MULTI_ADDRESS_SPACE`: the number of address spaces.
+        const MULTI_ADDRESS_SPACE: u64 = 118;
+        self.has_smi && self.kvm.system().check_extension_raw(MULTI_ADDRESS_SPACE) > 1
+    }
+
+    /// What system-management mode sees. `None`: the machine has no such mode.
+    pub(crate) fn smm_memory(&self) -> Option<&Arc<AddressSpace>> {
+        self.smm_memory.get()
+    }
+
+    /// Says what system-management mode sees. Only the first call counts.
+    pub(crate) fn set_smm_memory(&self, memory: &Arc<AddressSpace>) {
+        let _first = self.smm_memory.set(Arc::clone(memory));
     }
 
     pub(crate) fn msr_indices(&self) -> &[u32] {
@@ -125,13 +148,17 @@ impl KvmVm {
         Ok(vcpu)
     }
 
-    fn slots(&self) -> MutexGuard<'_, Slots> {
-        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    fn slots(&self, space: Space) -> MutexGuard<'_, Slots> {
+        let slots = match space {
+            Space::Normal => &self.slots,
+            Space::Smm => &self.smm_slots,
+        };
+        slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Brings the memory slots to `view`, with no vCPU in guest code.
-    fn follow(&self, view: &FlatView) -> Result<(), KvmError> {
-        let mut slots = self.slots();
+    /// Brings the memory slots of an address space to `view`, with no vCPU in guest code.
+    fn follow(&self, view: &FlatView, space: Space) -> Result<(), KvmError> {
+        let mut slots = self.slots(space);
         let wanted = slots::plan(view);
         if slots.differ(&wanted) {
             self.gate.with_all_outside(|| slots.change(&self.fd, wanted))?;
@@ -141,17 +168,19 @@ impl KvmVm {
 
     /// The number of memory slots in use.
     pub(crate) fn slot_count(&self) -> usize {
-        self.slots().count()
+        self.slots(Space::Normal).count() + self.slots(Space::Smm).count()
     }
 
     /// Starts or ends the log of the guest's stores.
     pub(crate) fn set_logging(&self, wanted: bool) -> Result<(), KvmError> {
-        self.slots().set_logging(&self.fd, wanted)
+        self.slots(Space::Normal).set_logging(&self.fd, wanted)?;
+        self.slots(Space::Smm).set_logging(&self.fd, wanted)
     }
 
     /// Adds to `pages` those of `block` that were stored to since the last time.
     pub(crate) fn take_log(&self, block: &RamBlock, pages: &mut [u64]) -> Result<(), KvmError> {
-        self.slots().take_log(&self.fd, block, pages)
+        self.slots(Space::Normal).take_log(&self.fd, block, pages)?;
+        self.slots(Space::Smm).take_log(&self.fd, block, pages)
     }
 
     /// Sets the level of a global system interrupt, in mode `on`.

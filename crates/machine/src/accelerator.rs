@@ -115,6 +115,10 @@ impl Accelerator for SoftwareAccelerator {
         None
     }
 
+    fn has_smm(&self) -> bool {
+        true
+    }
+
     fn attach(&self, _spaces: &MachineSpaces) -> Result<(), AccelError> {
         // The vCPUs look at the address space itself.
         Ok(())
@@ -129,6 +133,7 @@ impl Accelerator for SoftwareAccelerator {
             boot_processor: config.boot_processor,
             features: config.features,
             memory: config.memory,
+            smm_memory: config.smm_memory,
             ports: config.ports,
             clock: config.clock,
             tsc_khz: config.tsc_khz.unwrap_or(CpuConfig::DEFAULT_TSC_KHZ),

@@ -135,8 +135,11 @@ impl Machine {
         for (slot, path) in slots.iter_mut().zip(paths) {
             slot.path = Some(path);
         }
-        let spaces =
-            MachineSpaces { memory: Arc::clone(&board.memory), end_of_interrupt: board.controllers.end_of_interrupt() };
+        let spaces = MachineSpaces {
+            memory: Arc::clone(&board.memory),
+            smm_memory: None,
+            end_of_interrupt: board.controllers.end_of_interrupt(),
+        };
         accelerator.attach(&spaces)?;
         let vcpus = new_vcpus(config, &slots, &board, &*accelerator)?;
         let options = ThreadOptions {
@@ -390,6 +393,7 @@ fn new_vcpus(
             boot_processor: index == 0,
             features,
             memory: Arc::clone(&board.memory),
+            smm_memory: None,
             ports: Arc::clone(&board.ports),
             clock: board.clock.clone(),
             tsc_khz,

@@ -78,6 +78,62 @@ pub struct Registers {
     pub xsave: Vec<u8>,
     /// Whether the vCPU executes, or what it waits for.
     pub activity: Activity,
+    /// Events that wait, and what holds them off.
+    pub events: Events,
+    /// System-management mode.
+    pub smm: SystemManagement,
+}
+
+/// Events that wait for the end of an instruction or of a mode, and what holds them off. Maskable interrupts wait in
+/// their controllers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Events {
+    /// NMIs are blocked: one is being handled, or the vCPU is in system-management mode.
+    pub nmi_blocked: bool,
+    /// An NMI waits.
+    pub nmi_pending: bool,
+    /// An INIT# waits for the end of system-management mode.
+    pub init_pending: bool,
+    /// What the last instruction holds off for the next one.
+    pub shadow: InterruptShadow,
+    /// DR6 bits of debug traps that the last instruction met and that are not delivered yet.
+    pub debug_traps: u64,
+}
+
+/// Why events are held off for one instruction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum InterruptShadow {
+    /// They are not.
+    #[default]
+    None,
+    /// After an STI that set IF: maskable interrupts.
+    Sti,
+    /// After a load of SS: all.
+    MovSs,
+}
+
+/// The state around system-management mode (SDM vol. 3, chapter 32).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SystemManagement {
+    /// The vCPU is in system-management mode.
+    pub active: bool,
+    /// NMIs were blocked when the mode was entered.
+    pub inside_nmi: bool,
+    /// An SMI waits.
+    pub smi_pending: bool,
+    /// Where the state save map lies, and the handler.
+    pub smbase: u32,
+}
+
+impl SystemManagement {
+    /// SMBASE after a reset.
+    pub const RESET_SMBASE: u32 = 0x3_0000;
+}
+
+impl Default for SystemManagement {
+    fn default() -> Self {
+        Self { active: false, inside_nmi: false, smi_pending: false, smbase: Self::RESET_SMBASE }
+    }
 }
 
 /// What a vCPU does between instructions.

@@ -151,7 +151,8 @@ impl Cpu {
     /// Everything outside the code bytes that a translation depends on, or `None` when there is none in this mode.
     #[inline]
     pub(crate) fn translation_key(&self) -> Option<u32> {
-        if !self.mode.is_long64() {
+        // System-management mode is left to the interpreter: its code is rare, and another memory.
+        if !self.mode.is_long64() || self.smm.active {
             return None;
         }
         let sse = self.fpu_denied & (denied::NM | denied::SSE_UD) == 0;

@@ -59,6 +59,7 @@ impl Jit {
             && cpu.pending_debug == 0
             && !cpu.system_flag(TF)
             && !cpu.has_breakpoints()
+            && !cpu.has_due_event()
             && cpu.map_is_current();
         if !quiet || (cpu.system_flag(RF) && self.addresses.counted) {
             return false;

@@ -9,6 +9,7 @@ mod host;
 mod tlb;
 mod walk;
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use memory::{AccessSize, GuestAddress};
@@ -433,7 +434,19 @@ impl Cpu {
     /// Whether the TLB knows the memory map and the A20 gate as they are.
     #[inline]
     pub(crate) fn map_is_current(&self) -> bool {
-        self.tlb.map_is(self.memory.generation()) && self.tlb.a20 == self.a20.load(Ordering::Acquire)
+        self.tlb.map_is(self.memory.generation()) && self.tlb.a20 == self.a20_is_open()
+    }
+
+    /// Whether address bit 20 passes. System-management mode does not see the gate.
+    fn a20_is_open(&self) -> bool {
+        self.smm.active || self.a20.load(Ordering::Acquire)
+    }
+
+    /// Takes the memory that the vCPU sees in its mode. Nothing that was derived from the other one stays.
+    pub(crate) fn select_memory(&mut self) {
+        let memory = self.smm_memory.as_ref().filter(|_| self.smm.active).unwrap_or(&self.normal_memory);
+        self.memory = Arc::clone(memory);
+        self.reload_map();
     }
 
     #[cold]
@@ -441,7 +454,7 @@ impl Cpu {
         // The generation first: a change in between makes the next comparison fail.
         let generation = self.memory.generation();
         let view = self.memory.view();
-        self.tlb.a20 = self.a20.load(Ordering::Acquire);
+        self.tlb.a20 = self.a20_is_open();
         self.tlb.set_map(view, generation);
         self.exit_request = true;
     }

@@ -87,6 +87,12 @@ pub(super) fn interrupt_return(cpu: &mut Cpu, op: &Op) -> Exec {
     cpu.iret(op.size)
 }
 
+/// RSM.
+pub(super) fn resume(cpu: &mut Cpu, op: &Op) -> Exec {
+    prepare(cpu, op);
+    cpu.rsm()
+}
+
 /// INT n.
 pub(super) fn interrupt(cpu: &mut Cpu, op: &Op) -> Exec {
     prepare(cpu, op);

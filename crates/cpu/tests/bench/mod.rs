@@ -70,11 +70,17 @@ impl Io for Ports {
     }
 }
 
+/// Where system-management mode has 128 KiB of its own, over RAM.
+pub const SMRAM: u64 = 0xa_0000;
+
 pub struct Bench {
     pub cpu: SoftCpu,
     pub ram: Arc<RamBlock>,
     pub memory: Arc<AddressSpace>,
+    /// What system-management mode sees, if that is something else.
+    pub smm_memory: Option<Arc<AddressSpace>>,
     pub ports: Arc<Ports>,
+    pub port_space: Arc<AddressSpace>,
     pub signals: Arc<CpuSignals>,
     pub apic: Arc<Apic>,
     pub a20: Arc<AtomicBool>,
@@ -87,19 +93,34 @@ impl Bench {
     }
 
     pub fn with_model(model: &str) -> Self {
-        Self::with(model, true)
+        Self::with(model, true, false)
+    }
+
+    /// System-management mode sees another memory: the same RAM, and [`SMRAM`] behind the first 64 KiB of a hole.
+    pub fn with_smram(model: &str) -> Self {
+        Self::with(model, true, true)
     }
 
     /// A processor that waits for its start-up IPI.
     pub fn application_processor() -> Self {
-        Self::with("max", false)
+        Self::with("max", false, false)
     }
 
-    fn with(model: &str, boot_processor: bool) -> Self {
+    fn with(model: &str, boot_processor: bool, smram: bool) -> Self {
         let ram = Arc::new(RamBlock::new("pc.ram", RAM).expect("RAM"));
         let memory = Arc::new(AddressSpace::new(SpaceKind::Memory));
         let backing = Backing::Ram { block: Arc::clone(&ram), offset: 0, read_only: false };
         memory.map(GuestAddress(0), RAM, 0, backing).expect("map");
+        let smm_memory = smram.then(|| {
+            let space = Arc::new(AddressSpace::new(SpaceKind::Memory));
+            let backing = Backing::Ram { block: Arc::clone(&ram), offset: 0, read_only: false };
+            space.map(GuestAddress(0), RAM, 0, backing).expect("map");
+            let block = Arc::new(RamBlock::new("smram", 0x2_0000).expect("RAM"));
+            space
+                .map(GuestAddress(SMRAM), 0x2_0000, 1, Backing::Ram { block, offset: 0, read_only: false })
+                .expect("map");
+            space
+        });
         let port_space = Arc::new(AddressSpace::new(SpaceKind::Ports));
         let ports = Arc::new(Ports::default());
         port_space.map(GuestAddress(0), 0x1_0000, 0, Backing::Io(ports.clone())).expect("map");
@@ -118,7 +139,8 @@ impl Bench {
             boot_processor,
             features: Arc::new(model.build(topology, 0)),
             memory: Arc::clone(&memory),
-            ports: port_space,
+            smm_memory: smm_memory.clone(),
+            ports: Arc::clone(&port_space),
             clock: clock.clone(),
             tsc_khz: CpuConfig::DEFAULT_TSC_KHZ,
             microcode_revision: 0x0100_00de,
@@ -130,7 +152,7 @@ impl Bench {
             translator: TranslatorConfig::default(),
             counter: None,
         });
-        Self { cpu, ram, memory, ports, signals, apic, a20, clock }
+        Self { cpu, ram, memory, smm_memory, ports, port_space, signals, apic, a20, clock }
     }
 
     pub fn put(&self, at: u64, bytes: &[u8]) {

@@ -193,6 +193,7 @@ fn off_start_up_of_a_second_vcpu() {
 fn second_vcpu_spaces(machine: &Machine) -> Spaces {
     Spaces {
         memory: Arc::clone(&machine.memory),
+        smm_memory: None,
         ports: Arc::clone(&machine.ports),
         ram: Arc::clone(&machine.ram),
         test_ports: Arc::clone(&machine.test_ports),
@@ -370,7 +371,7 @@ fn split_end_of_a_level_triggered_interrupt_is_told() {
 fn kernel_apic_starts_a_second_vcpu() {
     let Some(accelerator) = open("kernel_apic_starts_a_second_vcpu", IrqchipMode::On) else { return };
     let spaces = Spaces::new();
-    let attached = MachineSpaces { memory: Arc::clone(&spaces.memory), end_of_interrupt: None };
+    let attached = MachineSpaces { memory: Arc::clone(&spaces.memory), smm_memory: None, end_of_interrupt: None };
     accelerator.attach(&attached).expect("memory");
     let config = |id| vcpu_config(&spaces, id, InterruptSource::Accelerator, &accelerator.host());
     let mut vcpus: Vec<_> = (0..2)

@@ -14,4 +14,5 @@ mod memory_map;
 mod modes;
 mod registers;
 mod seabios;
+mod smm;
 mod support;

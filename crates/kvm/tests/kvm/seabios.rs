@@ -88,6 +88,7 @@ impl Board {
             boot_processor: true,
             features: model(&cpu::model_host(), "qemu64", 0),
             memory: Arc::clone(&self.memory),
+            smm_memory: None,
             ports: Arc::clone(&self.ports),
             clock: self.clock.clone(),
             tsc_khz: CpuConfig::DEFAULT_TSC_KHZ,
@@ -143,7 +144,9 @@ fn seabios_says_the_same_on_kvm_and_on_the_software_cpu() {
     expect_boot_menu(&expected);
     let Some(accelerator) = open(test, IrqchipMode::Off) else { return };
     let board = Board::new(&firmware);
-    accelerator.attach(&MachineSpaces { memory: Arc::clone(&board.memory), end_of_interrupt: None }).expect("memory");
+    accelerator
+        .attach(&MachineSpaces { memory: Arc::clone(&board.memory), smm_memory: None, end_of_interrupt: None })
+        .expect("memory");
     let spaces = crate::support::Spaces::new();
     let apic = InterruptSource::Apic(Arc::new(TestApic::default()));
     let mut config = crate::support::vcpu_config(&spaces, 0, apic, &accelerator.host());

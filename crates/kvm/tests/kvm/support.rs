@@ -120,6 +120,7 @@ pub fn vcpu_config(machine: &Spaces, apic_id: u32, interrupts: InterruptSource, 
         boot_processor: apic_id == 0,
         features: model(host, "qemu64", apic_id),
         memory: Arc::clone(&machine.memory),
+        smm_memory: machine.smm_memory.clone(),
         ports: Arc::clone(&machine.ports),
         clock: Clock::manual(),
         tsc_khz: None,
@@ -134,6 +135,8 @@ pub fn vcpu_config(machine: &Spaces, apic_id: u32, interrupts: InterruptSource, 
 /// Memory and ports without a vCPU.
 pub struct Spaces {
     pub memory: Arc<AddressSpace>,
+    /// What system-management mode sees, if there is one.
+    pub smm_memory: Option<Arc<AddressSpace>>,
     pub ports: Arc<AddressSpace>,
     pub ram: Arc<RamBlock>,
     pub test_ports: Arc<Recorder>,
@@ -151,7 +154,7 @@ impl Spaces {
         let recording = |recorder: &Arc<Recorder>| Backing::Io(Arc::new(Recording(Arc::clone(recorder))));
         memory.map(GuestAddress(DEVICE), 0x1000, 1, recording(&device)).expect("device");
         ports.map(GuestAddress(TEST_PORTS.into()), 16, 0, recording(&test_ports)).expect("ports");
-        Self { memory, ports, ram, test_ports, device }
+        Self { memory, smm_memory: None, ports, ram, test_ports, device }
     }
 }
 
@@ -177,15 +180,26 @@ impl Machine {
         end_of_interrupt: Option<IoApicEnd>,
         code: &[u8],
     ) -> Self {
-        let spaces = Spaces::new();
-        let attached = MachineSpaces { memory: Arc::clone(&spaces.memory), end_of_interrupt };
+        Self::in_spaces(accelerator, Spaces::new(), interrupts, end_of_interrupt, code)
+    }
+
+    /// The same with memory and ports that were made before.
+    pub fn in_spaces(
+        accelerator: KvmAccelerator,
+        spaces: Spaces,
+        interrupts: InterruptSource,
+        end_of_interrupt: Option<IoApicEnd>,
+        code: &[u8],
+    ) -> Self {
+        let (memory, smm_memory) = (Arc::clone(&spaces.memory), spaces.smm_memory.clone());
+        let attached = MachineSpaces { memory, smm_memory, end_of_interrupt };
         accelerator.attach(&attached).expect("memory");
         let config = vcpu_config(&spaces, 0, interrupts, &accelerator.host());
         let signals = Arc::clone(&config.signals);
         let vcpu = accelerator.create_vcpu(config).expect("vCPU");
         let stop = Backing::Io(Arc::new(StopPort(Arc::clone(&signals))));
         spaces.ports.map(GuestAddress(STOP_PORT.into()), 1, 0, stop).expect("port");
-        let Spaces { memory, ports, ram, test_ports, device } = spaces;
+        let Spaces { memory, smm_memory: _, ports, ram, test_ports, device } = spaces;
         let mut machine = Self { accelerator, memory, ports, ram, signals, test_ports, device, vcpu };
         machine.load(CODE, code);
         machine.start_at(CODE as u16);

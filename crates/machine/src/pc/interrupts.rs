@@ -275,6 +275,9 @@ mod tests {
         fn reserved_memory(&self) -> Option<std::ops::Range<u64>> {
             None
         }
+        fn has_smm(&self) -> bool {
+            false
+        }
         fn attach(&self, _: &MachineSpaces) -> Result<(), AccelError> {
             Ok(())
         }

@@ -161,6 +161,16 @@ fn started_processors_add_to_one_cell_without_losing_a_count() {
 }
 
 #[test]
+fn system_management_interrupts_leave_the_program_as_it_was() {
+    for accelerator in ["tcg", "tcg,x-translator=off", "tcg,one-insn-per-tb=on"] {
+        let mut machine = boot("smm", &["-accel", accelerator]);
+        assert!(machine.wait_exit(PATIENCE).success());
+        let expected = "revision=00020064 smbase=00040000 smis=00000064 all is whole\n";
+        assert_eq!(machine.serial(), expected, "{accelerator}");
+    }
+}
+
+#[test]
 fn serial_on_a_socket_and_on_standard_output_reaches_the_host() {
     let mut machine = Setup::new()
         .args(["-m", "64", "-kernel", &guest("hello.elf"), "-serial", "unix:{dir}serial-socket,server=on,wait=on"])

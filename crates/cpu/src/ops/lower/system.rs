@@ -36,6 +36,7 @@ fn transfers(l: &mut Lowering<'_>) -> Choice {
         M::Sysenter => jumps(system::sysenter),
         M::Sysexit => sized_jump(l, 4, system::sysexit),
         M::Sysexitq => sized_jump(l, 8, system::sysexit),
+        M::Rsm => jumps(system::resume),
         _ => None,
     }
 }
