@@ -52,6 +52,11 @@ impl Accelerator for QtestAccelerator {
         None
     }
 
+    fn has_smm(&self) -> bool {
+        // Nothing runs; boards may have all of it.
+        true
+    }
+
     fn attach(&self, spaces: &MachineSpaces) -> Result<(), AccelError> {
         self.0.attach(spaces)
     }
