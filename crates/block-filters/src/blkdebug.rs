@@ -484,7 +484,7 @@ impl Driver for Blkdebug {
     fn write_zeroes(&self, offset: u64, len: u64, flags: ZeroFlags) -> IoFuture<'_> {
         Box::pin(async move {
             let unit = u64::from(self.limits.zeroes_alignment).max(u64::from(self.limits.request_alignment));
-            if self.limits.zeroes_alignment != 0 && (offset | len) & (unit - 1) != 0 && unit.is_power_of_two() {
+            if len < unit {
                 return Err(Error::unsupported("Zeroes of part of a unit have to be written"));
             }
             self.check(offset, len, IoType::WriteZeroes)?;

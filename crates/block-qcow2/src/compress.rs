@@ -1,9 +1,10 @@
 //! Compressed clusters: raw deflate with a window of 4 KiB, or zstd.
 
-use std::io::{Read, Write};
+use std::cell::RefCell;
 
 use block::{Error, Result, WriteFlags};
 use iobuf::IoBuf;
+use zstd::bulk::{Compressor, Decompressor};
 
 use crate::entry::Entry;
 use crate::flush::Reason;
@@ -17,38 +18,57 @@ const DEFLATE_LEVEL: u32 = 6;
 /// zstd's default level.
 const ZSTD_LEVEL: i32 = 3;
 
+thread_local! {
+    /// What zstd needs to compress and to expand: too large to be made for each cluster.
+    static ZSTD: RefCell<(Option<Compressor<'static>>, Option<Decompressor<'static>>)> = const { RefCell::new((None, None)) };
+    /// The state of deflate, likewise.
+    static DEFLATE: RefCell<Option<flate2::Compress>> = const { RefCell::new(None) };
+}
+
 /// Compresses a cluster; `None` if that does not make it smaller.
 pub fn compress(zstd: bool, plain: &[u8]) -> Result<Option<Vec<u8>>> {
     let failed = |error: &dyn std::fmt::Display| Error::io(format!("Compression failed: {error}"));
-    let room = plain.len() - 1;
+    let mut packed = vec![0; plain.len() - 1];
     if zstd {
-        let mut encoder =
-            zstd::stream::write::Encoder::new(Vec::with_capacity(plain.len()), ZSTD_LEVEL).map_err(|e| failed(&e))?;
-        encoder.write_all(plain).map_err(|e| failed(&e))?;
-        let packed = encoder.finish().map_err(|e| failed(&e))?;
-        return Ok((packed.len() <= room).then_some(packed));
+        return ZSTD.with_borrow_mut(|(compressor, _)| {
+            let compressor = match compressor {
+                Some(compressor) => compressor,
+                none => none.insert(Compressor::new(ZSTD_LEVEL).map_err(|error| failed(&error))?),
+            };
+            // The only error that is left is a lack of room.
+            let Ok(len) = compressor.compress_to_buffer(plain, &mut packed) else { return Ok(None) };
+            packed.truncate(len);
+            Ok(Some(packed))
+        });
     }
-    let level = flate2::Compression::new(DEFLATE_LEVEL);
-    let mut deflate = flate2::Compress::new_with_window_bits(level, false, WINDOW_BITS);
-    let mut packed = vec![0; room];
-    let status = deflate.compress(plain, &mut packed, flate2::FlushCompress::Finish).map_err(|e| failed(&e))?;
-    if status != flate2::Status::StreamEnd {
-        return Ok(None);
-    }
-    packed.truncate(usize::try_from(deflate.total_out()).unwrap_or(0));
-    Ok(Some(packed))
+    DEFLATE.with_borrow_mut(|deflate| {
+        let level = flate2::Compression::new(DEFLATE_LEVEL);
+        let deflate = deflate.get_or_insert_with(|| flate2::Compress::new_with_window_bits(level, false, WINDOW_BITS));
+        deflate.reset();
+        let status = deflate.compress(plain, &mut packed, flate2::FlushCompress::Finish).map_err(|e| failed(&e))?;
+        if status != flate2::Status::StreamEnd {
+            return Ok(None);
+        }
+        packed.truncate(usize::try_from(deflate.total_out()).unwrap_or(0));
+        Ok(Some(packed))
+    })
 }
 
 /// Expands a cluster of `len` bytes.
 pub fn expand(zstd: bool, packed: &[u8], len: usize) -> Result<Vec<u8>> {
     let mut plain = vec![0; len];
+    // The stream may be followed by other bytes of its last sector.
     let complete = if zstd {
-        zstd::stream::read::Decoder::with_buffer(packed)
-            .and_then(|decoder| decoder.single_frame().read_exact(&mut plain))
-            .is_ok()
+        ZSTD.with_borrow_mut(|(_, decompressor)| {
+            if decompressor.is_none() {
+                *decompressor = Decompressor::new().ok();
+            }
+            let frame = zstd::zstd_safe::find_frame_compressed_size(packed).ok().and_then(|size| packed.get(..size));
+            let expanded = decompressor.as_mut().zip(frame).map(|(d, frame)| d.decompress_to_buffer(frame, &mut plain));
+            matches!(expanded, Some(Ok(size)) if size == len)
+        })
     } else {
         let mut inflate = flate2::Decompress::new_with_window_bits(false, WINDOW_BITS);
-        // The stream may be followed by other bytes of its last sector.
         inflate.decompress(packed, &mut plain, flate2::FlushDecompress::Finish).is_ok()
             && inflate.total_out() == len as u64
     };

@@ -2,9 +2,11 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::Poll;
 
-use block::{BlockStatus, Result};
+use block::driver::IoFuture;
+use block::{BlockStatus, DriverKind, Node, Result};
 use iobuf::IoBuf;
 
 use crate::entry::Kind;
@@ -13,6 +15,35 @@ use crate::map::Run;
 
 /// Parts of a request that are read at once.
 const PARALLEL: usize = 16;
+
+/// Whether a node with all its backings says that a range reads as zeroes. Nothing is read for that.
+fn chain_is_zero(node: Arc<Node>, offset: u64, len: u64) -> IoFuture<'static, bool> {
+    Box::pin(async move {
+        if let Some(child) = node.filtered() {
+            return chain_is_zero(child.node(), offset, len).await;
+        }
+        let end = node.len().min(offset.saturating_add(len));
+        let mut at = offset;
+        while at < end {
+            let status = node.block_status(at, end - at, false).await?;
+            if status.len == 0 || status.data && !status.zero {
+                return Ok(false);
+            }
+            if !status.zero
+                && let Some(backing) = node.backing()
+                && !chain_is_zero(backing.node(), at, status.len).await?
+            {
+                return Ok(false);
+            }
+            // Otherwise it is zero, or allocated nowhere.
+            if !status.zero && (status.allocated || node.driver_type().kind() != DriverKind::Format) {
+                return Ok(false);
+            }
+            at += status.len;
+        }
+        Ok(true)
+    })
+}
 
 /// Waits for all of them; the first error.
 pub async fn join_all<'a>(mut tasks: Vec<Pin<Box<dyn Future<Output = Result<()>> + Send + 'a>>>) -> Result<()> {
@@ -161,16 +192,7 @@ impl Image {
     /// Whether unallocated clusters there read as zeroes, without asking the disk.
     pub(crate) async fn backing_is_zero(&self, offset: u64, len: u64) -> Result<bool> {
         let Some(backing) = self.backing.get() else { return Ok(true) };
-        let end = backing.len().min(offset.saturating_add(len));
-        let mut at = offset;
-        while at < end {
-            let status = backing.block_status(at, end - at, false).await?;
-            if !status.zero || status.len == 0 {
-                return Ok(false);
-            }
-            at += status.len;
-        }
-        Ok(true)
+        chain_is_zero(backing.node(), offset, len).await
     }
 
     /// Whether writes may pass `offset`'s discard option (shared by several operations).

@@ -5,11 +5,14 @@ use std::sync::Arc;
 use block::{Error, Node, Result};
 use iobuf::IoBuf;
 
+use crate::parallel::Set;
 use crate::progress::{self, Progress};
 use crate::status::{self, Extent, SECTOR};
 
 /// Bytes that are read at once.
-const CHUNK: u64 = 2 << 20;
+const CHUNK: u64 = 1 << 20;
+/// Bytes that are compared at once: what fits into a processor's caches.
+const PIECE: usize = 32 << 10;
 
 /// What the comparison found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,6 +70,7 @@ pub async fn compare(
         return Ok(Outcome::SizeDiffers);
     }
     let (common, total) = (sizes[0].min(sizes[1]), sizes[0].max(sizes[1]));
+    let mut buffers = Buffers::new();
     let mut known = [Known::default(), Known::default()];
     let mut offset = 0;
     while offset < common {
@@ -85,16 +89,13 @@ pub async fn compare(
         } else if a.allocated == b.allocated {
             if a.allocated {
                 len = len.min(CHUNK);
-                let x = read(images, 0, offset, len).await?;
-                let y = read(images, 1, offset, len).await?;
-                first_difference(&x, &y)
+                buffers.difference(images, offset, len).await?
             } else {
                 None
             }
         } else {
             len = len.min(CHUNK);
-            let bytes = read(images, usize::from(!a.allocated), offset, len).await?;
-            first_non_zero(&bytes)
+            buffers.data(images, usize::from(!a.allocated), offset, len).await?
         };
         if let Some(at) = different {
             return Ok(Outcome::ContentDiffers { offset: offset + at, in_tail: false });
@@ -109,8 +110,7 @@ pub async fn compare(
         let mut len = tail.len;
         if tail.allocated && !tail.zero {
             len = len.min(CHUNK);
-            let bytes = read(images, longer, offset, len).await?;
-            if let Some(at) = first_non_zero(&bytes) {
+            if let Some(at) = buffers.data(images, longer, offset, len).await? {
                 return Ok(Outcome::ContentDiffers { offset: offset + at, in_tail: true });
             }
         }
@@ -148,10 +148,62 @@ impl Known {
     }
 }
 
-async fn read(images: [&Arc<Node>; 2], index: usize, offset: u64, len: u64) -> Result<Vec<u8>, Failure> {
-    let buf = IoBuf::zeroed(usize::try_from(len).unwrap_or(0));
-    images[index].read(offset, buf.clone()).await.map_err(|error| Failure::Read(index, offset, error))?;
-    Ok(buf.to_vec())
+/// What is read, and copies of parts of it.
+struct Buffers {
+    read: [IoBuf; 2],
+    pieces: [Vec<u8>; 2],
+}
+
+impl Buffers {
+    fn new() -> Self {
+        let chunk = || IoBuf::zeroed(usize::try_from(CHUNK).unwrap_or(0));
+        Self { read: [chunk(), chunk()], pieces: [vec![0; PIECE], vec![0; PIECE]] }
+    }
+
+    async fn read(&self, images: [&Arc<Node>; 2], index: usize, offset: u64, len: u64) -> Result<IoBuf, Failure> {
+        let buf = self.read[index].slice(0, usize::try_from(len).unwrap_or(0));
+        images[index].read(offset, buf.clone()).await.map_err(|error| Failure::Read(index, offset, error))?;
+        Ok(buf)
+    }
+
+    /// Where the first sector of both images is that differs, from `offset` on.
+    async fn difference(&mut self, images: [&Arc<Node>; 2], offset: u64, len: u64) -> Result<Option<u64>, Failure> {
+        let mut reads = Set::default();
+        for index in [0, 1] {
+            let this = &*self;
+            reads.push(async move { (index, this.read(images, index, offset, len).await) });
+        }
+        let mut results = reads.join().await;
+        results.sort_by_key(|(index, _)| *index);
+        let mut bufs = Vec::new();
+        for (_, result) in results {
+            bufs.push(result?);
+        }
+        let [a, b] = &bufs[..] else { return Ok(None) };
+        let mut at = 0;
+        while at < a.len() {
+            let n = PIECE.min(a.len() - at);
+            let [x, y] = &mut self.pieces;
+            a.read_at(at, &mut x[..n]);
+            b.read_at(at, &mut y[..n]);
+            if let Some(found) = first_difference(&x[..n], &y[..n]) {
+                return Ok(Some(at as u64 + found));
+            }
+            at += n;
+        }
+        Ok(None)
+    }
+
+    /// Where the first sector of one image is that is not zero, from `offset` on.
+    async fn data(&self, images: [&Arc<Node>; 2], index: usize, offset: u64, len: u64) -> Result<Option<u64>, Failure> {
+        let buf = self.read(images, index, offset, len).await?;
+        let sector = usize::try_from(SECTOR).unwrap_or(512);
+        if buf.is_zero(0, buf.len()) {
+            return Ok(None);
+        }
+        let found = (0..buf.len()).step_by(sector).find(|at| !buf.is_zero(*at, sector.min(buf.len() - at)));
+        Ok(found.map(|at| at as u64))
+    }
 }
 
 /// The first sector that differs.
@@ -161,12 +213,5 @@ fn first_difference(a: &[u8], b: &[u8]) -> Option<u64> {
     }
     let sector = usize::try_from(SECTOR).unwrap_or(512);
     let at = a.chunks(sector).zip(b.chunks(sector)).position(|(a, b)| a != b)?;
-    Some(at as u64 * SECTOR)
-}
-
-/// The first sector with a byte that is not zero.
-fn first_non_zero(bytes: &[u8]) -> Option<u64> {
-    let sector = usize::try_from(SECTOR).unwrap_or(512);
-    let at = bytes.chunks(sector).position(|sector| sector.iter().any(|byte| *byte != 0))?;
     Some(at as u64 * SECTOR)
 }

@@ -56,6 +56,8 @@ pub struct Copy {
     pub order: Order,
     /// Unreadable sectors become zeroes.
     pub salvage: bool,
+    /// Data is copied by the host where it can, without a look at what is zero in it.
+    pub offload: bool,
     /// Each write is stable before it counts as done.
     pub stable: bool,
     /// Bytes that are written in a second at most.
@@ -111,6 +113,8 @@ struct Job<'a> {
     progress_total: u64,
     progress_done: AtomicU64,
     scan: Mutex<Scan>,
+    /// The host has not refused to copy yet.
+    offload: AtomicBool,
     failed: AtomicBool,
     failure: StdMutex<Option<Failure>>,
     turn: AtomicU64,
@@ -171,6 +175,7 @@ impl<'a> Job<'a> {
             progress_total: total,
             progress_done: AtomicU64::new(0),
             scan: Mutex::new(Scan { position: 0, kind: Kind::Data, until: 0 }),
+            offload: AtomicBool::new(copy.offload),
             failed: AtomicBool::new(false),
             failure: StdMutex::new(None),
             turn: AtomicU64::new(0),
@@ -314,6 +319,7 @@ impl<'a> Job<'a> {
             self.progress.update(done, self.progress_total);
         }
         let piece = match kind {
+            Kind::Data if self.copy_by_host(position, len).await? => None,
             Kind::Data => {
                 let piece = buf.slice(0, usize::try_from(len).unwrap_or(0));
                 self.read(position, &piece).await?;
@@ -330,6 +336,8 @@ impl<'a> Job<'a> {
         if self.failed.load(Ordering::Acquire) {
             return Ok(false);
         }
+        // What the host has copied is written.
+        let kind = if kind == Kind::Data && piece.is_none() { Kind::Backing } else { kind };
         let write = self.write(kind, position, len, piece);
         if self.copy.order == Order::Started {
             let mut write = Box::pin(write);
@@ -383,6 +391,31 @@ impl<'a> Job<'a> {
         if !wait.is_zero() {
             aio::sleep(wait).await;
         }
+    }
+
+    /// Copies a piece without reading it; false if that can't be done.
+    async fn copy_by_host(&self, position: u64, len: u64) -> Result<bool, Failure> {
+        let mut at = position;
+        while at < position + len {
+            if !self.offload.load(Ordering::Relaxed) {
+                return Ok(false);
+            }
+            let source = self.source_at(at)?;
+            let offset = at - source.start;
+            let wanted = (position + len - at).min(source.len - offset);
+            let extent = status::above(&source.node, None, offset, wanted).await;
+            let extent = extent.map_err(|error| Failure::Status(offset, error))?;
+            let n = extent.len.min(wanted);
+            let (true, Some(file), Some(from)) = (extent.data && n > 0, extent.file, extent.offset) else {
+                return Ok(false);
+            };
+            match self.copy.target.copy_from(at, file, from, n).await {
+                Ok(()) => at += n,
+                Err(error) if error.is_unsupported() => self.offload.store(false, Ordering::Relaxed),
+                Err(error) => return Err(Failure::Write(at, error)),
+            }
+        }
+        Ok(true)
     }
 
     async fn read(&self, position: u64, buf: &IoBuf) -> Result<(), Failure> {

@@ -116,5 +116,6 @@ pub fn protocol_of(graph: &Graph, filename: &str) -> Result<&'static dyn block::
     if let Some(prefix) = block::filename::protocol_of(filename) {
         return Err(Error::invalid(format!("Unknown protocol '{prefix}'")));
     }
-    graph.registry().find("file").ok_or_else(|| Error::invalid("Unknown driver 'file'"))
+    let driver = block::file::driver_for_path(filename);
+    graph.registry().find(driver).ok_or_else(|| Error::invalid(format!("Unknown driver '{driver}'")))
 }

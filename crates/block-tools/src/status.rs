@@ -97,7 +97,7 @@ pub fn of_node<'a>(node: &'a Arc<Node>, offset: u64, len: u64) -> IoFuture<'a, E
 
 /// Raw nodes have no opinion: the node below answers.
 async fn of_raw(node: &Arc<Node>, offset: u64, len: u64) -> Result<Extent> {
-    let len = len.min(node.len() - offset);
+    let len = len.min(size(node).saturating_sub(offset));
     let Some(child) = node.driver().data_child() else { return Ok(Extent::default()) };
     let at = node.driver().block_status(offset, len, false).await?.offset.unwrap_or(offset);
     let mut below = of_node(&child.node(), at, len).await?;
@@ -162,7 +162,10 @@ pub async fn mapped(top: &Arc<Node>, offset: u64, len: u64) -> Result<Extent> {
             return Ok(extent);
         }
         wanted = extent.len;
-        let Some(backing) = backing_of(&node) else { return Ok(extent) };
+        let Some(backing) = backing_of(&node) else {
+            // Nobody says what is read.
+            return Ok(Extent { len: wanted, depth, ..Extent::default() });
+        };
         node = skip_filters(&backing);
         depth += 1;
     }

@@ -66,6 +66,7 @@ fn plain(source: &Arc<Child>, target: &Arc<Child>) -> Copy {
         workers: 8,
         order: Order::Started,
         salvage: false,
+        offload: false,
         stable: false,
         rate_limit: None,
     }

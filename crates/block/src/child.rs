@@ -182,6 +182,14 @@ impl Child {
         self.write(offset, IoBuf::copy_of(bytes), WriteFlags::default()).await
     }
 
+    /// Copies from a protocol node without reading.
+    ///
+    /// # Errors
+    /// As [`Node::copy_from`].
+    pub async fn copy_from(&self, offset: u64, source: Arc<Node>, source_offset: u64, len: u64) -> Result<()> {
+        self.node().copy_from(offset, source, source_offset, len).await
+    }
+
     /// Makes a range read as zeroes.
     ///
     /// # Errors

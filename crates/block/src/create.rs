@@ -3,9 +3,14 @@
 use std::sync::Arc;
 
 use crate::child::Child;
+use crate::driver::DriverType;
 use crate::error::{Error, Result};
 use crate::graph::Graph;
+use crate::node::NodeConfig;
+use crate::open::{Defaults, OpenFlags};
 use crate::options::Options;
+use crate::permissions::Permissions;
+use crate::request::{Preallocation, ZeroFlags};
 
 /// The type of a creation option's value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +77,49 @@ impl CreateRequest {
             Some((name, _)) => Err(Error::invalid(format!("Invalid parameter '{name}'"))),
         }
     }
+}
+
+/// Options of [`in_place`].
+pub const IN_PLACE_OPTIONS: &[CreateOption] = &[
+    CreateOption { name: "size", kind: CreateOptionKind::Size, help: "Virtual disk size", default: None },
+    CreateOption {
+        name: "preallocation",
+        kind: CreateOptionKind::Text,
+        help: "Preallocation mode (allowed values: off)",
+        default: None,
+    },
+];
+
+/// "Creates" what exists already and can't be made: a device, the export of a server. It must be large enough; its
+/// first sector is zeroed, so that no former format is recognised.
+///
+/// # Errors
+/// It can't be opened for writing, or is too small.
+pub async fn in_place(driver: &'static dyn DriverType, mut request: CreateRequest) -> Result<()> {
+    let mode = request.options.take_choice("preallocation", &Preallocation::NAMES)?.unwrap_or(0);
+    if mode != 0 {
+        let name = Preallocation::NAMES[mode];
+        return Err(Error::unsupported(format!("Unsupported preallocation mode '{name}'")));
+    }
+    let (graph, size) = (Arc::clone(&request.graph), request.size);
+    let options = driver.parse_filename(&request.filename)?.with("driver", driver.name());
+    request.finish()?;
+    let config = NodeConfig { read_only: false, ..NodeConfig::default() };
+    let node = graph.open(options, Defaults::new(config, OpenFlags::default())).await?;
+    let used = Permissions::WRITE | Permissions::RESIZE;
+    let child = graph.attach_root(&node, "image creation", used, Permissions::ALL)?;
+    let result = async {
+        match child.truncate(size, false, Preallocation::Off).await {
+            Err(error) if error.is_unsupported() && child.len() >= size => {}
+            result => result?,
+        }
+        let flags = ZeroFlags { may_unmap: true, ..ZeroFlags::default() };
+        child.write_zeroes(0, child.len().min(512), flags).await?;
+        child.flush().await
+    };
+    let result = result.await;
+    let closed = graph.detach(&child).await;
+    result.and(closed)
 }
 
 /// How large would an image be?

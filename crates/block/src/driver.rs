@@ -24,6 +24,7 @@ use crate::child::{BackingSlot, Child};
 use crate::create::{CreateOption, CreateRequest, Measure, MeasureRequest};
 use crate::error::{Error, Result};
 use crate::image::{AmendRequest, CheckResult, FixMode, ImageBacking, ImageDetails, SnapshotInfo};
+use crate::node::Node;
 use crate::open::OpenRequest;
 use crate::options::Options;
 use crate::permissions::Permissions;
@@ -107,6 +108,13 @@ pub trait Driver: Send + Sync + 'static {
     /// crash. The node flushes the children afterwards.
     fn flush(&self) -> IoFuture<'_> {
         done(())
+    }
+
+    /// Copies `len` bytes from `source_offset` of the protocol node `source` to `offset` without reading them, if the host
+    /// can; [`Error::is_unsupported`] otherwise, and then nothing is written.
+    fn copy_from(&self, offset: u64, source: Arc<Node>, source_offset: u64, len: u64) -> IoFuture<'_> {
+        let _ = (offset, source, source_offset, len);
+        unsupported("copy offloading")
     }
 
     /// Changes the size. With `exact` off, a larger result is fine.

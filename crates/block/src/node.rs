@@ -540,6 +540,25 @@ impl Node {
         self.write_aligned(limits, start, bounce, flags).await
     }
 
+    /// Copies `len` bytes from `source_offset` of the protocol node `source` to `offset` without reading them.
+    ///
+    /// # Errors
+    /// [`Error::is_unsupported`] if that has to be done by reading and writing; the driver's; a read-only node.
+    pub async fn copy_from(&self, offset: u64, source: Arc<Node>, source_offset: u64, len: u64) -> Result<()> {
+        self.check_writable()?;
+        Self::check_range(offset, len)?;
+        Self::check_range(source_offset, len)?;
+        let align = u64::from(self.driver.limits().request_alignment.max(1));
+        if (offset | source_offset | len) & (align - 1) != 0 {
+            return Err(Error::unsupported("Parts of blocks are copied by reading and writing"));
+        }
+        let _in_flight = self.enter();
+        self.check_threshold(offset + len);
+        let _tracked = self.tracker.begin(offset, len, Overlap::Plain).await;
+        self.driver.copy_from(offset, source, source_offset, len).await?;
+        self.written(false).await
+    }
+
     /// Gives a range back, as far as whole units of the driver lie in it and the node's `discard` option allows.
     ///
     /// # Errors
@@ -553,13 +572,16 @@ impl Node {
         let _in_flight = self.enter();
         let limits = self.driver.limits();
         let unit = u64::from(limits.discard_alignment.max(limits.request_alignment));
+        // What is a unit is up to the node below a filter.
+        let is_filter = self.driver_type.kind() == DriverKind::Filter;
+        let inner = if is_filter { u64::from(limits.request_alignment) } else { unit };
         // The last unit of a node may be a part.
         let to = if end == self.len() && end.is_multiple_of(u64::from(limits.request_alignment)) {
             end
         } else {
-            end / unit * unit
+            end / inner * inner
         };
-        let from = offset.next_multiple_of(unit);
+        let from = offset.next_multiple_of(inner);
         if from >= to {
             return Ok(());
         }

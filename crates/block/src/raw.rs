@@ -10,6 +10,7 @@ use crate::child::{Child, Role};
 use crate::create::{CreateOption, CreateRequest, Measure, MeasureRequest};
 use crate::driver::{Driver, DriverKind, DriverType, IoFuture};
 use crate::error::{Error, Result};
+use crate::node::Node;
 use crate::open::OpenRequest;
 use crate::options::Options;
 use crate::request::{BlockStatus, Limits, Preallocation, WriteFlags, ZeroFlags};
@@ -154,6 +155,10 @@ impl Driver for Raw {
 
     fn discard(&self, offset: u64, len: u64) -> IoFuture<'_> {
         Box::pin(async move { self.file.discard(self.check_write(offset, len)?, len).await })
+    }
+
+    fn copy_from(&self, offset: u64, source: Arc<Node>, source_offset: u64, len: u64) -> IoFuture<'_> {
+        Box::pin(async move { self.file.copy_from(self.check_write(offset, len)?, source, source_offset, len).await })
     }
 
     fn truncate(&self, len: u64, exact: bool, preallocation: Preallocation) -> IoFuture<'_> {

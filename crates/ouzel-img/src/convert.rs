@@ -243,6 +243,7 @@ impl Request {
             workers: self.workers,
             order,
             salvage: self.parsed.has("salvage"),
+            offload: self.parsed.has("C"),
             stable: writethrough,
             rate_limit: self.rate_limit,
         };

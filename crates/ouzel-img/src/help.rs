@@ -52,6 +52,7 @@ Terms:
   -u            create and rebase: leave the backing file unopened
   -S            convert: runs of zeroes of this length stay holes (4k); 0 writes everything
   -n            convert: the target exists
+  -C            convert: let the host copy, where both are plain files
   -m, -W        convert: requests in flight (8); write them in any order
   -r            check: what to repair (leaks, all); convert, commit: bytes a second
 ";

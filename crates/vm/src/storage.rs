@@ -13,7 +13,6 @@ mod nodes;
 mod objects;
 mod options;
 mod reopen;
-mod secret;
 pub mod stats;
 pub mod throttle;
 

@@ -1,5 +1,6 @@
 //! The tables of chunks: in a property list or a resource fork, as `mish` blocks; and ADC.
 
+use base64::prelude::{BASE64_STANDARD, Engine as _};
 use block::{Error, Result};
 
 use crate::bytes::{be16, be32, be64, n, part};
@@ -47,27 +48,10 @@ pub(super) fn from_list(bytes: &[u8]) -> Result<Vec<Vec<u8>>> {
     Ok(blocks)
 }
 
+/// The bytes of base64 text with white space in it.
 fn base64(text: &str) -> Option<Vec<u8>> {
-    let mut out = Vec::with_capacity(text.len() / 4 * 3);
-    let (mut bits, mut count) = (0u32, 0);
-    for byte in text.bytes().filter(|byte| !byte.is_ascii_whitespace()) {
-        let value = match byte {
-            b'A'..=b'Z' => byte - b'A',
-            b'a'..=b'z' => byte - b'a' + 26,
-            b'0'..=b'9' => byte - b'0' + 52,
-            b'+' => 62,
-            b'/' => 63,
-            b'=' => break,
-            _ => return None,
-        };
-        bits = bits << 6 | u32::from(value);
-        count += 6;
-        if count >= 8 {
-            count -= 8;
-            out.push((bits >> count & 0xff) as u8);
-        }
-    }
-    Some(out)
+    let digits: Vec<u8> = text.bytes().filter(|byte| !byte.is_ascii_whitespace()).collect();
+    BASE64_STANDARD.decode(digits).ok()
 }
 
 /// The blocks in a resource fork: each with its length before it.
@@ -190,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn base64_ends_at_its_padding() {
+    fn base64_has_white_space() {
         assert_eq!(base64(" bWlz\n aA== "), Some(b"mish".to_vec()));
         assert_eq!(base64("b*"), None);
     }

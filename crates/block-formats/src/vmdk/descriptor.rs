@@ -20,6 +20,8 @@ pub(super) enum ExtentKind {
     Vmfs,
     /// With grains, of ESX.
     VmfsSparse,
+    /// With grains of 4 KiB, of ESX.
+    SeSparse,
 }
 
 impl ExtentKind {
@@ -29,6 +31,7 @@ impl ExtentKind {
             Self::Sparse => "SPARSE",
             Self::Vmfs => "VMFS",
             Self::VmfsSparse => "VMFSSPARSE",
+            Self::SeSparse => "SESPARSE",
         }
     }
 }
@@ -120,7 +123,7 @@ fn extent(line: &str) -> Result<Option<ExtentLine>> {
         "VMFS" => (ExtentKind::Vmfs, 0),
         "SPARSE" => (ExtentKind::Sparse, 0),
         "VMFSSPARSE" => (ExtentKind::VmfsSparse, 0),
-        "SESPARSE" => return Err(Error::unsupported("VMDK extents of type 'SESPARSE' are not supported")),
+        "SESPARSE" => (ExtentKind::SeSparse, 0),
         other => return Err(Error::unsupported(format!("Unsupported extent type '{other}'"))),
     };
     if sectors == 0 || sectors > i64::MAX as u64 / 512 || offset > i64::MAX as u64 / 512 || file.is_empty() {

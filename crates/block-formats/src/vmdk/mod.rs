@@ -1,14 +1,15 @@
 //! `vmdk`, the format of VMware: `monolithicSparse`, `monolithicFlat`, `twoGbMaxExtentSparse`, `twoGbMaxExtentFlat`,
-//! `streamOptimized`, and `vmfs` and `vmfsSparse` of ESX.
+//! `streamOptimized`, and `vmfs`, `vmfsSparse` and (for reading) `seSparse` of ESX.
 //!
 //! A descriptor (a file of its own, or in the header of a sparse one) names extents, which are parts of the disk in
 //! files of their own: as they are, or with grains ([`extent`]). An overlay names its parent and the parent's content
 //! id, which changes when the parent is written. Specification: "Virtual Disk Format 5.0" (VMware). Left out:
-//! `seSparse` (refused), extents that are raw devices or read-only, digests.
+//! writing `seSparse`, extents that are raw devices or read-only, digests.
 
 mod create;
 mod descriptor;
 mod extent;
+mod sesparse;
 
 use std::any::Any;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,6 +26,7 @@ use crate::bytes::{n, u};
 use crate::sparse::{Layout, Sparse};
 use descriptor::{Descriptor, ExtentKind};
 use extent::{Grains, Header, SECTOR};
+use sesparse::SeGrains;
 
 /// The driver `vmdk`. Options: `extents.N` instead of the files that the descriptor names.
 pub struct VmdkType;
@@ -32,6 +34,7 @@ pub struct VmdkType;
 enum Store {
     Flat { file: Arc<Child>, offset: u64 },
     Sparse(Box<Sparse<Grains>>),
+    SeSparse(Box<Sparse<SeGrains>>),
 }
 
 struct Extent {
@@ -48,6 +51,7 @@ impl Extent {
         match &self.store {
             Store::Flat { file, .. } => file,
             Store::Sparse(image) => image.layout.file(),
+            Store::SeSparse(image) => image.layout.file(),
         }
     }
 
@@ -55,6 +59,7 @@ impl Extent {
         match &self.store {
             Store::Flat { .. } => None,
             Store::Sparse(image) => Some(image.layout.cluster_size()),
+            Store::SeSparse(image) => Some(image.layout.cluster_size()),
         }
     }
 
@@ -182,7 +187,7 @@ async fn open_extents(
     backing: &Arc<BackingSlot>,
 ) -> Result<(Descriptor, Vec<Extent>)> {
     let descriptor = Descriptor::parse(text)?;
-    let known = ["monolithicFlat", "vmfs", "vmfsSparse", "twoGbMaxExtentSparse", "twoGbMaxExtentFlat"];
+    let known = ["monolithicFlat", "vmfs", "vmfsSparse", "seSparse", "twoGbMaxExtentSparse", "twoGbMaxExtentFlat"];
     if !known.contains(&&descriptor.create_type[..]) {
         return Err(Error::unsupported(format!("Unsupported image type '{}'", descriptor.create_type)));
     }
@@ -212,6 +217,15 @@ async fn open_extents(
         let len = line.sectors * SECTOR;
         let store = if role == Role::Data {
             Store::Flat { file: child, offset: line.offset * SECTOR }
+        } else if line.kind == ExtentKind::SeSparse {
+            if !request.config.read_only && !request.config.auto_read_only {
+                return Err(se_sparse_is_read_only());
+            }
+            let grains = SeGrains::open(child).await?;
+            if grains.capacity < line.sectors {
+                return Err(Error::invalid(format!("The extent '{}' is smaller than its line says", line.file)));
+            }
+            Store::SeSparse(Box::new(Sparse::new(grains, Some(Arc::clone(backing)), start)))
         } else {
             let header = Header::read(&child, request.config.read_only).await?;
             if header.capacity < line.sectors {
@@ -297,10 +311,15 @@ impl Vmdk {
                     self.check_parent()?;
                     image.write(at, part).await?;
                 }
+                Store::SeSparse(_) => return Err(se_sparse_is_read_only()),
             }
         }
         Ok(())
     }
+}
+
+fn se_sparse_is_read_only() -> Error {
+    Error::read_only("No write support for seSparse images available")
 }
 
 /// Stores whole grains compressed; the last one may be shorter.
@@ -358,6 +377,10 @@ impl Driver for Vmdk {
                         self.check_parent()?;
                         image.read(at, part).await?;
                     }
+                    Store::SeSparse(image) => {
+                        self.check_parent()?;
+                        image.read(at, part).await?;
+                    }
                 }
             }
             Ok(())
@@ -382,6 +405,7 @@ impl Driver for Vmdk {
                             .await?;
                     }
                     Store::Sparse(image) => image.write_zeroes(at, len, flags).await?,
+                    Store::SeSparse(_) => return Err(se_sparse_is_read_only()),
                 }
             }
             Ok(())
@@ -420,6 +444,7 @@ impl Driver for Vmdk {
                     BlockStatus { recurse: true, ..BlockStatus::data(*len, Some(offset + at)) }
                 }
                 Store::Sparse(image) => image.block_status(*at, *len).await?,
+                Store::SeSparse(image) => image.block_status(*at, *len).await?,
             };
             // Offsets mean the first extent's file only.
             if self.extents.len() > 1 && !std::ptr::eq(*extent, &raw const self.extents[0]) {
@@ -519,7 +544,11 @@ impl Driver for Vmdk {
             let old = |extent: &Extent| match &extent.store {
                 Store::Sparse(image) => image.layout.header.version == 3 && !extent.is_compressed(),
                 Store::Flat { .. } => false,
+                Store::SeSparse(_) => false,
             };
+            if !read_only && self.extents.iter().any(|extent| matches!(extent.store, Store::SeSparse(_))) {
+                return Err(se_sparse_is_read_only());
+            }
             if !read_only && self.extents.iter().any(old) {
                 return Err(Error::invalid("VMDK version 3 must be read only"));
             }

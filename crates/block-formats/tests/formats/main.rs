@@ -5,4 +5,5 @@ mod matrix;
 mod models;
 mod patches;
 mod samples;
+mod sesparse;
 mod support;

@@ -312,7 +312,7 @@ fn broken_vmdk_descriptors_are_refused() {
         ("Invalid extent line", with("monolithicFlat", "RW 0 FLAT \"data\" 0")),
         ("Invalid extent line", with("monolithicFlat", "RW 18446744073709551615 FLAT \"data\" 0")),
         ("Unsupported extent type 'ODD'", with("monolithicFlat", "RW 8 ODD \"data\" 0")),
-        ("'SESPARSE' are not supported", with("monolithicFlat", "RW 8 SESPARSE \"data\"")),
+        ("Bad const header magic", with("monolithicFlat", "RW 8 SESPARSE \"data\"")),
         ("No such file", with("monolithicFlat", "RW 8 FLAT \"missing\" 0")),
         ("No such file", with("monolithicFlat", "RW 8 FLAT \"json:{}\" 0")),
         ("No such file", with("monolithicFlat", "RW 8 FLAT \"nbd://localhost/x\" 0")),

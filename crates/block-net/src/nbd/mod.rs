@@ -12,6 +12,7 @@ use std::any::Any;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use block::create::{self, CreateOption, CreateRequest, IN_PLACE_OPTIONS};
 use block::{
     BlockStatus, Child, Driver, DriverKind, DriverType, Error, Graph, IoFuture, Limits, OpenRequest, Options,
     Permissions, Preallocation, Result, WriteFlags, ZeroFlags, done, fail,
@@ -49,6 +50,14 @@ impl DriverType for NbdType {
 
     fn parse_filename(&self, filename: &str) -> Result<Options> {
         options::parse_filename(filename)
+    }
+
+    fn create_options(&self) -> &'static [CreateOption] {
+        IN_PLACE_OPTIONS
+    }
+
+    fn create(&self, request: CreateRequest) -> IoFuture<'static> {
+        Box::pin(create::in_place(&NbdType, request))
     }
 
     fn open(&self, mut request: OpenRequest) -> IoFuture<'static, Arc<dyn Driver>> {

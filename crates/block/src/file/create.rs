@@ -67,7 +67,11 @@ pub(super) async fn create(mut request: CreateRequest) -> Result<()> {
     if hint != 0 {
         let _ = aio::host::set_extent_size_hint(&fd, hint);
     }
-    resize(&File::new(fd), size, preallocation).await
+    let file = File::new(fd);
+    let result = resize(&file, size, preallocation).await;
+    // Not left to the end of the descriptor: a child process that was just forked has it, too, until it executes.
+    lock::release_to(file.fd(), Claim::NONE);
+    result
 }
 
 /// Gives a regular file the size `len`.

@@ -30,6 +30,7 @@ use crate::child::Child;
 use crate::create::{CreateOption, CreateRequest};
 use crate::driver::{Driver, DriverKind, DriverType, IoFuture, done, fail};
 use crate::error::{Error, Result};
+use crate::node::Node;
 use crate::node::NodeConfig;
 use crate::open::OpenRequest;
 use crate::options::Options;
@@ -65,7 +66,13 @@ impl Kind {
 
     fn parse(self, filename: &str) -> Options {
         let plain = self.prefixes().iter().find_map(|prefix| filename.strip_prefix(prefix));
-        Options::new().with("filename", plain.unwrap_or(filename))
+        match plain {
+            // Without its prefix the name would seem to have another one.
+            Some(name) if crate::filename::protocol_of(name).is_some() => {
+                Options::new().with("filename", format!("./{name}"))
+            }
+            plain => Options::new().with("filename", plain.unwrap_or(filename)),
+        }
     }
 
     fn open(self, request: OpenRequest) -> IoFuture<'static, Arc<dyn Driver>> {
@@ -131,6 +138,17 @@ macro_rules! device_type {
 
             fn open(&self, request: OpenRequest) -> IoFuture<'static, Arc<dyn Driver>> {
                 $kind.open(request)
+            }
+
+            fn create_options(&self) -> &'static [CreateOption] {
+                if matches!($kind, Kind::Device) { crate::create::IN_PLACE_OPTIONS } else { &[] }
+            }
+
+            fn create(&self, request: CreateRequest) -> IoFuture<'static> {
+                if matches!($kind, Kind::Device) {
+                    return Box::pin(crate::create::in_place(&HostDeviceType, request));
+                }
+                fail(Error::unsupported("Optical drives can't be created"))
             }
         }
     };
@@ -457,6 +475,26 @@ impl HostFile {
     }
 }
 
+/// Copies a range by the host; `EINVAL` if the source ends in it.
+fn copy_range(
+    from: &File,
+    mut from_offset: u64,
+    to: &File,
+    mut to_offset: u64,
+    mut len: u64,
+) -> rustix::io::Result<()> {
+    while len > 0 {
+        let wanted = usize::try_from(len.min(1 << 30)).unwrap_or(1 << 30);
+        let copied =
+            rustix::fs::copy_file_range(from.fd(), Some(&mut from_offset), to.fd(), Some(&mut to_offset), wanted)?;
+        if copied == 0 {
+            return Err(Errno::INVAL);
+        }
+        len -= (copied as u64).min(len);
+    }
+    Ok(())
+}
+
 async fn on_device(
     file: &File,
     offset: u64,
@@ -547,6 +585,28 @@ impl Driver for HostFile {
                 self.len.fetch_max(offset + len, Ordering::AcqRel);
             }
             if flags.fua && !self.no_flush { self.sync().await } else { Ok(()) }
+        })
+    }
+
+    fn copy_from(&self, offset: u64, source: Arc<Node>, source_offset: u64, len: u64) -> IoFuture<'_> {
+        Box::pin(async move {
+            let unsupported = || Error::unsupported("The host can't copy between these files");
+            let Some(from) = source.driver().as_any().downcast_ref::<Self>().map(Self::current) else {
+                return Err(unsupported());
+            };
+            let to = self.current();
+            let copied = aio::spawn_blocking(move || copy_range(&from, source_offset, &to, offset, len)).await;
+            *self.known_data() = None;
+            match copied {
+                Ok(()) => {
+                    if self.host_type == HostType::RegularFile {
+                        self.len.fetch_max(offset + len, Ordering::AcqRel);
+                    }
+                    Ok(())
+                }
+                Err(Errno::XDEV | Errno::NOSYS | Errno::OPNOTSUPP | Errno::INVAL | Errno::BADF) => Err(unsupported()),
+                Err(error) => Err(Error::host(&error.into())),
+            }
         })
     }
 

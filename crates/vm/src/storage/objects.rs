@@ -4,11 +4,12 @@ use std::sync::{Arc, mpsc};
 
 use block::Graph;
 use block::throttle::{Group, Limits};
+use block_tools::secret::Description;
 use qapi::Error;
-use qapi::objects::{IOThreadInfo, IothreadProperties, ObjectAdd, ObjectTypeOptions};
+use qapi::objects::{IOThreadInfo, IothreadProperties, ObjectAdd, ObjectTypeOptions, QCryptoSecretFormat};
 
+use super::client_error;
 use super::throttle::limits_of_group;
-use super::{client_error, secret};
 
 enum Object {
     Secret,
@@ -49,8 +50,14 @@ impl Objects {
         let unless_known = |()| if is_new { Ok(()) } else { Err(Error::generic(duplicate)) };
         let object = match object {
             ObjectTypeOptions::Secret(properties) => {
-                let find = |id: &str| self.graph.secret(id).map(|secret| (*secret).clone()).map_err(client_error);
-                let bytes = secret::load(&properties, find)?;
+                let description = Description {
+                    data: properties.data,
+                    file: properties.file,
+                    base64: properties.format == Some(QCryptoSecretFormat::Base64),
+                    key_id: properties.keyid,
+                    iv: properties.iv,
+                };
+                let bytes = description.load(&self.graph).map_err(client_error)?;
                 unless_known(())?;
                 self.graph.set_secret(&id, bytes);
                 Object::Secret
