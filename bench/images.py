@@ -8,7 +8,7 @@ text in every 4 KiB. Each operation runs N times with each program, alternating;
 clock, of the processor time and of the peak memory, and the ratios Ouzel/QEMU (below 1 is faster). Names of operations
 select some of them. Results of the two programs are compared with `qemu-img compare`.
 """
-import argparse, os, random, statistics, subprocess, sys, time
+import argparse, os, random, shutil, statistics, subprocess, sys, time
 
 
 def make_source(path, kind, mib):
@@ -53,7 +53,8 @@ def operations(directory):
         yield f"{kind} map", ["map", "--output=json", "-f", "qcow2", qcow2], None
         yield f"{kind} measure", ["measure", "-O", "qcow2", "-f", "raw", raw], None
     for depth in ("1", "16"):
-        for name, image in (("raw", f"{directory}/mix.raw"), ("qcow2", f"{directory}/mix.qcow2")):
+        # Copies: the others are compared with their sources.
+        for name, image in (("raw", f"{directory}/bench.raw"), ("qcow2", f"{directory}/bench.qcow2")):
             base = ["bench", "-q", "-f", name, "-c", "20000", "-d", depth, "-s", "4096", "-S", "1052672"]
             yield f"bench {name} read depth {depth}", [*base, image], None
             yield f"bench {name} write depth {depth}", [*base, "-w", image], None
@@ -80,6 +81,8 @@ def main():
             if not os.path.exists(packed):
                 subprocess.run([args.qemu, "convert", "-W", "-c", "-o", f"compression_type={method}", "-O", "qcow2", raw,
                                 packed], check=True)
+    for format in ("raw", "qcow2"):
+        shutil.copy(f"{directory}/mix.{format}", f"{directory}/bench.{format}")
     print(f"{'operation':34}{'ouzel s':>9}{'qemu s':>9}{'ratio':>7}{'cpu':>7}{'ouzel MiB':>11}{'qemu MiB':>10}")
     for name, command, source in operations(directory):
         if args.names and not any(wanted in name for wanted in args.names):

@@ -16,7 +16,7 @@ fuzz_target!(|data: &[u8]| {
             template("qcow2", 8 << 20, &[]),
             template("qcow2", 8 << 20, &[("compat", "0.10")]),
             template("qcow2", 8 << 20, &[("extended_l2", "on"), ("cluster_size", "16384")]),
-            template("qcow2", 8 << 20, &[("cluster_size", "512"), ("refcount_bits", "1"), ("lazy_refcounts", "on")]),
+            template("qcow2", 2 << 20, &[("cluster_size", "1024"), ("refcount_bits", "1"), ("lazy_refcounts", "on")]),
         ]
     });
     let image = match templates.get(usize::from(which % 5)) {

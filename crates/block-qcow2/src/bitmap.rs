@@ -145,20 +145,18 @@ pub async fn read_directory(file: &Child, header: &Header) -> Result<Vec<StoredB
 type Old = (u64, Vec<u64>);
 
 impl Image {
-    /// Bytes that the bitmaps take in a copy of this image.
-    pub(crate) fn bitmap_bytes(&self) -> u64 {
-        let cluster = self.cluster_size();
-        let mut total = 0;
-        let mut directory = 0;
-        for bitmap in self.node_bitmaps.list() {
-            let Some(name) = bitmap.name().filter(|_| bitmap.is_persistent() && !bitmap.is_inconsistent()) else {
-                continue;
-            };
-            let bytes = self.len().div_ceil(bitmap.granularity()).div_ceil(8).next_multiple_of(cluster);
-            total += bytes + (bytes / cluster * 8).next_multiple_of(cluster);
-            directory += entry_len(&name);
+    /// Bytes that the stored bitmaps would take in an image with clusters of this size; `None` if this image stores none.
+    pub(crate) fn bitmap_bytes(&self, cluster: u64) -> Option<u64> {
+        if read(&self.header, |h| h.version) < 3 {
+            return None;
         }
-        total + directory.next_multiple_of(cluster)
+        let (mut total, mut directory) = (0, 0);
+        for bitmap in self.node_bitmaps.list().into_iter().filter(|bitmap| bitmap.is_persistent()) {
+            let clusters = bitmap.size().div_ceil(bitmap.granularity()).div_ceil(8).div_ceil(cluster);
+            total += clusters * cluster + (clusters * 8).next_multiple_of(cluster);
+            directory += entry_len(&bitmap.name().unwrap_or_default());
+        }
+        Some(total + directory.next_multiple_of(cluster))
     }
 
     /// Puts the image's bitmaps into the node. Those that are in use already are inconsistent.

@@ -340,10 +340,10 @@ pub async fn measure(mut request: MeasureRequest) -> Result<Measure> {
         None => 0,
         Some(source) => data_bytes(source, cluster).await?,
     };
-    let bitmaps = request.source.as_ref().and_then(|source| {
+    let bitmaps = request.source.as_ref().filter(|_| plan.version >= 3).and_then(|source| {
         let node = source.node();
         let qcow2 = node.driver().as_any().downcast_ref::<crate::Qcow2>()?;
-        Some(qcow2.image.bitmap_bytes())
+        qcow2.image.bitmap_bytes(cluster)
     });
     Ok(Measure { required: fully_allocated - virtual_size + data, fully_allocated, bitmaps })
 }

@@ -177,11 +177,25 @@ pub fn cluster_size(node: &Arc<Node>) -> Option<u64> {
 }
 
 /// Whether what nobody has written to a new image reads as zeroes.
-pub fn zero_initialised(node: &Arc<Node>) -> bool {
+pub fn zero_initialised(node: &Arc<Node>) -> IoFuture<'static, bool> {
     let node = skip_filters(node);
-    match node.driver_type().kind() {
-        DriverKind::Protocol => node.driver_type().name() == "file",
-        _ if node.backing().is_some() => false,
-        _ => node.driver().data_child().is_some_and(|child| zero_initialised(&child.node())),
-    }
+    Box::pin(async move {
+        if node.driver_type().kind() == DriverKind::Protocol {
+            return Ok(node.driver_type().name() == "file");
+        }
+        if node.backing().is_some() {
+            return Ok(false);
+        }
+        if node.driver_type().name() != "raw" && node.driver().details().unallocated_is_zero {
+            // Only what was allocated when the image was made has the contents of its file.
+            let first = of_node(&node, 0, 1).await?;
+            if first.zero || !first.allocated {
+                return Ok(true);
+            }
+        }
+        match node.driver().data_child() {
+            Some(child) => zero_initialised(&child.node()).await,
+            None => Ok(false),
+        }
+    })
 }

@@ -555,7 +555,11 @@ impl Node {
         let _in_flight = self.enter();
         self.check_threshold(offset + len);
         let _tracked = self.tracker.begin(offset, len, Overlap::Plain).await;
-        self.driver.copy_from(offset, source, source_offset, len).await?;
+        let result = self.driver.copy_from(offset, source, source_offset, len).await;
+        if !result.as_ref().is_err_and(Error::is_unsupported) {
+            self.bitmaps.record(offset, len);
+        }
+        result?;
         self.written(false).await
     }
 

@@ -8,6 +8,7 @@ use block_tools::create::Creation;
 use block_tools::open::Access;
 use block_tools::{keyval, status};
 
+use crate::bitmap;
 use crate::cli::{self, Failure, Long, Outcome, Parsed, parse};
 use crate::tool::{self, Bar, Tool, option_list};
 
@@ -19,6 +20,8 @@ const LONG: &[Long] = &[
     ("force-share", false, "U"),
     ("target-image-opts", false, "target-image-opts"),
     ("salvage", false, "salvage"),
+    ("bitmaps", false, "bitmaps"),
+    ("skip-broken-bitmaps", false, "skip-broken-bitmaps"),
     ("target-is-zero", false, "target-is-zero"),
 ];
 const MAX_WORKERS: usize = 16;
@@ -100,6 +103,10 @@ impl Request {
         let rate_limit = parsed.value("r").map(|text| cli::size("rate limit", text)).transpose()?;
         let target_options = parsed.has("target-image-opts");
         let refuse = |condition: bool, message: &str| if condition { Err(Failure::new(message)) } else { Ok(()) };
+        refuse(
+            parsed.has("skip-broken-bitmaps") && !parsed.has("bitmaps"),
+            "Use of --skip-broken-bitmaps requires --bitmaps",
+        )?;
         refuse(compressed && parsed.has("C"), "Cannot enable copy offloading when -c is used")?;
         refuse(parsed.has("S") && parsed.has("C"), "Cannot enable copy offloading when -S is used")?;
         refuse(parsed.has("salvage") && parsed.has("C"), "Cannot use copy offloading in salvaging mode")?;
@@ -141,6 +148,13 @@ impl Request {
         let given = |name: &str| creation.as_ref().and_then(|creation| creation.values.get(name)).map(str::to_owned);
         let has_backing = given("backing_file").is_some() || self.parsed.has("B");
         self.check_combination(creation.as_ref(), &given, has_backing)?;
+        let with_bitmaps = sources.first().filter(|_| self.parsed.has("bitmaps")).map(|source| source.node());
+        if let Some(source) = &with_bitmaps {
+            if sources.len() > 1 {
+                return Err(Failure::new("Copying bitmaps only possible with single source"));
+            }
+            bitmap::check_source(source, self.parsed.has("skip-broken-bitmaps"))?;
+        }
         let mut options = block_tools::open::file_options(&self.target, self.format.as_deref());
         if let Some(creation) = &creation {
             pass_secrets(creation, &mut options);
@@ -154,7 +168,15 @@ impl Request {
         } else {
             tool.open_named(&self.target, options, access).await?
         };
-        let result = self.copy(sources, &target, total, has_backing, writethrough, bar).await;
+        let result = async {
+            if with_bitmaps.is_some() && !bitmap::stores_bitmaps(&target.node()) {
+                let format = status::skip_filters(&target.node()).driver_type().name();
+                return Err(Failure::new(format!("Format driver '{format}' does not support bitmaps")));
+            }
+            self.copy(sources, &target, total, has_backing, writethrough, bar).await?;
+            with_bitmaps.as_ref().map_or(Ok(()), |source| bitmap::copy(source, &target.node()))
+        }
+        .await;
         let closed = tool.close(&target).await;
         result?;
         closed.map_err(|error| Failure::from(error.context(format!("error while closing '{}'", self.target))))
@@ -224,7 +246,8 @@ impl Request {
         }
         let backing = status::backing_of(&node);
         let compressed = self.compressed || node.driver().details().compressed;
-        let fresh_zeroes = !self.existing && self.sparse != 0 && !has_backing && status::zero_initialised(&node);
+        let is_fresh = !self.existing && self.sparse != 0 && !has_backing;
+        let fresh_zeroes = is_fresh && status::zero_initialised(&node).await?;
         let order = match (self.parsed.has("W"), compressed) {
             (true, _) => Order::Any,
             // Clusters are compressed beside each other; only streams have an order.

@@ -25,6 +25,7 @@ macro_rules! outln {
 
 mod amend;
 mod bench;
+mod bitmap;
 mod check;
 mod cli;
 mod commit;
@@ -50,6 +51,7 @@ type Command = fn(&[String]) -> Outcome;
 const COMMANDS: &[(&str, Command)] = &[
     ("amend", amend::run),
     ("bench", bench::run),
+    ("bitmap", bitmap::run),
     ("check", check::run),
     ("commit", commit::run),
     ("compare", compare::run),
