@@ -1,6 +1,8 @@
 //! What a machine is made of, as the command line says it. Values: nothing here has been built yet.
 
 use clock::RtcBase;
+pub use devices_display::CardOptions;
+pub use devices_display::edid::EdidOptions;
 pub use devices_pci::Address;
 pub use devices_virtio::blk::{BlkOptions, Geometry};
 pub use devices_virtio::features as virtio_features;
@@ -89,6 +91,30 @@ pub enum DeviceKind {
     },
     /// A virtio block device on the PCI bus.
     VirtioBlkPci(Box<VirtioBlkConfig>),
+    /// A graphics card on the PCI bus.
+    Display(DisplayConfig),
+}
+
+/// The kinds of graphics cards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CardModel {
+    /// `VGA`: with the legacy ports.
+    Vga,
+    /// `secondary-vga`: a VGA without them.
+    SecondaryVga,
+    /// `bochs-display`.
+    Bochs,
+}
+
+/// A graphics card.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DisplayConfig {
+    /// Which kind.
+    pub model: CardModel,
+    /// Its place on the bus; the first free slot when not given.
+    pub address: Option<Address>,
+    /// What the user chooses.
+    pub options: CardOptions,
 }
 
 /// A virtio block device.
@@ -189,6 +215,8 @@ pub struct MachineConfig {
     pub boot: Option<BootSource>,
     /// The firmware, and what it is told.
     pub firmware: FirmwareConfig,
+    /// The board's graphics card, if it has one.
+    pub vga: Option<CardOptions>,
     /// Devices beside the board's own.
     pub devices: Vec<DeviceConfig>,
 }

@@ -20,6 +20,7 @@ mod machine;
 mod objects;
 mod pc;
 pub mod qtest;
+mod screens;
 mod serial;
 pub mod smbios;
 pub mod storage;

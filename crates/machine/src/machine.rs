@@ -9,6 +9,8 @@ use cpu::CpuConfig;
 use cpu::block::TraceSink;
 use device::ResetKind;
 use devices_chipset::lapic;
+use display::Console;
+use display::input::{Hub, KeyQueue};
 use memory::{AccessSize, AddressSpace, GuestAddress};
 use object::ObjectTree;
 use x86::model::Topology;
@@ -25,6 +27,7 @@ use crate::icount::Icount;
 use crate::objects;
 use crate::pc::{self, Backends, Board};
 use crate::qtest::{QtestAccelerator, QtestAccess};
+use crate::screens::Screens;
 use crate::vcpu::{NewVcpu, ThreadOptions, VcpuThreads};
 
 /// The end of low RAM holds the firmware tables: this many bytes of it.
@@ -79,6 +82,7 @@ fn slots(topology: Topology) -> Vec<CpuSlot> {
 pub struct Machine {
     board: Board,
     objects: ObjectTree,
+    screens: Screens,
     slots: Vec<CpuSlot>,
     cpu_type: String,
     boot: Option<BootPlan>,
@@ -117,7 +121,7 @@ impl Machine {
         let mut slots = slots(config.topology);
         let (low, high) = config.ram_split();
         let tables_at = low.checked_sub(TABLES_SIZE).filter(|at| *at >= 0xe_0000).ok_or(MachineError::RamTooSmall)?;
-        let board = pc::build(config, &*accelerator, &clock, backends, events)?;
+        let mut board = pc::build(config, &*accelerator, &clock, backends, events)?;
         let tables = config.boot.is_some().then(|| DirectTables::new(&board, tables_at));
         let boot = match &config.boot {
             None => None,
@@ -132,6 +136,9 @@ impl Machine {
             }
         };
         let (objects, paths) = objects::build(config, &board.devices)?;
+        let screens = std::mem::take(&mut board.screens);
+        let path = |device| objects::device_path(config.cpus, &board.devices, device);
+        let screens = Screens::new(screens, Arc::clone(&board.input), &clock, path);
         for (slot, path) in slots.iter_mut().zip(paths) {
             slot.path = Some(path);
         }
@@ -152,7 +159,7 @@ impl Machine {
         let physical_bits = config.cpu_model.physical_bits();
         let cpu_type = config.cpu_model.type_name();
         let vcpus = Arc::new(vcpus);
-        let machine = Self { board, objects, slots, cpu_type, boot, tables, physical_bits, accelerator, vcpus };
+        let machine = Self { board, objects, screens, slots, cpu_type, boot, tables, physical_bits, accelerator, vcpus };
         machine.reset_to(ResetKind::Cold).map_err(|error| boot_error(config, error))?;
         Ok(machine)
     }
@@ -294,6 +301,27 @@ impl Machine {
     /// The vCPUs' object type.
     pub fn cpu_type(&self) -> &str {
         &self.cpu_type
+    }
+
+    /// The screens; the first is meant where none is named.
+    pub fn consoles(&self) -> &[Arc<Console>] {
+        &self.screens.consoles
+    }
+
+    /// Keyboards and pointers.
+    pub fn input(&self) -> &Arc<Hub> {
+        &self.screens.input
+    }
+
+    /// Keys with time in between.
+    pub fn key_queue(&self) -> &KeyQueue {
+        &self.screens.keys
+    }
+
+    /// Whether there is a device with that id or path.
+    pub fn has_device(&self, name: &str) -> bool {
+        let path = if name.starts_with('/') { name.to_owned() } else { format!("/machine/peripheral/{name}") };
+        self.objects.resolve(&path).is_ok()
     }
 
     /// The machine as a test drives it.

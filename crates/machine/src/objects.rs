@@ -52,6 +52,24 @@ pub fn build(config: &MachineConfig, devices: &[BoardDevice]) -> Result<(ObjectT
     Ok((tree, cpus))
 }
 
+/// The path of device `index` of the list, in the tree that [`build`] makes.
+pub fn device_path(cpus: u32, devices: &[BoardDevice], index: usize) -> String {
+    let Some(device) = devices.get(index) else { return String::new() };
+    let before = |place: &Place| devices[..index].iter().filter(|other| other.place == *place).count();
+    match &device.place {
+        Place::Peripheral(id) => format!("/machine/peripheral/{id}"),
+        Place::Anonymous => format!("/machine/peripheral-anon/device[{}]", before(&Place::Anonymous)),
+        Place::Board => {
+            // The first of the board's devices is behind the boot processor, the others are behind all processors.
+            let number = match before(&Place::Board) {
+                0 => 1,
+                others => others + cpus as usize,
+            };
+            format!("/machine/unattached/device[{number}]")
+        }
+    }
+}
+
 fn types(machine_type: &str, cpu_type: &str, devices: &[BoardDevice]) -> Result<TypeRegistry, ObjectError> {
     let mut types = TypeRegistry::default();
     for (name, parent) in [("device", "object"), ("machine", "object"), ("cpu", "device"), ("x86_64-cpu", "cpu")] {

@@ -3,6 +3,7 @@
 //! Fixed addresses are those of every PC; what is QEMU's choice (power management at 0x600, GPE at 0xafe0, fw_cfg at
 //! 0x510) is QEMU's, so that guests find it.
 
+mod display;
 mod firmware;
 mod fw_cfg;
 mod interrupts;
@@ -14,6 +15,7 @@ mod virtio;
 
 use std::sync::Arc;
 
+use ::display::input::Hub;
 use accel::{Accelerator, FerrLine};
 use chardev::Chardev;
 use clock::{Clock, WallClock};
@@ -34,6 +36,7 @@ use crate::error::MachineError;
 use crate::event::{GuestEvent, GuestEvents};
 use crate::firmware::BootDevice;
 use crate::smbios::Smbios;
+use crate::screens::NewScreen;
 use crate::storage::Disks;
 
 /// Gives the front end of a character device by its id.
@@ -96,6 +99,10 @@ pub struct Board {
     pub smbios: Smbios,
     /// What firmware boots after the first reset, if that is another order than now.
     next_boot_order: Option<(u8, u8)>,
+    /// The screens, until somebody takes them.
+    pub screens: Vec<NewScreen>,
+    /// Keyboards and pointers.
+    pub input: Arc<Hub>,
     /// The 440FX and the PIIX functions.
     chipset: pci::Chipset,
     rtc: DeviceCell<Mc146818>,
@@ -118,6 +125,8 @@ struct Builder<'a> {
     devices: Vec<BoardDevice>,
     /// What firmware may boot from.
     boot_devices: Vec<BootDevice>,
+    screens: Vec<NewScreen>,
+    input: Arc<Hub>,
 }
 
 impl Builder<'_> {
@@ -198,6 +207,8 @@ pub fn build(
         legacy: LegacyReplacement::default(),
         devices,
         boot_devices: Vec::new(),
+        screens: Vec::new(),
+        input: Arc::default(),
     };
     let rtc = timers(&mut builder)?;
     let a20 = isa::keyboard_and_gates(&mut builder)?;
@@ -205,6 +216,8 @@ pub fn build(
     let chipset = pci::build(&mut builder)?;
     let fw_cfg = fw_cfg::build(&mut builder, config.machine_type.name)?;
     let extra = isa::command_line_devices(&mut builder, backends.chardevs)?;
+    display::board_card(&mut builder, &chipset.bus)?;
+    display::command_line_cards(&mut builder, &chipset.bus)?;
     virtio::command_line_devices(&mut builder, &chipset.bus, backends.disks)?;
     let acpi = Arc::new(tables::acpi(&builder, &extra));
     let smbios = tables::smbios(&builder);
@@ -224,6 +237,8 @@ pub fn build(
         acpi,
         smbios,
         next_boot_order: boot.once.map(|_| boot.order.cmos(boot.skip_floppy_check)),
+        screens: builder.screens,
+        input: builder.input,
         chipset,
         rtc,
     })

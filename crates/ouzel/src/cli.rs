@@ -8,6 +8,7 @@ mod arguments;
 mod block;
 mod character;
 mod devices;
+mod display;
 mod firmware;
 mod help;
 mod machine;

@@ -64,6 +64,7 @@ pub mod run_state;
 pub mod schema;
 pub mod sockets;
 mod traits;
+pub mod ui;
 
 pub use error::{Error, ErrorClass};
 pub use path::Path;

@@ -2,14 +2,16 @@
 
 mod block;
 mod cpu;
+mod display;
 mod fd;
+mod input;
 mod jit;
 mod machine;
 mod memory;
 mod run_state;
 
 use qapi::events;
-use qmp::CommandTable;
+use qmp::{CommandTable, Reply};
 
 use crate::control::Control;
 use crate::snapshot::Snapshot;
@@ -26,6 +28,8 @@ pub fn table() -> Table {
     jit::register(&mut table);
     memory::register(&mut table);
     fd::register(&mut table);
+    display::register(&mut table);
+    input::register(&mut table);
     block::register(&mut table);
     table.declare_event::<events::Stop>();
     table.declare_event::<events::Resume>();
@@ -34,4 +38,13 @@ pub fn table() -> Table {
     table.declare_event::<events::Powerdown>();
     table.declare_event::<events::GuestPanicked>();
     table
+}
+
+/// Runs `work` on a thread of its own and sends its result.
+fn in_background(name: &str, reply: Reply<()>, work: impl FnOnce() -> Result<(), qapi::Error> + Send + 'static) {
+    let spawned = std::thread::Builder::new().name(name.into()).spawn(move || reply.send(work()));
+    if let Err(error) = spawned {
+        // The reply went with the closure and told its client that it was given up.
+        eprintln!("cannot start a thread: {error}");
+    }
 }

@@ -155,17 +155,26 @@ pub struct I8042 {
     mouse_irq: IrqLine,
     a20: A20Callback,
     reset: ResetRequest,
+    leds: LedCallback,
     // Guest-visible state.
     state: ControllerState,
 }
 
+/// Is told of the keyboard's lights: bit 0 scroll lock, 1 num lock, 2 caps lock.
+pub type LedCallback = Box<dyn FnMut(u8) + Send>;
+
 impl I8042 {
     /// A controller that drives `keyboard_irq` (1) and `mouse_irq` (12), the A20 gate and the reset line.
     pub fn new(keyboard_irq: IrqLine, mouse_irq: IrqLine, a20: A20Callback, reset: ResetRequest) -> Self {
-        Self { keyboard_irq, mouse_irq, a20, reset, state: ControllerState::default() }
+        Self { keyboard_irq, mouse_irq, a20, reset, leds: Box::new(|_| ()), state: ControllerState::default() }
     }
 
-    /// A key went down or up: its number, see [`scancodes::key_number`].
+    /// Sets who is told when the keyboard's lights change.
+    pub fn on_leds(&mut self, leds: LedCallback) {
+        self.leds = leds;
+    }
+
+    /// A key went down or up: its number, see [`scancodes`].
     pub fn key(&mut self, key: u8, is_down: bool) {
         self.state.keyboard.key(key, is_down);
         self.update();
@@ -253,6 +262,13 @@ impl I8042 {
         }
     }
 
+    fn tell_leds(&mut self, before: u8) {
+        let now = self.state.keyboard.leds();
+        if now != before {
+            (self.leds)(now);
+        }
+    }
+
     fn output_port(&self) -> u8 {
         let full = match self.state.status & (status::OUTPUT_FULL | status::MOUSE_OUTPUT) {
             status::OUTPUT_FULL => port::KEYBOARD_FULL,
@@ -311,7 +327,9 @@ impl I8042 {
             0 => {
                 // Talking to the keyboard switches it on.
                 self.state.mode &= !mode::KEYBOARD_OFF;
+                let before = self.state.keyboard.leds();
                 self.state.keyboard.command(value);
+                self.tell_leds(before);
             }
             0x60 => {
                 self.state.mode = value;
@@ -337,7 +355,9 @@ impl I8042 {
 
 impl Device for I8042 {
     fn reset(&mut self, _kind: ResetKind) {
+        let before = self.state.keyboard.leds();
         self.state = ControllerState::default();
+        self.tell_leds(before);
         self.update();
     }
 

@@ -19,6 +19,7 @@ use crate::acpi::SerialPort;
 use crate::config::DeviceKind;
 use crate::error::MachineError;
 use crate::event::GuestEvent;
+use crate::screens;
 use crate::serial::{self, ChardevBackend};
 
 /// The A20 gate: whoever moves it tells the vCPUs.
@@ -48,7 +49,9 @@ pub fn keyboard_and_gates(builder: &mut Builder<'_>) -> Result<A20Gate, MachineE
     let gate = A20Gate { open: Arc::new(AtomicBool::new(true)), vcpus: Arc::clone(&builder.mailboxes) };
     let keyboard = I8042::new(builder.irq(1), builder.irq(12), gate.callback(), builder.reset_request());
     let ports = [(i8042::REGION_DATA, 0x60, 1), (i8042::REGION_COMMAND, 0x64, 1)];
-    builder.add_ports("i8042", &DeviceCell::new(keyboard), &ports)?;
+    let keyboard = DeviceCell::new(keyboard);
+    screens::connect_ps2(&builder.input, &keyboard);
+    builder.add_ports("i8042", &keyboard, &ports)?;
     let port92 = DeviceCell::new(Port92::new(gate.callback(), builder.reset_request()));
     builder.add_ports("port92", &port92, &[(0, 0x92, 1)])?;
     Ok(gate)
@@ -115,7 +118,7 @@ pub fn command_line_devices(builder: &mut Builder<'_>, chardevs: &Chardevs<'_>) 
                 extra.pvpanic = Some(*ioport);
             }
             // Those on the PCI bus are not built here.
-            DeviceKind::VirtioBlkPci(_) => {}
+            DeviceKind::VirtioBlkPci(_) | DeviceKind::Display(_) => {}
         }
     }
     extra.serial_ports.sort_by_key(|port| port.number);

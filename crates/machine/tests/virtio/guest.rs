@@ -88,6 +88,7 @@ impl Setup {
             dump_guest_core: true,
             firmware: machine::firmware::FirmwareConfig::default(),
             boot: Some(boot),
+            vga: None,
             devices: kinds.map(|kind| DeviceConfig { id: None, source: String::new(), kind }).into(),
         }
     }

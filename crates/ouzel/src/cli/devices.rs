@@ -5,7 +5,7 @@ use machine::config::{DeviceConfig, DeviceKind};
 use super::arguments::all;
 use super::character::Character;
 use super::value::Values;
-use super::{Argument, CliError, virtio};
+use super::{Argument, CliError, display, virtio};
 
 /// A device driver that `-device` knows.
 pub struct Driver {
@@ -67,6 +67,30 @@ pub const DRIVERS: &[Driver] = &[
             ("events", "events that the guest may report (default 3)"),
         ],
         build: pvpanic,
+    },
+    Driver {
+        name: "VGA",
+        alias: None,
+        bus: "PCI",
+        description: "standard VGA",
+        properties: display::VGA_PROPERTIES,
+        build: display::vga,
+    },
+    Driver {
+        name: "secondary-vga",
+        alias: None,
+        bus: "PCI",
+        description: "standard VGA without the legacy ports, for further screens",
+        properties: display::SECONDARY_PROPERTIES,
+        build: display::secondary,
+    },
+    Driver {
+        name: "bochs-display",
+        alias: None,
+        bus: "PCI",
+        description: "Bochs display without a VGA",
+        properties: display::BOCHS_PROPERTIES,
+        build: display::bochs,
     },
     Driver {
         name: "virtio-blk-pci",
@@ -191,7 +215,10 @@ fn check_chardev(
             }
             Err(argument.error(format!("Property '{}.chardev' can't find value '{chardev}'", driver.name)))
         }
-        DeviceKind::IsaDebugExit { .. } | DeviceKind::Pvpanic { .. } | DeviceKind::VirtioBlkPci(_) => Ok(()),
+        DeviceKind::IsaDebugExit { .. }
+        | DeviceKind::Pvpanic { .. }
+        | DeviceKind::VirtioBlkPci(_)
+        | DeviceKind::Display(_) => Ok(()),
     }
 }
 

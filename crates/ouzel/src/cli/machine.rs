@@ -12,7 +12,7 @@ use x86::model::{CpuModel, Topology};
 use super::accelerators::{self, Chosen, MachineSettings};
 use super::arguments::last;
 use super::value::Values;
-use super::{Argument, CliError, Line, firmware};
+use super::{Argument, CliError, Line, display, firmware};
 
 /// RAM without `-m`, in bytes.
 const DEFAULT_RAM: u64 = 128 << 20;
@@ -75,6 +75,7 @@ pub fn settings(
         dump_guest_core,
         boot,
         firmware,
+        vga: display::board_card(arguments, &devices)?,
         devices,
     })
 }

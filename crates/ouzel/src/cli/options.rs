@@ -267,7 +267,7 @@ pub const OPTIONS: &[OptionSpec] = &[
     option("monitor", Some("dev"), "the human monitor's character device; only 'none' is available"),
     option("display", Some("type"), "select the display; only 'none' is available"),
     option("nographic", None, "no display; the first serial port is on the terminal"),
-    option("vga", Some("type"), "select the video card; only 'none' is available"),
+    option("vga", Some("type"), "select the video card: std (there is one without -nodefaults) or none"),
     option("nodefaults", None, "no devices that were not asked for"),
     option("no-user-config", None, "accepted: there are no user configuration files"),
     option("no-reboot", None, "exit instead of rebooting"),

@@ -111,7 +111,8 @@ fn build(
     })))
 }
 
-fn check_bus(values: &mut Values<'_>, driver: &str) -> Result<(), CliError> {
+/// Whether `bus=` names the PCI bus, if it is given.
+pub fn check_bus(values: &mut Values<'_>, driver: &str) -> Result<(), CliError> {
     match values.text("bus")?.as_deref() {
         None | Some("pci.0" | "pci") => Ok(()),
         Some("isa.0") => Err(values.error(format!("Device '{driver}' can't go on ISA bus"))),
@@ -119,8 +120,8 @@ fn check_bus(values: &mut Values<'_>, driver: &str) -> Result<(), CliError> {
     }
 }
 
-/// Slot and function in hexadecimal digits.
-fn address(values: &mut Values<'_>, driver: &str) -> Result<Option<Address>, CliError> {
+/// `addr=`: slot and function in hexadecimal digits.
+pub fn address(values: &mut Values<'_>, driver: &str) -> Result<Option<Address>, CliError> {
     let Some(text) = values.text("addr")? else { return Ok(None) };
     if text == "-1" {
         return Ok(None);

@@ -6,9 +6,8 @@ use std::io::{self, Write};
 use ::machine::GuestMemory;
 use qapi::Error;
 use qapi::memory::{Memsave, Pmemsave};
-use qmp::Reply;
 
-use super::Table;
+use super::{Table, in_background};
 use crate::host_error;
 
 /// How much is copied at once, in bytes: whole pages.
@@ -25,27 +24,20 @@ pub fn register(table: &mut Table) {
         };
         let memory = control.machine().guest_memory();
         let Memsave { val, size, filename, .. } = arguments;
-        in_background(reply, move || save(&filename, val, size, |at, into| memory.read_virtual(cpu, at, into)));
+        in_background("memory save", reply, move || {
+            save(&filename, val, size, |at, into| memory.read_virtual(cpu, at, into))
+        });
     });
     table.register_deferred::<Pmemsave>(|control, _, arguments, reply| {
         let memory: GuestMemory = control.machine().guest_memory();
         let Pmemsave { val, size, filename } = arguments;
-        in_background(reply, move || {
+        in_background("memory save", reply, move || {
             save(&filename, val, size, |at, into| {
                 memory.read_physical(at, into);
                 true
             })
         });
     });
-}
-
-/// Runs `work` on a thread of its own and sends its result.
-fn in_background(reply: Reply<()>, work: impl FnOnce() -> Result<(), Error> + Send + 'static) {
-    let spawned = std::thread::Builder::new().name("memory save".into()).spawn(move || reply.send(work()));
-    if let Err(error) = spawned {
-        // The reply went with the closure and told its client that it was given up.
-        eprintln!("cannot start a thread: {error}");
-    }
 }
 
 /// Writes `size` bytes of guest memory from `start` to a new file. `read` says whether the bytes are there.

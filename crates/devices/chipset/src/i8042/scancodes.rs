@@ -1,7 +1,7 @@
 //! Keys and the codes that they send.
 //!
-//! A key is named by QEMU's key number: its code in scancode set 1, with bit 7 for the prefix E0. The codes of set 2
-//! follow from those by the translation table of the keyboard controller.
+//! A key is named by QEMU's key number: its code in scancode set 1, with bit 7 for the prefix E0 (crate `display` has the
+//! table of keys). The codes of set 2 follow from those by the translation table of the keyboard controller.
 
 /// The key "Pause", which has a sequence of its own.
 pub const PAUSE: u8 = 0xc6;
@@ -89,177 +89,23 @@ pub fn set3(key: u8) -> u8 {
     }
 }
 
-/// Key numbers by the names of QMP's `QKeyCode`.
-const KEYS: [(&str, u8); 139] = [
-    ("shift", 0x2a),
-    ("shift_r", 0x36),
-    ("alt", 0x38),
-    ("alt_r", 0xb8),
-    ("ctrl", 0x1d),
-    ("ctrl_r", 0x9d),
-    ("menu", 0x9e),
-    ("esc", 0x01),
-    ("1", 0x02),
-    ("2", 0x03),
-    ("3", 0x04),
-    ("4", 0x05),
-    ("5", 0x06),
-    ("6", 0x07),
-    ("7", 0x08),
-    ("8", 0x09),
-    ("9", 0x0a),
-    ("0", 0x0b),
-    ("minus", 0x0c),
-    ("equal", 0x0d),
-    ("backspace", 0x0e),
-    ("tab", 0x0f),
-    ("q", 0x10),
-    ("w", 0x11),
-    ("e", 0x12),
-    ("r", 0x13),
-    ("t", 0x14),
-    ("y", 0x15),
-    ("u", 0x16),
-    ("i", 0x17),
-    ("o", 0x18),
-    ("p", 0x19),
-    ("bracket_left", 0x1a),
-    ("bracket_right", 0x1b),
-    ("ret", 0x1c),
-    ("a", 0x1e),
-    ("s", 0x1f),
-    ("d", 0x20),
-    ("f", 0x21),
-    ("g", 0x22),
-    ("h", 0x23),
-    ("j", 0x24),
-    ("k", 0x25),
-    ("l", 0x26),
-    ("semicolon", 0x27),
-    ("apostrophe", 0x28),
-    ("grave_accent", 0x29),
-    ("backslash", 0x2b),
-    ("z", 0x2c),
-    ("x", 0x2d),
-    ("c", 0x2e),
-    ("v", 0x2f),
-    ("b", 0x30),
-    ("n", 0x31),
-    ("m", 0x32),
-    ("comma", 0x33),
-    ("dot", 0x34),
-    ("slash", 0x35),
-    ("asterisk", 0x37),
-    ("spc", 0x39),
-    ("caps_lock", 0x3a),
-    ("f1", 0x3b),
-    ("f2", 0x3c),
-    ("f3", 0x3d),
-    ("f4", 0x3e),
-    ("f5", 0x3f),
-    ("f6", 0x40),
-    ("f7", 0x41),
-    ("f8", 0x42),
-    ("f9", 0x43),
-    ("f10", 0x44),
-    ("num_lock", 0x45),
-    ("scroll_lock", 0x46),
-    ("kp_divide", 0xb5),
-    ("kp_multiply", 0x37),
-    ("kp_subtract", 0x4a),
-    ("kp_add", 0x4e),
-    ("kp_enter", 0x9c),
-    ("kp_decimal", 0x53),
-    ("sysrq", 0x54),
-    ("kp_0", 0x52),
-    ("kp_1", 0x4f),
-    ("kp_2", 0x50),
-    ("kp_3", 0x51),
-    ("kp_4", 0x4b),
-    ("kp_5", 0x4c),
-    ("kp_6", 0x4d),
-    ("kp_7", 0x47),
-    ("kp_8", 0x48),
-    ("kp_9", 0x49),
-    ("less", 0x56),
-    ("f11", 0x57),
-    ("f12", 0x58),
-    ("print", PRINT),
-    ("home", 0xc7),
-    ("pgup", 0xc9),
-    ("pgdn", 0xd1),
-    ("end", 0xcf),
-    ("left", 0xcb),
-    ("up", 0xc8),
-    ("down", 0xd0),
-    ("right", 0xcd),
-    ("insert", 0xd2),
-    ("delete", 0xd3),
-    ("stop", 0xe8),
-    ("again", 0x85),
-    ("props", 0x86),
-    ("undo", 0x87),
-    ("front", 0x8c),
-    ("copy", 0xf8),
-    ("open", 0x64),
-    ("paste", 0x65),
-    ("find", 0xc1),
-    ("cut", 0xbc),
-    ("lf", 0x5b),
-    ("help", 0xf5),
-    ("meta_l", 0xdb),
-    ("meta_r", 0xdc),
-    ("compose", 0xdd),
-    ("pause", PAUSE),
-    ("ro", 0x73),
-    ("hiragana", 0x77),
-    ("henkan", 0x79),
-    ("yen", 0x7d),
-    ("muhenkan", 0x7b),
-    ("katakanahiragana", 0x70),
-    ("kp_comma", 0x7e),
-    ("kp_equals", 0x59),
-    ("power", 0xde),
-    ("sleep", 0xdf),
-    ("wake", 0xe3),
-    ("audionext", 0x99),
-    ("audioprev", 0x90),
-    ("audiostop", 0xa4),
-    ("audioplay", 0xa2),
-    ("audiomute", 0xa0),
-    ("volumeup", 0xb0),
-    ("volumedown", 0xae),
-    ("calculator", 0xa1),
-];
-
-/// The number of the key that QMP calls `name`; `None` for names that a PC keyboard has no key for.
-pub fn key_number(name: &str) -> Option<u8> {
-    KEYS.iter().find(|(other, _)| *other == name).map(|(_, number)| *number)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn translation_is_the_inverse_of_set_2() {
-        for (name, key) in KEYS {
-            let code = key & 0x7f;
+        for key in display::keys::KEYS {
+            let code = key.number & 0x7f;
             if set2(code) != 0 {
-                assert_eq!(translate(set2(code)), code, "{name}");
+                assert_eq!(translate(set2(code)), code, "{}", key.name);
+            }
+            if !matches!(key.number, PAUSE | PRINT) && key.set2 != 0 {
+                assert_eq!(key.set2 as u8, set2(code), "{}", key.name);
+                assert_eq!(key.set2 >> 8 == 0xe0, key.number & 0x80 != 0, "{}", key.name);
             }
         }
         assert_eq!([0x1e, 0x3b, 0x41, 0x58].map(set2), [0x1c, 0x05, 0x83, 0x07]);
         assert_eq!(translate(0xfa), 0xfa);
-    }
-
-    #[test]
-    fn names_are_unique() {
-        let mut names: Vec<_> = KEYS.iter().map(|(name, _)| name).collect();
-        names.sort_unstable();
-        names.dedup();
-        assert_eq!(names.len(), KEYS.len());
-        assert_eq!(key_number("kp_enter"), Some(0x9c));
-        assert_eq!(key_number("nonsense"), None);
     }
 }

@@ -1,0 +1,214 @@
+//! A head of a graphics card, and who reads it.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use crate::damage::{Damage, Rectangle};
+use crate::surface::Surface;
+
+/// The card's side of a console: it draws when it is asked to.
+pub trait Screen: Send + Sync {
+    /// Draws what the head shows now; resizes the picture if the mode has another size. What it does not draw stays as
+    /// it was in the frame before.
+    fn render(&self, picture: &mut Surface);
+
+    /// The hardware cursor, if the card has one.
+    fn cursor(&self) -> Option<Cursor> {
+        None
+    }
+}
+
+/// The picture of a hardware cursor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CursorShape {
+    /// Columns.
+    pub width: u32,
+    /// Rows.
+    pub height: u32,
+    /// The pixel that points: column and row.
+    pub hot_spot: (u32, u32),
+    /// Pixels row by row: 0xAARRGGBB.
+    pub pixels: Vec<u32>,
+}
+
+/// A hardware cursor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cursor {
+    /// Its picture.
+    pub shape: Arc<CursorShape>,
+    /// Where its hot spot is on the screen.
+    pub position: (i32, i32),
+    /// Whether it is shown.
+    pub is_visible: bool,
+}
+
+/// Which head of which device a console is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// The device's id, if it has one.
+    pub id: Option<String>,
+    /// The device's path in the object tree.
+    pub path: String,
+    /// The head, from 0.
+    pub head: u32,
+}
+
+impl Origin {
+    /// Whether `name` names the device: its id or its path.
+    pub fn is_named(&self, name: &str) -> bool {
+        self.id.as_deref() == Some(name) || self.path == name
+    }
+}
+
+struct Shown {
+    picture: Surface,
+    /// Raised with each frame that differs from the one before.
+    generation: u64,
+    readers: Vec<Weak<Mutex<Damage>>>,
+}
+
+/// A head of a graphics card.
+pub struct Console {
+    origin: Origin,
+    screen: Arc<dyn Screen>,
+    shown: Mutex<Shown>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The size of a screen before the guest has chosen a mode.
+const INITIAL: (u32, u32) = (640, 480);
+
+impl Console {
+    /// A head that `screen` draws.
+    pub fn new(origin: Origin, screen: Arc<dyn Screen>) -> Arc<Self> {
+        let picture = Surface::new(INITIAL.0, INITIAL.1);
+        Arc::new(Self { origin, screen, shown: Mutex::new(Shown { picture, generation: 0, readers: Vec::new() }) })
+    }
+
+    /// Which head of which device it is.
+    pub fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
+    /// Has the card draw the present frame, and notes for all readers what is new in it. Returns the frame's generation.
+    pub fn refresh(&self) -> u64 {
+        let mut shown = lock(&self.shown);
+        let mut picture = shown.picture.clone();
+        // Devices are asked with the console locked; they never ask a console for anything.
+        self.screen.render(&mut picture);
+        let damage = Damage::between(&shown.picture, &picture);
+        if !damage.is_clean() {
+            shown.generation += 1;
+            shown.picture = picture;
+            shown.readers.retain(|reader| {
+                let reader = reader.upgrade();
+                if let Some(reader) = &reader {
+                    lock(reader).add(&damage);
+                }
+                reader.is_some()
+            });
+        }
+        shown.generation
+    }
+
+    /// The present frame.
+    pub fn snapshot(&self) -> Surface {
+        self.refresh();
+        lock(&self.shown).picture.clone()
+    }
+
+    /// The frame of the latest refresh, without another one.
+    pub fn with_picture<R>(&self, visit: impl FnOnce(&Surface) -> R) -> R {
+        visit(&lock(&self.shown).picture)
+    }
+
+    /// The hardware cursor.
+    pub fn cursor(&self) -> Option<Cursor> {
+        self.screen.cursor()
+    }
+
+    /// A new reader, for whom everything is new.
+    pub fn reader(self: &Arc<Self>) -> Reader {
+        let mut shown = lock(&self.shown);
+        let damage = Arc::new(Mutex::new(Damage::full(shown.picture.width(), shown.picture.height())));
+        shown.readers.push(Arc::downgrade(&damage));
+        drop(shown);
+        Reader { console: Arc::clone(self), damage }
+    }
+}
+
+/// Somebody who shows a console elsewhere, with a record of what they have not seen.
+pub struct Reader {
+    console: Arc<Console>,
+    damage: Arc<Mutex<Damage>>,
+}
+
+impl Reader {
+    /// The console.
+    pub fn console(&self) -> &Arc<Console> {
+        &self.console
+    }
+
+    /// Refreshes the console and, if there is something new for this reader, calls `visit` with the picture and what is
+    /// new in it; it counts as seen then.
+    pub fn take<R>(&self, visit: impl FnOnce(&Surface, &[Rectangle]) -> R) -> Option<R> {
+        self.console.refresh();
+        let shown = lock(&self.console.shown);
+        let mut damage = lock(&self.damage);
+        if damage.is_clean() {
+            return None;
+        }
+        let rectangles = damage.rectangles();
+        *damage = Damage::clean(shown.picture.width(), shown.picture.height());
+        drop(damage);
+        Some(visit(&shown.picture, &rectangles))
+    }
+
+    /// Makes everything new again for this reader.
+    pub fn invalidate(&self) {
+        let shown = lock(&self.console.shown);
+        *lock(&self.damage) = Damage::full(shown.picture.width(), shown.picture.height());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    /// A screen of 64 × 32 pixels that shows a number in its first pixel.
+    #[derive(Default)]
+    struct Counter(AtomicU32);
+
+    impl Screen for Counter {
+        fn render(&self, picture: &mut Surface) {
+            picture.resize(64, 32);
+            picture.row_mut(0)[0] = self.0.load(Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn each_reader_sees_each_change_once() {
+        let screen = Arc::new(Counter::default());
+        let origin = Origin { id: None, path: "/machine/vga".to_owned(), head: 0 };
+        let console = Console::new(origin, Arc::clone(&screen) as Arc<dyn Screen>);
+        let (fast, slow) = (console.reader(), console.reader());
+        let whole = Rectangle { x: 0, y: 0, width: 64, height: 32 };
+        let corner = Rectangle { x: 0, y: 0, width: 32, height: 16 };
+        assert_eq!(fast.take(|_, new| new.to_vec()), Some(vec![whole]));
+        assert_eq!(fast.take(|_, new| new.to_vec()), None);
+        screen.0.store(7, Ordering::Relaxed);
+        assert_eq!(fast.take(|picture, new| (picture.row(0)[0], new.to_vec())), Some((7, vec![corner])));
+        assert_eq!(slow.take(|_, new| new.to_vec()), Some(vec![whole]));
+        assert_eq!(slow.take(|_, new| new.to_vec()), None);
+        slow.invalidate();
+        assert_eq!(slow.take(|_, new| new.to_vec()), Some(vec![whole]));
+        drop(fast);
+        let generation = console.refresh();
+        screen.0.store(8, Ordering::Relaxed);
+        assert_eq!(console.refresh(), generation + 1);
+        assert_eq!(console.snapshot().row(0)[0], 8);
+    }
+}

@@ -1,0 +1,237 @@
+//! The keys of a keyboard, by all the codes that they have.
+//!
+//! A key is what QMP calls a `QKeyCode`. Its *number* is the one that QEMU's monitors take: the code of scancode set 1, with
+//! bit 7 for the prefix E0. The codes are those of the AT keyboard (sets 1 and 2), of Linux (`input-event-codes.h`) and
+//! of USB (HID Usage Tables, page 7). Zero is: there is none.
+
+/// A key: an index into [`KEYS`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Key(u8);
+
+/// What a key is called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeyCodes {
+    /// QMP's name.
+    pub name: &'static str,
+    /// The code in scancode set 1, bit 7 for the prefix E0.
+    pub number: u8,
+    /// The code in scancode set 2, `0xe0xx` with the prefix.
+    pub set2: u16,
+    /// Linux's code.
+    pub evdev: u16,
+    /// The usage on HID's page for keyboards.
+    pub hid: u8,
+}
+
+const fn key(name: &'static str, number: u8, set2: u16, evdev: u16, hid: u8) -> KeyCodes {
+    KeyCodes { name, number, set2, evdev, hid }
+}
+
+/// All the keys that have codes, in the order of `QKeyCode`.
+pub const KEYS: &[KeyCodes] = &[
+    key("shift", 0x2a, 0x12, 42, 0xe1),
+    key("shift_r", 0x36, 0x59, 54, 0xe5),
+    key("alt", 0x38, 0x11, 56, 0xe2),
+    key("alt_r", 0xb8, 0xe011, 100, 0xe6),
+    key("ctrl", 0x1d, 0x14, 29, 0xe0),
+    key("ctrl_r", 0x9d, 0xe014, 97, 0xe4),
+    key("menu", 0x9e, 0xe01c, 139, 0x76),
+    key("esc", 0x01, 0x76, 1, 0x29),
+    key("1", 0x02, 0x16, 2, 0x1e),
+    key("2", 0x03, 0x1e, 3, 0x1f),
+    key("3", 0x04, 0x26, 4, 0x20),
+    key("4", 0x05, 0x25, 5, 0x21),
+    key("5", 0x06, 0x2e, 6, 0x22),
+    key("6", 0x07, 0x36, 7, 0x23),
+    key("7", 0x08, 0x3d, 8, 0x24),
+    key("8", 0x09, 0x3e, 9, 0x25),
+    key("9", 0x0a, 0x46, 10, 0x26),
+    key("0", 0x0b, 0x45, 11, 0x27),
+    key("minus", 0x0c, 0x4e, 12, 0x2d),
+    key("equal", 0x0d, 0x55, 13, 0x2e),
+    key("backspace", 0x0e, 0x66, 14, 0x2a),
+    key("tab", 0x0f, 0x0d, 15, 0x2b),
+    key("q", 0x10, 0x15, 16, 0x14),
+    key("w", 0x11, 0x1d, 17, 0x1a),
+    key("e", 0x12, 0x24, 18, 0x08),
+    key("r", 0x13, 0x2d, 19, 0x15),
+    key("t", 0x14, 0x2c, 20, 0x17),
+    key("y", 0x15, 0x35, 21, 0x1c),
+    key("u", 0x16, 0x3c, 22, 0x18),
+    key("i", 0x17, 0x43, 23, 0x0c),
+    key("o", 0x18, 0x44, 24, 0x12),
+    key("p", 0x19, 0x4d, 25, 0x13),
+    key("bracket_left", 0x1a, 0x54, 26, 0x2f),
+    key("bracket_right", 0x1b, 0x5b, 27, 0x30),
+    key("ret", 0x1c, 0x5a, 28, 0x28),
+    key("a", 0x1e, 0x1c, 30, 0x04),
+    key("s", 0x1f, 0x1b, 31, 0x16),
+    key("d", 0x20, 0x23, 32, 0x07),
+    key("f", 0x21, 0x2b, 33, 0x09),
+    key("g", 0x22, 0x34, 34, 0x0a),
+    key("h", 0x23, 0x33, 35, 0x0b),
+    key("j", 0x24, 0x3b, 36, 0x0d),
+    key("k", 0x25, 0x42, 37, 0x0e),
+    key("l", 0x26, 0x4b, 38, 0x0f),
+    key("semicolon", 0x27, 0x4c, 39, 0x33),
+    key("apostrophe", 0x28, 0x52, 40, 0x34),
+    key("grave_accent", 0x29, 0x0e, 41, 0x35),
+    key("backslash", 0x2b, 0x5d, 43, 0x31),
+    key("z", 0x2c, 0x1a, 44, 0x1d),
+    key("x", 0x2d, 0x22, 45, 0x1b),
+    key("c", 0x2e, 0x21, 46, 0x06),
+    key("v", 0x2f, 0x2a, 47, 0x19),
+    key("b", 0x30, 0x32, 48, 0x05),
+    key("n", 0x31, 0x31, 49, 0x11),
+    key("m", 0x32, 0x3a, 50, 0x10),
+    key("comma", 0x33, 0x41, 51, 0x36),
+    key("dot", 0x34, 0x49, 52, 0x37),
+    key("slash", 0x35, 0x4a, 53, 0x38),
+    key("asterisk", 0x37, 0x7c, 55, 0x55),
+    key("spc", 0x39, 0x29, 57, 0x2c),
+    key("caps_lock", 0x3a, 0x58, 58, 0x39),
+    key("f1", 0x3b, 0x05, 59, 0x3a),
+    key("f2", 0x3c, 0x06, 60, 0x3b),
+    key("f3", 0x3d, 0x04, 61, 0x3c),
+    key("f4", 0x3e, 0x0c, 62, 0x3d),
+    key("f5", 0x3f, 0x03, 63, 0x3e),
+    key("f6", 0x40, 0x0b, 64, 0x3f),
+    key("f7", 0x41, 0x83, 65, 0x40),
+    key("f8", 0x42, 0x0a, 66, 0x41),
+    key("f9", 0x43, 0x01, 67, 0x42),
+    key("f10", 0x44, 0x09, 68, 0x43),
+    key("num_lock", 0x45, 0x77, 69, 0x53),
+    key("scroll_lock", 0x46, 0x7e, 70, 0x47),
+    key("kp_divide", 0xb5, 0xe04a, 98, 0x54),
+    key("kp_multiply", 0x37, 0x7c, 55, 0x55),
+    key("kp_subtract", 0x4a, 0x7b, 74, 0x56),
+    key("kp_add", 0x4e, 0x79, 78, 0x57),
+    key("kp_enter", 0x9c, 0xe05a, 96, 0x58),
+    key("kp_decimal", 0x53, 0x71, 83, 0x63),
+    key("sysrq", 0x54, 0x84, 99, 0x46),
+    key("kp_0", 0x52, 0x70, 82, 0x62),
+    key("kp_1", 0x4f, 0x69, 79, 0x59),
+    key("kp_2", 0x50, 0x72, 80, 0x5a),
+    key("kp_3", 0x51, 0x7a, 81, 0x5b),
+    key("kp_4", 0x4b, 0x6b, 75, 0x5c),
+    key("kp_5", 0x4c, 0x73, 76, 0x5d),
+    key("kp_6", 0x4d, 0x74, 77, 0x5e),
+    key("kp_7", 0x47, 0x6c, 71, 0x5f),
+    key("kp_8", 0x48, 0x75, 72, 0x60),
+    key("kp_9", 0x49, 0x7d, 73, 0x61),
+    key("less", 0x56, 0x61, 86, 0x64),
+    key("f11", 0x57, 0x78, 87, 0x44),
+    key("f12", 0x58, 0x07, 88, 0x45),
+    key("print", 0xb7, 0xe07c, 99, 0x46),
+    key("home", 0xc7, 0xe06c, 102, 0x4a),
+    key("pgup", 0xc9, 0xe07d, 104, 0x4b),
+    key("pgdn", 0xd1, 0xe07a, 109, 0x4e),
+    key("end", 0xcf, 0xe069, 107, 0x4d),
+    key("left", 0xcb, 0xe06b, 105, 0x50),
+    key("up", 0xc8, 0xe075, 103, 0x52),
+    key("down", 0xd0, 0xe072, 108, 0x51),
+    key("right", 0xcd, 0xe074, 106, 0x4f),
+    key("insert", 0xd2, 0xe070, 110, 0x49),
+    key("delete", 0xd3, 0xe071, 111, 0x4c),
+    key("stop", 0xe8, 0xe028, 128, 0x78),
+    key("again", 0x85, 0xe025, 129, 0x79),
+    key("props", 0x86, 0xe02e, 130, 0x00),
+    key("undo", 0x87, 0xe036, 131, 0x7a),
+    key("front", 0x8c, 0xe04e, 132, 0x77),
+    key("copy", 0xf8, 0xe063, 133, 0x7c),
+    key("open", 0x64, 0x08, 134, 0x74),
+    key("paste", 0x65, 0x10, 135, 0x7d),
+    key("find", 0xc1, 0xe083, 136, 0x7e),
+    key("cut", 0xbc, 0xe006, 137, 0x7b),
+    key("lf", 0x5b, 0x1f, 101, 0x00),
+    key("help", 0xf5, 0xe05c, 138, 0x75),
+    key("meta_l", 0xdb, 0xe01f, 125, 0xe3),
+    key("meta_r", 0xdc, 0xe027, 126, 0xe7),
+    key("compose", 0xdd, 0xe02f, 127, 0x65),
+    key("pause", 0xc6, 0xe07e, 119, 0x48),
+    key("ro", 0x73, 0x51, 89, 0x87),
+    key("hiragana", 0x77, 0x62, 91, 0x93),
+    key("henkan", 0x79, 0x64, 92, 0x8a),
+    key("yen", 0x7d, 0x6a, 124, 0x89),
+    key("muhenkan", 0x7b, 0x67, 94, 0x8b),
+    key("katakanahiragana", 0x70, 0x13, 93, 0x88),
+    key("kp_comma", 0x7e, 0x6d, 121, 0x85),
+    key("kp_equals", 0x59, 0x0f, 117, 0x67),
+    key("power", 0xde, 0xe037, 116, 0x66),
+    key("sleep", 0xdf, 0xe03f, 142, 0xf8),
+    key("wake", 0xe3, 0xe05e, 143, 0x00),
+    key("audionext", 0x99, 0xe04d, 163, 0xeb),
+    key("audioprev", 0x90, 0xe015, 165, 0xea),
+    key("audiostop", 0xa4, 0xe03b, 166, 0xe9),
+    key("audioplay", 0xa2, 0xe034, 164, 0xe8),
+    key("audiomute", 0xa0, 0xe023, 113, 0x7f),
+    key("volumeup", 0xb0, 0xe032, 115, 0x80),
+    key("volumedown", 0xae, 0xe021, 114, 0x81),
+    key("mediaselect", 0xed, 0xe050, 226, 0x00),
+    key("mail", 0xec, 0xe048, 155, 0x00),
+    key("calculator", 0xa1, 0xe02b, 140, 0xfb),
+    key("computer", 0xeb, 0xe040, 157, 0x00),
+    key("ac_home", 0xb2, 0xe03a, 172, 0x00),
+    key("ac_back", 0xea, 0xe038, 158, 0xf1),
+    key("ac_forward", 0xe9, 0xe030, 159, 0xf2),
+    key("ac_refresh", 0xe7, 0xe020, 173, 0xfa),
+    key("ac_bookmarks", 0xe6, 0xe018, 156, 0x00),
+    key("lang1", 0x72, 0x39, 122, 0x90),
+    key("lang2", 0x71, 0x19, 123, 0x91),
+];
+
+impl Key {
+    /// The key that QMP calls `name`. `unmapped` is none.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::find(|key| key.name == name)
+    }
+
+    /// The key with that number.
+    pub fn numbered(number: u8) -> Option<Self> {
+        Self::find(|key| key.number == number && number != 0)
+    }
+
+    /// The key with Linux's code.
+    pub fn of_evdev(code: u16) -> Option<Self> {
+        Self::find(|key| key.evdev == code && code != 0)
+    }
+
+    /// The key with that usage on HID's page for keyboards.
+    pub fn of_hid(usage: u8) -> Option<Self> {
+        Self::find(|key| key.hid == usage && usage != 0)
+    }
+
+    fn find(is_it: impl Fn(&KeyCodes) -> bool) -> Option<Self> {
+        KEYS.iter().position(is_it).map(|index| Self(index as u8))
+    }
+
+    /// What it is called.
+    pub fn codes(self) -> &'static KeyCodes {
+        // Only the functions above make keys.
+        KEYS.get(usize::from(self.0)).unwrap_or(&KEYS[0])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_found_by_each_of_their_codes() {
+        let delete = Key::named("delete").expect("a key");
+        assert_eq!(*delete.codes(), key("delete", 0xd3, 0xe071, 111, 0x4c));
+        assert_eq!(Key::numbered(0xd3), Some(delete));
+        assert_eq!(Key::of_evdev(111), Some(delete));
+        assert_eq!(Key::of_hid(0x4c), Some(delete));
+        assert_eq!((Key::named("unmapped"), Key::numbered(0), Key::of_hid(0)), (None, None, None));
+    }
+
+    #[test]
+    fn names_and_evdev_codes_are_unique() {
+        let mut names: Vec<_> = KEYS.iter().map(|key| key.name).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), KEYS.len());
+        assert!(KEYS.len() < 256);
+    }
+}
