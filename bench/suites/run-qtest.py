@@ -17,6 +17,10 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
+
+# Tenths of a second that a test may be without an emulator.
+GRACE = 25
 
 
 def arguments():
@@ -42,15 +46,33 @@ def environment(emulator, directory):
     return {**os.environ, **images, "QTEST_QEMU_BINARY": link, "G_TEST_DBUS_DAEMON": "/bin/true"}
 
 
+def group_size(group):
+    """How many processes a process group has."""
+    size = 0
+    for entry in os.listdir("/proc"):
+        try:
+            size += entry.isdigit() and os.getpgid(int(entry)) == group
+        except ProcessLookupError:
+            pass
+    return size
+
+
 def call(command, variables, timeout):
     """Output and status of a program that may hang; what it started dies with it."""
     with tempfile.TemporaryFile() as output:
         process = subprocess.Popen(command, env=variables, stdout=output, stderr=subprocess.STDOUT,
                                    stdin=subprocess.DEVNULL, start_new_session=True)
-        try:
-            status = process.wait(timeout)
-        except subprocess.TimeoutExpired:
-            status = "timeout"
+        status, alone, end = None, 0, time.monotonic() + timeout
+        while status is None:
+            # A test whose emulator has ended at once waits for it for long.
+            alone = alone + 1 if group_size(process.pid) < 2 else 0
+            if alone > GRACE or time.monotonic() > end:
+                status = "no emulator" if alone > GRACE else "timeout"
+                break
+            try:
+                status = process.wait(0.1)
+            except subprocess.TimeoutExpired:
+                pass
         try:
             os.killpg(process.pid, 9)
         except ProcessLookupError:

@@ -20,6 +20,7 @@ mod bare_metal;
 mod command_line;
 mod commands;
 mod ctl;
+mod display;
 mod hostile;
 mod linux;
 mod linux_disk;
