@@ -159,7 +159,8 @@ impl Machine {
         let physical_bits = config.cpu_model.physical_bits();
         let cpu_type = config.cpu_model.type_name();
         let vcpus = Arc::new(vcpus);
-        let machine = Self { board, objects, screens, slots, cpu_type, boot, tables, physical_bits, accelerator, vcpus };
+        let machine =
+            Self { board, objects, screens, slots, cpu_type, boot, tables, physical_bits, accelerator, vcpus };
         machine.reset_to(ResetKind::Cold).map_err(|error| boot_error(config, error))?;
         Ok(machine)
     }

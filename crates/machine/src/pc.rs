@@ -35,8 +35,8 @@ use crate::config::MachineConfig;
 use crate::error::MachineError;
 use crate::event::{GuestEvent, GuestEvents};
 use crate::firmware::BootDevice;
-use crate::smbios::Smbios;
 use crate::screens::NewScreen;
+use crate::smbios::Smbios;
 use crate::storage::Disks;
 
 /// Gives the front end of a character device by its id.

@@ -273,7 +273,7 @@ fn draw(qtest: &mut Qtest, name: &str) {
         "double width, split" => text(qtest, &WIDE),
         "planar" | "ega" => {
             qtest.mode(if name == "ega" { &EGA } else { &PLANAR });
-            for plane in 0..4 {
+            for plane in 0..4_u8 {
                 qtest.set(0x3c4, 2, 1 << plane);
                 qtest.write(0xa_0000, &noise(38400, 10 + u32::from(plane)));
             }

@@ -119,7 +119,9 @@ const OPTIONAL: [&str; 31] = [
 ];
 
 fn fresh() -> (Machine, Session) {
-    let mut machine = Setup::new().args(["-S", "-m", "64", "-smp", "1,maxcpus=2", "-vga", "std", "-device", "secondary-vga,id=video0"]).start();
+    let mut machine = Setup::new()
+        .args(["-S", "-m", "64", "-smp", "1,maxcpus=2", "-vga", "std", "-device", "secondary-vga,id=video0"])
+        .start();
     let session = machine.connect(0);
     (machine, session)
 }
