@@ -107,6 +107,24 @@ pub trait DiskObserver: Send + Sync {
     fn changed(&self);
 }
 
+/// A drive with removable media, as whoever changes them sees it. Nothing here waits.
+pub trait Removable: Send + Sync {
+    /// There is a tray that opens and closes.
+    fn has_tray(&self) -> bool;
+
+    /// The tray is open.
+    fn is_tray_open(&self) -> bool;
+
+    /// The guest has locked the tray.
+    fn is_locked(&self) -> bool;
+
+    /// Somebody wants the tray open: the guest is asked to do it. With `force` its lock does not count any more.
+    fn eject_request(&self, force: bool);
+
+    /// A medium went in (`true`) or out; the tray moves with it, where there is one.
+    fn medium_changed(&self, loaded: bool);
+}
+
 /// The disk behind a controller.
 pub trait Disk: Send + Sync {
     /// The disk as it is now.
@@ -120,4 +138,10 @@ pub trait Disk: Send + Sync {
 
     /// Registers who is told about changes.
     fn observe(&self, observer: Weak<dyn DiskObserver>);
+
+    /// Registers the drive that takes media in and out: there is one with removable media only.
+    fn set_removable(&self, drive: Weak<dyn Removable>);
+
+    /// The guest has opened or closed the tray. Called with the controller locked.
+    fn tray_moved(&self, is_open: bool);
 }

@@ -235,6 +235,11 @@ impl DmaBuffer {
         Self { io: IoBuf::empty(), pieces: Vec::new() }
     }
 
+    /// Memory of `len` zero bytes that is not the guest's: for transfers that go nowhere.
+    pub fn detached(len: usize) -> Self {
+        Self { io: IoBuf::zeroed(len), pieces: Vec::new() }
+    }
+
     /// The memory. Who writes to it calls [`DmaBuffer::stored`] afterwards.
     pub fn io(&self) -> &IoBuf {
         &self.io
