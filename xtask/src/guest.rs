@@ -52,7 +52,7 @@ pub fn build() -> Outcome<Guests> {
 }
 
 /// The kernel modules in the initrd.
-const MODULES: [&str; 10] = [
+const MODULES: [&str; 18] = [
     "evdev",
     "button",
     "pvpanic",
@@ -63,6 +63,14 @@ const MODULES: [&str; 10] = [
     "virtio_pci_legacy_dev",
     "virtio_pci",
     "virtio_blk",
+    "scsi_common",
+    "scsi_mod",
+    "libata",
+    "ata_piix",
+    "sd_mod",
+    "cdrom",
+    "sr_mod",
+    "isofs",
 ];
 
 /// The images that are 32-bit ELF files, as multiboot asks; PVH takes both kinds.

@@ -3,6 +3,7 @@
 use clock::RtcBase;
 pub use devices_display::CardOptions;
 pub use devices_display::edid::EdidOptions;
+pub use devices_ide::drive::{DriveKind, DriveOptions, Geometry as DriveGeometry};
 pub use devices_pci::Address;
 pub use devices_virtio::blk::{BlkOptions, Geometry};
 pub use devices_virtio::features as virtio_features;
@@ -93,6 +94,8 @@ pub enum DeviceKind {
     VirtioBlkPci(Box<VirtioBlkConfig>),
     /// A graphics card on the PCI bus.
     Display(DisplayConfig),
+    /// A drive on an IDE bus.
+    IdeDrive(Box<IdeDriveConfig>),
 }
 
 /// The kinds of graphics cards.
@@ -115,6 +118,23 @@ pub struct DisplayConfig {
     pub address: Option<Address>,
     /// What the user chooses.
     pub options: CardOptions,
+}
+
+/// A disk or CD drive on an IDE bus.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IdeDriveConfig {
+    /// The type's name: `ide-hd` or `ide-cd`.
+    pub type_name: &'static str,
+    /// The bus; the first with a free place when not given.
+    pub bus: Option<String>,
+    /// The place on the bus; the first that is free when not given.
+    pub unit: Option<u32>,
+    /// The disk.
+    pub disk: DiskUse,
+    /// The drive.
+    pub drive: DriveOptions,
+    /// The board has made it for a `-drive`.
+    pub is_boards: bool,
 }
 
 /// A virtio block device.
@@ -171,6 +191,22 @@ pub struct DiskUse {
     pub account_invalid: Option<bool>,
     /// The order among devices to boot from.
     pub boot_index: Option<i32>,
+    /// Media can be exchanged: `drive` may be empty, and so may what it names.
+    pub removable: bool,
+    /// Whether the device writes.
+    pub access: DiskAccess,
+}
+
+/// What a device does with its disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DiskAccess {
+    /// Reads, and writes unless the disk is read-only: the guest is told.
+    #[default]
+    Any,
+    /// Reads and writes: the guest can't be told of a read-only disk.
+    Write,
+    /// Reads only.
+    Read,
 }
 
 /// A device of the command line.

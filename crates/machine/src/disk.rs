@@ -1,10 +1,10 @@
 //! The disk behind a controller, made of a back end of the block layer.
 
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use block::backend::Operation;
 use block::{Backend, WriteFlags, ZeroFlags};
-use device::disk::{Disk, DiskError, DiskObserver, DiskOperation, DiskProperties, DiskRequest};
+use device::disk::{Disk, DiskError, DiskObserver, DiskOperation, DiskProperties, DiskRequest, Removable};
 
 /// What the user says of a disk, where the medium does not decide.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -28,17 +28,34 @@ pub struct BackendDisk {
     backend: Arc<Backend>,
     config: DiskConfig,
     observers: Mutex<Vec<Weak<dyn DiskObserver>>>,
+    removable: OnceLock<Weak<dyn Removable>>,
+    tray: OnceLock<TrayListener>,
 }
+
+/// Told when the guest has opened (`true`) or closed the tray. It must not call the device.
+pub type TrayListener = Box<dyn Fn(bool) + Send + Sync>;
 
 impl BackendDisk {
     /// The disk of `backend`. Requests run on the back end's reactor.
     pub fn new(backend: Arc<Backend>, config: DiskConfig) -> Arc<Self> {
-        Arc::new(Self { backend, config, observers: Mutex::default() })
+        let (observers, removable, tray) = (Mutex::default(), OnceLock::new(), OnceLock::new());
+        Arc::new(Self { backend, config, observers, removable, tray })
     }
 
     /// The back end.
     pub fn backend(&self) -> &Arc<Backend> {
         &self.backend
+    }
+
+    /// The drive that takes media in and out, if that is what the controller has made of this disk.
+    pub fn removable(&self) -> Option<Arc<dyn Removable>> {
+        self.removable.get().and_then(Weak::upgrade)
+    }
+
+    /// Registers who is told of the guest's moves of the tray.
+    pub fn listen_to_tray(&self, listener: TrayListener) {
+        // A disk has one device, which is connected once.
+        let _first = self.tray.set(listener);
     }
 
     /// Tells the controller that size or medium may have changed.
@@ -95,6 +112,16 @@ impl Disk for BackendDisk {
 
     fn observe(&self, observer: Weak<dyn DiskObserver>) {
         self.observers.lock().unwrap_or_else(PoisonError::into_inner).push(observer);
+    }
+
+    fn set_removable(&self, drive: Weak<dyn Removable>) {
+        let _first = self.removable.set(drive);
+    }
+
+    fn tray_moved(&self, is_open: bool) {
+        if let Some(listener) = self.tray.get() {
+            listener(is_open);
+        }
     }
 }
 

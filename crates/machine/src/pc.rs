@@ -6,6 +6,7 @@
 mod display;
 mod firmware;
 mod fw_cfg;
+mod ide;
 mod interrupts;
 mod isa;
 mod pci;
@@ -150,6 +151,19 @@ impl Builder<'_> {
         self.devices.push(BoardDevice { type_name, place, part: Some(part), lifecycle });
     }
 
+    /// The path in the object tree that the device to be added next will have, see [`crate::objects`].
+    fn next_path(&self, is_boards: bool, id: Option<&str>) -> String {
+        let count = |place: &Place| self.devices.iter().filter(|device| device.place == *place).count();
+        match id {
+            // The vCPUs come behind the board's first device.
+            _ if is_boards => {
+                format!("/machine/unattached/device[{}]", count(&Place::Board) + self.config.cpus as usize)
+            }
+            Some(id) => format!("/machine/peripheral/{id}"),
+            None => format!("/machine/peripheral-anon/device[{}]", count(&Place::Anonymous)),
+        }
+    }
+
     /// Maps regions of a device at I/O ports: (region, first port, count).
     fn map_ports<D: IoDevice>(&self, cell: &DeviceCell<D>, ports: &[(usize, u64, u64)]) -> Result<(), MachineError> {
         for &(region, first, count) in ports {
@@ -218,6 +232,7 @@ pub fn build(
     let extra = isa::command_line_devices(&mut builder, backends.chardevs)?;
     display::board_card(&mut builder, &chipset.bus)?;
     display::command_line_cards(&mut builder, &chipset.bus)?;
+    ide::build(&mut builder, &chipset.bus, backends.disks)?;
     virtio::command_line_devices(&mut builder, &chipset.bus, backends.disks)?;
     let acpi = Arc::new(tables::acpi(&builder, &extra));
     let smbios = tables::smbios(&builder);

@@ -11,6 +11,7 @@ mod devices;
 mod display;
 mod firmware;
 mod help;
+mod ide;
 mod machine;
 mod options;
 mod qtest;

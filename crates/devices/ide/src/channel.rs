@@ -45,7 +45,7 @@ const END_OF_TABLE: u32 = 1 << 31;
 #[derive(Clone, Debug, Default, PartialEq, Eq, State)]
 #[state(name = "ide_bus", version = 1)]
 pub struct ChannelState {
-    drives: [DriveState; 2],
+    pub(crate) drives: [DriveState; 2],
     /// The device register: bit 4 selects the drive.
     device: u8,
     control: u8,

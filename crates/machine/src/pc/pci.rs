@@ -111,6 +111,10 @@ impl Chipset {
         byte(POWER_MANAGEMENT, 0x80, 1);
         self.bus.write_config(POWER_MANAGEMENT, 0x90, AccessSize::Dword, 0x701);
         byte(POWER_MANAGEMENT, 0x3c, 9);
+        // Both IDE channels decode their ports.
+        for timing in [0x40, 0x42] {
+            self.bus.write_config(super::ide::IDE, timing, AccessSize::Word, 0x8000);
+        }
         firmware::set_up_functions(&self.bus);
     }
 }

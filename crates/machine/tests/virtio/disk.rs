@@ -3,7 +3,7 @@
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use device::disk::{Disk, DiskError, DiskObserver, DiskOperation, DiskProperties, DiskRequest};
+use device::disk::{Disk, DiskError, DiskObserver, DiskOperation, DiskProperties, DiskRequest, Removable};
 
 pub struct MemoryDisk {
     contents: Arc<Mutex<Vec<u8>>>,
@@ -74,4 +74,8 @@ impl Disk for MemoryDisk {
     fn set_write_cache(&self, _on: bool) {}
 
     fn observe(&self, _observer: Weak<dyn DiskObserver>) {}
+
+    fn set_removable(&self, _drive: Weak<dyn Removable>) {}
+
+    fn tray_moved(&self, _is_open: bool) {}
 }

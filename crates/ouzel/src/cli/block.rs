@@ -1,8 +1,8 @@
-//! `-object`, `-blockdev`, `-drive` and its short forms `-hda` to `-hdd` and `-cdrom`.
+//! `-object`, `-blockdev`, `-drive` and its short forms `-hda` to `-hdd`, `-cdrom`, `-fda` and `-fdb`.
 //!
 //! `-blockdev` and `-object` take what the QMP commands take. `-drive` is older and wider: options of the back end (its
 //! name, error policies, limits, statistics), short names for those of the medium, and everything else for the block
-//! layer. Left out: controllers other than virtio, `snapshot=on`.
+//! layer. Left out: `snapshot=on`, and controllers other than virtio, IDE and floppy.
 
 use block::Options;
 use block::backend::ErrorPolicy;
@@ -30,19 +30,43 @@ pub fn settings(arguments: &[Argument<'_>], devices: &mut Vec<DeviceConfig>) -> 
         }
         config.nodes.push((source(argument), node));
     }
-    let short = ["hda", "hdb", "hdc", "hdd", "cdrom"];
-    if let Some(argument) = arguments.iter().find(|argument| short.contains(&argument.option.name)) {
-        return Err(argument.error(no_controller("IDE")));
-    }
-    for argument in all(arguments, "drive") {
-        let drive = drive(argument, &config.drives)?;
-        if drive.interface == Interface::Virtio {
-            let device = devices::virtio_disk(arguments, argument, &drive.id, devices)?;
-            devices.push(device);
-        }
-        config.drives.push(drive);
+    for argument in arguments {
+        let Some((forced, is_file)) = short_form(argument.option.name) else { continue };
+        let text;
+        let value = if is_file {
+            text = format!("{forced},file={}", argument.value.replace(',', ",,"));
+            &text
+        } else {
+            argument.value
+        };
+        let drive = drive(argument, value, &config.drives)?;
+        let device = match drive.0.interface {
+            Interface::None => None,
+            Interface::Virtio => Some(devices::virtio_disk(arguments, argument, &drive.0.id, devices)?),
+            Interface::Ide { bus, unit } => {
+                Some(devices::ide_drive(arguments, argument, (&drive.0.id, drive.1), (bus, unit), devices)?)
+            }
+            Interface::Floppy { unit } => Some(devices::floppy_drive(arguments, argument, &drive.0.id, unit, devices)?),
+        };
+        devices.extend(device);
+        config.drives.push(drive.0);
     }
     Ok(config)
+}
+
+/// What a short form of `-drive` stands for, and whether its value is a file name.
+fn short_form(option: &str) -> Option<(&'static str, bool)> {
+    Some(match option {
+        "drive" => ("", false),
+        "hda" => ("index=0,media=disk", true),
+        "hdb" => ("index=1,media=disk", true),
+        "hdc" => ("index=2,media=disk", true),
+        "hdd" => ("index=3,media=disk", true),
+        "cdrom" => ("index=2,media=cdrom", true),
+        "fda" => ("index=0,if=floppy", true),
+        "fdb" => ("index=1,if=floppy", true),
+        _ => return None,
+    })
 }
 
 fn source(argument: &Argument<'_>) -> String {
@@ -77,6 +101,42 @@ const LIMITS: [(&str, Bucket); 6] = [
     ("iops_wr", Bucket::IopsWrite),
 ];
 
+/// What a drive is connected to, before its place is known.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Bus {
+    None,
+    Virtio,
+    Ide,
+    Floppy,
+}
+
+impl Bus {
+    /// The place on this kind of bus; `None` where the board has none, or places mean nothing.
+    fn of(self, bus: u64, unit: u64) -> Option<Interface> {
+        match self {
+            Bus::Ide if bus < 2 && unit < 2 => Some(Interface::Ide { bus: bus as u8, unit: unit as u8 }),
+            Bus::Floppy if bus == 0 && unit < 2 => Some(Interface::Floppy { unit: unit as u8 }),
+            _ => None,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Bus::None => "none",
+            Bus::Virtio => "virtio",
+            Bus::Ide => "ide",
+            Bus::Floppy => "floppy",
+        }
+    }
+}
+
+/// What media a drive takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Media {
+    Disk,
+    Cdrom,
+}
+
 /// The options of one `-drive`, taken one by one.
 struct Drive<'a> {
     argument: &'a Argument<'a>,
@@ -108,31 +168,63 @@ impl Drive<'_> {
         number.map(Some).ok_or_else(|| self.argument.error(format!("Parameter '{name}' expects a number")))
     }
 
-    fn interface(&mut self) -> Result<Interface, CliError> {
+    fn interface(&mut self) -> Result<Bus, CliError> {
         let name = self.text("if")?;
         match name.as_deref() {
-            Some("none") => Ok(Interface::None),
-            Some("virtio") => Ok(Interface::Virtio),
-            None | Some("ide") => Err(self.argument.error(no_controller("IDE"))),
+            Some("none") => Ok(Bus::None),
+            Some("virtio") => Ok(Bus::Virtio),
+            None | Some("ide") => Ok(Bus::Ide),
+            Some("floppy") => Ok(Bus::Floppy),
             Some("scsi") => Err(self.argument.error(no_controller("SCSI"))),
-            Some("floppy") => Err(self.argument.error(no_controller("floppy disk"))),
             Some(kind @ ("pflash" | "mtd" | "sd" | "xen")) => Err(self.argument.error(no_controller(kind))),
             Some(other) => Err(self.argument.error(format!("unsupported bus type '{other}'"))),
         }
     }
 
-    /// The unit: as given, or the first that is free.
-    fn unit(&mut self, interface: Interface, before: &[DriveConfig]) -> Result<u64, CliError> {
-        if self.number("bus", "bus")?.is_some_and(|bus| bus != 0) {
-            return Err(self.argument.error("there is only bus 0"));
-        }
-        let unit = self.number("unit", "unit")?;
+    /// Bus and unit: as given, or the first that are free.
+    fn place(&mut self, kind: Bus, before: &[DriveConfig]) -> Result<(u64, u64), CliError> {
+        let units = if kind == Bus::Ide { 2 } else { 0 };
+        let given_bus = self.number("bus", "bus")?;
+        let given_unit = self.number("unit", "unit")?;
         let index = self.number("index", "index")?;
-        if unit.is_some() && index.is_some() {
-            return Err(self.argument.error("index cannot be used with bus and unit"));
+        let (mut bus, mut unit) = (given_bus.unwrap_or(0), given_unit);
+        if let Some(index) = index {
+            if given_bus.is_some() || given_unit.is_some() {
+                return Err(self.argument.error("index cannot be used with bus and unit"));
+            }
+            (bus, unit) = match units {
+                0 => (0, Some(index)),
+                units => (index / units, Some(index % units)),
+            };
         }
-        let of_interface = before.iter().filter(|drive| drive.interface == interface).count() as u64;
-        Ok(index.or(unit).unwrap_or(of_interface))
+        let is_taken =
+            |bus, unit| before.iter().any(|drive| kind.of(bus, unit).is_some_and(|it| it == drive.interface));
+        let unit = match unit {
+            Some(unit) if units != 0 && unit >= units => {
+                return Err(self.argument.error(format!("unit {unit} too big (max is {})", units - 1)));
+            }
+            Some(unit) => unit,
+            // Drives without a place of their own are only counted.
+            None if matches!(kind, Bus::None | Bus::Virtio) => {
+                let same = if kind == Bus::None { Interface::None } else { Interface::Virtio };
+                before.iter().filter(|drive| drive.interface == same).count() as u64
+            }
+            None => {
+                let mut unit = 0;
+                while is_taken(bus, unit) {
+                    unit += 1;
+                    if units != 0 && unit >= units {
+                        (unit, bus) = (0, bus + 1);
+                    }
+                }
+                unit
+            }
+        };
+        if is_taken(bus, unit) {
+            let text = format!("drive with bus={bus}, unit={unit} (index={}) exists", index.unwrap_or(0));
+            return Err(self.argument.error(text));
+        }
+        Ok((bus, unit))
     }
 
     /// `cache=` in one word.
@@ -198,8 +290,16 @@ impl Drive<'_> {
         Ok(intervals)
     }
 
+    fn media(&mut self) -> Result<Media, CliError> {
+        match self.text("media")?.as_deref() {
+            None | Some("disk") => Ok(Media::Disk),
+            Some("cdrom") => Ok(Media::Cdrom),
+            Some(other) => Err(self.argument.error(format!("'{other}' invalid media"))),
+        }
+    }
+
     /// What is left belongs to the medium; short names become the block layer's.
-    fn medium(mut self) -> Result<Option<Options>, CliError> {
+    fn medium(mut self, media: Media) -> Result<Option<Options>, CliError> {
         for feature in ["snapshot", "copy-on-read"] {
             if self.flag(feature)? == Some(true) {
                 return Err(self.argument.error(format!("{feature}=on is not available in this version")));
@@ -215,10 +315,8 @@ impl Drive<'_> {
                 self.options.set("read-only", read_only);
             }
         }
-        match self.text("media")?.as_deref() {
-            None | Some("disk") => {}
-            Some("cdrom") => self.options.set("read-only", true),
-            Some(other) => return Err(self.argument.error(format!("'{other}' invalid media"))),
+        if media == Media::Cdrom {
+            self.options.set("read-only", true);
         }
         if let Some(format) = self.text("format")? {
             if self.options.contains("driver") {
@@ -279,14 +377,27 @@ fn name_file(options: &mut Options, filename: String, has_file_options: bool) {
     }
 }
 
-fn drive(argument: &Argument<'_>, before: &[DriveConfig]) -> Result<DriveConfig, CliError> {
+/// Reads one drive; `value` is that of the `-drive` that the option stands for.
+fn drive(argument: &Argument<'_>, value: &str, before: &[DriveConfig]) -> Result<(DriveConfig, Media), CliError> {
     let grammar = Grammar { implied_key: None, boolean_shorthand: true };
-    let parsed = keyval::parse(argument.value, &grammar).map_err(|error| argument.error(error.desc))?;
+    let parsed = keyval::parse(value, &grammar).map_err(|error| argument.error(error.desc))?;
     let mut drive = Drive { argument, options: storage::block_options(&parsed.map) };
-    let interface = drive.interface()?;
-    let unit = drive.unit(interface, before)?;
-    let name = if interface == Interface::Virtio { "virtio" } else { "none" };
-    let id = drive.text("id")?.unwrap_or_else(|| format!("{name}{unit}"));
+    let kind = drive.interface()?;
+    let (bus, unit) = drive.place(kind, before)?;
+    let media = drive.media()?;
+    let interface = match kind {
+        Bus::None => Interface::None,
+        Bus::Virtio => Interface::Virtio,
+        Bus::Ide | Bus::Floppy => kind.of(bus, unit).ok_or_else(|| {
+            argument.error(format!("machine type does not support if={},bus={bus},unit={unit}", kind.name()))
+        })?,
+    };
+    let default_id = match (kind, media) {
+        (Bus::Ide, Media::Disk) => format!("ide{bus}-hd{unit}"),
+        (Bus::Ide, Media::Cdrom) => format!("ide{bus}-cd{unit}"),
+        _ => format!("{}{unit}", kind.name()),
+    };
+    let id = drive.text("id")?.unwrap_or(default_id);
     drive.cache()?;
     let write_cache = drive.flag("cache.writeback")?.unwrap_or(true);
     let write_error = drive.error_policy("werror", false)?.unwrap_or(ErrorPolicy::Enospc);
@@ -297,8 +408,8 @@ fn drive(argument: &Argument<'_>, before: &[DriveConfig]) -> Result<DriveConfig,
         None => drive.text("group")?,
     };
     let intervals = drive.intervals()?;
-    let medium = drive.medium()?;
-    Ok(DriveConfig {
+    let medium = drive.medium(media)?;
+    let config = DriveConfig {
         id,
         interface,
         source: source(argument),
@@ -309,7 +420,8 @@ fn drive(argument: &Argument<'_>, before: &[DriveConfig]) -> Result<DriveConfig,
         limits,
         group,
         intervals,
-    })
+    };
+    Ok((config, media))
 }
 
 #[cfg(test)]
@@ -367,6 +479,25 @@ mod tests {
     }
 
     #[test]
+    fn ide_drives_have_places_and_names() {
+        let words = ["-hda", "a", "-cdrom", "b", "-drive", "file=c", "-drive", "media=cdrom", "-drive", "if=none"];
+        let config = parse(&words).unwrap_or_default();
+        let names: Vec<(&str, Interface)> =
+            config.drives.iter().map(|drive| (drive.id.as_str(), drive.interface)).collect();
+        let place = |bus, unit| Interface::Ide { bus, unit };
+        let expected = [
+            ("ide0-hd0", place(0, 0)),
+            ("ide1-cd0", place(1, 0)),
+            ("ide0-hd1", place(0, 1)),
+            ("ide1-cd1", place(1, 1)),
+            ("none0", Interface::None),
+        ];
+        assert_eq!(names, expected);
+        let error = parse(&["-hda", "a", "-drive", "index=0"]).map(|_| ()).unwrap_err();
+        assert_eq!(error, "-drive index=0: drive with bus=0, unit=0 (index=0) exists");
+    }
+
+    #[test]
     fn drive_without_a_file_is_empty() {
         assert_eq!(
             one("if=none,id=d,cache=writethrough").map(|drive| (drive.medium, drive.write_cache)),
@@ -379,8 +510,9 @@ mod tests {
     #[test]
     fn wrong_drives_are_refused_with_the_option() {
         for (text, expected) in [
-            ("file=x", "there is no IDE controller in this version"),
-            ("if=floppy,file=x", "there is no floppy disk controller in this version"),
+            ("if=ide,unit=2,file=x", "unit 2 too big (max is 1)"),
+            ("if=ide,index=4,file=x", "machine type does not support if=ide,bus=2,unit=0"),
+            ("if=scsi,file=x", "there is no SCSI controller in this version"),
             ("if=foo,file=x", "unsupported bus type 'foo'"),
             ("if=none,file=x,cache=maybe", "invalid cache option"),
             ("if=none,file=x,aio=maybe", "invalid aio option"),
@@ -416,7 +548,6 @@ mod tests {
             (["-blockdev", "null-co,node-name=a,x=1"], "Parameter 'x' is unexpected"),
             (["-object", "nope,id=a"], "Parameter 'qom-type' does not accept value 'nope'"),
             (["-object", "secret"], "Parameter 'id' is missing"),
-            (["-hda", "x"], "there is no IDE controller"),
         ] {
             let error = parse(&words).map(|_| ()).expect_err(words[1]);
             assert!(error.starts_with(&words.join(" ")) && error.contains(expected), "{error}");

@@ -3,9 +3,10 @@
 use machine::config::{DeviceConfig, DeviceKind};
 
 use super::arguments::all;
+use super::block::Media;
 use super::character::Character;
 use super::value::Values;
-use super::{Argument, CliError, display, virtio};
+use super::{Argument, CliError, display, ide, virtio};
 
 /// A device driver that `-device` knows.
 pub struct Driver {
@@ -91,6 +92,22 @@ pub const DRIVERS: &[Driver] = &[
         description: "Bochs display without a VGA",
         properties: display::BOCHS_PROPERTIES,
         build: display::bochs,
+    },
+    Driver {
+        name: "ide-cd",
+        alias: None,
+        bus: "IDE",
+        description: "virtual IDE CD-ROM",
+        properties: ide::CD_PROPERTIES,
+        build: ide::cd,
+    },
+    Driver {
+        name: "ide-hd",
+        alias: None,
+        bus: "IDE",
+        description: "virtual IDE disk",
+        properties: ide::HD_PROPERTIES,
+        build: ide::hd,
     },
     Driver {
         name: "virtio-blk-pci",
@@ -179,15 +196,57 @@ pub fn virtio_disk(
     drive: &str,
     devices: &[DeviceConfig],
 ) -> Result<DeviceConfig, CliError> {
-    const NAME: &str = "virtio-blk-pci";
-    let text = format!("drive={}", drive.replace(',', ",,"));
-    let argument = Argument { option: source.option, value: &text };
+    of_drive(arguments, source, "virtio-blk-pci", &format!("drive={}", escaped(drive)), devices)
+}
+
+/// The device that `-drive if=ide` stands for.
+pub fn ide_drive(
+    arguments: &[Argument<'_>],
+    source: &Argument<'_>,
+    (drive, media): (&str, Media),
+    (bus, unit): (u8, u8),
+    devices: &[DeviceConfig],
+) -> Result<DeviceConfig, CliError> {
+    let name = if media == Media::Cdrom { "ide-cd" } else { "ide-hd" };
+    let text = format!("drive={},bus=ide.{bus},unit={unit}", escaped(drive));
+    let mut device = of_drive(arguments, source, name, &text, devices)?;
+    if let DeviceKind::IdeDrive(config) = &mut device.kind {
+        config.is_boards = true;
+    }
+    Ok(device)
+}
+
+/// The device that `-drive if=floppy` stands for.
+pub fn floppy_drive(
+    _arguments: &[Argument<'_>],
+    source: &Argument<'_>,
+    _drive: &str,
+    _unit: u8,
+    _devices: &[DeviceConfig],
+) -> Result<DeviceConfig, CliError> {
+    Err(source.error("there is no floppy controller"))
+}
+
+fn escaped(name: &str) -> String {
+    name.replace(',', ",,")
+}
+
+/// A device that the board makes for a drive: defaults of `-global` count for it.
+fn of_drive(
+    arguments: &[Argument<'_>],
+    source: &Argument<'_>,
+    name: &'static str,
+    text: &str,
+    devices: &[DeviceConfig],
+) -> Result<DeviceConfig, CliError> {
+    let driver = driver(name).ok_or_else(|| source.error(format!("'{name}' is not a valid device model name")))?;
+    let argument = Argument { option: source.option, value: text };
     let mut values = Values::parse(argument, None)?;
-    for global in globals(arguments)?.iter().filter(|global| global.driver == NAME) {
+    for global in globals(arguments)?.iter().filter(|global| global.driver == name) {
         values.add_default(&global.property, &global.value);
     }
-    let mut values = values.of_class(NAME);
-    let kind = virtio::blk(&mut values, devices)?;
+    let mut values = values.of_class(name);
+    let kind = (driver.build)(&mut values, devices)?;
     values.finish()?;
     Ok(DeviceConfig { id: None, source: format!("-{} {}", source.option.name, source.value), kind })
 }
@@ -218,7 +277,8 @@ fn check_chardev(
         DeviceKind::IsaDebugExit { .. }
         | DeviceKind::Pvpanic { .. }
         | DeviceKind::VirtioBlkPci(_)
-        | DeviceKind::Display(_) => Ok(()),
+        | DeviceKind::Display(_)
+        | DeviceKind::IdeDrive(_) => Ok(()),
     }
 }
 

@@ -150,10 +150,12 @@ fn disk(values: &mut Values<'_>, devices: &[DeviceConfig]) -> Result<DiskUse, Cl
         account_failed: on_off_auto(values, "account-failed")?,
         account_invalid: on_off_auto(values, "account-invalid")?,
         boot_index,
+        ..DiskUse::default()
     })
 }
 
-fn boot_index(values: &mut Values<'_>, devices: &[DeviceConfig]) -> Result<Option<i32>, CliError> {
+/// The order among devices to boot from.
+pub fn boot_index(values: &mut Values<'_>, devices: &[DeviceConfig]) -> Result<Option<i32>, CliError> {
     let Some(text) = values.text("bootindex")? else { return Ok(None) };
     let index: i32 = text.parse().map_err(|_| values.error("Parameter 'bootindex' expects int32_t"))?;
     // Negative numbers stand for none.
@@ -162,6 +164,7 @@ fn boot_index(values: &mut Values<'_>, devices: &[DeviceConfig]) -> Result<Optio
     }
     let is_taken = devices.iter().any(|device| match &device.kind {
         DeviceKind::VirtioBlkPci(other) => other.disk.boot_index == Some(index),
+        DeviceKind::IdeDrive(other) => other.disk.boot_index == Some(index),
         _ => false,
     });
     if is_taken {
@@ -241,7 +244,7 @@ fn block(values: &mut Values<'_>) -> Result<BlkOptions, CliError> {
 }
 
 /// A number of bytes.
-fn size(values: &mut Values<'_>, key: &str) -> Result<Option<u32>, CliError> {
+pub fn size(values: &mut Values<'_>, key: &str) -> Result<Option<u32>, CliError> {
     let Some(text) = values.text(key)? else { return Ok(None) };
     let size = keyval::parse_size(&text, 1).map_err(|_| values.error(format!("Parameter '{key}' expects a size")))?;
     let too_large =
@@ -250,7 +253,7 @@ fn size(values: &mut Values<'_>, key: &str) -> Result<Option<u32>, CliError> {
 }
 
 /// The size of a block; 0 is the disk's own.
-fn block_size(values: &mut Values<'_>, key: &str) -> Result<Option<u32>, CliError> {
+pub fn block_size(values: &mut Values<'_>, key: &str) -> Result<Option<u32>, CliError> {
     let Some(text) = values.text(key)? else { return Ok(None) };
     let size = keyval::parse_size(&text, 1).map_err(|_| values.error(format!("Parameter '{key}' expects a size")))?;
     match size {
@@ -263,7 +266,8 @@ fn block_size(values: &mut Values<'_>, key: &str) -> Result<Option<u32>, CliErro
     }
 }
 
-fn geometry(values: &mut Values<'_>) -> Result<Option<Geometry>, CliError> {
+/// Cylinders, heads and sectors.
+pub fn geometry(values: &mut Values<'_>) -> Result<Option<Geometry>, CliError> {
     let mut take = |key| Ok::<_, CliError>(values.number(key, u64::from(u32::MAX))?.unwrap_or(0));
     let (cyls, heads, secs) = (take("cyls")?, take("heads")?, take("secs")?);
     if (cyls, heads, secs) == (0, 0, 0) {
@@ -277,7 +281,8 @@ fn geometry(values: &mut Values<'_>) -> Result<Option<Geometry>, CliError> {
     Ok(Some(Geometry { cylinders: cyls as u16, heads: heads as u8, sectors: secs as u8 }))
 }
 
-fn on_off_auto(values: &mut Values<'_>, key: &str) -> Result<Option<bool>, CliError> {
+/// `on`, `off` or `auto`.
+pub fn on_off_auto(values: &mut Values<'_>, key: &str) -> Result<Option<bool>, CliError> {
     match values.text(key)?.as_deref() {
         None | Some("auto") => Ok(None),
         Some("on") => Ok(Some(true)),
@@ -286,7 +291,8 @@ fn on_off_auto(values: &mut Values<'_>, key: &str) -> Result<Option<bool>, CliEr
     }
 }
 
-fn error_policy(values: &mut Values<'_>, key: &str) -> Result<ErrorPolicy, CliError> {
+/// A policy for errors.
+pub fn error_policy(values: &mut Values<'_>, key: &str) -> Result<ErrorPolicy, CliError> {
     Ok(match values.text(key)?.as_deref() {
         None | Some("auto") => ErrorPolicy::Auto,
         Some("ignore") => ErrorPolicy::Ignore,

@@ -4,11 +4,12 @@ use std::sync::{Arc, OnceLock, Weak};
 
 use block::backend::{DeviceModel, ErrorPolicy};
 use block::{Backend, Permissions};
-use device::disk::Disk;
-use machine::config;
+use device::disk::{Disk, Removable};
+use machine::config::{self, DiskAccess};
 use machine::disk::{BackendDisk, DiskConfig};
 use machine::storage::{DiskRequestor, unknown_drive};
 use qapi::Error;
+use qapi::block::events::DeviceTrayMoved;
 
 use super::Storage;
 
@@ -16,7 +17,18 @@ use super::Storage;
 struct Attached {
     id: Option<String>,
     path: String,
+    removable: bool,
     disk: OnceLock<Weak<BackendDisk>>,
+}
+
+impl Attached {
+    fn disk(&self) -> Option<Arc<BackendDisk>> {
+        self.disk.get().and_then(Weak::upgrade)
+    }
+
+    fn drive(&self) -> Option<Arc<dyn Removable>> {
+        self.disk().and_then(|disk| disk.removable())
+    }
 }
 
 impl DeviceModel for Attached {
@@ -28,8 +40,36 @@ impl DeviceModel for Attached {
         self.id.clone()
     }
 
+    fn is_removable(&self) -> bool {
+        self.removable
+    }
+
+    fn has_tray(&self) -> bool {
+        self.drive().is_some_and(|drive| drive.has_tray())
+    }
+
+    fn is_tray_open(&self) -> bool {
+        self.drive().is_some_and(|drive| drive.is_tray_open())
+    }
+
+    fn is_locked(&self) -> bool {
+        self.drive().is_some_and(|drive| drive.is_locked())
+    }
+
+    fn eject_request(&self, force: bool) {
+        if let Some(drive) = self.drive() {
+            drive.eject_request(force);
+        }
+    }
+
+    fn medium_changed(&self, loaded: bool) {
+        if let Some(drive) = self.drive() {
+            drive.medium_changed(loaded);
+        }
+    }
+
     fn resized(&self) {
-        if let Some(disk) = self.disk.get().and_then(Weak::upgrade) {
+        if let Some(disk) = self.disk() {
             disk.changed();
         }
     }
@@ -54,6 +94,7 @@ impl Storage {
         let wish = requestor.wish;
         let (backend, is_new) = match (self.graph.backend(&wish.drive), self.graph.lookup(&wish.drive)) {
             (Some(backend), _) => (backend, false),
+            (None, None) if wish.removable && wish.drive.is_empty() => (self.new_backend(""), true),
             (None, Some(node)) => {
                 let backend = self.new_backend("");
                 self.insert(&backend, &node).map_err(|error| error.desc)?;
@@ -80,7 +121,14 @@ impl Storage {
 
     fn connect(&mut self, backend: &Arc<Backend>, requestor: &DiskRequestor<'_>) -> Result<Arc<BackendDisk>, Error> {
         let wish = requestor.wish;
-        let root = backend.root().ok_or_else(|| Error::generic("Device needs media, but drive is empty"))?;
+        let root = backend.root();
+        if root.is_none() && !wish.removable {
+            return Err(Error::generic("Device needs media, but drive is empty"));
+        }
+        let is_read_only = root.as_ref().is_some_and(|root| root.node().is_read_only());
+        if is_read_only && wish.access == DiskAccess::Write {
+            return Err(Error::generic("Block node is read-only"));
+        }
         for (name, given, counts) in [
             ("account-failed", wish.account_failed, backend.stats.account_failed),
             ("account-invalid", wish.account_invalid, backend.stats.account_invalid),
@@ -92,18 +140,21 @@ impl Storage {
         let reactor = wish.iothread.as_deref().map(|id| self.objects.io_thread(id)).transpose()?;
         // A part of a device has no id of its own.
         let id = requestor.id.filter(|id| requestor.path.rsplit('/').next() == Some(*id)).map(str::to_owned);
-        let attached = Arc::new(Attached { id, path: requestor.path.to_owned(), disk: OnceLock::new() });
+        let (path, removable) = (requestor.path.to_owned(), wish.removable);
+        let attached = Arc::new(Attached { id: id.clone(), path: path.clone(), removable, disk: OnceLock::new() });
         let model: Arc<dyn DeviceModel> = Arc::clone(&attached) as Arc<dyn DeviceModel>;
         backend.attach_device(model).map_err(|error| self.attach_error(backend, &error))?;
         let mut used = Permissions::CONSISTENT_READ;
-        if !root.node().is_read_only() {
+        if !is_read_only && wish.access != DiskAccess::Read {
             used = used | Permissions::WRITE;
         }
         let mut shared = Permissions::CONSISTENT_READ | Permissions::WRITE_UNCHANGED | Permissions::RESIZE;
         if wish.share_rw {
             shared = shared | Permissions::WRITE;
         }
-        if let Err(error) = self.graph.set_permissions(&root, used, shared) {
+        if let Some(root) = root
+            && let Err(error) = self.graph.set_permissions(&root, used, shared)
+        {
             backend.detach_device();
             return Err(super::client_error(error));
         }
@@ -115,6 +166,12 @@ impl Storage {
         let disk = BackendDisk::new(Arc::clone(backend), DiskConfig::default());
         // The cell is new.
         let _ = attached.disk.set(Arc::downgrade(&disk));
+        if removable {
+            let (events, device, id) = (self.events.clone(), backend.name().to_owned(), id.unwrap_or(path));
+            disk.listen_to_tray(Box::new(move |tray_open| {
+                events.emit(DeviceTrayMoved { device: device.clone(), id: id.clone(), tray_open });
+            }));
+        }
         Ok(disk)
     }
 

@@ -15,6 +15,18 @@ pub enum Interface {
     None,
     /// A virtio disk that is made for it.
     Virtio,
+    /// A drive on the board's IDE buses that is made for it.
+    Ide {
+        /// The bus.
+        bus: u8,
+        /// The place on the bus.
+        unit: u8,
+    },
+    /// A floppy drive that is made for it.
+    Floppy {
+        /// Drive A is 0.
+        unit: u8,
+    },
 }
 
 /// A drive.

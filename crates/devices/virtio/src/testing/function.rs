@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, Weak};
 
-use device::disk::{Disk, DiskError, DiskObserver, DiskOperation, DiskProperties, DiskRequest};
+use device::disk::{Disk, DiskError, DiskObserver, DiskOperation, DiskProperties, DiskRequest, Removable};
 use device::{AccessSize, DeviceCell, IoDevice, IrqInput, IrqSink};
 use devices_pci::{MsiMessage, MsiSink, PciFunction};
 
@@ -83,6 +83,10 @@ impl Disk for TestDisk {
     fn observe(&self, observer: Weak<dyn DiskObserver>) {
         *self.observer.lock().expect("disk") = Some(observer);
     }
+
+    fn set_removable(&self, _drive: Weak<dyn Removable>) {}
+
+    fn tray_moved(&self, _is_open: bool) {}
 }
 
 #[derive(Default)]

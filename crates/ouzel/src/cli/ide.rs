@@ -1,0 +1,130 @@
+//! `-device ide-hd` and `-device ide-cd`: properties with QEMU's names, defaults and error texts.
+
+use machine::config::{
+    DeviceConfig, DeviceKind, DiskAccess, DiskUse, DriveGeometry, DriveKind, DriveOptions, IdeDriveConfig,
+};
+use qapi::keyval;
+
+use super::CliError;
+use super::value::Values;
+use super::virtio::{block_size, boot_index, error_policy, geometry, on_off_auto, size};
+
+/// The properties of `ide-hd`, for the help.
+pub const HD_PROPERTIES: &[(&str, &str)] = &[
+    ("account-failed", "on/off/auto: failed requests count as accesses (default auto)"),
+    ("account-invalid", "on/off/auto: invalid requests count as accesses (default auto)"),
+    ("bootindex", "order among devices to boot from"),
+    ("bus", "the IDE bus (default: the first with a free place)"),
+    ("cyls", "cylinders (default: guessed)"),
+    ("discard_granularity", "512, or 0 for a disk without TRIM (default 512)"),
+    ("drive", "node name or id of the drive"),
+    ("heads", "heads, up to 16 (default: guessed)"),
+    ("logical_block_size", "512"),
+    ("model", "model, up to 40 bytes of which the guest sees"),
+    ("physical_block_size", "a power of two between 512 B and 2 MiB (default: the disk's)"),
+    ("rerror", "report/ignore/enospc/stop/auto (default auto)"),
+    ("rotation_rate", "revolutions per minute; 1 is a solid state disk (default 0: not reported)"),
+    ("secs", "sectors of a track (default: guessed)"),
+    ("serial", "serial number, up to 20 bytes of which the guest sees"),
+    ("share-rw", "on/off: others may write the disk (default off)"),
+    ("unit", "0 or 1: the place on the bus (default: the first that is free)"),
+    ("ver", "firmware revision, up to 8 bytes of which the guest sees (default 2.5+)"),
+    ("werror", "report/ignore/enospc/stop/auto (default auto)"),
+    ("write-cache", "on/off/auto (default auto: the drive's)"),
+    ("wwn", "world wide name (default 0: none)"),
+];
+
+/// The properties of `ide-cd`, for the help.
+pub const CD_PROPERTIES: &[(&str, &str)] = &[
+    ("account-failed", "on/off/auto: failed requests count as accesses (default auto)"),
+    ("account-invalid", "on/off/auto: invalid requests count as accesses (default auto)"),
+    ("bootindex", "order among devices to boot from"),
+    ("bus", "the IDE bus (default: the first with a free place)"),
+    ("drive", "node name or id of the drive (default: an empty drive)"),
+    ("model", "model, up to 40 bytes of which the guest sees"),
+    ("rerror", "report/ignore/enospc/stop/auto (default auto)"),
+    ("serial", "serial number, up to 20 bytes of which the guest sees"),
+    ("share-rw", "on/off: others may write the disk (default off)"),
+    ("unit", "0 or 1: the place on the bus (default: the first that is free)"),
+    ("ver", "firmware revision, up to 8 bytes of which the guest sees (default 2.5+)"),
+    ("werror", "report/ignore/enospc/stop/auto (default auto)"),
+    ("wwn", "world wide name (default 0: none)"),
+];
+
+/// `ide-hd`.
+pub fn hd(values: &mut Values<'_>, devices: &[DeviceConfig]) -> Result<DeviceKind, CliError> {
+    let drive = values.text("drive")?.filter(|drive| !drive.is_empty());
+    let drive = drive.ok_or_else(|| values.error("No drive specified"))?;
+    let disk = disk(values, devices, drive)?;
+    let mut options = common(values, DriveKind::Disk)?;
+    for (key, allowed) in [("logical_block_size", 512), ("discard_granularity", 512)] {
+        match size(values, key)? {
+            Some(value) if value != allowed && !(key == "discard_granularity" && matches!(value, 0 | u32::MAX)) => {
+                return Err(values.error(format!("{key} must be {allowed} for ide")));
+            }
+            Some(0) => options.discard = false,
+            _ => {}
+        }
+    }
+    if let Some(geometry) = geometry(values)? {
+        if geometry.heads > 16 {
+            return Err(values.error("heads must be between 1 and 16"));
+        }
+        options.geometry =
+            Some(DriveGeometry { cylinders: geometry.cylinders, heads: geometry.heads, sectors: geometry.sectors });
+    }
+    options.physical_block_size = block_size(values, "physical_block_size")?;
+    options.write_cache = on_off_auto(values, "write-cache")?;
+    options.rotation_rate = values.number("rotation_rate", 0xffff)?.unwrap_or(0) as u16;
+    let disk = DiskUse { access: DiskAccess::Write, ..disk };
+    kind(values, "ide-hd", disk, options)
+}
+
+/// `ide-cd`.
+pub fn cd(values: &mut Values<'_>, devices: &[DeviceConfig]) -> Result<DeviceKind, CliError> {
+    let drive = values.text("drive")?.unwrap_or_default();
+    let disk = disk(values, devices, drive)?;
+    let options = common(values, DriveKind::Cd)?;
+    let disk = DiskUse { access: DiskAccess::Read, removable: true, ..disk };
+    kind(values, "ide-cd", disk, options)
+}
+
+fn disk(values: &mut Values<'_>, devices: &[DeviceConfig], drive: String) -> Result<DiskUse, CliError> {
+    Ok(DiskUse {
+        drive,
+        share_rw: values.flag("share-rw")?.unwrap_or(false),
+        rerror: error_policy(values, "rerror")?,
+        werror: error_policy(values, "werror")?,
+        account_failed: on_off_auto(values, "account-failed")?,
+        account_invalid: on_off_auto(values, "account-invalid")?,
+        boot_index: boot_index(values, devices)?,
+        ..DiskUse::default()
+    })
+}
+
+fn common(values: &mut Values<'_>, kind: DriveKind) -> Result<DriveOptions, CliError> {
+    let default = DriveOptions::new(kind);
+    let wwn = match values.text("wwn")? {
+        None => 0,
+        Some(text) => keyval::parse_u64(&text).ok_or_else(|| values.error("Parameter 'wwn' expects uint64"))?,
+    };
+    Ok(DriveOptions {
+        model: values.text("model")?,
+        serial: values.text("serial")?,
+        version: values.text("ver")?.unwrap_or(default.version),
+        wwn,
+        ..DriveOptions::new(kind)
+    })
+}
+
+fn kind(
+    values: &mut Values<'_>,
+    type_name: &'static str,
+    disk: DiskUse,
+    drive: DriveOptions,
+) -> Result<DeviceKind, CliError> {
+    let bus = values.text("bus")?;
+    let unit = values.number("unit", u64::from(u32::MAX))?.map(|unit| unit as u32);
+    let unit = unit.filter(|unit| *unit != u32::MAX);
+    Ok(DeviceKind::IdeDrive(Box::new(IdeDriveConfig { type_name, bus, unit, disk, drive, is_boards: false })))
+}
