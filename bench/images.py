@@ -45,6 +45,8 @@ def operations(directory):
         yield f"{kind} qcow2-raw", ["convert", "-f", "qcow2", "-O", "raw", qcow2, out], raw
         for method in ("zlib", "zstd"):
             options = ["-c", "-o", f"compression_type={method}"]
+            yield (f"{kind} raw-qcow2 {method} -W",
+                   ["convert", *options, "-m", "8", "-W", "-f", "raw", "-O", "qcow2", raw, out], raw)
             packed = f"{directory}/{kind}-{method}.qcow2"
             yield f"{kind} raw-qcow2 {method}", ["convert", *options, "-f", "raw", "-O", "qcow2", raw, out], raw
             yield f"{kind} {method} qcow2-raw", ["convert", "-f", "qcow2", "-O", "raw", packed, out], raw

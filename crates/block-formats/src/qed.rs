@@ -114,15 +114,15 @@ impl Header {
     fn check_places(&self, file_len: u64) -> Result<()> {
         let l1_end = self.l1.checked_add(self.table_len());
         let room = file_len.next_multiple_of(self.cluster_size);
-        let clusters = self.header_size.checked_mul(self.cluster_size);
         if !self.l1.is_multiple_of(self.cluster_size) || self.l1 == 0 || l1_end.is_none_or(|end| end > room) {
             return Err(Error::invalid("QED table offset is invalid"));
         }
-        let Some(header_len) = clusters.filter(|_| self.header_size <= i32::MAX as u64 / self.cluster_size) else {
-            return Err(Error::invalid("QED header size is too large"));
-        };
+        let header_len = self.header_size.saturating_mul(self.cluster_size);
         if self.l1 < header_len {
             return Err(Error::invalid("QED table offset is invalid"));
+        }
+        if self.header_size > i32::MAX as u64 / self.cluster_size {
+            return Err(Error::invalid("QED header size is too large"));
         }
         let backing_end = u64::from(self.backing_offset) + u64::from(self.backing_len);
         if self.features & BACKING != 0 && backing_end > header_len {
@@ -438,8 +438,12 @@ impl Qed {
         let mut result =
             CheckResult { total_clusters: header.image_size.div_ceil(header.cluster_size), ..CheckResult::default() };
         let mut last = 0u64;
+        let mut firsts = Vec::new();
         for index in 0..tables.l1_entries {
-            let table = tables.l1_entry(index).await?;
+            if index.is_multiple_of(512) {
+                firsts = tables.some_entries(tables.l1, index, tables.l1_entries).await?;
+            }
+            let table = firsts.get(n(index % 512)).copied().unwrap_or(0);
             if table == 0 {
                 continue;
             }
@@ -454,9 +458,13 @@ impl Qed {
                 }
                 continue;
             }
+            let mut seconds = Vec::new();
             for entry_index in 0..tables.l2_entries {
                 let at = table + entry_index * 8;
-                let entry = le64(&tables.meta.get::<8>(at).await?, 0);
+                if entry_index.is_multiple_of(512) {
+                    seconds = tables.some_entries(table, entry_index, tables.l2_entries).await?;
+                }
+                let entry = seconds.get(n(entry_index % 512)).copied().unwrap_or(0);
                 if entry <= ZERO_CLUSTER {
                     continue;
                 }

@@ -85,6 +85,13 @@ impl TwoLevels {
         Ok(self.decode(&self.meta.get::<8>(self.l1 + index * 8).await?))
     }
 
+    /// Up to 512 entries of the table at `table` from `index` on, unchecked.
+    pub(crate) async fn some_entries(&self, table: u64, index: u64, entries: u64) -> Result<Vec<u64>> {
+        let mut bytes = vec![0; n(entries.saturating_sub(index).min(512) * 8)];
+        self.meta.read(table + index * 8, &mut bytes).await?;
+        Ok(bytes.chunks_exact(8).map(|entry| self.decode(entry)).collect())
+    }
+
     /// Where the second table for a cluster is; `None` if there is none.
     pub(crate) async fn table(&self, cluster: u64) -> Result<Option<u64>> {
         let index = cluster / self.l2_entries;

@@ -72,7 +72,8 @@ struct Header {
 }
 
 impl Header {
-    fn parse(bytes: &[u8], file_len: u64) -> Result<Self> {
+    /// `file_len` is none if only the header is wanted: then the block map may be anywhere.
+    fn parse(bytes: &[u8], file_len: Option<u64>) -> Result<Self> {
         let disk_size = le64(bytes, AT_DISK_SIZE);
         if disk_size > MAX_SIZE {
             return Err(too_large(disk_size));
@@ -118,11 +119,13 @@ impl Header {
         }
         let (offset_bmap, offset_data) = (u64::from(offset_bmap), u64::from(offset_data));
         let bmap_end = offset_bmap + u64::from(blocks) * 4;
-        if offset_bmap < SECTOR || offset_data < bmap_end {
-            return refused("block map and data overlap".to_owned());
-        }
-        if bmap_end > file_len.next_multiple_of(SECTOR) {
-            return Err(Error::invalid("The block map lies behind the end of the file"));
+        if let Some(file_len) = file_len {
+            if offset_bmap < SECTOR || offset_data < bmap_end {
+                return refused("block map and data overlap".to_owned());
+            }
+            if bmap_end > file_len.next_multiple_of(SECTOR) {
+                return Err(Error::invalid("The block map lies behind the end of the file"));
+            }
         }
         let is_static = le32(bytes, AT_TYPE) == TYPE_STATIC;
         Ok(Self { is_static, offset_bmap, offset_data, disk_size, blocks, allocated: le32(bytes, AT_ALLOCATED) })
@@ -270,7 +273,8 @@ impl DriverType for VdiType {
         Box::pin(async move {
             let file = request.child("file", Role::Storage).await?;
             request.finish()?;
-            let header = Header::parse(&file.read_vec(0, 512).await?, file.len())?;
+            let file_len = (!request.flags.no_io).then(|| file.len());
+            let header = Header::parse(&file.read_vec(0, 512).await?, file_len)?;
             let blocks = Mutex::new(Blocks { next: header.allocated, linked: header.allocated });
             let layout = VdiLayout { meta: MetaCache::new(Arc::clone(&file)), file, header, blocks };
             // Also when it is only read: it may be reopened for writing.

@@ -60,16 +60,7 @@ pub fn full_backing_name(node: &Arc<Node>, stored: &str) -> Option<String> {
     if stored.starts_with('/') || block::filename::protocol_of(stored).is_some() {
         return Some(stored.to_owned());
     }
-    let mut below = Arc::clone(node);
-    loop {
-        if let Some(base) = block::filename::exact(&below).filter(|name| block::filename::protocol_of(name).is_none()) {
-            return Some(block::filename::combine(&base, stored));
-        }
-        // Where data comes from several files there is no directory that is meant.
-        let [child] = &below.driver().children()[..] else { return None };
-        let next = child.node();
-        below = next;
-    }
+    block::filename::base_of(node).ok().map(|base| block::filename::combine(&base, stored))
 }
 
 fn snapshot_value(snapshot: &SnapshotInfo) -> Value {

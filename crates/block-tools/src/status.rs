@@ -82,7 +82,7 @@ pub fn of_node<'a>(node: &'a Arc<Node>, offset: u64, len: u64) -> IoFuture<'a, E
         if extent.offset.is_some() {
             extent.file = Some(match node.driver_type().kind() {
                 DriverKind::Protocol => Arc::clone(node),
-                _ => node.driver().data_child().map_or_else(|| Arc::clone(node), |child| child.node()),
+                _ => node.driver().data_child_at(offset).map_or_else(|| Arc::clone(node), |child| child.node()),
             });
         }
         if !extent.allocated {
@@ -186,11 +186,18 @@ pub fn zero_initialised(node: &Arc<Node>) -> IoFuture<'static, bool> {
         if node.backing().is_some() {
             return Ok(false);
         }
-        if node.driver_type().name() != "raw" && node.driver().details().unallocated_is_zero {
-            // Only what was allocated when the image was made has the contents of its file.
+        if node.driver_type().name() != "raw" {
+            let details = node.driver().details();
+            if !details.unallocated_is_zero {
+                return Ok(false);
+            }
+            // What was allocated when the image was made has the contents of its file, as the image sees them.
             let first = of_node(&node, 0, 1).await?;
             if first.zero || !first.allocated {
                 return Ok(true);
+            }
+            if details.encrypted {
+                return Ok(false);
             }
         }
         match node.driver().data_child() {

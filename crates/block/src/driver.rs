@@ -78,6 +78,13 @@ pub trait Driver: Send + Sync + 'static {
         self.children().into_iter().next()
     }
 
+    /// The child whose bytes [`BlockStatus::offset`] means for an answer about `offset`: formats with several files have
+    /// several.
+    fn data_child_at(&self, offset: u64) -> Option<Arc<Child>> {
+        let _ = offset;
+        self.data_child()
+    }
+
     /// Reads `buf.len()` bytes at `offset`.
     fn read(&self, offset: u64, buf: IoBuf) -> IoFuture<'_>;
 

@@ -47,6 +47,27 @@ pub fn exact(node: &Arc<Node>) -> Option<String> {
     }
 }
 
+/// The name that relative names in this image start from: that of the node, or of what it is made of.
+///
+/// # Errors
+/// If data comes from several files, or from none with a plain name.
+pub fn base_of(node: &Arc<Node>) -> Result<String> {
+    let mut below = Arc::clone(node);
+    loop {
+        if let Some(base) = exact(&below).filter(|name| protocol_of(name).is_none()) {
+            return Ok(base);
+        }
+        let next = match &below.driver().children()[..] {
+            [child] => child.node(),
+            _ => {
+                let format = below.driver_type().name();
+                return Err(Error::invalid(format!("Cannot generate a base directory for {format} nodes")));
+            }
+        };
+        below = next;
+    }
+}
+
 /// The options that open this node again, as nested dictionaries.
 pub fn to_options(node: &Arc<Node>) -> Value {
     let mut entries = vec![("driver".to_owned(), Value::from(node.driver_type().name()))];

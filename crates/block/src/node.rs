@@ -691,7 +691,7 @@ impl Node {
                 return Err(Error::io(format!("Node '{}' gave an empty block status", self.name)));
             }
             if status.recurse
-                && let (Some(at), Some(child)) = (status.offset, self.driver.data_child())
+                && let (Some(at), Some(child)) = (status.offset, self.driver.data_child_at(offset))
             {
                 status.recurse = false;
                 let below = child.block_status(at, status.len, precise).await?;

@@ -184,7 +184,7 @@ mod tests {
         assert!(poll(&mut wide).is_none());
         // Two streams of requests that always overlap each other in time.
         let mut overtaken = 0;
-        while let Some(next) = poll(&mut begin(&tracker, 4096 * (overtaken % 2 ^ 1), 4096)) {
+        while let Some(next) = poll(&mut begin(&tracker, 4096 * ((overtaken + 1) % 2), 4096)) {
             overtaken += 1;
             assert!(overtaken <= u64::from(OVERTAKINGS), "starved");
             drop(held.replace(next));

@@ -263,7 +263,8 @@ async fn open(mut request: OpenRequest) -> Result<Arc<dyn Driver>> {
         let name = block::filename::of(&file.node());
         return Err(Error::permission(format!(
             "VHDX image file '{name}' opened read-only, but contains a log that needs to be replayed"
-        )));
+        ))
+        .with_hint(format!("To replay the log, run:\nqemu-img check -r all '{name}'")));
     }
     if replayed {
         log::replay(&file, &header).await?;

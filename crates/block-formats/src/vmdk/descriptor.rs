@@ -117,9 +117,10 @@ fn extent(line: &str) -> Result<Option<ExtentLine>> {
         return Ok(None);
     };
     let Some((file, offset)) = rest.and_then(|rest| rest.split_once('"')) else { return Ok(None) };
-    let offset = offset.split_whitespace().next().map(str::parse::<u64>);
+    let offset = offset.split_whitespace().next().map(str::parse::<i64>);
     let (kind, offset) = match kind {
-        "FLAT" => (ExtentKind::Flat, offset.ok_or_else(invalid)?.map_err(|_| invalid())?),
+        "FLAT" => (ExtentKind::Flat, offset.and_then(|offset| u64::try_from(offset.ok()?).ok()).ok_or_else(invalid)?),
+        _ if matches!(offset, Some(Ok(_))) => return Err(invalid()),
         "VMFS" => (ExtentKind::Vmfs, 0),
         "SPARSE" => (ExtentKind::Sparse, 0),
         "VMFSSPARSE" => (ExtentKind::VmfsSparse, 0),

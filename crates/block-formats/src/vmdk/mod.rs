@@ -191,7 +191,7 @@ async fn open_extents(
     if !known.contains(&&descriptor.create_type[..]) {
         return Err(Error::unsupported(format!("Unsupported image type '{}'", descriptor.create_type)));
     }
-    let base = block::filename::exact(&file.node());
+    let base = block::filename::base_of(&file.node());
     let (mut extents, mut start) = (Vec::new(), 0u64);
     for (index, line) in descriptor::extents(text)?.into_iter().enumerate() {
         let name = format!("extents.{index}");
@@ -202,14 +202,13 @@ async fn open_extents(
             None => {
                 let relative = !line.file.starts_with('/');
                 let base = match &base {
-                    Some(base) => base.as_str(),
-                    None if relative => {
+                    Ok(base) => base.as_str(),
+                    Err(error) if relative => {
                         let name = block::filename::of(&file.node());
-                        return Err(Error::invalid(format!(
-                            "Cannot use relative paths with VMDK descriptor file '{name}'"
-                        )));
+                        let text = format!("Cannot use relative paths with VMDK descriptor file '{name}'");
+                        return Err(error.clone().context(text));
                     }
-                    None => "",
+                    Err(_) => "",
                 };
                 request.child_by_path(&name, base, &line.file, role).await?
             }
@@ -367,6 +366,11 @@ impl Driver for Vmdk {
         self.extents.first().map(|extent| Arc::clone(extent.file()))
     }
 
+    fn data_child_at(&self, offset: u64) -> Option<Arc<Child>> {
+        let index = self.extents.partition_point(|extent| extent.start + extent.len <= offset);
+        self.extents.get(index).map(|extent| Arc::clone(extent.file()))
+    }
+
     fn read(&self, offset: u64, buf: IoBuf) -> IoFuture<'_> {
         Box::pin(async move {
             for (extent, at, len, done) in self.split(offset, u(buf.len()))? {
@@ -439,19 +443,13 @@ impl Driver for Vmdk {
         Box::pin(async move {
             let parts = self.split(offset, len)?;
             let Some((extent, at, len, _)) = parts.first() else { return Ok(BlockStatus::default()) };
-            let mut status = match &extent.store {
+            Ok(match &extent.store {
                 Store::Flat { offset, .. } => {
                     BlockStatus { recurse: true, ..BlockStatus::data(*len, Some(offset + at)) }
                 }
                 Store::Sparse(image) => image.block_status(*at, *len).await?,
                 Store::SeSparse(image) => image.block_status(*at, *len).await?,
-            };
-            // Offsets mean the first extent's file only.
-            if self.extents.len() > 1 && !std::ptr::eq(*extent, &raw const self.extents[0]) {
-                status.offset = None;
-                status.recurse = false;
-            }
-            Ok(status)
+            })
         })
     }
 

@@ -174,11 +174,16 @@ impl Footer {
     /// The size of the disk in sectors.
     pub(super) fn sectors(&self, calc: SizeCalc) -> u64 {
         let by_geometry = match calc {
-            SizeCalc::Auto => !EXACT_CREATORS.contains(&&self.creator[..]) && self.geometry.total() != MAX_GEOMETRY,
+            SizeCalc::Auto => !EXACT_CREATORS.contains(&&self.creator[..]),
             SizeCalc::Chs => true,
             SizeCalc::CurrentSize => false,
         };
-        if by_geometry { self.geometry.total() } else { self.current_size / 512 }
+        // An image of the largest geometry is probably larger.
+        if by_geometry && self.geometry.total() != MAX_GEOMETRY {
+            self.geometry.total()
+        } else {
+            self.current_size / 512
+        }
     }
 }
 
@@ -218,8 +223,8 @@ pub(super) struct DynamicHeader {
 
 impl DynamicHeader {
     pub(super) async fn read(file: &Child, offset: u64) -> Result<Self> {
-        let end = offset.checked_add(1024).filter(|end| *end <= file.len());
-        if end.is_none() {
+        // What is behind the end of the file reads as zeroes.
+        if offset.checked_add(1024).is_none() || offset >= file.len() {
             return Err(Error::invalid("Error reading dynamic VHD header"));
         }
         let bytes = file.read_vec(offset, 1024).await.map_err(|e| e.context("Error reading dynamic VHD header"))?;

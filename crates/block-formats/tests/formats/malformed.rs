@@ -537,7 +537,7 @@ fn broken_qed_images_are_refused() {
         ("cluster size is invalid", le32(4, u32::MAX)),
         ("table size is invalid", le32(8, 0)),
         ("table size is invalid", le32(8, 32)),
-        ("header size is too large", le32(12, u32::MAX)),
+        ("table offset is invalid", le32(12, u32::MAX)),
         ("Unsupported QED features: 8", le64(16, 8)),
         ("table offset is invalid", le64(40, 0)),
         ("table offset is invalid", le64(40, 4097)),

@@ -138,7 +138,7 @@ fn block_status_agrees_with_what_is_read() {
             if status.zero || !status.allocated {
                 assert!(bytes.iter().all(|byte| *byte == 0), "{format}: zeroes at {at}+{len}: {status:?}");
             } else if let Some(offset) = status.offset {
-                let below = image.child.node().driver().data_child().expect("a file");
+                let below = image.child.node().driver().data_child_at(at).expect("a file");
                 assert!(aio::block_on(below.read_vec(offset, len)).expect("reads") == bytes, "{format}: {at}+{len}");
             }
             at += status.len;
