@@ -47,12 +47,15 @@ def environment(emulator, directory):
 
 
 def group_size(group):
-    """How many processes a process group has."""
+    """How many processes of a process group have not ended."""
     size = 0
-    for entry in os.listdir("/proc"):
+    for entry in filter(str.isdigit, os.listdir("/proc")):
         try:
-            size += entry.isdigit() and os.getpgid(int(entry)) == group
-        except ProcessLookupError:
+            with open(f"/proc/{entry}/stat") as file:
+                # Behind the name in parentheses: state, parent, group.
+                state, _, its_group = file.read().rpartition(")")[2].split()[:3]
+            size += state != "Z" and int(its_group) == group
+        except (FileNotFoundError, ProcessLookupError):
             pass
     return size
 

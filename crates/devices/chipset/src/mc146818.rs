@@ -25,7 +25,7 @@ pub const CENTURY: usize = 0x32;
 
 const SECOND: i128 = 1_000_000_000;
 /// The update-in-progress flag is set this long before each second, in nanoseconds.
-const UPDATE_TIME: i128 = 244_000;
+const UPDATE_TIME: i128 = 8 * SECOND / SLOW_CLOCK as i128;
 const SLOW_CLOCK: u64 = 32_768;
 
 mod reg {
@@ -66,8 +66,11 @@ struct RtcState {
     offset: i64,
     /// The last second (since 1970) whose update and alarm are in the flags.
     seen_second: i64,
-    /// The last periodic tick, counted from guest time 0, that is in the flags.
+    /// The last periodic tick, counted from `first_tick`, that is in the flags.
     seen_tick: u64,
+    /// Where periods are counted from, in cycles of the slow clock since guest time 0: the last tick before the rate was
+    /// chosen.
+    first_tick: u64,
 }
 
 /// What the guest's change of its clock is reported to: the guest's time minus the machine's time of day, in seconds.
@@ -110,6 +113,7 @@ impl Mc146818 {
             offset: 0,
             seen_second: now.div_euclid(SECOND) as i64,
             seen_tick: 0,
+            first_tick: 0,
         };
         DeviceCell::new_cyclic(|handle| Self {
             on_change,
@@ -279,8 +283,18 @@ impl Mc146818 {
 
     fn periods_until(&self, now: u64) -> Option<(u64, u64)> {
         let ticks = self.ticks_per_period()?;
-        let slow = (u128::from(now) * u128::from(SLOW_CLOCK) / SECOND as u128) as u64;
-        Some((slow / ticks, ticks))
+        Some((slow_cycles(now).saturating_sub(self.state.first_tick) / ticks, ticks))
+    }
+
+    /// Another rate counts from the last tick of the old one.
+    fn set_rate(&mut self, register: u8) {
+        let now = slow_cycles(self.clock.now());
+        self.state.first_tick = match self.ticks_per_period() {
+            Some(ticks) => now - now.saturating_sub(self.state.first_tick) % ticks,
+            None => now,
+        };
+        self.state.cmos[reg::A] = register;
+        self.state.seen_tick = self.periods_until(self.clock.now()).map_or(0, |(period, _)| period);
     }
 
     /// Brings the flags of register C up to date.
@@ -323,7 +337,7 @@ impl Mc146818 {
         }
         let next = self.periods_until(self.clock.now()).filter(|_| awaited & PERIODIC != 0);
         if let Some((period, ticks)) = next {
-            let slow = u128::from(period + 1) * u128::from(ticks);
+            let slow = u128::from(self.state.first_tick) + u128::from(period + 1) * u128::from(ticks);
             let at = (slow * SECOND as u128).div_ceil(u128::from(SLOW_CLOCK)) as u64;
             self.periodic_timer.arm(at);
         } else {
@@ -375,12 +389,11 @@ impl Mc146818 {
                 self.refresh();
                 self.collect_flags();
                 let was_running = self.is_running();
-                self.state.cmos[reg::A] = value & !UIP;
+                self.set_rate(value & !UIP);
                 if !was_running && self.is_running() {
                     // The first update comes half a second after the divider starts.
                     self.adopt(SECOND / 2);
                 }
-                self.state.seen_tick = self.periods_until(self.clock.now()).map_or(0, |(period, _)| period);
                 self.update();
             }
             reg::B => self.write_b(value),
@@ -402,6 +415,11 @@ impl Mc146818 {
         }
         self.update();
     }
+}
+
+/// Guest time in cycles of the slow clock.
+fn slow_cycles(now: u64) -> u64 {
+    (u128::from(now) * u128::from(SLOW_CLOCK) / SECOND as u128) as u64
 }
 
 impl Device for Mc146818 {

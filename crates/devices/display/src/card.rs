@@ -11,10 +11,9 @@ use device::{AccessSize, Device, DeviceCell, DeviceState, Handle, IoDevice, Rese
 use devices_pci::{Bar, BarKind, ConfigSpace, Identity, PciFunction, Window};
 use display::{Screen, Surface};
 use memory::{AddressSpace, Backing, RamBlock, RamError, SpaceKind};
-use state::State;
 
 use crate::edid::{self, EDID_SIZE, EdidOptions};
-use crate::vga::{Vga, VgaState};
+use crate::vga::Vga;
 
 /// QEMU's vendor and device number for the card.
 pub const IDENTITY: (u16, u16) = (0x1234, 0x1111);
@@ -111,22 +110,12 @@ pub(crate) fn video_memory(vgamem_mb: u32) -> Result<Arc<RamBlock>, RamError> {
     RamBlock::new("vga.vram", u64::from(mib) << 20).map(Arc::new)
 }
 
-#[derive(State)]
-#[state(name = "vga_card", version = 1)]
-struct CardState {
-    config: ConfigSpace,
-    vga: VgaState,
-}
-
 /// A card.
 pub struct VgaCard {
     // Configuration.
     edid: [u8; EDID_SIZE],
-    // The parts that have the guest-visible state.
-    config: ConfigSpace,
+    // The guest-visible state is within.
     vga: Vga,
-    /// A copy while it is saved or filled.
-    saved: Option<Box<CardState>>,
 }
 
 /// A card in its cell, with what the bus and the board map of it.
@@ -161,8 +150,8 @@ impl VgaCard {
             config.add_bar(ROM_BAR, Bar { kind: BarKind::Rom, size: rom.len() as u64 });
         }
         let edid = edid::generate(&options.monitor);
-        let vga = Vga::new(Arc::clone(&vram), clock, memory);
-        let card = DeviceCell::new(Self { edid, config, vga, saved: None });
+        let vga = Vga::new(config, Arc::clone(&vram), clock, memory);
+        let card = DeviceCell::new(Self { edid, vga });
         let windows = windows(&card, options, has_mmio, &vram, rom);
         Ok(Built { card, windows })
     }
@@ -170,13 +159,6 @@ impl VgaCard {
     /// What draws the card's screen.
     pub fn screen(card: &DeviceCell<Self>) -> Arc<dyn Screen> {
         Arc::new(CardScreen(card.handle()))
-    }
-
-    fn take_state(&mut self) -> Option<()> {
-        let saved = self.saved.take()?;
-        self.config = saved.config;
-        self.vga.state = saved.vga;
-        Some(())
     }
 }
 
@@ -230,29 +212,25 @@ impl Screen for CardScreen {
 
 impl Device for VgaCard {
     fn reset(&mut self, _kind: ResetKind) {
-        self.config.reset();
         self.vga.reset();
     }
 
     fn state(&mut self) -> DeviceState<'_> {
-        let state = CardState { config: self.config.clone(), vga: self.vga.state.clone() };
-        DeviceState::State(&mut **self.saved.insert(Box::new(state)))
+        DeviceState::State(&mut self.vga.state)
     }
 
     fn restored(&mut self) {
-        // Nothing was visited: there is nothing new.
-        let _unchanged = self.take_state();
         self.vga.restored();
     }
 }
 
 impl PciFunction for VgaCard {
     fn config(&self) -> &ConfigSpace {
-        &self.config
+        &self.vga.state.config
     }
 
     fn config_mut(&mut self) -> &mut ConfigSpace {
-        &mut self.config
+        &mut self.vga.state.config
     }
 }
 

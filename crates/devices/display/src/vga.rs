@@ -17,6 +17,7 @@ use std::sync::Arc;
 
 use ::memory::{AddressSpace, RamBlock};
 use clock::Clock;
+use devices_pci::ConfigSpace;
 use state::State;
 
 use crate::dispi::{self, index};
@@ -31,9 +32,11 @@ pub const WINDOW: u64 = 0xa_0000;
 pub const WINDOW_LEN: u64 = 0x2_0000;
 
 /// The guest-visible state, but for video memory.
-#[derive(Clone, Debug, PartialEq, Eq, State)]
+#[derive(Clone, Debug, State)]
 #[state(name = "vga", version = 1)]
 pub(crate) struct VgaState {
+    /// The card's configuration space.
+    pub(crate) config: ConfigSpace,
     latch: u32,
     #[state(max = 7)]
     sr_index: u8,
@@ -68,11 +71,12 @@ pub(crate) struct VgaState {
     is_big_endian: bool,
 }
 
-impl Default for VgaState {
-    fn default() -> Self {
+impl VgaState {
+    fn new(config: ConfigSpace) -> Self {
         let mut vbe = [0; index::COUNT];
         vbe[index::ID] = dispi::ID;
         Self {
+            config,
             latch: 0,
             sr_index: 0,
             sr: [0; 8],
@@ -101,9 +105,7 @@ impl Default for VgaState {
             is_big_endian: false,
         }
     }
-}
 
-impl VgaState {
     fn is_vbe(&self) -> bool {
         self.vbe[index::ENABLE] & dispi::enable::ENABLED != 0
     }
@@ -126,10 +128,10 @@ pub struct Vga {
 }
 
 impl Vga {
-    /// A VGA with that video memory, a power of two of at least 1 MiB. With `legacy`, the window at 0xA0000 of this
+    /// The VGA of a card, with that video memory, a power of two of at least 1 MiB. With `legacy`, the window at 0xA0000 of this
     /// address space shows video memory directly while the mode allows it.
-    pub fn new(vram: Arc<RamBlock>, clock: &Clock, legacy: Option<Arc<AddressSpace>>) -> Self {
-        Self { vram, clock: clock.clone(), window: Window::new(legacy), state: VgaState::default() }
+    pub fn new(config: ConfigSpace, vram: Arc<RamBlock>, clock: &Clock, legacy: Option<Arc<AddressSpace>>) -> Self {
+        Self { vram, clock: clock.clone(), window: Window::new(legacy), state: VgaState::new(config) }
     }
 
     /// Video memory.
@@ -139,7 +141,9 @@ impl Vga {
 
     /// Everything as after power-on, but for video memory.
     pub fn reset(&mut self) {
-        self.state = VgaState::default();
+        let mut config = self.state.config.clone();
+        config.reset();
+        self.state = VgaState::new(config);
         self.update_window();
     }
 

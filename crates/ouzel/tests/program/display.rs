@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::support::{Machine, Reply, Session, Setup, qemu};
+use crate::support::{Machine, PATIENCE, Reply, Session, Setup, qemu};
 
 /// A client of the qtest server.
 struct Qtest(Session);
@@ -550,4 +550,61 @@ fn qtest_moves_memory_ports_lines_and_time() {
     assert!(guest.ask("read 0 0x7fffffffffffffff").0.starts_with("ERR "));
     assert!(guest.ask("inb x").0.starts_with("ERR "));
     assert_eq!(guest.ask("").0, "FAIL Unknown command ''");
+}
+
+/// A boot sector that greets in text mode, without a cursor, and echoes keys.
+fn echoing_sector() -> Vec<u8> {
+    let code = [
+        &[0x31, 0xc0, 0x8e, 0xd8, 0xfc][..],
+        // Mode 3; no cursor.
+        &[0xb8, 0x03, 0x00, 0xcd, 0x10, 0xb4, 0x01, 0xb9, 0x00, 0x20, 0xcd, 0x10],
+        // The text, until its zero.
+        &[0xbe, 0x2f, 0x7c, 0xac, 0x84, 0xc0, 0x74, 0x09, 0xb4, 0x0e, 0xbb, 0x07, 0x00, 0xcd, 0x10, 0xeb, 0xf2],
+        // Keys, one after the other.
+        &[0x31, 0xc0, 0xcd, 0x16, 0xb4, 0x0e, 0xbb, 0x07, 0x00, 0xcd, 0x10, 0xeb, 0xf3],
+        b"Hello, screen: \0",
+    ];
+    let mut sector = code.concat();
+    sector.resize(510, 0);
+    sector.extend([0x55, 0xaa]);
+    sector
+}
+
+/// Waits until the screen shows what is wanted, and returns it.
+fn dump_when(machine: &mut Machine, session: &mut Session, done: &dyn Fn(&[u8]) -> bool) -> Vec<u8> {
+    let path = machine.file("screen");
+    machine.wait_for("the text on the screen", PATIENCE, |_| Some(dump(session, &path)).filter(|picture| done(picture)))
+}
+
+#[test]
+#[ignore = "needs QEMU"]
+fn peer_qemu_firmware_shows_the_same_text_and_hears_the_same_keys() {
+    let rows_in_use = |picture: &[u8]| {
+        let rows = picture[15..].chunks(720 * 3 * 16);
+        rows.filter(|row| row.iter().any(|byte| *byte != 0)).count()
+    };
+    let lit = |picture: &[u8]| picture[15..].chunks(3).filter(|pixel| *pixel != [0, 0, 0]).count();
+    let mut pictures = Vec::new();
+    for setup in [Setup::new(), Setup::of(qemu())] {
+        let image = std::env::temp_dir().join(format!("ouzel-echo-{}", std::process::id()));
+        let mut disk = echoing_sector();
+        disk.resize(1 << 20, 0);
+        fs::write(&image, disk).expect("an image");
+        let drive = format!("if=virtio,format=raw,file={}", image.display());
+        let mut machine = setup.args(["-m", "64", "-accel", "tcg", "-vga", "std", "-drive", &drive]).start();
+        let mut session = machine.connect(0);
+        // The greeting alone on the screen: firmware has more to say.
+        let greeting = dump_when(&mut machine, &mut session, &|picture| {
+            picture.starts_with(b"P6\n720 400\n") && rows_in_use(picture) == 1 && lit(picture) > 300
+        });
+        let mut last = greeting;
+        for names in [&["h"][..], &["5"], &["slash"], &["shift", "q"]] {
+            let before = lit(&last);
+            session.run("send-key", json!({ "keys": keys(names), "hold-time": 30 }));
+            last = dump_when(&mut machine, &mut session, &|picture| lit(picture) > before);
+        }
+        pictures.push(last);
+        fs::remove_file(image).expect("removed");
+    }
+    assert!(pictures[0] == pictures[1], "the screens differ");
 }
