@@ -12,6 +12,7 @@
 mod cell;
 pub mod disk;
 mod irq;
+pub mod testing;
 
 pub use cell::{DeviceCell, Handle, Lifecycle};
 pub use irq::{IrqInput, IrqLine, IrqSink};

@@ -15,6 +15,7 @@ pub mod e820;
 mod error;
 pub mod event;
 pub mod firmware;
+pub mod harness;
 pub mod icount;
 mod machine;
 mod objects;

@@ -331,6 +331,12 @@ impl Machine {
             memory: Arc::clone(&self.board.memory),
             ports: Arc::clone(&self.board.ports),
             clock: self.board.clock.clone(),
+            devices: self
+                .board
+                .devices
+                .iter()
+                .map(|device| (device.type_name, Arc::clone(&device.lifecycle)))
+                .collect(),
             taps: vec![("/machine/i440fx/ioapic".to_owned(), Arc::clone(&self.board.controllers.ioapic_tap))],
             inputs: self.board.controllers.inputs.clone(),
             driven: BTreeMap::new(),

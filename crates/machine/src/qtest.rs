@@ -14,7 +14,7 @@ use accel::{
 };
 use clock::Clock;
 use cpu::TranslatorConfig;
-use device::{IrqInput, IrqLine, IrqSink};
+use device::{IrqInput, IrqLine, IrqSink, Lifecycle};
 use memory::{AddressSpace, GuestAddress};
 use x86::model::Host;
 use x86::regs::Registers;
@@ -182,6 +182,8 @@ pub struct QtestAccess {
     pub ports: Arc<AddressSpace>,
     /// Guest time. Steps only under `-accel qtest`.
     pub clock: Clock,
+    /// The devices with their types' names.
+    pub devices: Vec<(&'static str, Arc<dyn Lifecycle>)>,
     pub(crate) taps: Vec<(String, Arc<IrqTap>)>,
     pub(crate) inputs: Vec<IrqInput>,
     pub(crate) driven: BTreeMap<u32, IrqLine>,

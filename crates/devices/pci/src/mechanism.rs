@@ -49,7 +49,8 @@ impl ConfigMechanism {
     fn target(&self, offset: u64) -> Option<(Address, u8)> {
         let address = self.state.address;
         let is_here = address & ENABLE != 0 && (address >> 16) as u8 == self.bus.number();
-        is_here.then(|| (Address::from_devfn((address >> 8) as u8), (address & 0xfc) as u8 | (offset & 3) as u8))
+        // The lowest two bits of the address count, as QEMU has it: programs that write them to 0xcf8 mean them.
+        is_here.then(|| (Address::from_devfn((address >> 8) as u8), address as u8 | (offset & 3) as u8))
     }
 }
 

@@ -1,0 +1,92 @@
+//! The laws that hold for every device, checked through its [`Lifecycle`], and accesses to whatever a device has mapped.
+
+use memory::{AccessSize, AddressSpace, Backing, FlatView, GuestAddress};
+use state::testing::{load_all, saved};
+
+use crate::{DeviceState, Lifecycle, ResetKind};
+
+/// The state's bytes; nothing for a device without any.
+pub fn state_of(device: &dyn Lifecycle) -> Option<Vec<u8>> {
+    let mut bytes = None;
+    device.visit_state(&mut |state| {
+        if let DeviceState::State(state) = state {
+            bytes = Some(saved(state));
+        }
+    });
+    bytes
+}
+
+/// A second reset changes nothing.
+///
+/// # Panics
+/// When it does; the message has the device's `name`.
+pub fn assert_reset_twice_is_once(name: &str, device: &dyn Lifecycle, kind: ResetKind) {
+    device.reset(kind);
+    let first = state_of(device);
+    device.reset(kind);
+    assert!(state_of(device) == first, "{name}: a second reset changes the state");
+}
+
+/// A device accepts what it has saved, and saves the same again.
+///
+/// # Panics
+/// When it does not; the message has the device's `name`.
+pub fn assert_save_and_restore_agree(name: &str, device: &dyn Lifecycle) {
+    let Some(before) = state_of(device) else { return };
+    device.visit_state(&mut |state| {
+        if let DeviceState::State(state) = state {
+            let loaded = load_all(state, &before);
+            assert!(loaded.is_ok(), "{name}: refuses what it has saved: {loaded:?}");
+        }
+    });
+    device.restored();
+    assert!(state_of(device).as_ref() == Some(&before), "{name}: saves something else after a restore");
+}
+
+/// Bytes that decide what is accessed; zeroes when they are used up.
+pub struct Script<'a>(&'a [u8]);
+
+impl<'a> Script<'a> {
+    /// All of `bytes`.
+    pub fn new(bytes: &'a [u8]) -> Self {
+        Self(bytes)
+    }
+
+    /// Whether there are no more.
+    pub fn is_over(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The next `len` bytes, at most 8, as a number.
+    pub fn number(&mut self, len: usize) -> u64 {
+        let (head, tail) = self.0.split_at(len.min(8).min(self.0.len()));
+        self.0 = tail;
+        head.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte))
+    }
+}
+
+/// The ranges of a space that devices answer: first address and length.
+fn device_ranges(view: &FlatView) -> Vec<(u64, u64)> {
+    let ranges = view.ranges().iter().filter(|range| matches!(range.backing, Backing::Io(_)));
+    ranges.map(|range| (range.start, (range.last - range.start).saturating_add(1))).collect()
+}
+
+/// Makes one access, of any size and at any offset, to one of the ranges that devices have in `space` now.
+pub fn access(space: &AddressSpace, script: &mut Script<'_>) {
+    const SIZES: [AccessSize; 4] = [AccessSize::Byte, AccessSize::Word, AccessSize::Dword, AccessSize::Qword];
+    let ranges = device_ranges(&space.view());
+    if ranges.is_empty() {
+        return;
+    }
+    let (start, len) = ranges[script.number(1) as usize % ranges.len()];
+    let offset = script.number(if len > 0x100 { 3 } else { 1 }) % len;
+    let choice = script.number(1);
+    let size = SIZES[choice as usize & 3];
+    let address = GuestAddress(start.saturating_add(offset));
+    if choice & 4 == 0 {
+        space.load(address, size);
+    } else {
+        let bytes = if choice & 8 == 0 { 1 } else { size.bytes() };
+        space.store(address, size, script.number(bytes));
+    }
+}

@@ -1,0 +1,53 @@
+//! One harness for all devices of a machine: it accesses whatever they have mapped, lets time pass, and checks the laws
+//! of [`device::testing`]. Tests give it random bytes, the fuzzer its own.
+
+use device::ResetKind;
+use device::testing::{Script, access, assert_reset_twice_is_once, assert_save_and_restore_agree};
+
+use crate::qtest::QtestAccess;
+
+/// What a byte of the script stands for, of 256.
+const PORTS: u64 = 150;
+const MEMORY: u64 = 230;
+const TIME: u64 = 246;
+const LAW: u64 = 253;
+
+/// Plays a script on a machine whose clock is manual and whose vCPUs do not run.
+///
+/// # Panics
+/// When a device breaks a law.
+pub fn play(machine: &QtestAccess, bytes: &[u8]) {
+    let mut script = Script::new(bytes);
+    while !script.is_over() {
+        match script.number(1) {
+            0..PORTS => access(&machine.ports, &mut script),
+            PORTS..MEMORY => access(&machine.memory, &mut script),
+            MEMORY..TIME => machine.clock.step(script.number(2) << (script.number(1) & 15)),
+            TIME..LAW => {
+                let index = script.number(1) as usize % machine.devices.len().max(1);
+                if let Some((name, device)) = machine.devices.get(index) {
+                    assert_save_and_restore_agree(name, &**device);
+                }
+            }
+            _ => {
+                let index = script.number(1) as usize % machine.devices.len().max(1);
+                if let Some((_, device)) = machine.devices.get(index) {
+                    device.reset(ResetKind::Warm);
+                }
+            }
+        }
+    }
+}
+
+/// Checks the laws for each device, as it is now, and leaves all of them reset.
+///
+/// # Panics
+/// When a device breaks a law.
+pub fn check(machine: &QtestAccess) {
+    for (name, device) in &machine.devices {
+        assert_save_and_restore_agree(name, &**device);
+        for kind in [ResetKind::Warm, ResetKind::Cold] {
+            assert_reset_twice_is_once(name, &**device, kind);
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! The laws of all devices of a machine under random accesses: no access panics, a second reset changes nothing, and a
+//! device saves what it was given.
+
+use std::sync::Arc;
+
+use clock::RtcBase;
+use machine::accelerator::AcceleratorConfig;
+use machine::config::{
+    CardModel, CardOptions, DeviceConfig, DeviceKind, DisplayConfig, MACHINE_TYPES, MachineConfig,
+};
+use machine::vcpu::Threads;
+use machine::{Backends, Machine, harness};
+use x86::model::{CpuModel, Topology};
+
+fn machine() -> Machine {
+    let accelerator = AcceleratorConfig::Qtest;
+    let (cpu_model, _) = CpuModel::parse("qemu64", &accelerator.host()).expect("a model");
+    let card = |model| DeviceKind::Display(DisplayConfig { model, address: None, options: CardOptions::default() });
+    let kinds = [
+        card(CardModel::SecondaryVga),
+        card(CardModel::Bochs),
+        DeviceKind::Pvpanic { ioport: 0x505, events: 3 },
+        DeviceKind::IsaDebugExit { iobase: 0x501, iosize: 2 },
+    ];
+    let config = MachineConfig {
+        machine_type: &MACHINE_TYPES[0],
+        ram_size: 32 << 20,
+        cpus: 1,
+        topology: Topology { sockets: 1, dies: 1, cores: 1, threads: 1 },
+        cpu_model,
+        accelerator,
+        threads: Threads::Multi,
+        icount: None,
+        rtc: RtcBase::Virtual { start: 1_000_000_000 },
+        hpet: true,
+        mem_merge: true,
+        dump_guest_core: true,
+        firmware: machine::firmware::FirmwareConfig::default(),
+        boot: None,
+        vga: Some(CardOptions::default()),
+        devices: kinds.map(|kind| DeviceConfig { id: None, source: String::new(), kind }).into(),
+    };
+    let backends = Backends {
+        chardevs: &|id| Err(chardev::Error::NotFound(id.to_owned())),
+        disks: &|_| Err("there is no disk".to_owned()),
+    };
+    Machine::new(&config, &backends, &(Arc::new(|_| ()) as machine::event::GuestEvents), None).expect("a machine")
+}
+
+/// Random bytes, the same in each run.
+fn noise(len: usize, seed: u64) -> Vec<u8> {
+    let mut state = seed;
+    let mut next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 56) as u8
+    };
+    (0..len).map(|_| next()).collect()
+}
+
+#[test]
+fn every_device_keeps_the_laws_under_random_accesses() {
+    let machine = machine();
+    let access = machine.qtest_access();
+    assert!(access.devices.len() > 15, "all devices are there: {}", access.devices.len());
+    harness::check(&access);
+    for seed in 0..40 {
+        harness::play(&access, &noise(4000, seed));
+        harness::check(&access);
+    }
+}

@@ -1,0 +1,53 @@
+//! All devices of a machine: whatever they map is accessed in any way, time passes, states are saved and restored.
+
+#![no_main]
+
+use std::sync::{Arc, LazyLock, Mutex};
+
+use clock::RtcBase;
+use libfuzzer_sys::fuzz_target;
+use machine::accelerator::AcceleratorConfig;
+use machine::config::{CardModel, CardOptions, DeviceConfig, DeviceKind, DisplayConfig, MACHINE_TYPES, MachineConfig};
+use machine::vcpu::Threads;
+use machine::{Backends, Machine, harness};
+use x86::model::{CpuModel, Topology};
+
+fn machine() -> Machine {
+    let accelerator = AcceleratorConfig::Qtest;
+    let (cpu_model, _) = CpuModel::parse("qemu64", &accelerator.host()).expect("a model");
+    let card = |model| DeviceKind::Display(DisplayConfig { model, address: None, options: CardOptions::default() });
+    let kinds = [card(CardModel::SecondaryVga), card(CardModel::Bochs), DeviceKind::Pvpanic { ioport: 0x505, events: 3 }];
+    let config = MachineConfig {
+        machine_type: &MACHINE_TYPES[0],
+        ram_size: 32 << 20,
+        cpus: 1,
+        topology: Topology { sockets: 1, dies: 1, cores: 1, threads: 1 },
+        cpu_model,
+        accelerator,
+        threads: Threads::Multi,
+        icount: None,
+        rtc: RtcBase::Virtual { start: 1_000_000_000 },
+        hpet: true,
+        mem_merge: true,
+        dump_guest_core: true,
+        firmware: machine::firmware::FirmwareConfig::default(),
+        boot: None,
+        vga: Some(CardOptions::default()),
+        devices: kinds.map(|kind| DeviceConfig { id: None, source: String::new(), kind }).into(),
+    };
+    let backends = Backends {
+        chardevs: &|_| unreachable!("no device wants one"),
+        disks: &|_| Err("there is no disk".to_owned()),
+    };
+    Machine::new(&config, &backends, &(Arc::new(|_| ()) as machine::event::GuestEvents), None).expect("a machine")
+}
+
+// One machine for all inputs: each begins and ends with resets.
+static MACHINE: LazyLock<Mutex<Machine>> = LazyLock::new(|| Mutex::new(machine()));
+
+fuzz_target!(|input: &[u8]| {
+    let machine = MACHINE.lock().expect("one thread");
+    let access = machine.qtest_access();
+    harness::play(&access, input);
+    harness::check(&access);
+});
