@@ -22,7 +22,7 @@ pub fn play(machine: &QtestAccess, bytes: &[u8]) {
         match script.number(1) {
             0..PORTS => access(&machine.ports, &mut script),
             PORTS..MEMORY => access(&machine.memory, &mut script),
-            MEMORY..TIME => machine.clock.step(script.number(2) << (script.number(1) & 15)),
+            MEMORY..TIME => machine.clock.step(script.number(2) << (script.number(1) & 3)),
             TIME..LAW => {
                 let index = script.number(1) as usize % machine.devices.len().max(1);
                 if let Some((name, device)) = machine.devices.get(index) {

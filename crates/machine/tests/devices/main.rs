@@ -5,9 +5,7 @@ use std::sync::Arc;
 
 use clock::RtcBase;
 use machine::accelerator::AcceleratorConfig;
-use machine::config::{
-    CardModel, CardOptions, DeviceConfig, DeviceKind, DisplayConfig, MACHINE_TYPES, MachineConfig,
-};
+use machine::config::{CardModel, CardOptions, DeviceConfig, DeviceKind, DisplayConfig, MACHINE_TYPES, MachineConfig};
 use machine::vcpu::Threads;
 use machine::{Backends, Machine, harness};
 use x86::model::{CpuModel, Topology};
