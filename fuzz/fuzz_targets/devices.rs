@@ -48,6 +48,7 @@ static MACHINE: LazyLock<Mutex<Machine>> = LazyLock::new(|| Mutex::new(machine()
 fuzz_target!(|input: &[u8]| {
     let machine = MACHINE.lock().expect("one thread");
     let access = machine.qtest_access();
-    harness::play(&access, input);
-    harness::check(&access);
+    let mut broken = harness::play(&access, input);
+    broken.extend(harness::check(&access));
+    assert!(broken.is_empty(), "{broken:#?}");
 });

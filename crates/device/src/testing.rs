@@ -18,29 +18,34 @@ pub fn state_of(device: &dyn Lifecycle) -> Option<Vec<u8>> {
 
 /// A second reset changes nothing.
 ///
-/// # Panics
-/// When it does; the message has the device's `name`.
-pub fn assert_reset_twice_is_once(name: &str, device: &dyn Lifecycle, kind: ResetKind) {
+/// # Errors
+/// It does: the text says so, with the device's `name`.
+pub fn reset_twice_is_once(name: &str, device: &dyn Lifecycle, kind: ResetKind) -> Result<(), String> {
     device.reset(kind);
     let first = state_of(device);
     device.reset(kind);
-    assert!(state_of(device) == first, "{name}: a second reset changes the state");
+    if state_of(device) == first { Ok(()) } else { Err(format!("{name}: a second {kind:?} reset changes the state")) }
 }
 
 /// A device accepts what it has saved, and saves the same again.
 ///
-/// # Panics
-/// When it does not; the message has the device's `name`.
-pub fn assert_save_and_restore_agree(name: &str, device: &dyn Lifecycle) {
-    let Some(before) = state_of(device) else { return };
+/// # Errors
+/// It does not: the text says so, with the device's `name`, and where the bytes differ.
+pub fn save_and_restore_agree(name: &str, device: &dyn Lifecycle) -> Result<(), String> {
+    let Some(before) = state_of(device) else { return Ok(()) };
+    let mut loaded = Ok(());
     device.visit_state(&mut |state| {
         if let DeviceState::State(state) = state {
-            let loaded = load_all(state, &before);
-            assert!(loaded.is_ok(), "{name}: refuses what it has saved: {loaded:?}");
+            loaded = load_all(state, &before);
         }
     });
+    loaded.map_err(|error| format!("{name}: refuses what it has saved: {error}"))?;
     device.restored();
-    assert!(state_of(device).as_ref() == Some(&before), "{name}: saves something else after a restore");
+    let after = state_of(device).unwrap_or_default();
+    match (0..before.len().max(after.len())).find(|at| before.get(*at) != after.get(*at)) {
+        None => Ok(()),
+        Some(at) => Err(format!("{name}: byte {at} is another after a restore")),
+    }
 }
 
 /// Bytes that decide what is accessed; zeroes when they are used up.

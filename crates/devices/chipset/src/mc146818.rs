@@ -436,6 +436,8 @@ impl Device for Mc146818 {
 
     fn state(&mut self) -> DeviceState<'_> {
         self.refresh();
+        // What has happened until now is in the flags, so that a restore finds nothing new.
+        self.collect_flags();
         DeviceState::State(&mut self.state)
     }
 

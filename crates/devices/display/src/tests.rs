@@ -121,7 +121,7 @@ impl Bench {
 
 /// Colour `index` of the ramp.
 fn ramp(index: u32) -> u32 {
-    let wide = |value: u32| value << 2 | (value & 1) * 3;
+    let wide = |value: u32| value << 2 | (value & 1) << 1 | value & 1;
     wide(index & 0x3f) << 16 | wide(index >> 2) << 8
 }
 

@@ -1,6 +1,7 @@
 //! The laws of all devices of a machine under random accesses: no access panics, a second reset changes nothing, and a
 //! device saves what it was given.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use clock::RtcBase;
@@ -60,9 +61,10 @@ fn every_device_keeps_the_laws_under_random_accesses() {
     let machine = machine();
     let access = machine.qtest_access();
     assert!(access.devices.len() > 15, "all devices are there: {}", access.devices.len());
-    harness::check(&access);
+    let mut broken: BTreeSet<String> = harness::check(&access).into_iter().collect();
     for seed in 0..40 {
-        harness::play(&access, &noise(4000, seed));
-        harness::check(&access);
+        broken.extend(harness::play(&access, &noise(4000, seed)));
+        broken.extend(harness::check(&access));
     }
+    assert!(broken.is_empty(), "{broken:#?}");
 }

@@ -54,7 +54,7 @@ impl Line {
 /// Six bits of the DAC as eight: the lowest fills up.
 fn six_bits(value: u8) -> u8 {
     let value = value & 0x3f;
-    value << 2 | (value & 1) * 3
+    value << 2 | (value & 1) << 1 | value & 1
 }
 
 fn rgb(red: u8, green: u8, blue: u8) -> u32 {
