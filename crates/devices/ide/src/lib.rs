@@ -7,10 +7,12 @@
 
 #![forbid(unsafe_code)]
 
+pub mod ahci;
 pub mod atapi;
 pub mod channel;
 pub mod drive;
 pub mod events;
+pub mod fdc;
 pub mod piix;
 #[cfg(test)]
 mod testing;

@@ -158,7 +158,7 @@ impl Drive<'_> {
         if self.state.max_sectors == 0 { native } else { self.state.max_sectors.min(native) }
     }
 
-    pub(super) fn has_sectors(&self, sector: u64, count: u64) -> bool {
+    pub(crate) fn has_sectors(&self, sector: u64, count: u64) -> bool {
         sector.checked_add(count).is_some_and(|end| end <= self.sectors())
     }
 

@@ -476,6 +476,18 @@ impl Drive<'_> {
         self.state.phase != Phase::Idle
     }
 
+    /// Whether a software reset has not ended.
+    pub fn is_reset_held(&self) -> bool {
+        self.state.phase == Phase::Reset
+    }
+
+    /// The transport gives the command up: it is aborted.
+    pub fn give_up(&mut self) {
+        self.host.token = self.host.token.wrapping_add(1);
+        self.host.in_flight = false;
+        self.end(status::DRDY | status::ERR, ABRT);
+    }
+
     /// Bytes that the last transfer moved to or from memory.
     pub fn transferred(&self) -> u32 {
         self.state.transferred
