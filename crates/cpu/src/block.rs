@@ -87,7 +87,8 @@ const LONGEST_BLOCK: usize = 48;
 /// Decoded instructions that are kept before everything is dropped.
 const CAPACITY: usize = 1 << 20;
 const JUMPS: usize = 1 << 12;
-const NO_PAGE: u32 = u32::MAX;
+/// No page: see [`Page`].
+pub(crate) const NO_PAGE: u32 = u32::MAX;
 /// Bytes that are read for a block at first.
 const SHORT_WINDOW: usize = 96;
 /// In [`Block::heat`]: can't be translated.
@@ -168,6 +169,10 @@ struct Block {
     rewritten: u8,
     /// The translation that was used last.
     region: u32,
+    /// The number of translations when the block's own was looked for in vain.
+    sought: u32,
+    /// The last instruction is one after which the outer loop may be wanted ([`Flow::Ends`]).
+    ends: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -323,6 +328,8 @@ struct Source {
 struct Draft {
     ops: Vec<Op>,
     bytes: Vec<u8>,
+    /// See [`Block::ends`].
+    ends: bool,
 }
 
 enum Found {
@@ -599,6 +606,8 @@ impl Cpu {
                     heat: 0,
                     rewritten: 0,
                     region: u32::MAX,
+                    sought: u32::MAX,
+                    ends: draft.ends,
                 };
                 return Ok(Found::Block(self.enter(cache, linear, key, block, &draft)));
             }
@@ -645,7 +654,7 @@ impl Cpu {
                 if flow != Flow::Jumps {
                     ops.push(lower::fall_through(len as u16));
                 }
-                let draft = Draft { ops, bytes: bytes[..len].to_vec() };
+                let draft = Draft { ops, bytes: bytes[..len].to_vec(), ends: flow == Flow::Ends };
                 let block = Block {
                     first: 0,
                     ops: 0,
@@ -655,9 +664,12 @@ impl Cpu {
                     generation: first_generation,
                     second: second_index,
                     second_generation,
-                    heat: NEVER,
+                    // Links into the block hold under the epoch of one half of the address space.
+                    heat: if (linear ^ next) >> 63 == 0 { 0 } else { NEVER },
                     rewritten: 0,
                     region: u32::MAX,
+                    sought: u32::MAX,
+                    ends: draft.ends,
                 };
                 return Ok(Found::Block(self.enter(cache, linear, key, block, &draft)));
             }
@@ -701,7 +713,7 @@ impl Cpu {
 
     /// Decodes instructions from the start of `window`; none when the first is not whole.
     fn draft(&self, window: &[u8]) -> Draft {
-        let mut draft = Draft { ops: Vec::with_capacity(16), bytes: Vec::new() };
+        let mut draft = Draft { ops: Vec::with_capacity(16), bytes: Vec::new(), ends: false };
         let context = self.context();
         let mut at = 0;
         while draft.ops.len() < LONGEST_BLOCK
@@ -717,7 +729,10 @@ impl Cpu {
                     draft.bytes.extend_from_slice(window.get(..at).unwrap_or(window));
                     return draft;
                 }
-                Flow::Ends => break,
+                Flow::Ends => {
+                    draft.ends = true;
+                    break;
+                }
             }
         }
         if at != 0 {

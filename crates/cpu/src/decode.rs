@@ -17,19 +17,23 @@ pub(crate) enum Decoded {
     Incomplete,
 }
 
-/// Decodes the instruction at the start of `bytes`.
-pub(crate) fn decode(context: &Context<'_>, bytes: &[u8]) -> Decoded {
-    decode_to(context, bytes, &mut Instruction::default())
+/// A decoder over instructions that were decoded before.
+pub(crate) fn decoder<'a>(context: &Context<'_>, bytes: &'a [u8]) -> Option<Decoder<'a>> {
+    Decoder::try_with_ip(context.bits, bytes, 0, options(context)).ok()
 }
 
-/// As [`decode`]; `instruction` is what the decoder saw, at address 0.
-pub(crate) fn decode_to(context: &Context<'_>, bytes: &[u8], instruction: &mut Instruction) -> Decoded {
-    let (features, bits) = (context.features, context.bits);
+fn options(context: &Context<'_>) -> u32 {
+    if context.features.vendor == Vendor::Amd { DecoderOptions::AMD } else { DecoderOptions::NONE }
+}
+
+/// Decodes the instruction at the start of `bytes`.
+pub(crate) fn decode(context: &Context<'_>, bytes: &[u8]) -> Decoded {
+    let mut instruction = Instruction::default();
     let window = bytes.get(..LONGEST).unwrap_or(bytes);
-    let options = if features.vendor == Vendor::Amd { DecoderOptions::AMD } else { DecoderOptions::NONE };
-    let error = match Decoder::try_with_ip(bits, window, 0, options) {
+
+    let error = match Decoder::try_with_ip(context.bits, window, 0, options(context)) {
         Ok(mut decoder) => {
-            decoder.decode_out(instruction);
+            decoder.decode_out(&mut instruction);
             decoder.last_error()
         }
         Err(_) => DecoderError::InvalidInstruction,
@@ -43,6 +47,6 @@ pub(crate) fn decode_to(context: &Context<'_>, bytes: &[u8], instruction: &mut I
         return Decoded::Op(op, flow);
     }
     let own = window.get(..instruction.len()).unwrap_or(window);
-    let (op, flow) = lower::lower(context, instruction, own);
+    let (op, flow) = lower::lower(context, &instruction, own);
     Decoded::Op(op, flow)
 }

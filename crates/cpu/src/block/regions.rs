@@ -1,6 +1,9 @@
 //! When blocks are translated, and what a region is made of.
 
-use super::{Inner, Key, NEVER, NO_PAGE, Translator};
+use memory::PAGE_SIZE;
+
+use super::{Inner, Key, LONGEST_BLOCK, NEVER, NO_PAGE, Translator};
+use crate::decode::LONGEST;
 use crate::jit::{self, Jit, Outcome, Piece, Place};
 use crate::state::Cpu;
 
@@ -20,20 +23,28 @@ impl Cpu {
             return None;
         }
         let block = cache.blocks.get_mut(index as usize)?;
-        let place = Place { linear, page: block.page, generation: block.generation, key };
-        if let Translator::On(jit) = &mut cache.jit
-            && let Some(region) = jit.find(block.region, &place)
-        {
-            block.region = region;
-            return Some(if self.lockstep.is_none() {
-                jit.run(self, region)
-            } else {
-                self.run_lockstep(cache, region)
-            });
-        }
+        let (page, generation, second) = (block.page, block.generation, block.second);
+        let place = Place { linear, page, generation, second, second_generation: block.second_generation, key };
         let hot_after = self.translator.hot_after;
-        if block.heat < if block.rewritten < REWRITTEN { hot_after } else { hot_after.saturating_mul(REWRITTEN_FACTOR) }
-        {
+        let limit = if block.rewritten < REWRITTEN { hot_after } else { hot_after.saturating_mul(REWRITTEN_FACTOR) };
+        if let Translator::On(jit) = &mut cache.jit {
+            let made = jit.translations();
+            let mut region = jit.known(block.region, &place);
+            // Cold code is looked up again only when there is something new.
+            if region.is_none() && (block.sought != made || block.heat >= limit) {
+                region = jit.find(&place);
+                block.sought = made;
+            }
+            if let Some(region) = region {
+                block.region = region;
+                return Some(if self.lockstep.is_none() {
+                    jit.run(self, region)
+                } else {
+                    self.run_lockstep(cache, region)
+                });
+            }
+        }
+        if block.heat < limit {
             block.heat += 1;
             return None;
         }
@@ -93,11 +104,25 @@ impl Cpu {
             let offset = (linear & 0xfff) as u16;
             let key = Key { page: place.page, offset, mode: self.mode_key };
             let known = cache.by_key.get(&key).and_then(|index| cache.blocks.get(*index as usize));
-            let Some(block) = known.filter(|block| block.second == NO_PAGE && cache.is_valid(block)) else { continue };
-            let mut bytes = vec![0; usize::from(block.bytes)];
-            page.ram.read(page.offset + usize::from(offset), &mut bytes);
-            let Some(piece) = jit::piece(self, place.key, linear, &bytes) else { continue };
+            let Some(block) = known.filter(|block| block.second == place.second && cache.is_valid(block)) else {
+                continue;
+            };
+            let mut bytes = [0; LONGEST_BLOCK * LONGEST];
+            let Some(bytes) = bytes.get_mut(..usize::from(block.bytes)) else { continue };
+            let (head, tail) = bytes.split_at_mut(bytes.len().min(PAGE_SIZE - usize::from(offset)));
+            page.ram.read(page.offset + usize::from(offset), head);
+            if let Some(second) = cache.pages.get(place.second as usize) {
+                second.ram.read(second.offset, tail);
+            }
+            let first = block.first as usize;
+            let Some(ops) = cache.ops.get(first..first + usize::from(block.ops)) else { continue };
+            let Some(piece) = jit::piece(self, place.key, linear, bytes, ops, block.ends) else { continue };
             instructions += piece.items.len();
+            if place.second != NO_PAGE {
+                // An instruction that reaches into the next page stands alone.
+                pieces.push(piece);
+                break;
+            }
             // The way that falls through is looked at first.
             for target in jit::successors(&piece).into_iter().rev().flatten() {
                 if (target ^ place.linear) & !0xfff == 0 {

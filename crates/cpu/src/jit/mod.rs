@@ -33,7 +33,7 @@ use self::context::{Context, Leave};
 use self::flags::Source;
 pub(crate) use self::translate::Piece;
 use self::translate::{Action, Addresses, Indirect, Item, Mode, Numbers, Tools};
-use crate::block::Map;
+use crate::block::{Map, NO_PAGE};
 use crate::config::TranslatorConfig;
 use crate::fault::Fault;
 use crate::mmu::TablesLayout;
@@ -54,6 +54,9 @@ pub(crate) struct Place {
     pub page: u32,
     /// The page's code generation.
     pub generation: u32,
+    /// The page that the one instruction there reaches into, or [`NO_PAGE`].
+    pub second: u32,
+    pub second_generation: u32,
     /// See [`Cpu::translation_key`].
     pub key: u32,
 }
@@ -262,6 +265,7 @@ impl Jit {
             stats.guest_instructions += u64::from(region.instructions);
             stats.largest_region = stats.largest_region.max(u64::from(region.guest_bytes));
             stats.linked_exits += region.incoming.len() as u64;
+            stats.crossing_regions += u64::from(region.place.second != NO_PAGE);
         }
         stats
     }
@@ -281,14 +285,20 @@ impl Jit {
         self.stats.flushes += 1;
     }
 
+    /// The number of regions that were ever made; it wraps around.
+    pub(crate) fn translations(&self) -> u32 {
+        self.stats.translations as u32
+    }
+
+    /// Region `known`, if it is the one for a place.
+    #[inline]
+    pub(crate) fn known(&self, known: u32, place: &Place) -> Option<u32> {
+        self.regions.get(known as usize).is_some_and(|region| region.alive && region.place == *place).then_some(known)
+    }
+
     /// The region for a place.
-    pub(crate) fn find(&self, known: u32, place: &Place) -> Option<u32> {
-        let fits =
-            |index: u32| self.regions.get(index as usize).is_some_and(|region| region.alive && region.place == *place);
-        if fits(known) {
-            return Some(known);
-        }
-        self.by_place.get(place).copied().filter(|index| fits(*index))
+    pub(crate) fn find(&self, place: &Place) -> Option<u32> {
+        self.by_place.get(place).copied().and_then(|index| self.known(index, place))
     }
 
     /// Translates blocks as a region for `place`; the first is its entry.
@@ -301,6 +311,9 @@ impl Jit {
             self.clear();
         }
         self.check_page(place.page, Some(place.generation));
+        if place.second != NO_PAGE {
+            self.check_page(place.second, Some(place.second_generation));
+        }
         let base = self.used.next_multiple_of(16);
         let has = |feature| cpu.features.has(feature);
         let mode = mode_of(place.key, has(x86::cpuid::Feature::Bmi1), has(x86::cpuid::Feature::Abm));
@@ -353,6 +366,9 @@ impl Jit {
         });
         self.by_place.insert(place, index);
         self.pages.entry(place.page).or_insert_with(|| (place.generation, Vec::new())).1.push(index);
+        if place.second != NO_PAGE && place.second != place.page {
+            self.pages.entry(place.second).or_insert_with(|| (place.second_generation, Vec::new())).1.push(index);
+        }
         self.stats.translations += 1;
         self.stats.translation_ns += began.elapsed().as_nanos() as u64;
         Some(index)
@@ -623,24 +639,30 @@ extern "sysv64" fn slow(cpu: *mut Cpu, site: u32, context: *mut Context) -> u64 
     resume
 }
 
-/// Decodes a block at a linear address; `None` when its bytes are not what the interpreter decoded.
-pub(crate) fn piece(cpu: &Cpu, key: u32, linear: u64, bytes: &[u8]) -> Option<Piece> {
+/// A block at a linear address: its bytes, the interpreter's ops for them, and whether the last one is
+/// [`Flow::Ends`]. `None` when the bytes are not what the interpreter decoded.
+pub(crate) fn piece(cpu: &Cpu, key: u32, linear: u64, bytes: &[u8], ops: &[Op], ends: bool) -> Option<Piece> {
     let mode = mode_of(key, false, false);
-    let context = cpu.context();
-    let mut items = Vec::with_capacity(bytes.len() / 4 + 1);
+    let falls_through = ops.last()?.len == 0;
+    let ops = if falls_through { &ops[..ops.len() - 1] } else { ops };
+    let mut decoder = crate::decode::decoder(&cpu.context(), bytes)?;
+    let mut items = Vec::with_capacity(ops.len());
     let mut at = 0;
-    while at < bytes.len() {
+    for (index, op) in ops.iter().enumerate() {
+        let flow = match (index + 1 == ops.len(), falls_through) {
+            (false, _) => Flow::Next,
+            (true, false) => Flow::Jumps,
+            (true, true) if ends => Flow::Ends,
+            (true, true) => Flow::Next,
+        };
         let mut ins = Instruction::default();
-        let decoded = crate::decode::decode_to(&context, &bytes[at..], &mut ins);
-        let crate::decode::Decoded::Op(op, flow) = decoded else { return None };
+        decoder.set_ip(0);
+        decoder.decode_out(&mut ins);
         if ins.len() != usize::from(op.len) && flow != Flow::Jumps {
             return None;
         }
-        items.push(Item::new(ins, op, flow, linear.wrapping_add(at as u64), mode));
+        items.push(Item::new(ins, Op { offset: 0, ..*op }, flow, linear.wrapping_add(at as u64), mode));
         at += usize::from(op.len);
-        if flow != Flow::Next {
-            break;
-        }
     }
     (!items.is_empty()).then_some(Piece { items, rip: linear, bytes: at as u32 })
 }

@@ -93,20 +93,25 @@ impl Bench {
     }
 
     pub fn with_model(model: &str) -> Self {
-        Self::with(model, true, false)
+        Self::with(model, true, false, TranslatorConfig::default())
+    }
+
+    /// With settings of the translator.
+    pub fn with_translator(translator: TranslatorConfig) -> Self {
+        Self::with("max", true, false, translator)
     }
 
     /// System-management mode sees another memory: the same RAM, and [`SMRAM`] behind the first 64 KiB of a hole.
     pub fn with_smram(model: &str) -> Self {
-        Self::with(model, true, true)
+        Self::with(model, true, true, TranslatorConfig::default())
     }
 
     /// A processor that waits for its start-up IPI.
     pub fn application_processor() -> Self {
-        Self::with("max", false, false)
+        Self::with("max", false, false, TranslatorConfig::default())
     }
 
-    fn with(model: &str, boot_processor: bool, smram: bool) -> Self {
+    fn with(model: &str, boot_processor: bool, smram: bool, translator: TranslatorConfig) -> Self {
         let ram = Arc::new(RamBlock::new("pc.ram", RAM).expect("RAM"));
         let memory = Arc::new(AddressSpace::new(SpaceKind::Memory));
         let backing = Backing::Ram { block: Arc::clone(&ram), offset: 0, read_only: false };
@@ -149,7 +154,7 @@ impl Bench {
             a20: Arc::clone(&a20),
             exclusive: Arc::default(),
             ferr: None,
-            translator: TranslatorConfig::default(),
+            translator,
             counter: None,
         });
         Self { cpu, ram, memory, smm_memory, ports, port_space, signals, apic, a20, clock }

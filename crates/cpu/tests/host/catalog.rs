@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use iced_x86::{Code, CpuidFeature as F, EncodingKind, Instruction, Mnemonic as M, OpCodeOperandKind as K, OpKind};
 
 /// What the model and the host have, beyond what every x86-64 processor has.
-fn known(feature: F, avx: bool) -> bool {
+pub fn is_known(feature: F, avx: bool) -> bool {
     match feature {
         F::INTEL8086
         | F::INTEL186
@@ -214,7 +214,7 @@ fn may_run(code: Code, bits: u32, avx: bool) -> bool {
         && !(bits == 64 && info.op_kinds().iter().any(|kind| matches!(kind, K::br16_1 | K::br16_2)))
         && encoding
         && !info.is_privileged()
-        && code.cpuid_features().iter().all(|feature| known(*feature, avx))
+        && code.cpuid_features().iter().all(|feature| is_known(*feature, avx))
         && !denied(code.mnemonic())
         && !loads_segment
         && !shows_cs

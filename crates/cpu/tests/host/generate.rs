@@ -2,6 +2,7 @@
 
 use iced_x86::{CpuidFeature, Decoder, DecoderOptions, Instruction, Mnemonic as M, OpKind, Register};
 
+use super::catalog;
 use super::random::Random;
 use crate::common::CODE;
 
@@ -62,124 +63,16 @@ pub fn bytes(random: &mut Random) -> [u8; 15] {
     out
 }
 
-/// Whether the process may run the instruction and the guest's model has it.
-pub fn may_run(instruction: &Instruction, bits: u32) -> bool {
-    use CpuidFeature as F;
-    if instruction.is_invalid() {
-        return false;
-    }
-    let known = |feature: &F| {
-        matches!(
-            feature,
-            F::INTEL8086
-                | F::INTEL186
-                | F::INTEL286
-                | F::INTEL386
-                | F::INTEL486
-                | F::X64
-                | F::FPU
-                | F::FPU287
-                | F::FPU387
-                | F::MMX
-                | F::SSE
-                | F::SSE2
-                | F::SSE3
-                | F::SSSE3
-                | F::SSE4_1
-                | F::SSE4_2
-                | F::AES
-                | F::PCLMULQDQ
-                | F::SHA
-                | F::POPCNT
-                | F::LZCNT
-                | F::BMI1
-                | F::BMI2
-                | F::ADX
-                | F::MOVBE
-                | F::CMOV
-                | F::CX8
-                | F::CMPXCHG16B
-                | F::CLFSH
-                | F::CLFLUSHOPT
-                | F::CLWB
-                | F::MULTIBYTENOP
-                | F::PAUSE
-                | F::PREFETCHW
-                | F::FXSR
-                | F::CET_IBT
-        )
-    };
-    if !instruction.cpuid_features().iter().all(known) || instruction.is_privileged() {
-        return false;
-    }
+/// Whether the process may run the instruction and the guest's model has it. What VEX encodes is the assembler's alone.
+fn may_run(instruction: &Instruction, bits: u32) -> bool {
+    let features = instruction.cpuid_features();
     // FS is the thread pointer of the process.
-    if (0..instruction.op_count()).any(|n| instruction.op_kind(n) != OpKind::Register)
-        && (instruction.segment_prefix() == Register::FS || bits == 32 && instruction.segment_prefix() == Register::GS)
-    {
-        return false;
-    }
-    let segment = (0..instruction.op_count())
-        .any(|n| instruction.op_kind(n) == OpKind::Register && instruction.op_register(n).is_segment_register());
-    let denied = matches!(
-        instruction.mnemonic(),
-        M::Syscall
-            | M::Into
-            | M::Les
-            | M::Lds
-            | M::Pushfd
-            | M::Popfd
-            | M::Sysenter
-            | M::Int
-            | M::Int1
-            | M::Int3
-            | M::Rdtsc
-            | M::Cpuid
-            | M::Popf
-            | M::Popfq
-            | M::Pushf
-            | M::Pushfq
-            | M::Sgdt
-            | M::Sidt
-            | M::Sldt
-            | M::Str
-            | M::Smsw
-            | M::Lar
-            | M::Lsl
-            | M::Verr
-            | M::Verw
-            | M::Iret
-            | M::Iretd
-            | M::Iretq
-            | M::Retf
-            | M::Lss
-            | M::Lfs
-            | M::Lgs
-            | M::Sti
-            | M::Cli
-            | M::Fxsave
-            | M::Fxsave64
-            | M::Fxrstor
-            | M::Fxrstor64
-            | M::Insb
-            | M::Insw
-            | M::Insd
-            | M::Outsb
-            | M::Outsw
-            | M::Outsd
-            | M::In
-            | M::Out
-            | M::Fnstenv
-            | M::Fstenv
-            | M::Fnsave
-            | M::Fsave
-            | M::Fldenv
-            | M::Frstor
-    );
-    let far = instruction.is_jmp_far()
-        || instruction.is_call_far()
-        || instruction.is_jmp_far_indirect()
-        || instruction.is_call_far_indirect();
-    !denied && !segment && !far
+    let is_host_s = |segment| segment == Register::FS || bits == 32 && segment == Register::GS;
+    let has_memory = (0..instruction.op_count()).any(|n| instruction.op_kind(n) != OpKind::Register);
+    !instruction.is_invalid()
+        && features.iter().all(|feature| *feature != CpuidFeature::FSGSBASE && catalog::is_known(*feature, false))
+        && !(has_memory && is_host_s(instruction.segment_prefix()))
+        && !catalog::is_denied(instruction)
 }
 
 /// A snippet and its length.

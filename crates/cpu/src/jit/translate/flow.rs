@@ -1,6 +1,9 @@
 //! Jumps, calls and returns, and how regions are left.
 
+use ::memory::PAGE_SIZE;
+
 use super::*;
+use crate::decode::LONGEST;
 
 impl Translator<'_> {
     /// Leaves the region; the interpreter goes on at `rip`.
@@ -40,8 +43,10 @@ impl Translator<'_> {
         }
     }
 
+    /// Whether what is at `rip` depends on this page alone. An instruction that may reach into the next page does not.
     pub(super) fn same_page(&self, rip: u64) -> bool {
         self.pieces.first().is_some_and(|piece| (piece.rip ^ rip) & !0xfff == 0)
+            && rip & 0xfff <= (PAGE_SIZE - LONGEST) as u64
     }
 
     pub(super) fn new_edge(&mut self, target: u64) -> (u32, Label) {
