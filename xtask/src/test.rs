@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use serde_json::Value;
 
+use crate::debian;
 use crate::guest::{self, Guests};
 use crate::layers;
 use crate::run::{Outcome, root, run, run_command, step, target};
@@ -66,6 +67,7 @@ fn peers(guests: &Guests) -> (Vec<Peer>, Option<PathBuf>) {
         (guests.kernel.is_none() || guests.initrd.is_none()).then(|| "no Debian kernel or no busybox".to_owned());
     let no_suite = std::env::var_os("OUZEL_TEST386").is_none();
     let no_suite = no_suite.then(|| "OUZEL_TEST386 names no ROM; see bench/suites/README.md".to_owned());
+    let debian = debian::image().err();
     for name in setup::BLOCK_PEERS.iter().filter(|name| missing.contains(name)) {
         println!("SKIPPED: comparisons with {name} in block-*, ouzel-img and ouzel-io (their tests end early)");
     }
@@ -76,6 +78,8 @@ fn peers(guests: &Guests) -> (Vec<Peer>, Option<PathBuf>) {
         Peer { name: "python", missing: no_python, from_debian: false },
         Peer { name: "test386", missing: no_suite, from_debian: false },
         Peer { name: "linux", missing: linux, from_debian: true },
+        // Building it takes a package registry and the rights to make a root file system.
+        Peer { name: "debian", missing: debian, from_debian: false },
     ];
     peers.extend(setup::BLOCK_PEERS.iter().map(|name| package(name, name)));
     (peers, python)

@@ -20,6 +20,7 @@ mod bare_metal;
 mod command_line;
 mod commands;
 mod ctl;
+mod debian;
 mod display;
 mod hostile;
 mod linux;

@@ -1,0 +1,76 @@
+//! Debian from power-on: SeaBIOS, GRUB's menu, the generic kernel and systemd, on the disk image of `cargo xtask debian`.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use serde_json::json;
+
+use crate::support::{BOOT_PATIENCE, Directory, Machine, PATIENCE, Setup, guest, ouzel};
+
+/// An overlay of the image, so that tests don't see each other's writes.
+fn overlay(directory: &Directory) -> PathBuf {
+    let path = directory.join("disk.qcow2");
+    let mut command = Command::new(ouzel().with_file_name("ouzel-img"));
+    command.args(["create", "-q", "-f", "qcow2", "-F", "raw", "-b", &guest("debian/debian.img")]).arg(&path);
+    assert!(command.status().expect("ouzel-img runs").success());
+    path
+}
+
+/// A PC with firmware and a screen, whose disk is attached by `device` (`drive=disk` is said here).
+fn start(directory: &Directory, device: &str, more: &[&str]) -> Machine {
+    let node = json!({
+        "driver": "qcow2", "node-name": "disk",
+        "file": {"driver": "file", "filename": overlay(directory).to_str().expect("a plain path")},
+    });
+    Setup::new()
+        .serial()
+        .args(["-m", "512", "-vga", "std", "-blockdev", &node.to_string()])
+        .args(["-device", &format!("{device},drive=disk,bootindex=0")])
+        .args(more)
+        .start()
+}
+
+/// To the login, then off by the power button.
+fn boots(device: &str, more: &[&str]) {
+    let directory = Directory::new();
+    let mut machine = start(&directory, device, more);
+    let mut session = machine.connect(0);
+    machine.wait_serial("loading Debian", BOOT_PATIENCE);
+    machine.wait_serial("ouzel login:", BOOT_PATIENCE);
+    let screen = directory.join("screen.ppm");
+    session.run("screendump", json!({"filename": screen.to_str().expect("a plain path")}));
+    let pixels = std::fs::read(&screen).expect("a picture");
+    assert!(pixels.starts_with(b"P6\n"), "no picture");
+    let body = pixels.get(20..).unwrap_or_default();
+    assert!(body.iter().any(|byte| Some(byte) != body.first()), "the console shows nothing");
+    session.run("system_powerdown", json!({}));
+    assert_eq!(session.event_within("SHUTDOWN", BOOT_PATIENCE)["reason"], "guest-shutdown", "{}", machine.serial());
+    assert!(machine.wait_exit(PATIENCE).success());
+}
+
+#[test]
+#[ignore = "peer: a Debian disk image"]
+fn peer_debian_boots_from_an_ide_disk_and_obeys_the_power_button() {
+    boots("ide-hd,bus=ide.0", &[]);
+}
+
+#[test]
+#[ignore = "peer: a Debian disk image"]
+fn peer_debian_boots_from_a_virtio_disk_with_two_processors() {
+    boots("virtio-blk-pci", &["-smp", "2"]);
+}
+
+#[test]
+#[ignore = "peer: a Debian disk image"]
+fn peer_debian_boot_menu_obeys_keys() {
+    let directory = Directory::new();
+    let mut machine = start(&directory, "ide-hd,bus=ide.0", &[]);
+    let mut session = machine.connect(0);
+    machine.wait_serial("Power off", BOOT_PATIENCE);
+    for key in ["down", "ret"] {
+        session.run("send-key", json!({"keys": [{"type": "qcode", "data": key}]}));
+    }
+    assert_eq!(session.event_within("SHUTDOWN", BOOT_PATIENCE)["reason"], "guest-shutdown", "{}", machine.serial());
+    assert!(machine.serial().contains("powering off from the menu"), "{}", machine.serial());
+    assert!(machine.wait_exit(PATIENCE).success());
+}
