@@ -1,15 +1,18 @@
 //! The driver `quorum`: several copies; writes go to all, reads are decided by vote.
 //!
-//! Options: `children.N`, `vote-threshold`, `blkverify`, `rewrite-corrupted`, `read-pattern` (`quorum` or `fifo`).
+//! Children come and go while it runs (`x-blockdev-change`). Options: `children.N`, `vote-threshold`, `blkverify`, `rewrite-corrupted`, `read-pattern` (`quorum` or `fifo`).
 
 use std::any::Any;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use block::driver::{Driver, DriverKind, DriverType, IoFuture};
+use block::driver::{ChildList, Driver, DriverKind, DriverType, IoFuture};
 use block::{
     BlockStatus, Child, Error, OpenRequest, Options, Preallocation, Result, Role, Value, WriteFlags, ZeroFlags,
 };
 use iobuf::IoBuf;
+
+const MAX_CHILDREN: usize = 32;
+const TOO_MANY: &str = "Too many children";
 
 /// The driver `quorum`.
 pub struct QuorumType;
@@ -48,10 +51,17 @@ pub struct QuorumEvents(pub QuorumListener);
 /// The id under which the graph keeps [`QuorumEvents`].
 pub const EVENTS_OBJECT: &str = "quorum-events";
 
+/// The edges, in order.
+struct Children {
+    list: Vec<Arc<Child>>,
+    /// The number in the name of the next one: names are not used again while a later one exists.
+    next: usize,
+}
+
 /// A node of several copies.
 pub struct Quorum {
     name: String,
-    children: Mutex<Vec<Arc<Child>>>,
+    children: Mutex<Children>,
     threshold: usize,
     blkverify: bool,
     rewrite: bool,
@@ -78,8 +88,8 @@ impl DriverType for QuorumType {
             let mut children = Vec::new();
             while let Some(child) = request.image_child(&format!("children.{}", children.len()), Role::Data).await? {
                 children.push(child);
-                if children.len() > 32 {
-                    return Err(Error::invalid("Number of children must be below 33"));
+                if children.len() > MAX_CHILDREN {
+                    return Err(Error::invalid(TOO_MANY));
                 }
             }
             request.finish()?;
@@ -87,7 +97,7 @@ impl DriverType for QuorumType {
             check(children.len(), threshold, blkverify, rewrite, fifo)?;
             let events = request.graph.object::<QuorumEvents>(EVENTS_OBJECT);
             let name = request.node_name.clone();
-            let children = Mutex::new(children);
+            let children = Mutex::new(Children { next: children.len(), list: children });
             Ok(Arc::new(Quorum { name, children, threshold, blkverify, rewrite, fifo, events }) as Arc<dyn Driver>)
         })
     }
@@ -117,7 +127,11 @@ fn check(children: usize, threshold: usize, blkverify: bool, rewrite: bool, fifo
 impl Quorum {
     /// The edges, in order.
     pub fn copies(&self) -> Vec<Arc<Child>> {
-        self.children.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.list().list.clone()
+    }
+
+    fn list(&self) -> MutexGuard<'_, Children> {
+        self.children.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn report(&self, event: QuorumEvent) {
@@ -214,6 +228,40 @@ impl Quorum {
     }
 }
 
+impl ChildList for Quorum {
+    fn next_child(&self) -> Result<(String, Role)> {
+        if self.blkverify {
+            return Err(Error::invalid("Cannot add a child to a quorum in blkverify mode"));
+        }
+        let children = self.list();
+        if children.list.len() >= MAX_CHILDREN || children.next == usize::MAX {
+            return Err(Error::invalid(TOO_MANY));
+        }
+        Ok((format!("children.{}", children.next), Role::Data))
+    }
+
+    fn add_child(&self, child: Arc<Child>) {
+        let mut children = self.list();
+        children.next = children.next.saturating_add(1);
+        children.list.push(child);
+    }
+
+    fn remove_child(&self, child: &Arc<Child>) -> Result<()> {
+        let mut children = self.list();
+        // A quorum that reads in order has no threshold, but needs a copy.
+        if children.list.len() <= self.threshold.max(1) {
+            let least = self.threshold;
+            let text = format!("The number of children cannot be lower than the vote threshold {least}");
+            return Err(Error::invalid(text));
+        }
+        if children.next.checked_sub(1).is_some_and(|last| child.name() == format!("children.{last}")) {
+            children.next -= 1;
+        }
+        children.list.retain(|known| !Arc::ptr_eq(known, child));
+        Ok(())
+    }
+}
+
 impl Driver for Quorum {
     fn len(&self) -> u64 {
         self.copies().first().map_or(0, |child| child.len())
@@ -302,6 +350,10 @@ impl Driver for Quorum {
             options.set("read-pattern", Value::from("fifo"));
         }
         options
+    }
+
+    fn child_list(&self) -> Option<&dyn ChildList> {
+        Some(self)
     }
 
     fn as_any(&self) -> &dyn Any {

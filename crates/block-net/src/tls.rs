@@ -11,6 +11,7 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
 use block::{Error, Result};
@@ -39,6 +40,20 @@ fn provider() -> Arc<CryptoProvider> {
     Arc::new(ring::default_provider())
 }
 
+/// The certificates of authorities in a file.
+fn roots(ca: &Path) -> Result<RootCertStore> {
+    let what = "import CA certificate";
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_file_iter(ca).map_err(|e| wrong(what, ca, e))? {
+        // A bundle may hold certificates that nobody can use; some must be left.
+        let _ = roots.add(certificate.map_err(|e| wrong(what, ca, e))?);
+    }
+    if roots.is_empty() {
+        return Err(wrong(what, ca, "it holds none"));
+    }
+    Ok(roots)
+}
+
 impl TlsCredentials {
     /// The credentials in a directory: `ca-cert.pem`, and `client-cert.pem` with `client-key.pem` if they are there.
     /// Without `verify_peer`, whatever certificate the server shows is taken.
@@ -47,9 +62,38 @@ impl TlsCredentials {
     /// If a file is missing or wrong.
     pub fn from_directory(directory: &Path, verify_peer: bool) -> Result<Self> {
         let ca = directory.join("ca-cert.pem");
+        if let Err(error) = std::fs::metadata(&ca) {
+            let error = Error::from(error);
+            let (ca, reason) = (ca.display(), block::error::strerror(error.errno()));
+            return Err(Error::invalid(format!("Unable to access credentials {ca}: {reason}")));
+        }
         let (certificate, key) = (directory.join("client-cert.pem"), directory.join("client-key.pem"));
         let own = if certificate.exists() { Some((certificate, key)) } else { None };
         Self::from_files(&ca, own.as_ref().map(|(c, k)| (c.as_path(), k.as_path())), verify_peer)
+    }
+
+    /// Whether the certificate of a client in a directory, if there is one, is one that a server with the same
+    /// `ca-cert.pem` accepts now.
+    ///
+    /// # Errors
+    /// If it is not, or a file is missing or wrong.
+    pub fn check_directory(directory: &Path) -> Result<()> {
+        let (ca, own) = (directory.join("ca-cert.pem"), directory.join("client-cert.pem"));
+        if !own.exists() {
+            return Ok(());
+        }
+        let failed = |error: &dyn fmt::Display| {
+            let (own, ca) = (own.display(), ca.display());
+            Error::invalid(format!("Our own certificate {own} failed validation against {ca}: {error}"))
+        };
+        let roots = roots(&ca)?;
+        let chain: Vec<_> = CertificateDer::pem_file_iter(&own)
+            .and_then(Iterator::collect)
+            .map_err(|e| wrong("import client certificate", &own, e))?;
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider()).build();
+        let verifier = verifier.map_err(|error| failed(&error))?;
+        let (first, others) = chain.split_first().ok_or_else(|| failed(&"there is none"))?;
+        verifier.verify_client_cert(first, others, UnixTime::now()).map(|_| ()).map_err(|error| failed(&error))
     }
 
     /// The credentials that trust the certificates of the host's usual bundle.
@@ -68,17 +112,7 @@ impl TlsCredentials {
     }
 
     fn from_files(ca: &Path, own: Option<(&Path, &Path)>, verify_peer: bool) -> Result<Self> {
-        let mut roots = RootCertStore::empty();
-        if verify_peer {
-            let what = "import CA certificate";
-            for certificate in CertificateDer::pem_file_iter(ca).map_err(|e| wrong(what, ca, e))? {
-                // A bundle may hold certificates that nobody can use; some must be left.
-                let _ = roots.add(certificate.map_err(|e| wrong(what, ca, e))?);
-            }
-            if roots.is_empty() {
-                return Err(wrong(what, ca, "it holds none"));
-            }
-        }
+        let roots = if verify_peer { roots(ca)? } else { RootCertStore::empty() };
         let builder = ClientConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
             .map_err(|e| Error::invalid(format!("Unable to set up TLS: {e}")))?;

@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use iobuf::IoBuf;
 
-use crate::child::{BackingSlot, Child};
+use crate::child::{BackingSlot, Child, Role};
 use crate::create::{CreateOption, CreateRequest, Measure, MeasureRequest};
 use crate::error::{Error, Result};
 use crate::image::{AmendRequest, CheckResult, FixMode, ImageBacking, ImageDetails, SnapshotInfo};
@@ -268,6 +268,16 @@ pub trait Driver: Send + Sync + 'static {
         }
     }
 
+    /// The discards that the host has done, where the driver counts them.
+    fn discards(&self) -> Option<DiscardCounts> {
+        None
+    }
+
+    /// Whether [`Driver::reopen`] takes `cache.direct` among its options: the driver has files of the host.
+    fn reopens_cache(&self) -> bool {
+        false
+    }
+
     /// Takes the locks for what parents may do from now on: `used` is done by somebody here, `shared` is allowed to
     /// others. Only drivers of host files have locks.
     ///
@@ -290,8 +300,42 @@ pub trait Driver: Send + Sync + 'static {
         None
     }
 
+    /// The list of children, for a driver whose children come and go while it is in use.
+    fn child_list(&self) -> Option<&dyn ChildList> {
+        None
+    }
+
     /// For what just one driver has (blkdebug's break points, quorum's children, throttle's group).
     fn as_any(&self) -> &dyn Any;
+}
+
+/// Discards that were passed to the host.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DiscardCounts {
+    /// How many succeeded.
+    pub done: u64,
+    /// How many failed, those that the host can't do at all included.
+    pub failed: u64,
+    /// Bytes of those that succeeded.
+    pub bytes: u64,
+}
+
+/// Children that come and go while the node is in use. Both happen under drain.
+pub trait ChildList: Send + Sync {
+    /// The name and the role of the child that is about to be added.
+    ///
+    /// # Errors
+    /// If none can be added.
+    fn next_child(&self) -> Result<(String, Role)>;
+
+    /// Takes an edge of that name into the list.
+    fn add_child(&self, child: Arc<Child>);
+
+    /// Takes an edge out of the list.
+    ///
+    /// # Errors
+    /// If the driver needs it; then nothing has changed.
+    fn remove_child(&self, child: &Arc<Child>) -> Result<()>;
 }
 
 /// What a driver is good for.

@@ -376,7 +376,7 @@ impl Graph {
     /// If the permissions of the edge conflict with other users of the new node, or would make a circle; then nothing
     /// has changed.
     pub async fn replace_child(&self, child: &Arc<Child>, node: Arc<Node>) -> Result<()> {
-        if child.parent_node().is_some_and(|parent| reaches(&node, &parent)) {
+        if child.parent_node().is_some_and(|parent| node.is_or_contains(&parent)) {
             return Err(Error::invalid(format!("Making '{}' a child would create a cycle", node.name())));
         }
         let (used, shared) = child.permissions();
@@ -432,11 +432,6 @@ fn collect_gates(node: &Arc<Node>, gates: &mut Vec<Arc<Gate>>) {
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Whether `to` is `from` or below it.
-fn reaches(from: &Arc<Node>, to: &Arc<Node>) -> bool {
-    Arc::ptr_eq(from, to) || from.children().iter().any(|child| reaches(&child.node(), to))
 }
 
 type Undo = Vec<(Arc<Child>, Permissions, Permissions)>;

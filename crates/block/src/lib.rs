@@ -28,6 +28,7 @@ pub mod options;
 pub mod permissions;
 pub mod raw;
 pub mod request;
+mod rewire;
 pub mod stats;
 pub mod throttle;
 pub mod tracker;

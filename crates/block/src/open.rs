@@ -163,6 +163,16 @@ impl OpenRequest {
     }
 }
 
+/// The backing of an overlay, which is not open yet.
+enum Below {
+    /// A node that is there already.
+    Known(String),
+    /// One that these options describe.
+    New(Options, Defaults),
+}
+
+const NO_BACKING: &str = "Could not open backing file";
+
 impl Graph {
     /// Opens a tree of nodes. The caller attaches the result to a root, or releases it.
     ///
@@ -171,7 +181,40 @@ impl Graph {
     ///
     /// # Errors
     /// Unknown drivers and options, and what opening the files gives.
-    pub async fn open(self: &Arc<Self>, mut options: Options, defaults: Defaults) -> Result<Arc<Node>> {
+    pub async fn open(self: &Arc<Self>, options: Options, defaults: Defaults) -> Result<Arc<Node>> {
+        // A chain may be long: it is opened from its top down without recursion, and joined from its bottom up.
+        let mut chain: Vec<(Arc<Node>, OpenFlags)> = Vec::new();
+        let mut next = Some(Below::New(options, defaults));
+        while let Some(below) = next.take() {
+            let opened = match below {
+                Below::Known(name) => self.find(&name).map(|node| (node, defaults.flags, None)),
+                // An error of the top itself has no context here.
+                Below::New(options, defaults) => {
+                    let opened = Box::pin(self.open_one(options, defaults)).await;
+                    let above = chain.len();
+                    opened.map_err(|error| (0..above).fold(error, |error, _| error.context(NO_BACKING)))
+                }
+            };
+            let (node, flags, below) = opened?;
+            chain.push((node, flags));
+            next = below;
+        }
+        let mut below: Option<Arc<Node>> = None;
+        while let Some((node, flags)) = chain.pop() {
+            if let Some(backing) = below {
+                self.attach_backing(&node, backing, flags)?;
+            }
+            below = Some(node);
+        }
+        below.ok_or_else(|| Error::invalid("Must specify either driver or file"))
+    }
+
+    /// Opens a node without its backing, which is told instead.
+    async fn open_one(
+        self: &Arc<Self>,
+        mut options: Options,
+        defaults: Defaults,
+    ) -> Result<(Arc<Node>, OpenFlags, Option<Below>)> {
         let names_protocol = options.get_str("driver").and_then(|name| self.registry().find(name));
         // A protocol that is named gets its file name as it is: it may come from an image.
         if names_protocol.is_none_or(|driver| driver.kind() != DriverKind::Protocol) {
@@ -232,7 +275,7 @@ impl Graph {
             }
         }
         let node_name = node_name.unwrap_or_else(|| self.generate_name());
-        let mut backing_options = options.take_below("backing");
+        let backing_options = options.take_below("backing");
         let backing_reference = options.take("backing");
         let bitmaps = Arc::<Bitmaps>::default();
         let request = OpenRequest {
@@ -249,19 +292,16 @@ impl Graph {
         let driver = driver_type.open(request).await?;
         let node = Node::new(node_name, driver_type, driver, own_options(&explicit), config, bitmaps);
         self.register(&node)?;
-        match backing_reference {
-            Some(Value::Str(name)) if !name.is_empty() => {
-                let backing = self.find(&name)?;
-                self.attach_backing(&node, backing, flags)?;
-            }
-            Some(Value::Str(_) | Value::Null) => {}
+        let below = match backing_reference {
+            Some(Value::Str(name)) if !name.is_empty() => Some(Below::Known(name)),
+            Some(Value::Str(_) | Value::Null) => None,
             Some(_) => return Err(Error::invalid("Invalid parameter type for 'backing', expected: node name")),
             None if driver_type.supports_backing() && !flags.no_backing => {
-                self.open_backing(&node, &mut backing_options, &defaults).await?;
+                backing_of(&node, backing_options, &defaults)?
             }
-            None => {}
-        }
-        Ok(node)
+            None => None,
+        };
+        Ok((node, flags, below))
     }
 
     async fn open_for_probing(
@@ -299,35 +339,6 @@ impl Graph {
         }
     }
 
-    async fn open_backing(
-        self: &Arc<Self>,
-        node: &Arc<Node>,
-        options: &mut Options,
-        defaults: &Defaults,
-    ) -> Result<()> {
-        let stored = node.driver().image_backing();
-        let names_file =
-            options.iter().any(|(name, _)| name == "filename" || name == "file" || name.starts_with("file."));
-        if let Some(stored) = &stored
-            && !names_file
-        {
-            let base = filename::of(node);
-            options.set("filename", filename::combine(&base, &stored.file));
-        }
-        if let Some(format) = stored.as_ref().and_then(|stored| stored.format.as_ref())
-            && !options.contains("driver")
-        {
-            options.set("driver", format.as_str());
-        }
-        if options.is_empty() {
-            return Ok(());
-        }
-        let config = NodeConfig { read_only: true, auto_read_only: false, ..node.config() };
-        let opened = Box::pin(self.open(std::mem::take(options), defaults.below(config)?)).await;
-        let backing = opened.map_err(|error| error.context("Could not open backing file"))?;
-        self.attach_backing(node, backing, defaults.flags)
-    }
-
     fn attach_backing(&self, node: &Arc<Node>, backing: Arc<Node>, flags: OpenFlags) -> Result<()> {
         let Some(slot) = node.backing_slot() else {
             return Err(Error::invalid(format!(
@@ -342,6 +353,28 @@ impl Graph {
         slot.set(Some(child));
         Ok(())
     }
+}
+
+/// The backing of a node that was just opened: what the image names, changed by the user's options.
+fn backing_of(node: &Arc<Node>, mut options: Options, defaults: &Defaults) -> Result<Option<Below>> {
+    let stored = node.driver().image_backing();
+    let names_file = options.iter().any(|(name, _)| name == "filename" || name == "file" || name.starts_with("file."));
+    if let Some(stored) = &stored
+        && !names_file
+    {
+        let base = filename::of(node);
+        options.set("filename", filename::combine(&base, &stored.file));
+    }
+    if let Some(format) = stored.as_ref().and_then(|stored| stored.format.as_ref())
+        && !options.contains("driver")
+    {
+        options.set("driver", format.as_str());
+    }
+    if options.is_empty() {
+        return Ok(None);
+    }
+    let config = NodeConfig { read_only: true, auto_read_only: false, ..node.config() };
+    Ok(Some(Below::New(options, defaults.below(config)?)))
 }
 
 /// What belongs to the node itself: without the options of its children.

@@ -1,6 +1,7 @@
 //! What a back end counts of its requests: operations, bytes, time, failures, intervals, latency histograms.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -93,21 +94,38 @@ struct State {
 /// The statistics of one back end.
 pub struct Stats {
     state: Mutex<State>,
-    /// Whether requests that were refused count.
-    pub account_invalid: bool,
-    /// Whether requests that failed count.
-    pub account_failed: bool,
+    account_invalid: AtomicBool,
+    account_failed: AtomicBool,
 }
 
 impl Default for Stats {
     fn default() -> Self {
-        Self { state: Mutex::default(), account_invalid: true, account_failed: true }
+        Self { state: Mutex::default(), account_invalid: AtomicBool::new(true), account_failed: AtomicBool::new(true) }
     }
 }
 
 impl Stats {
     fn with<R>(&self, visit: impl FnOnce(&mut State) -> R) -> R {
         visit(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Whether requests that were refused count as accesses.
+    pub fn accounts_invalid(&self) -> bool {
+        self.account_invalid.load(Ordering::Relaxed)
+    }
+
+    /// Whether requests that failed count in latencies and as accesses.
+    pub fn accounts_failed(&self) -> bool {
+        self.account_failed.load(Ordering::Relaxed)
+    }
+
+    /// Changes whether refused and failed requests count; `None` leaves it as it is.
+    pub fn set_accounting(&self, invalid: Option<bool>, failed: Option<bool>) {
+        for (known, wish) in [(&self.account_invalid, invalid), (&self.account_failed, failed)] {
+            if let Some(wish) = wish {
+                known.store(wish, Ordering::Relaxed);
+            }
+        }
     }
 
     /// Counts a request that succeeded.
@@ -132,7 +150,7 @@ impl Stats {
         let ns = u64::try_from(now.duration_since(started).as_nanos()).unwrap_or(u64::MAX);
         self.with(|state| {
             state.counters[kind as usize].failed += 1;
-            if self.account_failed {
+            if self.accounts_failed() {
                 state.counters[kind as usize].total_time_ns += ns;
                 state.sample(kind, now, ns);
             }
@@ -143,7 +161,7 @@ impl Stats {
     pub fn invalid(&self, kind: Kind) {
         self.with(|state| {
             state.counters[kind as usize].invalid += 1;
-            if self.account_invalid {
+            if self.accounts_invalid() {
                 state.last_access = Some(Instant::now());
             }
         });

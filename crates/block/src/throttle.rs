@@ -5,7 +5,10 @@
 //! holds a tenth of a second's worth.
 
 use std::sync::{Mutex, PoisonError};
+use std::task::Poll;
 use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
 
 use crate::error::{Error, Result};
 use crate::gate::Gate;
@@ -164,6 +167,8 @@ pub struct Group {
     state: Mutex<State>,
     // A turn for reads and one for writes: first come, first served, over all members.
     turns: [tokio::sync::Mutex<()>; 2],
+    /// There are other limits.
+    changed: Notify,
 }
 
 impl Group {
@@ -174,7 +179,7 @@ impl Group {
     pub fn new(name: &str, limits: Limits) -> Result<Self> {
         limits.check()?;
         let state = State { limits, levels: Default::default(), last: Instant::now() };
-        Ok(Self { name: name.to_owned(), state: Mutex::new(state), turns: Default::default() })
+        Ok(Self { name: name.to_owned(), state: Mutex::new(state), turns: Default::default(), changed: Notify::new() })
     }
 
     /// Its name.
@@ -191,13 +196,14 @@ impl Group {
         self.with(|state| state.limits)
     }
 
-    /// Sets other limits; the buckets start empty.
+    /// Sets other limits; the buckets start empty. Requests that wait are looked at again.
     ///
     /// # Errors
     /// If they don't fit together.
     pub fn set_limits(&self, limits: Limits) -> Result<()> {
         limits.check()?;
         self.with(|state| *state = State { limits, levels: Default::default(), last: Instant::now() });
+        self.changed.notify_waiters();
         Ok(())
     }
 
@@ -206,11 +212,19 @@ impl Group {
         if !self.with(|state| state.limits.is_limited()) {
             return;
         }
-        let _turn = if gate.is_closed() { None } else { Some(self.turns[usize::from(is_write)].lock().await) };
+        // A drain does not wait for the turn of another disk.
+        let turn = async { Some(self.turns[usize::from(is_write)].lock().await) };
+        let closed = async {
+            gate.wait_closed().await;
+            None
+        };
+        let _turn = first(closed, turn).await;
         loop {
+            let mut changed = std::pin::pin!(self.changed.notified());
+            changed.as_mut().enable();
             let wait = self.with(|state| state.try_admit(bytes, is_write, gate.is_closed()));
             let Some(wait) = wait else { return };
-            either(aio::sleep(wait), gate.wait_closed()).await;
+            first(aio::sleep(wait), first(gate.wait_closed(), changed)).await;
         }
     }
 }
@@ -246,13 +260,14 @@ impl State {
     }
 }
 
-/// Waits for the first of two futures.
-async fn either(a: impl Future<Output = ()>, b: impl Future<Output = ()>) {
+/// The result of the first of two futures that is ready.
+async fn first<T>(a: impl Future<Output = T>, b: impl Future<Output = T>) -> T {
     let (mut a, mut b) = (std::pin::pin!(a), std::pin::pin!(b));
-    std::future::poll_fn(|context| {
-        if a.as_mut().poll(context).is_ready() { std::task::Poll::Ready(()) } else { b.as_mut().poll(context) }
+    std::future::poll_fn(|context| match a.as_mut().poll(context) {
+        Poll::Pending => b.as_mut().poll(context),
+        ready => ready,
     })
-    .await;
+    .await
 }
 
 #[cfg(test)]

@@ -374,10 +374,45 @@ fn options_of_a_reopen_must_be_those_of_the_open() {
         let error = reopen(name().with(option, value), false).expect_err("can't change");
         assert_eq!(error.to_string(), format!("Cannot change the option '{option}'"));
     }
+    let error = reopen(name().with("aio", "native"), false).expect_err("can't change");
+    assert_eq!(error.to_string(), "Cannot change the option 'aio'");
     reopen(name(), true).expect("read-only");
     aio::block_on(driver.write(0, IoBuf::zeroed(512), WriteFlags::default())).expect_err("the descriptor is read-only");
     reopen(name(), false).expect("writable again");
     aio::block_on(driver.write(0, IoBuf::zeroed(512), WriteFlags::default())).expect("writes");
+}
+
+#[test]
+fn reopen_with_another_cache_uses_the_host_as_it_says() {
+    let dir = Dir::new();
+    let path = dir.image("a.img", 8192);
+    let (_graph, child) = open(file_options(&path)).expect("opens");
+    let driver = Arc::clone(child.node().driver());
+    let is_direct = || {
+        let name = std::fs::canonicalize(&path).expect("the file");
+        let descriptors = std::fs::read_dir("/proc/self/fd").expect("descriptors").flatten();
+        let ours = descriptors.filter(|fd| std::fs::read_link(fd.path()).is_ok_and(|target| target == name));
+        let flags = ours.map(|fd| {
+            let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.file_name().display()));
+            let info = info.expect("the descriptor");
+            let flags = info.lines().find_map(|line| line.strip_prefix("flags:")).expect("flags");
+            i64::from_str_radix(flags.trim(), 8).expect("octal")
+        });
+        flags.map(|flags| flags & 0o40000 != 0).collect::<Vec<_>>()
+    };
+    assert_eq!(is_direct(), [false]);
+    let reopen = |direct| aio::block_on(driver.reopen(Options::new().with("cache.direct", direct), false));
+    if let Err(error) = reopen(true) {
+        assert!(error.to_string().contains("does not support O_DIRECT"), "{error}");
+        println!("skipped: {error}");
+        return;
+    }
+    assert_eq!(is_direct(), [true]);
+    assert!(driver.limits().request_alignment >= 512);
+    aio::block_on(child.write(3, IoBuf::copy_of(b"hello"), WriteFlags::default())).expect("writes");
+    reopen(false).expect("buffered");
+    assert_eq!((is_direct(), driver.limits().request_alignment), (vec![false], 1));
+    assert_eq!(aio::block_on(child.read_vec(3, 5)).expect("reads"), b"hello");
 }
 
 #[test]

@@ -28,7 +28,7 @@ pub use source::FdSets;
 
 use crate::child::Child;
 use crate::create::{CreateOption, CreateRequest};
-use crate::driver::{Driver, DriverKind, DriverType, IoFuture, done, fail};
+use crate::driver::{DiscardCounts, Driver, DriverKind, DriverType, IoFuture, done, fail};
 use crate::error::{Error, Result};
 use crate::node::Node;
 use crate::node::NodeConfig;
@@ -227,11 +227,7 @@ impl OwnOptions {
             Some(1) => Engine::Native,
             Some(_) => Engine::Uring,
         };
-        if engine == Engine::Native && !direct {
-            return Err(Error::invalid(
-                "aio=native was specified, but it requires cache.direct=on, which was not specified.",
-            ));
-        }
+        check_engine(engine, direct)?;
         let locking = choice(options, "locking", &["auto", "on", "off"])? != Some(2);
         if let Some(id) = options.take_str("pr-manager")? {
             return Err(Error::invalid(format!("No persistent reservation manager with id '{id}'")));
@@ -244,9 +240,18 @@ impl OwnOptions {
     }
 }
 
+fn check_engine(engine: Engine, direct: bool) -> Result<()> {
+    if engine == Engine::Native && !direct {
+        let text = "aio=native was specified, but it requires cache.direct=on, which was not specified.";
+        return Err(Error::invalid(text));
+    }
+    Ok(())
+}
+
 /// The open descriptor and what is locked on it.
 struct Open {
     file: File,
+    limits: Limits,
     writable: bool,
     claim: Claim,
 }
@@ -257,7 +262,6 @@ struct HostFile {
     auto_read_only: bool,
     no_flush: bool,
     host_type: HostType,
-    limits: Limits,
 
     read_only: AtomicBool,
     open: RwLock<Open>,
@@ -266,6 +270,7 @@ struct HostFile {
     flush_error: AtomicI32,
     /// A range known to hold data, for questions about block status.
     data: Mutex<Option<(u64, u64)>>,
+    discards: Mutex<DiscardCounts>,
 
     can_zero: Able,
     can_punch: Able,
@@ -294,12 +299,12 @@ impl HostFile {
             auto_read_only,
             no_flush: cache.no_flush,
             host_type,
-            limits,
             read_only: AtomicBool::new(read_only),
-            open: RwLock::new(Open { file, writable, claim: Claim::NONE }),
+            open: RwLock::new(Open { file, limits, writable, claim: Claim::NONE }),
             len: AtomicU64::new(len),
             flush_error: AtomicI32::new(0),
             data: Mutex::new(None),
+            discards: Mutex::default(),
             can_zero: Able::new(regular || block),
             can_punch: Able::new(regular || block),
             can_reserve: Able::new(regular),
@@ -346,16 +351,35 @@ impl HostFile {
 
     /// Gives the node the access mode that `claim` and the configuration need, and the locks of `claim`.
     fn adapt(&self, claim: Claim, read_only: bool) -> Result<()> {
+        self.exchange(claim, read_only, false)
+    }
+
+    /// As [`HostFile::adapt`], with another use of the host's cache.
+    fn adapt_cache(&self, claim: Claim, read_only: bool, direct: bool) -> Result<()> {
+        let was_direct = self.source.is_direct();
+        self.source.set_direct(direct);
+        let result = self.exchange(claim, read_only, direct != was_direct);
+        if result.is_err() {
+            self.source.set_direct(was_direct);
+        }
+        result
+    }
+
+    fn exchange(&self, claim: Claim, read_only: bool, other_cache: bool) -> Result<()> {
         let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
         let writes = Permissions::WRITE | Permissions::WRITE_UNCHANGED | Permissions::RESIZE;
         let writable = !read_only && (!self.auto_read_only || !(claim.used & writes).is_empty());
-        let changed = if writable == open.writable {
+        let mut limits = open.limits;
+        let changed = if writable == open.writable && !other_cache {
             None
         } else {
             match self.source.open_again(open.file.fd(), writable) {
-                Ok(fd) => Some(Self::file(fd, self.options.engine)?),
+                Ok(fd) => {
+                    limits = Self::find_limits(&fd, self.host_type, self.source.is_direct());
+                    Some(Self::file(fd, self.options.engine)?)
+                }
                 // More than what is needed now does no harm.
-                Err(_) if open.writable => None,
+                Err(_) if open.writable && !other_cache => None,
                 Err(error) => return Err(error),
             }
         };
@@ -374,15 +398,18 @@ impl HostFile {
         open.claim = claim;
         if let Some(file) = changed {
             open.file = file;
+            open.limits = limits;
             open.writable = writable;
         }
         Ok(())
     }
 
-    /// Takes new options, of which none but the access mode may differ.
+    /// Takes new options, of which only the access mode and the use of the host's cache may differ.
     fn change(&self, mut options: Options, read_only: bool) -> Result<()> {
         options.set_default("filename", self.options.filename.as_str());
-        let new = OwnOptions::take(self.source.kind, &mut options, self.source.direct)?;
+        let direct = options.take_bool("cache.direct")?.unwrap_or(self.source.is_direct());
+        // Whether `aio` and the cache fit each other is looked at below.
+        let new = OwnOptions::take(self.source.kind, &mut options, true)?;
         let known = &self.options;
         let changed = match options.iter().next() {
             Some((name, _)) => Some(name),
@@ -394,8 +421,9 @@ impl HostFile {
         if let Some(name) = changed {
             return Err(Error::invalid(format!("Cannot change the option '{name}'")));
         }
+        check_engine(new.engine, direct)?;
         let claim = self.open.read().unwrap_or_else(PoisonError::into_inner).claim;
-        self.adapt(claim, read_only)?;
+        self.adapt_cache(claim, read_only, direct)?;
         self.read_only.store(read_only, Ordering::Release);
         Ok(())
     }
@@ -411,7 +439,7 @@ impl HostFile {
         }
         self.current().sync_data().await.map_err(|error| {
             let error = Error::host(&error);
-            let direct = self.source.direct;
+            let direct = self.source.is_direct();
             if !direct && error.errno() != Errno::NOTSUP.raw_os_error() {
                 self.flush_error.store(error.errno(), Ordering::Release);
             }
@@ -545,7 +573,7 @@ impl Driver for HostFile {
     }
 
     fn limits(&self) -> Limits {
-        self.limits
+        self.open.read().unwrap_or_else(PoisonError::into_inner).limits
     }
 
     fn children(&self) -> Vec<Arc<Child>> {
@@ -619,7 +647,18 @@ impl Driver for HostFile {
                 self.can_discard_device.attempt(on_device(&file, offset, len, host::device_discard)).await
             };
             *self.known_data() = None;
-            if freed? { Ok(()) } else { Err(Error::unsupported("The host can't discard")) }
+            let mut discards = self.discards.lock().unwrap_or_else(PoisonError::into_inner);
+            match freed {
+                Ok(true) => {
+                    discards.done += 1;
+                    discards.bytes = discards.bytes.saturating_add(len);
+                    Ok(())
+                }
+                other => {
+                    discards.failed += 1;
+                    other.and_then(|_| Err(Error::unsupported("The host can't discard")))
+                }
+            }
         })
     }
 
@@ -673,6 +712,14 @@ impl Driver for HostFile {
             Ok(()) => done(()),
             Err(error) => fail(error),
         }
+    }
+
+    fn discards(&self) -> Option<DiscardCounts> {
+        Some(*self.discards.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn reopens_cache(&self) -> bool {
+        true
     }
 
     fn set_permissions(&self, used: Permissions, shared: Permissions) -> Result<()> {

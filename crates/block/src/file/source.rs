@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{FileType as HostType, Mode, OFlags};
 use rustix::io::Errno;
@@ -32,19 +33,29 @@ impl FdSets {
 pub(super) struct Source {
     pub kind: Kind,
     pub filename: String,
-    pub direct: bool,
+    direct: AtomicBool,
     fd_sets: Option<Arc<FdSets>>,
 }
 
 impl Source {
     pub fn new(kind: Kind, filename: String, direct: bool, graph: &Graph) -> Self {
         let fd_sets = if filename.starts_with("/dev/fdset/") { graph.object(FdSets::OBJECT) } else { None };
-        Self { kind, filename, direct, fd_sets }
+        Self { kind, filename, direct: AtomicBool::new(direct), fd_sets }
+    }
+
+    /// Whether the host's cache is bypassed.
+    pub fn is_direct(&self) -> bool {
+        self.direct.load(Ordering::Acquire)
+    }
+
+    /// Decides whether descriptors that are opened from now on bypass the host's cache.
+    pub fn set_direct(&self, direct: bool) {
+        self.direct.store(direct, Ordering::Release);
     }
 
     fn flags(&self, writable: bool) -> OFlags {
         let mut flags = if writable { OFlags::RDWR } else { OFlags::RDONLY } | OFlags::CLOEXEC;
-        if self.direct {
+        if self.is_direct() {
             flags |= OFlags::DIRECT;
         }
         if self.kind == Kind::Cdrom {
@@ -78,7 +89,9 @@ impl Source {
         rustix::fs::open(name, self.flags(writable), Mode::empty()).map_err(|errno| {
             let what = format!("Could not open '{}'", self.filename);
             match errno {
-                Errno::INVAL if self.direct => Error::invalid(format!("{what}: filesystem does not support O_DIRECT")),
+                Errno::INVAL if self.is_direct() => {
+                    Error::invalid(format!("{what}: filesystem does not support O_DIRECT"))
+                }
                 Errno::ROFS => {
                     Error::new(Errno::ACCESS.raw_os_error(), crate::error::strerror(errno.raw_os_error())).context(what)
                 }
@@ -95,7 +108,7 @@ impl Source {
         let set = set.parse().map_err(|_| Error::invalid(format!("Could not parse fdset {set}")))?;
         let Some(sets) = &self.fd_sets else { return Err(failed(&Errno::NOENT.into())) };
         let fd = (sets.0)(set, writable).map_err(|error| failed(&error))?;
-        if self.direct {
+        if self.is_direct() {
             let old = rustix::fs::fcntl_getfl(&fd)?;
             rustix::fs::fcntl_setfl(&fd, old | OFlags::DIRECT)?;
         }
