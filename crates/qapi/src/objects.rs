@@ -56,40 +56,6 @@ pub enum QCryptoTLSCredsEndpoint {
     Server,
 }
 
-/// The properties of TLS credentials without identities.
-#[derive(Debug, Clone, PartialEq, Eq, Default, QapiType)]
-pub struct TlsCredsAnonProperties {
-    /// Whether the peer's identity is verified; on if absent.
-    pub verify_peer: Option<bool>,
-    /// The directory with the files.
-    pub dir: Option<String>,
-    /// The end; the client's if absent.
-    pub endpoint: Option<QCryptoTLSCredsEndpoint>,
-    /// Which algorithms are allowed, as GnuTLS writes priorities.
-    pub priority: Option<String>,
-    /// Without effect: credentials are loaded when they are made.
-    #[qapi(deprecated)]
-    pub loaded: Option<bool>,
-}
-
-/// The properties of TLS credentials that are shared keys.
-#[derive(Debug, Clone, PartialEq, Eq, Default, QapiType)]
-pub struct TlsCredsPskProperties {
-    /// Whether the peer's identity is verified; on if absent.
-    pub verify_peer: Option<bool>,
-    /// The directory with the files.
-    pub dir: Option<String>,
-    /// The end; the client's if absent.
-    pub endpoint: Option<QCryptoTLSCredsEndpoint>,
-    /// Which algorithms are allowed, as GnuTLS writes priorities.
-    pub priority: Option<String>,
-    /// Without effect: credentials are loaded when they are made.
-    #[qapi(deprecated)]
-    pub loaded: Option<bool>,
-    /// The client's name; `qemu` if absent.
-    pub username: Option<String>,
-}
-
 /// The properties of TLS credentials that are certificates.
 #[derive(Debug, Clone, PartialEq, Eq, Default, QapiType)]
 pub struct TlsCredsX509Properties {
@@ -110,7 +76,8 @@ pub struct TlsCredsX509Properties {
     pub passwordid: Option<String>,
 }
 
-/// The type of an object with its properties. The TLS credentials above come with the drivers that need them.
+/// The type of an object with its properties. Left out are the TLS credentials without certificates (`tls-creds-anon`,
+/// `tls-creds-psk`): the TLS library has neither.
 #[derive(Debug, Clone, PartialEq, Eq, QapiType)]
 #[qapi(tag = "qom-type")]
 pub enum ObjectTypeOptions {
@@ -120,6 +87,9 @@ pub enum ObjectTypeOptions {
     Secret(SecretProperties),
     /// A group of disks that share limits of throughput.
     ThrottleGroup(Box<ThrottleGroupProperties>),
+    /// Certificates for connections with TLS.
+    #[qapi(name = "tls-creds-x509")]
+    TlsCredsX509(TlsCredsX509Properties),
 }
 
 /// Makes an object.

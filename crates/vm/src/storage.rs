@@ -36,7 +36,7 @@ use qmp::{EventSink, FdAccess, FdSets};
 use crate::control::Control;
 use crate::inbox::Inbox;
 
-pub use self::drive::{DriveConfig, Interface};
+pub use self::drive::{DriveConfig, Interface, Snapshot};
 pub use self::jobs::{Jobs, Verb};
 pub use self::objects::Objects;
 pub use self::options::block_options;
@@ -99,7 +99,11 @@ impl Storage {
         let open_set = move |set: u64, writable| open_fd_set(&fd_sets, set, writable);
         graph.set_object(block::file::FdSets::OBJECT, Arc::new(block::file::FdSets::new(open_set)));
         let told = events.clone();
-        let quorum = QuorumEvents(Box::new(move |name, event| tell_of_quorum(&told, name, event)));
+        let known = Arc::downgrade(&graph);
+        let quorum = QuorumEvents(Box::new(move |name, event| {
+            let device = known.upgrade().and_then(|graph| device_of(&graph, name));
+            tell_of_quorum(&told, device.as_deref().unwrap_or(name), event);
+        }));
         graph.set_object(quorum::EVENTS_OBJECT, Arc::new(quorum));
         let mut storage = Self {
             objects: Objects::new(Arc::clone(&graph)),
@@ -272,6 +276,13 @@ pub fn drivers() -> Vec<&'static dyn DriverType> {
 #[expect(clippy::needless_pass_by_value, reason = "it is for map_err")]
 pub fn client_error(error: block::Error) -> Error {
     Error::new(ErrorClass::GenericError, error.to_string())
+}
+
+/// The name of the back end whose medium this node is.
+fn device_of(graph: &Graph, node_name: &str) -> Option<String> {
+    let is_it = |backend: &Arc<Backend>| backend.node().is_some_and(|node| node.name() == node_name);
+    let backend = graph.backends().into_iter().find(|backend| !backend.name().is_empty() && is_it(backend));
+    backend.map(|backend| backend.name().to_owned())
 }
 
 fn tell_of_quorum(events: &EventSink, name: &str, event: QuorumEvent) {

@@ -2,7 +2,7 @@
 //!
 //! `-blockdev` and `-object` take what the QMP commands take. `-drive` is older and wider: options of the back end (its
 //! name, error policies, limits, statistics), short names for those of the medium, and everything else for the block
-//! layer. Left out: `snapshot=on`, and controllers other than virtio, IDE and floppy.
+//! layer. Left out: controllers other than virtio, IDE and floppy.
 
 use block::Options;
 use block::backend::ErrorPolicy;
@@ -11,7 +11,7 @@ use machine::config::DeviceConfig;
 use qapi::block::options::BlockdevOptions;
 use qapi::keyval::{self, Grammar};
 use qapi::objects::ObjectAdd;
-use vm::storage::{self, DriveConfig, Interface, StorageConfig};
+use vm::storage::{self, DriveConfig, Interface, Snapshot, StorageConfig};
 
 use super::arguments::all;
 use super::{Argument, CliError, devices, qtest};
@@ -30,6 +30,7 @@ pub fn settings(arguments: &[Argument<'_>], devices: &mut Vec<DeviceConfig>) -> 
         }
         config.nodes.push((source(argument), node));
     }
+    let snapshot = all(arguments, "snapshot").next().is_some();
     for argument in arguments {
         let Some((forced, is_file)) = short_form(argument.option.name) else { continue };
         let text;
@@ -39,7 +40,7 @@ pub fn settings(arguments: &[Argument<'_>], devices: &mut Vec<DeviceConfig>) -> 
         } else {
             argument.value
         };
-        let drive = drive(argument, value, &config.drives)?;
+        let drive = drive(argument, value, &config.drives, snapshot)?;
         let device = match drive.0.interface {
             Interface::None => None,
             Interface::Virtio => Some(devices::virtio_disk(arguments, argument, &drive.0.id, devices)?),
@@ -282,11 +283,6 @@ impl Drive<'_> {
             let seconds = text.parse().ok().filter(|seconds| *seconds > 0 && *seconds <= u64::from(u32::MAX));
             intervals.push(seconds.ok_or_else(|| self.argument.error(format!("Invalid interval length: '{text}'")))?);
         }
-        for name in ["stats-account-invalid", "stats-account-failed"] {
-            if self.flag(name)? == Some(false) {
-                return Err(self.argument.error(format!("{name}=off is not available in this version")));
-            }
-        }
         Ok(intervals)
     }
 
@@ -300,11 +296,6 @@ impl Drive<'_> {
 
     /// What is left belongs to the medium; short names become the block layer's.
     fn medium(mut self, media: Media) -> Result<Option<Options>, CliError> {
-        for feature in ["snapshot", "copy-on-read"] {
-            if self.flag(feature)? == Some(true) {
-                return Err(self.argument.error(format!("{feature}=on is not available in this version")));
-            }
-        }
         if self.options.contains("readonly") {
             let read_only = self.flag("readonly")?;
             if self.options.contains("read-only") {
@@ -378,7 +369,12 @@ fn name_file(options: &mut Options, filename: String, has_file_options: bool) {
 }
 
 /// Reads one drive; `value` is that of the `-drive` that the option stands for.
-fn drive(argument: &Argument<'_>, value: &str, before: &[DriveConfig]) -> Result<(DriveConfig, Media), CliError> {
+fn drive(
+    argument: &Argument<'_>,
+    value: &str,
+    before: &[DriveConfig],
+    snapshot: bool,
+) -> Result<(DriveConfig, Media), CliError> {
     let grammar = Grammar { implied_key: None, boolean_shorthand: true };
     let parsed = keyval::parse(value, &grammar).map_err(|error| argument.error(error.desc))?;
     let mut drive = Drive { argument, options: storage::block_options(&parsed.map) };
@@ -408,17 +404,28 @@ fn drive(argument: &Argument<'_>, value: &str, before: &[DriveConfig]) -> Result
         None => drive.text("group")?,
     };
     let intervals = drive.intervals()?;
+    let account_invalid = drive.flag("stats-account-invalid")?;
+    let account_failed = drive.flag("stats-account-failed")?;
+    let copy_on_read = drive.flag("copy-on-read")?.unwrap_or(false);
+    let snapshot = match drive.flag("snapshot")?.unwrap_or(snapshot) {
+        true => Snapshot::Temporary,
+        false => Snapshot::Off,
+    };
     let medium = drive.medium(media)?;
     let config = DriveConfig {
         id,
         interface,
         source: source(argument),
         medium,
+        snapshot,
+        copy_on_read,
         write_cache,
         read_error,
         write_error,
         limits,
         group,
+        account_invalid,
+        account_failed,
         intervals,
     };
     Ok((config, media))

@@ -254,6 +254,7 @@ pub const OPTIONS: &[OptionSpec] = &[
         "make a drive (-drive format=help lists the formats)",
         &DRIVE,
     ),
+    option("snapshot", None, "let drives write into temporary overlays instead of their images"),
     option("hda", Some("file"), "use the file as the first IDE disk"),
     option("hdb", Some("file"), "use the file as the second IDE disk"),
     option("hdc", Some("file"), "use the file as the third IDE disk"),

@@ -23,6 +23,15 @@ pub struct BlockdevReopen {
     pub options: Vec<BlockdevOptions>,
 }
 
+/// An older form of `blockdev-reopen`, for one node.
+#[derive(Debug, Clone, PartialEq, Command)]
+#[command(name = "x-blockdev-reopen", legacy, unstable)]
+pub struct XBlockdevReopen {
+    /// The node, by its name, with its new options.
+    #[qapi(flatten)]
+    pub options: BlockdevOptions,
+}
+
 /// Deletes a node that nobody uses and that `blockdev-add` has made.
 #[derive(Debug, Clone, PartialEq, Command)]
 #[command(name = "blockdev-del", preconfig)]

@@ -129,14 +129,6 @@ impl Storage {
         if is_read_only && wish.access == DiskAccess::Write {
             return Err(Error::generic("Block node is read-only"));
         }
-        for (name, given, counts) in [
-            ("account-failed", wish.account_failed, backend.stats.account_failed),
-            ("account-invalid", wish.account_invalid, backend.stats.account_invalid),
-        ] {
-            if given.is_some_and(|given| given != counts) {
-                return Err(Error::generic(format!("'{name}' can't be changed in this version")));
-            }
-        }
         let reactor = wish.iothread.as_deref().map(|id| self.objects.io_thread(id)).transpose()?;
         // A part of a device has no id of its own.
         let id = requestor.id.filter(|id| requestor.path.rsplit('/').next() == Some(*id)).map(str::to_owned);
@@ -158,6 +150,7 @@ impl Storage {
             backend.detach_device();
             return Err(super::client_error(error));
         }
+        backend.stats.set_accounting(wish.account_invalid, wish.account_failed);
         let (read, write) = backend.error_policies();
         backend.set_error_policies(policy(wish.rerror, read), policy(wish.werror, write));
         if let Some(reactor) = reactor {

@@ -1,8 +1,16 @@
 //! Drives of the command line: a back end with a medium and everything that belongs to both.
 
+use std::fs::File;
+use std::io::ErrorKind;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use block::backend::ErrorPolicy;
+use block::create::CreateRequest;
 use block::throttle::Limits;
-use block::{NodeConfig, Options};
+use block::{Defaults, Node, NodeConfig, OpenFlags, Options, Permissions, Value};
 use qapi::Error;
 
 use super::{Storage, client_error};
@@ -29,6 +37,16 @@ pub enum Interface {
     },
 }
 
+/// Where a drive's writes go.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Snapshot {
+    /// Into its image.
+    #[default]
+    Off,
+    /// Into a temporary overlay that is gone with the program.
+    Temporary,
+}
+
 /// A drive.
 #[derive(Clone, Debug)]
 pub struct DriveConfig {
@@ -40,6 +58,10 @@ pub struct DriveConfig {
     pub source: String,
     /// The options that its medium is opened with; an empty drive has none.
     pub medium: Option<Options>,
+    /// Where its writes go.
+    pub snapshot: Snapshot,
+    /// Whether reads copy from the backing into the image.
+    pub copy_on_read: bool,
     /// Whether writes may be complete before they are stable.
     pub write_cache: bool,
     /// What failed reads lead to.
@@ -50,6 +72,10 @@ pub struct DriveConfig {
     pub limits: Limits,
     /// The group that shares them; the drive's own if absent.
     pub group: Option<String>,
+    /// Whether refused requests count as accesses.
+    pub account_invalid: Option<bool>,
+    /// Whether failed requests count.
+    pub account_failed: Option<bool>,
     /// The lengths of the intervals that statistics are kept of, seconds.
     pub intervals: Vec<u64>,
 }
@@ -65,11 +91,21 @@ impl Storage {
         let backend = self.new_backend(&drive.id);
         backend.set_write_cache(drive.write_cache);
         backend.set_error_policies(drive.read_error, drive.write_error);
+        backend.stats.set_accounting(drive.account_invalid, drive.account_failed);
         for seconds in &drive.intervals {
             backend.stats.add_interval(*seconds);
         }
         if let Some(options) = &drive.medium {
-            let node = self.open(options.clone(), NodeConfig::default())?;
+            let mut node = match drive.snapshot {
+                Snapshot::Off => self.open(options.clone(), NodeConfig::default())?,
+                Snapshot::Temporary => self.open_with_overlay(options.clone())?,
+            };
+            if drive.copy_on_read && node.is_read_only() {
+                tracing::warn!("disabling copy-on-read on read-only drive");
+            } else if drive.copy_on_read {
+                node =
+                    self.open_above(&node, Options::new().with("driver", "copy-on-read").with("file", node.name()))?;
+            }
             self.insert(&backend, &node)?;
         }
         if drive.limits.is_limited() {
@@ -80,6 +116,64 @@ impl Storage {
         Ok(())
     }
 
+    /// Opens a node over one that nobody uses yet, which is closed if that fails.
+    fn open_above(&self, below: &Arc<Node>, options: Options) -> Result<Arc<Node>, Error> {
+        let opened = self.open(options, NodeConfig::default());
+        if opened.is_err()
+            && let Err(error) = aio::block_on(self.graph.close(below))
+        {
+            tracing::warn!("closing '{}': {error}", below.name());
+        }
+        opened
+    }
+
+    /// Opens an image for reading, under an overlay in a file without a name.
+    fn open_with_overlay(&self, mut options: Options) -> Result<Arc<Node>, Error> {
+        let reads_only = options.get("read-only").is_some_and(|value| *value == Value::from(true));
+        options.set("read-only", true);
+        options.set("auto-read-only", false);
+        let image = self.open(options, NodeConfig::default())?;
+        if reads_only {
+            return Ok(image);
+        }
+        let path = temporary_file()?;
+        let name = path.to_string_lossy().into_owned();
+        let overlay = self.create_overlay(&name, image.len()).and_then(|()| {
+            let options = Options::new()
+                .with("driver", "qcow2")
+                .with("file.driver", "file")
+                .with("file.filename", name.as_str())
+                .with("discard", "unmap")
+                .with("cache.no-flush", true)
+                .with("backing", image.name());
+            self.open_above(&image, options)
+        });
+        // Opened, it needs no name; without this it would stay behind.
+        let _ = std::fs::remove_file(&path);
+        overlay
+    }
+
+    fn create_overlay(&self, filename: &str, size: u64) -> Result<(), Error> {
+        let created = aio::block_on(async {
+            let options = Options::new().with("driver", "file").with("filename", filename);
+            let node = self.graph.open(options, Defaults::new(NodeConfig::default(), OpenFlags::default())).await?;
+            let used = Permissions::CONSISTENT_READ | Permissions::WRITE | Permissions::RESIZE;
+            let file = self.graph.attach_root(&node, "a temporary overlay", used, Permissions::ALL)?;
+            let driver = self.graph.registry().find("qcow2").ok_or_else(|| block::Error::invalid("no qcow2"))?;
+            let request = CreateRequest {
+                graph: Arc::clone(&self.graph),
+                file: Some(Arc::clone(&file)),
+                filename: filename.to_owned(),
+                size,
+                options: Options::new(),
+                data_file: None,
+            };
+            let created = driver.create(request).await;
+            created.and(self.graph.detach(&file).await)
+        });
+        created.map_err(|error| client_error(error.context(format!("Could not create temporary overlay '{filename}'"))))
+    }
+
     /// Whether the command line has made this back end.
     pub fn is_drive(&self, name: &str) -> bool {
         self.drives.iter().any(|(drive, _)| drive == name)
@@ -88,5 +182,25 @@ impl Storage {
     /// Whether this drive has a device that was made for it.
     pub fn is_automatic_drive(&self, name: &str) -> bool {
         self.drives.iter().any(|(drive, interface)| drive == name && *interface != Interface::None)
+    }
+}
+
+/// A new empty file in `TMPDIR` or `/var/tmp` that only this user reads.
+fn temporary_file() -> Result<PathBuf, Error> {
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let directory = std::env::var_os("TMPDIR").filter(|name| !name.is_empty());
+    let directory = directory.map_or_else(|| PathBuf::from("/var/tmp"), PathBuf::from);
+    loop {
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let path = directory.join(format!("ouzel-{}-{number}", std::process::id()));
+        match File::options().write(true).create_new(true).mode(0o600).open(&path) {
+            Ok(_) => return Ok(path),
+            // A program that had this number was killed.
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+            Err(error) => {
+                let text = block::error::strerror(error.raw_os_error().unwrap_or(0));
+                return Err(Error::generic(format!("Could not open temporary file '{}': {text}", path.display())));
+            }
+        }
     }
 }

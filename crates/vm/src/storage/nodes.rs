@@ -6,6 +6,7 @@ use block::image::ImageBacking;
 use block::{Backend, Defaults, Node, NodeConfig, OpenFlags, Permissions, Preallocation, Role};
 use qapi::Error;
 use qapi::block::events::BlockWriteThreshold;
+use qapi::block::nodes::XBlockdevChange;
 use qapi::block::options::BlockdevOptions;
 
 use super::{Storage, client_error, options};
@@ -181,6 +182,37 @@ impl Storage {
         };
         node.set_write_threshold(threshold, Some(Box::new(event)));
         Ok(())
+    }
+
+    /// `x-blockdev-change`: adds a node to a quorum, or takes one away.
+    ///
+    /// # Errors
+    /// The parent is not there or has fixed children, or the node is in use.
+    pub fn change_children(&self, command: &XBlockdevChange) -> Result<(), Error> {
+        let parent = self.node_by(Some(&command.parent), Some(&command.parent))?;
+        match (&command.child, &command.node) {
+            (Some(_), Some(_)) => Err(Error::generic("The parameters child and node are in conflict")),
+            (None, None) => Err(Error::generic("Either child or node must be specified")),
+            (Some(name), None) => {
+                let child = parent.children().into_iter().find(|child| child.name() == name);
+                let not_there = || format!("Node '{}' does not have child '{name}'", command.parent);
+                let child = child.ok_or_else(|| Error::generic(not_there()))?;
+                let removed = aio::block_on(async {
+                    let _drained = self.graph.drain(&parent).await;
+                    self.graph.remove_child(&parent, &child).await
+                });
+                removed.map_err(client_error)
+            }
+            (None, Some(name)) => {
+                let node = self.graph.lookup(name);
+                let node = node.ok_or_else(|| Error::generic(format!("Node '{name}' not found")))?;
+                let added = aio::block_on(async {
+                    let _drained = self.graph.drain(&parent).await;
+                    self.graph.add_child(&parent, &node)
+                });
+                added.map_err(client_error)
+            }
+        }
     }
 
     /// `change-backing-file`: another name in the image, nothing else.

@@ -1,12 +1,16 @@
-//! Objects that users create: secrets, throttle groups, I/O threads.
+//! Objects that users create: secrets, throttle groups, I/O threads, TLS credentials of clients.
 
 use std::sync::{Arc, mpsc};
 
 use block::Graph;
 use block::throttle::{Group, Limits};
+use block_net::TlsCredentials;
 use block_tools::secret::Description;
 use qapi::Error;
-use qapi::objects::{IOThreadInfo, IothreadProperties, ObjectAdd, ObjectTypeOptions, QCryptoSecretFormat};
+use qapi::objects::{
+    IOThreadInfo, IothreadProperties, ObjectAdd, ObjectTypeOptions, QCryptoSecretFormat, QCryptoTLSCredsEndpoint,
+    TlsCredsX509Properties,
+};
 
 use super::client_error;
 use super::throttle::limits_of_group;
@@ -15,6 +19,7 @@ enum Object {
     Secret,
     ThrottleGroup(Arc<Group>),
     IoThread(Box<IoThread>),
+    Credentials,
 }
 
 struct IoThread {
@@ -73,6 +78,12 @@ impl Objects {
                 unless_known(())?;
                 Object::IoThread(Box::new(IoThread::start(&id, &properties)?))
             }
+            ObjectTypeOptions::TlsCredsX509(properties) => {
+                let credentials = credentials(&properties)?;
+                unless_known(())?;
+                self.graph.set_object(&id, Arc::new(credentials));
+                Object::Credentials
+            }
         };
         self.list.push((id, object));
         Ok(())
@@ -96,7 +107,7 @@ impl Objects {
         }
         match self.list.remove(at).1 {
             Object::Secret => self.graph.remove_secret(id),
-            Object::ThrottleGroup(_) => self.graph.remove_object(id),
+            Object::ThrottleGroup(_) | Object::Credentials => self.graph.remove_object(id),
             // The thread ends here.
             Object::IoThread(_) => {}
         }
@@ -125,6 +136,27 @@ impl Objects {
         };
         self.list.iter().filter_map(info).collect()
     }
+}
+
+/// Certificates of a client. They are read now; their later users keep what was read.
+fn credentials(properties: &TlsCredsX509Properties) -> Result<TlsCredentials, Error> {
+    if properties.endpoint == Some(QCryptoTLSCredsEndpoint::Server) {
+        return Err(Error::generic("TLS credentials for a server endpoint are not available in this version"));
+    }
+    if properties.priority.is_some() {
+        return Err(Error::generic("'priority' is not available: it is for GnuTLS, which this version does not use"));
+    }
+    if properties.passwordid.is_some() {
+        return Err(Error::generic("'passwordid' is not available in this version: decrypt the key's file"));
+    }
+    let directory = properties.dir.as_deref().ok_or_else(|| Error::generic("Missing 'dir' property value"))?;
+    let directory = std::path::Path::new(directory);
+    let credentials = TlsCredentials::from_directory(directory, properties.verify_peer.unwrap_or(true));
+    let credentials = credentials.map_err(client_error)?;
+    if properties.sanity_check.unwrap_or(true) {
+        TlsCredentials::check_directory(directory).map_err(client_error)?;
+    }
+    Ok(credentials)
 }
 
 impl IoThread {

@@ -1,22 +1,32 @@
 //! `blockdev-reopen`: nodes get other options, under drain, all of them or none.
 //!
-//! Left out: removing a backing file, adding one where there was none, and another `cache.direct`.
+//! Backings come, go and are replaced; the edge `file` may lead to another node. Nodes that were made together with the
+//! one that is named (their options are inside of its own) get other options with it.
 
 use std::sync::Arc;
 
-use block::{Child, DetectZeroes, Node, NodeConfig, Options, Permissions, Value};
+use block::{Child, DetectZeroes, DriverKind, Graph, Node, NodeConfig, Options, Permissions, Role, Value};
 use qapi::Error;
 use qapi::block::options::BlockdevOptions;
 
 use super::{Storage, client_error, options};
 
-/// A node as it was before.
-struct Before {
-    node: Arc<Node>,
-    options: Options,
-    config: NodeConfig,
-    /// Edges that were pointed elsewhere, with the nodes that they led to.
-    moved: Vec<(Arc<Child>, Arc<Node>)>,
+/// What was done to a node, with what it takes to undo it.
+enum Step {
+    /// Other options.
+    Options { node: Arc<Node>, options: Options, config: NodeConfig },
+    /// An edge leads elsewhere. The last one keeps the old node.
+    Moved { child: Arc<Child>, keeper: Arc<Child> },
+    /// There is no backing any more.
+    Detached { node: Arc<Node>, backing: Arc<Child>, permissions: (Permissions, Permissions) },
+    /// There is a backing now.
+    Attached { node: Arc<Node> },
+}
+
+/// The nodes that are reopened together.
+struct Transaction<'a> {
+    graph: &'a Arc<Graph>,
+    steps: Vec<Step>,
 }
 
 fn cannot_change(name: &str) -> Error {
@@ -64,92 +74,94 @@ impl Storage {
             let node = self.graph.lookup(name).ok_or_else(not_found)?;
             nodes.push((node, options::of_node(one)?));
         }
-        let mut done = Vec::new();
-        for (node, options) in nodes {
-            let drained = aio::block_on(self.graph.drain(&node));
-            let result = self.reopen_node(&node, options, NodeConfig::default(), &mut done);
-            drop(drained);
-            if let Err(error) = result {
-                self.undo(done);
-                return Err(error);
+        let drained: Vec<_> = nodes.iter().map(|(node, _)| aio::block_on(self.graph.drain(node))).collect();
+        let mut transaction = Transaction { graph: &self.graph, steps: Vec::new() };
+        let result =
+            nodes.into_iter().try_for_each(|(node, options)| transaction.node(&node, options, NodeConfig::default()));
+        let ended = match result {
+            Ok(()) => transaction.commit(),
+            Err(error) => {
+                transaction.undo();
+                Err(error)
             }
-        }
-        Ok(())
+        };
+        drop(drained);
+        ended
     }
+}
 
-    fn reopen_node(
-        &self,
-        node: &Arc<Node>,
-        mut options: Options,
-        inherited: NodeConfig,
-        done: &mut Vec<Before>,
-    ) -> Result<(), Error> {
+impl Transaction<'_> {
+    fn node(&mut self, node: &Arc<Node>, mut options: Options, inherited: NodeConfig) -> Result<(), Error> {
         options.take("node-name");
         if options.take("driver").is_some_and(|driver| driver != Value::from(node.driver_type().name())) {
             return Err(cannot_change("driver"));
         }
         let explicit = options.clone();
         let config = take_config(&mut options, inherited)?;
-        let old = node.config();
-        if config.cache.direct != old.cache.direct {
-            return Err(cannot_change("cache.direct"));
-        }
-        let mut before = Before { node: Arc::clone(node), options: node.options(), config: old, moved: Vec::new() };
-        // What is written to must be writable before its user is, and the other way round.
-        let children: Vec<Arc<Child>> = node.children();
-        if !config.read_only {
-            self.reopen_children(node, &children, &mut options.clone(), config, &mut before, done)?;
-        }
+        check_edges(node, &options)?;
+        let children = node.children();
         let mut own = options.clone();
+        own.take("backing");
         for child in &children {
             own.take(child.name());
             own.take_below(child.name());
         }
-        let changes_own = own.iter().any(|(name, value)| before.options.get(name) != Some(value))
-            || before.options.iter().any(|(name, _)| is_own(name, &children) && !own.contains(name));
-        if changes_own || config.read_only != old.read_only {
+        // What is written to must be writable before its user is, and the other way round.
+        if config.read_only {
+            self.options(node, own, &explicit, config, &children)?;
+            self.children(node, &children, options, config)?;
+        } else {
+            self.children(node, &children, options, config)?;
+            self.options(node, own, &explicit, config, &children)?;
+        }
+        self.recompute(node)
+    }
+
+    /// The node's own options.
+    fn options(
+        &mut self,
+        node: &Arc<Node>,
+        mut own: Options,
+        explicit: &Options,
+        config: NodeConfig,
+        children: &[Arc<Child>],
+    ) -> Result<(), Error> {
+        let (before, old) = (node.options(), node.config());
+        let other_cache = config.cache.direct != old.cache.direct && node.driver().reopens_cache();
+        let changes_own = own.iter().any(|(name, value)| before.get(name) != Some(value))
+            || before.iter().any(|(name, _)| is_own(name, children) && !own.contains(name));
+        if changes_own || other_cache || config.read_only != old.read_only {
             if config.read_only && !old.read_only {
                 aio::block_on(node.flush()).map_err(client_error)?;
             }
+            if node.driver().reopens_cache() {
+                own.set("cache.direct", config.cache.direct);
+            }
             aio::block_on(node.driver().reopen(own, config.read_only)).map_err(client_error)?;
         }
+        self.steps.push(Step::Options { node: Arc::clone(node), options: before, config: old });
         node.set_config(config);
-        node.set_options(own_options(&explicit));
-        done.push(before);
-        self.recompute(node)?;
-        if config.read_only {
-            let mut moved = Before { node: Arc::clone(node), options: node.options(), config, moved: Vec::new() };
-            let result = self.reopen_children(node, &children, &mut options, config, &mut moved, done);
-            done.push(moved);
-            result?;
-        }
-        Ok(())
+        node.set_options(own_options(explicit));
+        self.recompute(node)
     }
 
-    fn reopen_children(
-        &self,
+    /// The edges below, and the nodes that were made together with this one.
+    fn children(
+        &mut self,
         node: &Arc<Node>,
         children: &[Arc<Child>],
-        options: &mut Options,
+        mut options: Options,
         config: NodeConfig,
-        before: &mut Before,
-        done: &mut Vec<Before>,
     ) -> Result<(), Error> {
         for child in children {
             let below = child.node();
+            let is_backing = child.role() == Role::Cow;
             match options.take(child.name()) {
                 Some(Value::Str(name)) if name == below.name() => {}
-                Some(Value::Str(name)) if !name.is_empty() => {
-                    let new = self.node_by(None, Some(&name))?;
-                    if Arc::ptr_eq(&new, node) {
-                        let edge = child.name();
-                        let text = format!("Making '{name}' a {edge} child of '{name}' would create a cycle");
-                        return Err(Error::generic(text));
-                    }
-                    aio::block_on(self.graph.replace_child(child, new)).map_err(client_error)?;
-                    before.moved.push((Arc::clone(child), below));
-                }
-                Some(_) => return Err(Error::generic("Removing a backing file is not available in this version")),
+                Some(Value::Null) if is_backing => self.detach(node, child)?,
+                Some(Value::Str(name)) if name.is_empty() && is_backing => self.detach(node, child)?,
+                Some(Value::Str(name)) => self.point(node, child, &name)?,
+                Some(_) => return Err(cannot_change(child.name())),
                 None => {
                     let nested = options.take_below(child.name());
                     if nested.is_empty() {
@@ -157,21 +169,58 @@ impl Storage {
                         return Err(Error::generic(text));
                     }
                     let inherited = NodeConfig { detect_zeroes: DetectZeroes::Off, ..config };
-                    self.reopen_node(&below, nested, inherited, done)?;
+                    let inherited = match is_backing {
+                        true => NodeConfig { read_only: true, auto_read_only: false, ..inherited },
+                        false => inherited,
+                    };
+                    self.node(&below, nested, inherited)?;
                 }
             }
         }
-        for absent in ["file", "backing"] {
-            if matches!(options.get(absent), Some(Value::Str(name)) if !name.is_empty()) {
-                if node.filtered().is_none() && children.is_empty() {
-                    let (name, edge) = (node.name(), absent);
-                    let text = format!("Making '{name}' a {edge} child of '{name}' would create a cycle");
-                    return Err(Error::generic(text));
-                }
-                return Err(cannot_change(absent));
-            }
+        if node.backing().is_none()
+            && node.backing_slot().is_some()
+            && let Some(Value::Str(name)) = options.take("backing")
+            && !name.is_empty()
+        {
+            let new = self.find(node, "backing", &name)?;
+            self.graph.add_backing(node, &new).map_err(client_error)?;
+            self.steps.push(Step::Attached { node: Arc::clone(node) });
         }
         Ok(())
+    }
+
+    fn find(&self, node: &Node, edge: &str, name: &str) -> Result<Arc<Node>, Error> {
+        let not_found = || Error::generic(format!("Cannot find device='' nor node-name='{name}'"));
+        let new = self.graph.lookup(name).ok_or_else(not_found)?;
+        if new.is_or_contains(node) {
+            let text = format!("Making '{name}' a {edge} child of '{}' would create a cycle", node.name());
+            return Err(Error::generic(text));
+        }
+        Ok(new)
+    }
+
+    /// Leads an edge to another node.
+    fn point(&mut self, node: &Node, child: &Arc<Child>, name: &str) -> Result<(), Error> {
+        if !matches!(child.name(), "file" | "backing") {
+            return Err(cannot_change(child.name()));
+        }
+        let new = self.find(node, child.name(), name)?;
+        let keeper = self.graph.attach_root(&child.node(), "blockdev-reopen", Permissions::NONE, Permissions::ALL);
+        let keeper = keeper.map_err(client_error)?;
+        if let Err(error) = aio::block_on(self.graph.replace_child(child, new)) {
+            aio::block_on(self.graph.detach(&keeper)).map_err(client_error)?;
+            return Err(client_error(error));
+        }
+        self.steps.push(Step::Moved { child: Arc::clone(child), keeper });
+        Ok(())
+    }
+
+    fn detach(&mut self, node: &Arc<Node>, backing: &Arc<Child>) -> Result<(), Error> {
+        let permissions = backing.permissions();
+        self.graph.take_backing(node);
+        let step = Step::Detached { node: Arc::clone(node), backing: Arc::clone(backing), permissions };
+        self.steps.push(step);
+        self.graph.set_permissions(backing, Permissions::NONE, Permissions::ALL).map_err(client_error)
     }
 
     /// Lets the permissions of a node's edges follow from its new configuration.
@@ -182,33 +231,105 @@ impl Storage {
         aio::block_on(self.graph.detach(&root)).map_err(client_error)
     }
 
-    fn undo(&self, done: Vec<Before>) {
-        for before in done.into_iter().rev() {
-            let node = &before.node;
-            let undone = aio::block_on(async {
-                for (child, old) in before.moved {
-                    self.graph.replace_child(&child, old).await?;
+    /// Lets go what is not used any more.
+    fn commit(self) -> Result<(), Error> {
+        let mut result = Ok(());
+        for step in self.steps {
+            let edge = match step {
+                Step::Moved { keeper, .. } => keeper,
+                Step::Detached { backing, .. } => backing,
+                Step::Options { .. } | Step::Attached { .. } => continue,
+            };
+            let detached = aio::block_on(self.graph.detach(&edge)).map_err(client_error);
+            result = result.and(detached);
+        }
+        result
+    }
+
+    fn undo(mut self) {
+        while let Some(step) = self.steps.pop() {
+            let (node, undone) = match step {
+                Step::Options { node, options, config } => {
+                    let undone = self.restore(&node, &options, config);
+                    (node, undone)
                 }
-                let mut own = Options::new();
-                for (name, value) in before.options.iter().filter(|(name, _)| is_own(name, &node.children())) {
-                    own.set(name, value.clone());
+                Step::Moved { child, keeper } => {
+                    let old = keeper.node();
+                    let moved = aio::block_on(self.graph.replace_child(&child, Arc::clone(&old)));
+                    let freed = aio::block_on(self.graph.detach(&keeper));
+                    (old, moved.and(freed).map_err(client_error))
                 }
-                node.driver().reopen(own, before.config.read_only).await
-            });
-            node.set_config(before.config);
-            node.set_options(before.options);
-            let recomputed = self.recompute(node).map_err(|error| error.desc);
-            if let Err(error) = undone.map_err(|error| error.to_string()).and(recomputed) {
-                tracing::warn!("'{}' can't get its old options back: {error}", node.name());
+                Step::Detached { node, backing, permissions: (used, shared) } => {
+                    self.graph.restore_backing(&node, Arc::clone(&backing));
+                    (node, self.graph.set_permissions(&backing, used, shared).map_err(client_error))
+                }
+                Step::Attached { node } => {
+                    let backing = self.graph.take_backing(&node);
+                    let detached = backing.map_or(Ok(()), |edge| aio::block_on(self.graph.detach(&edge)));
+                    (node, detached.map_err(client_error))
+                }
+            };
+            if let Err(error) = undone {
+                tracing::warn!("'{}' can't get back what it was: {}", node.name(), error.desc);
             }
         }
     }
+
+    fn restore(&self, node: &Arc<Node>, options: &Options, config: NodeConfig) -> Result<(), Error> {
+        let mut own = Options::new();
+        for (name, value) in options.iter().filter(|(name, _)| is_own(name, &node.children())) {
+            own.set(name, value.clone());
+        }
+        if node.driver().reopens_cache() {
+            own.set("cache.direct", config.cache.direct);
+        }
+        let undone = aio::block_on(node.driver().reopen(own, config.read_only)).map_err(client_error);
+        node.set_config(config);
+        node.set_options(options.clone());
+        undone.and(self.recompute(node))
+    }
+}
+
+/// Whether the options name just children that the driver can have, and all of those that it must.
+fn check_edges(node: &Node, options: &Options) -> Result<(), Error> {
+    let refers = |name: &str| matches!(options.get(name), Some(Value::Str(name)) if !name.is_empty());
+    for absent in ["file", "backing"] {
+        let has_it = node.children().iter().any(|child| child.name() == absent);
+        if has_it || !refers(absent) {
+            continue;
+        }
+        let (name, driver) = (node.name(), node.driver_type());
+        if absent == "backing" && node.backing_slot().is_some() {
+            continue;
+        }
+        return Err(match driver.kind() {
+            DriverKind::Filter => {
+                let kind = driver.name();
+                Error::generic(format!("'{name}' is a {kind} filter node that does not support a {absent} child"))
+            }
+            _ => cannot_change(absent),
+        });
+    }
+    let names_backing = node.backing().is_none() && node.driver().image_backing().is_some();
+    if names_backing && !options.contains("backing") {
+        return Err(Error::generic(format!("backing is missing for '{}'", node.name())));
+    }
+    Ok(())
 }
 
 /// Whether an option is the driver's own: not one that all nodes have, not one of a child.
 fn is_own(name: &str, children: &[Arc<Child>]) -> bool {
-    const GENERIC: [&str; 8] =
-        ["driver", "node-name", "read-only", "auto-read-only", "discard", "detect-zeroes", "force-share", "filename"];
+    const GENERIC: [&str; 9] = [
+        "driver",
+        "node-name",
+        "read-only",
+        "auto-read-only",
+        "discard",
+        "detect-zeroes",
+        "force-share",
+        "filename",
+        "backing",
+    ];
     let first = name.split('.').next().unwrap_or_default();
     !GENERIC.contains(&name) && first != "cache" && !children.iter().any(|child| child.name() == first)
 }

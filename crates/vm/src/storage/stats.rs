@@ -5,6 +5,7 @@ use std::sync::Arc;
 use block::stats::{Histogram, Kind, Latency};
 use block::{Backend, DriverKind, Node, Role};
 use qapi::Error;
+use qapi::block::image::{BlockStatsSpecific, BlockStatsSpecificFile};
 use qapi::block::stats::{
     BlockDeviceStats, BlockDeviceTimedStats, BlockLatencyHistogramInfo, BlockLatencyHistogramSet, BlockStats,
 };
@@ -74,7 +75,23 @@ fn of_node(node: &Arc<Node>, of_backend: bool) -> BlockStats {
         BlockDeviceStats { wr_highest_offset: node.highest_write().cast_signed(), ..BlockDeviceStats::default() };
     let parent = data_child(node).map(|node| Box::new(of_node(&node, of_backend)));
     let backing = below(node).filter(|_| of_backend).map(|node| Box::new(of_node(&node, of_backend)));
-    BlockStats { node_name: Some(node.name().to_owned()), stats, parent, backing, ..empty() }
+    let driver_specific = specific(node);
+    BlockStats { node_name: Some(node.name().to_owned()), stats, driver_specific, parent, backing, ..empty() }
+}
+
+/// What only some drivers count.
+fn specific(node: &Node) -> Option<BlockStatsSpecific> {
+    let discards = node.driver().discards()?;
+    let file = BlockStatsSpecificFile {
+        discard_nb_ok: discards.done,
+        discard_nb_failed: discards.failed,
+        discard_bytes_ok: discards.bytes,
+    };
+    match node.driver_type().name() {
+        "file" => Some(BlockStatsSpecific::File(file)),
+        "host_device" => Some(BlockStatsSpecific::HostDevice(file)),
+        _ => None,
+    }
 }
 
 /// The node that a node's data is in: its main child, or the only one with data.
@@ -129,8 +146,8 @@ fn with_counters(backend: &Backend, stats: BlockStats) -> BlockStats {
         invalid_wr_operations: signed(write.invalid),
         invalid_flush_operations: signed(flush.invalid),
         invalid_unmap_operations: signed(unmap.invalid),
-        account_invalid: counted.account_invalid,
-        account_failed: counted.account_failed,
+        account_invalid: counted.accounts_invalid(),
+        account_failed: counted.accounts_failed(),
         timed_stats: counted.intervals().into_iter().map(timed).collect(),
         rd_latency_histogram: histogram(read.histogram),
         wr_latency_histogram: histogram(write.histogram),

@@ -79,6 +79,13 @@ impl Storage {
         Ok(group)
     }
 
+    /// Takes a back end out of its group, or puts it into one. Requests that wait in the old one go on.
+    fn change_group(&self, backend: &Backend, group: Option<Arc<Group>>) {
+        let drained = backend.node().map(|node| aio::block_on(self.graph.drain(&node)));
+        backend.set_throttle(group);
+        drop(drained);
+    }
+
     /// Puts a back end into a group and gives the group these limits.
     ///
     /// # Errors
@@ -86,7 +93,9 @@ impl Storage {
     pub fn throttle(&mut self, backend: &Backend, limits: Limits, group: &str) -> Result<(), Error> {
         let group = self.group(group, limits)?;
         group.set_limits(limits).map_err(client_error)?;
-        backend.set_throttle(Some(group));
+        if backend.throttle().is_none_or(|present| !Arc::ptr_eq(&present, &group)) {
+            self.change_group(backend, Some(group));
+        }
         Ok(())
     }
 
@@ -102,7 +111,7 @@ impl Storage {
         let limits = limits_of(command)?;
         limits.check().map_err(client_error)?;
         if !limits.is_limited() {
-            backend.set_throttle(None);
+            self.change_group(&backend, None);
             return Ok(());
         }
         let present = backend.throttle().map(|group| group.name().to_owned());

@@ -2,7 +2,8 @@
 
 use qapi::block::events::{BlockIoError, BlockWriteThreshold, QuorumFailure, QuorumReportBad};
 use qapi::block::nodes::{
-    BlockResize, BlockSetWriteThreshold, BlockdevAdd, BlockdevDel, BlockdevReopen, ChangeBackingFile, XBlockdevDel,
+    BlockResize, BlockSetWriteThreshold, BlockdevAdd, BlockdevDel, BlockdevReopen, ChangeBackingFile, XBlockdevChange,
+    XBlockdevDel, XBlockdevReopen,
 };
 use qapi::block::throttle::BlockSetIoThrottle;
 
@@ -17,7 +18,9 @@ pub fn register(table: &mut Table) {
     table.register::<XBlockdevDel>(|control, _, command| {
         control.storage().delete_backend_or_node(command.id.as_deref(), command.node_name.as_deref())
     });
+    table.register::<XBlockdevChange>(|control, _, command| control.storage().change_children(&command));
     table.register::<BlockdevReopen>(|control, _, command| control.storage().reopen(&command.options));
+    table.register::<XBlockdevReopen>(|control, _, command| control.storage().reopen(&[command.options]));
     table.register::<BlockResize>(|control, _, command| {
         let storage = control.storage();
         let node = storage.node_by(command.device.as_deref(), command.node_name.as_deref())?;
