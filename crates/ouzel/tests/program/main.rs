@@ -30,5 +30,6 @@ mod protocol;
 mod python;
 mod spec_examples;
 mod storage;
+mod storage_guest;
 mod stress;
 mod support;

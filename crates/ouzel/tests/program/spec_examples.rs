@@ -5,7 +5,7 @@ use std::fs;
 
 use serde_json::{Value, json};
 
-use crate::support::{Machine, Session, Setup, repository};
+use crate::support::{Machine, Session, Setup, qcow2_header, repository};
 
 /// One example with what is known of its reply.
 struct Example {
@@ -219,6 +219,9 @@ fn is_of_storage(example: &Example) -> bool {
     OF_STORAGE.contains(&example.command.as_str())
 }
 
+const QUORUM: &str = r#"{"execute": "blockdev-add", "arguments":
+    {"driver": "quorum", "node-name": "disk1", "vote-threshold": 1, "children": ["c0", "c1"]}}"#;
+
 /// What an example needs beside the machine of all of them, by seed and line: commands that come before it.
 fn preparation(name: &str) -> &'static [&'static str] {
     match name {
@@ -230,6 +233,11 @@ fn preparation(name: &str) -> &'static [&'static str] {
             r#"{"execute": "eject", "arguments": {"device": "ide1-cd0"}}"#,
             r#"{"execute": "blockdev-add", "arguments": {"driver": "null-co", "node-name": "node0"}}"#,
         ],
+        // The quorum has a child to spare.
+        "002 line 4507" => {
+            &[r#"{"execute": "blockdev-add", "arguments": {"driver": "null-co", "node-name": "new_node"}}"#, QUORUM]
+        }
+        "002 line 4513" => &[QUORUM],
         "002 line 1075" => {
             &[r#"{"execute": "object-add", "arguments": {"qom-type": "secret", "id": "rng1", "props": {"data": "x"}}}"#]
         }
@@ -330,25 +338,6 @@ fn every_example_of_the_block_layer_does_what_it_says() {
     println!("{replayed} examples");
     assert!(replayed >= 40, "only {replayed} examples: the file or the list of commands is not what it was");
     assert!(found.is_empty(), "{}", found.join("\n"));
-}
-
-/// The smallest qcow2 image of 1 MiB: version 2, 64 KiB clusters; header, refcount table, refcount block, L1 table.
-fn qcow2_header() -> Vec<u8> {
-    let mut image = vec![0; 4 << 16];
-    let mut put = |at: usize, bytes: &[u8]| image[at..at + bytes.len()].copy_from_slice(bytes);
-    put(0, b"QFI\xfb");
-    put(4, &2_u32.to_be_bytes());
-    put(20, &16_u32.to_be_bytes());
-    put(24, &(1_u64 << 20).to_be_bytes());
-    put(36, &1_u32.to_be_bytes());
-    put(40, &(3_u64 << 16).to_be_bytes());
-    put(48, &(1_u64 << 16).to_be_bytes());
-    put(56, &1_u32.to_be_bytes());
-    put(1 << 16, &(2_u64 << 16).to_be_bytes());
-    for cluster in 0..4 {
-        put((2 << 16) + 2 * cluster, &1_u16.to_be_bytes());
-    }
-    image
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! What the tests share: a machine in a process, monitor sessions, temporary directories, the guests.
 
+pub mod guest;
 mod machine;
 mod session;
 
@@ -74,4 +75,23 @@ pub fn guest(name: &str) -> String {
 /// The root of the repository.
 pub fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).expect("the workspace").to_path_buf()
+}
+
+/// The smallest qcow2 image of 1 MiB: version 2, 64 KiB clusters; header, refcount table, refcount block, L1 table.
+pub fn qcow2_header() -> Vec<u8> {
+    let mut image = vec![0; 4 << 16];
+    let mut put = |at: usize, bytes: &[u8]| image[at..at + bytes.len()].copy_from_slice(bytes);
+    put(0, b"QFI\xfb");
+    put(4, &2_u32.to_be_bytes());
+    put(20, &16_u32.to_be_bytes());
+    put(24, &(1_u64 << 20).to_be_bytes());
+    put(36, &1_u32.to_be_bytes());
+    put(40, &(3_u64 << 16).to_be_bytes());
+    put(48, &(1_u64 << 16).to_be_bytes());
+    put(56, &1_u32.to_be_bytes());
+    put(1 << 16, &(2_u64 << 16).to_be_bytes());
+    for cluster in 0..4 {
+        put((2 << 16) + 2 * cluster, &1_u16.to_be_bytes());
+    }
+    image
 }
