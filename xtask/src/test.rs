@@ -74,6 +74,7 @@ fn peers(guests: &Guests) -> (Vec<Peer>, Option<PathBuf>) {
     let mut peers = vec![
         package("qemu", "qemu-system-x86"),
         package("nc", "netcat-openbsd"),
+        package("seabios", "seabios"),
         package("nasm", "nasm"),
         Peer { name: "python", missing: no_python, from_debian: false },
         Peer { name: "test386", missing: no_suite, from_debian: false },

@@ -44,8 +44,6 @@ pub enum ChipsetTables {
     Q35 {
         /// Where configuration space is mapped, if the firmware mapped it: first address and bytes.
         mmconfig: Option<(u64, u64)>,
-        /// The firmware supports system-management mode's ACPI switch.
-        smm: bool,
     },
 }
 
@@ -133,7 +131,7 @@ impl AcpiTables {
         if config.hpet {
             list.push(tables.add(&hpet(), &[]));
         }
-        if let ChipsetTables::Q35 { mmconfig, .. } = config.chipset {
+        if let ChipsetTables::Q35 { mmconfig } = config.chipset {
             list.push(tables.add(&mcfg(mmconfig), &[]));
         }
         list.push(tables.add(&waet(), &[]));

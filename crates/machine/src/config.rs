@@ -5,6 +5,7 @@ pub use devices_display::CardOptions;
 pub use devices_display::edid::EdidOptions;
 pub use devices_ide::drive::{DriveKind, DriveOptions, Geometry as DriveGeometry};
 pub use devices_pci::Address;
+pub use devices_pci::root_port::{PortKind, PortOptions};
 pub use devices_virtio::blk::{BlkOptions, Geometry};
 pub use devices_virtio::features as virtio_features;
 pub use devices_virtio::pci::PciOptions;
@@ -18,12 +19,35 @@ use crate::vcpu::Threads;
 
 /// The highest number of vCPUs.
 pub const MAX_VCPUS: u32 = 8;
-/// RAM below 4 GiB ends here at the latest; the rest lies above 4 GiB.
-pub const LOW_RAM_MAX: u64 = 0xe000_0000;
-/// Where low RAM ends when it does not all fit below 4 GiB.
-pub const LOW_RAM_SPLIT: u64 = 0xc000_0000;
 /// The least RAM: what the firmware tables and the boot structures need.
 pub const RAM_MIN: u64 = 1 << 20;
+
+/// Which chipset a machine has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChipsetKind {
+    /// 440FX with PIIX3 and PIIX4 power management.
+    I440fx,
+    /// Q35 with ICH9.
+    Q35,
+}
+
+impl ChipsetKind {
+    /// Bytes of RAM that all fit below 4 GiB, and what stays there when RAM has that many or more.
+    fn low_ram(self) -> (u64, u64) {
+        match self {
+            Self::I440fx => (0xe000_0000, 0xc000_0000),
+            Self::Q35 => (0xb000_0000, 0x8000_0000),
+        }
+    }
+
+    /// The name of the root bus.
+    pub fn root_bus(self) -> &'static str {
+        match self {
+            Self::I440fx => "pci.0",
+            Self::Q35 => "pcie.0",
+        }
+    }
+}
 
 /// A machine type of `-machine`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,15 +60,90 @@ pub struct MachineType {
     pub description: &'static str,
     /// Whether it is what runs without `-machine`.
     pub is_default: bool,
+    /// Whether it will go.
+    pub deprecated: bool,
+    /// Its chipset.
+    pub chipset: ChipsetKind,
 }
 
-/// The machine types that exist.
-pub const MACHINE_TYPES: &[MachineType] = &[MachineType {
-    name: "pc-i440fx-7.2",
-    alias: Some("pc"),
-    description: "Standard PC (i440FX + PIIX, 1996)",
-    is_default: true,
-}];
+const fn i440fx(name: &'static str) -> MachineType {
+    MachineType {
+        name,
+        alias: None,
+        description: "Standard PC (i440FX + PIIX, 1996)",
+        is_default: false,
+        deprecated: false,
+        chipset: ChipsetKind::I440fx,
+    }
+}
+
+const fn q35(name: &'static str) -> MachineType {
+    MachineType { description: "Standard PC (Q35 + ICH9, 2009)", chipset: ChipsetKind::Q35, ..i440fx(name) }
+}
+
+const fn deprecated(machine: MachineType) -> MachineType {
+    MachineType { deprecated: true, ..machine }
+}
+
+/// The machine types that exist, newest first. Older versions are names for command lines and saved configurations: what
+/// they have is what the newest has.
+pub const MACHINE_TYPES: &[MachineType] = &[
+    MachineType { alias: Some("pc"), is_default: true, ..i440fx("pc-i440fx-7.2") },
+    i440fx("pc-i440fx-7.1"),
+    i440fx("pc-i440fx-7.0"),
+    i440fx("pc-i440fx-6.2"),
+    i440fx("pc-i440fx-6.1"),
+    i440fx("pc-i440fx-6.0"),
+    i440fx("pc-i440fx-5.2"),
+    i440fx("pc-i440fx-5.1"),
+    i440fx("pc-i440fx-5.0"),
+    i440fx("pc-i440fx-4.2"),
+    i440fx("pc-i440fx-4.1"),
+    i440fx("pc-i440fx-4.0"),
+    i440fx("pc-i440fx-3.1"),
+    i440fx("pc-i440fx-3.0"),
+    i440fx("pc-i440fx-2.12"),
+    i440fx("pc-i440fx-2.11"),
+    i440fx("pc-i440fx-2.10"),
+    i440fx("pc-i440fx-2.9"),
+    i440fx("pc-i440fx-2.8"),
+    i440fx("pc-i440fx-2.7"),
+    i440fx("pc-i440fx-2.6"),
+    i440fx("pc-i440fx-2.5"),
+    i440fx("pc-i440fx-2.4"),
+    i440fx("pc-i440fx-2.3"),
+    i440fx("pc-i440fx-2.2"),
+    i440fx("pc-i440fx-2.1"),
+    i440fx("pc-i440fx-2.0"),
+    deprecated(i440fx("pc-i440fx-1.7")),
+    deprecated(i440fx("pc-i440fx-1.6")),
+    deprecated(i440fx("pc-i440fx-1.5")),
+    deprecated(i440fx("pc-i440fx-1.4")),
+    MachineType { alias: Some("q35"), ..q35("pc-q35-7.2") },
+    q35("pc-q35-7.1"),
+    q35("pc-q35-7.0"),
+    q35("pc-q35-6.2"),
+    q35("pc-q35-6.1"),
+    q35("pc-q35-6.0"),
+    q35("pc-q35-5.2"),
+    q35("pc-q35-5.1"),
+    q35("pc-q35-5.0"),
+    q35("pc-q35-4.2"),
+    q35("pc-q35-4.1"),
+    q35("pc-q35-4.0.1"),
+    q35("pc-q35-4.0"),
+    q35("pc-q35-3.1"),
+    q35("pc-q35-3.0"),
+    q35("pc-q35-2.12"),
+    q35("pc-q35-2.11"),
+    q35("pc-q35-2.10"),
+    q35("pc-q35-2.9"),
+    q35("pc-q35-2.8"),
+    q35("pc-q35-2.7"),
+    q35("pc-q35-2.6"),
+    q35("pc-q35-2.5"),
+    q35("pc-q35-2.4"),
+];
 
 impl MachineType {
     /// The machine type of that name or alias.
@@ -96,6 +195,8 @@ pub enum DeviceKind {
     Display(DisplayConfig),
     /// A drive on an IDE bus.
     IdeDrive(Box<IdeDriveConfig>),
+    /// A PCI Express root port.
+    RootPort(RootPortConfig),
 }
 
 /// The kinds of graphics cards.
@@ -137,11 +238,36 @@ pub struct IdeDriveConfig {
     pub is_boards: bool,
 }
 
+/// A PCI Express root port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RootPortConfig {
+    /// The type's name.
+    pub type_name: &'static str,
+    /// Its place on the root bus; the first free slot when not given.
+    pub address: Option<Address>,
+    /// `chassis=`: with the slot, the name of the port.
+    pub chassis: u8,
+    /// What it says of itself.
+    pub options: PortOptions,
+}
+
+impl DeviceKind {
+    /// The PCI bus that it names.
+    pub fn bus(&self) -> Option<&str> {
+        match self {
+            Self::VirtioBlkPci(config) => config.bus.as_deref(),
+            _ => None,
+        }
+    }
+}
+
 /// A virtio block device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VirtioBlkConfig {
     /// The type's name: `virtio-blk-pci`, or a variant of it.
     pub type_name: &'static str,
+    /// The bus; the root bus when not given.
+    pub bus: Option<String>,
     /// Its place on the bus; the first free slot when not given.
     pub address: Option<Address>,
     /// The disk.
@@ -260,6 +386,7 @@ pub struct MachineConfig {
 impl MachineConfig {
     /// Bytes of RAM below and above 4 GiB.
     pub fn ram_split(&self) -> (u64, u64) {
-        if self.ram_size > LOW_RAM_MAX { (LOW_RAM_SPLIT, self.ram_size - LOW_RAM_SPLIT) } else { (self.ram_size, 0) }
+        let (max, split) = self.machine_type.chipset.low_ram();
+        if self.ram_size >= max { (split, self.ram_size - split) } else { (self.ram_size, 0) }
     }
 }

@@ -52,6 +52,9 @@ pub enum MachineError {
     /// A vCPU thread.
     #[error("the host refuses a vCPU thread: {0}")]
     Thread(#[source] io::Error),
+    /// System-management mode was asked for.
+    #[error("System Management Mode not supported by this hypervisor.")]
+    NoSmm,
     /// Too little RAM for the tables and the boot structures.
     #[error("the machine needs at least 1 MiB of RAM")]
     RamTooSmall,

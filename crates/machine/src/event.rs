@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+pub use devices_chipset::acpi_pm::WakeReason;
+
 /// Something that the guest (or its hardware) did and that only the control thread can act on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum GuestEvent {
@@ -9,6 +11,17 @@ pub enum GuestEvent {
     Reset,
     /// The guest powered off (ACPI S5).
     Shutdown,
+    /// The guest set its clock.
+    ClockChanged {
+        /// Seconds that it is ahead of the machine's time of day.
+        offset: i64,
+    },
+    /// The clock's alarm went off, which wakes a suspended guest that asked for it.
+    Alarm,
+    /// The guest suspends to RAM (ACPI S3).
+    Suspend,
+    /// The guest suspends to disk (ACPI S4): it has stored its memory and switches off.
+    SuspendToDisk,
     /// The guest's operating system reports that it crashed.
     Panicked {
         /// Whether it goes on to load a crash kernel.

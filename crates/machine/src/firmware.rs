@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::config::DiskUse;
 use crate::smbios::SmbiosOptions;
 
 /// The firmware's ROM: `-bios`.
@@ -132,6 +133,12 @@ pub struct FirmwareConfig {
     pub files: Vec<FirmwareFile>,
     /// Sleep states.
     pub sleep: SleepOptions,
+    /// The flash chips, in place of the ROM: at most two.
+    pub flash: Vec<DiskUse>,
+    /// `max-fw-size=`: bytes of both chips together.
+    pub max_size: Option<u64>,
+    /// `smm=`: `None` is what the accelerator has.
+    pub smm: Option<bool>,
 }
 
 /// A device to boot from.

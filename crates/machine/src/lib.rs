@@ -25,6 +25,13 @@ mod screens;
 mod serial;
 pub mod smbios;
 pub mod storage;
+
+/// What `query-pci` shows.
+pub mod pci {
+    pub use devices_pci::bus::BridgeInfo;
+    pub use devices_pci::class::description as class_description;
+    pub use devices_pci::{BarInfo, BarKind, FunctionInfo};
+}
 pub mod vcpu;
 
 pub use cpu::TranslatorConfig;

@@ -15,6 +15,7 @@ use memory::{AccessSize, AddressSpace, GuestAddress};
 use object::ObjectTree;
 use x86::model::Topology;
 use x86::msr;
+use x86::regs::SegmentRegister;
 
 use crate::accelerator::{AcceleratorConfig, SoftwareAccelerator};
 use crate::acpi::{AcpiTables, PlacedTables};
@@ -22,7 +23,7 @@ use crate::boot::{BootEnvironment, BootError, BootPlan};
 use crate::config::MachineConfig;
 use crate::e820::E820;
 use crate::error::MachineError;
-use crate::event::GuestEvents;
+use crate::event::{GuestEvents, WakeReason};
 use crate::icount::Icount;
 use crate::objects;
 use crate::pc::{self, Backends, Board};
@@ -88,6 +89,8 @@ pub struct Machine {
     boot: Option<BootPlan>,
     /// The tables, placed as firmware would, when a kernel is booted without firmware.
     tables: Option<DirectTables>,
+    can_suspend: bool,
+    rtc_path: String,
     physical_bits: u32,
     accelerator: Arc<dyn Accelerator>,
     vcpus: Arc<VcpuThreads>,
@@ -144,7 +147,7 @@ impl Machine {
         }
         let spaces = MachineSpaces {
             memory: Arc::clone(&board.memory),
-            smm_memory: None,
+            smm_memory: board.smm_memory.clone(),
             end_of_interrupt: board.controllers.end_of_interrupt(),
         };
         accelerator.attach(&spaces)?;
@@ -156,11 +159,26 @@ impl Machine {
             enter: lapic::set_current,
         };
         let vcpus = VcpuThreads::start(vcpus, events, options).map_err(MachineError::Thread)?;
+        let rtc = board.devices.iter().position(|device| device.type_name == "mc146818rtc").unwrap_or(usize::MAX);
+        let rtc_path = objects::device_path(config.cpus, &board.devices, rtc);
+        let can_suspend = config.firmware.sleep.s3;
         let physical_bits = config.cpu_model.physical_bits();
         let cpu_type = config.cpu_model.type_name();
         let vcpus = Arc::new(vcpus);
-        let machine =
-            Self { board, objects, screens, slots, cpu_type, boot, tables, physical_bits, accelerator, vcpus };
+        let machine = Self {
+            board,
+            objects,
+            screens,
+            slots,
+            cpu_type,
+            boot,
+            tables,
+            can_suspend,
+            rtc_path,
+            physical_bits,
+            accelerator,
+            vcpus,
+        };
         machine.reset_to(ResetKind::Cold).map_err(|error| boot_error(config, error))?;
         Ok(machine)
     }
@@ -186,7 +204,57 @@ impl Machine {
         debug_assert!(written.is_ok(), "{written:?}");
     }
 
-    fn reset_to(&self, kind: ResetKind) -> Result<(), BootError> {
+    /// The PCI functions as the guest has set them up.
+    pub fn pci_functions(&self) -> Vec<devices_pci::FunctionInfo> {
+        self.board.pci_functions()
+    }
+
+    /// Where the real-time clock is in the object tree.
+    pub fn rtc_path(&self) -> &str {
+        &self.rtc_path
+    }
+
+    /// Whether the guest can suspend to RAM and wake up.
+    pub fn can_suspend(&self) -> bool {
+        self.can_suspend
+    }
+
+    /// Whether the clock's alarm wakes the guest: it asked for it.
+    pub fn wakes_by_alarm(&self) -> bool {
+        self.board.power_management.lock().wakes_by_alarm()
+    }
+
+    /// The guest suspends to RAM: the vCPUs stand, and firmware will find a note in CMOS. Time goes on.
+    pub fn suspend(&self) {
+        /// The shutdown status byte, and what tells firmware to resume.
+        const SHUTDOWN_STATUS: u8 = 0x0f;
+        const RESUME: u8 = 0xfe;
+        self.vcpus.pause();
+        self.board.set_cmos(SHUTDOWN_STATUS, RESUME);
+    }
+
+    /// Resets a suspended machine so that the guest resumes; memory stays.
+    pub fn wake(&self, reason: WakeReason) {
+        self.reset_devices(ResetKind::Warm);
+        if let Some(tables) = &self.tables {
+            self.board.after_firmware();
+            self.set_up_apic();
+            let vector = tables.waking_vector(&self.board.memory);
+            self.vcpus.with(0, move |cpu| {
+                // As SeaBIOS: in real mode, at the vector's segment.
+                let mut registers = cpu.registers();
+                if let Some(code) = registers.segments.get_mut(SegmentRegister::Cs as usize) {
+                    code.selector = (vector >> 4) as u16;
+                    code.base = u64::from(vector >> 4) << 4;
+                }
+                registers.rip = u64::from(vector & 0xf);
+                cpu.set_registers(&registers);
+            });
+        }
+        self.board.power_management.lock().wake(reason);
+    }
+
+    fn reset_devices(&self, kind: ResetKind) {
         for device in &self.board.devices {
             device.lifecycle.reset(kind);
         }
@@ -209,6 +277,10 @@ impl Machine {
                 cpu.set_registers(&registers);
             });
         }
+    }
+
+    fn reset_to(&self, kind: ResetKind) -> Result<(), BootError> {
+        self.reset_devices(kind);
         if kind == ResetKind::Warm {
             self.board.forget_boot_once();
         }
@@ -367,6 +439,12 @@ impl DirectTables {
         Self { acpi, smbios_anchor, smbios: board.smbios.tables.clone(), at, smbios_at }
     }
 
+    /// Where the guest wants to be resumed: the FACS is the first table (ACPI 1.0b, 5.2.6).
+    fn waking_vector(&self, memory: &AddressSpace) -> u32 {
+        const WAKING_VECTOR: u64 = 12;
+        memory.load(GuestAddress(self.at + WAKING_VECTOR), AccessSize::Dword) as u32
+    }
+
     fn write(&self, memory: &AddressSpace) {
         memory.write(GuestAddress(self.at), &self.acpi.blob);
         memory.write(GuestAddress(RSDP_ADDRESS), &self.acpi.rsdp);
@@ -428,7 +506,7 @@ fn new_vcpus(
             boot_processor: index == 0,
             features,
             memory: Arc::clone(&board.memory),
-            smm_memory: None,
+            smm_memory: board.smm_memory.clone(),
             ports: Arc::clone(&board.ports),
             clock: board.clock.clone(),
             tsc_khz,

@@ -1,16 +1,20 @@
-//! The `pc` board: 440FX, PIIX3, PIIX4 power management, and the PC's own devices around them.
+//! The `pc` and `q35` boards: 440FX with PIIX3 and PIIX4 power management, or Q35 with ICH9, and the PC's own devices
+//! around them.
 //!
 //! Fixed addresses are those of every PC; what is QEMU's choice (power management at 0x600, GPE at 0xafe0, fw_cfg at
 //! 0x510) is QEMU's, so that guests find it.
 
 mod display;
 mod firmware;
+mod flash;
 mod fw_cfg;
 mod ide;
 mod interrupts;
 mod isa;
 mod pci;
+mod q35;
 mod rom;
+mod smm;
 mod tables;
 mod virtio;
 
@@ -32,7 +36,7 @@ use memory::{AccessSize, AddressSpace, Backing, GuestAddress, RamBlock, SpaceKin
 pub use self::interrupts::{Controllers, Mailboxes};
 use self::isa::A20Gate;
 use crate::acpi::AcpiConfig;
-use crate::config::MachineConfig;
+use crate::config::{ChipsetKind, MachineConfig};
 use crate::error::MachineError;
 use crate::event::{GuestEvent, GuestEvents};
 use crate::firmware::BootDevice;
@@ -78,6 +82,8 @@ pub struct BoardDevice {
 pub struct Board {
     /// Guest-physical memory.
     pub memory: Arc<AddressSpace>,
+    /// The same as system-management mode sees it, if there is such a mode.
+    pub smm_memory: Option<Arc<AddressSpace>>,
     /// I/O ports.
     pub ports: Arc<AddressSpace>,
     /// Guest time.
@@ -117,6 +123,8 @@ struct Builder<'a> {
     memory: Arc<AddressSpace>,
     ports: Arc<AddressSpace>,
     ram: Arc<RamBlock>,
+    /// What system-management mode sees, if there is such a mode.
+    smm: Option<Arc<AddressSpace>>,
     /// One input for each global system interrupt; the first 16 are the ISA interrupts.
     gsi: Vec<IrqInput>,
     /// Where message-signalled interrupts go.
@@ -205,6 +213,11 @@ pub fn build(
     ram.advise(config.mem_merge, config.dump_guest_core);
     map_ram(config, &memory, &ram)?;
 
+    let smm = match (config.firmware.smm, accelerator.has_smm()) {
+        (Some(true), false) => return Err(MachineError::NoSmm),
+        (Some(false), _) | (None, false) => None,
+        (_, true) => Some(AddressSpace::over(&memory)),
+    };
     let mailboxes = Mailboxes::default();
     let mut devices = Vec::new();
     let controllers = interrupts::build(accelerator, clock, (&memory, &ports), &mailboxes, &mut devices)?;
@@ -215,6 +228,7 @@ pub fn build(
         memory: Arc::clone(&memory),
         ports: Arc::clone(&ports),
         ram,
+        smm: smm.clone(),
         gsi: controllers.inputs.clone(),
         messages: controllers.messages(&memory),
         mailboxes: Arc::clone(&mailboxes),
@@ -227,8 +241,16 @@ pub fn build(
     let rtc = timers(&mut builder)?;
     let a20 = isa::keyboard_and_gates(&mut builder)?;
     let ferr = isa::legacy_ports(&mut builder)?;
-    let chipset = pci::build(&mut builder)?;
     let fw_cfg = fw_cfg::build(&mut builder, config.machine_type.name)?;
+    let shadowed = Arc::new(AddressSpace::new(SpaceKind::Memory));
+    if let Some(firmware) = &config.firmware.rom {
+        rom::map(firmware, &builder.memory, &shadowed)?;
+    }
+    flash::build(&mut builder, backends.disks, &shadowed)?;
+    let chipset = match config.machine_type.chipset {
+        ChipsetKind::I440fx => pci::build(&mut builder, &shadowed)?,
+        ChipsetKind::Q35 => q35::build(&mut builder, &shadowed, &fw_cfg)?,
+    };
     let extra = isa::command_line_devices(&mut builder, backends.chardevs)?;
     display::board_card(&mut builder, &chipset.bus)?;
     display::command_line_cards(&mut builder, &chipset.bus)?;
@@ -241,6 +263,7 @@ pub fn build(
     store_cmos(config, &mut rtc.lock());
     Ok(Board {
         memory,
+        smm_memory: smm,
         ports,
         clock: clock.clone(),
         controllers,
@@ -281,8 +304,10 @@ fn timers(builder: &mut Builder<'_>) -> Result<DeviceCell<Mc146818>, MachineErro
     let pit = I8254::new(&builder.clock, builder.irq(0), builder.legacy.clone());
     builder.add_ports("isa-pit", &pit, &[(i8254::REGION_TIMER, 0x40, 4), (i8254::REGION_SPEAKER, 0x61, 1)])?;
     let wall = WallClock::new(builder.config.rtc, builder.clock.clone());
-    // Nobody listens for the guest's changes of its clock in this version.
-    let rtc = Mc146818::new(&builder.clock, wall, builder.irq(8), builder.legacy.clone(), Box::new(|_| ()));
+    let (changes, alarms) = (Arc::clone(&builder.events), Arc::clone(&builder.events));
+    let on_change = Box::new(move |offset| changes(GuestEvent::ClockChanged { offset }));
+    let rtc = Mc146818::new(&builder.clock, wall, builder.irq(8), builder.legacy.clone(), on_change);
+    rtc.lock().on_alarm(Box::new(move || alarms(GuestEvent::Alarm)));
     builder.add_ports("mc146818rtc", &rtc, &[(0, 0x70, 4)])?;
     if builder.config.hpet {
         let lines = (0..24).map(|gsi| builder.irq(gsi)).collect();
@@ -300,6 +325,16 @@ impl Board {
         // The keyboard's scancodes are translated to set 1, its interrupt is on, the mouse is off.
         self.ports.store(GuestAddress(0x64), AccessSize::Byte, 0x60);
         self.ports.store(GuestAddress(0x60), AccessSize::Byte, 0x61);
+    }
+
+    /// The PCI functions.
+    pub fn pci_functions(&self) -> Vec<devices_pci::FunctionInfo> {
+        self.chipset.bus.functions()
+    }
+
+    /// Stores a byte in CMOS.
+    pub fn set_cmos(&self, index: u8, value: u8) {
+        self.rtc.lock().set_cmos(index, value);
     }
 
     /// After a reset `-boot once=` is over.

@@ -19,7 +19,7 @@ pub use dma::{DmaAccess, DmaBuffer, DmaError, DmaGather, DmaMap, DmaView, RamSli
 pub use ram::{PAGE_SHIFT, PAGE_SIZE, RamBlock, RamError};
 pub use space::{
     AccessSize, AddressSpace, Backing, FlatRange, FlatView, Io, MapError, MapListener, MemoryError, RegionHandle,
-    SpaceKind,
+    SpaceKind, Writes,
 };
 
 /// A guest-physical address (or, in the I/O space, a port number).

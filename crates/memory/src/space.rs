@@ -4,7 +4,7 @@
 //! accesses are split at range borders, and into sizes that the region implements ([`Io::sizes`]).
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
 
 use crate::{GuestAddress, RamBlock};
 
@@ -126,6 +126,17 @@ struct Region {
     priority: i32,
     enabled: bool,
     backing: Backing,
+    writes: Option<Writes>,
+}
+
+/// Who takes the stores of a range that reads as ROM.
+#[derive(Clone)]
+pub struct Writes(Arc<dyn Io>);
+
+impl std::fmt::Debug for Writes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("i/o")
+    }
 }
 
 /// One range of a flattened space: `start..=last`, answered by one backing.
@@ -139,6 +150,8 @@ pub struct FlatRange {
     pub region_offset: u64,
     /// What answers.
     pub backing: Backing,
+    /// Who takes stores while `backing` is ROM.
+    pub writes: Option<Writes>,
 }
 
 /// The flattened space: ranges in ascending order that do not overlap.
@@ -167,7 +180,7 @@ impl FlatView {
     }
 
     /// Flattens regions: cuts all the borders, then lets the strongest region answer each piece.
-    fn build(regions: &[Region]) -> Self {
+    fn build(regions: &[&Region]) -> Self {
         let mut borders: Vec<u64> = Vec::new();
         for region in regions.iter().filter(|region| region.enabled) {
             borders.push(region.start);
@@ -195,7 +208,13 @@ impl FlatView {
             }
             previous = Some(region.handle);
             let region_offset = start - region.start;
-            ranges.push(FlatRange { start, last, region_offset, backing: region.backing.clone() });
+            ranges.push(FlatRange {
+                start,
+                last,
+                region_offset,
+                backing: region.backing.clone(),
+                writes: region.writes.clone(),
+            });
         }
         Self { ranges }
     }
@@ -214,6 +233,16 @@ struct Regions {
     next_handle: u64,
 }
 
+impl Regions {
+    fn find(&mut self, handle: RegionHandle) -> Result<&mut Region, MapError> {
+        self.list.iter_mut().find(|region| region.handle == handle).ok_or(MapError::Unknown)
+    }
+}
+
+fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// A space of addresses with regions in it.
 pub struct AddressSpace {
     kind: SpaceKind,
@@ -221,6 +250,12 @@ pub struct AddressSpace {
     view: RwLock<Arc<FlatView>>,
     generation: AtomicU64,
     listener: OnceLock<Box<dyn MapListener>>,
+    /// The space whose regions this one shows, too, below its own.
+    base: Option<Arc<AddressSpace>>,
+    /// Held while a view is made and shown.
+    order: Mutex<()>,
+    /// The spaces that show this one's regions.
+    followers: Mutex<Vec<Weak<AddressSpace>>>,
 }
 
 impl std::fmt::Debug for AddressSpace {
@@ -238,14 +273,36 @@ impl AddressSpace {
             view: RwLock::default(),
             generation: AtomicU64::new(0),
             listener: OnceLock::new(),
+            base: None,
+            order: Mutex::default(),
+            followers: Mutex::default(),
         }
+    }
+
+    /// A space that shows what `base` shows, always, except where it has regions of its own: those win over regions of
+    /// the same priority.
+    pub fn over(base: &Arc<AddressSpace>) -> Arc<Self> {
+        /// Handles of the two spaces differ, so that ranges of different regions are never joined.
+        const FIRST_HANDLE: u64 = 1 << 32;
+        let space = Arc::new(Self { base: Some(Arc::clone(base)), ..Self::new(base.kind) });
+        lock(&space.regions).next_handle = FIRST_HANDLE;
+        lock(&base.followers).push(Arc::downgrade(&space));
+        space.publish();
+        space
+    }
+
+    /// Changes the regions and shows the result.
+    fn edit<R>(&self, change: impl FnOnce(&mut Regions) -> Result<R, MapError>) -> Result<R, MapError> {
+        let result = change(&mut lock(&self.regions))?;
+        self.publish();
+        Ok(result)
     }
 
     /// Sets who is told of each change (memory slots of a hypervisor), and tells it of the view as it is. `false`: the
     /// space has a listener already.
     pub fn set_listener(&self, listener: Box<dyn MapListener>) -> bool {
         // No change happens in between.
-        let _regions = self.regions.lock().unwrap_or_else(PoisonError::into_inner);
+        let _publishing = lock(self.publishing());
         let is_new = self.listener.set(listener).is_ok();
         if is_new && let Some(listener) = self.listener.get() {
             listener.changed(&self.view());
@@ -284,12 +341,23 @@ impl AddressSpace {
         {
             return Err(bad);
         }
-        let mut regions = self.regions.lock().unwrap_or_else(PoisonError::into_inner);
-        let handle = RegionHandle(regions.next_handle);
-        regions.next_handle += 1;
-        regions.list.push(Region { handle, start: start.0, last, priority, enabled: true, backing });
-        self.publish(&regions);
-        Ok(handle)
+        self.edit(|regions| {
+            let handle = RegionHandle(regions.next_handle);
+            regions.next_handle += 1;
+            regions.list.push(Region { handle, start: start.0, last, priority, enabled: true, backing, writes: None });
+            Ok(handle)
+        })
+    }
+
+    /// Sends the stores that meet a region to `writes` while it shows ROM, in place of dropping them.
+    ///
+    /// # Errors
+    /// [`MapError::Unknown`].
+    pub fn set_writes(&self, handle: RegionHandle, writes: Arc<dyn Io>) -> Result<(), MapError> {
+        self.edit(|regions| {
+            regions.find(handle)?.writes = Some(Writes(writes));
+            Ok(())
+        })
     }
 
     /// Changes one region in place: its start (the length stays) and whether it answers.
@@ -297,18 +365,21 @@ impl AddressSpace {
     /// # Errors
     /// [`MapError::Unknown`], and [`MapError::BadRange`] when the region would wrap around.
     pub fn update(&self, handle: RegionHandle, start: GuestAddress, enabled: bool) -> Result<(), MapError> {
-        let mut regions = self.regions.lock().unwrap_or_else(PoisonError::into_inner);
-        let region = regions.list.iter_mut().find(|region| region.handle == handle).ok_or(MapError::Unknown)?;
-        let distance = region.last - region.start;
-        let last = start
-            .0
-            .checked_add(distance)
-            .ok_or(MapError::BadRange { start: start.0, len: distance.wrapping_add(1) })?;
-        if (region.start, region.enabled) == (start.0, enabled) {
-            return Ok(());
+        let is_changed = {
+            let mut regions = lock(&self.regions);
+            let region = regions.find(handle)?;
+            let distance = region.last - region.start;
+            let last = start
+                .0
+                .checked_add(distance)
+                .ok_or(MapError::BadRange { start: start.0, len: distance.wrapping_add(1) })?;
+            let is_changed = (region.start, region.enabled) != (start.0, enabled);
+            (region.start, region.last, region.enabled) = (start.0, last, enabled);
+            is_changed
+        };
+        if is_changed {
+            self.publish();
         }
-        (region.start, region.last, region.enabled) = (start.0, last, enabled);
-        self.publish(&regions);
         Ok(())
     }
 
@@ -317,17 +388,17 @@ impl AddressSpace {
     /// # Errors
     /// [`MapError::Unknown`], and [`MapError::BadRange`] when RAM does not cover the region.
     pub fn set_backing(&self, handle: RegionHandle, backing: Backing) -> Result<(), MapError> {
-        let mut regions = self.regions.lock().unwrap_or_else(PoisonError::into_inner);
-        let region = regions.list.iter_mut().find(|region| region.handle == handle).ok_or(MapError::Unknown)?;
-        let len = (region.last - region.start).saturating_add(1);
-        if let Backing::Ram { block, offset, .. } = &backing
-            && offset.checked_add(len).is_none_or(|end| end > block.len() as u64)
-        {
-            return Err(MapError::BadRange { start: region.start, len });
-        }
-        region.backing = backing;
-        self.publish(&regions);
-        Ok(())
+        self.edit(|regions| {
+            let region = regions.find(handle)?;
+            let len = (region.last - region.start).saturating_add(1);
+            if let Backing::Ram { block, offset, .. } = &backing
+                && offset.checked_add(len).is_none_or(|end| end > block.len() as u64)
+            {
+                return Err(MapError::BadRange { start: region.start, len });
+            }
+            region.backing = backing;
+            Ok(())
+        })
     }
 
     /// Removes a region.
@@ -335,19 +406,41 @@ impl AddressSpace {
     /// # Errors
     /// [`MapError::Unknown`].
     pub fn unmap(&self, handle: RegionHandle) -> Result<(), MapError> {
-        let mut regions = self.regions.lock().unwrap_or_else(PoisonError::into_inner);
-        let index = regions.list.iter().position(|region| region.handle == handle).ok_or(MapError::Unknown)?;
-        regions.list.remove(index);
-        self.publish(&regions);
-        Ok(())
+        self.edit(|regions| {
+            let index = regions.list.iter().position(|region| region.handle == handle).ok_or(MapError::Unknown)?;
+            regions.list.remove(index);
+            Ok(())
+        })
     }
 
-    fn publish(&self, regions: &Regions) {
-        let view = Arc::new(FlatView::build(&regions.list));
-        *self.view.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&view);
-        self.generation.fetch_add(1, Ordering::AcqRel);
+    /// The lock that keeps views in the order of the changes: that of the space at the bottom.
+    fn publishing(&self) -> &Mutex<()> {
+        self.base.as_ref().map_or(&self.order, |base| base.publishing())
+    }
+
+    fn publish(&self) {
+        let _publishing = lock(self.publishing());
+        self.publish_in_order();
+    }
+
+    fn publish_in_order(&self) {
+        let mut followers: Vec<Arc<AddressSpace>> = Vec::new();
+        {
+            let base = self.base.as_ref().map(|base| lock(&base.regions));
+            let own = lock(&self.regions);
+            let below = base.iter().flat_map(|regions| &regions.list);
+            let all: Vec<&Region> = below.chain(&own.list).collect();
+            let view = Arc::new(FlatView::build(&all));
+            *self.view.write().unwrap_or_else(PoisonError::into_inner) = view;
+            self.generation.fetch_add(1, Ordering::AcqRel);
+        }
         if let Some(listener) = self.listener.get() {
-            listener.changed(&view);
+            listener.changed(&self.view());
+        }
+        lock(&self.followers)
+            .retain(|follower| follower.upgrade().inspect(|space| followers.push(Arc::clone(space))).is_some());
+        for follower in followers {
+            follower.publish_in_order();
         }
     }
 
@@ -531,7 +624,11 @@ fn load_range(range: &FlatRange, address: u64, size: AccessSize) -> u64 {
 fn store_range(range: &FlatRange, address: u64, size: AccessSize, value: u64) {
     let offset = backing_offset(range, address);
     match &range.backing {
-        Backing::Ram { read_only: true, .. } => {}
+        Backing::Ram { read_only: true, .. } => {
+            if let Some(Writes(io)) = &range.writes {
+                store_io(&**io, address - range.start + range.region_offset, size, value);
+            }
+        }
         Backing::Ram { block, .. } => {
             let offset = offset as usize;
             match size {
@@ -541,15 +638,18 @@ fn store_range(range: &FlatRange, address: u64, size: AccessSize, value: u64) {
                 AccessSize::Qword => block.store_u64(offset, value),
             };
         }
-        Backing::Io(io) => {
-            let (_, max) = io.sizes();
-            let mut done = 0;
-            while done < size.bytes() {
-                let piece = AccessSize::fitting(0, size.bytes() - done, max);
-                io.write(offset.wrapping_add(done as u64), piece, (value >> (8 * done)) & piece.mask());
-                done += piece.bytes();
-            }
-        }
+        Backing::Io(io) => store_io(&**io, offset, size, value),
+    }
+}
+
+/// Stores to a device, in pieces that it takes.
+fn store_io(io: &dyn Io, offset: u64, size: AccessSize, value: u64) {
+    let (_, max) = io.sizes();
+    let mut done = 0;
+    while done < size.bytes() {
+        let piece = AccessSize::fitting(0, size.bytes() - done, max);
+        io.write(offset.wrapping_add(done as u64), piece, (value >> (8 * done)) & piece.mask());
+        done += piece.bytes();
     }
 }
 

@@ -102,6 +102,8 @@ pub fn parse(arguments: &[String]) -> Result<Request, CliError> {
     let mut devices = devices::settings(&arguments, &character)?;
     let storage = self::block::settings(&arguments, &mut devices)?;
     let machine = machine::settings(&arguments, (run.rtc, run.uuid), devices, &mut warnings, &mut lines)?;
+    let mut machine = machine;
+    firmware::connect_flash(&mut machine.firmware, &storage)?;
     let vm = VmConfig {
         name: run.name,
         uuid: run.uuid,

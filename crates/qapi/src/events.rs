@@ -38,6 +38,31 @@ pub struct Shutdown {
 #[event(name = "POWERDOWN")]
 pub struct Powerdown;
 
+/// The guest suspended to RAM.
+#[derive(Debug, Clone, PartialEq, Event)]
+#[event(name = "SUSPEND")]
+pub struct Suspend;
+
+/// The guest suspended to disk and switched off.
+#[derive(Debug, Clone, PartialEq, Event)]
+#[event(name = "SUSPEND_DISK")]
+pub struct SuspendDisk;
+
+/// The guest woke up from suspension to RAM.
+#[derive(Debug, Clone, PartialEq, Event)]
+#[event(name = "WAKEUP")]
+pub struct Wakeup;
+
+/// The guest set its real-time clock.
+#[derive(Debug, Clone, PartialEq, Event)]
+#[event(name = "RTC_CHANGE")]
+pub struct RtcChange {
+    /// Seconds that the guest's clock is ahead of the machine's time of day.
+    pub offset: i64,
+    /// The clock in the object tree.
+    pub qom_path: String,
+}
+
 /// What happens when the guest's system panics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, QapiType)]
 pub enum GuestPanicAction {

@@ -60,6 +60,7 @@ pub mod machine;
 pub mod memory;
 pub mod objects;
 mod path;
+pub mod pci;
 pub mod run_state;
 pub mod schema;
 pub mod sockets;

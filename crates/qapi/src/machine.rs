@@ -127,6 +127,18 @@ pub struct MachineInfo {
     pub default_ram_id: Option<String>,
 }
 
+/// What the machine can do.
+#[derive(Debug, Clone, PartialEq, Eq, QapiType)]
+pub struct CurrentMachineParams {
+    /// Whether the guest can suspend and wake up.
+    pub wakeup_suspend_support: bool,
+}
+
+/// Tells what the machine can do.
+#[derive(Debug, Clone, PartialEq, Command)]
+#[command(name = "query-current-machine", returns = CurrentMachineParams)]
+pub struct QueryCurrentMachine;
+
 /// Lists the machine types.
 #[derive(Debug, Clone, PartialEq, Command)]
 #[command(name = "query-machines", returns = Vec<MachineInfo>)]

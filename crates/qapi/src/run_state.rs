@@ -110,6 +110,11 @@ pub struct SystemReset;
 #[command(name = "system_powerdown")]
 pub struct SystemPowerdown;
 
+/// Wakes a suspended guest up.
+#[derive(Debug, Clone, PartialEq, Command)]
+#[command(name = "system_wakeup")]
+pub struct SystemWakeup;
+
 /// Sends a non-maskable interrupt to the guest's CPUs.
 #[derive(Debug, Clone, PartialEq, Command)]
 #[command(name = "inject-nmi")]

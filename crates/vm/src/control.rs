@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use machine::Machine;
-use machine::event::GuestEvent;
+use machine::event::{GuestEvent, WakeReason};
 use qapi::events::{self, GuestPanicAction};
 use qapi::run_state::{RunState, ShutdownCause};
 use qmp::{EventSink, FdSets};
@@ -97,7 +97,7 @@ impl Control {
     /// # Errors
     /// The machine needs a reset first.
     pub fn resume(&mut self) -> Result<(), qapi::Error> {
-        if self.states.is_running() {
+        if self.states.is_running() || self.states.current() == RunState::Suspended {
             return Ok(());
         }
         if self.states.needs_reset() {
@@ -167,6 +167,36 @@ impl Control {
         self.shared.events.emit(events::Powerdown);
     }
 
+    /// The guest suspends to RAM: its processors stand, time goes on.
+    fn suspend(&mut self) {
+        if !self.states.is_running() {
+            return;
+        }
+        self.machine.suspend();
+        self.change(RunState::Suspended);
+        self.shared.events.emit(events::Suspend);
+    }
+
+    /// Wakes a suspended guest up: `system_wakeup`, an alarm.
+    ///
+    /// # Errors
+    /// The guest is not suspended, or can't be.
+    pub fn wake(&mut self, reason: WakeReason) -> Result<(), qapi::Error> {
+        if !self.machine.can_suspend() {
+            return Err(qapi::Error::generic("wake-up from suspend is not supported by this guest"));
+        }
+        if self.states.current() != RunState::Suspended {
+            return Err(qapi::Error::generic("Unable to wake up: guest is not in suspended state"));
+        }
+        self.storage.drop_requests();
+        self.storage.drain();
+        self.machine.wake(reason);
+        self.change(RunState::Running);
+        self.machine.start();
+        self.shared.events.emit(events::Wakeup);
+        Ok(())
+    }
+
     fn emit_shutdown(&self, cause: ShutdownCause) {
         self.shared.events.emit(events::Shutdown { guest: cause.is_guest(), reason: cause });
     }
@@ -174,6 +204,20 @@ impl Control {
     fn guest_event(&mut self, event: GuestEvent) {
         match event {
             GuestEvent::Reset => self.reset(ShutdownCause::GuestReset),
+            GuestEvent::ClockChanged { offset } => {
+                self.shared.events.emit(events::RtcChange { offset, qom_path: self.machine.rtc_path().to_owned() });
+            }
+            GuestEvent::Suspend => self.suspend(),
+            GuestEvent::Alarm => {
+                if self.states.current() == RunState::Suspended && self.machine.wakes_by_alarm() {
+                    // It is suspended, so it can be.
+                    let _woken = self.wake(WakeReason::Rtc);
+                }
+            }
+            GuestEvent::SuspendToDisk => {
+                self.shared.events.emit(events::SuspendDisk);
+                self.shutdown(ShutdownCause::GuestShutdown);
+            }
             GuestEvent::Shutdown => self.shutdown(ShutdownCause::GuestShutdown),
             GuestEvent::Panicked { crash_loaded } => self.guest_panicked(crash_loaded),
             GuestEvent::DebugExit(status) => {

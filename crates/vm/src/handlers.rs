@@ -8,6 +8,7 @@ mod input;
 mod jit;
 mod machine;
 mod memory;
+mod pci;
 mod run_state;
 
 use qapi::events;
@@ -27,6 +28,7 @@ pub fn table() -> Table {
     cpu::register(&mut table);
     jit::register(&mut table);
     memory::register(&mut table);
+    pci::register(&mut table);
     fd::register(&mut table);
     display::register(&mut table);
     input::register(&mut table);
@@ -36,6 +38,10 @@ pub fn table() -> Table {
     table.declare_event::<events::Reset>();
     table.declare_event::<events::Shutdown>();
     table.declare_event::<events::Powerdown>();
+    table.declare_event::<events::RtcChange>();
+    table.declare_event::<events::Suspend>();
+    table.declare_event::<events::SuspendDisk>();
+    table.declare_event::<events::Wakeup>();
     table.declare_event::<events::GuestPanicked>();
     table
 }

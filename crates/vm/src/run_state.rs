@@ -8,6 +8,7 @@
 //!    off (-no-      │  └─ accelerator stuck ─▶ internal-error
 //!    shutdown)      ▼                              │
 //!                shutdown ◀── (needs a reset) ─────┘
+//!    the guest suspends to RAM: running ─▶ suspended, a wake-up or a reset leads back
 //!    a reset of a machine that does not run: ─▶ prelaunch
 //! ```
 //!
@@ -27,10 +28,11 @@ pub struct BadTransition {
 
 /// The allowed transitions.
 const TRANSITIONS: &[(RunState, &[RunState])] = {
-    use RunState::{GuestPanicked, InternalError, IoError, Paused, Prelaunch, Running, Shutdown};
+    use RunState::{GuestPanicked, InternalError, IoError, Paused, Prelaunch, Running, Shutdown, Suspended};
     &[
         (Prelaunch, &[Running, Paused]),
-        (Running, &[Paused, Shutdown, GuestPanicked, InternalError, IoError]),
+        (Running, &[Paused, Shutdown, GuestPanicked, InternalError, IoError, Suspended]),
+        (Suspended, &[Running, Prelaunch, Shutdown]),
         (Paused, &[Running, Prelaunch, Shutdown]),
         (IoError, &[Running, Paused, Prelaunch, Shutdown]),
         (Shutdown, &[Paused, Prelaunch]),

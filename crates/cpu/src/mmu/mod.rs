@@ -392,12 +392,10 @@ impl Cpu {
 
     /// Stores up to 16 bytes inside of a page.
     fn store_page(&mut self, page: Page, offset: u64, len: u64, value: u128) {
-        if let Some(ram) = page.ram
+        // Stores to ROM may be meant for a device behind it.
+        if let Some(ram) = page.ram.filter(|ram| !ram.read_only)
             && let Some(block) = self.tlb.block(ram)
         {
-            if ram.read_only {
-                return;
-            }
             let at = ram.offset + offset as usize;
             // A hit takes the marks away, so they are looked at before. Those of other vCPUs don't matter here.
             let watched = block.page_code(at).is_some_and(memory::PageCode::is_watched);

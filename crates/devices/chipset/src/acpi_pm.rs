@@ -1,9 +1,12 @@
-//! PIIX4 power management (Intel 290562, 7.2; ACPI 1.0b, 4.7): PM1 event and control registers, the ACPI timer, the GPE0
-//! block where QEMU has it, and the SMI command port as far as it is the ACPI enable switch.
+//! Power management of the PIIX4 (Intel 290562, 7.2) and the ICH9 (Intel 316972, 13.8; ACPI 1.0b, 4.7): PM1 event and
+//! control registers, the ACPI timer, the GPE0 block where QEMU has it, and the SMI command port.
 //!
 //! The SCI is a level: high while an enabled event is pending and SCI_EN is set. Sleeping is a request to the machine.
-//! Left out: system-management interrupts (with SCI_EN clear, events go nowhere), throttling, and the device monitors
-//! of the PIIX4, whose registers read as zeros.
+//! A write of the SMI command port raises an SMI where the chipset's switch lets it. Left out: SMIs for events while
+//! SCI_EN is clear (they go nowhere), throttling, and the device monitors of the PIIX4, whose registers read as zeros.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use clock::{Clock, Timer};
 use device::{AccessSize, Device, DeviceCell, DeviceState, IoDevice, IrqLine, ResetKind};
@@ -15,6 +18,10 @@ pub const REGION_PM: usize = 0;
 pub const REGION_GPE0: usize = 1;
 /// Region 2: the SMI command and status ports (0xb2).
 pub const REGION_APM: usize = 2;
+/// Region 3: the 16 ports of the ICH9's GPE0 (offset 0x20): 8 of status, 8 of enable.
+pub const REGION_GPE0_ICH9: usize = 3;
+/// Region 4: the ICH9's SMI enable and status registers (offset 0x30), 8 ports.
+pub const REGION_SMI: usize = 4;
 
 /// The ACPI timer's frequency in Hz.
 const FREQUENCY: u64 = 3_579_545;
@@ -47,10 +54,47 @@ mod control {
     pub const KEPT: u16 = 0x1c03;
 }
 
-/// Values of the SMI command port.
-mod apm {
-    pub const ACPI_DISABLE: u8 = 0xf0;
-    pub const ACPI_ENABLE: u8 = 0xf1;
+/// What differs between the chipsets.
+#[derive(Clone, Debug)]
+pub struct PmModel {
+    /// Values of the SMI command port that switch ACPI mode on and off.
+    pub acpi_switch: (u8, u8),
+    /// What lets the SMI command port raise an SMI.
+    pub smi_enable: SmiEnable,
+}
+
+/// What lets the SMI command port raise an SMI.
+#[derive(Clone, Debug)]
+pub enum SmiEnable {
+    /// A bit of another device, which knows whether there is a system-management mode.
+    Flag(Arc<AtomicBool>),
+    /// The SMI enable register, if there is a system-management mode.
+    Register {
+        /// There is one.
+        has_smm: bool,
+        /// Locks the global switch in the register.
+        lock: Arc<AtomicBool>,
+    },
+}
+
+impl PmModel {
+    /// The PIIX4: `apmc` is its bit APMC_EN.
+    pub fn piix4(apmc: Arc<AtomicBool>) -> Self {
+        Self { acpi_switch: (0xf1, 0xf0), smi_enable: SmiEnable::Flag(apmc) }
+    }
+
+    /// The ICH9.
+    pub fn ich9(has_smm: bool, lock: Arc<AtomicBool>) -> Self {
+        Self { acpi_switch: (2, 3), smi_enable: SmiEnable::Register { has_smm, lock } }
+    }
+}
+
+/// Bits of the ICH9's SMI enable register.
+mod smi {
+    pub const GLOBAL: u32 = 1;
+    pub const APMC: u32 = 1 << 5;
+    /// Without system-management mode everything is set up already, and locked: firmware leaves it alone.
+    pub const WITHOUT_SMM: u32 = APMC;
 }
 
 /// A sleeping state that the guest asks for.
@@ -66,6 +110,8 @@ pub enum SleepState {
 
 /// Called when the guest goes to sleep, with the device's lock held; it must not wait.
 pub type SleepRequest = Box<dyn FnMut(SleepState) + Send>;
+/// Raises a system-management interrupt. Called with the device's lock held.
+pub type SmiRequest = Box<dyn FnMut() + Send>;
 
 /// What ends a suspension.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,13 +146,19 @@ struct Registers {
     gpe0_enable: u16,
     apm_control: u8,
     apm_status: u8,
+    smi_enable: u32,
+    smi_status: u32,
 }
 
 /// The power management block.
 pub struct AcpiPm {
+    // Configuration.
+    model: PmModel,
+    s4_value: u8,
     // Host resources.
     sleep: SleepRequest,
     // Wiring.
+    smi: SmiRequest,
     clock: Clock,
     timer: Timer,
     sci: IrqLine,
@@ -115,10 +167,18 @@ pub struct AcpiPm {
 }
 
 impl AcpiPm {
-    /// A block that drives `sci` (ISA interrupt 9, level-triggered) and calls `sleep`.
-    pub fn new(clock: &Clock, sci: IrqLine, sleep: SleepRequest) -> DeviceCell<Self> {
+    /// A block that drives `sci` (ISA interrupt 9, level-triggered) and calls `sleep` and `smi`.
+    pub fn new(
+        clock: &Clock,
+        model: PmModel,
+        sci: IrqLine,
+        (sleep, smi): (SleepRequest, SmiRequest),
+    ) -> DeviceCell<Self> {
         let block = DeviceCell::new_cyclic(|handle| Self {
+            model,
+            s4_value: 2,
             sleep,
+            smi,
             clock: clock.clone(),
             timer: handle.timer(clock, Self::update),
             sci,
@@ -126,6 +186,11 @@ impl AcpiPm {
         });
         block.lock().reset(ResetKind::Cold);
         block
+    }
+
+    /// Sets the SLP_TYP that means S4; it is 2 before.
+    pub fn set_s4_value(&mut self, value: u8) {
+        self.s4_value = value;
     }
 
     /// The user presses the power button. It is lost while the guest has not enabled it.
@@ -151,6 +216,11 @@ impl AcpiPm {
                 WakeReason::Other => 0,
             };
         self.update();
+    }
+
+    /// Whether the guest lets the real-time clock's alarm wake it.
+    pub fn wakes_by_alarm(&self) -> bool {
+        self.registers.pm1_enable & pm1::RTC != 0
     }
 
     /// Switches to ACPI mode, as firmware does for a guest that it starts so.
@@ -208,7 +278,7 @@ impl AcpiPm {
         match value >> control::SLP_TYP_SHIFT & 7 {
             0 => (self.sleep)(SleepState::S5),
             1 => (self.sleep)(SleepState::S3),
-            2 => (self.sleep)(SleepState::S4),
+            value if value == u16::from(self.s4_value) => (self.sleep)(SleepState::S4),
             _ => {}
         }
     }
@@ -258,11 +328,49 @@ impl AcpiPm {
             return;
         }
         self.registers.apm_control = value;
-        match value {
-            apm::ACPI_ENABLE => self.registers.pm1_control |= control::SCI_EN,
-            apm::ACPI_DISABLE => self.registers.pm1_control &= !control::SCI_EN,
-            _ => {}
+        let (enable, disable) = self.model.acpi_switch;
+        if value == enable {
+            self.registers.pm1_control |= control::SCI_EN;
+        } else if value == disable {
+            self.registers.pm1_control &= !control::SCI_EN;
+        } else if self.apm_raises_smi() {
+            (self.smi)();
         }
+    }
+
+    fn apm_raises_smi(&self) -> bool {
+        match &self.model.smi_enable {
+            SmiEnable::Flag(flag) => flag.load(Ordering::Acquire),
+            SmiEnable::Register { has_smm, .. } => *has_smm && self.registers.smi_enable & smi::APMC != 0,
+        }
+    }
+
+    fn gpe0_ich9(&self) -> [u8; 16] {
+        let mut bytes = [0; 16];
+        let narrow = self.gpe0();
+        bytes[..2].copy_from_slice(&narrow[..2]);
+        bytes[8..10].copy_from_slice(&narrow[2..]);
+        bytes
+    }
+
+    fn smi_registers(&self) -> [u8; 8] {
+        let mut bytes = [0; 8];
+        bytes[..4].copy_from_slice(&self.registers.smi_enable.to_le_bytes());
+        bytes[4..].copy_from_slice(&self.registers.smi_status.to_le_bytes());
+        bytes
+    }
+
+    fn write_smi(&mut self, offset: u64, size: AccessSize, value: u64) {
+        let SmiEnable::Register { has_smm: true, lock } = &self.model.smi_enable else { return };
+        let (shift, mask) = (8 * (offset & 3), size.mask());
+        let merge = |old: u32| (u64::from(old) & !(mask << shift) | (value & mask) << shift) as u32;
+        if offset & 4 != 0 {
+            self.registers.smi_status &= !((value & mask) << shift) as u32;
+            return;
+        }
+        let locked = if lock.load(Ordering::Acquire) { smi::GLOBAL } else { 0 };
+        let old = self.registers.smi_enable;
+        self.registers.smi_enable = merge(old) & !locked | old & locked;
     }
 }
 
@@ -276,6 +384,9 @@ fn load(bytes: &[u8], offset: u64, size: AccessSize) -> u64 {
 impl Device for AcpiPm {
     fn reset(&mut self, _kind: ResetKind) {
         self.registers = Registers::default();
+        if let SmiEnable::Register { has_smm: false, .. } = self.model.smi_enable {
+            self.registers.smi_enable = smi::WITHOUT_SMM;
+        }
         self.start_overflow();
         self.update();
     }
@@ -294,7 +405,7 @@ impl Device for AcpiPm {
 impl IoDevice for AcpiPm {
     fn access_sizes(&self, region: usize) -> (AccessSize, AccessSize) {
         match region {
-            REGION_PM => (AccessSize::Byte, AccessSize::Dword),
+            REGION_PM | REGION_SMI => (AccessSize::Byte, AccessSize::Dword),
             _ => (AccessSize::Byte, AccessSize::Byte),
         }
     }
@@ -303,6 +414,8 @@ impl IoDevice for AcpiPm {
         match region {
             REGION_PM => load(&self.block(), offset, size),
             REGION_GPE0 => load(&self.gpe0(), offset, size),
+            REGION_GPE0_ICH9 => load(&self.gpe0_ich9(), offset, size),
+            REGION_SMI => load(&self.smi_registers(), offset, size),
             _ => load(&[self.registers.apm_control, self.registers.apm_status], offset, size),
         }
     }
@@ -322,6 +435,12 @@ impl IoDevice for AcpiPm {
                 }
             }
             REGION_GPE0 => self.write_gpe0(offset, value as u8),
+            REGION_GPE0_ICH9 => match offset {
+                0 | 1 => self.write_gpe0(offset, value as u8),
+                8 | 9 => self.write_gpe0(offset - 6, value as u8),
+                _ => {}
+            },
+            REGION_SMI => self.write_smi(offset, size, value),
             _ => self.write_apm(offset, value as u8),
         }
         self.update();
@@ -348,7 +467,7 @@ mod tests {
             let (clock, pins) = (Clock::manual(), Pins::new());
             let (send, sleeps) = mpsc::channel();
             let request = Box::new(move |state| send.send(state).expect("receiver"));
-            let block = AcpiPm::new(&clock, pins.line(9), request);
+            let block = AcpiPm::new(&clock, PmModel::piix4(Arc::default()), pins.line(9), (request, Box::new(|| ())));
             Self { clock, block, pins, sleeps }
         }
 

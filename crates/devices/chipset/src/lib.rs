@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod acpi_pm;
+pub mod cfi01;
 pub mod hpet;
 pub mod i8042;
 pub mod i8254;

@@ -76,10 +76,14 @@ struct RtcState {
 /// What the guest's change of its clock is reported to: the guest's time minus the machine's time of day, in seconds.
 pub type ChangeCallback = Box<dyn FnMut(i64) + Send>;
 
+/// Told that an alarm that the guest enabled went off. Called with the device locked.
+pub type AlarmCallback = Box<dyn FnMut() + Send>;
+
 /// The clock.
 pub struct Mc146818 {
     // Host resources.
     on_change: ChangeCallback,
+    on_alarm: AlarmCallback,
     // Wiring.
     clock: Clock,
     wall: WallClock,
@@ -117,6 +121,7 @@ impl Mc146818 {
         };
         DeviceCell::new_cyclic(|handle| Self {
             on_change,
+            on_alarm: Box::new(|| ()),
             clock: clock.clone(),
             wall,
             update_timer: handle.timer(clock, Self::timer_due),
@@ -126,6 +131,11 @@ impl Mc146818 {
             nmi_masked: Arc::default(),
             state,
         })
+    }
+
+    /// Sets who is told of alarms.
+    pub fn on_alarm(&mut self, callback: AlarmCallback) {
+        self.on_alarm = callback;
     }
 
     /// Sets a byte of the first bank, as firmware settings and the machine's memory sizes are stored.
@@ -306,6 +316,9 @@ impl Mc146818 {
                 self.state.cmos[reg::C] |= UPDATE;
                 if self.alarm_between(seen.saturating_add(1), now) {
                     self.state.cmos[reg::C] |= ALARM;
+                    if self.state.cmos[reg::B] & ALARM != 0 {
+                        (self.on_alarm)();
+                    }
                 }
             }
             self.state.seen_second = now;

@@ -12,6 +12,7 @@ use memory::{AddressSpace, Backing, GuestAddress, MapError, RegionHandle, SpaceK
 
 use crate::capability::MsiSink;
 use crate::config::{BarKind, ConfigSpace, ROM_BAR, reg};
+use crate::root_port::bridge_reg;
 
 /// A function's place on its bus.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -117,6 +118,8 @@ pub struct BarInfo {
 pub struct FunctionInfo {
     /// The bus number.
     pub bus: u8,
+    /// The user's id.
+    pub id: Option<String>,
     /// The place on the bus.
     pub address: Address,
     /// Base class and subclass.
@@ -135,6 +138,43 @@ pub struct FunctionInfo {
     pub irq_pin: u8,
     /// The declared base address registers.
     pub bars: Vec<BarInfo>,
+    /// What there is behind a bridge.
+    pub bridge: Option<BridgeInfo>,
+}
+
+/// What `query-pci` shows of a bridge.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BridgeInfo {
+    /// The numbers of the bus that it is on, the one behind it, and the last one behind that.
+    pub buses: (u8, u8, u8),
+    /// Base and limit of its windows: ports, memory, prefetchable memory.
+    pub windows: [(u64, u64); 3],
+    /// The functions behind it.
+    pub functions: Vec<FunctionInfo>,
+}
+
+impl BridgeInfo {
+    fn new(config: &ConfigSpace, bus: &PciBus) -> Self {
+        let upper = |offset: u8| u64::from(config.u32(offset));
+        let (io, memory, prefetchable) =
+            (config.u16(bridge_reg::IO), config.u32(bridge_reg::MEMORY), config.u32(bridge_reg::PREFETCHABLE));
+        let memory_base = |value: u32| u64::from(value & 0xfff0) << 16;
+        let memory_limit = |value: u32| u64::from(value >> 16 & 0xfff0) << 16 | 0xf_ffff;
+        let (high, io_high) = (bridge_reg::PREFETCHABLE_UPPER, upper(bridge_reg::IO_UPPER));
+        let secondary = config.u8(bridge_reg::SECONDARY);
+        Self {
+            buses: (config.u8(bridge_reg::PRIMARY), secondary, config.u8(bridge_reg::SUBORDINATE)),
+            windows: [
+                (
+                    u64::from(io & 0xf0) << 8 | (io_high & 0xffff) << 16,
+                    u64::from(io >> 8 & 0xf0) << 8 | 0xfff | io_high >> 16 << 16,
+                ),
+                (memory_base(memory), memory_limit(memory)),
+                (memory_base(prefetchable) | upper(high) << 32, memory_limit(prefetchable) | upper(high + 4) << 32),
+            ],
+            functions: bus.functions_of(secondary),
+        }
+    }
 }
 
 /// A function whatever its type.
@@ -174,6 +214,8 @@ struct Slot {
     mappings: Mutex<Vec<Mapping>>,
     memory: Arc<AddressSpace>,
     ports: Arc<AddressSpace>,
+    /// The bus behind a bridge.
+    secondary: Option<Arc<PciBus>>,
 }
 
 impl Slot {
@@ -313,10 +355,13 @@ pub enum AttachError {
 
 /// A bus.
 pub struct PciBus {
-    number: u8,
+    /// How option paths name it: `pci.0`, `pcie.0`, or the id of its bridge.
+    name: String,
+    /// Its Open Firmware path.
+    path: String,
     memory: Arc<AddressSpace>,
     ports: Arc<AddressSpace>,
-    inputs: [IrqInput; 4],
+    inputs: Vec<IrqInput>,
     swizzle: PinSwizzle,
     messages: Arc<dyn MsiSink>,
     slots: Mutex<BTreeMap<Address, Arc<Slot>>>,
@@ -326,18 +371,92 @@ impl PciBus {
     /// An empty root bus. Windows are mapped into `memory` and `ports`; interrupt pins lead to `inputs`, messages to
     /// `messages`.
     pub fn new(
-        memory: Arc<AddressSpace>,
-        ports: Arc<AddressSpace>,
-        inputs: [IrqInput; 4],
+        name: &str,
+        (memory, ports): (Arc<AddressSpace>, Arc<AddressSpace>),
+        inputs: Vec<IrqInput>,
         swizzle: PinSwizzle,
         messages: Arc<dyn MsiSink>,
     ) -> Arc<Self> {
-        Arc::new(Self { number: 0, memory, ports, inputs, swizzle, messages, slots: Mutex::default() })
+        const ROOT_PATH: &str = "/pci@i0cf8";
+        Arc::new(Self::build((name, ROOT_PATH.to_owned()), (memory, ports), inputs, swizzle, messages))
     }
 
-    /// The bus number.
-    pub fn number(&self) -> u8 {
-        self.number
+    fn build(
+        (name, path): (&str, String),
+        (memory, ports): (Arc<AddressSpace>, Arc<AddressSpace>),
+        inputs: Vec<IrqInput>,
+        swizzle: PinSwizzle,
+        messages: Arc<dyn MsiSink>,
+    ) -> Self {
+        Self { name: name.to_owned(), path, memory, ports, inputs, swizzle, messages, slots: Mutex::default() }
+    }
+
+    /// The bus behind a bridge at `address` of this one. Its pins lead to those of the bridge, rotating by slot.
+    pub fn behind(&self, address: Address, name: &str) -> Arc<Self> {
+        let inputs = (0..4).filter_map(|pin| self.input(address, pin).cloned()).collect();
+        let spaces = (Arc::clone(&self.memory), Arc::clone(&self.ports));
+        let path = format!("{}/pci-bridge@{}", self.path, address.open_firmware());
+        let swizzle: PinSwizzle = |slot, pin| usize::from(slot.wrapping_add(pin) & 3);
+        Arc::new(Self::build((name, path), spaces, inputs, swizzle, self.messages()))
+    }
+
+    /// Its Open Firmware path.
+    pub fn open_firmware(&self) -> &str {
+        &self.path
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The bus of this name, here or behind bridges.
+    pub fn by_name(self: &Arc<Self>, name: &str) -> Option<Arc<PciBus>> {
+        if self.name == name {
+            return Some(Arc::clone(self));
+        }
+        let behind: Vec<_> = self.slots().values().filter_map(|slot| slot.secondary.clone()).collect();
+        behind.iter().find_map(|bus| bus.by_name(name))
+    }
+
+    /// The bus that has the number `number` now, if this is bus 0: firmware numbers the buses behind bridges.
+    pub fn bus_with_number(self: &Arc<Self>, number: u8) -> Option<Arc<PciBus>> {
+        if number == 0 {
+            return Some(Arc::clone(self));
+        }
+        let bridges: Vec<_> = self.bridges();
+        bridges.into_iter().find_map(|(secondary, subordinate, bus)| match number {
+            _ if secondary == 0 => None,
+            _ if number == secondary => Some(bus),
+            _ if (secondary..=subordinate).contains(&number) => bus.bus_behind(number),
+            _ => None,
+        })
+    }
+
+    fn bus_behind(&self, number: u8) -> Option<Arc<PciBus>> {
+        self.bridges().into_iter().find_map(|(secondary, subordinate, bus)| match number {
+            _ if secondary != 0 && number == secondary => Some(bus),
+            _ if (secondary..=subordinate).contains(&number) => bus.bus_behind(number),
+            _ => None,
+        })
+    }
+
+    /// Secondary and subordinate number of each bridge, and the bus behind it.
+    fn bridges(&self) -> Vec<(u8, u8, Arc<PciBus>)> {
+        let slots: Vec<_> = self.slots().values().filter(|slot| slot.secondary.is_some()).cloned().collect();
+        let mut bridges = Vec::with_capacity(slots.len());
+        for slot in slots {
+            let Some(bus) = &slot.secondary else { continue };
+            slot.endpoint.with_config(&mut |config| {
+                let numbers = (config.u8(bridge_reg::SECONDARY), config.u8(bridge_reg::SUBORDINATE));
+                bridges.push((numbers.0, numbers.1, Arc::clone(bus)));
+            });
+        }
+        bridges
+    }
+
+    fn input(&self, address: Address, pin: u8) -> Option<&IrqInput> {
+        self.inputs.get((self.swizzle)(address.slot(), pin))
     }
 
     fn slots(&self) -> MutexGuard<'_, BTreeMap<Address, Arc<Slot>>> {
@@ -350,7 +469,7 @@ impl PciBus {
 
     /// A line on pin `pin` (0 is INTA) of the slot of `address`.
     pub fn intx(&self, address: Address, pin: u8) -> IrqLine {
-        self.inputs[(self.swizzle)(address.slot(), pin) & 3].line()
+        self.input(address, pin).map_or_else(IrqLine::unconnected, IrqInput::line)
     }
 
     /// Where message-signalled interrupts go.
@@ -390,6 +509,30 @@ impl PciBus {
         function: DeviceCell<F>,
         windows: Vec<Window>,
     ) -> Result<Arc<dyn Lifecycle>, AttachError> {
+        self.attach_any(address, label, function, (windows, None))
+    }
+
+    /// Attaches a bridge with the bus behind it, see [`PciBus::attach`].
+    ///
+    /// # Errors
+    /// [`AttachError`].
+    pub fn attach_bridge<F: PciFunction>(
+        &self,
+        address: Address,
+        label: Label,
+        bridge: DeviceCell<F>,
+        secondary: &Arc<PciBus>,
+    ) -> Result<Arc<dyn Lifecycle>, AttachError> {
+        self.attach_any(address, label, bridge, (Vec::new(), Some(Arc::clone(secondary))))
+    }
+
+    fn attach_any<F: PciFunction>(
+        &self,
+        address: Address,
+        label: Label,
+        function: DeviceCell<F>,
+        (windows, secondary): (Vec<Window>, Option<Arc<PciBus>>),
+    ) -> Result<Arc<dyn Lifecycle>, AttachError> {
         let mappings = windows.into_iter().map(|window| Mapping { window, region: None }).collect();
         self.check_functions(address, &function)?;
         let slot = Arc::new(Slot {
@@ -398,6 +541,7 @@ impl PciBus {
             mappings: Mutex::new(mappings),
             memory: Arc::clone(&self.memory),
             ports: Arc::clone(&self.ports),
+            secondary,
         });
         let mut slots = self.slots();
         if let Some(user) = slots.get(&address) {
@@ -461,23 +605,35 @@ impl PciBus {
         }
     }
 
-    /// All the functions, by slot and function.
+    /// All the functions, by slot and function; those behind a bridge are in its description.
     pub fn functions(&self) -> Vec<FunctionInfo> {
+        self.functions_of(0)
+    }
+
+    fn functions_of(&self, number: u8) -> Vec<FunctionInfo> {
         let slots: Vec<_> = self.slots().iter().map(|(address, slot)| (*address, Arc::clone(slot))).collect();
         let mut functions = Vec::with_capacity(slots.len());
         for (address, slot) in slots {
-            slot.endpoint.with_config(&mut |config| functions.push(self.describe(address, config)));
+            slot.endpoint.with_config(&mut |config| {
+                let info = Self::describe((number, address), config, slot.secondary.as_ref());
+                functions.push(FunctionInfo { id: slot.label.id.clone(), ..info });
+            });
         }
         functions
     }
 
-    fn describe(&self, address: Address, config: &ConfigSpace) -> FunctionInfo {
+    fn describe(
+        (number, address): (u8, Address),
+        config: &ConfigSpace,
+        secondary: Option<&Arc<PciBus>>,
+    ) -> FunctionInfo {
         let bar = |index| {
             let bar = config.bar(index)?;
             Some(BarInfo { index, kind: bar.kind, address: config.bar_address(index), size: bar.size })
         };
         FunctionInfo {
-            bus: self.number,
+            bus: number,
+            id: None,
             address,
             class: config.u16(reg::CLASS),
             vendor: config.u16(reg::VENDOR),
@@ -487,6 +643,7 @@ impl PciBus {
             irq: config.u8(reg::INTERRUPT_LINE),
             irq_pin: config.u8(reg::INTERRUPT_PIN),
             bars: (0..=ROM_BAR).filter_map(bar).collect(),
+            bridge: secondary.map(|bus| BridgeInfo::new(config, bus)),
         }
     }
 }

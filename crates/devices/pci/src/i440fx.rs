@@ -7,26 +7,17 @@ use state::State;
 
 use crate::bus::PciFunction;
 use crate::config::{ConfigSpace, Identity};
+use crate::q35::SetSmram;
 use crate::shadow::{PamMode, SEGMENTS};
+use crate::smram::{Smram, bits};
 
 /// The last DRAM row boundary register: the size of RAM in units of 8 MiB.
 const DRB7: u8 = 0x57;
 const PAM0: u8 = 0x59;
 const SMRAM: u8 = 0x72;
 
-/// Bits of the SMRAM register.
-mod smram {
-    /// The segment is 0xa0000 (hardwired).
-    pub const BASE_SEGMENT: u8 = 0x02;
-    pub const LOCK: u8 = 0x10;
-    pub const OPEN: u8 = 0x40;
-    pub const WRITABLE: u8 = 0x78;
-}
-
 /// Switches a PAM segment. Called with the device locked.
 pub type SetPam = Box<dyn FnMut(usize, PamMode) + Send>;
-/// Takes the value of the SMRAM register. Called with the device locked.
-pub type SetSmram = Box<dyn FnMut(u8) + Send>;
 
 /// The guest-visible state.
 #[derive(Clone, Debug, State)]
@@ -51,8 +42,8 @@ impl I440fx {
         let identity = Identity { vendor: 0x8086, device: 0x1237, revision: 2, class: 0x0600, prog_if: 0 };
         let mut config = ConfigSpace::new(&identity);
         config.set_u8(DRB7, u8::try_from(ram_size >> 23).unwrap_or(u8::MAX));
-        config.set_u8(SMRAM, smram::BASE_SEGMENT);
-        config.allow_u8(SMRAM, smram::WRITABLE);
+        config.set_u8(SMRAM, bits::BASE_SEGMENT);
+        config.allow_u8(SMRAM, bits::WRITABLE);
         DeviceCell::new(Self { set_pam, set_smram, state: I440fxState { config } })
     }
 
@@ -64,13 +55,23 @@ impl I440fx {
             let bits = self.state.config.u8(PAM0 + field / 2) >> (4 * (field % 2));
             (self.set_pam)(segment, PamMode::from_bits(bits));
         }
-        (self.set_smram)(self.state.config.u8(SMRAM));
+        let smram = self.state.config.u8(SMRAM);
+        (self.set_smram)(Smram {
+            is_enabled: smram & bits::ENABLE != 0,
+            is_open: smram & bits::OPEN != 0,
+            ..Smram::default()
+        });
     }
 }
 
 impl Device for I440fx {
-    fn reset(&mut self, _kind: ResetKind) {
+    fn reset(&mut self, kind: ResetKind) {
+        let pam = (PAM0..PAM0 + 7).map(|offset| self.state.config.u8(offset)).collect::<Vec<u8>>();
         self.state.config.reset();
+        if kind == ResetKind::Warm {
+            // As QEMU has it: shadowed firmware is what resumes a suspended guest.
+            (PAM0..).zip(pam).for_each(|(offset, value)| self.state.config.store_u8(offset, value));
+        }
         self.announce();
     }
 
@@ -96,11 +97,11 @@ impl PciFunction for I440fx {
         let old = self.state.config.u8(SMRAM);
         self.state.config.write(offset, size, value);
         let new = self.state.config.u8(SMRAM);
-        if old & smram::LOCK != 0 {
+        if old & bits::LOCK != 0 {
             // Locked until a reset.
             self.state.config.store_u8(SMRAM, old);
-        } else if new & smram::LOCK != 0 {
-            self.state.config.store_u8(SMRAM, new & !smram::OPEN);
+        } else if new & bits::LOCK != 0 {
+            self.state.config.store_u8(SMRAM, new & !bits::OPEN);
         }
         self.announce();
     }

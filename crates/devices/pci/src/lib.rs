@@ -1,5 +1,5 @@
 //! PCI: configuration space, the bus with its functions and their windows, configuration mechanism #1, and the chipset
-//! functions of a 440FX machine.
+//! functions of 440FX and Q35 machines.
 
 #![forbid(unsafe_code)]
 
@@ -8,11 +8,15 @@ pub mod capability;
 pub mod class;
 pub mod config;
 pub mod i440fx;
+pub mod ich9;
 pub mod mechanism;
 pub mod piix;
 pub mod pirq;
+pub mod q35;
 pub mod rom;
+pub mod root_port;
 pub mod shadow;
+pub mod smram;
 
 pub use bus::{Address, AttachError, BarInfo, FunctionInfo, Label, PciBus, PciFunction, Window};
 pub use capability::{MsiMessage, MsiSink, Msix};

@@ -45,12 +45,12 @@ impl ConfigMechanism {
         Self { reset, bus, state: MechanismState::default() }
     }
 
-    /// The selected function and register; `None` when the address is disabled or on another bus.
-    fn target(&self, offset: u64) -> Option<(Address, u8)> {
+    /// The selected bus, function and register; `None` when the address is disabled or there is no such bus.
+    fn target(&self, offset: u64) -> Option<(Arc<PciBus>, Address, u8)> {
         let address = self.state.address;
-        let is_here = address & ENABLE != 0 && (address >> 16) as u8 == self.bus.number();
+        let bus = self.bus.bus_with_number((address >> 16) as u8).filter(|_| address & ENABLE != 0)?;
         // The lowest two bits of the address count, as QEMU has it: programs that write them to 0xcf8 mean them.
-        is_here.then(|| (Address::from_devfn((address >> 8) as u8), address as u8 | (offset & 3) as u8))
+        Some((bus, Address::from_devfn((address >> 8) as u8), address as u8 | (offset & 3) as u8))
     }
 }
 
@@ -77,7 +77,7 @@ impl IoDevice for ConfigMechanism {
             (REGION_ADDRESS, 1, AccessSize::Byte) => u64::from(self.state.reset_control),
             (REGION_ADDRESS, ..) => size.mask(),
             _ => match self.target(offset) {
-                Some((address, register)) => u64::from(self.bus.read_config(address, register, size)),
+                Some((bus, address, register)) => u64::from(bus.read_config(address, register, size)),
                 None => size.mask(),
             },
         }
@@ -96,8 +96,8 @@ impl IoDevice for ConfigMechanism {
             }
             (REGION_ADDRESS, ..) => {}
             _ => {
-                if let Some((address, register)) = self.target(offset) {
-                    self.bus.write_config(address, register, size, value as u32);
+                if let Some((bus, address, register)) = self.target(offset) {
+                    bus.write_config(address, register, size, value as u32);
                 }
             }
         }

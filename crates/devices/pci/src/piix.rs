@@ -60,7 +60,7 @@ impl Piix3 {
 
     fn route(&self) {
         let config = &self.state.config;
-        self.router.set_routes([0, 1, 2, 3].map(|pirq| config.u8(PIRQ_ROUTES + pirq)));
+        self.router.set_routes(&[0, 1, 2, 3].map(|pirq| config.u8(PIRQ_ROUTES + pirq)));
     }
 }
 

@@ -10,6 +10,7 @@ use crate::mechanism::{ConfigMechanism, REGION_ADDRESS, REGION_DATA};
 use crate::piix::{PM_WINDOW, PM_WINDOW_LEN, Piix3, Piix4Pm};
 use crate::pirq::PirqRouter;
 use crate::shadow::{PamMode, ShadowRam};
+use crate::smram::Smram;
 use crate::*;
 
 #[derive(Default)]
@@ -104,8 +105,8 @@ impl Bench {
         let isa: Vec<_> = (0..16).map(|irq| IrqInput::new(levels.clone() as Arc<dyn IrqSink>, irq)).collect();
         let router = PirqRouter::new(&isa);
         let bus = PciBus::new(
-            memory.clone(),
-            ports.clone(),
+            "pci.0",
+            (memory.clone(), ports.clone()),
             router.inputs(),
             bus::i440fx_swizzle,
             Arc::new(Messages::default()),
@@ -297,7 +298,7 @@ fn pam_registers_switch_between_rom_and_ram() {
         space.map(GuestAddress(0xf_0000), 0x1_0000, 0, rom_backing.clone()).expect("map");
     }
     let mut shadow = ShadowRam::new(&bench.memory, &ram, &pci, 1).expect("shadow");
-    let smram = Arc::new(Mutex::new(0));
+    let smram = Arc::new(Mutex::new(Smram::default()));
     let seen = smram.clone();
     let bridge = I440fx::new(
         256 << 20,
@@ -327,14 +328,17 @@ fn pam_registers_switch_between_rom_and_ram() {
     bench.memory.store(GuestAddress(0xc_0000), Byte, 9);
     assert_eq!([ram.load_u8(0xc_4000), ram.load_u8(0xc_0000)], [Some(9), Some(0)]);
     bench.write(host, 0x72, Byte, 0x4a);
-    assert_eq!(*smram.lock().expect("smram"), 0x4a);
+    let open = Smram { is_open: true, is_enabled: true, ..Smram::default() };
+    assert_eq!(*smram.lock().expect("smram"), open);
     bench.write(host, 0x72, Byte, 0x5a);
-    assert_eq!(*smram.lock().expect("smram"), 0x1a, "locking closes it");
+    assert_eq!(*smram.lock().expect("smram"), Smram { is_open: false, ..open }, "locking closes it");
     bench.write(host, 0x72, Byte, 0x4a);
     assert_eq!(bench.read(host, 0x72, Byte), 0x1a);
     lifecycle.reset(ResetKind::Warm);
     assert_eq!(bench.read(host, 0x72, Byte), 0x02);
-    assert_eq!(probe(5), 0x55);
+    assert_eq!(probe(5), 5, "shadow RAM stays");
+    lifecycle.reset(ResetKind::Cold);
+    assert_eq!(probe(6), 0x55);
     assert_eq!(PamMode::from_bits(0x31), PamMode::ReadRam);
 }
 

@@ -8,11 +8,24 @@ use acpi_tables::aml::{
 use acpi_tables::sdt::Sdt;
 use acpi_tables::{Aml, AmlSink};
 
-use super::{AcpiConfig, SerialPort, SleepStates, board, table};
+use super::{AcpiConfig, ChipsetTables, SerialPort, SleepStates, board, table};
 
-/// The four PCI interrupt links of the PIIX3: name, routing register field, and the interrupt routed at start.
-const LINKS: [(&str, &[u8; 4], u32); 4] =
-    [("LNKA", b"PRQ0", 10), ("LNKB", b"PRQ1", 10), ("LNKC", b"PRQ2", 11), ("LNKD", b"PRQ3", 11)];
+/// The PCI interrupt links: name, routing register field, and the interrupt routed at start. The PIIX3 has the first
+/// four, the ICH9 all of them.
+const LINKS: [(&str, &[u8; 4], u32); 8] = [
+    ("LNKA", b"PRQ0", 10),
+    ("LNKB", b"PRQ1", 10),
+    ("LNKC", b"PRQ2", 11),
+    ("LNKD", b"PRQ3", 11),
+    ("LNKE", b"PRQ4", 10),
+    ("LNKF", b"PRQ5", 10),
+    ("LNKG", b"PRQ6", 11),
+    ("LNKH", b"PRQ7", 11),
+];
+/// The ICH9's links in APIC mode: each has an input of its own.
+const DIRECT_LINKS: [&str; 8] = ["GSIA", "GSIB", "GSIC", "GSID", "GSIE", "GSIF", "GSIG", "GSIH"];
+/// The first of those inputs.
+const FIRST_DIRECT: u32 = 16;
 /// PCI slots with an entry in `_PRT`.
 const SLOTS: u32 = 32;
 /// `_STA`: present, enabled, shown, functioning.
@@ -82,9 +95,18 @@ fn link_irq(number: u32) -> Code {
 /// Builds the table.
 pub fn build(config: &AcpiConfig) -> Sdt {
     let mut dsdt = table(*b"DSDT", 1, 36);
-    let mut root = vec![pci_root(config, isa_bridge(config))];
+    let is_q35 = config.chipset != ChipsetTables::I440fx;
+    let mut root =
+        vec![if is_q35 { pcie_root(config, isa_bridge(config)) } else { pci_root(config, isa_bridge(config)) }];
     root.extend(config.hpet.then(hpet));
-    root.extend(LINKS.iter().enumerate().map(|(index, link)| interrupt_link(index, *link)));
+    let links = if is_q35 { &LINKS[..] } else { &LINKS[..4] };
+    root.extend(links.iter().enumerate().map(|(index, link)| interrupt_link(index, *link)));
+    if is_q35 {
+        root.extend(DIRECT_LINKS.iter().enumerate().map(|(index, path)| direct_link(index, path)));
+        let mode = method("\\_PIC", 1, &[code(&Store::new(&Path::new("PICF"), &Arg(0)))]);
+        dsdt.append_slice(&name("\\PICF", &ZERO).0);
+        dsdt.append_slice(&mode.0);
+    }
     root.push(processors(config));
     for state in sleep_states(config.sleep) {
         dsdt.append_slice(&state.0);
@@ -123,6 +145,104 @@ fn pci_root(config: &AcpiConfig, isa: Code) -> Code {
     )
 }
 
+/// `PCI0` of a Q35: a PCI Express root with its configuration space in memory.
+fn pcie_root(config: &AcpiConfig, isa: Code) -> Code {
+    use AddressSpaceCacheable::{Cacheable, NotCacheable};
+    let mut windows = vec![
+        code(&AddressSpace::new_bus_number(0_u16, 0xff)),
+        ports(0xcf8, 8),
+        code(&AddressSpace::new_io(0_u16, 0x0cf7, None)),
+        code(&AddressSpace::new_io(0x0d00_u16, 0xffff, None)),
+        code(&AddressSpace::new_memory(Cacheable, true, 0xa_0000_u32, 0xb_ffff, None)),
+    ];
+    let memory = |first: u32, last: u32| {
+        (first <= last).then(|| code(&AddressSpace::new_memory(NotCacheable, true, first, last, None)))
+    };
+    let end = board::IO_APIC - 1;
+    let mmconfig = match config.chipset {
+        ChipsetTables::Q35 { mmconfig: Some((base, len)) } => u32::try_from(base).ok().zip(u32::try_from(len).ok()),
+        _ => None,
+    };
+    let mut children = Vec::new();
+    match mmconfig {
+        Some((base, len)) => {
+            windows.extend(memory(config.pci_hole_start, base.saturating_sub(1)));
+            windows.extend(memory(base.saturating_add(len), end));
+            let reserved = code(&Memory32Fixed::new(true, base, len));
+            children.push(device("DRAC", &[hid("PNP0C01"), current_resources(&[reserved])]));
+        }
+        None => windows.extend(memory(config.pci_hole_start, end)),
+    }
+    if let Some((first, last)) = config.high_window {
+        windows.push(code(&AddressSpace::new_memory(Cacheable, true, first, last, None)));
+    }
+    let tables = |path: &str, links: &dyn Fn(usize) -> &'static str| name(path, &pcie_routes(links));
+    let choose = method(
+        "_PRT",
+        0,
+        &[
+            code(&If::new(&Path::new("\\PICF"), vec![&Return::new(&Path::new("PRTA"))])),
+            code(&Return::new(&Path::new("PRTP"))),
+        ],
+    );
+    let mut root = vec![
+        hid("PNP0A08"),
+        name("_CID", &EISAName::new("PNP0A03")),
+        name("_UID", &ZERO),
+        current_resources(&windows),
+        operating_system_capabilities(),
+        tables("PRTP", &|pirq| LINKS[pirq].0),
+        tables("PRTA", &|pirq| DIRECT_LINKS[pirq]),
+        choose,
+        isa,
+    ];
+    root.append(&mut children);
+    device("PCI0", &root)
+}
+
+/// `_OSC` (PCI firmware specification 3.0, 4.5.1): of what the operating system asks for in the third word, it gets all
+/// but native hot-plug of the SHPC.
+fn operating_system_capabilities() -> Code {
+    const GRANTED: u8 = 0x1d;
+    method(
+        "_OSC",
+        4,
+        &[
+            code(&CreateDWordField::new(&Path::new("CDW3"), &Arg(3), &8_u8)),
+            code(&And::new(&Path::new("CDW3"), &Path::new("CDW3"), &GRANTED)),
+            code(&Return::new(&Arg(3))),
+        ],
+    )
+}
+
+/// The routing table of a Q35, as its root bus is wired.
+fn pcie_routes(links: &dyn Fn(usize) -> &'static str) -> Code {
+    let mut routes = PackageBuilder::new();
+    for slot in 0..SLOTS {
+        for pin in 0..4_u32 {
+            let link = links(devices_pci::q35::swizzle(slot as u8, pin as u8));
+            let address = slot << 16 | 0xffff;
+            routes.add_element(&Package::new(vec![&address, &pin, &Path::new(link), &ZERO]));
+        }
+    }
+    code(&routes)
+}
+
+/// A link to one input of the I/O APIC, which can't be changed.
+fn direct_link(index: usize, path: &str) -> Code {
+    let input = FIRST_DIRECT + index as u32;
+    device(
+        path,
+        &[
+            hid("PNP0C0F"),
+            name("_UID", &(0x10 + index as u8)),
+            name("_PRS", &link_irq(input)),
+            name("_CRS", &link_irq(input)),
+            method("_SRS", 1, &[]),
+        ],
+    )
+}
+
 /// The routing table: pin A of slot `n` leads to link `n - 1`, the next pins to the next links, as the board is wired.
 fn interrupt_routes() -> Code {
     let mut routes = PackageBuilder::new();
@@ -138,25 +258,21 @@ fn interrupt_routes() -> Code {
 
 /// The ISA bridge, function 1.0, with the interrupt routing registers and what is on the bus.
 fn isa_bridge(config: &AcpiConfig) -> Code {
-    let fields = LINKS.map(|(_, field, _)| FieldEntry::Named(*field, 8));
     let status = name("_STA", &PRESENT);
-    let mut children = vec![
-        name("_ADR", &0x0001_0000_u32),
-        code(&OpRegion::new("P40C".into(), OpRegionSpace::PCIConfig, &0x60_u8, &4_u8)),
-        code(&Field::new(
-            "P40C".into(),
-            FieldAccessType::Byte,
-            FieldLockRule::NoLock,
-            FieldUpdateRule::Preserve,
-            fields.to_vec(),
-        )),
+    let is_q35 = config.chipset != ChipsetTables::I440fx;
+    let mut children = vec![name("_ADR", if is_q35 { &0x001f_0000_u32 } else { &0x0001_0000_u32 })];
+    children.extend(route_registers("P40C", 0x60, &LINKS[..4]));
+    if is_q35 {
+        children.extend(route_registers("P40D", 0x68, &LINKS[4..]));
+    }
+    children.extend([
         device("RTC_", &[hid("PNP0B00"), current_resources(&[ports(0x70, 8), isa_irq(8)])]),
         device(
             "KBD_",
             &[hid("PNP0303"), code(&status), current_resources(&[ports(0x60, 1), ports(0x64, 1), isa_irq(1)])],
         ),
         device("MOU_", &[hid("PNP0F13"), code(&status), current_resources(&[isa_irq(12)])]),
-    ];
+    ]);
     for &SerialPort { number, io, irq } in &config.serial_ports {
         let crs = current_resources(&[ports(io, 8), isa_irq(irq)]);
         let path = format!("COM{number}");
@@ -169,6 +285,15 @@ fn isa_bridge(config: &AcpiConfig) -> Code {
     let fw_cfg = current_resources(&[ports(0x510, 0xc)]);
     children.push(device("FWCF", &[name("_HID", &"QEMU0002"), name("_STA", &0xb_u8), fw_cfg]));
     device("ISA_", &children)
+}
+
+/// The routing registers of some links in the bridge's configuration space.
+fn route_registers(path: &str, offset: u8, links: &[(&str, &[u8; 4], u32)]) -> [Code; 2] {
+    let fields = links.iter().map(|(_, field, _)| FieldEntry::Named(**field, 8)).collect();
+    [
+        code(&OpRegion::new(path.into(), OpRegionSpace::PCIConfig, &offset, &4_u8)),
+        code(&Field::new(path.into(), FieldAccessType::Byte, FieldLockRule::NoLock, FieldUpdateRule::Preserve, fields)),
+    ]
 }
 
 fn hpet() -> Code {

@@ -3,7 +3,7 @@
 
 use acpi_tables::sdt::Sdt;
 
-use super::{AcpiConfig, ChipsetTables, board, table};
+use super::{AcpiConfig, board, table};
 
 /// WBINVD, PROC_C1, SLP_BUTTON (no fixed sleep button), RTC_S4, RESET_REG_SUP, USE_PLATFORM_CLOCK. The fixed power
 /// button exists (PWR_BUTTON is clear).
@@ -48,13 +48,8 @@ pub fn ich9(config: &AcpiConfig, facs: u32, dsdt: u32) -> Sdt {
     const RESET_VALUE: u8 = 0x0f;
     let mut fadt = table(*b"FACP", 3, 244);
     common(&mut fadt, facs, dsdt, GPE0_AT, GPE0_LEN);
-    if let ChipsetTables::Q35 { smm: true, .. } = config.chipset {
-        fadt.write_u8(52, 2);
-        fadt.write_u8(53, 3);
-    } else {
-        // ACPI mode is always on.
-        fadt.write_u32(48, 0);
-    }
+    fadt.write_u8(52, 2);
+    fadt.write_u8(53, 3);
     if config.apic_ids.len() > 8 {
         fadt.write_u32(112, FLAGS | FORCE_APIC_CLUSTER_MODEL);
     }

@@ -6,13 +6,14 @@
 
 use device::AccessSize;
 use devices_chipset::ioapic::IOAPIC_BASE;
+use devices_pci::bus::PinSwizzle;
 use devices_pci::config::{command, reg};
 use devices_pci::{Address, BarInfo, BarKind, FunctionInfo, PciBus};
 
 const PORTS: u64 = 0xc000;
 /// Memory registers are apart by pages at least.
 const PAGE: u64 = 4096;
-/// The interrupts of PIRQA to PIRQD.
+/// The interrupts of PIRQA to PIRQD, and of PIRQE to PIRQH.
 const PIRQ: [u8; 4] = [10, 10, 11, 11];
 
 /// One base address register to be placed.
@@ -25,7 +26,7 @@ struct Wanted {
 }
 
 /// Sets up all the functions of a root bus.
-pub fn set_up_functions(bus: &PciBus) {
+pub fn set_up_functions(bus: &PciBus, swizzle: PinSwizzle) {
     let functions = bus.functions();
     let all: Vec<Wanted> = functions.iter().flat_map(wanted).collect();
     place(bus, PORTS, &sorted(&all, |kind| kind == BarKind::Io));
@@ -48,8 +49,7 @@ pub fn set_up_functions(bus: &PciBus) {
         let command = bus.read_config(function.address, reg::COMMAND, AccessSize::Word) | u32::from(on);
         bus.write_config(function.address, reg::COMMAND, AccessSize::Word, command);
         if let Some(pin) = function.irq_pin.checked_sub(1) {
-            let pirq = function.address.slot().wrapping_add(pin).wrapping_sub(1) & 3;
-            let line = u32::from(PIRQ[usize::from(pirq)]);
+            let line = u32::from(PIRQ[swizzle(function.address.slot(), pin) & 3]);
             bus.write_config(function.address, reg::INTERRUPT_LINE, AccessSize::Byte, line);
         }
     }

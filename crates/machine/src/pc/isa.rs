@@ -118,7 +118,10 @@ pub fn command_line_devices(builder: &mut Builder<'_>, chardevs: &Chardevs<'_>) 
                 extra.pvpanic = Some(*ioport);
             }
             // Those on the PCI bus are not built here.
-            DeviceKind::VirtioBlkPci(_) | DeviceKind::Display(_) | DeviceKind::IdeDrive(_) => {}
+            DeviceKind::VirtioBlkPci(_)
+            | DeviceKind::Display(_)
+            | DeviceKind::IdeDrive(_)
+            | DeviceKind::RootPort(_) => {}
         }
     }
     extra.serial_ports.sort_by_key(|port| port.number);

@@ -1,19 +1,23 @@
-//! The PCI side of the board: host bridge, ISA bridge, power management function, and the configuration ports.
+//! The PCI side of a `pc` board: host bridge, ISA bridge, power management function, and the configuration ports.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use device::{AccessSize, DeviceCell, IrqLine};
-use devices_chipset::acpi_pm::{self, AcpiPm, SleepState};
+use accel::Signal;
+use device::{AccessSize, DeviceCell};
+use devices_chipset::acpi_pm::{self, AcpiPm, PmModel, SleepRequest, SleepState, SmiRequest};
 use devices_pci::i440fx::I440fx;
 use devices_pci::mechanism::{ConfigMechanism, REGION_ADDRESS, REGION_DATA};
 use devices_pci::piix::{PM_WINDOW, PM_WINDOW_LEN, Piix3, Piix4Pm};
 use devices_pci::pirq::PirqRouter;
-use devices_pci::shadow::ShadowRam;
+use devices_pci::q35::Smram;
+use devices_pci::shadow::{PamMode, ShadowRam};
 use devices_pci::{Address, Label, PciBus, Window, bus};
 use memory::{AddressSpace, SpaceKind};
 
+use super::smm::SmramWindows;
 use super::{Builder, Place, firmware};
+use crate::config::ChipsetKind;
 use crate::error::MachineError;
 use crate::event::GuestEvent;
 
@@ -26,25 +30,22 @@ const POWER_MANAGEMENT: Address = Address::new(1, 3);
 pub struct Chipset {
     /// The root bus.
     pub bus: Arc<PciBus>,
-    /// ACPI power management, behind the PIIX4's window.
+    /// ACPI power management.
     pub power_management: DeviceCell<AcpiPm>,
+    /// Which chipset it is.
+    pub kind: ChipsetKind,
 }
 
-/// Builds the functions and attaches them.
-pub fn build(builder: &mut Builder<'_>) -> Result<Chipset, MachineError> {
+/// Builds the functions and attaches them. `shadowed` is the ROM below 1 MiB.
+pub fn build(builder: &mut Builder<'_>, shadowed: &Arc<AddressSpace>) -> Result<Chipset, MachineError> {
     let router = PirqRouter::new(&builder.gsi);
-    let memory = Arc::clone(&builder.memory);
-    let bus = PciBus::new(
-        memory,
-        Arc::clone(&builder.ports),
-        router.inputs(),
-        bus::i440fx_swizzle,
-        Arc::clone(&builder.messages),
-    );
-    let mechanism = DeviceCell::new(ConfigMechanism::new(Arc::clone(&bus), builder.reset_request()));
-    builder.add_ports("i440FX-pcihost", &mechanism, &[(REGION_ADDRESS, 0xcf8, 4), (REGION_DATA, 0xcfc, 4)])?;
+    let spaces = (Arc::clone(&builder.memory), Arc::clone(&builder.ports));
+    let bus = PciBus::new("pci.0", spaces, router.inputs(), bus::i440fx_swizzle, Arc::clone(&builder.messages));
+    configuration_ports(builder, &bus, "i440FX-pcihost")?;
 
-    let host_bridge = host_bridge(builder)?;
+    let (low, _) = builder.config.ram_split();
+    let set_pam = shadow(builder, shadowed)?;
+    let host_bridge = I440fx::new(low, set_pam, system_management_ram(builder)?);
     builder.add("i440FX", Place::Board, bus.attach(HOST_BRIDGE, Label::of_board("i440FX"), host_bridge, Vec::new())?);
     builder.add(
         "PIIX3",
@@ -52,32 +53,66 @@ pub fn build(builder: &mut Builder<'_>) -> Result<Chipset, MachineError> {
         bus.attach(ISA_BRIDGE, Label::of_board("PIIX3"), Piix3::new(router), Vec::new())?,
     );
     let power_management = power_management(builder, &bus)?;
-    Ok(Chipset { bus, power_management })
+    Ok(Chipset { bus, power_management, kind: ChipsetKind::I440fx })
 }
 
-/// The 440FX, with the shadow RAM that its PAM registers switch and the ROM below it.
-fn host_bridge(builder: &Builder<'_>) -> Result<DeviceCell<I440fx>, MachineError> {
+/// Ports 0xcf8 to 0xcff.
+pub fn configuration_ports(
+    builder: &mut Builder<'_>,
+    bus: &Arc<PciBus>,
+    type_name: &'static str,
+) -> Result<(), MachineError> {
+    let mechanism = DeviceCell::new(ConfigMechanism::new(Arc::clone(bus), builder.reset_request()));
+    builder.add_ports(type_name, &mechanism, &[(REGION_ADDRESS, 0xcf8, 4), (REGION_DATA, 0xcfc, 4)])
+}
+
+/// The shadow RAM that a host bridge's PAM registers switch.
+pub fn shadow(
+    builder: &Builder<'_>,
+    shadowed: &Arc<AddressSpace>,
+) -> Result<Box<dyn FnMut(usize, PamMode) + Send>, MachineError> {
     const PRIORITY: i32 = 1;
-    let rom = Arc::new(AddressSpace::new(SpaceKind::Memory));
-    if let Some(firmware) = &builder.config.firmware.rom {
-        super::rom::map(firmware, &builder.memory, &rom)?;
-    }
-    let mut shadow = ShadowRam::new(&builder.memory, &builder.ram, &rom, PRIORITY)?;
+    let mut shadow = ShadowRam::new(&builder.memory, &builder.ram, shadowed, PRIORITY)?;
+    Ok(Box::new(move |segment, mode| shadow.set(segment, mode)))
+}
+
+/// The system-management RAM that a host bridge's SMRAM registers switch.
+pub fn system_management_ram(builder: &Builder<'_>) -> Result<Box<dyn FnMut(Smram) + Send>, MachineError> {
     let (low, _) = builder.config.ram_split();
-    // System-management RAM has no user: the software CPU has no SMM.
-    Ok(I440fx::new(low, Box::new(move |segment, mode| shadow.set(segment, mode)), Box::new(|_| ())))
+    if low < 1 << 20 {
+        return Ok(Box::new(|_| ()));
+    }
+    let windows = SmramWindows::new(&builder.memory, builder.smm.as_ref(), &builder.ram, low)?;
+    Ok(Box::new(move |state| windows.set(state)))
+}
+
+/// Tells the control thread that the guest goes to sleep.
+pub fn sleep_request(builder: &Builder<'_>) -> SleepRequest {
+    let events = Arc::clone(&builder.events);
+    Box::new(move |state| {
+        events(match state {
+            SleepState::S3 => GuestEvent::Suspend,
+            SleepState::S4 => GuestEvent::SuspendToDisk,
+            SleepState::S5 => GuestEvent::Shutdown,
+        });
+    })
+}
+
+/// The PIIX4 interrupts the boot processor.
+fn smi_request(builder: &Builder<'_>) -> SmiRequest {
+    let vcpus = Arc::clone(&builder.mailboxes);
+    Box::new(move || {
+        if let Some(signals) = vcpus.get().and_then(|vcpus| vcpus.first()) {
+            signals.raise(Signal::SMI);
+        }
+    })
 }
 
 fn power_management(builder: &mut Builder<'_>, bus: &PciBus) -> Result<DeviceCell<AcpiPm>, MachineError> {
-    let events = Arc::clone(&builder.events);
-    let sleep = Box::new(move |state| {
-        // The tables offer no other sleep state than S5.
-        if state == SleepState::S5 {
-            events(GuestEvent::Shutdown);
-        }
-    });
-    let sci: IrqLine = builder.irq(9);
-    let pm = AcpiPm::new(&builder.clock, sci, sleep);
+    let apmc = Arc::new(AtomicBool::new(false));
+    let requests = (sleep_request(builder), smi_request(builder));
+    let pm = AcpiPm::new(&builder.clock, PmModel::piix4(Arc::clone(&apmc)), builder.irq(9), requests);
+    pm.lock().set_s4_value(builder.config.firmware.sleep.s4_value);
     let window = Window {
         index: PM_WINDOW,
         space: SpaceKind::Ports,
@@ -86,7 +121,7 @@ fn power_management(builder: &mut Builder<'_>, bus: &PciBus) -> Result<DeviceCel
         priority: 1,
         backing: pm.region(acpi_pm::REGION_PM),
     };
-    let function = Piix4Pm::new(Arc::new(AtomicBool::new(false)), false);
+    let function = Piix4Pm::new(apmc, builder.smm.is_some());
     builder.add(
         "PIIX4_PM",
         Place::Board,
@@ -99,6 +134,10 @@ fn power_management(builder: &mut Builder<'_>, bus: &PciBus) -> Result<DeviceCel
 impl Chipset {
     /// Writes what firmware would have written: shadow RAM on, interrupt routes, power management at 0x600.
     pub fn after_firmware(&self) {
+        if self.kind == ChipsetKind::Q35 {
+            super::q35::after_firmware(&self.bus);
+            return;
+        }
         let byte = |address, offset, value| self.bus.write_config(address, offset, AccessSize::Byte, value);
         byte(HOST_BRIDGE, 0x59, 0x30);
         for pam in 0x5a..=0x5f {
@@ -115,6 +154,6 @@ impl Chipset {
         for timing in [0x40, 0x42] {
             self.bus.write_config(super::ide::IDE, timing, AccessSize::Word, 0x8000);
         }
-        firmware::set_up_functions(&self.bus);
+        firmware::set_up_functions(&self.bus, bus::i440fx_swizzle);
     }
 }

@@ -16,17 +16,18 @@ pub fn map(rom: &FirmwareRom, memory: &AddressSpace, shadowed: &AddressSpace) ->
     let len = rom.bytes.len() as u64;
     let block = Arc::new(RamBlock::new("pc.bios", len)?);
     block.write(0, &rom.bytes);
-    map_block(&block, memory, shadowed)
+    let whole = Backing::Ram { block: Arc::clone(&block), offset: 0, read_only: true };
+    memory.map(GuestAddress((1 << 32) - len), len, 0, whole)?;
+    map_low(&block, &[memory, shadowed])
 }
 
-/// The same for a block that holds the ROM.
-pub fn map_block(block: &Arc<RamBlock>, memory: &AddressSpace, shadowed: &AddressSpace) -> Result<(), MachineError> {
+/// Maps just what is seen below 1 MiB.
+pub fn map_low(block: &Arc<RamBlock>, spaces: &[&AddressSpace]) -> Result<(), MachineError> {
     let len = block.len() as u64;
-    let part = |offset| Backing::Ram { block: Arc::clone(block), offset, read_only: true };
-    memory.map(GuestAddress((1 << 32) - len), len, 0, part(0))?;
     let low = len.min(LOW_MAX);
-    for space in [memory, shadowed] {
-        space.map(GuestAddress(0x10_0000 - low), low, 0, part(len - low))?;
+    for space in spaces {
+        let backing = Backing::Ram { block: Arc::clone(block), offset: len - low, read_only: true };
+        space.map(GuestAddress(0x10_0000 - low), low, 0, backing)?;
     }
     Ok(())
 }

@@ -1,10 +1,13 @@
 //! What the firmware tables tell about this board.
 
-use devices_pci::PciBus;
+use device::AccessSize;
+use devices_pci::q35::PCIEXBAR_DEFAULT;
+use devices_pci::{Address, PciBus};
 
 use super::Builder;
 use super::isa::Extra;
 use crate::acpi::{AcpiConfig, ChipsetTables, SleepStates};
+use crate::config::ChipsetKind;
 use crate::smbios::{self, Smbios, SmbiosConfig};
 
 /// The ACPI tables' contents.
@@ -14,7 +17,10 @@ pub fn acpi(builder: &Builder<'_>, extra: &Extra) -> AcpiConfig {
     let count = topology.sockets * topology.dies * topology.cores * topology.threads;
     let sleep = config.firmware.sleep;
     AcpiConfig {
-        chipset: ChipsetTables::I440fx,
+        chipset: match config.machine_type.chipset {
+            ChipsetKind::I440fx => ChipsetTables::I440fx,
+            ChipsetKind::Q35 => ChipsetTables::Q35 { mmconfig: Some((PCIEXBAR_DEFAULT, 256 << 20)) },
+        },
         sleep: SleepStates { s3: sleep.s3, s4: sleep.s4.then_some(sleep.s4_value) },
         high_window: None,
         apic_ids: (0..count).map(|index| topology.apic_id(index)).collect(),
@@ -30,7 +36,13 @@ pub fn acpi(builder: &Builder<'_>, extra: &Extra) -> AcpiConfig {
 pub fn as_set_up(config: &AcpiConfig, bus: &PciBus) -> AcpiConfig {
     /// Windows above 4 GiB end at multiples of this.
     const GRANULE: u64 = 1 << 30;
-    let functions = bus.functions();
+    let all = bus.functions();
+    let behind = all.iter().filter_map(|function| function.bridge.as_ref()).flat_map(|bridge| &bridge.functions);
+    let functions: Vec<_> = all.iter().chain(behind).collect();
+    let chipset = match config.chipset {
+        ChipsetTables::I440fx => ChipsetTables::I440fx,
+        ChipsetTables::Q35 { .. } => ChipsetTables::Q35 { mmconfig: mmconfig(bus) },
+    };
     let bars = functions.iter().flat_map(|function| &function.bars);
     let high = bars.filter_map(|bar| Some((bar.address.filter(|address| *address >= 1 << 32)?, bar.size)));
     let window = high.fold(None, |window: Option<(u64, u64)>, (start, size)| {
@@ -38,7 +50,16 @@ pub fn as_set_up(config: &AcpiConfig, bus: &PciBus) -> AcpiConfig {
         Some(window.map_or((start, last), |(first, end)| (first.min(start), end.max(last))))
     });
     let high_window = window.map(|(first, last)| (first & !(GRANULE - 1), last | (GRANULE - 1)));
-    AcpiConfig { high_window, ..config.clone() }
+    AcpiConfig { chipset, high_window, ..config.clone() }
+}
+
+/// Where firmware mapped the configuration space of a Q35: PCIEXBAR.
+fn mmconfig(bus: &PciBus) -> Option<(u64, u64)> {
+    const HUB: Address = Address::new(0, 0);
+    let dword = |offset| u64::from(bus.read_config(HUB, offset, AccessSize::Dword));
+    let value = dword(0x64) << 32 | dword(0x60);
+    let len = [256 << 20, 128 << 20, 64 << 20].get((value >> 1 & 3) as usize).copied()?;
+    (value & 1 != 0).then_some((value & 0xf_ffff_ffff & !(len - 1), len))
 }
 
 /// The SMBIOS structures.

@@ -46,6 +46,10 @@ fn block_device(
     (device, config): (&DeviceConfig, &VirtioBlkConfig),
 ) -> Result<(), String> {
     let text = |error: &dyn std::fmt::Display| error.to_string();
+    let bus = match &config.bus {
+        Some(name) => &bus.by_name(name).ok_or_else(|| format!("Bus '{name}' not found"))?,
+        None => bus,
+    };
     let address = match config.address {
         Some(address) => address,
         None => bus.first_free(config.type_name).map_err(|error| text(&error))?,
@@ -66,7 +70,7 @@ fn block_device(
     let label = Label { type_name: config.type_name.to_owned(), id: device.id.clone() };
     builder.boot_devices.push(BootDevice {
         index: config.disk.boot_index,
-        path: format!("/pci@i0cf8/scsi@{}/disk@0,0", address.open_firmware()),
+        path: format!("{}/scsi@{}/disk@0,0", bus.open_firmware(), address.open_firmware()),
         geometry: None,
     });
     let lifecycle = bus.attach(address, label, function, windows).map_err(|error| text(&error))?;

@@ -63,6 +63,8 @@ impl Setup {
             command_line: command_line(&self.checks),
         };
         let disk = VirtioBlkConfig {
+            bus: None,
+            bus: None,
             type_name: "virtio-blk-pci",
             address: None,
             disk: DiskUse { drive: "d".into(), ..DiskUse::default() },

@@ -119,3 +119,47 @@ fn listener_sees_the_view_as_it_is_and_each_change() {
     assert_eq!(*log.lock().expect("log"), [1, 2, 1]);
     assert!(!space.set_listener(Box::new(Follower(log))));
 }
+
+/// Writes down what is stored.
+struct Log(Mutex<Vec<(u64, u64)>>);
+
+impl Io for Log {
+    fn read(&self, _: u64, _: AccessSize) -> u64 {
+        0x77
+    }
+    fn write(&self, offset: u64, _: AccessSize, value: u64) {
+        self.0.lock().expect("log").push((offset, value));
+    }
+}
+
+#[test]
+fn stores_to_rom_go_to_its_device() {
+    let space = AddressSpace::new(SpaceKind::Memory);
+    let block = Arc::new(RamBlock::new("rom", 0x1000).expect("memory"));
+    let rom = Backing::Ram { block, offset: 0, read_only: true };
+    let handle = space.map(GuestAddress(0x1000), 0x1000, 0, rom).expect("map");
+    space.store(GuestAddress(0x1010), AccessSize::Byte, 1);
+    let log = Arc::new(Log(Mutex::default()));
+    space.set_writes(handle, Arc::clone(&log) as Arc<dyn Io>).expect("set");
+    space.store(GuestAddress(0x1020), AccessSize::Byte, 2);
+    assert_eq!(*log.0.lock().expect("log"), [(0x20, 2)]);
+    assert_eq!(space.load(GuestAddress(0x1020), AccessSize::Byte), 0);
+}
+
+#[test]
+fn space_over_another_follows_it_except_for_its_own_regions() {
+    let base = Arc::new(AddressSpace::new(SpaceKind::Memory));
+    let over = AddressSpace::over(&base);
+    let first = base.map(GuestAddress(0), 0x2000, 1, ram(0x2000)).expect("map");
+    base.store(GuestAddress(0x10), AccessSize::Byte, 3);
+    assert_eq!(over.load(GuestAddress(0x10), AccessSize::Byte), 3);
+    let own = over.map(GuestAddress(0x1000), 0x1000, 1, ram(0x1000)).expect("map");
+    over.store(GuestAddress(0x1010), AccessSize::Byte, 4);
+    assert_eq!(base.load(GuestAddress(0x1010), AccessSize::Byte), 0);
+    let before = over.generation();
+    base.update(first, GuestAddress(0x4000), true).expect("move");
+    assert!(over.generation() > before);
+    assert_eq!(over.load(GuestAddress(0x4010), AccessSize::Byte), 3);
+    over.unmap(own).expect("unmap");
+    assert!(over.view().find(0x1010).is_none());
+}

@@ -42,7 +42,7 @@ pub fn settings(arguments: &[Argument<'_>], devices: &mut Vec<DeviceConfig>) -> 
         };
         let drive = drive(argument, value, &config.drives, snapshot)?;
         let device = match drive.0.interface {
-            Interface::None => None,
+            Interface::None | Interface::Flash(_) => None,
             Interface::Virtio => Some(devices::virtio_disk(arguments, argument, &drive.0.id, devices)?),
             Interface::Ide { bus, unit } => {
                 Some(devices::ide_drive(arguments, argument, (&drive.0.id, drive.1), (bus, unit), devices)?)
@@ -109,6 +109,7 @@ enum Bus {
     Virtio,
     Ide,
     Floppy,
+    Flash,
 }
 
 impl Bus {
@@ -117,6 +118,7 @@ impl Bus {
         match self {
             Bus::Ide if bus < 2 && unit < 2 => Some(Interface::Ide { bus: bus as u8, unit: unit as u8 }),
             Bus::Floppy if bus == 0 && unit < 2 => Some(Interface::Floppy { unit: unit as u8 }),
+            Bus::Flash if bus == 0 && unit < 2 => Some(Interface::Flash(unit as u8)),
             _ => None,
         }
     }
@@ -124,6 +126,7 @@ impl Bus {
     fn name(self) -> &'static str {
         match self {
             Bus::None => "none",
+            Bus::Flash => "pflash",
             Bus::Virtio => "virtio",
             Bus::Ide => "ide",
             Bus::Floppy => "floppy",
@@ -177,7 +180,8 @@ impl Drive<'_> {
             None | Some("ide") => Ok(Bus::Ide),
             Some("floppy") => Ok(Bus::Floppy),
             Some("scsi") => Err(self.argument.error(no_controller("SCSI"))),
-            Some(kind @ ("pflash" | "mtd" | "sd" | "xen")) => Err(self.argument.error(no_controller(kind))),
+            Some("pflash") => Ok(Bus::Flash),
+            Some(kind @ ("mtd" | "sd" | "xen")) => Err(self.argument.error(no_controller(kind))),
             Some(other) => Err(self.argument.error(format!("unsupported bus type '{other}'"))),
         }
     }
@@ -384,7 +388,7 @@ fn drive(
     let interface = match kind {
         Bus::None => Interface::None,
         Bus::Virtio => Interface::Virtio,
-        Bus::Ide | Bus::Floppy => kind.of(bus, unit).ok_or_else(|| {
+        Bus::Ide | Bus::Floppy | Bus::Flash => kind.of(bus, unit).ok_or_else(|| {
             argument.error(format!("machine type does not support if={},bus={bus},unit={unit}", kind.name()))
         })?,
     };

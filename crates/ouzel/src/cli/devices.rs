@@ -1,6 +1,6 @@
 //! `-device` and `-global`, and the serial ports that `-serial` asks for.
 
-use machine::config::{DeviceConfig, DeviceKind};
+use machine::config::{DeviceConfig, DeviceKind, PortKind, PortOptions, RootPortConfig};
 
 use super::arguments::all;
 use super::block::Media;
@@ -110,6 +110,22 @@ pub const DRIVERS: &[Driver] = &[
         build: ide::hd,
     },
     Driver {
+        name: "pcie-root-port",
+        alias: None,
+        bus: "PCI",
+        description: "PCI Express root port",
+        properties: ROOT_PORT_PROPERTIES,
+        build: root_port,
+    },
+    Driver {
+        name: "ioh3420",
+        alias: None,
+        bus: "PCI",
+        description: "Intel IOH device id 3420 PCIE Root Port",
+        properties: ROOT_PORT_PROPERTIES,
+        build: ioh3420,
+    },
+    Driver {
         name: "virtio-blk-pci",
         alias: Some("virtio-blk"),
         bus: "PCI",
@@ -133,6 +149,15 @@ pub const DRIVERS: &[Driver] = &[
         properties: virtio::BLK_PROPERTIES,
         build: virtio::blk_transitional,
     },
+];
+
+const ROOT_PORT_PROPERTIES: &[(&str, &str)] = &[
+    ("addr", "slot and function, as 06.0 or 06 (default: the first free slot)"),
+    ("bus", "the root bus pcie.0"),
+    ("chassis", "chassis number (default 0)"),
+    ("multifunction", "on/off: there are others in the slot (default off)"),
+    ("port", "port number (default 0)"),
+    ("slot", "slot number (default 0)"),
 ];
 
 /// COM1 to COM4: port and interrupt.
@@ -278,8 +303,44 @@ fn check_chardev(
         | DeviceKind::Pvpanic { .. }
         | DeviceKind::VirtioBlkPci(_)
         | DeviceKind::Display(_)
-        | DeviceKind::IdeDrive(_) => Ok(()),
+        | DeviceKind::IdeDrive(_)
+        | DeviceKind::RootPort(_) => Ok(()),
     }
+}
+
+fn root_port(values: &mut Values<'_>, devices: &[DeviceConfig]) -> Result<DeviceKind, CliError> {
+    any_root_port(values, devices, ("pcie-root-port", PortKind::Generic))
+}
+
+fn ioh3420(values: &mut Values<'_>, devices: &[DeviceConfig]) -> Result<DeviceKind, CliError> {
+    any_root_port(values, devices, ("ioh3420", PortKind::Ioh3420))
+}
+
+fn any_root_port(
+    values: &mut Values<'_>,
+    devices: &[DeviceConfig],
+    (type_name, kind): (&'static str, PortKind),
+) -> Result<DeviceKind, CliError> {
+    if let Some(bus) = values.text("bus")?.filter(|bus| bus != "pcie.0") {
+        return Err(values.error(format!("Bus '{bus}' not found")));
+    }
+    let address = virtio::address(values, type_name)?;
+    let chassis = values.number("chassis", 0xff)?.unwrap_or(0) as u8;
+    let slot = values.number("slot", 0x1fff)?.unwrap_or(0) as u16;
+    // A chassis and a slot together name a port.
+    let is_taken = devices.iter().any(|device| {
+        matches!(&device.kind, DeviceKind::RootPort(other) if (other.chassis, other.options.slot) == (chassis, slot))
+    });
+    if is_taken {
+        return Err(values.error("Can't add chassis slot, error -16"));
+    }
+    let options = PortOptions {
+        kind,
+        port: values.number("port", 0xff)?.unwrap_or(0) as u8,
+        slot,
+        is_multifunction: values.flag("multifunction")?.unwrap_or(false),
+    };
+    Ok(DeviceKind::RootPort(RootPortConfig { type_name, address, chassis, options }))
 }
 
 fn port(values: &mut Values<'_>, key: &str, default: u16) -> Result<u16, CliError> {
@@ -343,6 +404,10 @@ struct Global {
 fn globals(arguments: &[Argument<'_>]) -> Result<Vec<Global>, CliError> {
     let mut globals = Vec::new();
     for argument in all(arguments, "global") {
+        // Those of the power management function are read with the firmware's options.
+        if argument.value.starts_with("PIIX4_PM.") || argument.value.starts_with("ICH9-LPC.") {
+            continue;
+        }
         let global = match argument.value.split_once('=') {
             Some((path, value)) if !matches!(path, "driver" | "property" | "value") => {
                 let (driver, property) =

@@ -3,8 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use machine::firmware::{BootOptions, BootOrder, FirmwareConfig, FirmwareFile, FirmwareRom};
+use machine::config::DiskUse;
+use machine::firmware::{BootOptions, BootOrder, FirmwareConfig, FirmwareFile, FirmwareRom, SleepOptions};
 use machine::smbios::{self, SmbiosOptions};
+use vm::storage::{Interface, StorageConfig};
 
 use super::arguments::{all, given, last};
 use super::value::Values;
@@ -22,21 +24,66 @@ const ROM_MAX: usize = 16 << 20;
 /// Where the ROM comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RomUse<'a> {
-    /// None: a kernel is booted directly.
-    Direct,
+    /// None: a kernel is booted directly, or there is flash.
+    None,
     /// `-bios`, or the default.
     Bios(Option<&'a str>),
+}
+
+/// What `-machine` says of firmware.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MachineFirmware {
+    /// `firmware=`
+    pub firmware: Option<String>,
+    /// `pflash0=` and `pflash1=`: names of block nodes.
+    pub flash: [Option<String>; 2],
+    /// `max-fw-size=`
+    pub max_size: Option<u64>,
+    /// `smm=on|off`; `None` is `auto`.
+    pub smm: Option<bool>,
+}
+
+/// Whether a `-drive` is a flash chip.
+fn uses_flash(arguments: &[Argument<'_>]) -> bool {
+    all(arguments, "drive").any(|argument| argument.value.split(',').any(|part| part == "if=pflash"))
+}
+
+/// The sleep states: `-global PIIX4_PM.disable_s3=1` and the like, `ICH9-LPC` on a q35.
+fn sleep(arguments: &[Argument<'_>]) -> Result<SleepOptions, CliError> {
+    let mut sleep = SleepOptions::default();
+    for argument in all(arguments, "global") {
+        let Some((path, value)) = argument.value.split_once('=') else { continue };
+        let Some(("PIIX4_PM" | "ICH9-LPC", property)) = path.split_once('.') else { continue };
+        let number = qapi::keyval::parse_u64(value).filter(|number| *number < 8);
+        let number = number.ok_or_else(|| argument.error(format!("Parameter '{property}' expects a number")))?;
+        match property {
+            "disable_s3" => sleep.s3 = number == 0,
+            "disable_s4" => sleep.s4 = number == 0,
+            "s4_val" => sleep.s4_value = number as u8,
+            _ => return Err(argument.error(format!("Property '{path}' not found"))),
+        }
+    }
+    Ok(sleep)
 }
 
 /// Reads the options.
 pub fn settings(
     arguments: &[Argument<'_>],
     uuid: [u8; 16],
-    machine_bios: Option<&str>,
+    of_machine: &MachineFirmware,
     boots_kernel: bool,
 ) -> Result<FirmwareConfig, CliError> {
-    let named = last(arguments, "bios").map(|argument| argument.value).or(machine_bios);
-    let wanted = if boots_kernel { RomUse::Direct } else { RomUse::Bios(named) };
+    let named = last(arguments, "bios").map(|argument| argument.value).or(of_machine.firmware.as_deref());
+    let has_flash = of_machine.flash.iter().any(Option::is_some) || uses_flash(arguments);
+    let wanted = if boots_kernel || has_flash { RomUse::None } else { RomUse::Bios(named) };
+    let mut flash: Vec<DiskUse> = of_machine
+        .flash
+        .iter()
+        .map(|node| DiskUse { drive: node.clone().unwrap_or_default(), ..DiskUse::default() })
+        .collect();
+    while flash.last().is_some_and(|chip| chip.drive.is_empty()) {
+        flash.pop();
+    }
     Ok(FirmwareConfig {
         rom: rom(arguments, wanted)?,
         boot: boot(arguments)?,
@@ -44,8 +91,39 @@ pub fn settings(
         uuid,
         no_graphic: given(arguments, "nographic"),
         files: files(arguments)?,
+        flash,
+        max_size: of_machine.max_size,
+        smm: of_machine.smm,
+        sleep: sleep(arguments)?,
         ..FirmwareConfig::default()
     })
+}
+
+/// Connects the drives of `-drive if=pflash` to the flash chips that `-machine` leaves.
+///
+/// # Errors
+/// The second chip has a drive and the first one has none.
+pub fn connect_flash(firmware: &mut FirmwareConfig, storage: &StorageConfig) -> Result<(), CliError> {
+    for drive in &storage.drives {
+        if let Interface::Flash(unit) = drive.interface {
+            let unit = usize::from(unit);
+            while firmware.flash.len() <= unit {
+                firmware.flash.push(DiskUse::default());
+            }
+            if let Some(slot) = firmware.flash.get_mut(unit) {
+                slot.drive.clone_from(&drive.id);
+            }
+        }
+    }
+    match firmware.flash.first() {
+        Some(first) if first.drive.is_empty() => Err(CliError::plain("pflash1 requires pflash0")),
+        Some(_) => {
+            // The chip is where the processor starts.
+            firmware.rom = None;
+            Ok(())
+        }
+        None => Ok(()),
+    }
 }
 
 fn find(arguments: &[Argument<'_>], name: &str) -> Option<PathBuf> {

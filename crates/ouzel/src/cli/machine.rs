@@ -11,8 +11,9 @@ use x86::model::{CpuModel, Topology};
 
 use super::accelerators::{self, Chosen, MachineSettings};
 use super::arguments::last;
+use super::firmware::{self, MachineFirmware};
 use super::value::Values;
-use super::{Argument, CliError, Line, display, firmware};
+use super::{Argument, CliError, Line, display};
 
 /// RAM without `-m`, in bytes.
 const DEFAULT_RAM: u64 = 128 << 20;
@@ -28,7 +29,7 @@ struct MachineOption {
     kernel: Option<String>,
     initrd: Option<String>,
     append: Option<String>,
-    firmware: Option<String>,
+    firmware: MachineFirmware,
     accelerators: MachineSettings,
 }
 
@@ -55,11 +56,11 @@ pub fn settings(
     let (cpu_model, notes) =
         CpuModel::parse(argument, &accelerator.host()).map_err(|error| CliError::plain(error.to_string()))?;
     warnings.extend(notes);
-    let firmware_name = option.firmware.clone();
+    let of_machine = option.firmware.clone();
     let machine_type = option.machine_type;
     let (hpet, mem_merge, dump_guest_core) = (option.hpet, option.mem_merge, option.dump_guest_core);
     let boot = boot(arguments, option)?;
-    let firmware = firmware::settings(arguments, uuid, firmware_name.as_deref(), boot.is_some())?;
+    let firmware = firmware::settings(arguments, uuid, &of_machine, boot.is_some())?;
     Ok(MachineConfig {
         machine_type,
         ram_size: memory(arguments)?,
@@ -90,7 +91,7 @@ fn machine_option(arguments: &[Argument<'_>]) -> Result<MachineOption, CliError>
         kernel: None,
         initrd: None,
         append: None,
-        firmware: None,
+        firmware: MachineFirmware::default(),
         accelerators: MachineSettings::default(),
     };
     // Several -machine options add up; -enable-kvm is one of them.
@@ -115,6 +116,16 @@ fn machine_option(arguments: &[Argument<'_>]) -> Result<MachineOption, CliError>
                 *slot = value;
             }
         }
+        if let Some(text) = values.text("max-fw-size")? {
+            option.firmware.max_size = Some(max_firmware_size(argument, &text)?);
+        }
+        match values.text("smm")?.as_deref() {
+            None => {}
+            Some("auto") => option.firmware.smm = None,
+            Some("on") => option.firmware.smm = Some(true),
+            Some("off") => option.firmware.smm = Some(false),
+            Some(_) => return Err(argument.error("Invalid parameter value for 'smm', expected: on, off or auto")),
+        }
         if values.flag("usb")? == Some(true) {
             return Err(argument.error("USB is not available in this version"));
         }
@@ -122,7 +133,9 @@ fn machine_option(arguments: &[Argument<'_>]) -> Result<MachineOption, CliError>
             ("kernel", &mut option.kernel),
             ("initrd", &mut option.initrd),
             ("append", &mut option.append),
-            ("firmware", &mut option.firmware),
+            ("firmware", &mut option.firmware.firmware),
+            ("pflash0", &mut option.firmware.flash[0]),
+            ("pflash1", &mut option.firmware.flash[1]),
             ("accel", &mut option.accelerators.list),
             ("kernel-irqchip", &mut option.accelerators.kernel_irqchip),
         ] {
@@ -133,6 +146,13 @@ fn machine_option(arguments: &[Argument<'_>]) -> Result<MachineOption, CliError>
         values.finish()?;
     }
     Ok(option)
+}
+
+/// `max-fw-size=`: up to 16 MiB, what fits above the interrupt controllers.
+fn max_firmware_size(argument: &Argument<'_>, text: &str) -> Result<u64, CliError> {
+    const MAX: u64 = 16 << 20;
+    let size = keyval::parse_size(text, 1).ok().filter(|size| *size <= MAX);
+    size.ok_or_else(|| argument.error("User specified max allowed firmware size is greater than 16MiB."))
 }
 
 /// `-smp`: the vCPUs and their topology. What is not given follows from the rest; sockets come last.

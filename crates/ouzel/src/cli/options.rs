@@ -60,6 +60,10 @@ const fn size(name: &'static str) -> Parameter {
 const MACHINE: Group = Group {
     name: "machine",
     parameters: &[
+        text("pflash0"),
+        text("pflash1"),
+        size("max-fw-size"),
+        parameter("smm", CommandLineParameterType::String, Some("System-management mode: on, off, auto")),
         parameter("firmware", CommandLineParameterType::String, Some("Firmware image")),
         parameter("append", CommandLineParameterType::String, Some("Linux kernel command line")),
         parameter("initrd", CommandLineParameterType::String, Some("Linux initial ramdisk file")),

@@ -87,7 +87,7 @@ fn build(
     driver: &'static str,
     variant: Variant,
 ) -> Result<DeviceKind, CliError> {
-    check_bus(values, driver)?;
+    let bus = bus(values, driver, devices)?;
     let address = address(values, driver)?;
     let disk = disk(values, devices)?;
     let vectors = values.number("vectors", u64::from(u32::MAX))?.map(|count| count as u32);
@@ -101,6 +101,7 @@ fn build(
         return Err(values.error("Please set scsi=off for virtio-blk devices in order to use virtio 1.0"));
     }
     Ok(DeviceKind::VirtioBlkPci(Box::new(VirtioBlkConfig {
+        bus,
         address,
         disk,
         pci,
@@ -111,10 +112,20 @@ fn build(
     })))
 }
 
-/// Whether `bus=` names the PCI bus, if it is given.
+/// Whether `bus=` names the root bus, if it is given.
 pub fn check_bus(values: &mut Values<'_>, driver: &str) -> Result<(), CliError> {
+    bus(values, driver, &[]).map(drop)
+}
+
+/// The bus, unless it is the root bus of a `pc`. Those behind root ports have the ports' ids.
+fn bus(values: &mut Values<'_>, driver: &str, devices: &[DeviceConfig]) -> Result<Option<String>, CliError> {
+    let is_port = |bus: &str| {
+        let is_it = |device: &DeviceConfig| device.id.as_deref() == Some(bus);
+        devices.iter().any(|device| is_it(device) && matches!(device.kind, DeviceKind::RootPort(_)))
+    };
     match values.text("bus")?.as_deref() {
-        None | Some("pci.0" | "pci") => Ok(()),
+        None | Some("pci.0" | "pci") => Ok(None),
+        Some(bus) if bus == "pcie.0" || is_port(bus) => Ok(Some(bus.to_owned())),
         Some("isa.0") => Err(values.error(format!("Device '{driver}' can't go on ISA bus"))),
         Some(bus) => Err(values.error(format!("Bus '{bus}' not found"))),
     }

@@ -22,6 +22,7 @@ mod commands;
 mod ctl;
 mod debian;
 mod display;
+mod firmware;
 mod hostile;
 mod linux;
 mod linux_disk;

@@ -39,7 +39,7 @@ fn machines() -> Vec<MachineInfo> {
         cpu_max: i64::from(MAX_VCPUS),
         hotpluggable_cpus: false,
         numa_mem_supported: false,
-        deprecated: false,
+        deprecated: machine.deprecated,
         default_cpu_type: Some("qemu64-x86_64-cpu".to_owned()),
         default_ram_id: Some("pc.ram".to_owned()),
     };

@@ -1,7 +1,11 @@
 //! Starting, stopping, resetting and ending.
 
+use machine::event::WakeReason;
 use qapi::control::Quit;
-use qapi::run_state::{Cont, InjectNmi, QueryStatus, RunState, ShutdownCause, Stop, SystemPowerdown, SystemReset};
+use qapi::machine::{CurrentMachineParams, QueryCurrentMachine};
+use qapi::run_state::{
+    Cont, InjectNmi, QueryStatus, RunState, ShutdownCause, Stop, SystemPowerdown, SystemReset, SystemWakeup,
+};
 
 use super::Table;
 
@@ -24,6 +28,10 @@ pub fn register(table: &mut Table) {
     table.register::<SystemPowerdown>(|control, _, _| {
         control.powerdown();
         Ok(())
+    });
+    table.register::<SystemWakeup>(|control, _, _| control.wake(WakeReason::Other));
+    table.register::<QueryCurrentMachine>(|control, _, _| {
+        Ok(CurrentMachineParams { wakeup_suspend_support: control.machine().can_suspend() })
     });
     table.register::<InjectNmi>(|control, _, _| {
         control.machine().inject_nmi();

@@ -35,6 +35,8 @@ pub enum Interface {
         /// Drive A is 0.
         unit: u8,
     },
+    /// The firmware's flash chip of this number.
+    Flash(u8),
 }
 
 /// Where a drive's writes go.

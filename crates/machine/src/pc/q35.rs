@@ -1,0 +1,167 @@
+//! The PCI Express side of a `q35` board: memory controller hub, LPC bridge with power management, root ports.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use accel::Signal;
+use device::{AccessSize, DeviceCell};
+use devices_chipset::acpi_pm::{self, AcpiPm, PmModel, SmiRequest};
+use devices_chipset::lapic;
+use devices_isa::fw_cfg::{FwCfg, Item};
+use devices_pci::ich9::{Lpc, PM_WINDOW, RCRB_LEN, RCRB_WINDOW, Rcrb};
+use devices_pci::pirq::PirqRouter;
+use devices_pci::q35::{Mch, PCIEXBAR_DEFAULT, swizzle};
+use devices_pci::root_port::RootPort;
+use devices_pci::{Address, Label, PciBus, Window};
+use memory::{AddressSpace, Backing, SpaceKind};
+
+use super::pci::{Chipset, configuration_ports, shadow, sleep_request, system_management_ram};
+use super::{Builder, Place, firmware};
+use crate::config::{ChipsetKind, DeviceKind, RootPortConfig};
+use crate::error::MachineError;
+
+const MCH: Address = Address::new(0, 0);
+const LPC: Address = Address::new(31, 0);
+
+/// An SMI may go to all processors; what firmware asks for.
+const SMI_BROADCAST: u64 = 1;
+
+/// Builds the functions and attaches them. `shadowed` is the ROM below 1 MiB.
+pub fn build(
+    builder: &mut Builder<'_>,
+    shadowed: &Arc<AddressSpace>,
+    fw_cfg: &DeviceCell<FwCfg>,
+) -> Result<Chipset, MachineError> {
+    let router = PirqRouter::ich9(&builder.gsi);
+    let spaces = (Arc::clone(&builder.memory), Arc::clone(&builder.ports));
+    let bus = PciBus::new("pcie.0", spaces, router.inputs(), swizzle, Arc::clone(&builder.messages));
+    configuration_ports(builder, &bus, "q35-pcihost")?;
+    let set_pam = shadow(builder, shadowed)?;
+    let hub = Mch::new(set_pam, system_management_ram(builder)?);
+    builder.add("mch", Place::Board, bus.attach(MCH, Label::of_board("mch"), hub, Mch::windows(&bus))?);
+    let power_management = lpc(builder, &bus, router, fw_cfg)?;
+    root_ports(builder, &bus)?;
+    Ok(Chipset { bus, power_management, kind: ChipsetKind::Q35 })
+}
+
+/// SMIs go to the processor that asked for one, or to all where firmware wants that.
+fn smi_request(builder: &Builder<'_>, features: Arc<AtomicU64>) -> SmiRequest {
+    let vcpus = Arc::clone(&builder.mailboxes);
+    Box::new(move || {
+        let Some(vcpus) = vcpus.get() else { return };
+        if features.load(Ordering::Acquire) & SMI_BROADCAST != 0 {
+            vcpus.iter().for_each(|signals| signals.raise(Signal::SMI));
+        } else if let Some(signals) = vcpus.get(lapic::current()) {
+            signals.raise(Signal::SMI);
+        }
+    })
+}
+
+/// The files by which firmware and machine agree on features of SMIs: firmware reads the supported ones, writes those
+/// that it wants, and selects `features-ok`, which locks them.
+fn smi_features(fw_cfg: &mut FwCfg, features: &Arc<AtomicU64>) -> Result<(), MachineError> {
+    let requested = Arc::new(Mutex::new(0_u64));
+    let written = Arc::clone(&requested);
+    let take = move |bytes: &[u8], _: usize, _: usize| {
+        if let Some(bytes) = bytes.first_chunk() {
+            *written.lock().unwrap_or_else(PoisonError::into_inner) = u64::from_le_bytes(*bytes);
+        }
+    };
+    let features = Arc::clone(features);
+    let mut is_locked = false;
+    let agree = move || {
+        let wanted = *requested.lock().unwrap_or_else(PoisonError::into_inner);
+        if !is_locked && wanted & !SMI_BROADCAST == 0 {
+            is_locked = true;
+            features.store(wanted, Ordering::Release);
+        }
+        Some(vec![u8::from(is_locked)])
+    };
+    fw_cfg.add_file("etc/smi/supported-features", Item::u64(SMI_BROADCAST))?;
+    fw_cfg.add_file("etc/smi/requested-features", Item::u64(0).writable(Some(Box::new(take))))?;
+    fw_cfg.add_file("etc/smi/features-ok", Item::bytes([0]).on_select(Box::new(agree)))?;
+    Ok(())
+}
+
+fn lpc(
+    builder: &mut Builder<'_>,
+    bus: &PciBus,
+    router: Arc<PirqRouter>,
+    fw_cfg: &DeviceCell<FwCfg>,
+) -> Result<DeviceCell<AcpiPm>, MachineError> {
+    let has_smm = builder.smm.is_some();
+    let (lock, features) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    if has_smm {
+        smi_features(&mut fw_cfg.lock(), &features)?;
+    }
+    let requests = (sleep_request(builder), smi_request(builder, features));
+    let model = PmModel::ich9(has_smm, Arc::clone(&lock));
+    let pm = AcpiPm::new(&builder.clock, model, builder.irq(9), requests);
+    pm.lock().set_s4_value(builder.config.firmware.sleep.s4_value);
+    let rcrb = DeviceCell::new(Rcrb::new(Arc::new(AtomicBool::new(true))));
+    let window =
+        |index, space, (offset, len), backing: Backing| Window { index, space, offset, len, priority: 1, backing };
+    let windows = vec![
+        window(PM_WINDOW, SpaceKind::Ports, (0, 0x20), pm.region(acpi_pm::REGION_PM)),
+        window(PM_WINDOW, SpaceKind::Ports, (0x20, 16), pm.region(acpi_pm::REGION_GPE0_ICH9)),
+        window(PM_WINDOW, SpaceKind::Ports, (0x30, 8), pm.region(acpi_pm::REGION_SMI)),
+        window(RCRB_WINDOW, SpaceKind::Memory, (0, RCRB_LEN), rcrb.region(0)),
+    ];
+    let function = Lpc::new(router, lock);
+    builder.add("ICH9-LPC", Place::Board, bus.attach(LPC, Label::of_board("ICH9-LPC"), function, windows)?);
+    builder.add("ich9-rcrb", Place::Board, Arc::new(rcrb));
+    builder.add_ports("acpi_pm", &pm, &[(acpi_pm::REGION_APM, 0xb2, 2)])?;
+    Ok(pm)
+}
+
+/// The root ports of the command line. They are built before what may be behind them.
+fn root_ports(builder: &mut Builder<'_>, bus: &Arc<PciBus>) -> Result<(), MachineError> {
+    let config = builder.config;
+    for device in &config.devices {
+        let DeviceKind::RootPort(port) = &device.kind else { continue };
+        let refuse = |message: String| MachineError::Device { option: device.source.clone(), message };
+        let id = device.id.as_deref();
+        let is_used = id.is_some_and(|id| config.devices.iter().any(|other| other.kind.bus() == Some(id)));
+        root_port(builder, bus, (id, port), is_used).map_err(|error| refuse(error.to_string()))?;
+    }
+    Ok(())
+}
+
+fn root_port(
+    builder: &mut Builder<'_>,
+    bus: &Arc<PciBus>,
+    (id, port): (Option<&str>, &RootPortConfig),
+    is_used: bool,
+) -> Result<(), devices_pci::AttachError> {
+    let address = match port.address {
+        Some(address) => address,
+        None => bus.first_free(port.type_name)?,
+    };
+    let bridge = RootPort::new(&port.options, is_used);
+    let secondary = bus.behind(address, id.unwrap_or_default());
+    let label = Label { type_name: port.type_name.to_owned(), id: id.map(str::to_owned) };
+    let lifecycle = bus.attach_bridge(address, label, bridge, &secondary)?;
+    let place = id.map_or(Place::Anonymous, |id| Place::Peripheral(id.to_owned()));
+    builder.add(port.type_name, place, lifecycle);
+    Ok(())
+}
+
+/// Writes what firmware would have written: shadow RAM on, interrupt routes, power management at 0x600, configuration
+/// space in memory.
+pub fn after_firmware(bus: &PciBus) {
+    const ENABLE: u32 = 1;
+    let byte = |address, offset, value| bus.write_config(address, offset, AccessSize::Byte, value);
+    byte(MCH, 0x90, 0x30);
+    for pam in 0x91..=0x96 {
+        byte(MCH, pam, 0x33);
+    }
+    bus.write_config(MCH, 0x60, AccessSize::Dword, PCIEXBAR_DEFAULT as u32 | ENABLE);
+    for (pirq, irq) in [(0x60, 10), (0x61, 10), (0x62, 11), (0x63, 11), (0x68, 10), (0x69, 10), (0x6a, 11), (0x6b, 11)]
+    {
+        byte(LPC, pirq, irq);
+    }
+    bus.write_config(LPC, 0x40, AccessSize::Dword, 0x601);
+    byte(LPC, 0x44, 0x80);
+    bus.write_config(LPC, 0xf0, AccessSize::Dword, 0xfed1_c001);
+    firmware::set_up_functions(bus, swizzle);
+}
