@@ -233,7 +233,7 @@ impl Machine {
         self.board.set_cmos(SHUTDOWN_STATUS, RESUME);
     }
 
-    /// Resets a suspended machine so that the guest resumes; memory stays.
+    /// Resets a suspended machine and lets its vCPUs run, so that the guest resumes; memory stays.
     pub fn wake(&self, reason: WakeReason) {
         self.reset_devices(ResetKind::Warm);
         if let Some(tables) = &self.tables {
@@ -252,6 +252,7 @@ impl Machine {
             });
         }
         self.board.power_management.lock().wake(reason);
+        self.vcpus.resume();
     }
 
     fn reset_devices(&self, kind: ResetKind) {

@@ -36,7 +36,7 @@ use memory::{AccessSize, AddressSpace, Backing, GuestAddress, RamBlock, SpaceKin
 pub use self::interrupts::{Controllers, Mailboxes};
 use self::isa::A20Gate;
 use crate::acpi::AcpiConfig;
-use crate::config::{ChipsetKind, MachineConfig};
+use crate::config::{ChipsetKind, DeviceKind, MachineConfig};
 use crate::error::MachineError;
 use crate::event::{GuestEvent, GuestEvents};
 use crate::firmware::BootDevice;
@@ -254,7 +254,10 @@ pub fn build(
     let extra = isa::command_line_devices(&mut builder, backends.chardevs)?;
     display::board_card(&mut builder, &chipset.bus)?;
     display::command_line_cards(&mut builder, &chipset.bus)?;
-    ide::build(&mut builder, &chipset.bus, backends.disks)?;
+    match chipset.kind {
+        ChipsetKind::I440fx => ide::build(&mut builder, &chipset.bus, backends.disks)?,
+        ChipsetKind::Q35 => refuse_ide(config)?,
+    }
     virtio::command_line_devices(&mut builder, &chipset.bus, backends.disks)?;
     let acpi = Arc::new(tables::acpi(&builder, &extra));
     let smbios = tables::smbios(&builder);
@@ -280,6 +283,17 @@ pub fn build(
         chipset,
         rtc,
     })
+}
+
+/// A Q35 has no IDE controller, and its AHCI controller is not there yet.
+fn refuse_ide(config: &MachineConfig) -> Result<(), MachineError> {
+    match config.devices.iter().find(|device| matches!(device.kind, DeviceKind::IdeDrive(_))) {
+        None => Ok(()),
+        Some(device) => {
+            let message = "there is no IDE or AHCI controller on this machine type in this version".to_owned();
+            Err(MachineError::Device { option: device.source.clone(), message })
+        }
+    }
 }
 
 /// RAM, without the addresses from 0xa0000 to 0xfffff: video memory, and what the 440FX's PAM registers control.

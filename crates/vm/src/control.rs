@@ -190,9 +190,8 @@ impl Control {
         }
         self.storage.drop_requests();
         self.storage.drain();
-        self.machine.wake(reason);
         self.change(RunState::Running);
-        self.machine.start();
+        self.machine.wake(reason);
         self.shared.events.emit(events::Wakeup);
         Ok(())
     }

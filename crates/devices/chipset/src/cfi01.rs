@@ -150,7 +150,7 @@ impl Cfi01 {
         }
     }
 
-    fn to_array(&mut self) {
+    fn back_to_array(&mut self) {
         (self.state.command, self.state.cycle) = (command::ARRAY, 0);
         (self.show_array)(true);
     }
@@ -189,9 +189,9 @@ impl Cfi01 {
             command::BUFFER => self.state.status |= status::READY,
             command::CLEAR_STATUS => {
                 self.state.status = 0;
-                return self.to_array();
+                return self.back_to_array();
             }
-            _ => return self.to_array(),
+            _ => return self.back_to_array(),
         }
         self.state.command = code;
         self.state.cycle = 1;
@@ -215,7 +215,7 @@ impl Cfi01 {
                 self.state.cycle = 2;
             }
             command::QUERY if code != command::READ_ARRAY => {}
-            _ => self.to_array(),
+            _ => self.back_to_array(),
         }
     }
 
@@ -293,7 +293,7 @@ impl IoDevice for Cfi01 {
             (1, _) => self.second(offset, size, value),
             (2, command::BUFFER) => self.buffer(offset, size, value),
             (3, command::BUFFER) if value as u8 == command::CONFIRM => self.ready(),
-            _ => self.to_array(),
+            _ => self.back_to_array(),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The firmware's flash chips: `-drive if=pflash`, `-machine pflash0=` and `pflash1=`. The first chip ends at 4 GiB and
 //! is where the processor starts; the second one lies below it.
 
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, OnceLock, Weak, mpsc};
 
 use device::DeviceCell;
 use device::disk::{Disk, DiskOperation, DiskRequest};
@@ -55,7 +55,7 @@ fn chip(
     let memory = Arc::clone(&builder.memory);
     let array = Backing::Ram { block: Arc::clone(block), offset: 0, read_only: true };
     let handle = memory.map(GuestAddress(start), len, 0, array.clone())?;
-    let (space, commands) = (Arc::downgrade(&memory), Arc::new(std::sync::OnceLock::<Backing>::new()));
+    let (space, commands) = (Arc::downgrade(&memory), Arc::new(OnceLock::<Weak<dyn Io>>::new()));
     let reads = Arc::clone(&commands);
     let mut is_array = true;
     let cell = DeviceCell::new(Cfi01::new(
@@ -66,19 +66,19 @@ fn chip(
                 return;
             }
             is_array = show;
-            let backing = if show { Some(&array) } else { reads.get() };
+            let device = || reads.get().and_then(Weak::upgrade).map(Backing::Io);
+            let backing = if show { Some(array.clone()) } else { device() };
             if let (Some(space), Some(backing)) = (space.upgrade(), backing) {
                 // The region was mapped with this length.
-                let _mapped = space.set_backing(handle, backing.clone());
+                let _mapped = space.set_backing(handle, backing);
             }
         }),
     ));
-    let region = cell.region(0);
-    if let Backing::Io(io) = &region {
-        memory.set_writes(handle, Arc::clone(io) as Arc<dyn Io>)?;
+    if let Backing::Io(io) = cell.region(0) {
+        // The cell is new. The map keeps its region.
+        let _first = commands.set(Arc::downgrade(&io));
+        memory.set_writes(handle, io)?;
     }
-    // The cell is new.
-    let _first = commands.set(region);
     builder.add(TYPE_NAME, Place::Board, Arc::new(cell));
     Ok(())
 }

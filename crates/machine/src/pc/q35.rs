@@ -79,7 +79,7 @@ fn smi_features(fw_cfg: &mut FwCfg, features: &Arc<AtomicU64>) -> Result<(), Mac
     };
     fw_cfg.add_file("etc/smi/supported-features", Item::u64(SMI_BROADCAST))?;
     fw_cfg.add_file("etc/smi/requested-features", Item::u64(0).writable(Some(Box::new(take))))?;
-    fw_cfg.add_file("etc/smi/features-ok", Item::bytes([0]).on_select(Box::new(agree)))?;
+    fw_cfg.add_file("etc/smi/features-ok", Item::bytes([0_u8]).on_select(Box::new(agree)))?;
     Ok(())
 }
 

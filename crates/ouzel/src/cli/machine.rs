@@ -129,13 +129,14 @@ fn machine_option(arguments: &[Argument<'_>]) -> Result<MachineOption, CliError>
         if values.flag("usb")? == Some(true) {
             return Err(argument.error("USB is not available in this version"));
         }
+        let [flash0, flash1] = &mut option.firmware.flash;
         for (key, slot) in [
             ("kernel", &mut option.kernel),
             ("initrd", &mut option.initrd),
             ("append", &mut option.append),
             ("firmware", &mut option.firmware.firmware),
-            ("pflash0", &mut option.firmware.flash[0]),
-            ("pflash1", &mut option.firmware.flash[1]),
+            ("pflash0", flash0),
+            ("pflash1", flash1),
             ("accel", &mut option.accelerators.list),
             ("kernel-irqchip", &mut option.accelerators.kernel_irqchip),
         ] {
