@@ -84,6 +84,14 @@ fn reads() -> (u64, u64) {
 
 #[test]
 fn reads_through_64_overlays_reach_the_base_and_no_other_file() {
+    // A read is polled through all layers. Without optimisation their frames don't fit into a test's stack.
+    let thread = std::thread::Builder::new().stack_size(16 << 20).spawn(read_through_overlays).expect("a thread");
+    if let Err(panic) = thread.join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+fn read_through_overlays() {
     static COUNT: CountType = CountType;
     let dir = Dir::new();
     let graph = Graph::new(Registry::new(drivers().into_iter().chain([&COUNT as &dyn DriverType])));
