@@ -4,6 +4,7 @@ use clock::RtcBase;
 pub use devices_display::CardOptions;
 pub use devices_display::edid::EdidOptions;
 pub use devices_ide::drive::{DriveKind, DriveOptions, Geometry as DriveGeometry};
+pub use devices_ide::fdc::geometry::DriveType as FloppyType;
 pub use devices_pci::Address;
 pub use devices_pci::root_port::{PortKind, PortOptions};
 pub use devices_virtio::blk::{BlkOptions, Geometry};
@@ -197,6 +198,13 @@ pub enum DeviceKind {
     IdeDrive(Box<IdeDriveConfig>),
     /// A PCI Express root port.
     RootPort(RootPortConfig),
+    /// A floppy drive.
+    Floppy(Box<FloppyConfig>),
+    /// An AHCI controller on the PCI bus.
+    Ahci {
+        /// Its place on the bus; the first free slot when not given.
+        address: Option<Address>,
+    },
 }
 
 /// The kinds of graphics cards.
@@ -219,6 +227,19 @@ pub struct DisplayConfig {
     pub address: Option<Address>,
     /// What the user chooses.
     pub options: CardOptions,
+}
+
+/// A floppy drive.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FloppyConfig {
+    /// Drive A is 0; the first that is free when not given.
+    pub unit: Option<u32>,
+    /// Its type; what fits the medium when not given.
+    pub drive_type: Option<FloppyType>,
+    /// The disk.
+    pub disk: DiskUse,
+    /// The board has made it for a `-drive`.
+    pub is_boards: bool,
 }
 
 /// A disk or CD drive on an IDE bus.

@@ -7,6 +7,7 @@
 mod display;
 mod firmware;
 mod flash;
+mod floppy;
 mod fw_cfg;
 mod ide;
 mod interrupts;
@@ -36,7 +37,7 @@ use memory::{AccessSize, AddressSpace, Backing, GuestAddress, RamBlock, SpaceKin
 pub use self::interrupts::{Controllers, Mailboxes};
 use self::isa::A20Gate;
 use crate::acpi::AcpiConfig;
-use crate::config::{ChipsetKind, DeviceKind, MachineConfig};
+use crate::config::{ChipsetKind, MachineConfig};
 use crate::error::MachineError;
 use crate::event::{GuestEvent, GuestEvents};
 use crate::firmware::BootDevice;
@@ -131,6 +132,8 @@ struct Builder<'a> {
     messages: Arc<dyn MsiSink>,
     mailboxes: Mailboxes,
     legacy: LegacyReplacement,
+    /// The DMA controllers, once they exist.
+    dma: Option<DeviceCell<devices_chipset::i8257::I8257>>,
     devices: Vec<BoardDevice>,
     /// What firmware may boot from.
     boot_devices: Vec<BootDevice>,
@@ -233,6 +236,7 @@ pub fn build(
         messages: controllers.messages(&memory),
         mailboxes: Arc::clone(&mailboxes),
         legacy: LegacyReplacement::default(),
+        dma: None,
         devices,
         boot_devices: Vec::new(),
         screens: Vec::new(),
@@ -254,10 +258,8 @@ pub fn build(
     let extra = isa::command_line_devices(&mut builder, backends.chardevs)?;
     display::board_card(&mut builder, &chipset.bus)?;
     display::command_line_cards(&mut builder, &chipset.bus)?;
-    match chipset.kind {
-        ChipsetKind::I440fx => ide::build(&mut builder, &chipset.bus, backends.disks)?,
-        ChipsetKind::Q35 => refuse_ide(config)?,
-    }
+    ide::build(&mut builder, &chipset, backends.disks)?;
+    floppy::build(&mut builder, &rtc, backends.disks)?;
     virtio::command_line_devices(&mut builder, &chipset.bus, backends.disks)?;
     let acpi = Arc::new(tables::acpi(&builder, &extra));
     let smbios = tables::smbios(&builder);
@@ -283,17 +285,6 @@ pub fn build(
         chipset,
         rtc,
     })
-}
-
-/// A Q35 has no IDE controller, and its AHCI controller is not there yet.
-fn refuse_ide(config: &MachineConfig) -> Result<(), MachineError> {
-    match config.devices.iter().find(|device| matches!(device.kind, DeviceKind::IdeDrive(_))) {
-        None => Ok(()),
-        Some(device) => {
-            let message = "there is no IDE or AHCI controller on this machine type in this version".to_owned();
-            Err(MachineError::Device { option: device.source.clone(), message })
-        }
-    }
 }
 
 /// RAM, without the addresses from 0xa0000 to 0xfffff: video memory, and what the 440FX's PAM registers control.
@@ -378,7 +369,9 @@ fn store_cmos(config: &MachineConfig, rtc: &mut Mc146818) {
         rtc.set_cmos(index, byte);
     }
     rtc.set_cmos(0x5f, config.cpus.saturating_sub(1) as u8);
-    rtc.set_cmos(0x14, EQUIPMENT);
+    // The controller has noted its drives.
+    let drives = rtc.cmos(0x14);
+    rtc.set_cmos(0x14, EQUIPMENT | drives);
     let boot = &config.firmware.boot;
     store_boot_order(rtc, boot.once.unwrap_or(boot.order).cmos(boot.skip_floppy_check));
 }

@@ -1,19 +1,24 @@
-//! The board's IDE function, and the drives on its buses.
+//! The board's IDE function, AHCI controllers of the command line, and the drives on their buses.
 
 use std::sync::Arc;
 
 use device::{DeviceCell, DeviceState, Lifecycle, ResetKind};
+use devices_ide::ahci::{self, Ahci};
 use devices_ide::piix::{COMMAND_PORTS, CONTROL_PORTS, IRQS, PiixIde, REGION_COMMAND, REGION_CONTROL};
 use devices_pci::{Address, Label, PciBus};
 use memory::DmaView;
 
+use super::pci::Chipset;
 use super::{Builder, Place};
-use crate::config::{DeviceConfig, DeviceKind, IdeDriveConfig};
+use crate::config::{ChipsetKind, DeviceConfig, DeviceKind, IdeDriveConfig};
 use crate::error::MachineError;
+use crate::firmware::BootDevice;
 use crate::storage::{DiskRequestor, Disks};
 
-/// Where the function is.
+/// Where the IDE function of a PIIX3 is.
 pub const IDE: Address = Address::new(1, 1);
+/// Where the AHCI function of an ICH9 is.
+const SATA: Address = Address::new(31, 2);
 
 /// A drive is an object of its own, but its state is in the controller's.
 pub struct PartOfController;
@@ -34,6 +39,8 @@ type Connect = Box<dyn Fn(usize, usize, &IdeDriveConfig, Arc<dyn device::disk::D
 /// An IDE bus: a channel of parallel ATA, or a port of serial ATA.
 struct Bus {
     name: String,
+    /// The controller's part of Open Firmware paths.
+    firmware_path: String,
     /// The channel or port of the controller.
     index: usize,
     /// The number of its first drive, from which serial numbers are made.
@@ -42,16 +49,46 @@ struct Bus {
     connect: std::rc::Rc<Connect>,
 }
 
-/// Builds the controller and the drives, in the order of the command line.
-pub fn build(builder: &mut Builder<'_>, pci: &Arc<PciBus>, disks: &Disks<'_>) -> Result<(), MachineError> {
-    let mut buses = piix(builder, pci)?;
-    for device in &builder.config.devices {
-        if let DeviceKind::IdeDrive(config) = &device.kind {
-            let built = drive(builder, &mut buses, disks, (device, config));
-            built.map_err(|message| MachineError::Device { option: device.source.clone(), message })?;
+/// Builds the board's controller, those of the command line, and the drives, in the order of the command line.
+pub fn build(builder: &mut Builder<'_>, chipset: &Chipset, disks: &Disks<'_>) -> Result<(), MachineError> {
+    let pci = &chipset.bus;
+    let mut buses = match chipset.kind {
+        ChipsetKind::I440fx => piix(builder, pci)?,
+        ChipsetKind::Q35 => {
+            let mut buses = Vec::new();
+            let failed = |message| MachineError::Device { option: "-machine q35".to_owned(), message };
+            serial(builder, pci, &mut buses, (Place::Board, Some(SATA))).map_err(failed)?;
+            buses
         }
+    };
+    for device in &builder.config.devices {
+        let place = device.id.clone().map_or(Place::Anonymous, Place::Peripheral);
+        let built = match &device.kind {
+            DeviceKind::Ahci { address } => serial(builder, pci, &mut buses, (place, *address)),
+            DeviceKind::IdeDrive(config) => {
+                let config = on_board(config, chipset.kind);
+                drive(builder, &mut buses, disks, (device, &config))
+            }
+            _ => continue,
+        };
+        built.map_err(|message| MachineError::Device { option: device.source.clone(), message })?;
     }
     Ok(())
+}
+
+/// A `-drive` has a place of two channels with two drives each. On a board with a port for each drive, the places are
+/// ports in the same order.
+fn on_board(config: &IdeDriveConfig, kind: ChipsetKind) -> IdeDriveConfig {
+    let mut config = config.clone();
+    let channel =
+        config.bus.as_deref().and_then(|bus| bus.strip_prefix("ide.")).and_then(|bus| bus.parse::<u32>().ok());
+    if config.is_boards
+        && kind == ChipsetKind::Q35
+        && let (Some(channel), Some(unit)) = (channel, config.unit)
+    {
+        (config.bus, config.unit) = (Some(format!("ide.{}", 2 * channel + unit)), Some(0));
+    }
+    config
 }
 
 fn piix(builder: &mut Builder<'_>, pci: &Arc<PciBus>) -> Result<Vec<Bus>, MachineError> {
@@ -69,6 +106,7 @@ fn piix(builder: &mut Builder<'_>, pci: &Arc<PciBus>) -> Result<Vec<Bus>, Machin
     let connect = std::rc::Rc::new(connect_to_piix(function));
     let bus = |index: usize| Bus {
         name: format!("ide.{index}"),
+        firmware_path: format!("ide@{}", IDE.open_firmware()),
         index,
         number: 2 * index as u8 + 1,
         taken: vec![false; 2],
@@ -81,6 +119,49 @@ fn connect_to_piix(function: DeviceCell<PiixIde>) -> Connect {
     Box::new(move |channel, unit, config, disk| {
         function.lock().connect(channel, unit, config.drive.clone(), disk);
     })
+}
+
+/// An AHCI controller, each of whose ports is a bus for one drive.
+fn serial(
+    builder: &mut Builder<'_>,
+    pci: &Arc<PciBus>,
+    buses: &mut Vec<Bus>,
+    (place, address): (Place, Option<Address>),
+) -> Result<(), String> {
+    const TYPE: &str = "ich9-ahci";
+    let address = match address {
+        Some(address) => address,
+        None => pci.first_free(TYPE).map_err(|error| error.to_string())?,
+    };
+    let dma = DmaView::new(Arc::clone(&builder.memory));
+    let function = Ahci::new(pci.intx(address, 0), pci.messages(), &dma);
+    let id = match &place {
+        Place::Peripheral(id) => Some(id.clone()),
+        _ => None,
+    };
+    let label = Label { type_name: TYPE.to_owned(), id: id.clone() };
+    let windows = Ahci::windows(&function);
+    let lifecycle = pci.attach(address, label, function.clone(), windows).map_err(|error| error.to_string())?;
+    builder.add(TYPE, place, lifecycle);
+    let connect: Connect = Box::new(move |port, _unit, config, disk| {
+        function.lock().connect(port, config.drive.clone(), disk);
+    });
+    let connect = std::rc::Rc::new(connect);
+    // Buses of controllers without an id are numbered on.
+    let unnamed = buses.iter().filter(|bus| bus.name.starts_with("ide.")).count();
+    let first = buses.iter().map(|bus| bus.number + 2).max().unwrap_or(1);
+    buses.extend((0..ahci::PORTS).map(|index| Bus {
+        name: match &id {
+            Some(id) => format!("{id}.{index}"),
+            None => format!("ide.{}", unnamed + index),
+        },
+        firmware_path: format!("pci8086,2922@{}", address.open_firmware()),
+        index,
+        number: first.saturating_add(2 * index as u8),
+        taken: vec![false],
+        connect: std::rc::Rc::clone(&connect),
+    }));
+    Ok(())
 }
 
 /// The bus that a drive goes to, and its place there.
@@ -120,6 +201,11 @@ fn drive(
     let disk = disks(&requestor)?;
     let bus = &mut buses[index];
     bus.taken[unit] = true;
+    builder.boot_devices.push(BootDevice {
+        index: config.disk.boot_index,
+        path: format!("/pci@i0cf8/{}/drive@{}/disk@{unit}", bus.firmware_path, bus.index),
+        geometry: config.drive.geometry.map(|it| (u32::from(it.cylinders), u32::from(it.heads), u32::from(it.sectors))),
+    });
     let mut config = config.clone();
     config.drive.number = bus.number + unit as u8;
     (bus.connect)(bus.index, unit, &config, disk);

@@ -63,6 +63,7 @@ pub fn legacy_ports(builder: &mut Builder<'_>) -> Result<FerrLine, MachineError>
     let ports = [(i8257::REGION_FIRST, 0x00, 16), (i8257::REGION_SECOND, 0xc0, 32)];
     builder.add_ports("i8257", &dma, &ports)?;
     map_pages(builder, &dma)?;
+    builder.dma = Some(dma);
     builder.add_ports("post", &DeviceCell::new(PostPort::default()), &[(0, 0x80, 1)])?;
     let ferr = DeviceCell::new(FerrPort::new(builder.irq(13)));
     builder.add_ports("ferr", &ferr, &[(0, 0xf0, 1)])?;
@@ -121,7 +122,9 @@ pub fn command_line_devices(builder: &mut Builder<'_>, chardevs: &Chardevs<'_>) 
             DeviceKind::VirtioBlkPci(_)
             | DeviceKind::Display(_)
             | DeviceKind::IdeDrive(_)
-            | DeviceKind::RootPort(_) => {}
+            | DeviceKind::RootPort(_)
+            | DeviceKind::Floppy(_)
+            | DeviceKind::Ahci { .. } => {}
         }
     }
     extra.serial_ports.sort_by_key(|port| port.number);

@@ -94,6 +94,22 @@ pub const DRIVERS: &[Driver] = &[
         build: display::bochs,
     },
     Driver {
+        name: "floppy",
+        alias: None,
+        bus: "floppy-bus",
+        description: "virtual floppy drive",
+        properties: ide::FLOPPY_PROPERTIES,
+        build: ide::floppy,
+    },
+    Driver {
+        name: "ich9-ahci",
+        alias: Some("ahci"),
+        bus: "PCI",
+        description: "AHCI controller of the ICH9, with six ports",
+        properties: ide::AHCI_PROPERTIES,
+        build: ide::ahci,
+    },
+    Driver {
         name: "ide-cd",
         alias: None,
         bus: "IDE",
@@ -243,13 +259,18 @@ pub fn ide_drive(
 
 /// The device that `-drive if=floppy` stands for.
 pub fn floppy_drive(
-    _arguments: &[Argument<'_>],
+    arguments: &[Argument<'_>],
     source: &Argument<'_>,
-    _drive: &str,
-    _unit: u8,
-    _devices: &[DeviceConfig],
+    drive: &str,
+    unit: u8,
+    devices: &[DeviceConfig],
 ) -> Result<DeviceConfig, CliError> {
-    Err(source.error("there is no floppy controller"))
+    let text = format!("drive={},unit={unit}", escaped(drive));
+    let mut device = of_drive(arguments, source, "floppy", &text, devices)?;
+    if let DeviceKind::Floppy(config) = &mut device.kind {
+        config.is_boards = true;
+    }
+    Ok(device)
 }
 
 fn escaped(name: &str) -> String {
@@ -304,7 +325,9 @@ fn check_chardev(
         | DeviceKind::VirtioBlkPci(_)
         | DeviceKind::Display(_)
         | DeviceKind::IdeDrive(_)
-        | DeviceKind::RootPort(_) => Ok(()),
+        | DeviceKind::RootPort(_)
+        | DeviceKind::Floppy(_)
+        | DeviceKind::Ahci { .. } => Ok(()),
     }
 }
 

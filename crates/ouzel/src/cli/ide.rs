@@ -1,13 +1,14 @@
-//! `-device ide-hd` and `-device ide-cd`: properties with QEMU's names, defaults and error texts.
+//! `-device ide-hd`, `-device ide-cd` and `-device floppy`: properties with QEMU's names, defaults and error texts.
 
 use machine::config::{
-    DeviceConfig, DeviceKind, DiskAccess, DiskUse, DriveGeometry, DriveKind, DriveOptions, IdeDriveConfig,
+    DeviceConfig, DeviceKind, DiskAccess, DiskUse, DriveGeometry, DriveKind, DriveOptions, FloppyConfig, FloppyType,
+    IdeDriveConfig,
 };
 use qapi::keyval;
 
 use super::CliError;
 use super::value::Values;
-use super::virtio::{block_size, boot_index, error_policy, geometry, on_off_auto, size};
+use super::virtio::{address, block_size, boot_index, check_bus, error_policy, geometry, on_off_auto, size};
 
 /// The properties of `ide-hd`, for the help.
 pub const HD_PROPERTIES: &[(&str, &str)] = &[
@@ -50,6 +51,56 @@ pub const CD_PROPERTIES: &[(&str, &str)] = &[
     ("werror", "report/ignore/enospc/stop/auto (default auto)"),
     ("wwn", "world wide name (default 0: none)"),
 ];
+
+/// The properties of `floppy`, for the help.
+pub const FLOPPY_PROPERTIES: &[(&str, &str)] = &[
+    ("account-failed", "on/off/auto: failed requests count as accesses (default auto)"),
+    ("account-invalid", "on/off/auto: invalid requests count as accesses (default auto)"),
+    ("bootindex", "order among devices to boot from"),
+    ("bus", "floppy-bus.0"),
+    ("drive", "node name or id of the drive (default: an empty drive)"),
+    ("drive-type", "120/144/288/auto (default auto: what fits the medium)"),
+    ("rerror", "report/ignore/enospc/stop/auto (default auto)"),
+    ("share-rw", "on/off: others may write the disk (default off)"),
+    ("unit", "0 or 1 (default: the first that is free)"),
+    ("werror", "report/ignore/enospc/stop/auto (default auto)"),
+];
+
+/// `floppy`.
+pub fn floppy(values: &mut Values<'_>, devices: &[DeviceConfig]) -> Result<DeviceKind, CliError> {
+    if let Some(bus) = values.text("bus")?.filter(|bus| bus != "floppy-bus.0") {
+        return Err(values.error(format!("Bus '{bus}' not found")));
+    }
+    let drive = values.text("drive")?.unwrap_or_default();
+    let disk = DiskUse { removable: true, ..disk(values, devices, drive)? };
+    let drive_type = match values.text("drive-type")?.as_deref() {
+        None | Some("auto") => None,
+        Some("120") => Some(FloppyType::D120),
+        Some("144") => Some(FloppyType::D144),
+        Some("288") => Some(FloppyType::D288),
+        Some(other) => {
+            return Err(values.error(format!("Parameter 'drive-type' does not accept value '{other}'")));
+        }
+    };
+    let unit = unit(values)?;
+    Ok(DeviceKind::Floppy(Box::new(FloppyConfig { unit, drive_type, disk, is_boards: false })))
+}
+
+/// The properties of `ich9-ahci`, for the help.
+pub const AHCI_PROPERTIES: &[(&str, &str)] =
+    &[("addr", "slot and function, as 06.0 or 06 (default: the first free slot)"), ("bus", "pci.0")];
+
+/// `ich9-ahci`.
+pub fn ahci(values: &mut Values<'_>, _devices: &[DeviceConfig]) -> Result<DeviceKind, CliError> {
+    check_bus(values, "ich9-ahci")?;
+    Ok(DeviceKind::Ahci { address: address(values, "ich9-ahci")? })
+}
+
+/// The place on a bus.
+fn unit(values: &mut Values<'_>) -> Result<Option<u32>, CliError> {
+    let unit = values.number("unit", u64::from(u32::MAX))?.map(|unit| unit as u32);
+    Ok(unit.filter(|unit| *unit != u32::MAX))
+}
 
 /// `ide-hd`.
 pub fn hd(values: &mut Values<'_>, devices: &[DeviceConfig]) -> Result<DeviceKind, CliError> {
@@ -124,7 +175,6 @@ fn kind(
     drive: DriveOptions,
 ) -> Result<DeviceKind, CliError> {
     let bus = values.text("bus")?;
-    let unit = values.number("unit", u64::from(u32::MAX))?.map(|unit| unit as u32);
-    let unit = unit.filter(|unit| *unit != u32::MAX);
+    let unit = unit(values)?;
     Ok(DeviceKind::IdeDrive(Box::new(IdeDriveConfig { type_name, bus, unit, disk, drive, is_boards: false })))
 }

@@ -176,6 +176,7 @@ pub fn boot_index(values: &mut Values<'_>, devices: &[DeviceConfig]) -> Result<O
     let is_taken = devices.iter().any(|device| match &device.kind {
         DeviceKind::VirtioBlkPci(other) => other.disk.boot_index == Some(index),
         DeviceKind::IdeDrive(other) => other.disk.boot_index == Some(index),
+        DeviceKind::Floppy(other) => other.disk.boot_index == Some(index),
         _ => false,
     });
     if is_taken {

@@ -25,6 +25,7 @@ mod display;
 mod firmware;
 mod hostile;
 mod linux;
+mod linux_ata;
 mod linux_disk;
 mod lockstep;
 mod protocol;

@@ -1,0 +1,97 @@
+//! The floppy disk controller, and its drives.
+
+use std::sync::Arc;
+
+use device::DeviceCell;
+use devices_chipset::i8257::{I8257, Transfer};
+use devices_chipset::mc146818::Mc146818;
+use devices_ide::fdc::geometry::DriveType;
+use devices_ide::fdc::{DRIVES, DmaChannel, DmaTransfer, Fdc, REGION_INPUT, REGION_REGISTERS};
+use memory::DmaView;
+
+use super::ide::PartOfController;
+use super::{Builder, Place};
+use crate::config::{DeviceConfig, DeviceKind, FloppyConfig};
+use crate::error::MachineError;
+use crate::firmware::BootDevice;
+use crate::storage::{DiskRequestor, Disks};
+
+const IRQ: u8 = 6;
+/// The DMA channel of every PC's floppy controller.
+const CHANNEL: usize = 2;
+const TYPE: &str = "floppy";
+
+/// The controller's channel.
+struct Channel(DeviceCell<I8257>);
+
+impl DmaChannel for Channel {
+    fn transfer(&self) -> Option<DmaTransfer> {
+        let Transfer { address, len, .. } = self.0.lock().channel(CHANNEL)?;
+        Some(DmaTransfer { address, len })
+    }
+
+    fn advance(&self, bytes: usize) {
+        self.0.lock().advance(CHANNEL, bytes);
+    }
+}
+
+/// Builds the controller and the drives of the command line, and notes them in CMOS.
+pub fn build(builder: &mut Builder<'_>, rtc: &DeviceCell<Mc146818>, disks: &Disks<'_>) -> Result<(), MachineError> {
+    let Some(dma) = builder.dma.clone() else { return Ok(()) };
+    let fdc = Fdc::new(builder.irq(IRQ), Box::new(Channel(dma)), DmaView::new(Arc::clone(&builder.memory)));
+    builder.add_ports("isa-fdc", &fdc, &[(REGION_REGISTERS, 0x3f1, 5), (REGION_INPUT, 0x3f7, 1)])?;
+    for device in &builder.config.devices {
+        if let DeviceKind::Floppy(config) = &device.kind {
+            let built = drive(builder, &fdc, disks, (device, config));
+            built.map_err(|message| MachineError::Device { option: device.source.clone(), message })?;
+        }
+    }
+    note(&fdc, rtc);
+    Ok(())
+}
+
+/// The types of the drives, and how many there are.
+fn note(fdc: &DeviceCell<Fdc>, rtc: &DeviceCell<Mc146818>) {
+    let types = [0, 1].map(|unit| fdc.lock().drive_type(unit));
+    let number = |drive: Option<DriveType>| drive.map_or(0, DriveType::cmos);
+    let drives = match types.iter().flatten().count() {
+        0 => 0,
+        count => 1 | (count as u8 - 1) << 6,
+    };
+    let mut rtc = rtc.lock();
+    rtc.set_cmos(0x10, number(types[0]) << 4 | number(types[1]));
+    rtc.set_cmos(0x14, drives);
+}
+
+fn drive(
+    builder: &mut Builder<'_>,
+    fdc: &DeviceCell<Fdc>,
+    disks: &Disks<'_>,
+    (device, config): (&DeviceConfig, &FloppyConfig),
+) -> Result<(), String> {
+    let is_taken = |unit: usize| fdc.lock().drive_type(unit).is_some();
+    let unit = match config.unit {
+        Some(unit) if unit as usize >= DRIVES => {
+            return Err(format!("Can't create floppy unit {unit}, bus supports only {DRIVES} units"));
+        }
+        Some(unit) if is_taken(unit as usize) => return Err(format!("Floppy unit {unit} is in use")),
+        Some(unit) => unit as usize,
+        None => (0..DRIVES).find(|unit| !is_taken(*unit)).ok_or("Bus 'floppy-bus.0' is full")?,
+    };
+    let path = builder.next_path(config.is_boards, device.id.as_deref());
+    let requestor = DiskRequestor { id: device.id.as_deref(), path: &path, type_name: TYPE, wish: &config.disk };
+    let disk = disks(&requestor)?;
+    fdc.lock().connect(unit, config.drive_type, disk);
+    builder.boot_devices.push(BootDevice {
+        index: config.disk.boot_index,
+        path: format!("/pci@i0cf8/isa@1/fdc@03f0/floppy@{unit}"),
+        geometry: None,
+    });
+    let place = match &device.id {
+        _ if config.is_boards => Place::Board,
+        Some(id) => Place::Peripheral(id.clone()),
+        None => Place::Anonymous,
+    };
+    builder.add(TYPE, place, Arc::new(PartOfController));
+    Ok(())
+}

@@ -1,0 +1,83 @@
+//! Debian's kernel with drives on the board's IDE buses: what it says of them, file systems, discs that are ejected.
+
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::json;
+
+use crate::support::{BOOT_PATIENCE, Directory, Machine, PATIENCE, Session, Setup, guest, ouzel};
+
+fn boot(checks: &str, arguments: &[&str]) -> Machine {
+    let append = format!("console=ttyS0 quiet ouzel.run={checks},poweroff");
+    Setup::new()
+        .serial()
+        .args(["-m", "256", "-kernel", &guest("vmlinuz"), "-initrd", &guest("initrd.cpio"), "-append", &append])
+        .args(arguments)
+        .start()
+}
+
+fn wait_power_off(machine: &mut Machine, session: &mut Session) {
+    assert_eq!(session.event_within("SHUTDOWN", BOOT_PATIENCE)["reason"], "guest-shutdown", "{}", machine.serial());
+    assert!(machine.wait_exit(PATIENCE).success());
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("a plain path")
+}
+
+/// The host's opinion of a file.
+fn md5(path: &Path) -> String {
+    let output = Command::new("md5sum").arg(path).output().expect("md5sum runs");
+    String::from_utf8_lossy(&output.stdout).split_whitespace().next().unwrap_or_default().to_owned()
+}
+
+#[test]
+#[ignore = "peer: Debian's kernel and busybox"]
+fn peer_linux_fills_a_file_system_on_an_ide_disk() {
+    let directory = Directory::new();
+    let disk = directory.join("disk.qcow2");
+    let created = Command::new(ouzel().with_file_name("ouzel-img"))
+        .args(["create", "-q", "-f", "qcow2", text(&disk), "128M"])
+        .status();
+    assert!(created.is_ok_and(|status| status.success()));
+    let drive = format!("file={},format=qcow2,discard=unmap", text(&disk));
+    let mut machine = boot("ata,disk-write", &["-drive", &drive]);
+    let mut session = machine.connect(0);
+    wait_power_off(&mut machine, &mut session);
+    let serial = machine.serial();
+    for line in [
+        "ata1: PATA max MWDMA2 cmd 0x1f0 ctl 0x3f6 bmdma 0xc000 irq 14",
+        "ata1.00: ATA-7: QEMU HARDDISK, 2.5+, max UDMA/100",
+        "ata1.00: 262144 sectors, multi 16: LBA48",
+        "scsi 0:0:0:0: Direct-Access     ATA      QEMU HARDDISK    2.5+ PQ: 0 ANSI: 5",
+        "sd 0:0:0:0: [sda] Write cache: enabled, read cache: enabled, doesn't support DPO or FUA",
+    ] {
+        assert!(serial.contains(line), "'{line}' is not in:\n{serial}");
+    }
+    let value = |mark: &str| serial.lines().find_map(|line| line.strip_prefix(mark).map(str::trim));
+    let written = value("DISK-WRITTEN").unwrap_or_else(|| panic!("the disk was not written:\n{serial}"));
+    for file in ["3", "7", "12"] {
+        assert_eq!(value(&format!("DISK-FILE {file}")), Some(written), "{serial}");
+    }
+    assert!(!serial.contains("exception"), "{serial}");
+}
+
+#[test]
+#[ignore = "peer: Debian's kernel and busybox"]
+fn peer_linux_reads_a_disc_and_ejects_it() {
+    let directory = Directory::new();
+    let disc = directory.join("disc");
+    let bytes: Vec<u8> = (0..3u32 << 20).map(|index| (index.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    std::fs::write(&disc, bytes).expect("a file");
+    let mut machine = boot("ata,cd,eject", &["-cdrom", text(&disc)]);
+    let mut session = machine.connect(0);
+    let event = session.event_within("DEVICE_TRAY_MOVED", BOOT_PATIENCE);
+    assert_eq!((&event["device"], &event["tray-open"]), (&json!("ide1-cd0"), &json!(true)), "{event}");
+    wait_power_off(&mut machine, &mut session);
+    let serial = machine.serial();
+    for line in ["ata2.00: ATAPI: QEMU DVD-ROM, 2.5+, max UDMA/100", "[sr0] scsi3-mmc drive: 4x/4x cd/rw xa/form2 tray"]
+    {
+        assert!(serial.contains(line), "'{line}' is not in:\n{serial}");
+    }
+    assert!(serial.contains(&format!("CD-MD5 {}", md5(&disc))), "{serial}");
+}
