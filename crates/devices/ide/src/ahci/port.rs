@@ -227,13 +227,7 @@ impl Port<'_> {
             0x20 if !state.is_ready => 0x7f,
             0x20 => u32::from(state.drive.error) << 8 | u32::from(state.drive.status),
             0x24 => state.signature,
-            0x28 => {
-                if self.kind().is_some() {
-                    PRESENT
-                } else {
-                    0
-                }
-            }
+            0x28 if self.kind().is_some() => PRESENT,
             0x2c => state.control,
             0x30 => state.errors,
             0x34 => state.active,

@@ -187,7 +187,7 @@ fn read_multiple_ext_has_blocks_of_what_was_set() {
 fn cylinders_heads_and_sectors_lead_to_the_sector_and_on() {
     let mut bench = Bench::disk(0x4_0000);
     // Cylinder 2, head 3, sector 63: the last of its track.
-    bench.registers(0x0002_3f, 2, 0xa3);
+    bench.registers(0x0000_023f, 2, 0xa3);
     bench.command(0x20);
     bench.read_all();
     let first = (2 * 16 + 3) * 63 + 62;
@@ -196,7 +196,7 @@ fn cylinders_heads_and_sectors_lead_to_the_sector_and_on() {
     // Other parameters, other sectors.
     bench.registers(0, 17, 0xa7);
     bench.command(0x91);
-    bench.registers(0x01_01, 1, 0xa1);
+    bench.registers(0x0000_0101, 1, 0xa1);
     bench.command(0x20);
     bench.read_all();
     assert_eq!(bench.disk.take_log(), [format!("read {}+1", (8 + 1) * 17)]);

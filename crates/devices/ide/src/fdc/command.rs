@@ -108,22 +108,22 @@ impl Fdc {
             code::DUMPREG => self.dump_registers(),
             code::SAVE => self.save(),
             code::RESTORE => self.restore(),
-            code::VERSION => self.to_result_phase(&[0x90]),
-            code::PART_ID => self.to_result_phase(&[0x41]),
+            code::VERSION => self.enter_result_phase(&[0x90]),
+            code::PART_ID => self.enter_result_phase(&[0x41]),
             code::LOCK => {
                 self.state.lock = first & 0x80 != 0;
-                self.to_result_phase(&[if first & 0x80 != 0 { 0x10 } else { 0 }]);
+                self.enter_result_phase(&[if first & 0x80 != 0 { 0x10 } else { 0 }]);
             }
             code::POWERDOWN => {
                 self.state.power = self.parameter(1);
-                self.to_result_phase(&[self.state.power]);
+                self.enter_result_phase(&[self.state.power]);
             }
             code::DRIVE_SPECIFICATION => self.drive_specification(),
             code::SPECIFY | code::CONFIGURE | code::PERPENDICULAR | code::OPTION => {
                 self.set_up(kind(first));
-                self.to_command_phase();
+                self.enter_command_phase();
             }
-            _ => self.to_result_phase(&[st0::INVALID]),
+            _ => self.enter_result_phase(&[st0::INVALID]),
         }
     }
 
@@ -173,7 +173,7 @@ impl Fdc {
     }
 
     fn seek_ended(&mut self) {
-        self.to_command_phase();
+        self.enter_command_phase();
         self.state.st0 = st0::SEEK_END;
         self.raise();
     }
@@ -200,9 +200,9 @@ impl Fdc {
         } else if self.state.interrupt {
             self.state.st0 & !(st0::HEAD | 3) | self.state.selected
         } else {
-            return self.to_result_phase(&[st0::INVALID]);
+            return self.enter_result_phase(&[st0::INVALID]);
         };
-        self.to_result_phase(&[status, track]);
+        self.enter_result_phase(&[status, track]);
         self.lower();
     }
 
@@ -212,7 +212,7 @@ impl Fdc {
         let drive = self.current();
         let track_0 = if drive.track == 0 { 0x10 } else { 0 };
         let protected = if is_protected { 0x40 } else { 0 };
-        self.to_result_phase(&[0x28 | protected | track_0 | drive.head << 2 | self.state.selected]);
+        self.enter_result_phase(&[0x28 | protected | track_0 | drive.head << 2 | self.state.selected]);
     }
 
     /// The first address that comes along.
@@ -251,7 +251,7 @@ impl Fdc {
             self.state.config,
             self.state.precompensation,
         ];
-        self.to_result_phase(&results);
+        self.enter_result_phase(&results);
     }
 
     fn save(&mut self) {
@@ -273,7 +273,7 @@ impl Fdc {
             0,
             0,
         ];
-        self.to_result_phase(&results);
+        self.enter_result_phase(&results);
     }
 
     fn restore(&mut self) {
@@ -286,19 +286,19 @@ impl Fdc {
             drive.perpendicular = bytes[10] >> 2 & 0x0f;
         }
         (state.config, state.precompensation, state.power) = (bytes[11], bytes[12], bytes[13]);
-        self.to_command_phase();
+        self.enter_command_phase();
     }
 
     fn drive_specification(&mut self) {
         let last = self.state.fifo.last().copied().unwrap_or(0);
         if last & 0x80 == 0 {
             let drive = self.current();
-            self.to_result_phase(&[st0::INVALID | drive.head << 2 | self.state.selected]);
+            self.enter_result_phase(&[st0::INVALID | drive.head << 2 | self.state.selected]);
         } else if last & 0x40 != 0 {
             let first = self.parameter(1);
-            self.to_result_phase(&[first, 0, 0, 0]);
+            self.enter_result_phase(&[first, 0, 0, 0]);
         } else {
-            self.to_command_phase();
+            self.enter_command_phase();
         }
     }
 }

@@ -285,13 +285,13 @@ impl Fdc {
             (drive.track, drive.head, drive.sector) = (0, 0, 1);
         }
         state.selected = 0;
-        self.to_command_phase();
+        self.enter_command_phase();
         self.state.st0 = st0::POLLING;
         self.raise();
         self.state.polls = 4;
     }
 
-    fn to_command_phase(&mut self) {
+    fn enter_command_phase(&mut self) {
         let state = &mut self.state;
         state.phase = Phase::Command;
         state.fifo.clear();
@@ -300,7 +300,7 @@ impl Fdc {
         state.data_position = 0;
     }
 
-    fn to_result_phase(&mut self, results: &[u8]) {
+    fn enter_result_phase(&mut self, results: &[u8]) {
         self.state.phase = Phase::Result;
         self.state.fifo = results.to_vec();
         self.state.fifo_position = 0;
@@ -393,7 +393,7 @@ impl Fdc {
                     self.soft_reset();
                 } else if !was_reset && self.is_in_reset() {
                     self.forget();
-                    self.to_command_phase();
+                    self.enter_command_phase();
                     self.lower();
                 }
             }
@@ -422,7 +422,7 @@ impl Fdc {
                 self.state.fifo_position = self.state.fifo_position.saturating_add(1);
                 if position + 1 >= self.state.fifo.len() {
                     let is_transfer = self.state.fifo.len() == 7;
-                    self.to_command_phase();
+                    self.enter_command_phase();
                     if is_transfer {
                         self.lower();
                     }

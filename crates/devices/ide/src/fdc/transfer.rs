@@ -58,7 +58,7 @@ impl Fdc {
         self.state.data.clear();
         self.state.data_position = 0;
         self.bounce = None;
-        self.to_result_phase(&results);
+        self.enter_result_phase(&results);
         self.raise();
     }
 

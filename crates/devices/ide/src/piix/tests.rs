@@ -206,7 +206,7 @@ fn bus_master_status_tells_how_table_and_transfer_compare() {
     bench.write(0, 7, BYTE, 0);
     assert_eq!(bench.dma(7, 2, 0xc8), 0, "the table is shorter");
     assert_eq!((bench.status(), bench.memory(0x2_0000), bench.memory(0x2_1000)), (0x50, 7, 0));
-    bench.table(&[(0x3_0000, 0 | END)]);
+    bench.table(&[(0x3_0000, END)]);
     assert_eq!(bench.dma(0, 128, 0xc8), 4, "zero stands for 64 KiB");
     assert_eq!(bench.memory(0x3_fe00), 127);
 }
