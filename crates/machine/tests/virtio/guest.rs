@@ -64,7 +64,6 @@ impl Setup {
         };
         let disk = VirtioBlkConfig {
             bus: None,
-            bus: None,
             type_name: "virtio-blk-pci",
             address: None,
             disk: DiskUse { drive: "d".into(), ..DiskUse::default() },
