@@ -23,6 +23,7 @@ impl Image {
         let backing_format = options.take_str("backing_fmt")?;
         let data_file = options.take_str("data_file")?;
         let data_file_raw = options.take_bool("data_file_raw")?;
+        let encrypt = options.take_below("encrypt");
         if let Some((name, _)) = options.iter().next() {
             return Err(Error::unsupported(format!("Cannot change the option '{name}'")));
         }
@@ -45,6 +46,7 @@ impl Image {
                 "Lazy refcounts only supported with compatibility level 1.1 and above (use compat=1.1 or greater)",
             ));
         }
+        self.amend_encryption(encrypt, request.force).await?;
         if target > header.version {
             self.update_header(|h| {
                 h.version = target;

@@ -84,6 +84,7 @@ impl Image {
     pub(crate) async fn read_compressed(&self, offset: u64, word: u64, buf: IoBuf) -> Result<()> {
         let geometry = self.geometry();
         let (host, len) = geometry.compressed(word);
+        self.file.event("read_compressed").await;
         let packed = self.file.read_vec(host, usize::try_from(len).unwrap_or(0)).await?;
         let zstd = self.uses_zstd();
         let cluster = usize::try_from(geometry.cluster_size()).unwrap_or(0);
@@ -103,6 +104,9 @@ impl Image {
         let cluster = geometry.cluster_size();
         if self.has_data_file() {
             return Err(Error::unsupported("Compression is not supported with an external data file"));
+        }
+        if self.encryption.is_on() {
+            return Err(Error::unsupported("Compressed clusters can't be encrypted"));
         }
         let len = buf.len() as u64;
         if geometry.in_cluster(offset) != 0 {
@@ -166,6 +170,7 @@ impl Image {
         drop(meta);
         let mut result = self.check_overlap(host, len).await;
         if result.is_ok() {
+            self.file.event("write_compressed").await;
             result = self.file.write(host, IoBuf::copy_of(packed), WriteFlags::default()).await;
         }
         let mut meta = self.meta.lock().await;
@@ -190,6 +195,7 @@ impl Image {
     async fn allocate_bytes(&self, meta: &mut Meta, len: u64) -> Result<u64> {
         let geometry = self.geometry();
         let cluster = geometry.cluster_size();
+        self.file.event("cluster_alloc_bytes").await;
         let hint = meta.byte_hint;
         let max = max_count(meta.refs.order());
         if hint != 0 && meta.refs.count(hint >> geometry.cluster_bits).await? < max {

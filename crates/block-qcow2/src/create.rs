@@ -3,8 +3,11 @@
 use std::sync::Arc;
 
 use block::create::{CreateOption, CreateOptionKind, CreateRequest, Measure, MeasureRequest};
-use block::{Child, Defaults, Error, NodeConfig, OpenFlags, Options, Permissions, Preallocation, Result};
+use block::{Child, Defaults, Error, NodeConfig, OpenFlags, Options, Permissions, Preallocation, Result, ZeroFlags};
 
+use block_luks::volume::NewVolume;
+
+use crate::crypt::Encryption;
 use crate::header::{COMPATIBLE_LAZY, Header, MAX_L1_BYTES, autoclear, incompatible};
 use crate::image::{Image, Parts};
 use crate::refcount;
@@ -30,7 +33,10 @@ const REFCOUNT_BITS: CreateOption = CreateOption {
 };
 const SIZE: CreateOption = option("size", CreateOptionKind::Size, "Virtual disk size");
 
-/// Options of creation, without those of encryption.
+const ITER_TIME: CreateOption =
+    option("encrypt.iter-time", CreateOptionKind::Number, "Time to spend in PBKDF in milliseconds");
+
+/// Options of creation.
 pub const OPTIONS: &[CreateOption] = &[
     BACKING_FILE,
     BACKING_FMT,
@@ -42,6 +48,19 @@ pub const OPTIONS: &[CreateOption] = &[
     },
     DATA_FILE,
     DATA_FILE_RAW,
+    option("encrypt.cipher-alg", CreateOptionKind::Text, "Name of encryption cipher algorithm"),
+    option("encrypt.cipher-mode", CreateOptionKind::Text, "Name of encryption cipher mode"),
+    option("encrypt.format", CreateOptionKind::Text, "Encrypt the image, format choices: 'aes', 'luks'"),
+    option("encrypt.hash-alg", CreateOptionKind::Text, "Name of encryption hash algorithm"),
+    ITER_TIME,
+    option("encrypt.ivgen-alg", CreateOptionKind::Text, "Name of IV generator algorithm"),
+    option("encrypt.ivgen-hash-alg", CreateOptionKind::Text, "Name of IV generator hash algorithm"),
+    option("encrypt.key-secret", CreateOptionKind::Text, "ID of secret providing qcow AES key or LUKS passphrase"),
+    option(
+        "encryption",
+        CreateOptionKind::Bool,
+        "Encrypt the image with format 'aes'. (Deprecated in favor of encrypt.format=aes)",
+    ),
     CreateOption { default: Some("off"), ..option("extended_l2", CreateOptionKind::Bool, "Extended L2 tables") },
     LAZY,
     option("preallocation", CreateOptionKind::Text, "Preallocation mode (allowed values: off, metadata, falloc, full)"),
@@ -50,8 +69,21 @@ pub const OPTIONS: &[CreateOption] = &[
 ];
 
 /// Options of amending.
-pub const AMEND_OPTIONS: &[CreateOption] =
-    &[BACKING_FILE, BACKING_FMT, COMPAT, DATA_FILE, DATA_FILE_RAW, LAZY, REFCOUNT_BITS, SIZE];
+pub const AMEND_OPTIONS: &[CreateOption] = &[
+    BACKING_FILE,
+    BACKING_FMT,
+    COMPAT,
+    DATA_FILE,
+    DATA_FILE_RAW,
+    ITER_TIME,
+    option("encrypt.keyslot", CreateOptionKind::Number, "Select a single keyslot to modify explicitly"),
+    option("encrypt.new-secret", CreateOptionKind::Text, "New secret to set in the matching keyslots"),
+    option("encrypt.old-secret", CreateOptionKind::Text, "Select all keyslots that match this password"),
+    option("encrypt.state", CreateOptionKind::Text, "Select new state of affected keyslots (active/inactive)"),
+    LAZY,
+    REFCOUNT_BITS,
+    SIZE,
+];
 
 /// The options of creation, checked.
 struct Plan {
@@ -66,6 +98,33 @@ struct Plan {
     backing_format: Option<String>,
     data_file: Option<String>,
     data_file_raw: bool,
+    /// The method of encryption, and its options.
+    encryption: Option<(u32, Options)>,
+}
+
+/// The method of encryption that options ask for, and its own options.
+fn take_encryption(options: &mut Options) -> Result<Option<(u32, Options)>> {
+    let mut below = options.take_below("encrypt");
+    let old = options.take_bool("encryption")?.unwrap_or(false);
+    let format = below.take_str("format")?;
+    if old && format.is_some() {
+        return Err(Error::invalid("Options encryption and encrypt.format are mutually exclusive"));
+    }
+    let method = match format.as_deref().or(old.then_some("aes")) {
+        None => {
+            return match below.iter().next() {
+                Some((name, _)) => Err(Error::invalid(format!("Parameter 'encrypt.{name}' needs 'encrypt.format'"))),
+                None => Ok(None),
+            };
+        }
+        Some("aes") => crate::crypt::AES,
+        Some("luks") => crate::crypt::LUKS,
+        Some(other) => {
+            let text = format!("Parameter 'encrypt.format' does not accept value '{other}'");
+            return Err(Error::invalid(text));
+        }
+    };
+    Ok(Some((method, below)))
 }
 
 /// The version that a compatibility level means.
@@ -124,6 +183,7 @@ impl Plan {
             backing_format: options.take_str("backing_fmt")?,
             data_file: options.take_str("data_file")?,
             data_file_raw: options.take_bool("data_file_raw")?.unwrap_or(false),
+            encryption: take_encryption(options)?,
         };
         if !cluster_size.is_power_of_two() || !(9..=21).contains(&plan.cluster_bits) {
             return Err(Error::invalid("Cluster size must be a power of two between 512 and 2048k"));
@@ -213,13 +273,25 @@ impl Plan {
 /// Creates an image in the node that the request gives.
 pub async fn create(mut request: CreateRequest) -> Result<()> {
     let size = request.size;
-    let plan = Plan::take(&mut request.options, request.data_file.is_some())?;
+    let mut plan = Plan::take(&mut request.options, request.data_file.is_some())?;
     if size & 511 != 0 {
         return Err(Error::invalid("Image size must be a multiple of 512 bytes"));
     }
     let file = request.target()?;
     let (graph, given, filename) = (Arc::clone(&request.graph), request.data_file.take(), request.filename.clone());
     request.finish()?;
+    let mut volume = None;
+    if let Some((method, options)) = &mut plan.encryption {
+        if *method == crate::crypt::LUKS {
+            volume = Some(block_luks::volume::create(&graph, options, "encrypt.").await?);
+        } else {
+            let missing = || Error::invalid("Parameter 'encrypt.key-secret' is required for cipher");
+            graph.secret(&options.take_str("key-secret")?.ok_or_else(missing)?)?;
+        }
+        if let Some((name, _)) = options.iter().next() {
+            return Err(Error::invalid(format!("Invalid parameter 'encrypt.{name}'")));
+        }
+    }
     let mut opened = None;
     let data_file = match (given, &plan.data_file) {
         (Some(child), _) => Some(child),
@@ -230,7 +302,7 @@ pub async fn create(mut request: CreateRequest) -> Result<()> {
         }
         (None, None) => None,
     };
-    let result = write_image(&plan, file, data_file, size).await;
+    let result = write_image(&plan, file, data_file, size, volume).await;
     if let Some(child) = opened {
         graph.detach(&child).await?;
     }
@@ -258,7 +330,13 @@ async fn create_data_file(graph: &Arc<block::Graph>, path: &str) -> Result<Arc<C
     )
 }
 
-async fn write_image(plan: &Plan, file: Arc<Child>, data_file: Option<Arc<Child>>, size: u64) -> Result<()> {
+async fn write_image(
+    plan: &Plan,
+    file: Arc<Child>,
+    data_file: Option<Arc<Child>>,
+    size: u64,
+    volume: Option<NewVolume>,
+) -> Result<()> {
     let cluster = 1u64 << plan.cluster_bits;
     let cluster_len = usize::try_from(cluster).unwrap_or(0);
     let mut header = plan.header(data_file.is_some());
@@ -294,10 +372,34 @@ async fn write_image(plan: &Plan, file: Arc<Child>, data_file: Option<Arc<Child>
         node_bitmaps: Arc::default(),
         run,
         read_only: false,
-        cipher: None,
+        encryption: Encryption::default(),
+        events: None,
+        node_name: String::new(),
     });
+    if let Some(volume) = volume {
+        write_encryption(&image, &volume).await?;
+    } else if let Some((method, _)) = plan.encryption {
+        image.update_header(|h| h.crypt_method = method).await?;
+    }
     image.truncate(size, plan.preallocation).await?;
     image.close().await
+}
+
+/// Puts a LUKS header into clusters of its own.
+async fn write_encryption(image: &Image, volume: &NewVolume) -> Result<()> {
+    let len = volume.header.payload_offset_bytes();
+    let mut meta = image.meta.lock().await;
+    let offset = meta.refs.allocate(len.div_ceil(image.cluster_size())).await?;
+    image.note_made(&mut meta);
+    image.file.write_zeroes(offset, len.next_multiple_of(image.cluster_size()), ZeroFlags::default()).await?;
+    block_luks::volume::write_pieces(&image.file, offset, &volume.pieces).await?;
+    image.flush_all(&mut meta).await?;
+    image
+        .update_header(|h| {
+            h.crypt_method = crate::crypt::LUKS;
+            h.crypto = Some((offset, len));
+        })
+        .await
 }
 
 /// Bytes of refcount blocks and tables for `clusters` other clusters.
@@ -317,7 +419,7 @@ fn refcount_bytes(clusters: u64, cluster: u64, order: u32) -> u64 {
 
 /// How large would an image be?
 pub async fn measure(mut request: MeasureRequest) -> Result<Measure> {
-    let plan = Plan::take(&mut request.options, false)?;
+    let mut plan = Plan::take(&mut request.options, false)?;
     if let Some((name, _)) = request.options.iter().next() {
         return Err(Error::invalid(format!("Invalid parameter '{name}'")));
     }
@@ -331,7 +433,11 @@ pub async fn measure(mut request: MeasureRequest) -> Result<Measure> {
     let virtual_size = size.next_multiple_of(cluster);
     let entries = (virtual_size / cluster).next_multiple_of(cluster / entry);
     let tables = (entries * entry / cluster).next_multiple_of(cluster / 8);
-    let metadata = cluster + entries * entry + tables * 8;
+    let encryption = match &mut plan.encryption {
+        Some((crate::crypt::LUKS, options)) => block_luks::volume::header_bytes(options)?.next_multiple_of(cluster),
+        _ => 0,
+    };
+    let metadata = cluster + entries * entry + tables * 8 + encryption;
     let refcounts = refcount_bytes((metadata + virtual_size) / cluster, cluster, plan.refcount_order);
     let fully_allocated = metadata + refcounts + virtual_size;
     let full = matches!(plan.preallocation, Preallocation::Full | Preallocation::Falloc);

@@ -34,15 +34,6 @@ impl Qcow2 {
         self.guarded(work).await
     }
 
-    /// Bytes at an offset of the saved machine state. The state lies behind the disk.
-    ///
-    /// # Errors
-    /// If the image can't be read.
-    pub async fn read_vm_state(&self, offset: u64, buf: IoBuf) -> Result<()> {
-        let at = self.vm_state_start().checked_add(offset).ok_or_else(|| Error::too_big("The state is too large"))?;
-        self.guarded(self.image.read_range(at, buf)).await
-    }
-
     /// Shows the disk as it was at a snapshot, until the node is closed.
     ///
     /// # Errors
@@ -61,11 +52,6 @@ impl Qcow2 {
         }
         self.image.size.store(snapshot.info.disk_size, Ordering::Release);
         Ok(())
-    }
-
-    fn vm_state_start(&self) -> u64 {
-        let shift = self.image.geometry().l1_shift();
-        self.image.len().next_multiple_of(1 << shift)
     }
 }
 
@@ -95,10 +81,8 @@ fn specific(image: &Image) -> Value {
             put("bitmaps", Value::List(bitmaps));
         }
     }
-    match header.crypt_method {
-        1 => put("encrypt", Value::dict([("format", "aes".into())])),
-        2 => put("encrypt", Value::dict([("format", "luks".into())])),
-        _ => {}
+    if let Some(encryption) = image.encryption_value(header.crypt_method) {
+        entries.push(("encrypt".to_owned(), encryption));
     }
     Value::Dict(entries)
 }
@@ -112,7 +96,7 @@ impl Driver for Qcow2 {
         let geometry = self.image.geometry();
         let narrow = |size: u64| u32::try_from(size).unwrap_or(u32::MAX);
         Limits {
-            request_alignment: if self.image.cipher.is_some() { 512 } else { 1 },
+            request_alignment: if self.image.encryption.is_on() { 512 } else { 1 },
             discard_alignment: narrow(geometry.cluster_size()),
             zeroes_alignment: narrow(geometry.subcluster_size()),
             ..Limits::default()
@@ -187,7 +171,7 @@ impl Driver for Qcow2 {
             cluster_size: Some(self.image.cluster_size()),
             dirty: Some(header.incompatible & incompatible::DIRTY != 0),
             encrypted: header.crypt_method != 0,
-            vm_state_offset: Some(self.vm_state_start()),
+            vm_state_offset: Some(self.image.vm_state_start()),
             unallocated_is_zero: true,
             corrupt: header.incompatible & incompatible::CORRUPT != 0,
             specific: Some(("qcow2".to_owned(), specific(&self.image))),
@@ -236,15 +220,47 @@ impl Driver for Qcow2 {
     }
 
     fn snapshot_create(&self, info: SnapshotInfo) -> IoFuture<'_> {
-        Box::pin(self.image.snapshot_create(info))
+        Box::pin(async move {
+            self.image.snapshot_create(info).await?;
+            self.image.drop_vm_state().await?;
+            self.image.flush().await
+        })
     }
 
     fn snapshot_apply(&self, name: String) -> IoFuture<'_> {
-        Box::pin(async move { self.image.snapshot_apply(&name).await })
+        Box::pin(async move {
+            if !self.image.node_bitmaps.list().is_empty() {
+                return Err(Error::busy("Device has active dirty bitmaps"));
+            }
+            self.image.snapshot_apply(&name).await
+        })
     }
 
     fn snapshot_delete(&self, name: String) -> IoFuture<'_> {
         Box::pin(async move { self.image.snapshot_delete(&name).await })
+    }
+
+    fn read_vm_state(&self, offset: u64, buf: IoBuf) -> IoFuture<'_> {
+        Box::pin(self.image.read_vm_state(offset, buf))
+    }
+
+    fn write_vm_state(&self, offset: u64, buf: IoBuf) -> IoFuture<'_> {
+        Box::pin(self.image.write_vm_state(offset, buf))
+    }
+
+    fn snapshot_load(&self, name: String) -> IoFuture<'_> {
+        Box::pin(async move { self.load_snapshot(&name).await })
+    }
+
+    fn make_empty(&self) -> IoFuture<'_> {
+        Box::pin(self.image.make_empty())
+    }
+
+    fn strong_options(&self) -> Options {
+        match &self.image.encryption.key_secret {
+            Some(secret) => Options::new().with("encrypt.key-secret", secret.as_str()),
+            None => Options::new(),
+        }
     }
 
     fn reopen(&self, mut options: Options, read_only: bool) -> IoFuture<'_> {
@@ -252,6 +268,11 @@ impl Driver for Qcow2 {
             let header = self.image.header();
             let unmap = read(&self.image.run, |run| run.passes(crate::flush::Reason::Request));
             let run = RunOptions::take(&mut options, &header, unmap)?;
+            let mut encrypt = options.take_below("encrypt");
+            encrypt.take("format");
+            if encrypt.take_str("key-secret")? != self.image.encryption.key_secret || !encrypt.is_empty() {
+                return Err(Error::invalid("Cannot change the options of encryption"));
+            }
             if let Some((name, _)) = options.iter().next() {
                 return Err(Error::invalid(format!("Cannot change the option '{name}'")));
             }

@@ -165,6 +165,7 @@ impl Image {
             self.barrier().await?;
             epoch.refs.write_table(file).await?;
             if let Some((offset, clusters, _)) = &epoch.refs.moved {
+                file.event("refblock_alloc_switch_table").await;
                 self.update_header(|header| {
                     header.reftable_offset = *offset;
                     header.reftable_clusters = u32::try_from(*clusters).unwrap_or(u32::MAX);
@@ -175,10 +176,12 @@ impl Image {
         if !map_clean {
             self.barrier().await?;
             for (offset, bytes) in &epoch.map.slices {
+                file.event("l2_update").await;
                 file.write_bytes(*offset, bytes).await?;
             }
             let l1_offset = read(&self.header, |h| h.l1_offset);
             for (at, bytes) in &epoch.map.l1 {
+                file.event("l1_update").await;
                 file.write_bytes(l1_offset + at, bytes).await?;
             }
         }
@@ -239,6 +242,9 @@ impl Image {
         }
         let oldest = self.readers.oldest();
         let mut result = Ok(());
+        if !epoch.frees.is_empty() {
+            self.file.event("cluster_free").await;
+        }
         for free in epoch.frees {
             if free.generation >= oldest {
                 meta.frees.push(free);

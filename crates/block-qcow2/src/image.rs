@@ -11,11 +11,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Instant;
 
+use block::image::{Corruption, CorruptionEvents};
 use block::{BackingSlot, Bitmaps, Child, Error, Result};
 use tokio::sync::Notify;
 
 use crate::bitmap::StoredBitmap;
-use crate::crypt::SectorCipher;
+use crate::crypt::Encryption;
 use crate::entry::{Entry, Geometry};
 use crate::flush::Free;
 use crate::header::{Header, incompatible};
@@ -64,7 +65,11 @@ pub struct Image {
     pub(crate) in_flight: InFlight,
     pub(crate) run: RwLock<RunOptions>,
     pub(crate) overlap: RwLock<Overlap>,
-    pub(crate) cipher: Option<Arc<dyn SectorCipher>>,
+    pub(crate) encryption: Encryption,
+    events: Option<Arc<CorruptionEvents>>,
+    node_name: String,
+    /// Somebody was told that the image is corrupt.
+    told: AtomicBool,
     /// Whether the whole image seems to have its clusters preallocated: asked once.
     pub(crate) preallocated: Mutex<Option<bool>>,
 }
@@ -81,7 +86,9 @@ pub struct Parts {
     pub node_bitmaps: Arc<Bitmaps>,
     pub run: RunOptions,
     pub read_only: bool,
-    pub cipher: Option<Arc<dyn SectorCipher>>,
+    pub encryption: Encryption,
+    pub events: Option<Arc<CorruptionEvents>>,
+    pub node_name: String,
 }
 
 /// Locks a std mutex whether or not it is poisoned.
@@ -141,7 +148,10 @@ impl Image {
             in_flight: InFlight::default(),
             run: RwLock::new(parts.run),
             overlap: RwLock::default(),
-            cipher: parts.cipher,
+            encryption: parts.encryption,
+            events: parts.events,
+            node_name: parts.node_name,
+            told: AtomicBool::new(false),
             preallocated: Mutex::new(None),
             header: RwLock::new(header),
         };
@@ -197,24 +207,36 @@ impl Image {
         Ok(())
     }
 
-    /// Takes note that the image is corrupt: nothing is written any more.
+    /// Takes note that the image is corrupt: if it is writable, nothing is written any more.
     pub async fn corrupt(&self, text: &str) -> Error {
-        if !self.broken.swap(true, Ordering::AcqRel) {
-            if self.read_only.load(Ordering::Acquire) {
-                tracing::error!(
-                    "qcow2: Image is corrupt: {text}; further non-fatal corruption events will be suppressed"
-                );
-                self.broken.store(false, Ordering::Release);
-            } else {
-                tracing::error!(
-                    "qcow2: Marking image as corrupt: {text}; further corruption events will be suppressed"
-                );
-                if read(&self.header, |h| h.version) >= 3
-                    && let Err(error) = self.update_header(|h| h.incompatible |= incompatible::CORRUPT).await
-                {
-                    tracing::error!("qcow2: The image can't be marked as corrupt: {error}");
-                }
+        self.corrupt_at(text, None).await
+    }
+
+    /// As [`Image::corrupt`], with the place in the file: offset and length.
+    pub async fn corrupt_at(&self, text: &str, place: Option<(u64, u64)>) -> Error {
+        let fatal = !self.read_only.load(Ordering::Acquire);
+        if fatal {
+            if self.broken.swap(true, Ordering::AcqRel) {
+                return Error::io(text);
             }
+            tracing::error!("qcow2: Marking image as corrupt: {text}; further corruption events will be suppressed");
+        } else {
+            if self.told.load(Ordering::Acquire) {
+                return Error::io(text);
+            }
+            tracing::error!("qcow2: Image is corrupt: {text}; further non-fatal corruption events will be suppressed");
+        }
+        self.told.store(true, Ordering::Release);
+        if let Some(events) = &self.events {
+            let (offset, size) = place.unzip();
+            let (node, message) = (self.node_name.clone(), text.to_owned());
+            (events.0)(Corruption { node, message, offset, size, fatal });
+        }
+        if fatal
+            && read(&self.header, |h| h.version) >= 3
+            && let Err(error) = self.update_header(|h| h.incompatible |= incompatible::CORRUPT).await
+        {
+            tracing::error!("qcow2: The image can't be marked as corrupt: {error}");
         }
         Error::io(text)
     }
@@ -248,6 +270,7 @@ impl Image {
         }
         let loading = Loading(self, slice);
         let len = usize::try_from(self.map().slice_bytes()).unwrap_or(0);
+        self.file.event("l2_load").await;
         let bytes = self.file.read_vec(slice, len).await?;
         self.map().loaded(slice, &bytes);
         drop(loading);

@@ -7,7 +7,7 @@
 //! - [`read`], [`write`], [`zero`], [`compress`], [`truncate`]: requests. [`snapshot`], [`bitmap`], [`check`], [`amend`],
 //!   [`create`]: the rest.
 //!
-//! Left out: encryption itself (the seam is [`crypt`]).
+//! [`crypt`] is encryption.
 
 #![forbid(unsafe_code)]
 
@@ -30,6 +30,7 @@ mod refcount;
 mod runtime;
 mod snapshot;
 mod truncate;
+mod vmstate;
 mod write;
 mod zero;
 
@@ -38,7 +39,6 @@ use std::sync::Arc;
 use block::create::{CreateOption, CreateRequest, Measure, MeasureRequest};
 use block::{Driver, DriverKind, DriverType, IoFuture, OpenRequest};
 
-pub use crypt::SectorCipher;
 pub use driver::Qcow2;
 
 /// The driver `qcow2`.

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use block::image::FixMode;
+use block::image::{CorruptionEvents, FixMode};
 use block::{Child, Error, OpenRequest, Result, Role};
 
+use crate::crypt::Encryption;
 use crate::driver::Qcow2;
 use crate::header::{Header, autoclear, incompatible, peek_cluster_bits};
 use crate::image::{Image, Parts, read};
@@ -28,6 +29,7 @@ pub async fn read_tables(file: &Child, header: &Header) -> Result<(Vec<u64>, Vec
     let len = usize::try_from(u64::from(header.reftable_clusters) << header.cluster_bits).unwrap_or(0);
     // A table that is mostly behind the end of the file is not worth its memory.
     let stored = usize::try_from(file.len().saturating_sub(header.reftable_offset)).unwrap_or(usize::MAX);
+    file.event("reftable_load").await;
     let bytes = file.read_vec(header.reftable_offset, len.min(stored.next_multiple_of(8))).await;
     let mut reftable = decode(&bytes.map_err(|e| e.context("Could not initialize refcount handling"))?);
     reftable.resize(len / 8, 0);
@@ -52,11 +54,9 @@ pub async fn open(mut request: OpenRequest) -> Result<Qcow2> {
     if !has_data_file && request.optional_child("data-file", Role::Data).await?.is_some() {
         return Err(Error::invalid("'data-file' can only be set for images with an external data file"));
     }
-    if header.crypt_method != 0 && !flags.no_io {
-        return Err(Error::unsupported("Encrypted qcow2 images are not supported"));
-    }
-    request.options.take_below("encrypt");
+    let encrypt = request.options.take_below("encrypt");
     request.finish()?;
+    let encryption = Encryption::open(&request.graph, &file, &header, encrypt, flags).await?;
     let (l1, reftable) = read_tables(&file, &header).await?;
     let snapshots = match snapshot::read_table(&file, &header).await {
         Ok(snapshots) => snapshots,
@@ -74,9 +74,24 @@ pub async fn open(mut request: OpenRequest) -> Result<Qcow2> {
         }
         Err(error) => return Err(error),
     };
+    let events = request.graph.object(CorruptionEvents::OBJECT);
+    let node_name = request.node_name.clone();
     let node_bitmaps = Arc::clone(&request.bitmaps);
-    let parts =
-        Parts { file, data_file, header, l1, reftable, snapshots, bitmaps, run, read_only, cipher: None, node_bitmaps };
+    let parts = Parts {
+        file,
+        data_file,
+        header,
+        l1,
+        reftable,
+        snapshots,
+        bitmaps,
+        run,
+        read_only,
+        encryption,
+        node_bitmaps,
+        events,
+        node_name,
+    };
     let image = Image::new(parts);
     image.add_inactive_l2().await?;
     // Whoever only looks at an image, or repairs it, leaves the bitmaps where they are.

@@ -198,7 +198,7 @@ impl Image {
             None => Ok(()),
             Some(section) => {
                 let text = format!("Preventing invalid write on metadata (overlaps with {})", section.text());
-                Err(self.corrupt(&text).await)
+                Err(self.corrupt_at(&text, Some((offset, len))).await)
             }
         }
     }

@@ -110,14 +110,21 @@ impl Image {
     async fn read_run(&self, offset: u64, run: Run, buf: IoBuf) -> Result<()> {
         match run.kind {
             Kind::Normal => {
-                self.data().read(run.host, buf.clone()).await?;
-                self.decrypt(offset, run.host, &buf)
+                self.file.event("read_aio").await;
+                self.read_data(offset, run.host, buf).await
             }
             Kind::ZeroPlain | Kind::ZeroHost => {
                 buf.fill(0, buf.len(), 0);
                 Ok(())
             }
-            Kind::Unallocated | Kind::UnallocatedHost => self.backing.read(offset, buf).await,
+            Kind::Unallocated | Kind::UnallocatedHost if self.is_vm_state(offset) => {
+                buf.fill(0, buf.len(), 0);
+                Ok(())
+            }
+            Kind::Unallocated | Kind::UnallocatedHost => {
+                self.file.event("read_backing_aio").await;
+                self.backing.read(offset, buf).await
+            }
             Kind::Compressed => self.read_compressed(offset, run.host, buf).await,
         }
     }
@@ -133,7 +140,7 @@ impl Image {
             }
             run.len += more.len;
         }
-        let place = (self.cipher.is_none()).then_some(run.host);
+        let place = (!self.encryption.is_on()).then_some(run.host);
         Ok(match run.kind {
             Kind::Unallocated | Kind::UnallocatedHost => BlockStatus::unallocated(run.len),
             Kind::ZeroPlain => BlockStatus::zero(run.len),
@@ -191,7 +198,7 @@ impl Image {
 
     /// Whether unallocated clusters there read as zeroes, without asking the disk.
     pub(crate) async fn backing_is_zero(&self, offset: u64, len: u64) -> Result<bool> {
-        let Some(backing) = self.backing.get() else { return Ok(true) };
+        let Some(backing) = self.backing.get().filter(|_| !self.is_vm_state(offset)) else { return Ok(true) };
         chain_is_zero(backing.node(), offset, len).await
     }
 

@@ -118,9 +118,16 @@ impl RefWrites {
     /// Writes blocks, and a moved table to its new place.
     pub async fn write_blocks(&self, file: &Child) -> Result<()> {
         for (_, _, offset, bytes) in &self.blocks {
+            let event = match (self.new_blocks, &self.moved) {
+                (true, Some(_)) => "refblock_alloc_write_blocks",
+                (true, None) => "refblock_alloc_write",
+                (false, _) => "refblock_update_part",
+            };
+            file.event(event).await;
             file.write_bytes(*offset, bytes).await?;
         }
         if let Some((offset, _, bytes)) = &self.moved {
+            file.event("refblock_alloc_write_table").await;
             file.write_bytes(*offset, bytes).await?;
         }
         Ok(())
@@ -129,6 +136,7 @@ impl RefWrites {
     /// Writes table entries.
     pub async fn write_table(&self, file: &Child) -> Result<()> {
         for (offset, bytes) in &self.table {
+            file.event("refblock_alloc_hookup").await;
             file.write_bytes(*offset, bytes).await?;
         }
         Ok(())
@@ -221,6 +229,7 @@ impl Refcounts {
         }
         let Some(offset) = self.block_offset(index)? else { return Ok(false) };
         let len = usize::try_from(self.cluster_size()).unwrap_or(0);
+        self.file.event("refblock_load").await;
         let bytes = self.file.read_vec(offset, len).await?;
         self.evict();
         self.blocks.insert(index, Block { bytes, dirty: None, writing: false, used: self.clock });
@@ -371,6 +380,7 @@ impl Refcounts {
     /// # Errors
     /// If the image can't grow, or tables can't be read.
     pub async fn allocate(&mut self, n: u64) -> Result<u64> {
+        self.file.event("cluster_alloc").await;
         let (start, _) = self.find_free(self.hint, n, false).await?;
         self.claim(start, n, n == 1).await?;
         Ok(start << self.cluster_bits)
@@ -451,6 +461,7 @@ impl Refcounts {
         if missing.is_empty() {
             return Ok(());
         }
+        self.file.event("refblock_alloc").await;
         let mut place = start + n;
         let mut reserved = 0;
         let (blocks, table) = loop {
@@ -464,6 +475,7 @@ impl Refcounts {
         };
         let after_blocks = place + blocks.len() as u64;
         if table > 0 {
+            self.file.event("reftable_grow").await;
             self.old_tables.push((self.table_offset, self.table_clusters));
             let entries = usize::try_from(table << (self.cluster_bits - 3)).unwrap_or(usize::MAX);
             self.table.resize(entries, 0);

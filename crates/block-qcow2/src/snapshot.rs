@@ -357,10 +357,12 @@ impl Image {
     /// Writes a new active L1 table and points the header to it. Nothing may be dirty. The old one is the caller's.
     pub(crate) async fn move_l1(&self, meta: &mut Meta, l1: Vec<u64>, size: u64) -> Result<()> {
         let clusters = (l1.len() as u64 * 8).div_ceil(self.cluster_size());
+        self.file.event("l1_grow_alloc_table").await;
         let offset = if clusters == 0 { 0 } else { meta.refs.allocate(clusters).await? };
         self.note_made(meta);
         let written = async {
             if clusters != 0 {
+                self.file.event("l1_grow_write_table").await;
                 self.file.write_bytes(offset, &encode(&l1)).await?;
             }
             self.flush_all(meta).await
@@ -371,6 +373,7 @@ impl Image {
             return Err(error);
         }
         let entries = u32::try_from(l1.len()).unwrap_or(u32::MAX);
+        self.file.event("l1_grow_activate_table").await;
         self.update_header(|h| {
             h.l1_offset = offset;
             h.l1_size = entries;

@@ -8,7 +8,7 @@ use iobuf::IoBuf;
 use crate::entry::{ALL_ALLOCATED, COPIED, Entry, OFFSET_MASK};
 use crate::flush::Reason;
 use crate::header::MAX_L1_BYTES;
-use crate::image::{Image, read};
+use crate::image::{Image, Meta, read};
 
 /// Bytes that are written at once for full preallocation.
 const FILL: u64 = 1 << 20;
@@ -58,6 +58,8 @@ impl Image {
                 .map(|(i, e)| (i, *e))
                 .collect()
         };
+        self.file.event("l1_shrink_write_table").await;
+        self.file.event("l1_shrink_free_l2_clusters").await;
         for (index, entry) in dropped {
             self.map().set_l1(index, 0);
             self.free(&mut meta, entry & OFFSET_MASK, 1, Reason::Always);
@@ -71,7 +73,12 @@ impl Image {
             }
             return Ok(());
         }
-        // Give the end of the file back.
+        self.cut_file(&mut meta).await
+    }
+
+    /// Gives the end of the file back.
+    async fn cut_file(&self, meta: &mut Meta) -> Result<()> {
+        let cluster = self.cluster_size();
         let mut last = self.file.len().div_ceil(cluster);
         while last > 0 && meta.refs.count(last - 1).await? == 0 {
             last -= 1;
@@ -82,6 +89,31 @@ impl Image {
         Ok(())
     }
 
+    /// Drops all data, so that the backing shows through everywhere.
+    pub(crate) async fn make_empty(&self) -> Result<()> {
+        self.check_usable()?;
+        for event in ["empty_image_prepare", "reftable_update", "refblock_alloc", "l1_update"] {
+            self.file.event(event).await;
+        }
+        {
+            let _gate = self.gate.read().await;
+            let end = self.map().l1.len() as u64 * (1 << self.geometry().l1_shift());
+            self.discard_clusters(0, end, Reason::Snapshot, true).await?;
+        }
+        let _gate = self.gate.write().await;
+        let _one = self.flush_lock.lock().await;
+        let mut meta = self.meta.lock().await;
+        let tables: Vec<(usize, u64)> = self.map().l1.iter().copied().enumerate().collect();
+        for (index, entry) in tables {
+            if entry & OFFSET_MASK != 0 {
+                self.map().set_l1(index, 0);
+                self.free(&mut meta, entry & OFFSET_MASK, 1, Reason::Snapshot);
+            }
+        }
+        self.flush_all(&mut meta).await?;
+        if self.has_data_file() { Ok(()) } else { self.cut_file(&mut meta).await }
+    }
+
     async fn grow(&self, old: u64, len: u64, preallocation: Preallocation) -> Result<()> {
         let geometry = self.geometry();
         let needed = geometry.l1_needed(len);
@@ -89,6 +121,7 @@ impl Image {
             return Err(Error::too_big("The image would be too big for its cluster size"));
         }
         let needed = usize::try_from(needed).unwrap_or(usize::MAX);
+        self.drop_vm_state().await?;
         {
             let _gate = self.gate.write().await;
             let _one = self.flush_lock.lock().await;

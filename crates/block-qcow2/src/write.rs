@@ -45,7 +45,8 @@ impl Image {
             if run.kind == Kind::Normal && run.copied {
                 let part = buf.slice(size(at), size(run.len));
                 self.check_overlap(run.host, run.len).await?;
-                let part = self.encrypted(offset + at, run.host, part)?;
+                let part = self.encrypted(offset + at, run.host, part);
+                self.file.event("write_aio").await;
                 self.data().write(run.host, part, WriteFlags::default()).await?;
                 at += run.len;
             } else {
@@ -146,6 +147,7 @@ impl Image {
             Some(host) => (host, old.len() as u64),
             None if self.has_data_file() => (start, old.len() as u64),
             None => {
+                self.file.event("cluster_alloc").await;
                 let (host, count) = meta.refs.allocate_up_to(old.len() as u64).await?;
                 self.note_made(&mut meta);
                 (host, count)
@@ -207,13 +209,14 @@ impl Image {
         if from >= to {
             return Ok(None);
         }
-        let inside = self.len().clamp(from, to) - from;
+        let inside = if self.is_vm_state(from) { to - from } else { self.len().clamp(from, to) - from };
         let zero = self.reads_as_zero(from, inside).await?;
-        if zero && fresh && self.cipher.is_none() {
+        if zero && fresh && !self.encryption.is_on() {
             return Ok(None);
         }
         let buf = IoBuf::zeroed(size(to - from));
         if !zero {
+            self.file.event("cow_read").await;
             self.read_range(from, buf.slice(0, size(inside))).await?;
         }
         Ok(Some(buf))
@@ -224,12 +227,20 @@ impl Image {
         let tail = self.copied(reserved.data_end, reserved.cow_end, reserved.fresh).await?;
         let from = if head.is_some() { reserved.cow_start } else { offset };
         let data = buf.slice(0, size(reserved.data_end - offset));
+        let is_bare = reserved.fresh && (reserved.cow_start < offset || reserved.data_end < reserved.cow_end);
         let whole = match (head, tail) {
-            (None, None) => data,
+            (None, None) => {
+                if is_bare {
+                    // What is not written there reads as zeroes.
+                    self.file.event("cluster_alloc_space").await;
+                }
+                data
+            }
             (head, tail) => IoBuf::concat(head.into_iter().chain([data]).chain(tail)),
         };
         let host = reserved.host + (from - reserved.start);
-        let whole = self.encrypted(from, host, whole)?;
+        let whole = self.encrypted(from, host, whole);
+        self.file.event("write_aio").await;
         self.data().write(host, whole, WriteFlags::default()).await
     }
 
@@ -313,10 +324,14 @@ impl Image {
         let content = if old == 0 {
             Ok(vec![0; size(geometry.cluster_size())])
         } else {
+            self.file.event("l2_alloc_cow_read").await;
             self.file.read_vec(old, size(geometry.cluster_size())).await
         };
         let written = match content {
-            Ok(content) => self.file.write_bytes(new, &content).await,
+            Ok(content) => {
+                self.file.event("l2_alloc_write").await;
+                self.file.write_bytes(new, &content).await
+            }
             Err(error) => Err(error),
         };
         if let Err(error) = written {

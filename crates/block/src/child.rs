@@ -130,7 +130,11 @@ impl Child {
     /// Tells the node below that `event` happens now, for error injection (`blkdebug`). Formats call this before each
     /// step that a test may want to fail.
     pub async fn event(&self, event: &'static str) {
-        let node = self.node();
+        let mut node = self.node();
+        while node.driver().forwards_events() {
+            let Some(below) = node.driver().children().first().map(|child| child.node()) else { return };
+            node = below;
+        }
         if let Some(hold) = node.driver().debug_event(event) {
             // A held request goes on when it is resumed; there is nothing to fail here.
             let _ = hold.await;

@@ -305,6 +305,11 @@ pub trait Driver: Send + Sync + 'static {
         None
     }
 
+    /// Whether events go on to the first child: what is above a driver that changes nothing is a user of what is below.
+    fn forwards_events(&self) -> bool {
+        false
+    }
+
     /// For what just one driver has (blkdebug's break points, quorum's children, throttle's group).
     fn as_any(&self) -> &dyn Any;
 }

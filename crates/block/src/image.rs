@@ -98,3 +98,27 @@ pub struct AmendRequest {
     /// Also changes that give up compatibility with data that can't be kept.
     pub force: bool,
 }
+
+/// An image was found corrupt while it is used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Corruption {
+    /// The node.
+    pub node: String,
+    /// What was found.
+    pub message: String,
+    /// Where in the image file, bytes, if there is a place.
+    pub offset: Option<u64>,
+    /// How many bytes there.
+    pub size: Option<u64>,
+    /// The image was marked as corrupt and is not used any more.
+    pub fatal: bool,
+}
+
+/// Who wants to know of corrupt images: an object of the graph ([`crate::Graph::set_object`]) that formats look for when
+/// they are opened.
+pub struct CorruptionEvents(pub Box<dyn Fn(Corruption) + Send + Sync>);
+
+impl CorruptionEvents {
+    /// The id of the object.
+    pub const OBJECT: &'static str = "/block/corruption";
+}

@@ -631,8 +631,10 @@ impl Node {
             if self.no_flush.load(Ordering::Relaxed) && self.driver_type.kind() == DriverKind::Protocol {
                 return Ok(());
             }
-            self.event("flush_to_os").await;
-            self.event("flush_to_disk").await;
+            if let Some(child) = self.driver.children().first() {
+                child.event("flush_to_os").await;
+                child.event("flush_to_disk").await;
+            }
             if let Err(error) = self.driver.flush().await {
                 if self.driver_type.name() == "file" {
                     let _ = self.flush_failed.set(error.clone());

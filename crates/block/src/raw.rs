@@ -138,11 +138,19 @@ impl Driver for Raw {
     }
 
     fn read(&self, offset: u64, buf: IoBuf) -> IoFuture<'_> {
-        Box::pin(async move { self.file.read(self.at(offset)?, buf).await })
+        Box::pin(async move {
+            let at = self.at(offset)?;
+            self.file.event("read_aio").await;
+            self.file.read(at, buf).await
+        })
     }
 
     fn write(&self, offset: u64, buf: IoBuf, flags: WriteFlags) -> IoFuture<'_> {
-        Box::pin(async move { self.file.write(self.check_write(offset, buf.len() as u64)?, buf, flags).await })
+        Box::pin(async move {
+            let at = self.check_write(offset, buf.len() as u64)?;
+            self.file.event("write_aio").await;
+            self.file.write(at, buf, flags).await
+        })
     }
 
     fn supports_fua(&self) -> bool {
@@ -202,6 +210,10 @@ impl Driver for Raw {
             self.has_offset.store(offset.is_some(), Ordering::Release);
             Ok(())
         })
+    }
+
+    fn forwards_events(&self) -> bool {
+        true
     }
 
     fn as_any(&self) -> &dyn Any {

@@ -18,14 +18,15 @@ pub mod throttle;
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use block::backend::{BackendEvents, ErrorAction, IoErrorEvent};
+use block::image::{Corruption, CorruptionEvents};
 use block::throttle::Group;
 use block::{Backend, DriverType, Graph, Node};
 use block_filters::quorum::{self, QuorumEvent, QuorumEvents};
 use qapi::block::common::{BlockErrorAction, IoOperationType};
-use qapi::block::events::{BlockIoError, QuorumFailure, QuorumOpType, QuorumReportBad};
+use qapi::block::events::{BlockImageCorrupted, BlockIoError, QuorumFailure, QuorumOpType, QuorumReportBad};
 use qapi::block::options::BlockdevOptions;
 use qapi::objects::ObjectAdd;
 use qapi::run_state::RunState;
@@ -105,6 +106,9 @@ impl Storage {
             tell_of_quorum(&told, device.as_deref().unwrap_or(name), event);
         }));
         graph.set_object(quorum::EVENTS_OBJECT, Arc::new(quorum));
+        let (told, nodes) = (events.clone(), Arc::downgrade(&graph));
+        let corruption = CorruptionEvents(Box::new(move |found| tell_of_corruption(&told, &nodes, found)));
+        graph.set_object(CorruptionEvents::OBJECT, Arc::new(corruption));
         let mut storage = Self {
             objects: Objects::new(Arc::clone(&graph)),
             jobs: Jobs::new(events.clone()),
@@ -301,6 +305,20 @@ fn tell_of_quorum(events: &EventSink, name: &str, event: QuorumEvent) {
             sectors_count: signed(sectors),
         }),
     }
+}
+
+fn tell_of_corruption(events: &EventSink, graph: &Weak<Graph>, found: Corruption) {
+    let signed = |number: Option<u64>| number.and_then(|number| i64::try_from(number).ok());
+    let is_medium = |backend: &Arc<Backend>| backend.node().is_some_and(|node| node.name() == found.node);
+    let backend = graph.upgrade().and_then(|graph| graph.backends().into_iter().find(is_medium));
+    events.emit(BlockImageCorrupted {
+        device: backend.map_or_else(String::new, |backend| backend.name().to_owned()),
+        node_name: Some(found.node),
+        msg: found.message,
+        offset: signed(found.offset),
+        size: signed(found.size),
+        fatal: found.fatal,
+    });
 }
 
 /// Requests that fail: the event, and the machine's stop.

@@ -49,6 +49,10 @@ pub enum Op {
 pub struct Disk {
     pub data: Mutex<Vec<u8>>,
     pub log: Mutex<Vec<Op>>,
+    /// The events that formats announced, while recording.
+    pub events: Mutex<Vec<&'static str>>,
+    /// The next operation after this event fails.
+    pub fail_after: Mutex<Option<&'static str>>,
     /// Operations until one fails; negative: never.
     pub fail_in: AtomicI64,
     /// Every later operation fails, too.
@@ -218,6 +222,15 @@ impl Driver for Memory {
     fn block_status(&self, offset: u64, len: u64, _precise: bool) -> IoFuture<'_, BlockStatus> {
         block::done(BlockStatus::data(len, Some(offset)))
     }
+    fn debug_event(&self, event: &'static str) -> Option<IoFuture<'_>> {
+        if self.0.recording.load(Ordering::Relaxed) {
+            self.0.events.lock().expect("events").push(event);
+        }
+        if self.0.fail_after.lock().expect("a name").take_if(|name| *name == event).is_some() {
+            self.0.fail_in.store(0, Ordering::Relaxed);
+        }
+        None
+    }
     fn as_any(&self) -> &dyn Any {
         self
     }
@@ -243,11 +256,15 @@ impl DriverType for MemoryType {
     }
 }
 
+/// A graph with the secrets `sec0` (`123456`) and `sec1` (`other`).
 pub fn graph() -> Arc<Graph> {
     let mut drivers = block::builtin_drivers();
     drivers.extend(block_qcow2::drivers());
     drivers.push(&MemoryType);
-    Graph::new(Registry::new(drivers))
+    let graph = Graph::new(Registry::new(drivers));
+    graph.set_secret("sec0", b"123456".to_vec());
+    graph.set_secret("sec1", b"other".to_vec());
+    graph
 }
 
 pub const ALL: Permissions = Permissions::ALL;
