@@ -36,7 +36,7 @@ impl Image {
         if data_file.is_some() && !self.has_data_file() {
             return Err(Error::invalid("data-file can only be set for images that use an external data file"));
         }
-        if target < 3 && target_order != 4 {
+        if target < 3 && order.is_some() && target_order != 4 {
             return Err(Error::invalid(
                 "Refcount widths other than 16 bits require compatibility level 1.1 or above (use compat=1.1 or greater)",
             ));

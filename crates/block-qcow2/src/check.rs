@@ -33,6 +33,13 @@ impl Counts {
         }
     }
 
+    fn set(&mut self, cluster: u64, value: u64) {
+        let chunk = self.0.get_mut(&(cluster / CHUNK));
+        if let Some(count) = chunk.and_then(|c| c.get_mut(usize::try_from(cluster % CHUNK).unwrap_or(0))) {
+            *count = value;
+        }
+    }
+
     fn end(&self) -> u64 {
         self.0
             .iter()
@@ -85,6 +92,7 @@ impl Image {
             cleaned_l1: false,
         };
         check.run(&mut meta).await?;
+        check.check_snapshots(&mut meta).await?;
         let result = check.result;
         if fix.leaks || fix.errors {
             self.flush_all(&mut meta).await?;
@@ -215,38 +223,81 @@ impl Check<'_> {
         let geometry = self.image.geometry();
         self.result.total_clusters = self.image.len().div_ceil(geometry.cluster_size());
         self.count_all(meta, true).await;
-        if self.fix.errors && !self.rebuild {
-            // Where blocks are missing, nothing says which clusters are free for them.
-            let per_block = 1u64 << meta.refs.block_bits();
-            let uncovered = |cluster: u64| {
-                let entry = usize::try_from(cluster / per_block).ok().and_then(|index| meta.refs.table().get(index));
-                entry.copied().unwrap_or(0) & REFTABLE_OFFSET == 0
-            };
-            let uncovered: Vec<(u64, u64)> = self.counts.iter().filter(|(cluster, _)| uncovered(*cluster)).collect();
-            for (cluster, reference) in &uncovered {
-                self.message(format!("Repairing cluster {cluster} refcount=0 reference={reference}"));
-                self.result.corruptions += 1;
-            }
-            self.rebuild = !uncovered.is_empty();
-        }
-        if self.rebuild && self.fix.errors {
-            self.message("Rebuilding refcount structure".to_owned());
-            let mut without = Counts::default();
-            std::mem::swap(&mut without, &mut self.counts);
-            self.result.corruptions_fixed += std::mem::take(&mut self.result.corruptions);
-            self.counts = Counts::default();
-            self.count_all(meta, false).await;
-            let counts = std::mem::take(&mut self.counts);
-            let order = meta.refs.order();
-            self.image.rebuild_refcounts(meta, counts, order).await?;
-            self.counts = Counts::default();
-            self.count_all(meta, true).await;
-        }
+        self.limit_counts(max_count(meta.refs.order()));
+        let before = self.result.clone();
+        let fix = std::mem::take(&mut self.fix);
         self.compare(meta).await?;
+        self.fix = fix;
+        if self.rebuild && self.fix.errors {
+            self.rebuild_all(meta).await?;
+        } else if (self.fix.leaks || self.fix.errors) && self.result.corruptions + self.result.leaks > 0 {
+            let messages = std::mem::take(&mut self.result.messages);
+            self.result = CheckResult { messages, ..before };
+            self.compare(meta).await?;
+        }
         if self.fix.leaks || self.fix.errors {
             self.image.flush_all(meta).await?;
         }
         self.check_copied(meta).await;
+        Ok(())
+    }
+
+    /// Checks the entries of the snapshot table, and writes a new one where some lack fields.
+    async fn check_snapshots(&mut self, meta: &mut Meta) -> Result<()> {
+        if read(&self.image.header, |h| h.version) < 3 {
+            return Ok(());
+        }
+        let snapshots = read(&self.image.snapshots, Clone::clone);
+        let what = if self.fix.errors { "Repairing" } else { "ERROR" };
+        let mut found = 0;
+        for (index, _) in snapshots.iter().enumerate().filter(|(_, snapshot)| snapshot.is_incomplete()) {
+            self.message(format!("{what} snapshot table entry {index} is incomplete"));
+            found += 1;
+        }
+        if found > 0 && self.fix.errors {
+            self.image.write_snapshots(meta, snapshots).await?;
+            self.image.flush_all(meta).await?;
+            self.result.corruptions_fixed += found;
+        } else {
+            self.result.corruptions += found;
+        }
+        Ok(())
+    }
+
+    /// Reports clusters that are referred to more often than can be counted.
+    fn limit_counts(&mut self, max: u64) {
+        let bits = self.image.geometry().cluster_bits;
+        let mut over: Vec<(u64, u64)> = self.counts.iter().filter(|(_, count)| *count > max).collect();
+        over.sort_unstable();
+        for (cluster, count) in over {
+            for _ in max..count.min(max.saturating_add(1000)) {
+                self.corruption(format!("ERROR: overflow cluster offset={:#x}", cluster << bits));
+                self.message(
+                    "Use qemu-img amend to increase the refcount entry width or qemu-img convert to create a clean copy \
+                     if the image cannot be opened for writing"
+                        .to_owned(),
+                );
+            }
+            self.counts.set(cluster, max);
+        }
+    }
+
+    /// Makes new refcount structures, and frees the old ones.
+    async fn rebuild_all(&mut self, meta: &mut Meta) -> Result<()> {
+        let found = (self.result.corruptions, self.result.leaks);
+        self.message("Rebuilding refcount structure".to_owned());
+        self.counts = Counts::default();
+        (self.result.corruptions, self.result.leaks) = (0, 0);
+        self.count_all(meta, false).await;
+        let counts = std::mem::take(&mut self.counts);
+        let order = meta.refs.order();
+        self.image.rebuild_refcounts(meta, counts, order).await?;
+        (self.result.corruptions, self.result.leaks) = (0, 0);
+        self.rebuild = false;
+        self.count_all(meta, true).await;
+        self.compare(meta).await?;
+        self.result.corruptions_fixed += found.0.saturating_sub(self.result.corruptions);
+        self.result.leaks_fixed = found.1.saturating_sub(self.result.leaks);
         Ok(())
     }
 
@@ -507,6 +558,8 @@ impl Check<'_> {
                     continue;
                 }
                 let error = count < reference;
+                // Where nothing is counted, nothing says which clusters are free for new blocks.
+                self.rebuild |= count == 0;
                 let repair = if error { self.fix.errors } else { self.fix.leaks };
                 let what = match (repair, error) {
                     (true, _) => "Repairing",

@@ -29,9 +29,21 @@ impl Qcow2 {
         work.await
     }
 
+    /// Tells of refcount structures that were found damaged.
+    async fn report_damage(&self) {
+        let damage = self.image.meta.lock().await.refs.take_damage();
+        if let Some(text) = damage {
+            self.image.corrupt(&text).await;
+        }
+    }
+
     async fn writing<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
         self.image.check_usable()?;
-        self.guarded(work).await
+        let result = self.guarded(work).await;
+        if result.is_err() {
+            self.report_damage().await;
+        }
+        result
     }
 
     /// Shows the disk as it was at a snapshot, until the node is closed.
@@ -141,7 +153,11 @@ impl Driver for Qcow2 {
             if self.image.read_only.load(Ordering::Acquire) {
                 return Ok(());
             }
-            self.image.flush().await
+            let result = self.image.flush().await;
+            if result.is_err() {
+                self.report_damage().await;
+            }
+            result
         })
     }
 

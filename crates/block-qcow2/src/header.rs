@@ -240,6 +240,8 @@ impl Header {
                 EXT_FEATURES => {
                     self.feature_table = true;
                     *feature_names = data.to_vec();
+                    // A name at the end may be shorter than its field.
+                    feature_names.resize(data.len().next_multiple_of(48), 0);
                 }
                 EXT_CRYPTO => {
                     if len != 16 {
@@ -418,6 +420,23 @@ impl Header {
             let data = [offset.to_be_bytes(), len.to_be_bytes()].concat();
             put_extension(&mut bytes, EXT_CRYPTO, &data);
         }
+        if self.version >= 3 && self.feature_table {
+            let mut names = Vec::new();
+            for (kind, bit, name) in FEATURE_NAMES {
+                names.extend_from_slice(&[kind, bit]);
+                let mut field = [0; 46];
+                field[..name.len()].copy_from_slice(name.as_bytes());
+                names.extend_from_slice(&field);
+            }
+            // It is for people alone: left out where there is no room.
+            let unknown: usize =
+                self.unknown_extensions.iter().map(|(_, data)| 8 + data.len().next_multiple_of(8)).sum();
+            let bitmaps = if self.bitmaps.is_some() { 32 } else { 0 };
+            let backing = self.backing_file.as_ref().map_or(0, String::len) + unknown + bitmaps;
+            if bytes.len() + 8 + names.len() + 8 + backing <= 1 << self.cluster_bits {
+                put_extension(&mut bytes, EXT_FEATURES, &names);
+            }
+        }
         if let Some(bitmaps) = &self.bitmaps {
             let mut data = Vec::new();
             put32(&mut data, bitmaps.count);
@@ -428,20 +447,6 @@ impl Header {
         }
         for (kind, data) in &self.unknown_extensions {
             put_extension(&mut bytes, *kind, data);
-        }
-        if self.version >= 3 && self.feature_table {
-            let mut names = Vec::new();
-            for (kind, bit, name) in FEATURE_NAMES {
-                names.extend_from_slice(&[kind, bit]);
-                let mut field = [0; 46];
-                field[..name.len()].copy_from_slice(name.as_bytes());
-                names.extend_from_slice(&field);
-            }
-            // It is for people alone: left out where there is no room.
-            let backing = self.backing_file.as_ref().map_or(0, String::len);
-            if bytes.len() + 8 + names.len() + 8 + backing <= 1 << self.cluster_bits {
-                put_extension(&mut bytes, EXT_FEATURES, &names);
-            }
         }
         put_extension(&mut bytes, EXT_END, &[]);
         if let Some(backing) = &self.backing_file {

@@ -219,12 +219,12 @@ impl Image {
             if self.broken.swap(true, Ordering::AcqRel) {
                 return Error::io(text);
             }
-            tracing::error!("qcow2: Marking image as corrupt: {text}; further corruption events will be suppressed");
+            eprintln!("qcow2: Marking image as corrupt: {text}; further corruption events will be suppressed");
         } else {
             if self.told.load(Ordering::Acquire) {
                 return Error::io(text);
             }
-            tracing::error!("qcow2: Image is corrupt: {text}; further non-fatal corruption events will be suppressed");
+            eprintln!("qcow2: Image is corrupt: {text}; further non-fatal corruption events will be suppressed");
         }
         self.told.store(true, Ordering::Release);
         if let Some(events) = &self.events {

@@ -70,6 +70,11 @@ pub struct MapWrites {
 /// L1 entries that are written at once: a sector of them.
 const L1_CHUNK: usize = 64;
 
+/// A number as `%#x` prints it: zero has no prefix.
+pub fn hex(number: u64) -> String {
+    if number == 0 { "0".to_owned() } else { format!("{number:#x}") }
+}
+
 /// Decodes big-endian words.
 pub fn decode(bytes: &[u8]) -> Vec<u64> {
     bytes.chunks_exact(8).map(|b| u64::from_be_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]])).collect()
@@ -188,7 +193,7 @@ impl Map {
             return Ok(None);
         }
         if table & (geometry.cluster_size() - 1) != 0 {
-            return Err(format!("L2 table offset {table:#x} unaligned (L1 index: {index:#x})"));
+            return Err(format!("L2 table offset {table:#x} unaligned (L1 index: {})", hex(index)));
         }
         let l2_index = (offset >> geometry.cluster_bits) & ((1 << geometry.l2_bits()) - 1);
         let byte = l2_index * geometry.entry_bytes();
@@ -222,7 +227,8 @@ impl Map {
             let sub = u32::try_from(in_cluster >> sub_bits).unwrap_or(0);
             let Some(kind) = geometry.kind(entry, sub) else {
                 return Found::Corrupt(format!(
-                    "Invalid cluster entry found  (L2 offset: {slice:#x}, L2 index: {index:#x})"
+                    "Invalid cluster entry found  (L2 offset: {slice:#x}, L2 index: {})",
+                    hex(index as u64)
                 ));
             };
             let host = match kind {
@@ -232,9 +238,9 @@ impl Map {
                     let host = entry.word & OFFSET_MASK;
                     if geometry.in_cluster(host) != 0 {
                         let what = if kind == Kind::Normal { "Cluster" } else { "Preallocated zero cluster" };
-                        let at = slice + index as u64 * geometry.entry_bytes();
                         return Found::Corrupt(format!(
-                            "{what} allocation offset {host:#x} unaligned (L2 offset: {at:#x}, L2 index: {index:#x})"
+                            "{what} allocation offset {host:#x} unaligned (L2 offset: {slice:#x}, L2 index: {})",
+                            hex(index as u64)
                         ));
                     }
                     host + in_cluster

@@ -101,6 +101,8 @@ pub async fn open(mut request: OpenRequest) -> Result<Qcow2> {
     }
     if !read_only && !flags.check {
         image.prepare_for_writing().await?;
+    } else if !read_only && !has_corrupt {
+        image.clear_unknown_flags().await?;
     }
     Ok(Qcow2 { image, names_data_file })
 }
@@ -121,14 +123,20 @@ async fn open_data_file(request: &mut OpenRequest, file: &Arc<Child>, header: &H
 }
 
 impl Image {
+    /// Clears the auto-clear bits of features that are not known.
+    async fn clear_unknown_flags(&self) -> Result<()> {
+        if read(&self.header, |h| h.autoclear & !autoclear::KNOWN != 0) {
+            self.update_header(|h| h.autoclear &= autoclear::KNOWN).await?;
+        }
+        Ok(())
+    }
+
     /// What has to be done before the first write: unknown auto-clear bits are cleared, a dirty image is repaired.
     pub(crate) async fn prepare_for_writing(&self) -> Result<()> {
         if read(&self.header, |h| h.incompatible & incompatible::CORRUPT != 0) {
             return Err(Error::permission("qcow2: Image is corrupt; cannot be opened read/write"));
         }
-        if read(&self.header, |h| h.autoclear & !autoclear::KNOWN != 0) {
-            self.update_header(|h| h.autoclear &= autoclear::KNOWN).await?;
-        }
+        self.clear_unknown_flags().await?;
         if read(&self.header, |h| h.incompatible & incompatible::DIRTY != 0) {
             let result = self.check(FixMode { leaks: true, errors: true }).await?;
             if result.check_errors > 0 || result.corruptions > 0 {
@@ -136,7 +144,7 @@ impl Image {
                 return Err(Error::io("Could not repair dirty image"));
             }
             for message in result.messages {
-                tracing::info!("qcow2: {message}");
+                eprintln!("{message}");
             }
         }
         self.use_bitmaps().await

@@ -4,13 +4,13 @@
 //! down wait in the quarantine of [`crate::flush`] until nothing on disk refers to the cluster any more.
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use block::{Child, Error, Result};
 
 use crate::entry::MAX_OFFSET;
 use crate::header::MAX_REFTABLE_BYTES;
-use crate::map::encode;
+use crate::map::{encode, hex};
 
 /// The offset in entries of the refcount table.
 pub const REFTABLE_OFFSET: u64 = !511;
@@ -83,6 +83,8 @@ pub struct Refcounts {
     capacity: usize,
     clock: u64,
     hint: u64,
+    /// What was found wrong with the structures, until somebody reports it.
+    damage: Mutex<Option<String>>,
     /// New blocks are on their way to the disk: the table must not point to them before.
     pub new_blocks: bool,
 }
@@ -169,8 +171,14 @@ impl Refcounts {
             capacity: capacity.max(2),
             clock: 0,
             hint: 0,
+            damage: Mutex::default(),
             new_blocks: false,
         }
+    }
+
+    /// What was found wrong with the structures since the last call.
+    pub fn take_damage(&mut self) -> Option<String> {
+        self.damage.get_mut().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Log2 of the bits of a count.
@@ -216,7 +224,9 @@ impl Refcounts {
             return Ok(None);
         }
         if offset & (self.cluster_size() - 1) != 0 {
-            return Err(Error::io(format!("Refblock offset {offset:#x} unaligned (reftable index: {index:#x})")));
+            let text = format!("Refblock offset {offset:#x} unaligned (reftable index: {})", hex(index));
+            *self.damage.lock().unwrap_or_else(PoisonError::into_inner) = Some(text.clone());
+            return Err(Error::io(text));
         }
         Ok(Some(offset))
     }

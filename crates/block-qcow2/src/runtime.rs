@@ -68,11 +68,16 @@ impl RunOptions {
                 "L2 cache entry size must be a power of two between 512 and the cluster size ({cluster_size})"
             )));
         }
-        if l2_cache_size.is_some_and(|size| size > i32::MAX as u64 * cluster_size) {
+        let whole = header.size.div_ceil(cluster_size).saturating_mul(geometry.entry_bytes());
+        let slice = entry_size.unwrap_or(DEFAULT_SLICE).min(cluster_size);
+        if l2_cache_size.is_some_and(|size| size.min(whole) / slice > i32::MAX as u64) {
             return Err(Error::invalid("L2 cache size too big"));
         }
         if refcount_cache_size.is_some_and(|size| size > i32::MAX as u64 * cluster_size) {
             return Err(Error::invalid("Refcount cache size too big"));
+        }
+        if options.get_str("cache-clean-interval").is_some_and(|text| text.starts_with('-')) {
+            return Err(Error::invalid("Cache clean interval too big"));
         }
         let clean_interval = options.take_u64("cache-clean-interval")?.unwrap_or(DEFAULT_CLEAN_INTERVAL);
         if clean_interval > u64::from(u32::MAX) {

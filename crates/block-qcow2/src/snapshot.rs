@@ -31,14 +31,22 @@ pub struct Snapshot {
     pub info: SnapshotInfo,
     /// Extra data that is not known.
     pub unknown: Vec<u8>,
+    /// Bytes of all extra data, as it is in the image.
+    pub extra_len: usize,
 }
 
 /// Bytes of the table of these snapshots.
 pub fn table_len(snapshots: &[Snapshot]) -> u64 {
-    snapshots.iter().map(|s| s.serialise().len() as u64).sum()
+    let len = |s: &Snapshot| FIXED + s.extra_len + s.info.id.len() + s.info.name.len();
+    snapshots.iter().map(|s| len(s).next_multiple_of(8) as u64).sum()
 }
 
 impl Snapshot {
+    /// Whether version 3 demands more of the entry: the sizes of the state and of the disk.
+    pub fn is_incomplete(&self) -> bool {
+        self.extra_len < 16
+    }
+
     fn serialise(&self) -> Vec<u8> {
         let info = &self.info;
         let mut bytes = Vec::new();
@@ -96,6 +104,7 @@ pub async fn read_table(file: &Child, header: &Header) -> Result<Vec<Snapshot>> 
             l1_size: be32(&fixed, 8),
             info,
             unknown: extra.get(EXTRA..).unwrap_or_default().to_vec(),
+            extra_len,
         });
         let len = ((FIXED + extra_len + id_len + name_len) as u64).next_multiple_of(8);
         at += len;
@@ -225,8 +234,9 @@ impl Image {
     }
 
     /// Writes a new snapshot table and points the header to it.
-    async fn write_snapshots(&self, meta: &mut Meta, snapshots: Vec<Snapshot>) -> Result<()> {
+    pub(crate) async fn write_snapshots(&self, meta: &mut Meta, mut snapshots: Vec<Snapshot>) -> Result<()> {
         let cluster = self.cluster_size();
+        snapshots.iter_mut().for_each(|s| s.extra_len = EXTRA + s.unknown.len());
         let bytes: Vec<u8> = snapshots.iter().flat_map(Snapshot::serialise).collect();
         if bytes.len() as u64 > crate::header::MAX_SNAPSHOT_TABLE_BYTES {
             return Err(Error::too_big("Snapshot table is too big"));
@@ -294,7 +304,7 @@ impl Image {
         let result = match result {
             Ok(l1_offset) => {
                 let l1_size = u32::try_from(l1.len()).unwrap_or(0);
-                snapshots.push(Snapshot { l1_offset, l1_size, info, unknown: Vec::new() });
+                snapshots.push(Snapshot { l1_offset, l1_size, info, unknown: Vec::new(), extra_len: EXTRA });
                 self.write_snapshots(&mut meta, snapshots).await
             }
             Err(error) => Err(error),

@@ -204,6 +204,7 @@ impl Image {
         let start = old.next_multiple_of(cluster);
         let mut at = start;
         let mut end_of_data = 0;
+        let encrypted = read(&self.header, |h| h.crypt_method != 0);
         while at < len {
             let mut meta = self.meta.lock().await;
             self.ensure_table(&mut meta, at).await?;
@@ -224,7 +225,11 @@ impl Image {
                     (true, Preallocation::Full | Preallocation::Falloc) => ALL_ALLOCATED,
                     (true, _) => 0,
                 };
-                let entry = Entry { word: (host + index * cluster) | COPIED, bitmap };
+                let mut entry = Entry { word: (host + index * cluster) | COPIED, bitmap };
+                if encrypted && !geometry.no_zero_flag {
+                    // What is there would not decrypt to zeroes.
+                    entry = self.zero_entry(entry, true);
+                }
                 self.set_entry(at + index * cluster, entry).await?;
             }
             end_of_data = end_of_data.max(host + count * cluster);

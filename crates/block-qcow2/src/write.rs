@@ -9,7 +9,7 @@ use iobuf::IoBuf;
 use crate::entry::{ALL_ALLOCATED, ALL_ZERO, COMPRESSED, COPIED, Entry, Kind, OFFSET_MASK};
 use crate::flush::Reason;
 use crate::image::{Allocating, Image, Meta};
-use crate::map::Run;
+use crate::map::{Run, hex};
 use crate::overlap::Section;
 
 /// Host clusters for a write, before they are linked.
@@ -315,7 +315,7 @@ impl Image {
             return Ok(());
         }
         if geometry.in_cluster(old) != 0 {
-            let text = format!("L2 table offset {old:#x} unaligned (L1 index: {index:#x})");
+            let text = format!("L2 table offset {old:#x} unaligned (L1 index: {})", hex(index as u64));
             return Err(self.corrupt(&text).await);
         }
         let new = meta.refs.allocate(1).await?;

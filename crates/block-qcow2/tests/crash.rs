@@ -4,10 +4,10 @@
 
 mod common;
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use block::image::{FixMode, SnapshotInfo};
-use block::{OpenFlags, WriteFlags, ZeroFlags};
+use block::{NewBitmap, OpenFlags, WriteFlags, ZeroFlags};
 use common::*;
 use iobuf::IoBuf;
 
@@ -21,6 +21,9 @@ struct Change {
 }
 
 struct Recording {
+    /// Options that open the image, beside the disk.
+    key: Vec<(&'static str, &'static str)>,
+    bitmaps: bool,
     base: Vec<u8>,
     log: Vec<Op>,
     changes: Vec<Change>,
@@ -31,19 +34,49 @@ struct Recording {
     size: usize,
 }
 
-fn record(options: &str, seed: u64, groups: u64, snapshots: bool) -> Recording {
+/// What a recording has beside writes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Extra {
+    Nothing,
+    Snapshots,
+    Bitmaps,
+    All,
+}
+
+trait WithAll {
+    fn with_all(self, more: &[(&'static str, &'static str)]) -> Self;
+}
+
+impl WithAll for block::Options {
+    fn with_all(self, more: &[(&'static str, &'static str)]) -> Self {
+        more.iter().fold(self, |options, (name, value)| options.with(name, *value))
+    }
+}
+
+fn record(options: &str, seed: u64, groups: u64, extra: Extra) -> Recording {
+    let snapshots = matches!(extra, Extra::Snapshots | Extra::All);
+    let bitmaps = matches!(extra, Extra::Bitmaps | Extra::All);
+    let key = if options.contains("encrypt") { vec![("encrypt.key-secret", "sec0")] } else { Vec::new() };
     let mut rng = Rng(seed);
     let cluster = parse(options).take_size("cluster_size").expect("a size").expect("a size");
     let size = 48 * cluster;
     let handle = create_disk(size, options);
     let disk = &handle.disk;
+    if bitmaps {
+        let open = open_with(memory_options(&handle.id).with_all(&key), false, OpenFlags::default()).expect("opens");
+        let new = NewBitmap { granularity: Some(512), persistent: true, disabled: false };
+        open.child.node().add_bitmap("b", new).expect("added");
+        open.close().expect("closes");
+    }
     disk.delay.store(2, Ordering::Relaxed);
     let base = disk.data.lock().expect("data").clone();
     disk.recording.store(true, Ordering::Relaxed);
-    let all = memory_options(&handle.id).with("l2-cache-size", "8k").with("l2-cache-entry-size", "512");
+    let all = memory_options(&handle.id).with_all(&key).with("l2-cache-size", "8k").with("l2-cache-entry-size", "512");
     let open = open_with(all, false, OpenFlags::default()).expect("opens");
     let now = || disk.log.lock().expect("log").len();
     let mut recording = Recording {
+        key,
+        bitmaps,
         base,
         log: Vec::new(),
         changes: Vec::new(),
@@ -150,25 +183,27 @@ fn apply_partly(data: &mut Vec<u8>, op: &Op, rng: &mut Rng, mode: u64) {
 }
 
 /// Checks one state that the disk may be left in at `point`: whether it leaks, or what is wrong.
-fn check_state(recording: &Recording, data: Vec<u8>, point: usize, what: &str) -> Result<bool, String> {
+async fn check_state(recording: &Recording, data: Vec<u8>, point: usize, what: &str) -> Result<bool, String> {
     let wrong = |text: &dyn std::fmt::Display| format!("{what}: {text}");
+    let dirty = data[79] & 1 != 0;
     let handle = new_disk(data);
-    let flags = OpenFlags { check: true, ..OpenFlags::default() };
-    let options = memory_options(&handle.id);
-    let dirty = handle.disk.data.lock().expect("data")[79] & 1 != 0;
+    let options = memory_options(&handle.id).with_all(&recording.key);
     if dirty {
         // As every writable user does.
-        let open = open_with(options.clone(), false, OpenFlags::default()).map_err(|e| wrong(&e))?;
-        open.close().map_err(|e| wrong(&e))?;
+        let open = open_async(options.clone(), false, OpenFlags::default()).await.map_err(|e| wrong(&e))?;
+        open.graph.detach(&open.child).await.map_err(|e| wrong(&e))?;
     }
-    let open = open_with(options, true, flags).map_err(|e| wrong(&e))?;
-    let result = aio::block_on(open.driver().check(FixMode::default())).map_err(|e| wrong(&e))?;
+    let open = open_async(options, true, OpenFlags::default()).await.map_err(|e| wrong(&e))?;
+    let result = open.driver().check(FixMode::default()).await.map_err(|e| wrong(&e))?;
     if result.corruptions + result.check_errors != 0 {
         return Err(wrong(&format!("{:?}", result.messages)));
     }
-    let now = read_all(&open.child).map_err(|e| wrong(&e))?;
+    let now = open.child.read_vec(0, open.child.len() as usize).await.map_err(|e| wrong(&e))?;
     assert_eq!(now.len(), recording.size, "{what}");
-    open.close().map_err(|e| wrong(&e))?;
+    if recording.bitmaps {
+        check_bitmap(recording, &open, point, dirty).map_err(|text| wrong(&text))?;
+    }
+    open.graph.detach(&open.child).await.map_err(|e| wrong(&e))?;
     // What was done before the last acknowledged flush was asked for is certain.
     let certain =
         recording.flushes.iter().filter(|(done, _)| *done <= point).map(|(_, asked)| *asked).max().unwrap_or(0);
@@ -182,10 +217,28 @@ fn check_state(recording: &Recording, data: Vec<u8>, point: usize, what: &str) -
             values.push(change.byte.unwrap_or(0));
         }
     }
-    match now.iter().enumerate().find(|(at, byte)| !allowed[*at / 512].contains(byte)) {
-        None => Ok(result.leaks > 0),
-        Some((at, byte)) => Err(wrong(&format!("byte {at} is {byte}, not one of {:?}", allowed[at / 512]))),
+    for (sector, (bytes, allowed)) in now.chunks(512).zip(&allowed).enumerate() {
+        if let Some(byte) = bytes.iter().find(|byte| !allowed.contains(byte)) {
+            return Err(wrong(&format!("a byte of sector {sector} is {byte}, not one of {allowed:?}")));
+        }
     }
+    Ok(result.leaks > 0)
+}
+
+/// A bitmap that claims to be good knows of all writes; one that does not is inconsistent.
+fn check_bitmap(recording: &Recording, open: &Open, point: usize, repaired: bool) -> Result<(), String> {
+    let bitmap = open.child.node().bitmaps().find("b").ok_or("the bitmap is gone")?;
+    if bitmap.is_inconsistent() || repaired {
+        return Ok(());
+    }
+    for change in recording.changes.iter().filter(|change| change.begun < point) {
+        let (start, end) = (change.start as u64, change.end as u64);
+        // A discard of a part of a cluster does nothing.
+        if change.byte.is_some() && bitmap.next_clean(start, end).is_some() {
+            return Err(format!("the bitmap does not know of the write to {start} .. {end}"));
+        }
+    }
+    Ok(())
 }
 
 /// Whether states are found bad if the disk forgets that it was flushed: the test must be able to fail.
@@ -193,14 +246,15 @@ fn check_state(recording: &Recording, data: Vec<u8>, point: usize, what: &str) -
 fn a_disk_that_ignores_flushes_is_noticed() {
     let mut bad = 0;
     for seed in 0..6 {
-        let recording = record("cluster_size=512", seed, 40, false);
+        let recording = record("cluster_size=512", seed, 40, Extra::Nothing);
         let mut rng = Rng(seed);
         for _ in 0..20 {
             let mut state = recording.base.clone();
             for op in &recording.log {
                 apply_partly(&mut state, op, &mut rng, 2);
             }
-            bad += u64::from(check_state(&recording, state, recording.log.len(), "self-test").is_err());
+            let checked = aio::block_on(check_state(&recording, state, recording.log.len(), "self-test"));
+            bad += u64::from(checked.is_err());
         }
     }
     assert!(bad > 20, "just {bad} of 120 states were found bad");
@@ -210,68 +264,101 @@ fn limit() -> usize {
     std::env::var("QCOW2_CRASH_POINTS").ok().and_then(|text| text.parse().ok()).unwrap_or(1500)
 }
 
-#[test]
-fn every_state_after_a_power_loss_is_sound() {
-    let cases = [
-        ("cluster_size=512", false),
-        ("cluster_size=4096", false),
-        ("cluster_size=512,refcount_bits=64", false),
-        ("cluster_size=512,compat=0.10", false),
-        ("cluster_size=16384,extended_l2=on", false),
-        ("cluster_size=2048,lazy_refcounts=on", false),
-        ("cluster_size=1024", true),
-        ("cluster_size=512,refcount_bits=2", true),
-    ];
+const CASES: [(&str, Extra); 11] = [
+    ("cluster_size=512", Extra::Nothing),
+    ("cluster_size=4096", Extra::Nothing),
+    ("cluster_size=512,refcount_bits=64", Extra::Nothing),
+    ("cluster_size=512,compat=0.10", Extra::Nothing),
+    ("cluster_size=16384,extended_l2=on", Extra::Nothing),
+    ("cluster_size=2048,lazy_refcounts=on", Extra::Nothing),
+    ("cluster_size=1024", Extra::Snapshots),
+    ("cluster_size=512,refcount_bits=2", Extra::Snapshots),
+    ("cluster_size=1024", Extra::Bitmaps),
+    ("cluster_size=4096,encrypt.format=luks,encrypt.key-secret=sec0,encrypt.iter-time=1", Extra::Nothing),
+    ("cluster_size=512,encrypt.format=aes,encrypt.key-secret=sec0", Extra::All),
+];
+
+/// What was done, and found.
+#[derive(Default)]
+struct Totals {
+    points: AtomicUsize,
+    leaky: AtomicUsize,
+    by_peer: AtomicUsize,
+}
+
+/// Every `PEER`th state is checked by `qemu-img`, too.
+const PEER: u64 = 200;
+
+/// Replays one recording: each prefix of it, twice, with other sectors missing.
+async fn replay(options: &str, extra: Extra, seed: u64, recording: &Recording, peer: bool, totals: &Totals) {
+    let encrypted = !recording.key.is_empty();
     let total = limit();
-    let (mut points, mut leaky, mut peer_checks) = (0, 0, 0);
-    let peer = has_tool("qemu-img");
-    let mut round = 0;
-    while points < total {
-        for (index, (options, snapshots)) in cases.iter().enumerate() {
-            let seed = round * 1000 + index as u64;
-            let recording = record(options, seed, 40, *snapshots);
-            let mut rng = Rng(seed ^ 0xc0ffee);
-            let mut data = recording.base.clone();
-            let mut unflushed: Vec<&Op> = Vec::new();
-            for point in 0..=recording.log.len() {
-                for variant in 0..2 {
-                    let mut state = data.clone();
-                    let mode = if variant == 0 { rng.below(2) } else { 2 };
-                    // Writes of different sectors may be done in any order; which are missing is what counts.
-                    for op in &unflushed {
-                        apply_partly(&mut state, op, &mut rng, mode);
-                    }
-                    let what = format!("{options} seed {seed} at {point} of {} variant {variant}", recording.log.len());
-                    let sample = peer && rng.below(200) == 0 && state[79] & 1 == 0;
-                    if sample {
-                        let file = tempfile::NamedTempFile::new().expect("a file");
-                        std::fs::write(file.path(), &state).expect("writes");
-                        let (_, text) =
-                            run("qemu-img", &["check", "-f", "qcow2", file.path().to_str().expect("a path")]);
-                        assert!(!text.contains("ERROR") && !text.contains("corrupt"), "{what}: {text}");
-                        peer_checks += 1;
-                    }
-                    leaky +=
-                        u64::from(check_state(&recording, state, point, &what).unwrap_or_else(|text| panic!("{text}")));
-                    points += 1;
-                }
-                match recording.log.get(point) {
-                    Some(Op::Flush) => {
-                        for op in unflushed.drain(..) {
-                            Disk::apply(&mut data, op);
-                        }
-                    }
-                    Some(op) => unflushed.push(op),
-                    None => {}
-                }
+    let mut rng = Rng(seed ^ 0xc0ffee);
+    let mut data = recording.base.clone();
+    let mut unflushed: Vec<&Op> = Vec::new();
+    for point in 0..=recording.log.len() {
+        // A key takes longer to derive than all the rest: every fourth point.
+        let left_out = options.contains("luks") && point % 4 != 0;
+        for variant in 0..if left_out { 0 } else { 2 } {
+            let mut state = data.clone();
+            let mode = if variant == 0 { rng.below(2) } else { 2 };
+            // Writes of different sectors may be done in any order; which are missing is what counts.
+            for op in &unflushed {
+                apply_partly(&mut state, op, &mut rng, mode);
             }
-            if points >= total {
-                break;
+            let snapshots = if extra == Extra::Nothing { "" } else { " with more" };
+            let what =
+                format!("{options}{snapshots} seed {seed} at {point} of {} variant {variant}", recording.log.len());
+            if peer && !encrypted && rng.below(PEER) == 0 && state[79] & 1 == 0 {
+                let file = tempfile::NamedTempFile::new().expect("a file");
+                std::fs::write(file.path(), &state).expect("writes");
+                let (_, text) = run("qemu-img", &["check", "-f", "qcow2", file.path().to_str().expect("a path")]);
+                assert!(!text.contains("ERROR") && !text.contains("corrupt"), "{what}: {text}");
+                totals.by_peer.fetch_add(1, Ordering::Relaxed);
+            }
+            let leaky = check_state(recording, state, point, &what).await.unwrap_or_else(|text| panic!("{text}"));
+            totals.leaky.fetch_add(usize::from(leaky), Ordering::Relaxed);
+            if totals.points.fetch_add(1, Ordering::Relaxed) + 1 >= total {
+                return;
             }
         }
-        round += 1;
+        match recording.log.get(point) {
+            Some(Op::Flush) => {
+                for op in unflushed.drain(..) {
+                    Disk::apply(&mut data, op);
+                }
+            }
+            Some(op) => unflushed.push(op),
+            None => {}
+        }
     }
+}
+
+/// All states are checked by our own check and against the model of the data, a sample by the peer. One reactor serves a
+/// whole recording: starting one takes far longer than a check. Two threads take recordings in turn.
+#[test]
+fn every_state_after_a_power_loss_is_sound() {
+    let peer = has_tool("qemu-img");
+    let totals = Totals::default();
+    let next = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while totals.points.load(Ordering::Relaxed) < limit() {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    let (options, extra) = CASES[number % CASES.len()];
+                    let seed = (number / CASES.len() * 1000 + number % CASES.len()) as u64;
+                    let recording = record(options, seed, 40, extra);
+                    aio::block_on(replay(options, extra, seed, &recording, peer, &totals));
+                }
+            });
+        }
+    });
+    let read = |total: &AtomicUsize| total.load(Ordering::Relaxed);
     println!(
-        "{points} states after a power loss: none with errors, {leaky} with leaks; {peer_checks} checked by qemu-img, too"
+        "{} states after a power loss: none with errors, {} with leaks; {} checked by qemu-img, too",
+        read(&totals.points),
+        read(&totals.leaky),
+        read(&totals.by_peer)
     );
 }

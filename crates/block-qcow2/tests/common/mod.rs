@@ -289,9 +289,14 @@ impl Open {
 }
 
 pub fn open_with(options: Options, read_only: bool, flags: OpenFlags) -> Result<Open> {
+    aio::block_on(open_async(options, read_only, flags))
+}
+
+/// As [`open_with`], inside of a reactor.
+pub async fn open_async(options: Options, read_only: bool, flags: OpenFlags) -> Result<Open> {
     let graph = graph();
     let config = NodeConfig { discard: true, read_only, ..NodeConfig::default() };
-    let node = aio::block_on(graph.open(options, Defaults::new(config, flags)))?;
+    let node = graph.open(options, Defaults::new(config, flags)).await?;
     let used = if read_only { Permissions::CONSISTENT_READ } else { users() };
     let child = graph.attach_root(&node, "test", used, ALL)?;
     Ok(Open { graph, child })

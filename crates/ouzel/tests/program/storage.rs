@@ -458,3 +458,32 @@ fn peer_qemu_tells_the_same_of_drives_and_refuses_alike() {
         assert_eq!(ours, theirs, "{request}");
     }
 }
+
+#[test]
+fn corrupt_image_is_told_of_once_and_not_written_any_more() {
+    let (machine, mut session) = started(&[]);
+    let file = machine.file("a.qcow2");
+    raw_file(&machine.path("a.qcow2"), 0);
+    session.run("blockdev-add", json!({"driver": "file", "node-name": "f", "filename": file}));
+    let options = json!({"driver": "qcow2", "file": "f", "size": 64 << 20});
+    session.run("blockdev-create", json!({"job-id": "j", "options": options}));
+    while session.event("JOB_STATUS_CHANGE")["status"] != "concluded" {}
+    // The only L2 table is where none can be.
+    let mut image = fs::read(&file).expect("the image");
+    let l1 = image[40..48].iter().fold(0, |offset, byte| offset << 8 | usize::from(*byte));
+    image[l1..l1 + 8].copy_from_slice(&(0x42a00u64 | 1 << 63).to_be_bytes());
+    fs::write(&file, image).expect("a damaged image");
+    session.run("blockdev-add", json!({"driver": "qcow2", "node-name": "q", "file": "f"}));
+    let resize = json!({"node-name": "q", "size": 1 << 20});
+    let message = "L2 table offset 0x42a00 unaligned (L1 index: 0)";
+    assert!(session.generic_error("block_resize", resize.clone()).contains(message));
+    let told = session.event("BLOCK_IMAGE_CORRUPTED");
+    assert_eq!(told, json!({"device": "", "node-name": "q", "msg": message, "fatal": true}));
+    session.generic_error("block_resize", resize);
+    let nodes = session.query("query-named-block-nodes");
+    assert_eq!(node(&nodes, "q")["image"]["format-specific"]["data"]["corrupt"], true);
+    session.run("blockdev-del", json!({"node-name": "q"}));
+    let again = json!({"driver": "qcow2", "node-name": "q", "file": "f"});
+    let text = session.generic_error("blockdev-add", again);
+    assert!(text.contains("Image is corrupt; cannot be opened read/write"), "{text}");
+}
