@@ -92,7 +92,7 @@ fn record(options: &str, seed: u64, groups: u64, extra: Extra) -> Recording {
         for _ in 0..1 + rng.below(4) {
             let kind = rng.below(9);
             let len = if rng.below(2) == 0 { 512 * (1 + rng.below(4)) } else { cluster * (1 + rng.below(3)) };
-            let compressed = kind == 8;
+            let compressed = kind == 8 && recording.key.is_empty();
             let (start, len) = if compressed { (at.next_multiple_of(cluster), cluster) } else { (at, len) };
             if start + len > size {
                 break;
