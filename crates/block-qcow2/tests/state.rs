@@ -159,9 +159,13 @@ fn a_failure_at_any_event_leaves_a_sound_image() {
         let disk = create_disk(64 << 20, "cluster_size=512");
         let open = open_with(memory_options(&disk.id), false, OpenFlags::default()).expect("opens");
         *disk.disk.fail_after.lock().expect("a name") = Some(event);
-        // Without a larger refcount table, or with one.
-        let moves = ["blocks", "table"].iter().any(|end| event.ends_with(end));
-        let data = vec![1; if moves { 24 << 20 } else { 1 << 20 }];
+        // With a larger refcount table, with new refcount blocks, or with the one that there is.
+        let len = match event {
+            "refblock_alloc_write_blocks" | "refblock_alloc_write_table" | "refblock_alloc_switch_table" => 24 << 20,
+            "refblock_update_part" => 16 << 10,
+            _ => 1 << 20,
+        };
+        let data = vec![1; len];
         let first = write(&open.child, 0, &data).and_then(|()| aio::block_on(open.child.flush()));
         assert!(first.is_err(), "{event}");
         disk.disk.fail_in.store(-1, Ordering::Relaxed);
