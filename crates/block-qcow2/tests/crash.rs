@@ -141,7 +141,11 @@ fn record(options: &str, seed: u64, groups: u64, extra: Extra) -> Recording {
             let old = open.driver().snapshots().expect("snapshots");
             if old.len() < 2 {
                 let info = SnapshotInfo { name: format!("s{step}"), ..SnapshotInfo::default() };
-                aio::block_on(open.driver().snapshot_create(info)).expect("makes a snapshot");
+                match aio::block_on(open.driver().snapshot_create(info)) {
+                    // Narrow counts: compressed clusters share a host cluster, and snapshots share both.
+                    Err(error) if error.to_string().contains("at its maximum") => {}
+                    result => result.expect("makes a snapshot"),
+                }
             } else {
                 aio::block_on(open.driver().snapshot_delete(old[0].id.clone())).expect("deletes a snapshot");
             }
