@@ -64,15 +64,20 @@ fn peer_linux_fills_a_file_system_on_an_ide_disk() {
 
 #[test]
 #[ignore = "peer: Debian's kernel and busybox"]
-fn peer_linux_reads_a_disc_and_ejects_it() {
+fn peer_linux_reads_a_disc_that_the_monitor_takes_out() {
     let directory = Directory::new();
     let disc = directory.join("disc");
     let bytes: Vec<u8> = (0..3u32 << 20).map(|index| (index.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     std::fs::write(&disc, bytes).expect("a file");
-    let mut machine = boot("ata,cd,eject", &["-cdrom", text(&disc)]);
+    let mut machine = boot("ata,cd,button", &["-cdrom", text(&disc)]);
     let mut session = machine.connect(0);
-    let event = session.event_within("DEVICE_TRAY_MOVED", BOOT_PATIENCE);
+    machine.wait_serial("BUTTON-WAIT\n", BOOT_PATIENCE);
+    session.run("eject", json!({"device": "ide1-cd0", "force": true}));
+    let event = session.event("DEVICE_TRAY_MOVED");
     assert_eq!((&event["device"], &event["tray-open"]), (&json!("ide1-cd0"), &json!(true)), "{event}");
+    let drive = &session.query("query-block")[0];
+    assert_eq!((&drive["tray_open"], &drive["inserted"]), (&json!(true), &json!(null)), "{drive}");
+    session.query("system_powerdown");
     wait_power_off(&mut machine, &mut session);
     let serial = machine.serial();
     for line in ["ata2.00: ATAPI: QEMU DVD-ROM, 2.5+, max UDMA/100", "[sr0] scsi3-mmc drive: 4x/4x cd/rw xa/form2 tray"]
