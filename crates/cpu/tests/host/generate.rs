@@ -69,10 +69,11 @@ fn may_run(instruction: &Instruction, bits: u32) -> bool {
     // FS is the thread pointer of the process.
     let is_host_s = |segment| segment == Register::FS || bits == 32 && segment == Register::GS;
     let has_memory = (0..instruction.op_count()).any(|n| instruction.op_kind(n) != OpKind::Register);
-    !instruction.is_invalid()
-        && features.iter().all(|feature| *feature != CpuidFeature::FSGSBASE && catalog::is_known(*feature, false))
-        && !(has_memory && is_host_s(instruction.segment_prefix()))
-        && !catalog::is_denied(instruction)
+    let is_host_memory = has_memory && is_host_s(instruction.segment_prefix());
+    if instruction.is_invalid() || is_host_memory || catalog::is_denied(instruction) {
+        return false;
+    }
+    features.iter().all(|feature| *feature != CpuidFeature::FSGSBASE && catalog::is_known(*feature, false))
 }
 
 /// A snippet and its length.

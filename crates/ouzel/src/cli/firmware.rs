@@ -95,7 +95,6 @@ pub fn settings(
         max_size: of_machine.max_size,
         smm: of_machine.smm,
         sleep: sleep(arguments)?,
-        ..FirmwareConfig::default()
     })
 }
 
