@@ -10,7 +10,7 @@ use crate::progress::{self, Progress};
 use crate::status::{self, Extent, SECTOR};
 
 /// Bytes that are read at once.
-const CHUNK: u64 = 1 << 20;
+const CHUNK: u64 = 2 << 20;
 /// Bytes that are compared at once: what fits into a processor's caches.
 const PIECE: usize = 32 << 10;
 

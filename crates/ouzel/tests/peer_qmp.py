@@ -84,6 +84,37 @@ async def block(run, told, directory):
     await told("Cannot find node", "x-blockdev-del", **{"node-name": "gone"})
 
 
+async def rewired(run, told, file):
+    """Nodes that change their children, in both spellings."""
+    for name in ("a", "b", "c"):
+        await run("blockdev-add", driver="null-co", size=65536, **{"node-name": name, "read-zeroes": True})
+    await run("blockdev-add", driver="quorum", children=["a", "b"], **{"node-name": "q", "vote-threshold": 1})
+    await run("x-blockdev-change", parent="q", node="c")
+    await told("does not have child", "x-blockdev-change", parent="q", child="children.7")
+    await run("x-blockdev-change", parent="q", child="children.2")
+    for name in ("q", "a", "b", "c"):
+        await run("blockdev-del", **{"node-name": name})
+    await run("blockdev-add", driver="raw", **{"node-name": "r", "file": file})
+    await run("x-blockdev-reopen", driver="raw", **{"node-name": "r", "read-only": True, "file": file})
+    await run("blockdev-del", **{"node-name": "r"})
+
+
+async def screen(run, told, directory):
+    """The screen, the keys and what PCI shows."""
+    picture = os.path.join(directory, "screen.ppm")
+    await run("screendump", filename=picture)
+    with open(picture, "rb") as saved:
+        assert saved.read(3) == b"P6\n"
+    await run("send-key", keys=[{"type": "qcode", "data": "a"}])
+    key = {"down": True, "key": {"type": "qcode", "data": "b"}}
+    await run("input-send-event", events=[{"type": "key", "data": key}])
+    assert [mouse["current"] for mouse in await run("query-mice")] == [True]
+    devices = (await run("query-pci"))[0]["devices"]
+    assert any(device["class_info"]["class"] == 0x300 for device in devices), devices
+    assert (await run("query-current-machine"))["wakeup-suspend-support"] is True
+    await told("not in suspended state", "system_wakeup")
+
+
 async def main(path, directory):
     used = set()
     client = QMPClient("peer")
@@ -154,6 +185,8 @@ async def main(path, directory):
     assert await run("query-fdsets") == []
 
     await block(run, told, directory)
+    await rewired(run, told, {"driver": "file", "filename": os.path.join(directory, "made.img")})
+    await screen(run, told, directory)
 
     await run("system_reset")
     assert (await asyncio.wait_for(event("RESET"), 60))["reason"] == "host-qmp-system-reset"

@@ -8,7 +8,7 @@ use crate::support::{PATIENCE, Setup, guest, python};
 #[test]
 #[ignore = "peer: the Python package qemu.qmp"]
 fn peer_python_client_drives_every_command() {
-    let arguments = ["-m", "64", "-smp", "2", "-kernel", &guest("hello.elf"), "-drive", "if=none,id=cd"];
+    let arguments = ["-m", "64", "-smp", "2", "-kernel", &guest("hello.elf"), "-drive", "if=none,id=cd", "-vga", "std"];
     let mut machine = Setup::new().serial().args(arguments).start();
     drop(machine.connect_raw(0));
     machine.wait_serial("Hello", PATIENCE);
