@@ -4,7 +4,6 @@ mod common;
 
 use std::sync::atomic::Ordering;
 
-use block::image::FixMode;
 use block::{NewBitmap, OpenFlags, Preallocation};
 use common::*;
 
@@ -14,14 +13,6 @@ fn options(persistent: bool, disabled: bool) -> NewBitmap {
 
 fn names(open: &Open) -> Vec<String> {
     open.child.node().bitmaps().list().iter().filter_map(|bitmap| bitmap.name()).collect()
-}
-
-fn check(id: &str) -> block::image::CheckResult {
-    let flags = OpenFlags { check: true, ..OpenFlags::default() };
-    let open = open_with(memory_options(id), true, flags).expect("opens");
-    let result = aio::block_on(open.driver().check(FixMode::default())).expect("checks");
-    open.close().expect("closes");
-    result
 }
 
 #[test]

@@ -5,18 +5,10 @@ mod common;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
-use block::image::{Corruption, CorruptionEvents, FixMode, SnapshotInfo};
+use block::image::{Corruption, CorruptionEvents, SnapshotInfo};
 use block::{Defaults, NodeConfig, OpenFlags};
 use common::*;
 use iobuf::IoBuf;
-
-fn check(id: &str) -> block::image::CheckResult {
-    let flags = OpenFlags { check: true, ..OpenFlags::default() };
-    let open = open_with(memory_options(id), true, flags).expect("opens");
-    let result = aio::block_on(open.driver().check(FixMode::default())).expect("checks");
-    open.close().expect("closes");
-    result
-}
 
 fn state(open: &Open, offset: u64, len: usize) -> Vec<u8> {
     let buf = IoBuf::zeroed(len);

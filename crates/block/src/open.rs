@@ -417,6 +417,19 @@ fn protocol_options(graph: &Graph, filename: &str) -> Result<Options> {
     Ok(Options::new().with("driver", crate::file::driver_for_path(filename)).with("filename", filename))
 }
 
+/// The options that all nodes have, whatever their driver; the cache mode has a prefix of its own.
+pub const GENERIC_OPTIONS: [&str; 9] = [
+    "driver",
+    "node-name",
+    "read-only",
+    "auto-read-only",
+    "discard",
+    "detect-zeroes",
+    "force-share",
+    "filename",
+    "backing",
+];
+
 fn take_config(options: &mut Options, inherited: &NodeConfig) -> Result<(NodeConfig, bool)> {
     let mut config = *inherited;
     if let Some(read_only) = options.take_bool("read-only")? {

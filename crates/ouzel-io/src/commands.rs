@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use block::open::GENERIC_OPTIONS;
 use block::{Error, Node, NodeConfig, Options, Permissions, Preallocation};
 use block_filters::blkdebug::Blkdebug;
 use block_tools::{json, keyval, open, status};
@@ -562,19 +563,6 @@ async fn change(session: &mut Session, node: &Arc<Node>, config: NodeConfig, opt
     }
     Ok(())
 }
-
-/// The options that the node itself has taken.
-const GENERIC_OPTIONS: [&str; 9] = [
-    "driver",
-    "node-name",
-    "read-only",
-    "auto-read-only",
-    "discard",
-    "detect-zeroes",
-    "force-share",
-    "filename",
-    "backing",
-];
 
 /// The read-only state and the cache mode hold for the files below, too.
 fn set_children(node: &Arc<Node>, config: NodeConfig) -> block::driver::IoFuture<'_, ()> {

@@ -4,7 +4,7 @@
 //! lines that it intercepts. Requests run on the control thread, one at a time, like a monitor's. The commands are in
 //! [`protocol`]. Loading modules always fails: there are none.
 
-mod base64;
+mod payload;
 mod protocol;
 
 use std::collections::VecDeque;

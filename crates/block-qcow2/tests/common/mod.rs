@@ -402,3 +402,12 @@ pub async fn together(mut tasks: Vec<Task<'_>>) {
     })
     .await;
 }
+
+/// What our own check finds in a disk in memory.
+pub fn check(id: &str) -> block::image::CheckResult {
+    let flags = OpenFlags { check: true, ..OpenFlags::default() };
+    let open = open_with(memory_options(id), true, flags).expect("opens");
+    let result = aio::block_on(open.driver().check(block::image::FixMode::default())).expect("checks");
+    open.close().expect("closes");
+    result
+}

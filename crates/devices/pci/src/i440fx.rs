@@ -8,16 +8,13 @@ use state::State;
 use crate::bus::PciFunction;
 use crate::config::{ConfigSpace, Identity};
 use crate::q35::SetSmram;
-use crate::shadow::{PamMode, SEGMENTS};
+use crate::shadow::{PamRegisters, SetPam};
 use crate::smram::{Smram, bits};
 
 /// The last DRAM row boundary register: the size of RAM in units of 8 MiB.
 const DRB7: u8 = 0x57;
-const PAM0: u8 = 0x59;
+const PAM: PamRegisters = PamRegisters(0x59);
 const SMRAM: u8 = 0x72;
-
-/// Switches a PAM segment. Called with the device locked.
-pub type SetPam = Box<dyn FnMut(usize, PamMode) + Send>;
 
 /// The guest-visible state.
 #[derive(Clone, Debug, State)]
@@ -49,12 +46,7 @@ impl I440fx {
 
     /// Tells the machine what the registers say.
     fn announce(&mut self) {
-        for segment in 0..SEGMENTS {
-            // Fields of four bits from PAM0 on. Its low one is reserved, so that segment 0 (0xf0000) is field 1.
-            let field = segment as u8 + 1;
-            let bits = self.state.config.u8(PAM0 + field / 2) >> (4 * (field % 2));
-            (self.set_pam)(segment, PamMode::from_bits(bits));
-        }
+        PAM.announce(&self.state.config, &mut self.set_pam);
         let smram = self.state.config.u8(SMRAM);
         (self.set_smram)(Smram {
             is_enabled: smram & bits::ENABLE != 0,
@@ -66,12 +58,7 @@ impl I440fx {
 
 impl Device for I440fx {
     fn reset(&mut self, kind: ResetKind) {
-        let pam = (PAM0..PAM0 + 7).map(|offset| self.state.config.u8(offset)).collect::<Vec<u8>>();
-        self.state.config.reset();
-        if kind == ResetKind::Warm {
-            // As QEMU has it: shadowed firmware is what resumes a suspended guest.
-            (PAM0..).zip(pam).for_each(|(offset, value)| self.state.config.store_u8(offset, value));
-        }
+        PAM.reset(&mut self.state.config, kind);
         self.announce();
     }
 

@@ -65,9 +65,8 @@ impl Lpc {
 
     fn announce(&self) {
         let config = &self.state.config;
-        let routes = [0, 1, 2, 3].map(|pirq| config.u8(PIRQ_A + pirq)).into_iter();
-        let routes: Vec<u8> = routes.chain([0, 1, 2, 3].map(|pirq| config.u8(PIRQ_E + pirq))).collect();
-        self.router.set_routes(&routes);
+        let [a, e] = [PIRQ_A, PIRQ_E].map(|first| [0, 1, 2, 3].map(|pirq| config.u8(first + pirq)));
+        self.router.set_routes([a, e].as_flattened());
         self.smi_lock.store(config.u8(GEN_PMCON_1) & SMI_LOCK != 0, Ordering::Release);
     }
 }

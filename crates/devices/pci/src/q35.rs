@@ -13,14 +13,13 @@ use state::State;
 
 use crate::bus::{Address, PciBus, PciFunction, Window};
 use crate::config::{ConfigSpace, Identity};
-use crate::i440fx::SetPam;
-use crate::shadow::{PamMode, SEGMENTS};
+use crate::shadow::{PamRegisters, SetPam};
 pub use crate::smram::Smram;
 use crate::smram::bits;
 
 const EXTENDED_TSEG: u8 = 0x50;
 const PCIEXBAR: u8 = 0x60;
-const PAM0: u8 = 0x90;
+const PAM: PamRegisters = PamRegisters(0x90);
 const SMRAM: u8 = 0x9d;
 const ESMRAMC: u8 = 0x9e;
 /// Where firmware usually maps configuration space, and what the register holds at reset, not enabled.
@@ -118,11 +117,7 @@ impl Mch {
 
     /// Tells the machine what the registers say.
     fn announce(&mut self) {
-        for segment in 0..SEGMENTS {
-            let field = segment as u8 + 1;
-            let bits = self.state.config.u8(PAM0 + field / 2) >> (4 * (field % 2));
-            (self.set_pam)(segment, PamMode::from_bits(bits));
-        }
+        PAM.announce(&self.state.config, &mut self.set_pam);
         let smram = self.smram();
         (self.set_smram)(smram);
     }
@@ -130,12 +125,7 @@ impl Mch {
 
 impl Device for Mch {
     fn reset(&mut self, kind: ResetKind) {
-        let pam = (PAM0..PAM0 + 7).map(|offset| self.state.config.u8(offset)).collect::<Vec<u8>>();
-        self.state.config.reset();
-        if kind == ResetKind::Warm {
-            // As QEMU has it: shadowed firmware is what resumes a suspended guest.
-            (PAM0..).zip(pam).for_each(|(offset, value)| self.state.config.store_u8(offset, value));
-        }
+        PAM.reset(&mut self.state.config, kind);
         self.announce();
     }
 

@@ -4,7 +4,7 @@
 //! Left out: the bridge's windows do not filter what devices behind it decode, and the slot is never changed while the
 //! machine runs, so that its registers only say what is there.
 
-use device::{AccessSize, Device, DeviceCell, DeviceState, ResetKind};
+use device::{Device, DeviceCell, DeviceState, ResetKind};
 use state::State;
 
 use crate::bus::PciFunction;
@@ -146,9 +146,5 @@ impl PciFunction for RootPort {
 
     fn config_mut(&mut self) -> &mut ConfigSpace {
         &mut self.state.config
-    }
-
-    fn write_config(&mut self, offset: u8, size: AccessSize, value: u32) {
-        self.state.config.write(offset, size, value);
     }
 }

@@ -1,10 +1,13 @@
-//! Shadow RAM: what the 440FX's PAM registers make of the addresses from 0xc0000 to 0xfffff (Intel 290549, 3.2.18).
+//! Shadow RAM: what a host bridge's PAM registers make of the addresses from 0xc0000 to 0xfffff (Intel 290549, 3.2.18).
 //!
 //! The machine maps ROMs (and nothing else) there, at a lower priority; RAM appears only through these regions.
 
 use std::sync::Arc;
 
+use device::ResetKind;
 use memory::{AccessSize, AddressSpace, Backing, GuestAddress, Io, MapError, RamBlock, RegionHandle};
+
+use crate::config::ConfigSpace;
 
 /// Where reads and writes of a segment go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +36,35 @@ impl PamMode {
 
 /// The number of segments.
 pub const SEGMENTS: usize = 13;
+
+/// Switches a PAM segment. Called with the device locked.
+pub type SetPam = Box<dyn FnMut(usize, PamMode) + Send>;
+
+/// The seven PAM registers of a host bridge; the number is that of the first one in configuration space.
+#[derive(Clone, Copy, Debug)]
+pub struct PamRegisters(pub u8);
+
+impl PamRegisters {
+    /// Tells each segment's mode.
+    pub fn announce(self, config: &ConfigSpace, set_pam: &mut SetPam) {
+        for segment in 0..SEGMENTS {
+            // Fields of four bits. The first one is reserved, so that segment 0 (0xf0000) is field 1.
+            let field = segment as u8 + 1;
+            let bits = config.u8(self.0 + field / 2) >> (4 * (field % 2));
+            set_pam(segment, PamMode::from_bits(bits));
+        }
+    }
+
+    /// Resets configuration space. A warm reset leaves the registers, as QEMU has it: shadowed firmware is what resumes
+    /// a suspended guest.
+    pub fn reset(self, config: &mut ConfigSpace, kind: ResetKind) {
+        let kept: [u8; 7] = std::array::from_fn(|index| config.u8(self.0 + index as u8));
+        config.reset();
+        if kind == ResetKind::Warm {
+            (self.0..).zip(kept).for_each(|(offset, value)| config.store_u8(offset, value));
+        }
+    }
+}
 
 /// First address and length of a segment: 0 is the 64 KiB at 0xf0000, then 16 KiB each from 0xc0000 on.
 pub fn segment_range(segment: usize) -> (u64, u64) {

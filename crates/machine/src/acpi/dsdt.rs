@@ -125,17 +125,22 @@ fn sleep_states(sleep: SleepStates) -> Vec<Code> {
     states
 }
 
-/// `PCI0`: the host bridge with its windows and interrupt routing.
-fn pci_root(config: &AcpiConfig, isa: Code) -> Code {
-    use AddressSpaceCacheable::{Cacheable, NotCacheable};
-    let mut windows = vec![
+/// What each root bus forwards: bus numbers, ports, and the legacy video window.
+fn legacy_windows() -> Vec<Code> {
+    vec![
         code(&AddressSpace::new_bus_number(0_u16, 0xff)),
         ports(0xcf8, 8),
         code(&AddressSpace::new_io(0_u16, 0x0cf7, None)),
         code(&AddressSpace::new_io(0x0d00_u16, 0xffff, None)),
-        code(&AddressSpace::new_memory(Cacheable, true, 0xa_0000_u32, 0xb_ffff, None)),
-        code(&AddressSpace::new_memory(NotCacheable, true, config.pci_hole_start, board::IO_APIC - 1, None)),
-    ];
+        code(&AddressSpace::new_memory(AddressSpaceCacheable::Cacheable, true, 0xa_0000_u32, 0xb_ffff, None)),
+    ]
+}
+
+/// `PCI0`: the host bridge with its windows and interrupt routing.
+fn pci_root(config: &AcpiConfig, isa: Code) -> Code {
+    use AddressSpaceCacheable::{Cacheable, NotCacheable};
+    let mut windows = legacy_windows();
+    windows.push(code(&AddressSpace::new_memory(NotCacheable, true, config.pci_hole_start, board::IO_APIC - 1, None)));
     if let Some((first, last)) = config.high_window {
         windows.push(code(&AddressSpace::new_memory(Cacheable, true, first, last, None)));
     }
@@ -148,13 +153,7 @@ fn pci_root(config: &AcpiConfig, isa: Code) -> Code {
 /// `PCI0` of a Q35: a PCI Express root with its configuration space in memory.
 fn pcie_root(config: &AcpiConfig, isa: Code) -> Code {
     use AddressSpaceCacheable::{Cacheable, NotCacheable};
-    let mut windows = vec![
-        code(&AddressSpace::new_bus_number(0_u16, 0xff)),
-        ports(0xcf8, 8),
-        code(&AddressSpace::new_io(0_u16, 0x0cf7, None)),
-        code(&AddressSpace::new_io(0x0d00_u16, 0xffff, None)),
-        code(&AddressSpace::new_memory(Cacheable, true, 0xa_0000_u32, 0xb_ffff, None)),
-    ];
+    let mut windows = legacy_windows();
     let memory = |first: u32, last: u32| {
         (first <= last).then(|| code(&AddressSpace::new_memory(NotCacheable, true, first, last, None)))
     };

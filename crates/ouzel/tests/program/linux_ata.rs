@@ -5,25 +5,7 @@ use std::process::Command;
 
 use serde_json::json;
 
-use crate::support::{BOOT_PATIENCE, Directory, Machine, PATIENCE, Session, Setup, guest, ouzel};
-
-fn boot(checks: &str, arguments: &[&str]) -> Machine {
-    let append = format!("console=ttyS0 quiet ouzel.run={checks},poweroff");
-    Setup::new()
-        .serial()
-        .args(["-m", "256", "-kernel", &guest("vmlinuz"), "-initrd", &guest("initrd.cpio"), "-append", &append])
-        .args(arguments)
-        .start()
-}
-
-fn wait_power_off(machine: &mut Machine, session: &mut Session) {
-    assert_eq!(session.event_within("SHUTDOWN", BOOT_PATIENCE)["reason"], "guest-shutdown", "{}", machine.serial());
-    assert!(machine.wait_exit(PATIENCE).success());
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().expect("a plain path")
-}
+use crate::support::{BOOT_PATIENCE, Directory, boot_linux, ouzel, text, wait_power_off};
 
 /// The host's opinion of a file.
 fn md5(path: &Path) -> String {
@@ -41,7 +23,7 @@ fn peer_linux_fills_a_file_system_on_an_ide_disk() {
         .status();
     assert!(created.is_ok_and(|status| status.success()));
     let drive = format!("file={},format=qcow2,discard=unmap", text(&disk));
-    let mut machine = boot("ata,disk-write", &["-drive", &drive]);
+    let mut machine = boot_linux("ata,disk-write", &["-drive", &drive]);
     let mut session = machine.connect(0);
     wait_power_off(&mut machine, &mut session);
     let serial = machine.serial();
@@ -69,7 +51,7 @@ fn peer_linux_reads_a_disc_that_the_monitor_takes_out() {
     let disc = directory.join("disc");
     let bytes: Vec<u8> = (0..3u32 << 20).map(|index| (index.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     std::fs::write(&disc, bytes).expect("a file");
-    let mut machine = boot("ata,cd,button", &["-cdrom", text(&disc)]);
+    let mut machine = boot_linux("ata,cd,button", &["-cdrom", text(&disc)]);
     let mut session = machine.connect(0);
     machine.wait_serial("BUTTON-WAIT\n", BOOT_PATIENCE);
     session.run("eject", json!({"device": "ide1-cd0", "force": true}));

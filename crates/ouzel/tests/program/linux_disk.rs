@@ -1,24 +1,15 @@
 //! Debian's kernel with a virtio disk: file systems on image files, errors that stop the machine.
 
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use serde_json::json;
 
-use crate::support::{BOOT_PATIENCE, Directory, Machine, PATIENCE, Session, Setup, guest, ouzel};
+use crate::support::{BOOT_PATIENCE, Directory, Machine, boot_linux, ouzel, text, wait_power_off};
 
 /// What the guest does with its disk: a file system, filled, emptied, unmounted and read again.
 const FILL: &str = "virtio,disk-write";
-
-fn boot(checks: &str, arguments: &[&str]) -> Machine {
-    let append = format!("console=ttyS0 quiet ouzel.run={checks},poweroff");
-    Setup::new()
-        .serial()
-        .args(["-m", "256", "-kernel", &guest("vmlinuz"), "-initrd", &guest("initrd.cpio"), "-append", &append])
-        .args(arguments)
-        .start()
-}
 
 fn image_tool(arguments: &[&str]) -> String {
     let program: PathBuf = ouzel().with_file_name("ouzel-img");
@@ -27,10 +18,6 @@ fn image_tool(arguments: &[&str]) -> String {
     let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "ouzel-img {arguments:?}: {text}");
     text
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().expect("a plain path")
 }
 
 /// The guest read back what it had written.
@@ -44,11 +31,6 @@ fn check_files(machine: &Machine) {
     }
 }
 
-fn wait_power_off(machine: &mut Machine, session: &mut Session) {
-    assert_eq!(session.event_within("SHUTDOWN", BOOT_PATIENCE)["reason"], "guest-shutdown", "{}", machine.serial());
-    assert!(machine.wait_exit(PATIENCE).success());
-}
-
 #[test]
 #[ignore = "peer: Debian's kernel and busybox"]
 fn peer_linux_fills_a_file_system_on_an_overlay_of_qcow2() {
@@ -57,7 +39,8 @@ fn peer_linux_fills_a_file_system_on_an_overlay_of_qcow2() {
     image_tool(&["create", "-q", "-f", "qcow2", text(&base), "256M"]);
     image_tool(&["create", "-q", "-f", "qcow2", "-b", "base.qcow2", "-F", "qcow2", text(&top)]);
     let drive = format!("if=none,id=d,file={},format=qcow2,discard=unmap", text(&top));
-    let mut machine = boot(FILL, &["-smp", "2", "-drive", &drive, "-device", "virtio-blk-pci,drive=d,num-queues=2"]);
+    let mut machine =
+        boot_linux(FILL, &["-smp", "2", "-drive", &drive, "-device", "virtio-blk-pci,drive=d,num-queues=2"]);
     let mut session = machine.connect(0);
     wait_power_off(&mut machine, &mut session);
     check_files(&machine);
@@ -77,7 +60,8 @@ fn peer_linux_goes_on_after_a_full_host_stopped_it() {
         "image": {"driver": "file", "filename": text(&disk)},
         "inject-error": [{"event": "none", "iotype": "write", "errno": 28, "once": true}],
     });
-    let mut machine = boot(FILL, &["-blockdev", &node.to_string(), "-device", "virtio-blk-pci,drive=full,id=disk0"]);
+    let mut machine =
+        boot_linux(FILL, &["-blockdev", &node.to_string(), "-device", "virtio-blk-pci,drive=full,id=disk0"]);
     let mut session = machine.connect(0);
     let event = session.event_within("BLOCK_IO_ERROR", BOOT_PATIENCE);
     assert_eq!(event["operation"], "write");
@@ -98,7 +82,7 @@ fn peer_linux_sees_a_disk_grow() {
     let disk = directory.join("disk.qcow2");
     image_tool(&["create", "-q", "-f", "qcow2", text(&disk), "64M"]);
     let drive = format!("if=virtio,id=d,file={},format=qcow2", text(&disk));
-    let mut machine = boot("virtio,disk,button,disk", &["-drive", &drive]);
+    let mut machine = boot_linux("virtio,disk,button,disk", &["-drive", &drive]);
     let mut session = machine.connect(0);
     machine.wait_serial("BUTTON-WAIT\n", BOOT_PATIENCE);
     session.run("block_resize", json!({"device": "d", "size": 128 << 20}));

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use machine::qtest::QtestAccess;
 use memory::{AccessSize, GuestAddress};
 
-use super::base64;
+use super::payload;
 
 /// Tells a change of an intercepted line: its number and its level.
 pub type Reporter = Arc<dyn Fn(u32, bool) + Send + Sync>;
@@ -109,10 +109,10 @@ impl Session {
                 }
                 Ok(text)
             }
-            ("b64read", [address, len]) => Ok(format!("OK {}", base64::encode(&self.read(address, len)?))),
+            ("b64read", [address, len]) => Ok(format!("OK {}", payload::encode(&self.read(address, len)?))),
             ("write", [address, len, data]) => self.write(address, &hex_bytes(data, length(len)?)?),
             ("b64write", [address, len, data]) => {
-                let mut bytes = base64::decode(data);
+                let mut bytes = payload::decode(data);
                 bytes.truncate(length(len)?);
                 self.write(address, &bytes)
             }

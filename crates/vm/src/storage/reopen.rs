@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use block::open::GENERIC_OPTIONS;
 use block::{Child, DetectZeroes, DriverKind, Graph, Node, NodeConfig, Options, Permissions, Role, Value};
 use qapi::Error;
 use qapi::block::options::BlockdevOptions;
@@ -319,19 +320,8 @@ fn check_edges(node: &Node, options: &Options) -> Result<(), Error> {
 
 /// Whether an option is the driver's own: not one that all nodes have, not one of a child.
 fn is_own(name: &str, children: &[Arc<Child>]) -> bool {
-    const GENERIC: [&str; 9] = [
-        "driver",
-        "node-name",
-        "read-only",
-        "auto-read-only",
-        "discard",
-        "detect-zeroes",
-        "force-share",
-        "filename",
-        "backing",
-    ];
     let first = name.split('.').next().unwrap_or_default();
-    !GENERIC.contains(&name) && first != "cache" && !children.iter().any(|child| child.name() == first)
+    !GENERIC_OPTIONS.contains(&name) && first != "cache" && !children.iter().any(|child| child.name() == first)
 }
 
 fn own_options(explicit: &Options) -> Options {

@@ -72,6 +72,27 @@ pub fn guest(name: &str) -> String {
     path.to_string_lossy().into_owned()
 }
 
+/// Debian's kernel with the initrd of the guests, which runs `checks` and powers off.
+pub fn boot_linux(checks: &str, arguments: &[&str]) -> Machine {
+    let append = format!("console=ttyS0 quiet ouzel.run={checks},poweroff");
+    Setup::new()
+        .serial()
+        .args(["-m", "256", "-kernel", &guest("vmlinuz"), "-initrd", &guest("initrd.cpio"), "-append", &append])
+        .args(arguments)
+        .start()
+}
+
+/// The guest powers itself off.
+pub fn wait_power_off(machine: &mut Machine, session: &mut Session) {
+    assert_eq!(session.event_within("SHUTDOWN", BOOT_PATIENCE)["reason"], "guest-shutdown", "{}", machine.serial());
+    assert!(machine.wait_exit(PATIENCE).success());
+}
+
+/// A path as an argument.
+pub fn text(path: &Path) -> &str {
+    path.to_str().expect("a plain path")
+}
+
 /// The root of the repository.
 pub fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).expect("the workspace").to_path_buf()
