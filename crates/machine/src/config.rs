@@ -147,6 +147,16 @@ pub const MACHINE_TYPES: &[MachineType] = &[
 ];
 
 impl MachineType {
+    /// The version of its name: (7, 2) for `pc-q35-7.2`. Types without one are of the latest.
+    pub fn version(&self) -> (u32, u32) {
+        let version = self.name.rsplit('-').next().unwrap_or_default();
+        let mut numbers = version.split('.').map_while(|number| number.parse().ok());
+        match (numbers.next(), numbers.next()) {
+            (Some(major), Some(minor)) => (major, minor),
+            _ => (u32::MAX, 0),
+        }
+    }
+
     /// The machine type of that name or alias.
     pub fn by_name(name: &str) -> Option<&'static MachineType> {
         MACHINE_TYPES.iter().find(|machine| machine.name == name || machine.alias == Some(name))
@@ -190,6 +200,22 @@ pub enum DeviceKind {
         /// Which events the guest is told to exist: bit 0 panicked, bit 1 crash kernel loaded.
         events: u8,
     },
+    /// The guest's way to report a crash, on the PCI bus.
+    PvpanicPci {
+        /// Where.
+        place: PciPlace,
+        /// As of [`DeviceKind::Pvpanic`].
+        events: u8,
+    },
+    /// An iBASE 700 watchdog.
+    Ib700,
+    /// An Intel 6300ESB watchdog on the PCI bus.
+    I6300Esb {
+        /// Where.
+        place: PciPlace,
+    },
+    /// The test device.
+    PcTestdev,
     /// A virtio block device on the PCI bus.
     VirtioBlkPci(Box<VirtioBlkConfig>),
     /// A graphics card on the PCI bus.
@@ -205,6 +231,15 @@ pub enum DeviceKind {
         /// Its place on the bus; the first free slot when not given.
         address: Option<Address>,
     },
+}
+
+/// Where a PCI device is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PciPlace {
+    /// The bus; the root bus when not given.
+    pub bus: Option<String>,
+    /// Its place on the bus; the first free slot when not given.
+    pub address: Option<Address>,
 }
 
 /// The kinds of graphics cards.
@@ -277,6 +312,7 @@ impl DeviceKind {
     pub fn bus(&self) -> Option<&str> {
         match self {
             Self::VirtioBlkPci(config) => config.bus.as_deref(),
+            Self::PvpanicPci { place, .. } | Self::I6300Esb { place } => place.bus.as_deref(),
             _ => None,
         }
     }
@@ -367,6 +403,23 @@ pub struct DeviceConfig {
     pub kind: DeviceKind,
 }
 
+/// Properties of the board's own devices, as `-global` sets them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BoardOptions {
+    /// `ICH9-LPC.noreboot`: the strap that keeps the TCO watchdog from biting.
+    pub no_reboot: bool,
+    /// `mch.extended-tseg-mbytes`, if it is not what the machine's version says.
+    pub extended_tseg_mib: Option<u16>,
+    /// `mch.smbase-smram`, if it is not what the machine's version says.
+    pub smbase_smram: Option<bool>,
+}
+
+impl Default for BoardOptions {
+    fn default() -> Self {
+        Self { no_reboot: true, extended_tseg_mib: None, smbase_smram: None }
+    }
+}
+
 /// A whole machine.
 #[derive(Clone, Debug)]
 pub struct MachineConfig {
@@ -400,6 +453,8 @@ pub struct MachineConfig {
     pub firmware: FirmwareConfig,
     /// The board's graphics card, if it has one.
     pub vga: Option<CardOptions>,
+    /// Properties of the board's own devices.
+    pub board: BoardOptions,
     /// Devices beside the board's own.
     pub devices: Vec<DeviceConfig>,
 }

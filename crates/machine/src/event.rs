@@ -27,6 +27,8 @@ pub enum GuestEvent {
         /// Whether it goes on to load a crash kernel.
         crash_loaded: bool,
     },
+    /// A watchdog's time is over.
+    Watchdog,
     /// `isa-debug-exit`: end the process with this status.
     DebugExit(i32),
     /// A vCPU can't go on: the accelerator met something that it can't run.

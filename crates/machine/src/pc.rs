@@ -13,6 +13,7 @@ mod ide;
 mod interrupts;
 mod isa;
 mod pci;
+mod platform;
 mod q35;
 mod rom;
 mod smm;
@@ -31,6 +32,7 @@ use devices_chipset::hpet::Hpet;
 use devices_chipset::i8254::{self, I8254};
 use devices_chipset::legacy::LegacyReplacement;
 use devices_chipset::mc146818::Mc146818;
+use devices_isa::pvpanic::CRASH_LOADED;
 use devices_pci::MsiSink;
 use memory::{AccessSize, AddressSpace, Backing, GuestAddress, RamBlock, SpaceKind};
 
@@ -195,6 +197,18 @@ impl Builder<'_> {
         Ok(())
     }
 
+    /// A callback by which a watchdog bites.
+    fn watchdog(&self) -> Box<dyn FnMut() + Send> {
+        let events = Arc::clone(&self.events);
+        Box::new(move || events(GuestEvent::Watchdog))
+    }
+
+    /// A callback by which a guest reports that it crashed.
+    fn panic_report(&self) -> Box<dyn FnMut(u8) + Send> {
+        let events = Arc::clone(&self.events);
+        Box::new(move |event| events(GuestEvent::Panicked { crash_loaded: event & CRASH_LOADED != 0 }))
+    }
+
     /// A callback by which a device asks for a reset.
     fn reset_request(&self) -> Box<dyn FnMut() + Send> {
         let events = Arc::clone(&self.events);
@@ -256,6 +270,7 @@ pub fn build(
         ChipsetKind::Q35 => q35::build(&mut builder, &shadowed, &fw_cfg)?,
     };
     let extra = isa::command_line_devices(&mut builder, backends.chardevs)?;
+    platform::command_line_devices(&mut builder, &chipset.bus)?;
     display::board_card(&mut builder, &chipset.bus)?;
     display::command_line_cards(&mut builder, &chipset.bus)?;
     ide::build(&mut builder, &chipset, backends.disks)?;

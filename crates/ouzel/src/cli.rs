@@ -14,6 +14,7 @@ mod help;
 mod ide;
 mod machine;
 mod options;
+mod platform;
 mod qtest;
 mod run;
 mod value;

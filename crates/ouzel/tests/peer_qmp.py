@@ -191,6 +191,9 @@ async def main(path, directory):
     await run("system_reset")
     assert (await asyncio.wait_for(event("RESET"), 60))["reason"] == "host-qmp-system-reset"
     await run("stop")
+    await run("set-action", watchdog="pause", panic="none")
+    await told("does not accept value 'sleep'", "set-action", reboot="sleep")
+    await run("watchdog-set-action", action="reset")
     await run("inject-nmi")
     await run("system_powerdown")
     await asyncio.wait_for(event("POWERDOWN"), 60)

@@ -1,6 +1,6 @@
 //! The events of the run state (QEMU's `run-state.json`).
 
-use crate::run_state::ShutdownCause;
+use crate::run_state::{ShutdownCause, WatchdogAction};
 use crate::{Event, QapiType};
 
 /// The guest was stopped.
@@ -55,12 +55,20 @@ pub struct Wakeup;
 
 /// The guest set its real-time clock.
 #[derive(Debug, Clone, PartialEq, Event)]
-#[event(name = "RTC_CHANGE")]
+#[event(name = "RTC_CHANGE", rate_limit_ms = 1000)]
 pub struct RtcChange {
     /// Seconds that the guest's clock is ahead of the machine's time of day.
     pub offset: i64,
     /// The clock in the object tree.
     pub qom_path: String,
+}
+
+/// A watchdog bit.
+#[derive(Debug, Clone, PartialEq, Event)]
+#[event(name = "WATCHDOG", rate_limit_ms = 1000)]
+pub struct Watchdog {
+    /// What is done.
+    pub action: WatchdogAction,
 }
 
 /// What happens when the guest's system panics.

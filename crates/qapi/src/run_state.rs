@@ -74,6 +74,78 @@ impl ShutdownCause {
     }
 }
 
+/// What happens when the guest asks for a reset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, QapiType)]
+pub enum RebootAction {
+    /// It is reset.
+    Reset,
+    /// As after a shutdown.
+    Shutdown,
+}
+
+/// What happens when the guest switches itself off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, QapiType)]
+pub enum ShutdownAction {
+    /// The program ends.
+    Poweroff,
+    /// The machine stops and stays.
+    Pause,
+}
+
+/// What happens when the guest's system panics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, QapiType)]
+pub enum PanicAction {
+    /// The machine stops and stays.
+    Pause,
+    /// As after a shutdown.
+    Shutdown,
+    /// The program ends with status 1.
+    ExitFailure,
+    /// Nothing.
+    None,
+}
+
+/// What happens when a watchdog bites.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, QapiType)]
+pub enum WatchdogAction {
+    /// The machine is reset.
+    Reset,
+    /// The power button is pressed.
+    Shutdown,
+    /// The program ends.
+    Poweroff,
+    /// The machine stops.
+    Pause,
+    /// A line on standard error.
+    Debug,
+    /// Nothing.
+    None,
+    /// A non-maskable interrupt.
+    InjectNmi,
+}
+
+/// Sets what happens on events of the guest; those that are absent stay.
+#[derive(Debug, Clone, PartialEq, Eq, Command)]
+#[command(name = "set-action", preconfig)]
+pub struct SetAction {
+    /// On a reset.
+    pub reboot: Option<RebootAction>,
+    /// On a shutdown.
+    pub shutdown: Option<ShutdownAction>,
+    /// On a panic.
+    pub panic: Option<PanicAction>,
+    /// On a bite of a watchdog.
+    pub watchdog: Option<WatchdogAction>,
+}
+
+/// Sets what happens when a watchdog bites.
+#[derive(Debug, Clone, PartialEq, Eq, Command)]
+#[command(name = "watchdog-set-action")]
+pub struct WatchdogSetAction {
+    /// What.
+    pub action: WatchdogAction,
+}
+
 /// Whether the guest runs.
 #[derive(Debug, Clone, PartialEq, Eq, QapiType)]
 pub struct StatusInfo {

@@ -3,46 +3,13 @@
 use chardev::ChardevSpec;
 use machine::config::MachineConfig;
 use qapi::machine::CommandLineOptionInfo;
+pub use qapi::run_state::{PanicAction, RebootAction, ShutdownAction, WatchdogAction};
 
 use crate::qtest::QtestConfig;
 use crate::storage::StorageConfig;
 
-/// What happens when the guest asks for a reset.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum RebootAction {
-    /// It is reset.
-    #[default]
-    Reset,
-    /// The program ends, as after a shutdown (`-no-reboot`).
-    Shutdown,
-}
-
-/// What happens when the guest powers off.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum ShutdownAction {
-    /// The program ends.
-    #[default]
-    Poweroff,
-    /// The machine stops and stays (`-no-shutdown`).
-    Pause,
-}
-
-/// What happens when the guest reports that it crashed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum PanicAction {
-    /// The machine stops and stays.
-    Pause,
-    /// As after a shutdown.
-    #[default]
-    Shutdown,
-    /// The program ends with status 1.
-    ExitFailure,
-    /// Nothing but the event.
-    None,
-}
-
 /// `-action`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Actions {
     /// `reboot=`
     pub reboot: RebootAction,
@@ -50,6 +17,19 @@ pub struct Actions {
     pub shutdown: ShutdownAction,
     /// `panic=`
     pub panic: PanicAction,
+    /// `watchdog=`
+    pub watchdog: WatchdogAction,
+}
+
+impl Default for Actions {
+    fn default() -> Self {
+        Self {
+            reboot: RebootAction::Reset,
+            shutdown: ShutdownAction::Poweroff,
+            panic: PanicAction::Shutdown,
+            watchdog: WatchdogAction::Reset,
+        }
+    }
 }
 
 /// A QMP monitor.

@@ -11,7 +11,7 @@ use qapi::events::{self, GuestPanicAction};
 use qapi::run_state::{RunState, ShutdownCause};
 use qmp::{EventSink, FdSets};
 
-use crate::config::{Actions, PanicAction, RebootAction, ShutdownAction};
+use crate::config::{Actions, PanicAction, RebootAction, ShutdownAction, WatchdogAction};
 use crate::inbox::{Inbox, Item};
 use crate::log;
 use crate::run_state::RunStates;
@@ -219,6 +219,7 @@ impl Control {
             }
             GuestEvent::Shutdown => self.shutdown(ShutdownCause::GuestShutdown),
             GuestEvent::Panicked { crash_loaded } => self.guest_panicked(crash_loaded),
+            GuestEvent::Watchdog => self.watchdog_bites(),
             GuestEvent::DebugExit(status) => {
                 // The guest chose this status: no SHUTDOWN event, as in QEMU.
                 self.ended = Some(status);
@@ -227,6 +228,26 @@ impl Control {
                 eprintln!("vCPU {cpu} can't go on: {text}");
                 self.stop(RunState::InternalError);
             }
+        }
+    }
+
+    /// What happens from now on when the guest is reset, ends or panics, or a watchdog bites.
+    pub fn actions(&mut self) -> &mut Actions {
+        &mut self.actions
+    }
+
+    fn watchdog_bites(&mut self) {
+        let action = self.actions.watchdog;
+        self.shared.events.emit(events::Watchdog { action });
+        match action {
+            WatchdogAction::Reset => self.reset(ShutdownCause::GuestReset),
+            WatchdogAction::Shutdown => self.powerdown(),
+            // As in QEMU: at once, without a SHUTDOWN event.
+            WatchdogAction::Poweroff => self.ended = Some(0),
+            WatchdogAction::Pause => self.stop(RunState::Watchdog),
+            WatchdogAction::Debug => eprintln!("watchdog: timer fired"),
+            WatchdogAction::None => {}
+            WatchdogAction::InjectNmi => self.machine.inject_nmi(),
         }
     }
 

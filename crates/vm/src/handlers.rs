@@ -43,6 +43,7 @@ pub fn table() -> Table {
     table.declare_event::<events::SuspendDisk>();
     table.declare_event::<events::Wakeup>();
     table.declare_event::<events::GuestPanicked>();
+    table.declare_event::<events::Watchdog>();
     table
 }
 

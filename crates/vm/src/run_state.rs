@@ -28,15 +28,16 @@ pub struct BadTransition {
 
 /// The allowed transitions.
 const TRANSITIONS: &[(RunState, &[RunState])] = {
-    use RunState::{GuestPanicked, InternalError, IoError, Paused, Prelaunch, Running, Shutdown, Suspended};
+    use RunState::{GuestPanicked, InternalError, IoError, Paused, Prelaunch, Running, Shutdown, Suspended, Watchdog};
     &[
         (Prelaunch, &[Running, Paused]),
-        (Running, &[Paused, Shutdown, GuestPanicked, InternalError, IoError, Suspended]),
+        (Running, &[Paused, Shutdown, GuestPanicked, InternalError, IoError, Suspended, Watchdog]),
         (Suspended, &[Running, Prelaunch, Shutdown]),
         (Paused, &[Running, Prelaunch, Shutdown]),
         (IoError, &[Running, Paused, Prelaunch, Shutdown]),
         (Shutdown, &[Paused, Prelaunch]),
         (GuestPanicked, &[Running, Paused, Prelaunch, Shutdown]),
+        (Watchdog, &[Running, Paused, Prelaunch, Shutdown]),
         (InternalError, &[Paused, Prelaunch, Shutdown]),
     ]
 };

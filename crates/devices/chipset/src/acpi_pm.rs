@@ -12,6 +12,8 @@ use clock::{Clock, Timer};
 use device::{AccessSize, Device, DeviceCell, DeviceState, IoDevice, IrqLine, ResetKind};
 use state::State;
 
+use crate::tco::TcoLink;
+
 /// Region 0: the 64 ports of the power management block (0x600).
 pub const REGION_PM: usize = 0;
 /// Region 1: the 4 ports of GPE0 (0xafe0): status, then enable.
@@ -74,6 +76,8 @@ pub enum SmiEnable {
         has_smm: bool,
         /// Locks the global switch in the register.
         lock: Arc<AtomicBool>,
+        /// The watchdog.
+        tco: Arc<TcoLink>,
     },
 }
 
@@ -84,8 +88,8 @@ impl PmModel {
     }
 
     /// The ICH9.
-    pub fn ich9(has_smm: bool, lock: Arc<AtomicBool>) -> Self {
-        Self { acpi_switch: (2, 3), smi_enable: SmiEnable::Register { has_smm, lock } }
+    pub fn ich9(has_smm: bool, lock: Arc<AtomicBool>, tco: Arc<TcoLink>) -> Self {
+        Self { acpi_switch: (2, 3), smi_enable: SmiEnable::Register { has_smm, lock, tco } }
     }
 }
 
@@ -93,6 +97,8 @@ impl PmModel {
 mod smi {
     pub const GLOBAL: u32 = 1;
     pub const APMC: u32 = 1 << 5;
+    /// The watchdog.
+    pub const TCO: u32 = 1 << 13;
     /// Without system-management mode everything is set up already, and locked: firmware leaves it alone.
     pub const WITHOUT_SMM: u32 = APMC;
 }
@@ -361,16 +367,25 @@ impl AcpiPm {
     }
 
     fn write_smi(&mut self, offset: u64, size: AccessSize, value: u64) {
-        let SmiEnable::Register { has_smm: true, lock } = &self.model.smi_enable else { return };
+        let SmiEnable::Register { has_smm: true, lock, tco } = &self.model.smi_enable else { return };
         let (shift, mask) = (8 * (offset & 3), size.mask());
         let merge = |old: u32| (u64::from(old) & !(mask << shift) | (value & mask) << shift) as u32;
         if offset & 4 != 0 {
             self.registers.smi_status &= !((value & mask) << shift) as u32;
             return;
         }
-        let locked = if lock.load(Ordering::Acquire) { smi::GLOBAL } else { 0 };
+        let mut locked = if lock.load(Ordering::Acquire) { smi::GLOBAL } else { 0 };
+        locked |= if tco.is_locked.load(Ordering::Acquire) { smi::TCO } else { 0 };
         let old = self.registers.smi_enable;
         self.registers.smi_enable = merge(old) & !locked | old & locked;
+        self.announce_smi();
+    }
+
+    /// Tells the watchdog whether it may raise an SMI.
+    fn announce_smi(&self) {
+        if let SmiEnable::Register { tco, has_smm, .. } = &self.model.smi_enable {
+            tco.raises_smi.store(*has_smm && self.registers.smi_enable & smi::TCO != 0, Ordering::Release);
+        }
     }
 }
 
@@ -387,6 +402,7 @@ impl Device for AcpiPm {
         if let SmiEnable::Register { has_smm: false, .. } = self.model.smi_enable {
             self.registers.smi_enable = smi::WITHOUT_SMM;
         }
+        self.announce_smi();
         self.start_overflow();
         self.update();
     }
@@ -398,6 +414,7 @@ impl Device for AcpiPm {
     fn restored(&mut self) {
         let level = self.poll();
         self.sci.restore(level);
+        self.announce_smi();
         self.arm();
     }
 }

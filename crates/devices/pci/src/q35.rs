@@ -2,8 +2,7 @@
 //! memory, the PAM registers, and system-management RAM with TSEG. What the registers decide is carried out by the
 //! machine; the rest of them is plain storage.
 //!
-//! Two registers are QEMU's own: the size of an extended TSEG (0x50) and the lock of the default SMBASE (0x9c), of which
-//! the second one is not there, as on a machine with `smbase-smram=off`.
+//! Two registers are QEMU's own: the size of an extended TSEG (0x50) and the lock of the default SMBASE (0x9c).
 
 use std::sync::{Arc, Weak};
 
@@ -24,8 +23,11 @@ const SMRAM: u8 = 0x9d;
 const ESMRAMC: u8 = 0x9e;
 /// Where firmware usually maps configuration space, and what the register holds at reset, not enabled.
 pub const PCIEXBAR_DEFAULT: u64 = 0xb000_0000;
-/// Mebibytes of the extended TSEG.
-const EXTENDED_TSEG_MIB: u16 = 16;
+const SMBASE: u8 = 0x9c;
+/// The question whether there is RAM that can be locked, the answer, and the lock.
+const SMBASE_QUERY: u8 = 0xff;
+const SMBASE_IN_RAM: u8 = 1;
+const SMBASE_LOCKED: u8 = 2;
 /// The question for them.
 const EXTENDED_TSEG_QUERY: u16 = 0xffff;
 
@@ -47,15 +49,39 @@ const LENGTHS: [u64; 3] = [256 << 20, 128 << 20, 64 << 20];
 /// Takes the registers of system-management RAM. Called with the device locked.
 pub type SetSmram = Box<dyn FnMut(Smram) + Send>;
 
+/// What differs between versions of the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MchOptions {
+    /// `extended-tseg-mbytes=`: mebibytes of the extended TSEG; 0 for none.
+    pub extended_tseg_mib: u16,
+    /// `smbase-smram=`: whether the RAM at the default SMBASE can be locked.
+    pub has_smbase: bool,
+}
+
+/// How far the negotiation about the RAM at the default SMBASE is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, State)]
+#[repr(u8)]
+enum Smbase {
+    /// Nobody has asked.
+    Unknown = 0,
+    /// The guest has asked.
+    InRam = 1,
+    /// Until a reset.
+    Locked = 2,
+}
+
 /// The guest-visible state.
 #[derive(Clone, Debug, State)]
 #[state(name = "mch", version = 1)]
 struct MchState {
     config: ConfigSpace,
+    smbase: Smbase,
 }
 
 /// The hub.
 pub struct Mch {
+    // Configuration.
+    options: MchOptions,
     // Wiring.
     set_pam: SetPam,
     set_smram: SetSmram,
@@ -66,7 +92,7 @@ pub struct Mch {
 impl Mch {
     /// The hub. `set_pam` gets each segment's mode and `set_smram` what the registers of system-management RAM say,
     /// whenever they may have changed.
-    pub fn new(set_pam: SetPam, set_smram: SetSmram) -> DeviceCell<Self> {
+    pub fn new(options: MchOptions, set_pam: SetPam, set_smram: SetSmram) -> DeviceCell<Self> {
         let identity = Identity { vendor: 0x8086, device: 0x29c0, revision: 0, class: 0x0600, prog_if: 0 };
         let mut config = ConfigSpace::new(&identity);
         config.set_u32(PCIEXBAR, PCIEXBAR_DEFAULT as u32);
@@ -74,8 +100,11 @@ impl Mch {
         config.allow_u8(SMRAM, bits::WRITABLE);
         config.set_u8(ESMRAMC, esmramc::CACHE);
         config.allow_u8(ESMRAMC, esmramc::WRITABLE);
-        config.set_u16(EXTENDED_TSEG, EXTENDED_TSEG_QUERY);
-        DeviceCell::new(Self { set_pam, set_smram, state: MchState { config } })
+        if options.extended_tseg_mib > 0 {
+            config.set_u16(EXTENDED_TSEG, EXTENDED_TSEG_QUERY);
+        }
+        let state = MchState { config, smbase: Smbase::Unknown };
+        DeviceCell::new(Self { options, set_pam, set_smram, state })
     }
 
     /// The windows of configuration space on `bus`, to attach the function with.
@@ -110,9 +139,36 @@ impl Mch {
             esmramc::SIZE_1M => 1,
             esmramc::SIZE_2M => 2,
             esmramc::SIZE_8M => 8,
-            _ => u64::from(EXTENDED_TSEG_MIB),
+            _ => u64::from(self.options.extended_tseg_mib),
         };
-        Smram { is_enabled, is_open: smram & bits::OPEN != 0, is_high: extended & esmramc::HIGH != 0, tseg: tseg << 20 }
+        Smram {
+            is_enabled,
+            is_open: smram & bits::OPEN != 0,
+            is_high: extended & esmramc::HIGH != 0,
+            tseg: tseg << 20,
+            has_smbase: self.state.smbase == Smbase::Locked,
+        }
+    }
+
+    /// The guest has written the register of the default SMBASE.
+    fn negotiate_smbase(&mut self) {
+        if !self.options.has_smbase {
+            return;
+        }
+        let written = self.state.config.u8(SMBASE);
+        self.state.smbase = match self.state.smbase {
+            Smbase::Unknown if written == SMBASE_QUERY => Smbase::InRam,
+            Smbase::InRam if written & SMBASE_LOCKED != 0 => Smbase::Locked,
+            other => other,
+        };
+        self.state.config.store_u8(
+            SMBASE,
+            match self.state.smbase {
+                Smbase::Unknown => 0,
+                Smbase::InRam => SMBASE_IN_RAM,
+                Smbase::Locked => SMBASE_LOCKED,
+            },
+        );
     }
 
     /// Tells the machine what the registers say.
@@ -125,6 +181,7 @@ impl Mch {
 
 impl Device for Mch {
     fn reset(&mut self, kind: ResetKind) {
+        self.state.smbase = Smbase::Unknown;
         PAM.reset(&mut self.state.config, kind);
         self.announce();
     }
@@ -159,10 +216,15 @@ impl PciFunction for Mch {
         } else if config.u8(SMRAM) & bits::LOCK != 0 {
             config.store_u8(SMRAM, config.u8(SMRAM) & !bits::OPEN);
         }
-        if config.u16(EXTENDED_TSEG) == EXTENDED_TSEG_QUERY && (EXTENDED_TSEG..EXTENDED_TSEG + 2).contains(&offset) {
-            let [low, high] = EXTENDED_TSEG_MIB.to_le_bytes();
+        let extended = self.options.extended_tseg_mib;
+        let is_asked = (EXTENDED_TSEG..EXTENDED_TSEG + 2).contains(&offset);
+        if extended > 0 && is_asked && config.u16(EXTENDED_TSEG) == EXTENDED_TSEG_QUERY {
+            let [low, high] = extended.to_le_bytes();
             config.store_u8(EXTENDED_TSEG, low);
             config.store_u8(EXTENDED_TSEG + 1, high);
+        }
+        if (offset..=offset.saturating_add(size.bytes() as u8 - 1)).contains(&SMBASE) {
+            self.negotiate_smbase();
         }
         self.announce();
     }

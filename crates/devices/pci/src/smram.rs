@@ -11,6 +11,8 @@ pub struct Smram {
     pub is_high: bool,
     /// Bytes at the end of low RAM that only system-management mode sees (TSEG).
     pub tseg: u64,
+    /// Only system-management mode sees the 128 KiB from 0x30000, where it begins after a reset (QEMU's own).
+    pub has_smbase: bool,
 }
 
 /// Bits of the SMRAM register, on all chipsets.

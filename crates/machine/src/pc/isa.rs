@@ -9,7 +9,9 @@ use devices_chipset::i8042::{self, I8042};
 use devices_chipset::i8257::{self, I8257};
 use devices_chipset::legacy_ports::{FerrPort, Port92, PostPort};
 use devices_isa::debug::{DebugConsole, DebugExit};
-use devices_isa::pvpanic::{CRASH_LOADED, Pvpanic};
+use devices_isa::ib700::{self, Ib700};
+use devices_isa::pc_testdev::{self, PcTestdev};
+use devices_isa::pvpanic::Pvpanic;
 use devices_isa::uart16550::{PORT_COUNT, Uart16550};
 use memory::GuestAddress;
 
@@ -111,20 +113,28 @@ pub fn command_line_devices(builder: &mut Builder<'_>, chardevs: &Chardevs<'_>) 
                 add_single(builder, "isa-debug-exit", place, exit, *iobase, u64::from(*iosize))?;
             }
             DeviceKind::Pvpanic { ioport, events: reported } => {
-                let events = Arc::clone(&builder.events);
-                let report = Box::new(move |event: u8| {
-                    events(GuestEvent::Panicked { crash_loaded: event & CRASH_LOADED != 0 });
-                });
+                let report = builder.panic_report();
                 add_single(builder, "pvpanic", place, Pvpanic::new(*reported, report), *ioport, 1)?;
                 extra.pvpanic = Some(*ioport);
             }
-            // Those on the PCI bus are not built here.
-            DeviceKind::VirtioBlkPci(_)
-            | DeviceKind::Display(_)
-            | DeviceKind::IdeDrive(_)
-            | DeviceKind::RootPort(_)
-            | DeviceKind::Floppy(_)
-            | DeviceKind::Ahci { .. } => {}
+            DeviceKind::Ib700 => {
+                let watchdog = Ib700::new(&builder.clock, builder.watchdog());
+                builder.map_ports(&watchdog, &[(0, ib700::FIRST_PORT, ib700::PORT_COUNT)])?;
+                builder.add("ib700", place, Arc::new(watchdog));
+            }
+            DeviceKind::PcTestdev => {
+                let lines = (0..pc_testdev::LINES).map(|line| builder.irq(line as u8)).collect();
+                let cell = DeviceCell::new(PcTestdev::new(lines));
+                // It is there for tests: what else answers at these ports is hidden.
+                for (region, first, count) in pc_testdev::PORTS {
+                    builder.ports.map(GuestAddress(first), count, 1, cell.region(region))?;
+                }
+                let (region, address, len) = pc_testdev::MEMORY;
+                builder.memory.map(GuestAddress(address), len, 0, cell.region(region))?;
+                builder.add("pc-testdev", place, Arc::new(cell));
+            }
+            // The others are not ISA devices.
+            _ => {}
         }
     }
     extra.serial_ports.sort_by_key(|port| port.number);

@@ -7,10 +7,11 @@ use accel::Signal;
 use device::{AccessSize, DeviceCell};
 use devices_chipset::acpi_pm::{self, AcpiPm, PmModel, SmiRequest};
 use devices_chipset::lapic;
+use devices_chipset::tco::{self, Tco, TcoLink};
 use devices_isa::fw_cfg::{FwCfg, Item};
 use devices_pci::ich9::{Lpc, PM_WINDOW, RCRB_LEN, RCRB_WINDOW, Rcrb};
 use devices_pci::pirq::PirqRouter;
-use devices_pci::q35::{Mch, PCIEXBAR_DEFAULT, swizzle};
+use devices_pci::q35::{Mch, MchOptions, PCIEXBAR_DEFAULT, swizzle};
 use devices_pci::root_port::RootPort;
 use devices_pci::{Address, Label, PciBus, Window};
 use memory::{AddressSpace, Backing, SpaceKind};
@@ -37,7 +38,12 @@ pub fn build(
     let bus = PciBus::new("pcie.0", spaces, router.inputs(), swizzle, Arc::clone(&builder.messages));
     configuration_ports(builder, &bus, "q35-pcihost")?;
     let set_pam = shadow(builder, shadowed)?;
-    let hub = Mch::new(set_pam, system_management_ram(builder)?);
+    let version = builder.config.machine_type.version();
+    let options = MchOptions {
+        extended_tseg_mib: builder.config.board.extended_tseg_mib.unwrap_or(if version <= (2, 9) { 0 } else { 16 }),
+        has_smbase: builder.config.board.smbase_smram.unwrap_or(version > (4, 2)),
+    };
+    let hub = Mch::new(options, set_pam, system_management_ram(builder)?);
     builder.add("mch", Place::Board, bus.attach(MCH, Label::of_board("mch"), hub, Mch::windows(&bus))?);
     let power_management = lpc(builder, &bus, router, fw_cfg)?;
     root_ports(builder, &bus)?;
@@ -94,22 +100,31 @@ fn lpc(
     if has_smm {
         smi_features(&mut fw_cfg.lock(), &features)?;
     }
+    let (tco, no_reboot) = (Arc::new(TcoLink::default()), Arc::new(AtomicBool::new(true)));
+    let watchdog = Tco::new(
+        &builder.clock,
+        builder.config.board.no_reboot,
+        (Arc::clone(&tco), Arc::clone(&no_reboot)),
+        (builder.watchdog(), smi_request(builder, Arc::clone(&features))),
+    );
+    let model = PmModel::ich9(has_smm, Arc::clone(&lock), tco);
     let requests = (sleep_request(builder), smi_request(builder, features));
-    let model = PmModel::ich9(has_smm, Arc::clone(&lock));
     let pm = AcpiPm::new(&builder.clock, model, builder.irq(9), requests);
     pm.lock().set_s4_value(builder.config.firmware.sleep.s4_value);
-    let rcrb = DeviceCell::new(Rcrb::new(Arc::new(AtomicBool::new(true))));
+    let rcrb = DeviceCell::new(Rcrb::new(no_reboot));
     let window =
         |index, space, (offset, len), backing: Backing| Window { index, space, offset, len, priority: 1, backing };
     let windows = vec![
         window(PM_WINDOW, SpaceKind::Ports, (0, 0x20), pm.region(acpi_pm::REGION_PM)),
         window(PM_WINDOW, SpaceKind::Ports, (0x20, 16), pm.region(acpi_pm::REGION_GPE0_ICH9)),
         window(PM_WINDOW, SpaceKind::Ports, (0x30, 8), pm.region(acpi_pm::REGION_SMI)),
+        window(PM_WINDOW, SpaceKind::Ports, (tco::OFFSET, tco::PORT_COUNT), watchdog.region(0)),
         window(RCRB_WINDOW, SpaceKind::Memory, (0, RCRB_LEN), rcrb.region(0)),
     ];
     let function = Lpc::new(router, lock);
     builder.add("ICH9-LPC", Place::Board, bus.attach(LPC, Label::of_board("ICH9-LPC"), function, windows)?);
     builder.add("ich9-rcrb", Place::Board, Arc::new(rcrb));
+    builder.add("ich9-tco", Place::Board, Arc::new(watchdog));
     builder.add_ports("acpi_pm", &pm, &[(acpi_pm::REGION_APM, 0xb2, 2)])?;
     Ok(pm)
 }

@@ -13,6 +13,9 @@ const LOW: u64 = 0xa_0000;
 const LOW_LEN: u64 = 0x2_0000;
 /// Where Q35 shows the same RAM with H_SMRAME.
 const HIGH: u64 = 0xfeda_0000;
+/// Where processors begin in system-management mode after a reset, and how much of it can be locked.
+const SMBASE: u64 = 0x3_0000;
+const SMBASE_LEN: u64 = 0x2_0000;
 /// Above everything else there.
 const PRIORITY: i32 = 10;
 
@@ -58,6 +61,9 @@ struct Inner {
     open_high: Window,
     smm_low: Option<Window>,
     smm_high: Option<Window>,
+    /// Hides the RAM at the default SMBASE, and shows it to system-management mode.
+    smbase_hidden: Window,
+    smbase_shown: Option<Window>,
     tseg: Option<Tseg>,
     state: Smram,
 }
@@ -81,12 +87,15 @@ impl SmramWindows {
         low_end: u64,
     ) -> Result<Arc<Self>, MapError> {
         let part = || Backing::Ram { block: Arc::clone(ram), offset: LOW, read_only: false };
+        let smbase = Backing::Ram { block: Arc::clone(ram), offset: SMBASE, read_only: false };
         let of_smm = |start| smm.map(|space| Window::new(space, start, LOW_LEN, part())).transpose();
         let inner = Inner {
             open_low: Window::new(memory, LOW, LOW_LEN, part())?,
             open_high: Window::new(memory, HIGH, LOW_LEN, part())?,
             smm_low: of_smm(LOW)?,
             smm_high: of_smm(HIGH)?,
+            smbase_hidden: Window::new(memory, SMBASE, SMBASE_LEN, Backing::Io(Arc::new(Nothing)))?,
+            smbase_shown: smm.map(|space| Window::new(space, SMBASE, SMBASE_LEN, smbase)).transpose()?,
             tseg: None,
             state: Smram::default(),
         };
@@ -114,6 +123,8 @@ impl SmramWindows {
         let enabled = state.is_enabled;
         inner.smm_low.iter().for_each(|window| window.show(enabled && !state.is_high));
         inner.smm_high.iter().for_each(|window| window.show(enabled && state.is_high));
+        inner.smbase_hidden.show(state.has_smbase);
+        inner.smbase_shown.iter().for_each(|window| window.show(state.has_smbase));
         if inner.state.tseg != state.tseg {
             self.set_tseg(&mut inner, state.tseg);
         }

@@ -6,12 +6,14 @@ use std::sync::Arc;
 
 use clock::RtcBase;
 use machine::accelerator::AcceleratorConfig;
-use machine::config::{CardModel, CardOptions, DeviceConfig, DeviceKind, DisplayConfig, MACHINE_TYPES, MachineConfig};
+use machine::config::{
+    BoardOptions, CardModel, CardOptions, DeviceConfig, DeviceKind, DisplayConfig, MachineConfig, MachineType, PciPlace,
+};
 use machine::vcpu::Threads;
 use machine::{Backends, Machine, harness};
 use x86::model::{CpuModel, Topology};
 
-fn machine() -> Machine {
+fn machine(name: &str) -> Machine {
     let accelerator = AcceleratorConfig::Qtest;
     let (cpu_model, _) = CpuModel::parse("qemu64", &accelerator.host()).expect("a model");
     let card = |model| DeviceKind::Display(DisplayConfig { model, address: None, options: CardOptions::default() });
@@ -20,9 +22,13 @@ fn machine() -> Machine {
         card(CardModel::Bochs),
         DeviceKind::Pvpanic { ioport: 0x505, events: 3 },
         DeviceKind::IsaDebugExit { iobase: 0x501, iosize: 2 },
+        DeviceKind::Ib700,
+        DeviceKind::I6300Esb { place: PciPlace::default() },
+        DeviceKind::PvpanicPci { place: PciPlace::default(), events: 3 },
+        DeviceKind::PcTestdev,
     ];
     let config = MachineConfig {
-        machine_type: &MACHINE_TYPES[0],
+        machine_type: MachineType::by_name(name).expect("a machine"),
         ram_size: 32 << 20,
         cpus: 1,
         topology: Topology { sockets: 1, dies: 1, cores: 1, threads: 1 },
@@ -37,6 +43,7 @@ fn machine() -> Machine {
         firmware: machine::firmware::FirmwareConfig::default(),
         boot: None,
         vga: Some(CardOptions::default()),
+        board: BoardOptions { no_reboot: false, ..BoardOptions::default() },
         devices: kinds.map(|kind| DeviceConfig { id: None, source: String::new(), kind }).into(),
     };
     let backends = Backends {
@@ -58,13 +65,15 @@ fn noise(len: usize, seed: u64) -> Vec<u8> {
 
 #[test]
 fn every_device_keeps_the_laws_under_random_accesses() {
-    let machine = machine();
-    let access = machine.qtest_access();
-    assert!(access.devices.len() > 15, "all devices are there: {}", access.devices.len());
-    let mut broken: BTreeSet<String> = harness::check(&access).into_iter().collect();
-    for seed in 0..40 {
-        broken.extend(harness::play(&access, &noise(4000, seed)));
-        broken.extend(harness::check(&access));
+    for name in ["pc", "q35"] {
+        let machine = machine(name);
+        let access = machine.qtest_access();
+        assert!(access.devices.len() > 15, "all devices are there: {}", access.devices.len());
+        let mut broken: BTreeSet<String> = harness::check(&access).into_iter().collect();
+        for seed in 0..40 {
+            broken.extend(harness::play(&access, &noise(4000, seed)));
+            broken.extend(harness::check(&access));
+        }
+        assert!(broken.is_empty(), "{name}: {broken:#?}");
     }
-    assert!(broken.is_empty(), "{broken:#?}");
 }

@@ -13,7 +13,8 @@ use device::disk::Disk;
 use machine::accelerator::AcceleratorConfig;
 use machine::boot::BootSource;
 use machine::config::{
-    BlkOptions, DeviceConfig, DeviceKind, DiskUse, MACHINE_TYPES, MachineConfig, PciOptions, VirtioBlkConfig,
+    BlkOptions, BoardOptions, DeviceConfig, DeviceKind, DiskUse, MACHINE_TYPES, MachineConfig, PciOptions,
+    VirtioBlkConfig,
 };
 use machine::event::GuestEvent;
 use machine::vcpu::Threads;
@@ -90,6 +91,7 @@ impl Setup {
             firmware: machine::firmware::FirmwareConfig::default(),
             boot: Some(boot),
             vga: None,
+            board: BoardOptions::default(),
             devices: kinds.map(|kind| DeviceConfig { id: None, source: String::new(), kind }).into(),
         }
     }

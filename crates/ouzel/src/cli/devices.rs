@@ -6,7 +6,7 @@ use super::arguments::all;
 use super::block::Media;
 use super::character::Character;
 use super::value::Values;
-use super::{Argument, CliError, display, ide, virtio};
+use super::{Argument, CliError, display, ide, platform, virtio};
 
 /// A device driver that `-device` knows.
 pub struct Driver {
@@ -68,6 +68,42 @@ pub const DRIVERS: &[Driver] = &[
             ("events", "events that the guest may report (default 3)"),
         ],
         build: pvpanic,
+    },
+    Driver {
+        name: "pvpanic-pci",
+        alias: None,
+        bus: "PCI",
+        description: "the guest's way to report a crash",
+        properties: &[
+            ("addr", platform::ADDR),
+            ("bus", platform::BUS),
+            ("events", "events that the guest may report (default 3)"),
+        ],
+        build: platform::pvpanic_pci,
+    },
+    Driver {
+        name: "i6300esb",
+        alias: None,
+        bus: "PCI",
+        description: "Intel 6300ESB",
+        properties: &[("addr", platform::ADDR), ("bus", platform::BUS)],
+        build: platform::i6300esb,
+    },
+    Driver {
+        name: "ib700",
+        alias: None,
+        bus: "ISA",
+        description: "iBASE 700",
+        properties: &[],
+        build: platform::ib700,
+    },
+    Driver {
+        name: "pc-testdev",
+        alias: None,
+        bus: "ISA",
+        description: "ports and memory for test programs",
+        properties: &[],
+        build: platform::pc_testdev,
     },
     Driver {
         name: "VGA",
@@ -320,14 +356,7 @@ fn check_chardev(
             }
             Err(argument.error(format!("Property '{}.chardev' can't find value '{chardev}'", driver.name)))
         }
-        DeviceKind::IsaDebugExit { .. }
-        | DeviceKind::Pvpanic { .. }
-        | DeviceKind::VirtioBlkPci(_)
-        | DeviceKind::Display(_)
-        | DeviceKind::IdeDrive(_)
-        | DeviceKind::RootPort(_)
-        | DeviceKind::Floppy(_)
-        | DeviceKind::Ahci { .. } => Ok(()),
+        _ => Ok(()),
     }
 }
 
@@ -427,8 +456,8 @@ struct Global {
 fn globals(arguments: &[Argument<'_>]) -> Result<Vec<Global>, CliError> {
     let mut globals = Vec::new();
     for argument in all(arguments, "global") {
-        // Those of the power management function are read with the firmware's options.
-        if argument.value.starts_with("PIIX4_PM.") || argument.value.starts_with("ICH9-LPC.") {
+        // Those of the board's own devices are read elsewhere.
+        if argument.value.split_once('.').is_some_and(|(driver, _)| platform::BOARD_DEVICES.contains(&driver)) {
             continue;
         }
         let global = match argument.value.split_once('=') {

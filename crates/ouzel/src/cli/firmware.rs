@@ -54,6 +54,9 @@ fn sleep(arguments: &[Argument<'_>]) -> Result<SleepOptions, CliError> {
     for argument in all(arguments, "global") {
         let Some((path, value)) = argument.value.split_once('=') else { continue };
         let Some(("PIIX4_PM" | "ICH9-LPC", property)) = path.split_once('.') else { continue };
+        if property == "noreboot" {
+            continue;
+        }
         let number = qapi::keyval::parse_u64(value).filter(|number| *number < 8);
         let number = number.ok_or_else(|| argument.error(format!("Parameter '{property}' expects a number")))?;
         match property {

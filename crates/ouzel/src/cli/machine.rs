@@ -13,7 +13,7 @@ use super::accelerators::{self, Chosen, MachineSettings};
 use super::arguments::last;
 use super::firmware::{self, MachineFirmware};
 use super::value::Values;
-use super::{Argument, CliError, Line, display};
+use super::{Argument, CliError, Line, display, platform};
 
 /// RAM without `-m`, in bytes.
 const DEFAULT_RAM: u64 = 128 << 20;
@@ -77,6 +77,7 @@ pub fn settings(
         boot,
         firmware,
         vga: display::board_card(arguments, &devices)?,
+        board: platform::board(arguments)?,
         devices,
     })
 }

@@ -131,7 +131,8 @@ const NAME: Group = Group {
         parameter("guest", CommandLineParameterType::String, Some("Sets the name of the guest")),
     ],
 };
-const ACTION: Group = Group { name: "action", parameters: &[text("panic"), text("reboot"), text("shutdown")] };
+const ACTION: Group =
+    Group { name: "action", parameters: &[text("panic"), text("reboot"), text("shutdown"), text("watchdog")] };
 const RTC: Group = Group { name: "rtc", parameters: &[text("clock"), text("base")] };
 const GLOBAL: Group = Group { name: "global", parameters: &[text("value"), text("property"), text("driver")] };
 const DEVICE: Group = Group { name: "device", parameters: &[] };
@@ -279,7 +280,8 @@ pub const OPTIONS: &[OptionSpec] = &[
     option("no-user-config", None, "accepted: there are no user configuration files"),
     option("no-reboot", None, "exit instead of rebooting"),
     option("no-shutdown", None, "stop instead of exiting when the guest powers off"),
-    grouped("action", "event=action[,…]", "what to do on reboot=, shutdown= and panic=", &ACTION),
+    grouped("action", "event=action[,…]", "what to do on reboot=, shutdown=, panic= and watchdog=", &ACTION),
+    option("watchdog-action", Some("action"), "reset, shutdown, poweroff, inject-nmi, pause, debug or none"),
     option("S", None, "do not start the guest; it waits for 'cont'"),
     grouped("name", "[guest=]text[,process=text]", "set the guest's name", &NAME),
     option("uuid", Some("uuid"), "set the machine's UUID"),

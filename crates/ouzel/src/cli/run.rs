@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use clock::RtcBase;
-use vm::config::{Actions, PanicAction, RebootAction, ShutdownAction};
+use vm::config::{Actions, PanicAction, RebootAction, ShutdownAction, WatchdogAction};
 use vm::log::LogConfig;
 
 use super::arguments::{all, given, last};
@@ -159,6 +159,11 @@ fn actions(arguments: &[Argument<'_>]) -> Result<Actions, CliError> {
             "no-reboot" => actions.reboot = RebootAction::Shutdown,
             "no-shutdown" => actions.shutdown = ShutdownAction::Pause,
             "action" => action(argument, &mut actions)?,
+            "watchdog-action" => {
+                let known = watchdog_action(argument.value);
+                let unknown = || argument.error("Unknown -watchdog-action parameter");
+                actions.watchdog = known.ok_or_else(unknown)?;
+            }
             _ => {}
         }
     }
@@ -191,7 +196,23 @@ fn action(argument: &Argument<'_>, actions: &mut Actions) -> Result<(), CliError
             _ => return Err(refuse("panic", &value)),
         };
     }
+    if let Some(value) = values.text("watchdog")? {
+        actions.watchdog = watchdog_action(&value).ok_or_else(|| refuse("watchdog", &value))?;
+    }
     values.finish()
+}
+
+fn watchdog_action(name: &str) -> Option<WatchdogAction> {
+    Some(match name {
+        "reset" => WatchdogAction::Reset,
+        "shutdown" => WatchdogAction::Shutdown,
+        "poweroff" => WatchdogAction::Poweroff,
+        "pause" => WatchdogAction::Pause,
+        "debug" => WatchdogAction::Debug,
+        "none" => WatchdogAction::None,
+        "inject-nmi" => WatchdogAction::InjectNmi,
+        _ => return None,
+    })
 }
 
 #[cfg(test)]

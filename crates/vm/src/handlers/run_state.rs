@@ -4,7 +4,8 @@ use machine::event::WakeReason;
 use qapi::control::Quit;
 use qapi::machine::{CurrentMachineParams, QueryCurrentMachine};
 use qapi::run_state::{
-    Cont, InjectNmi, QueryStatus, RunState, ShutdownCause, Stop, SystemPowerdown, SystemReset, SystemWakeup,
+    Cont, InjectNmi, QueryStatus, RunState, SetAction, ShutdownCause, Stop, SystemPowerdown, SystemReset, SystemWakeup,
+    WatchdogSetAction,
 };
 
 use super::Table;
@@ -32,6 +33,19 @@ pub fn register(table: &mut Table) {
     table.register::<SystemWakeup>(|control, _, _| control.wake(WakeReason::Other));
     table.register::<QueryCurrentMachine>(|control, _, _| {
         Ok(CurrentMachineParams { wakeup_suspend_support: control.machine().can_suspend() })
+    });
+    table.register::<SetAction>(|control, _, wanted| {
+        let actions = control.actions();
+        let SetAction { reboot, shutdown, panic, watchdog } = wanted;
+        actions.reboot = reboot.unwrap_or(actions.reboot);
+        actions.shutdown = shutdown.unwrap_or(actions.shutdown);
+        actions.panic = panic.unwrap_or(actions.panic);
+        actions.watchdog = watchdog.unwrap_or(actions.watchdog);
+        Ok(())
+    });
+    table.register::<WatchdogSetAction>(|control, _, wanted| {
+        control.actions().watchdog = wanted.action;
+        Ok(())
     });
     table.register::<InjectNmi>(|control, _, _| {
         control.machine().inject_nmi();

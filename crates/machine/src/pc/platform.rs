@@ -1,0 +1,61 @@
+//! Small PCI devices of the command line: a watchdog and `pvpanic-pci`.
+
+use std::sync::Arc;
+
+use device::DeviceCell;
+use devices_pci::i6300esb::{self, I6300Esb};
+use devices_pci::pvpanic::{self, PvpanicPci};
+use devices_pci::{Address, Label, PciBus, PciFunction, Window};
+
+use super::{Builder, Place};
+use crate::config::{DeviceConfig, DeviceKind, PciPlace};
+use crate::error::MachineError;
+
+/// Builds them.
+pub fn command_line_devices(builder: &mut Builder<'_>, bus: &Arc<PciBus>) -> Result<(), MachineError> {
+    for device in &builder.config.devices {
+        let built = match &device.kind {
+            DeviceKind::I6300Esb { place } => {
+                let function = I6300Esb::new(&builder.clock, builder.watchdog());
+                let windows = I6300Esb::windows(&function);
+                attach(builder, bus, (device, i6300esb::TYPE, place), (function, windows))
+            }
+            DeviceKind::PvpanicPci { place, events } => {
+                let function = PvpanicPci::new(*events, builder.panic_report());
+                let windows = PvpanicPci::windows(&function);
+                attach(builder, bus, (device, pvpanic::TYPE, place), (function, windows))
+            }
+            _ => continue,
+        };
+        built.map_err(|message| MachineError::Device { option: device.source.clone(), message })?;
+    }
+    Ok(())
+}
+
+/// The bus and the address that a place means.
+pub fn find_place(root: &Arc<PciBus>, place: &PciPlace, type_name: &str) -> Result<(Arc<PciBus>, Address), String> {
+    let bus = match &place.bus {
+        Some(name) => root.by_name(name).ok_or_else(|| format!("Bus '{name}' not found"))?,
+        None => Arc::clone(root),
+    };
+    let address = match place.address {
+        Some(address) => address,
+        None => bus.first_free(type_name).map_err(|error| error.to_string())?,
+    };
+    bus.check_free(address, type_name).map_err(|error| error.to_string())?;
+    Ok((bus, address))
+}
+
+fn attach<F: PciFunction>(
+    builder: &mut Builder<'_>,
+    root: &Arc<PciBus>,
+    (device, type_name, place): (&DeviceConfig, &'static str, &PciPlace),
+    (function, windows): (DeviceCell<F>, Vec<Window>),
+) -> Result<(), String> {
+    let (bus, address) = find_place(root, place, type_name)?;
+    let label = Label { type_name: type_name.to_owned(), id: device.id.clone() };
+    let lifecycle = bus.attach(address, label, function, windows).map_err(|error| error.to_string())?;
+    let place = device.id.clone().map_or(Place::Anonymous, Place::Peripheral);
+    builder.add(type_name, place, lifecycle);
+    Ok(())
+}

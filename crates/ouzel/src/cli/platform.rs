@@ -1,0 +1,69 @@
+//! Small devices of the platform, and properties of the board's own devices (`-global`).
+
+use machine::config::{BoardOptions, DeviceConfig, DeviceKind, PciPlace};
+
+use super::arguments::all;
+use super::value::Values;
+use super::{Argument, CliError, virtio};
+
+/// The help of `addr=`.
+pub const ADDR: &str = "slot and function, as 06.0 or 06 (default: the first free slot)";
+/// The help of `bus=`.
+pub const BUS: &str = "the PCI bus (default: the root bus)";
+
+/// The board's own devices that have properties.
+pub const BOARD_DEVICES: [&str; 3] = ["PIIX4_PM", "ICH9-LPC", "mch"];
+
+/// What `-global` says of the board's devices; sleep states are read with the firmware's options.
+pub fn board(arguments: &[Argument<'_>]) -> Result<BoardOptions, CliError> {
+    let mut options = BoardOptions::default();
+    for argument in all(arguments, "global") {
+        let Some((path, value)) = argument.value.split_once('=') else { continue };
+        let flag = || {
+            let parsed = qapi::keyval::parse_bool(value);
+            let property = path.rsplit('.').next().unwrap_or_default();
+            parsed.ok_or_else(|| argument.error(format!("Parameter '{property}' expects 'on' or 'off'")))
+        };
+        match path {
+            "ICH9-LPC.noreboot" => options.no_reboot = flag()?,
+            "mch.smbase-smram" => options.smbase_smram = Some(flag()?),
+            "mch.extended-tseg-mbytes" => {
+                let number = qapi::keyval::parse_u64(value).filter(|mib| *mib <= 0xfff);
+                let wrong = || argument.error("invalid extended-tseg-mbytes value");
+                options.extended_tseg_mib = Some(number.ok_or_else(wrong)? as u16);
+            }
+            _ if path.starts_with("mch.") => return Err(argument.error(format!("Property '{path}' not found"))),
+            _ => {}
+        }
+    }
+    Ok(options)
+}
+
+/// `addr=` and `bus=`.
+fn place(values: &mut Values<'_>, driver: &str) -> Result<PciPlace, CliError> {
+    Ok(PciPlace { bus: values.text("bus")?, address: virtio::address(values, driver)? })
+}
+
+/// `pvpanic-pci`
+pub fn pvpanic_pci(values: &mut Values<'_>, _: &[DeviceConfig]) -> Result<DeviceKind, CliError> {
+    let events = values.number("events", 0xff)?.map_or(3, |events| events as u8);
+    Ok(DeviceKind::PvpanicPci { place: place(values, "pvpanic-pci")?, events })
+}
+
+/// `i6300esb`
+pub fn i6300esb(values: &mut Values<'_>, _: &[DeviceConfig]) -> Result<DeviceKind, CliError> {
+    Ok(DeviceKind::I6300Esb { place: place(values, "i6300esb")? })
+}
+
+/// `ib700`
+pub fn ib700(values: &mut Values<'_>, devices: &[DeviceConfig]) -> Result<DeviceKind, CliError> {
+    if devices.iter().any(|device| device.kind == DeviceKind::Ib700) {
+        return Err(values.error("there is an ib700 device already"));
+    }
+    Ok(DeviceKind::Ib700)
+}
+
+/// `pc-testdev`
+pub fn pc_testdev(_: &mut Values<'_>, _: &[DeviceConfig]) -> Result<DeviceKind, CliError> {
+    Ok(DeviceKind::PcTestdev)
+}
