@@ -178,13 +178,14 @@ impl Storage {
         self.graph.backends().into_iter().find(is_it).ok_or_else(|| Error::device_not_found(id))
     }
 
-    /// The back end that a command means by exactly one of `device` (the back end's name) and `id` (the device).
+    /// The back end that a command means by exactly one of `device` (the back end's name) and `id` (the device). The
+    /// documents use a device's id as `device`, too: that is understood if no back end has this name.
     ///
     /// # Errors
     /// None or both are given, or there is no such back end.
     pub fn backend_by(&self, device: Option<&str>, id: Option<&str>) -> Result<Arc<Backend>, Error> {
         match (device, id) {
-            (Some(device), None) => self.backend(device),
+            (Some(device), None) => self.backend(device).or_else(|_| self.backend_of_device(device)),
             (None, Some(id)) => self.backend_of_device(id),
             _ => Err(Error::generic("Need exactly one of 'device' and 'id'")),
         }

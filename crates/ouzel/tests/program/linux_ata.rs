@@ -68,3 +68,27 @@ fn peer_linux_reads_a_disc_that_the_monitor_takes_out() {
     }
     assert!(serial.contains(&format!("CD-MD5 {}", md5(&disc))), "{serial}");
 }
+
+#[test]
+#[ignore = "peer: Debian's kernel and busybox"]
+fn peer_linux_moves_and_locks_its_tray() {
+    let directory = Directory::new();
+    let disc = directory.join("disc");
+    std::fs::write(&disc, vec![7; 1 << 20]).expect("a file");
+    let drive = format!("if=none,id=disc,media=cdrom,format=raw,file={}", text(&disc));
+    let mut machine = boot_linux("ata,tray", &["-drive", &drive, "-device", "ide-cd,id=cd,drive=disc,bus=ide.1"]);
+    let mut session = machine.connect(0);
+    let moved = |tray_open: bool| json!({"device": "disc", "id": "cd", "tray-open": tray_open});
+    for (mark, tray_open) in [("TRAY-OPENED\n", true), ("TRAY-LOCKED\n", false)] {
+        assert_eq!(session.event_within("DEVICE_TRAY_MOVED", BOOT_PATIENCE), moved(tray_open), "{}", machine.story());
+        machine.wait_serial(mark, BOOT_PATIENCE);
+    }
+    assert_eq!(session.query("query-block")[0]["locked"], true);
+    let text = session.generic_error("eject", json!({"id": "cd"}));
+    assert_eq!(text, "Device 'cd' is locked and force was not specified, wait for tray to open and try again");
+    assert!(session.query("query-block")[0]["inserted"].is_object(), "the disc stays in");
+    session.run("eject", json!({"id": "cd", "force": true}));
+    assert_eq!(session.event("DEVICE_TRAY_MOVED"), moved(true));
+    machine.wait_serial("TRAY-LOST\n", BOOT_PATIENCE);
+    wait_power_off(&mut machine, &mut session);
+}

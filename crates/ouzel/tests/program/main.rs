@@ -31,6 +31,7 @@ mod lockstep;
 mod protocol;
 mod python;
 mod spec_examples;
+mod spec_storage;
 mod storage;
 mod storage_guest;
 mod stress;

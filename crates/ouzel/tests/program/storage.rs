@@ -300,6 +300,28 @@ fn image_is_created_as_a_job() {
 }
 
 #[test]
+fn creation_that_is_cancelled_ends_as_cancelled() {
+    // Few requests in a second, so that the job lasts until it is cancelled.
+    let (machine, mut session) = started(&["-object", "throttle-group,id=slow,limits.iops-total=10"]);
+    raw_file(&machine.path("a.qcow2"), 0);
+    let file = json!({"driver": "file", "filename": machine.file("a.qcow2")});
+    let slow = json!({"driver": "throttle", "node-name": "f", "throttle-group": "slow", "file": file});
+    session.run("blockdev-add", slow);
+    let create = json!({"job-id": "j", "options": {"driver": "qcow2", "file": "f", "size": 1 << 20}});
+    session.run("blockdev-create", create);
+    session.run("job-cancel", json!({"id": "j"}));
+    let mut states = Vec::new();
+    while states.last().is_none_or(|state| state != "concluded") {
+        states.push(session.event("JOB_STATUS_CHANGE")["status"].clone());
+    }
+    assert_eq!(states, ["created", "running", "aborting", "concluded"]);
+    assert_eq!(session.query("query-jobs")[0]["error"], "Operation canceled");
+    session.run("job-dismiss", json!({"id": "j"}));
+    // Nothing holds the node any more.
+    session.run("blockdev-del", json!({"node-name": "f"}));
+}
+
+#[test]
 fn format_is_created_on_a_node_and_opened() {
     let (machine, mut session) = started(&[]);
     raw_file(&machine.path("a.qcow2"), 0);

@@ -28,7 +28,21 @@ impl Storage {
     /// # Errors
     /// An image's size can't be had.
     pub fn node_infos(&self, flat: bool) -> Result<Vec<BlockDeviceInfo>, Error> {
-        self.graph.nodes().iter().rev().map(|node| device_info(node, None, flat)).collect()
+        let backends = self.graph.backends();
+        // As documented, and unlike QEMU 7.2, a medium's limits are told here, too.
+        let group = |node: &Arc<Node>| {
+            let backend =
+                backends.iter().find(|backend| backend.node().is_some_and(|medium| Arc::ptr_eq(&medium, node)));
+            backend.and_then(|backend| backend.throttle())
+        };
+        let with_limits = |node: &Arc<Node>| {
+            let mut info = device_info(node, None, flat)?;
+            if let Some(group) = group(node) {
+                add_limits(&mut info, &group);
+            }
+            Ok(info)
+        };
+        self.graph.nodes().iter().rev().map(with_limits).collect()
     }
 }
 

@@ -9,7 +9,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use super::{Directory, PATIENCE, Session, ouzel};
+use super::{Directory, PATIENCE, Session, ouzel, text};
 
 /// How a machine is started.
 pub struct Setup {
@@ -34,6 +34,18 @@ impl Setup {
     /// The program under test with nothing but what the test says.
     pub fn bare() -> Self {
         Self { program: ouzel(), arguments: Vec::new(), monitors: 0, standard: None }
+    }
+
+    /// The program under test without root's right to write read-only files.
+    pub fn unprivileged() -> Self {
+        let mut setup = Self::new();
+        if rustix::process::geteuid().is_root() {
+            let capabilities = "-dac_override,-dac_read_search";
+            let before = ["--bounding-set", capabilities, "--inh-caps", capabilities, text(&setup.program)];
+            setup.arguments.splice(0..0, before.map(String::from));
+            setup.program = PathBuf::from("setpriv");
+        }
+        setup
     }
 
     /// More arguments. `{dir}` stands for the machine's directory.
