@@ -54,10 +54,9 @@ impl Drive<'_> {
         !self.state.atapi.tray_open && self.host.properties.medium && self.blocks() > 0
     }
 
-    /// What a medium of this size is: CDs end at 80 minutes.
+    /// What a medium of this size is.
     pub(crate) fn profile(&self) -> Option<u16> {
-        const CD_BLOCKS: u64 = 80 * 60 * 75;
-        self.has_medium().then(|| if self.blocks() > CD_BLOCKS { data::DVD_ROM } else { data::CD_ROM })
+        self.has_medium().then(|| data::profile(self.blocks()))
     }
 
     pub(super) fn execute(&mut self, packet: &[u8; PACKET_LEN]) -> Step {
@@ -126,7 +125,7 @@ impl Drive<'_> {
             0x55 => self.mode_select(packet),
             0x5a => self.mode_sense(packet),
             0xad => self.read_dvd_structure(packet),
-            0xbd => self.answer(vec![0, 0, 0, 0, 0, 1, 0, 0], be16(packet, 8)),
+            0xbd => self.answer(data::mechanism_status(), be16(packet, 8)),
             0xbe => self.read_cd(packet),
             // TEST UNIT READY and SEEK where they may be; all speeds are the same.
             _ => self.good(),
@@ -201,30 +200,15 @@ impl Drive<'_> {
     }
 
     fn get_event_status(&mut self, packet: &[u8; PACKET_LEN]) -> Step {
-        const MEDIA: u8 = 4;
         // Only polling exists.
         if packet[1] & 1 == 0 {
             return self.invalid_field();
         }
-        let allocated = be16(packet, 7);
-        if packet[4] & (1 << MEDIA) == 0 {
-            return self.answer(vec![0, 0, 0x80, 1 << MEDIA], allocated);
-        }
         let has_medium = self.host.properties.medium;
         let atapi = &mut self.state.atapi;
-        let (event, condition) = if atapi.tray_open {
-            (0, 1)
-        } else {
-            let event = if std::mem::take(&mut atapi.new_media) {
-                2
-            } else if std::mem::take(&mut atapi.eject_requested) {
-                1
-            } else {
-                0
-            };
-            (event, if has_medium { 2 } else { 0 })
-        };
-        self.answer(vec![0, 4, MEDIA, 1 << MEDIA, event, condition, 0, 0], allocated)
+        let medium = (atapi.tray_open, has_medium);
+        let status = data::event_status(packet[4], medium, &mut atapi.new_media, &mut atapi.eject_requested);
+        self.answer(status, be16(packet, 7))
     }
 
     // ---- What the drive and the medium are ----
@@ -259,7 +243,7 @@ impl Drive<'_> {
         let (is_msf, first_track) = (packet[1] & 2 != 0, packet[6]);
         let toc = match packet[9] >> 6 {
             0 => data::toc(self.blocks(), is_msf, first_track),
-            1 => Some(vec![0, 10, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0]),
+            1 => Some(data::sessions()),
             2 => Some(data::raw_toc(self.blocks(), is_msf)),
             _ => None,
         };
@@ -273,10 +257,7 @@ impl Drive<'_> {
         if packet[1] & 7 != 0 {
             return self.invalid_field();
         }
-        let mut information = vec![0; 34];
-        // Complete and finalised; one session with one track; unrestricted use.
-        information[1..8].copy_from_slice(&[32, 0x0e, 1, 1, 1, 1, 0x20]);
-        self.answer(information, be16(packet, 7))
+        self.answer(data::disc_information(), be16(packet, 7))
     }
 
     fn read_dvd_structure(&mut self, packet: &[u8; PACKET_LEN]) -> Step {
@@ -284,7 +265,11 @@ impl Drive<'_> {
         if format != 0xff && self.profile() == Some(data::CD_ROM) {
             return self.check(key::ILLEGAL_REQUEST, asc::INCOMPATIBLE_FORMAT);
         }
-        let structure = if media == 0 && layer == 0 { data::dvd_structure(format, self.blocks()) } else { None };
+        let structure = if media == 0 && layer == 0 {
+            devices_scsi::mmc::dvd_structure(format, self.blocks(), &data::DVD_FORMATS)
+        } else {
+            None
+        };
         match structure {
             Some(structure) => self.answer(structure, be16(packet, 8)),
             None => self.invalid_field(),

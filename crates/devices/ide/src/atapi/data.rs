@@ -1,11 +1,14 @@
 //! What a packet drive tells of itself and of its medium: the layouts of MMC-5 and SPC-3, with QEMU's contents.
 
+pub use devices_scsi::mmc::{
+    CD_ROM, disc_information, event_status, mechanism_status, profile, raw_toc, sessions, toc,
+};
+use devices_scsi::mmc::{msf, profile_list};
+
 use super::{BLOCK, RAW_BLOCK};
 
-/// Profile numbers (MMC-5, 5.3.1).
-pub const CD_ROM: u16 = 0x0008;
-/// See [`CD_ROM`].
-pub const DVD_ROM: u16 = 0x0010;
+/// Formats of READ DVD STRUCTURE, with their lengths: the list itself is one of them.
+pub const DVD_FORMATS: [(u8, u16); 4] = [(0x00, 2048 + 4), (0x01, 4 + 4), (0x04, 2048 + 4), (0xff, 4 * 4 + 4)];
 
 fn text(page: &mut Vec<u8>, text: &str, len: usize) {
     page.extend(text.bytes().chain(std::iter::repeat(b' ')).take(len));
@@ -48,87 +51,8 @@ pub fn identification(serial: &str, model: &str, wwn: u64, allocated: usize) -> 
 pub fn configuration(profile: Option<u16>) -> Vec<u8> {
     let mut data = vec![0, 0, 0, 16, 0, 0];
     data.extend(profile.unwrap_or(0).to_be_bytes());
-    // Feature 0, persistent and current.
-    data.extend([0, 0, 0x03, 8]);
-    for offered in [DVD_ROM, CD_ROM] {
-        data.extend(offered.to_be_bytes());
-        data.extend([u8::from(profile == Some(offered)), 0]);
-    }
+    data.extend(profile_list(profile));
     data
-}
-
-/// Minutes, seconds, frames.
-fn msf(block: u64) -> [u8; 3] {
-    let frames = block + 150;
-    [(frames / 75 / 60) as u8, (frames / 75 % 60) as u8, (frames % 75) as u8]
-}
-
-/// A block's address as the table of contents has it.
-fn address(block: u64, is_msf: bool) -> [u8; 4] {
-    if is_msf {
-        let [minute, second, frame] = msf(block);
-        [0, minute, second, frame]
-    } else {
-        (block as u32).to_be_bytes()
-    }
-}
-
-fn with_length(mut data: Vec<u8>) -> Vec<u8> {
-    let len = (data.len() - 2) as u16;
-    data[..2].copy_from_slice(&len.to_be_bytes());
-    data
-}
-
-/// The table of contents of one data track; `None` for tracks that do not exist.
-pub fn toc(blocks: u64, is_msf: bool, first_track: u8) -> Option<Vec<u8>> {
-    const LEAD_OUT: u8 = 0xaa;
-    if first_track > 1 && first_track != LEAD_OUT {
-        return None;
-    }
-    let mut data = vec![0, 0, 1, 1];
-    if first_track <= 1 {
-        data.extend([0, 0x14, 1, 0]);
-        data.extend(address(0, is_msf));
-    }
-    data.extend([0, 0x16, LEAD_OUT, 0]);
-    data.extend(address(blocks, is_msf));
-    Some(with_length(data))
-}
-
-/// The raw table of contents: the Q channel of the lead-in.
-pub fn raw_toc(blocks: u64, is_msf: bool) -> Vec<u8> {
-    let mut data = vec![0, 0, 1, 1];
-    data.extend([1, 0x14, 0, 0xa0, 0, 0, 0, 0, 1, 0, 0]);
-    data.extend([1, 0x14, 0, 0xa1, 0, 0, 0, 0, 1, 0, 0]);
-    data.extend([1, 0x14, 0, 0xa2, 0, 0, 0]);
-    data.extend(address(blocks, is_msf));
-    data.extend([1, 0x14, 0, 1, 0, 0, 0]);
-    data.extend(if is_msf { address(0, true) } else { [0; 4] });
-    with_length(data)
-}
-
-/// A DVD's structures: the physical format, copyright, manufacturing, and the list of them.
-pub fn dvd_structure(format: u8, blocks: u64) -> Option<Vec<u8>> {
-    const LIST: [(u8, u16); 4] = [(0x00, 2048 + 4), (0x01, 4 + 4), (0x04, 2048 + 4), (0xff, 4 * 4 + 4)];
-    let len = LIST.iter().find(|(known, _)| *known == format)?.1;
-    let mut data = vec![0; usize::from(len)];
-    match format {
-        0x00 => {
-            // DVD-ROM, part version 1; 120 mm; one embossed layer; from sector 0 on.
-            data[4..8].copy_from_slice(&[0x01, 0x0f, 0x01, 0x00]);
-            let last = (blocks.saturating_sub(1) as u32).to_be_bytes();
-            data[12..16].copy_from_slice(&last);
-            data[16..20].copy_from_slice(&last);
-        }
-        0xff => {
-            for (entry, (format, len)) in data[4..].chunks_mut(4).zip(LIST) {
-                entry[..2].copy_from_slice(&[format, if format == 0xff { 0x00 } else { 0x40 }]);
-                entry[2..].copy_from_slice(&len.to_be_bytes());
-            }
-        }
-        _ => {}
-    }
-    Some(with_length(data))
 }
 
 /// A mode page: error recovery, audio control, capabilities.

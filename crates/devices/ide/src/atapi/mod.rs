@@ -8,6 +8,7 @@ mod data;
 mod tests;
 
 use device::disk::{DiskError, DiskOperation};
+pub(crate) use devices_scsi::sense::{asc, key};
 use iobuf::IoBuf;
 use memory::DmaBuffer;
 use state::State;
@@ -29,30 +30,6 @@ const DMA_CHUNK: u32 = 8192;
 mod reason {
     pub const COMMAND: u8 = 1;
     pub const IN: u8 = 2;
-}
-
-/// Sense keys (SPC-3, 4.5.6).
-pub(crate) mod key {
-    pub const NO_SENSE: u8 = 0x0;
-    pub const NOT_READY: u8 = 0x2;
-    pub const MEDIUM_ERROR: u8 = 0x3;
-    pub const ILLEGAL_REQUEST: u8 = 0x5;
-    pub const UNIT_ATTENTION: u8 = 0x6;
-}
-
-/// Additional sense codes.
-pub(crate) mod asc {
-    pub const UNRECOVERED_READ_ERROR: u8 = 0x11;
-    pub const ILLEGAL_OPCODE: u8 = 0x20;
-    pub const BLOCK_OUT_OF_RANGE: u8 = 0x21;
-    pub const INVALID_FIELD_IN_PACKET: u8 = 0x24;
-    pub const INVALID_FIELD_IN_PARAMETERS: u8 = 0x26;
-    pub const MEDIUM_MAY_HAVE_CHANGED: u8 = 0x28;
-    pub const INCOMPATIBLE_FORMAT: u8 = 0x30;
-    pub const SAVING_NOT_SUPPORTED: u8 = 0x39;
-    pub const MEDIUM_NOT_PRESENT: u8 = 0x3a;
-    pub const DATA_PHASE_ERROR: u8 = 0x4b;
-    pub const REMOVAL_PREVENTED: u8 = 0x53;
 }
 
 /// What a guest has been told of a new medium. The number is saved.
