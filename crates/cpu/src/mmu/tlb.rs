@@ -184,7 +184,8 @@ pub struct Tlb {
     filled: Vec<u16>,
     filled_global: Vec<u16>,
     fetch: Box<[[FetchEntry; FETCH_SLOTS]; 2]>,
-    second: Box<[SecondEntry]>,
+    /// Empty until the first translation: a vCPU that never runs costs its host little.
+    second: Vec<SecondEntry>,
     /// The last epoch, and the last generation in tags of the fetch side, that were taken.
     last_epoch: u32,
     last_generation: u64,
@@ -239,7 +240,7 @@ impl Tlb {
             upper_not_global: false,
             lower_global: false,
             fetch: Box::new([[nowhere; FETCH_SLOTS]; 2]),
-            second: vec![SecondEntry::default(); SECOND_SLOTS].into_boxed_slice(),
+            second: Vec::new(),
             class: Class::Supervisor,
             next_generation: 3,
             global_generation: 1,
@@ -385,7 +386,7 @@ impl Tlb {
     /// The translation of a page in the second level.
     pub(crate) fn second_lookup(&self, linear: u64) -> Option<Translation> {
         let page = linear & !0xfff;
-        let entry = &self.second[second_slot(page)];
+        let entry = self.second.get(second_slot(page))?;
         let global = entry.target & rights::GLOBAL != 0;
         let generation = if global { self.global_generation } else { self.current };
         (entry.page == page | 1 && entry.generation == generation)
@@ -403,6 +404,9 @@ impl Tlb {
         }
         let global = translation.rights & rights::GLOBAL != 0;
         let generation = if global { self.global_generation } else { self.current };
+        if self.second.is_empty() {
+            self.second = vec![SecondEntry::default(); SECOND_SLOTS];
+        }
         self.second[second_slot(page)] =
             SecondEntry { page: page | 1, generation, target: translation.phys | translation.rights };
     }
@@ -538,8 +542,9 @@ impl Tlb {
         for table in self.fetch.iter_mut() {
             table[(page >> 12) as usize & (FETCH_SLOTS - 1)].tag = 0;
         }
-        let second = &mut self.second[second_slot(page)];
-        if second.page == page | 1 {
+        if let Some(second) = self.second.get_mut(second_slot(page))
+            && second.page == page | 1
+        {
             second.page = 0;
         }
     }
@@ -553,7 +558,6 @@ impl Tlb {
     /// Takes over a new map and drops everything that was derived from the old one.
     pub(crate) fn set_map(&mut self, view: Arc<FlatView>, generation: u64) {
         // No entry may keep a pointer into a block that is let go.
-        self.tables.clear();
         self.flush_all();
         let mut blocks: Vec<Arc<RamBlock>> = Vec::new();
         for range in view.ranges() {
