@@ -7,6 +7,9 @@ pub use devices_ide::drive::{DriveKind, DriveOptions, Geometry as DriveGeometry}
 pub use devices_ide::fdc::geometry::DriveType as FloppyType;
 pub use devices_pci::Address;
 pub use devices_pci::root_port::{PortKind, PortOptions};
+pub use devices_usb::device::Labels as UsbLabels;
+pub use devices_usb::hid::HidKind;
+pub use devices_usb::uhci::{MODELS as UHCI_MODELS, UhciModel, UhciOptions};
 pub use devices_virtio::blk::{BlkOptions, Geometry};
 pub use devices_virtio::features as virtio_features;
 pub use devices_virtio::pci::PciOptions;
@@ -226,6 +229,10 @@ pub enum DeviceKind {
     RootPort(RootPortConfig),
     /// A floppy drive.
     Floppy(Box<FloppyConfig>),
+    /// A USB host controller on the PCI bus.
+    UsbController(Box<UsbControllerConfig>),
+    /// A USB device.
+    UsbDevice(Box<UsbDeviceConfig>),
     /// An AHCI controller on the PCI bus.
     Ahci {
         /// Its place on the bus; the first free slot when not given.
@@ -240,6 +247,94 @@ pub struct PciPlace {
     pub bus: Option<String>,
     /// Its place on the bus; the first free slot when not given.
     pub address: Option<Address>,
+}
+
+/// A USB host controller.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UsbControllerConfig {
+    /// Where.
+    pub place: PciPlace,
+    /// There are others in its slot.
+    pub is_multifunction: bool,
+    /// Which it is.
+    pub kind: UsbControllerKind,
+}
+
+/// The kinds of USB host controllers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum UsbControllerKind {
+    /// USB 1.1.
+    Uhci {
+        /// The model.
+        model: UhciModel,
+        /// What the user can set.
+        options: UhciOptions,
+        /// `masterbus=` and `firstport=`: the ports are shared with an EHCI controller.
+        companion: Option<(String, usize)>,
+    },
+}
+
+impl UsbControllerKind {
+    /// The name of its type.
+    pub fn type_name(&self) -> &'static str {
+        match self {
+            Self::Uhci { model, .. } => model.type_name,
+        }
+    }
+}
+
+/// A USB device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UsbDeviceConfig {
+    /// The bus; the first one when not given.
+    pub bus: Option<String>,
+    /// The port as numbers with points between; the first that is free when not given.
+    pub port: Option<String>,
+    /// What it says of itself; the serial number is made of the place when not given.
+    pub labels: UsbLabels,
+    /// What it is.
+    pub kind: UsbDeviceKind,
+}
+
+/// The kinds of USB devices.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum UsbDeviceKind {
+    /// A keyboard or pointer.
+    Hid {
+        /// Which.
+        kind: HidKind,
+        /// `usb_version=`
+        usb_version: u32,
+    },
+    /// A hub.
+    Hub {
+        /// How many ports.
+        ports: usize,
+        /// They can be switched off.
+        switches_power: bool,
+    },
+}
+
+impl UsbDeviceKind {
+    /// The name of its type.
+    pub fn type_name(&self) -> &'static str {
+        match self {
+            Self::Hid { kind: HidKind::Keyboard, .. } => "usb-kbd",
+            Self::Hid { kind: HidKind::Mouse, .. } => "usb-mouse",
+            Self::Hid { kind: HidKind::Tablet, .. } => "usb-tablet",
+            Self::Hub { .. } => "usb-hub",
+        }
+    }
+
+    /// What it is called in messages.
+    pub fn product(&self) -> &'static str {
+        match self {
+            Self::Hid { kind: HidKind::Keyboard, .. } => "QEMU USB Keyboard",
+            Self::Hid { kind: HidKind::Mouse, .. } => "QEMU USB Mouse",
+            Self::Hid { kind: HidKind::Tablet, .. } => "QEMU USB Tablet",
+            Self::Hub { .. } => "QEMU USB Hub",
+        }
+    }
 }
 
 /// The kinds of graphics cards.
@@ -312,6 +407,7 @@ impl DeviceKind {
     pub fn bus(&self) -> Option<&str> {
         match self {
             Self::VirtioBlkPci(config) => config.bus.as_deref(),
+            Self::UsbController(config) => config.place.bus.as_deref(),
             Self::PvpanicPci { place, .. } | Self::I6300Esb { place } => place.bus.as_deref(),
             _ => None,
         }
@@ -441,6 +537,8 @@ pub struct MachineConfig {
     pub icount: Option<IcountConfig>,
     /// The guest's time of day.
     pub rtc: RtcBase,
+    /// Whether the board has USB host controllers of its own.
+    pub usb: bool,
     /// Whether there is an HPET.
     pub hpet: bool,
     /// Whether the host may share equal pages of guest memory.

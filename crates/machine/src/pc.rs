@@ -18,6 +18,7 @@ mod q35;
 mod rom;
 mod smm;
 mod tables;
+mod usb;
 mod virtio;
 
 use std::sync::Arc;
@@ -275,6 +276,7 @@ pub fn build(
     display::command_line_cards(&mut builder, &chipset.bus)?;
     ide::build(&mut builder, &chipset, backends.disks)?;
     floppy::build(&mut builder, &rtc, backends.disks)?;
+    usb::build(&mut builder, &chipset)?;
     virtio::command_line_devices(&mut builder, &chipset.bus, backends.disks)?;
     let acpi = Arc::new(tables::acpi(&builder, &extra));
     let smbios = tables::smbios(&builder);

@@ -17,6 +17,7 @@ mod options;
 mod platform;
 mod qtest;
 mod run;
+mod usb;
 mod value;
 mod virtio;
 

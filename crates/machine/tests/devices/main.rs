@@ -37,6 +37,7 @@ fn machine(name: &str) -> Machine {
         threads: Threads::Multi,
         icount: None,
         rtc: RtcBase::Virtual { start: 1_000_000_000 },
+        usb: true,
         hpet: true,
         mem_merge: true,
         dump_guest_core: true,

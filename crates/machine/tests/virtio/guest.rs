@@ -85,6 +85,7 @@ impl Setup {
             threads: Threads::Multi,
             icount: None,
             rtc: RtcBase::Host { offset: 0 },
+            usb: false,
             hpet: true,
             mem_merge: true,
             dump_guest_core: true,

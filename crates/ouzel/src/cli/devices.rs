@@ -6,7 +6,7 @@ use super::arguments::all;
 use super::block::Media;
 use super::character::Character;
 use super::value::Values;
-use super::{Argument, CliError, display, ide, platform, virtio};
+use super::{Argument, CliError, display, ide, platform, usb, virtio};
 
 /// A device driver that `-device` knows.
 pub struct Driver {
@@ -20,11 +20,17 @@ pub struct Driver {
     pub description: &'static str,
     /// Its properties, for the help.
     pub properties: &'static [(&'static str, &'static str)],
-    build: fn(&mut Values<'_>, &[DeviceConfig]) -> Result<DeviceKind, CliError>,
+    /// Makes it of its properties.
+    pub build: fn(&mut Values<'_>, &[DeviceConfig]) -> Result<DeviceKind, CliError>,
 }
 
-/// All the drivers, by bus family.
-pub const DRIVERS: &[Driver] = &[
+/// All the drivers.
+pub fn drivers() -> impl Iterator<Item = &'static Driver> {
+    DRIVERS.iter().chain(usb::DRIVERS)
+}
+
+/// The drivers, by bus family, but for those of USB.
+const DRIVERS: &[Driver] = &[
     Driver {
         name: "isa-serial",
         alias: None,
@@ -217,7 +223,7 @@ const SERIAL_PORTS: [(u16, u8); 4] = [(0x3f8, 4), (0x2f8, 3), (0x3e8, 4), (0x2e8
 
 /// Finds a driver.
 pub fn driver(name: &str) -> Option<&'static Driver> {
-    DRIVERS.iter().find(|driver| driver.name == name || driver.alias == Some(name))
+    drivers().find(|driver| driver.name == name || driver.alias == Some(name))
 }
 
 /// Reads the options.
@@ -245,6 +251,7 @@ pub fn settings(arguments: &[Argument<'_>], character: &Character) -> Result<Vec
         let kind = DeviceKind::IsaDebugcon { iobase, readback, chardev };
         devices.push(DeviceConfig { id: None, source: "-debugcon".to_owned(), kind });
     }
+    devices.extend(usb::legacy_devices(arguments)?);
     for argument in all(arguments, "device") {
         let mut values = Values::parse(*argument, Some("driver"))?;
         let name = values.required("driver")?;

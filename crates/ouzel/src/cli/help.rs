@@ -9,7 +9,7 @@ use super::CliError;
 use super::accelerators::NAMES;
 use super::arguments::{Argument, all, given, last};
 use super::block;
-use super::devices::{self, DRIVERS};
+use super::devices;
 use super::options::OPTIONS;
 
 /// The text that the command line asks for, if it asks for one.
@@ -99,7 +99,7 @@ fn cpus() -> String {
 
 fn drivers() -> String {
     let mut text = "Available devices:\n".to_owned();
-    for driver in DRIVERS {
+    for driver in devices::drivers() {
         let _ = write!(text, "name \"{}\", bus {}", driver.name, driver.bus);
         if let Some(alias) = driver.alias {
             let _ = write!(text, ", alias \"{alias}\"");

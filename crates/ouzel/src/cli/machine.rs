@@ -23,6 +23,7 @@ const DEFAULT_CPU: &str = "qemu64";
 /// What `-machine` says.
 struct MachineOption {
     machine_type: &'static MachineType,
+    usb: bool,
     hpet: bool,
     mem_merge: bool,
     dump_guest_core: bool,
@@ -58,7 +59,8 @@ pub fn settings(
     warnings.extend(notes);
     let of_machine = option.firmware.clone();
     let machine_type = option.machine_type;
-    let (hpet, mem_merge, dump_guest_core) = (option.hpet, option.mem_merge, option.dump_guest_core);
+    let (usb, hpet) = (option.usb, option.hpet);
+    let (mem_merge, dump_guest_core) = (option.mem_merge, option.dump_guest_core);
     let boot = boot(arguments, option)?;
     let firmware = firmware::settings(arguments, uuid, &of_machine, boot.is_some())?;
     Ok(MachineConfig {
@@ -71,6 +73,7 @@ pub fn settings(
         threads,
         icount,
         rtc,
+        usb,
         hpet,
         mem_merge,
         dump_guest_core,
@@ -86,6 +89,7 @@ fn machine_option(arguments: &[Argument<'_>]) -> Result<MachineOption, CliError>
     let default = MACHINE_TYPES.iter().find(|machine| machine.is_default).unwrap_or(&MACHINE_TYPES[0]);
     let mut option = MachineOption {
         machine_type: default,
+        usb: false,
         hpet: true,
         mem_merge: true,
         dump_guest_core: true,
@@ -96,7 +100,14 @@ fn machine_option(arguments: &[Argument<'_>]) -> Result<MachineOption, CliError>
         accelerators: MachineSettings::default(),
     };
     // Several -machine options add up; -enable-kvm is one of them.
-    for argument in arguments.iter().filter(|argument| matches!(argument.option.name, "machine" | "enable-kvm")) {
+    for argument in arguments
+        .iter()
+        .filter(|argument| matches!(argument.option.name, "machine" | "enable-kvm" | "usb" | "usbdevice"))
+    {
+        if matches!(argument.option.name, "usb" | "usbdevice") {
+            option.usb = true;
+            continue;
+        }
         if argument.option.name == "enable-kvm" {
             option.accelerators.list = Some("kvm".to_owned());
             continue;
@@ -109,6 +120,7 @@ fn machine_option(arguments: &[Argument<'_>]) -> Result<MachineOption, CliError>
         }
         let mut values = values.of_class(&format!("{}-machine", option.machine_type.name));
         for (key, slot) in [
+            ("usb", &mut option.usb),
             ("hpet", &mut option.hpet),
             ("mem-merge", &mut option.mem_merge),
             ("dump-guest-core", &mut option.dump_guest_core),
@@ -126,9 +138,6 @@ fn machine_option(arguments: &[Argument<'_>]) -> Result<MachineOption, CliError>
             Some("on") => option.firmware.smm = Some(true),
             Some("off") => option.firmware.smm = Some(false),
             Some(_) => return Err(argument.error("Invalid parameter value for 'smm', expected: on, off or auto")),
-        }
-        if values.flag("usb")? == Some(true) {
-            return Err(argument.error("USB is not available in this version"));
         }
         let [flash0, flash1] = &mut option.firmware.flash;
         for (key, slot) in [

@@ -40,7 +40,7 @@ pub fn board(arguments: &[Argument<'_>]) -> Result<BoardOptions, CliError> {
 }
 
 /// `addr=` and `bus=`.
-fn place(values: &mut Values<'_>, driver: &str) -> Result<PciPlace, CliError> {
+pub fn place(values: &mut Values<'_>, driver: &str) -> Result<PciPlace, CliError> {
     Ok(PciPlace { bus: values.text("bus")?, address: virtio::address(values, driver)? })
 }
 

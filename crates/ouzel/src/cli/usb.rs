@@ -1,0 +1,160 @@
+//! USB: host controllers and devices of `-device`, and `-usbdevice`.
+
+use machine::config::{
+    DeviceConfig, DeviceKind, HidKind, UHCI_MODELS, UhciOptions, UsbControllerConfig, UsbControllerKind,
+    UsbDeviceConfig, UsbDeviceKind, UsbLabels,
+};
+
+use super::arguments::all;
+use super::devices::Driver;
+use super::value::Values;
+use super::{Argument, CliError, platform};
+
+const MULTIFUNCTION: (&str, &str) = ("multifunction", "on/off: there are others in the slot (default off)");
+const BUS: (&str, &str) = ("bus", "the USB bus (default: the first)");
+const PORT: (&str, &str) = ("port", "the port, as 1 or 1.2 behind a hub (default: the first that is free)");
+const MICROSOFT: (&str, &str) = ("msos-desc", "on/off: Microsoft's descriptors, if it has some (default on)");
+const SERIAL: (&str, &str) = ("serial", "serial number (default: made of the place)");
+const VERSION: (&str, &str) = ("usb_version", "1 for full speed only, or 2 (default 2)");
+
+const UHCI_PROPERTIES: &[(&str, &str)] = &[
+    ("addr", platform::ADDR),
+    ("bandwidth", "bytes of a frame (default 1280)"),
+    ("bus", platform::BUS),
+    ("maxframes", "frames that are made up for at once after a delay (default 128)"),
+    MULTIFUNCTION,
+];
+
+const COMPANION_PROPERTIES: &[(&str, &str)] = &[
+    ("addr", platform::ADDR),
+    ("bandwidth", "bytes of a frame (default 1280)"),
+    ("bus", platform::BUS),
+    ("firstport", "the first port of masterbus that is this controller's (default 0)"),
+    ("masterbus", "the bus of the EHCI controller that this one is a companion of"),
+    ("maxframes", "frames that are made up for at once after a delay (default 128)"),
+    MULTIFUNCTION,
+];
+
+const HID_PROPERTIES: &[(&str, &str)] = &[BUS, MICROSOFT, PORT, SERIAL, VERSION];
+
+const HUB_PROPERTIES: &[(&str, &str)] = &[
+    BUS,
+    MICROSOFT,
+    PORT,
+    ("port-power", "on/off: ports can be switched off (default off)"),
+    ("ports", "how many ports: 1 to 8 (default 8)"),
+    SERIAL,
+];
+
+type Build = fn(&mut Values<'_>, &[DeviceConfig]) -> Result<DeviceKind, CliError>;
+
+const fn uhci(name: &'static str, build: Build) -> Driver {
+    let description = "USB 1.1 host controller (UHCI)";
+    Driver { name, alias: None, bus: "PCI", description, properties: UHCI_PROPERTIES, build }
+}
+
+const fn companion(name: &'static str, build: Build) -> Driver {
+    Driver { properties: COMPANION_PROPERTIES, ..uhci(name, build) }
+}
+
+const fn hid(name: &'static str, description: &'static str, build: Build) -> Driver {
+    Driver { name, alias: None, bus: "usb-bus", description, properties: HID_PROPERTIES, build }
+}
+
+/// The drivers of USB.
+pub const DRIVERS: &[Driver] = &[
+    companion("ich9-usb-uhci1", |values, _| uhci_controller(values, 2)),
+    companion("ich9-usb-uhci2", |values, _| uhci_controller(values, 3)),
+    companion("ich9-usb-uhci3", |values, _| uhci_controller(values, 4)),
+    companion("ich9-usb-uhci4", |values, _| uhci_controller(values, 5)),
+    companion("ich9-usb-uhci5", |values, _| uhci_controller(values, 6)),
+    companion("ich9-usb-uhci6", |values, _| uhci_controller(values, 7)),
+    uhci("piix3-usb-uhci", |values, _| uhci_controller(values, 0)),
+    uhci("piix4-usb-uhci", |values, _| uhci_controller(values, 1)),
+    Driver {
+        name: "usb-hub",
+        alias: None,
+        bus: "usb-bus",
+        description: "USB hub",
+        properties: HUB_PROPERTIES,
+        build: |values, _| hub(values),
+    },
+    hid("usb-kbd", "USB keyboard", |values, _| hid_device(values, HidKind::Keyboard)),
+    hid("usb-mouse", "USB mouse", |values, _| hid_device(values, HidKind::Mouse)),
+    hid("usb-tablet", "USB pointer with absolute positions", |values, _| hid_device(values, HidKind::Tablet)),
+];
+
+fn number(values: &mut Values<'_>, key: &str, default: u32) -> Result<u32, CliError> {
+    Ok(values.number(key, u64::from(u32::MAX))?.map_or(default, |number| number as u32))
+}
+
+fn controller(values: &mut Values<'_>, type_name: &str, kind: UsbControllerKind) -> Result<DeviceKind, CliError> {
+    let place = platform::place(values, type_name)?;
+    let is_multifunction = values.flag("multifunction")?.unwrap_or(false);
+    Ok(DeviceKind::UsbController(Box::new(UsbControllerConfig { place, is_multifunction, kind })))
+}
+
+fn uhci_controller(values: &mut Values<'_>, index: usize) -> Result<DeviceKind, CliError> {
+    let model = UHCI_MODELS[index];
+    let default = UhciOptions::default();
+    let options = UhciOptions {
+        bandwidth: number(values, "bandwidth", default.bandwidth)?,
+        max_frames: number(values, "maxframes", default.max_frames)?,
+    };
+    let companion = if model.is_companion {
+        let first = number(values, "firstport", 0)? as usize;
+        values.text("masterbus")?.map(|bus| (bus, first))
+    } else {
+        None
+    };
+    controller(values, model.type_name, UsbControllerKind::Uhci { model, options, companion })
+}
+
+fn device(values: &mut Values<'_>, kind: UsbDeviceKind) -> Result<DeviceKind, CliError> {
+    let (bus, port) = (values.text("bus")?, values.text("port")?);
+    let without_microsoft = values.flag("msos-desc")? == Some(false);
+    let labels = UsbLabels { serial: values.text("serial")?, without_microsoft };
+    Ok(DeviceKind::UsbDevice(Box::new(UsbDeviceConfig { bus, port, labels, kind })))
+}
+
+fn hid_device(values: &mut Values<'_>, kind: HidKind) -> Result<DeviceKind, CliError> {
+    let usb_version = number(values, "usb_version", 2)?;
+    if !matches!(usb_version, 1 | 2) {
+        return Err(values.error(format!("Invalid usb version {usb_version} for usb hid device")));
+    }
+    device(values, UsbDeviceKind::Hid { kind, usb_version })
+}
+
+fn hub(values: &mut Values<'_>) -> Result<DeviceKind, CliError> {
+    let ports = number(values, "ports", 8)?;
+    if !(1..=8).contains(&ports) {
+        return Err(values.error(format!("num_ports ({}) out of range (1..8)", ports as i32)));
+    }
+    let switches_power = values.flag("port-power")?.unwrap_or(false);
+    device(values, UsbDeviceKind::Hub { ports: ports as usize, switches_power })
+}
+
+/// The devices of `-usbdevice`.
+pub fn legacy_devices(arguments: &[Argument<'_>]) -> Result<Vec<DeviceConfig>, CliError> {
+    let mut devices = Vec::new();
+    for argument in all(arguments, "usbdevice") {
+        let kind = match argument.value {
+            "tablet" => HidKind::Tablet,
+            "mouse" => HidKind::Mouse,
+            "keyboard" => HidKind::Keyboard,
+            other if other.contains(':') => {
+                return Err(argument.error("usbdevice parameters are not supported anymore"));
+            }
+            other => return Err(argument.error(format!("could not add USB device '{other}'"))),
+        };
+        let kind = UsbDeviceKind::Hid { kind, usb_version: 2 };
+        let kind = DeviceKind::UsbDevice(Box::new(UsbDeviceConfig {
+            bus: None,
+            port: None,
+            labels: UsbLabels::default(),
+            kind,
+        }));
+        devices.push(DeviceConfig { id: None, source: format!("-usbdevice {}", argument.value), kind });
+    }
+    Ok(devices)
+}
