@@ -255,6 +255,30 @@ impl DmaBuffer {
         self.io.is_empty()
     }
 
+    /// The bytes `start .. start + len`, sharing the memory.
+    ///
+    /// # Panics
+    /// If the range is not inside of the buffer.
+    #[must_use]
+    pub fn slice(&self, start: usize, len: usize) -> Self {
+        let io = self.io.slice(start, len);
+        let mut pieces = Vec::new();
+        let (mut skip, mut left) = (start, len);
+        for piece in &self.pieces {
+            if skip >= piece.len {
+                skip -= piece.len;
+                continue;
+            }
+            if left == 0 {
+                break;
+            }
+            let here = left.min(piece.len - skip);
+            pieces.push(Piece { block: Arc::clone(&piece.block), offset: piece.offset + skip, len: here });
+            (skip, left) = (0, left - here);
+        }
+        Self { io, pieces }
+    }
+
     /// Writes bytes at `start`, and notes that.
     ///
     /// # Panics
@@ -327,6 +351,13 @@ mod tests {
         assert_eq!((ram.load_u8(0x3fff), ram.load_u8(0x4000)), (Some(1), Some(2)));
         assert!(ram.store_u8(0x100, 9));
         assert_eq!(buffer.io().to_vec()[0x20], 9);
+        // A part shares the memory and notes its stores.
+        let part = buffer.slice(0xe, 0x13);
+        assert_eq!((part.len(), part.pieces.len(), part.io().to_vec()[1..3].to_vec()), (0x13, 2, vec![1, 2]));
+        let page = ram.page_code(0x100).expect("a page");
+        page.watch(0x100, 64);
+        part.write_at(0x12, &[8]);
+        assert_eq!((ram.load_u8(0x100), page.generation()), (Some(8), 1));
     }
 
     #[test]

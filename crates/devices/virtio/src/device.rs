@@ -126,6 +126,13 @@ pub struct RequestToken {
     token: Token,
 }
 
+impl RequestToken {
+    /// The queue that the request came from.
+    pub fn queue(self) -> usize {
+        self.queue
+    }
+}
+
 /// What all types have.
 pub struct Common {
     // Fixed configuration.

@@ -1,4 +1,4 @@
-//! virtio 1.2: queues, the PCI transport, block devices.
+//! virtio 1.2: queues, the PCI transport, block devices, SCSI host adapters.
 
 #![forbid(unsafe_code)]
 
@@ -7,6 +7,7 @@ pub mod device;
 pub mod features;
 pub mod pci;
 pub mod queue;
+pub mod scsi;
 
 #[cfg(test)]
 mod testing;

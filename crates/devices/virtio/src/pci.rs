@@ -260,6 +260,11 @@ impl<M: Model> VirtioPci<M> {
         bars.into_iter().map(window).collect()
     }
 
+    /// The way by which back ends that are connected later come to the device.
+    pub fn access(cell: &DeviceCell<Self>) -> Arc<dyn Access<M>> {
+        Arc::new(CellAccess(cell.handle()))
+    }
+
     /// The device type's model.
     pub fn model(&self) -> &M {
         &self.state.model

@@ -9,6 +9,7 @@ use devices_pci::{MsiMessage, MsiSink, PciFunction};
 
 use super::{DriverQueue, Guest, Part};
 use crate::blk::{Blk, BlkOptions};
+use crate::device::{Access, Model};
 use crate::features;
 use crate::pci::{PciOptions, REGION_LEGACY, REGION_MODERN, REGION_MSIX, VirtioPci, Wiring};
 
@@ -111,8 +112,8 @@ impl MsiSink for Signals {
     }
 }
 
-pub struct Function {
-    pub cell: DeviceCell<VirtioPci<Blk>>,
+pub struct Function<M: Model = Blk> {
+    pub cell: DeviceCell<VirtioPci<M>>,
     pub guest: Guest,
     pub disk: Arc<TestDisk>,
     pub signals: Arc<Signals>,
@@ -130,11 +131,33 @@ impl Function {
     }
 
     pub fn with_disk(pci: &PciOptions, blk: BlkOptions, disk: Arc<TestDisk>) -> Self {
+        let shared = Arc::clone(&disk);
+        Self::of(pci, disk, |access| Blk::new(blk, shared, access))
+    }
+
+    /// Offers a request: header, data, status. The status is 0xee until it is written.
+    pub fn offer(&self, queue: &mut DriverQueue, kind: u32, sector: u64, data: &[Part]) {
+        let header = u128::from(kind) | u128::from(sector) << 64;
+        self.guest.write(HEADER, &header.to_le_bytes());
+        self.guest.write(STATUS, &[0xee]);
+        let parts: Vec<Part> =
+            [(HEADER, 16, false)].into_iter().chain(data.iter().copied()).chain([(STATUS, 1, true)]).collect();
+        queue.offer(&self.guest, &parts, false).expect("room");
+        self.kick(0);
+    }
+
+    pub fn answer(&self) -> u8 {
+        self.guest.read(STATUS, 1)[0]
+    }
+}
+
+impl<M: Model> Function<M> {
+    /// Any device; `disk` is whatever it uses.
+    pub fn of(pci: &PciOptions, disk: Arc<TestDisk>, build: impl FnOnce(Arc<dyn Access<M>>) -> M) -> Self {
         let (guest, signals) = (Guest::new(), Arc::new(Signals::default()));
         let line = IrqInput::new(Arc::clone(&signals) as Arc<dyn IrqSink>, 0).line();
         let wiring = Wiring { dma: guest.dma(), line, messages: Arc::clone(&signals) as Arc<dyn MsiSink> };
-        let shared = Arc::clone(&disk);
-        let cell = VirtioPci::new(pci, wiring, |access| Blk::new(blk, shared, access));
+        let cell = VirtioPci::new(pci, wiring, build);
         let function = Self { cell, guest, disk, signals };
         // Decoding and bus mastering on.
         function.set_command(7);
@@ -204,13 +227,18 @@ impl Function {
 
     /// The same without a reset.
     pub fn begin(&self, accepted: u64, size: u16) -> DriverQueue {
+        self.begin_with(accepted, size, 1).remove(0)
+    }
+
+    /// The same with several queues.
+    pub fn begin_with(&self, accepted: u64, size: u16, queues: u64) -> Vec<DriverQueue> {
         self.write(20, 1, 3);
         self.accept(accepted | features::VERSION_1);
         self.write(20, 1, 11);
         assert_eq!(self.status(), 11);
-        let queue = self.set_up_queue(0, accepted, size);
+        let queues = (0..queues).map(|index| self.set_up_queue(index, accepted, size)).collect();
         self.write(20, 1, 15);
-        queue
+        queues
     }
 
     pub fn set_up_queue(&self, index: u64, accepted: u64, size: u16) -> DriverQueue {
@@ -240,20 +268,5 @@ impl Function {
         }
         let at = device.config().u8(0x34);
         device.write_config(at + 2, AccessSize::Word, 0x8000);
-    }
-
-    /// Offers a request: header, data, status. The status is 0xee until it is written.
-    pub fn offer(&self, queue: &mut DriverQueue, kind: u32, sector: u64, data: &[Part]) {
-        let header = u128::from(kind) | u128::from(sector) << 64;
-        self.guest.write(HEADER, &header.to_le_bytes());
-        self.guest.write(STATUS, &[0xee]);
-        let parts: Vec<Part> =
-            [(HEADER, 16, false)].into_iter().chain(data.iter().copied()).chain([(STATUS, 1, true)]).collect();
-        queue.offer(&self.guest, &parts, false).expect("room");
-        self.kick(0);
-    }
-
-    pub fn answer(&self) -> u8 {
-        self.guest.read(STATUS, 1)[0]
     }
 }
