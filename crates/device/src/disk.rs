@@ -142,6 +142,11 @@ pub trait Disk: Send + Sync {
     /// Registers the drive that takes media in and out: there is one with removable media only.
     fn set_removable(&self, drive: Weak<dyn Removable>);
 
+    /// The name that the user gave the drive; empty if it has none.
+    fn name(&self) -> String {
+        String::new()
+    }
+
     /// The guest has opened or closed the tray. Called with the controller locked.
     fn tray_moved(&self, is_open: bool);
 }

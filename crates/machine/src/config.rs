@@ -7,12 +7,14 @@ pub use devices_ide::drive::{DriveKind, DriveOptions, Geometry as DriveGeometry}
 pub use devices_ide::fdc::geometry::DriveType as FloppyType;
 pub use devices_pci::Address;
 pub use devices_pci::root_port::{PortKind, PortOptions};
+pub use devices_scsi::{Geometry as UnitGeometry, UnitKind, UnitOptions};
 pub use devices_usb::device::Labels as UsbLabels;
 pub use devices_usb::hid::HidKind;
 pub use devices_usb::uhci::{MODELS as UHCI_MODELS, UhciModel, UhciOptions};
 pub use devices_virtio::blk::{BlkOptions, Geometry};
 pub use devices_virtio::features as virtio_features;
 pub use devices_virtio::pci::PciOptions;
+pub use devices_virtio::scsi::ScsiOptions;
 use x86::model::{CpuModel, Topology};
 
 use crate::accelerator::AcceleratorConfig;
@@ -221,6 +223,10 @@ pub enum DeviceKind {
     PcTestdev,
     /// A virtio block device on the PCI bus.
     VirtioBlkPci(Box<VirtioBlkConfig>),
+    /// Another virtio device on the PCI bus.
+    Virtio(Box<VirtioConfig>),
+    /// A disk or CD drive on a SCSI bus.
+    ScsiDrive(Box<ScsiDriveConfig>),
     /// A graphics card on the PCI bus.
     Display(DisplayConfig),
     /// A drive on an IDE bus.
@@ -403,10 +409,22 @@ pub struct RootPortConfig {
 }
 
 impl DeviceKind {
+    /// The order among devices to boot from, if it is one.
+    pub fn boot_index(&self) -> Option<i32> {
+        match self {
+            Self::VirtioBlkPci(config) => config.disk.boot_index,
+            Self::IdeDrive(config) => config.disk.boot_index,
+            Self::ScsiDrive(config) => config.disk.boot_index,
+            Self::Floppy(config) => config.disk.boot_index,
+            _ => None,
+        }
+    }
+
     /// The PCI bus that it names.
     pub fn bus(&self) -> Option<&str> {
         match self {
             Self::VirtioBlkPci(config) => config.bus.as_deref(),
+            Self::Virtio(config) => config.place.bus.as_deref(),
             Self::UsbController(config) => config.place.bus.as_deref(),
             Self::PvpanicPci { place, .. } | Self::I6300Esb { place } => place.bus.as_deref(),
             _ => None,
@@ -433,6 +451,54 @@ pub struct VirtioBlkConfig {
     pub num_queues: Option<u16>,
     /// Interrupt vectors; one for each queue and one more when not given.
     pub vectors: Option<u32>,
+}
+
+/// A virtio device on the PCI bus, other than a block device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VirtioConfig {
+    /// The type's name: that of the model, or a variant of it.
+    pub type_name: &'static str,
+    /// Where it is.
+    pub place: PciPlace,
+    /// The transport. `vectors` counts only if [`VirtioConfig::vectors`] says so.
+    pub pci: PciOptions,
+    /// Interrupt vectors; what the model needs when not given.
+    pub vectors: Option<u32>,
+    /// What it is.
+    pub model: VirtioModel,
+}
+
+/// What a virtio device is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum VirtioModel {
+    /// A SCSI host adapter.
+    Scsi {
+        /// What the user chooses. `num_queues` counts only if the field of that name is given.
+        options: ScsiOptions,
+        /// Command queues; one for each vCPU when not given.
+        num_queues: Option<u32>,
+        /// The I/O thread that runs the requests of its units.
+        iothread: Option<String>,
+    },
+}
+
+/// A disk or CD drive on a SCSI bus.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ScsiDriveConfig {
+    /// The type's name: `scsi-hd` or `scsi-cd`.
+    pub type_name: &'static str,
+    /// The bus; the first when not given.
+    pub bus: Option<String>,
+    /// `channel=`.
+    pub channel: u32,
+    /// `scsi-id=`; the first that is free when not given.
+    pub target: Option<u32>,
+    /// `lun=`; the first that is free when not given.
+    pub lun: Option<u32>,
+    /// The disk.
+    pub disk: DiskUse,
+    /// What the user chooses of the unit.
+    pub unit: UnitOptions,
 }
 
 /// What a failed request of a disk leads to.

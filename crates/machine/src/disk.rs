@@ -118,6 +118,10 @@ impl Disk for BackendDisk {
         let _first = self.removable.set(drive);
     }
 
+    fn name(&self) -> String {
+        self.backend.name().to_owned()
+    }
+
     fn tray_moved(&self, is_open: bool) {
         if let Some(listener) = self.tray.get() {
             listener(is_open);

@@ -16,6 +16,7 @@ mod pci;
 mod platform;
 mod q35;
 mod rom;
+mod scsi;
 mod smm;
 mod tables;
 mod usb;

@@ -20,6 +20,7 @@ mod run;
 mod usb;
 mod value;
 mod virtio;
+mod virtio_devices;
 
 use std::path::PathBuf;
 

@@ -2,13 +2,16 @@
 
 use std::sync::Arc;
 
+use device::DeviceCell;
 use devices_pci::{Label, PciBus};
 use devices_virtio::blk::Blk;
-use devices_virtio::pci::{VirtioPci, Wiring};
+use devices_virtio::device::{Access, Model};
+use devices_virtio::pci::{PciOptions, VirtioPci, Wiring};
 use memory::DmaView;
 
-use super::{Builder, Place};
-use crate::config::{DeviceConfig, DeviceKind, VirtioBlkConfig};
+use super::platform::find_place;
+use super::{Builder, Place, scsi};
+use crate::config::{DeviceConfig, DeviceKind, PciPlace, VirtioBlkConfig, VirtioConfig, VirtioModel};
 use crate::error::MachineError;
 use crate::firmware::BootDevice;
 use crate::storage::{DiskRequestor, Disks};
@@ -22,13 +25,52 @@ pub fn command_line_devices(
     bus: &Arc<PciBus>,
     disks: &Disks<'_>,
 ) -> Result<(), MachineError> {
+    let mut hosts = Vec::new();
     for device in &builder.config.devices {
-        if let DeviceKind::VirtioBlkPci(config) = &device.kind {
-            let built = block_device(builder, bus, disks, (device, config));
-            built.map_err(|message| MachineError::Device { option: device.source.clone(), message })?;
-        }
+        let built = match &device.kind {
+            DeviceKind::VirtioBlkPci(config) => block_device(builder, bus, disks, (device, config)),
+            DeviceKind::Virtio(config) => match &config.model {
+                VirtioModel::Scsi { .. } => {
+                    scsi::host(builder, bus, &hosts, (device, config)).map(|host| hosts.push(host))
+                }
+            },
+            DeviceKind::ScsiDrive(config) => scsi::drive(builder, &hosts, disks, (device, config)),
+            _ => continue,
+        };
+        built.map_err(|message| MachineError::Device { option: device.source.clone(), message })?;
     }
     Ok(())
+}
+
+/// A function that was attached.
+pub struct Attached<M: Model> {
+    /// The function.
+    pub function: DeviceCell<VirtioPci<M>>,
+    /// Its Open Firmware path: `/pci@i0cf8/scsi@4`, if its class is `scsi`.
+    pub firmware_path: String,
+}
+
+/// Attaches a device with the model that `build` makes; it has `vectors` interrupt vectors unless the user says so.
+/// `names` are those of its class in Open Firmware paths, and of its part that QEMU has as an object.
+pub fn attach<M: Model>(
+    builder: &mut Builder<'_>,
+    root: &Arc<PciBus>,
+    (device, config): (&DeviceConfig, &VirtioConfig),
+    (vectors, names): (u32, (&str, &'static str)),
+    build: impl FnOnce(Arc<dyn Access<M>>) -> M,
+) -> Result<Attached<M>, String> {
+    let (bus, address) = find_place(root, &config.place, config.type_name)?;
+    let wiring =
+        Wiring { dma: DmaView::new(Arc::clone(&builder.memory)), line: bus.intx(address, 0), messages: bus.messages() };
+    let pci = PciOptions { vectors: config.vectors.unwrap_or(vectors), ..config.pci.clone() };
+    let function = VirtioPci::new(&pci, wiring, build);
+    let windows = VirtioPci::windows(&function);
+    let label = Label { type_name: config.type_name.to_owned(), id: device.id.clone() };
+    let firmware_path = format!("{}/{}@{}", bus.open_firmware(), names.0, address.open_firmware());
+    let lifecycle = bus.attach(address, label, function.clone(), windows).map_err(|error| error.to_string())?;
+    let place = device.id.clone().map_or(Place::Anonymous, Place::Peripheral);
+    builder.add_with_part(config.type_name, place, lifecycle, (BACKEND.0, names.1));
+    Ok(Attached { function, firmware_path })
 }
 
 /// What a property that was not given follows from.
@@ -46,15 +88,8 @@ fn block_device(
     (device, config): (&DeviceConfig, &VirtioBlkConfig),
 ) -> Result<(), String> {
     let text = |error: &dyn std::fmt::Display| error.to_string();
-    let bus = match &config.bus {
-        Some(name) => &bus.by_name(name).ok_or_else(|| format!("Bus '{name}' not found"))?,
-        None => bus,
-    };
-    let address = match config.address {
-        Some(address) => address,
-        None => bus.first_free(config.type_name).map_err(|error| text(&error))?,
-    };
-    bus.check_free(address, config.type_name).map_err(|error| text(&error))?;
+    let place = PciPlace { bus: config.bus.clone(), address: config.address };
+    let (bus, address) = find_place(bus, &place, config.type_name)?;
     let config = completed(config, builder.config.cpus);
     let path = match &device.id {
         Some(id) => format!("/machine/peripheral/{id}/virtio-backend"),

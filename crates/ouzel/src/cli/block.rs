@@ -2,7 +2,8 @@
 //!
 //! `-blockdev` and `-object` take what the QMP commands take. `-drive` is older and wider: options of the back end (its
 //! name, error policies, limits, statistics), short names for those of the medium, and everything else for the block
-//! layer. Left out: controllers other than virtio, IDE and floppy.
+//! layer. Left out: controllers other than virtio, IDE and floppy (a SCSI
+//! adapter is a `-device`).
 
 use block::Options;
 use block::backend::ErrorPolicy;
@@ -179,7 +180,9 @@ impl Drive<'_> {
             Some("virtio") => Ok(Bus::Virtio),
             None | Some("ide") => Ok(Bus::Ide),
             Some("floppy") => Ok(Bus::Floppy),
-            Some("scsi") => Err(self.argument.error(no_controller("SCSI"))),
+            Some("scsi") => Err(self.argument.error(
+                "the board has no SCSI controller for drives; use if=none with -device virtio-scsi-pci and -device scsi-hd",
+            )),
             Some("pflash") => Ok(Bus::Flash),
             Some(kind @ ("mtd" | "sd" | "xen")) => Err(self.argument.error(no_controller(kind))),
             Some(other) => Err(self.argument.error(format!("unsupported bus type '{other}'"))),
@@ -523,7 +526,7 @@ mod tests {
         for (text, expected) in [
             ("if=ide,unit=2,file=x", "unit 2 too big (max is 1)"),
             ("if=ide,index=4,file=x", "machine type does not support if=ide,bus=2,unit=0"),
-            ("if=scsi,file=x", "there is no SCSI controller in this version"),
+            ("if=scsi,file=x", "the board has no SCSI controller for drives; use if=none with -device virtio-scsi-pci"),
             ("if=foo,file=x", "unsupported bus type 'foo'"),
             ("if=none,file=x,cache=maybe", "invalid cache option"),
             ("if=none,file=x,aio=maybe", "invalid aio option"),

@@ -6,7 +6,7 @@ use super::arguments::all;
 use super::block::Media;
 use super::character::Character;
 use super::value::Values;
-use super::{Argument, CliError, display, ide, platform, usb, virtio};
+use super::{Argument, CliError, display, ide, platform, usb, virtio, virtio_devices};
 
 /// A device driver that `-device` knows.
 pub struct Driver {
@@ -26,10 +26,10 @@ pub struct Driver {
 
 /// All the drivers.
 pub fn drivers() -> impl Iterator<Item = &'static Driver> {
-    DRIVERS.iter().chain(usb::DRIVERS)
+    DRIVERS.iter().chain(usb::DRIVERS).chain(virtio_devices::DRIVERS)
 }
 
-/// The drivers, by bus family, but for those of USB.
+/// The drivers, by bus family, but for those of USB, SCSI and virtio (other than block devices).
 const DRIVERS: &[Driver] = &[
     Driver {
         name: "isa-serial",

@@ -111,7 +111,9 @@ fn drivers() -> String {
 
 fn properties(driver: &devices::Driver) -> String {
     let mut text = format!("{} options:\n", driver.name);
-    for (name, description) in driver.properties {
+    let mut properties = driver.properties.to_vec();
+    properties.sort_unstable();
+    for (name, description) in properties {
         let _ = writeln!(text, "  {name:<24} - {description}");
     }
     text

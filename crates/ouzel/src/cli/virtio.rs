@@ -59,10 +59,12 @@ pub const BLK_PROPERTIES: &[(&str, &str)] = &[
 
 /// Which interfaces a driver's name stands for.
 #[derive(Clone, Copy)]
-enum Variant {
+pub enum Variant {
     /// As the properties say.
     Any,
+    /// Both interfaces.
     Transitional,
+    /// The modern one.
     NonTransitional,
 }
 
@@ -173,19 +175,15 @@ pub fn boot_index(values: &mut Values<'_>, devices: &[DeviceConfig]) -> Result<O
     if index < 0 {
         return Ok(None);
     }
-    let is_taken = devices.iter().any(|device| match &device.kind {
-        DeviceKind::VirtioBlkPci(other) => other.disk.boot_index == Some(index),
-        DeviceKind::IdeDrive(other) => other.disk.boot_index == Some(index),
-        DeviceKind::Floppy(other) => other.disk.boot_index == Some(index),
-        _ => false,
-    });
+    let is_taken = devices.iter().any(|device| device.kind.boot_index() == Some(index));
     if is_taken {
         return Err(values.error(format!("The bootindex {index} has already been used")));
     }
     Ok(Some(index))
 }
 
-fn transport(values: &mut Values<'_>, driver: &str, variant: Variant) -> Result<PciOptions, CliError> {
+/// The choices of the transport.
+pub fn transport(values: &mut Values<'_>, driver: &str, variant: Variant) -> Result<PciOptions, CliError> {
     let (legacy, modern) = match variant {
         Variant::Transitional => (true, true),
         Variant::NonTransitional => (false, true),

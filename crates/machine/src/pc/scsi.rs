@@ -1,0 +1,104 @@
+//! SCSI host adapters of the command line, and the drives on their buses.
+
+use std::sync::Arc;
+
+use devices_pci::PciBus;
+use devices_scsi::{LogicalUnit, ScsiBus, UnitKind};
+use devices_virtio::device::Access;
+use devices_virtio::pci::VirtioPci;
+use devices_virtio::scsi::{FIXED_QUEUES, LIMITS, Scsi};
+
+use super::virtio::attach;
+use super::{Builder, Place};
+use crate::config::{BlkOptions, DeviceConfig, DiskUse, ScsiDriveConfig, ScsiOptions, VirtioConfig, VirtioModel};
+use crate::firmware::BootDevice;
+use crate::storage::{DiskRequestor, Disks};
+
+/// A host adapter's bus.
+pub struct Host {
+    name: String,
+    /// The adapter's Open Firmware path.
+    firmware_path: String,
+    bus: Arc<ScsiBus>,
+    access: Arc<dyn Access<Scsi>>,
+    iothread: Option<String>,
+    /// The adapter has an id, which the bus is named after.
+    is_named: bool,
+}
+
+/// Builds a host adapter; `hosts` says how many buses without a name of their own there are.
+pub fn host(
+    builder: &mut Builder<'_>,
+    root: &Arc<PciBus>,
+    hosts: &[Host],
+    (device, config): (&DeviceConfig, &VirtioConfig),
+) -> Result<Host, String> {
+    let VirtioModel::Scsi { options, num_queues, iothread } = &config.model;
+    let most = u32::from(devices_virtio::queue::MAX_SIZE - FIXED_QUEUES);
+    let num_queues = num_queues.unwrap_or_else(|| builder.config.cpus.clamp(1, most));
+    let options = ScsiOptions { num_queues, ..options.clone() };
+    options.check().map_err(|error| error.to_string())?;
+    let bus = ScsiBus::new(LIMITS);
+    let shared = Arc::clone(&bus);
+    let vectors = num_queues + u32::from(FIXED_QUEUES) + 1;
+    let names = ("scsi", "virtio-scsi-device");
+    let attached =
+        attach(builder, root, (device, config), (vectors, names), |access| Scsi::new(options, shared, access))?;
+    let unnamed = hosts.iter().filter(|host| !host.is_named).count();
+    Ok(Host {
+        name: device.id.as_ref().map_or_else(|| format!("scsi.{unnamed}"), |id| format!("{id}.0")),
+        firmware_path: attached.firmware_path,
+        bus,
+        access: VirtioPci::access(&attached.function),
+        iothread: iothread.clone(),
+        is_named: device.id.is_some(),
+    })
+}
+
+/// Builds a drive on the bus of one of `hosts`.
+pub fn drive(
+    builder: &mut Builder<'_>,
+    hosts: &[Host],
+    disks: &Disks<'_>,
+    (device, config): (&DeviceConfig, &ScsiDriveConfig),
+) -> Result<(), String> {
+    let host = match &config.bus {
+        Some(name) => hosts.iter().find(|host| host.name == *name).ok_or_else(|| format!("Bus '{name}' not found"))?,
+        None => hosts.first().ok_or_else(|| format!("No 'SCSI' bus found for device '{}'", config.type_name))?,
+    };
+    let address = host.bus.place(config.channel, config.target, config.lun).map_err(|error| error.to_string())?;
+    let path = builder.next_path(false, device.id.as_deref());
+    let wish = DiskUse { iothread: host.iothread.clone(), ..config.disk.clone() };
+    let requestor = DiskRequestor { id: device.id.as_deref(), path: &path, type_name: config.type_name, wish: &wish };
+    let disk = disks(&requestor)?;
+    let mut options = config.unit.clone();
+    if options.kind == UnitKind::Disk {
+        // The rules for the sizes of blocks are those of all disks.
+        let sizes = BlkOptions {
+            logical_block_size: options.logical_block_size,
+            physical_block_size: options.physical_block_size,
+            min_io_size: options.min_io_size,
+            opt_io_size: options.opt_io_size,
+            ..BlkOptions::default()
+        };
+        sizes.check(&disk.properties()).map_err(|error| error.to_string())?;
+    }
+    if options.serial.is_none() && options.device_id.is_none() {
+        options.device_id = Some(disk.name()).filter(|name| !name.is_empty());
+    }
+    let geometry = options.geometry;
+    let unit = LogicalUnit::new(options, &disk);
+    host.bus.attach(address, device.id.as_deref(), unit.clone()).map_err(|error| error.to_string())?;
+    Scsi::watch(&host.access, address, &unit);
+    builder.boot_devices.push(BootDevice {
+        index: config.disk.boot_index,
+        path: format!(
+            "{}/channel@{:x}/disk@{:x},{:x}",
+            host.firmware_path, address.channel, address.target, address.lun
+        ),
+        geometry: geometry.map(|it| (u32::from(it.cylinders), u32::from(it.heads), u32::from(it.sectors))),
+    });
+    let place = device.id.clone().map_or(Place::Anonymous, Place::Peripheral);
+    builder.add(config.type_name, place, unit.lifecycle());
+    Ok(())
+}

@@ -1,0 +1,278 @@
+//! `-device virtio-…` but for block devices, and the drives of SCSI buses: properties with QEMU's names, defaults and error
+//! texts.
+
+use machine::config::{
+    DeviceConfig, DeviceKind, DiskAccess, DiskUse, PciPlace, ScsiDriveConfig, ScsiOptions, UnitGeometry, UnitKind,
+    UnitOptions, VirtioConfig, VirtioModel,
+};
+use qapi::keyval;
+
+use super::CliError;
+use super::devices::Driver;
+use super::value::Values;
+use super::virtio::{Variant, address, block_size, boot_index, error_policy, geometry, on_off_auto, size, transport};
+
+/// Properties of the transport, and those of a device.
+macro_rules! with_transport {
+    ($($property:expr),* $(,)?) => {
+        &[
+            ("addr", "slot and function, as 06.0 or 06 (default: the first free slot)"),
+            ("any_layout", "on/off (default on)"),
+            ("bus", "the PCI bus (default: the root bus)"),
+            ("disable-legacy", "on/off/auto (default auto: off)"),
+            ("disable-modern", "on/off (default off)"),
+            ("event_idx", "on/off (default on)"),
+            ("indirect_desc", "on/off (default on)"),
+            ("ioeventfd", "on/off; a hint without effect: the vCPU that notifies starts the requests"),
+            ("iommu_platform", "off: there is no IOMMU"),
+            ("modern-pio-notify", "on/off (default off)"),
+            ("multifunction", "on/off: there are others in the slot (default off)"),
+            ("notify_on_empty", "on/off (default on)"),
+            ("packed", "on/off: offer packed queues (default off)"),
+            ("page-per-vq", "on/off (default off)"),
+            ("queue_reset", "on/off (default on)"),
+            ("vectors", "interrupt vectors, 0 for none"),
+            $($property),*
+        ]
+    };
+}
+
+/// A driver under one of its names.
+macro_rules! driver {
+    ($name:expr, $alias:expr, $variant:ident, $description:literal, $properties:expr, $model:path) => {
+        Driver {
+            name: $name,
+            alias: $alias,
+            bus: "PCI",
+            description: $description,
+            properties: $properties,
+            build: |values, _devices| pci(values, $name, Variant::$variant, $model),
+        }
+    };
+}
+
+const SCSI_PROPERTIES: &[(&str, &str)] = with_transport![
+    ("cmd_per_lun", "commands that a unit takes at once (default 128)"),
+    ("hotplug", "on/off: the guest is told of units that come and go (default on)"),
+    ("iothread", "id of the I/O thread that runs the requests"),
+    ("max_sectors", "sectors of a command (default 65535)"),
+    ("num_queues", "command queues (default: one for each vCPU)"),
+    ("param_change", "on/off: the guest is told of changed sizes (default on)"),
+    ("seg_max_adjust", "on/off (default on)"),
+    ("virtqueue_size", "entries of a queue, a power of two (default 256)"),
+];
+
+const HD_PROPERTIES: &[(&str, &str)] = &[
+    ("account-failed", "on/off/auto: failed requests count as accesses (default auto)"),
+    ("account-invalid", "on/off/auto: invalid requests count as accesses (default auto)"),
+    ("bootindex", "order among devices to boot from"),
+    ("bus", "the SCSI bus (default: the first)"),
+    ("channel", "0"),
+    ("cyls", "cylinders (default: guessed)"),
+    ("device_id", "name in the device identification page (default: the serial number or the drive's name)"),
+    ("discard_granularity", "bytes (default: a block, 4096 at least)"),
+    ("dpofua", "on/off: the mode data says that the bits DPO and FUA are supported (default off)"),
+    ("drive", "node name or id of the drive"),
+    ("heads", "heads (default: guessed)"),
+    ("logical_block_size", "a power of two between 512 B and 2 MiB (default: the disk's)"),
+    ("lun", "logical unit number, up to 16383 (default: the first that is free)"),
+    ("max_io_size", "bytes of a command (default 2147483647)"),
+    ("max_unmap_size", "bytes of an UNMAP (default 1073741824)"),
+    ("min_io_size", "bytes (default: the disk's)"),
+    ("opt_io_size", "bytes (default: the disk's)"),
+    ("physical_block_size", "a power of two between 512 B and 2 MiB (default: the disk's)"),
+    ("port_index", "relative target port (default 0: none)"),
+    ("port_wwn", "world wide name of the port (default 0: none)"),
+    ("product", "product, up to 16 bytes of which the guest sees (default QEMU HARDDISK)"),
+    ("removable", "on/off: the medium can be taken out (default off)"),
+    ("rerror", "report/ignore/enospc/stop/auto (default auto)"),
+    ("rotation_rate", "revolutions per minute; 1 is a solid state disk (default 0: not reported)"),
+    ("scsi-id", "target, up to 255 (default: the first that is free)"),
+    ("scsi_version", "version in the INQUIRY data (default 5)"),
+    ("secs", "sectors of a track (default: guessed)"),
+    ("serial", "serial number, up to 36 bytes of which the guest sees"),
+    ("share-rw", "on/off: others may write the disk (default off)"),
+    ("vendor", "vendor, up to 8 bytes of which the guest sees (default QEMU)"),
+    ("ver", "firmware revision, up to 4 bytes of which the guest sees (default 2.5+)"),
+    ("werror", "report/ignore/enospc/stop/auto (default auto)"),
+    ("write-cache", "on/off/auto (default auto: the drive's)"),
+    ("wwn", "world wide name (default 0: none)"),
+];
+
+const CD_PROPERTIES: &[(&str, &str)] = &[
+    ("account-failed", "on/off/auto: failed requests count as accesses (default auto)"),
+    ("account-invalid", "on/off/auto: invalid requests count as accesses (default auto)"),
+    ("bootindex", "order among devices to boot from"),
+    ("bus", "the SCSI bus (default: the first)"),
+    ("channel", "0"),
+    ("device_id", "name in the device identification page (default: the serial number or the drive's name)"),
+    ("drive", "node name or id of the drive (default: an empty drive)"),
+    ("lun", "logical unit number, up to 16383 (default: the first that is free)"),
+    ("max_io_size", "bytes of a command (default 2147483647)"),
+    ("physical_block_size", "bytes of a block (default 2048)"),
+    ("port_index", "relative target port (default 0: none)"),
+    ("port_wwn", "world wide name of the port (default 0: none)"),
+    ("product", "product, up to 16 bytes of which the guest sees (default QEMU CD-ROM)"),
+    ("rerror", "report/ignore/enospc/stop/auto (default auto)"),
+    ("scsi-id", "target, up to 255 (default: the first that is free)"),
+    ("scsi_version", "version in the INQUIRY data (default 5)"),
+    ("serial", "serial number, up to 36 bytes of which the guest sees"),
+    ("share-rw", "on/off: others may write the disk (default off)"),
+    ("vendor", "vendor, up to 8 bytes of which the guest sees (default QEMU)"),
+    ("ver", "firmware revision, up to 4 bytes of which the guest sees (default 2.5+)"),
+    ("werror", "report/ignore/enospc/stop/auto (default auto)"),
+    ("wwn", "world wide name (default 0: none)"),
+];
+
+/// The drivers.
+pub const DRIVERS: &[Driver] = &[
+    Driver {
+        name: "scsi-cd",
+        alias: None,
+        bus: "SCSI",
+        description: "virtual SCSI CD-ROM",
+        properties: CD_PROPERTIES,
+        build: scsi_cd,
+    },
+    Driver {
+        name: "scsi-hd",
+        alias: None,
+        bus: "SCSI",
+        description: "virtual SCSI disk",
+        properties: HD_PROPERTIES,
+        build: scsi_hd,
+    },
+    driver!("virtio-scsi-pci", Some("virtio-scsi"), Any, "virtio SCSI host adapter", SCSI_PROPERTIES, scsi),
+    driver!(
+        "virtio-scsi-pci-non-transitional",
+        None,
+        NonTransitional,
+        "virtio SCSI host adapter without the legacy interface",
+        SCSI_PROPERTIES,
+        scsi
+    ),
+    driver!(
+        "virtio-scsi-pci-transitional",
+        None,
+        Transitional,
+        "virtio SCSI host adapter with both interfaces",
+        SCSI_PROPERTIES,
+        scsi
+    ),
+];
+
+fn pci(
+    values: &mut Values<'_>,
+    type_name: &'static str,
+    variant: Variant,
+    model: fn(&mut Values<'_>) -> Result<VirtioModel, CliError>,
+) -> Result<DeviceKind, CliError> {
+    let place = PciPlace { bus: values.text("bus")?, address: address(values, type_name)? };
+    let vectors = number(values, "vectors")?;
+    let pci = transport(values, type_name, variant)?;
+    values.flag("ioeventfd")?;
+    let model = model(values)?;
+    Ok(DeviceKind::Virtio(Box::new(VirtioConfig { type_name, place, pci, vectors, model })))
+}
+
+/// A number of 32 bits; all ones stand for none.
+fn number(values: &mut Values<'_>, key: &str) -> Result<Option<u32>, CliError> {
+    let number = values.number(key, u64::from(u32::MAX))?.map(|number| number as u32);
+    Ok(number.filter(|number| *number != u32::MAX))
+}
+
+fn long(values: &mut Values<'_>, key: &str) -> Result<Option<u64>, CliError> {
+    let Some(text) = values.text(key)? else { return Ok(None) };
+    keyval::parse_u64(&text).map(Some).ok_or_else(|| values.error(format!("Parameter '{key}' expects uint64")))
+}
+
+fn scsi(values: &mut Values<'_>) -> Result<VirtioModel, CliError> {
+    let default = ScsiOptions::default();
+    let options = ScsiOptions {
+        virtqueue_size: number(values, "virtqueue_size")?.unwrap_or(default.virtqueue_size),
+        seg_max_adjust: values.flag("seg_max_adjust")?.unwrap_or(true),
+        max_sectors: number(values, "max_sectors")?.unwrap_or(default.max_sectors),
+        cmd_per_lun: number(values, "cmd_per_lun")?.unwrap_or(default.cmd_per_lun),
+        hotplug: values.flag("hotplug")?.unwrap_or(true),
+        param_change: values.flag("param_change")?.unwrap_or(true),
+        ..default
+    };
+    Ok(VirtioModel::Scsi { options, num_queues: number(values, "num_queues")?, iothread: values.text("iothread")? })
+}
+
+fn scsi_hd(values: &mut Values<'_>, devices: &[DeviceConfig]) -> Result<DeviceKind, CliError> {
+    let drive = values.text("drive")?.filter(|drive| !drive.is_empty());
+    let drive = drive.ok_or_else(|| values.error("drive property not set"))?;
+    let common = unit(values, UnitKind::Disk)?;
+    let default = UnitOptions::new(UnitKind::Disk);
+    let removable = values.flag("removable")?.unwrap_or(false);
+    let unit = UnitOptions {
+        removable,
+        dpofua: values.flag("dpofua")?.unwrap_or(false),
+        max_unmap_size: long(values, "max_unmap_size")?.unwrap_or(default.max_unmap_size),
+        rotation_rate: values.number("rotation_rate", 0xffff)?.unwrap_or(0) as u16,
+        logical_block_size: block_size(values, "logical_block_size")?,
+        physical_block_size: block_size(values, "physical_block_size")?,
+        min_io_size: size(values, "min_io_size")?.filter(|size| *size != 0),
+        opt_io_size: size(values, "opt_io_size")?.filter(|size| *size != 0),
+        discard_granularity: size(values, "discard_granularity")?.filter(|size| *size != u32::MAX),
+        write_cache: on_off_auto(values, "write-cache")?,
+        geometry: geometry(values)?.map(|it| UnitGeometry {
+            cylinders: it.cylinders,
+            heads: it.heads,
+            sectors: it.sectors,
+        }),
+        ..common
+    };
+    let disk = DiskUse { removable, ..disk(values, devices, drive)? };
+    place(values, ("scsi-hd", disk, unit))
+}
+
+fn scsi_cd(values: &mut Values<'_>, devices: &[DeviceConfig]) -> Result<DeviceKind, CliError> {
+    let drive = values.text("drive")?.unwrap_or_default();
+    let unit =
+        UnitOptions { physical_block_size: block_size(values, "physical_block_size")?, ..unit(values, UnitKind::Cd)? };
+    let disk = DiskUse { access: DiskAccess::Read, removable: true, ..disk(values, devices, drive)? };
+    place(values, ("scsi-cd", disk, unit))
+}
+
+/// What disks and CD drives have.
+fn unit(values: &mut Values<'_>, kind: UnitKind) -> Result<UnitOptions, CliError> {
+    let default = UnitOptions::new(kind);
+    Ok(UnitOptions {
+        vendor: values.text("vendor")?.unwrap_or_else(|| default.vendor.clone()),
+        product: values.text("product")?.unwrap_or_else(|| default.product.clone()),
+        version: values.text("ver")?.unwrap_or_else(|| default.version.clone()),
+        serial: values.text("serial")?,
+        device_id: values.text("device_id")?,
+        wwn: long(values, "wwn")?.unwrap_or(0),
+        port_wwn: long(values, "port_wwn")?.unwrap_or(0),
+        port_index: values.number("port_index", 0xffff)?.unwrap_or(0) as u16,
+        max_io_size: long(values, "max_io_size")?.unwrap_or(default.max_io_size),
+        scsi_version: values.number("scsi_version", 0xff)?.map_or(default.scsi_version, |version| version as u8),
+        ..default
+    })
+}
+
+fn disk(values: &mut Values<'_>, devices: &[DeviceConfig], drive: String) -> Result<DiskUse, CliError> {
+    Ok(DiskUse {
+        drive,
+        share_rw: values.flag("share-rw")?.unwrap_or(false),
+        rerror: error_policy(values, "rerror")?,
+        werror: error_policy(values, "werror")?,
+        account_failed: on_off_auto(values, "account-failed")?,
+        account_invalid: on_off_auto(values, "account-invalid")?,
+        boot_index: boot_index(values, devices)?,
+        ..DiskUse::default()
+    })
+}
+
+fn place(
+    values: &mut Values<'_>,
+    (type_name, disk, unit): (&'static str, DiskUse, UnitOptions),
+) -> Result<DeviceKind, CliError> {
+    let bus = values.text("bus")?;
+    let channel = values.number("channel", u64::from(u32::MAX))?.unwrap_or(0) as u32;
+    let (target, lun) = (number(values, "scsi-id")?, number(values, "lun")?);
+    Ok(DeviceKind::ScsiDrive(Box::new(ScsiDriveConfig { type_name, bus, channel, target, lun, disk, unit })))
+}
