@@ -8,11 +8,15 @@
 mod dsdt;
 mod fadt;
 mod loader;
+mod srat;
+
+use std::sync::Arc;
 
 use acpi_tables::sdt::Sdt;
 
 pub use self::loader::{LOADER_FILE, RSDP_FILE, TABLES_FILE, TableFiles};
 use self::loader::{Script, Zone};
+pub use self::srat::NumaTables;
 
 const OEM_ID: [u8; 6] = *b"BOCHS ";
 const OEM_TABLE_ID: [u8; 8] = *b"BXPC    ";
@@ -75,6 +79,8 @@ pub struct AcpiConfig {
     pub hpet: bool,
     /// The pvpanic port, if the device is there.
     pub pvpanic: Option<u16>,
+    /// The nodes of a NUMA machine.
+    pub numa: Option<Arc<NumaTables>>,
     /// The I/O ports of the ISA serial ports that exist, in order of COM number.
     pub serial_ports: Vec<SerialPort>,
 }
@@ -130,6 +136,9 @@ impl AcpiTables {
         let mut list = vec![fadt, tables.add(&madt(config), &[])];
         if config.hpet {
             list.push(tables.add(&hpet(), &[]));
+        }
+        if let Some(numa) = &config.numa {
+            list.extend(numa.tables(&config.apic_ids).iter().map(|table| tables.add(table, &[])));
         }
         if let ChipsetTables::Q35 { mmconfig } = config.chipset {
             list.push(tables.add(&mcfg(mmconfig), &[]));
@@ -317,6 +326,7 @@ mod tests {
             pci_hole_start: 0x0800_0000,
             hpet: true,
             pvpanic: Some(0x505),
+            numa: None,
             serial_ports: vec![SerialPort { number: 1, io: 0x3f8, irq: 4 }],
         }
     }

@@ -6,6 +6,7 @@ pub use devices_display::edid::EdidOptions;
 pub use devices_ide::drive::{DriveKind, DriveOptions, Geometry as DriveGeometry};
 pub use devices_ide::fdc::geometry::DriveType as FloppyType;
 pub use devices_pci::Address;
+pub use devices_pci::bridge::BridgeKind;
 pub use devices_pci::root_port::{PortKind, PortOptions};
 pub use devices_scsi::{Geometry as UnitGeometry, UnitKind, UnitOptions};
 pub use devices_usb::device::Labels as UsbLabels;
@@ -15,12 +16,15 @@ pub use devices_virtio::blk::{BlkOptions, Geometry};
 pub use devices_virtio::features as virtio_features;
 pub use devices_virtio::pci::PciOptions;
 pub use devices_virtio::scsi::ScsiOptions;
-use x86::model::{CpuModel, Topology};
+pub use object::{PropertyInfo, PropertyValue, TypeInfo};
+use x86::model::CpuModel;
+pub use x86::model::Topology;
 
 use crate::accelerator::AcceleratorConfig;
 use crate::boot::BootSource;
 use crate::firmware::FirmwareConfig;
 use crate::icount::IcountConfig;
+use crate::numa::Numa;
 use crate::vcpu::Threads;
 
 /// The highest number of vCPUs.
@@ -35,6 +39,8 @@ pub enum ChipsetKind {
     I440fx,
     /// Q35 with ICH9.
     Q35,
+    /// None: a machine without devices.
+    Empty,
 }
 
 impl ChipsetKind {
@@ -43,6 +49,7 @@ impl ChipsetKind {
         match self {
             Self::I440fx => (0xe000_0000, 0xc000_0000),
             Self::Q35 => (0xb000_0000, 0x8000_0000),
+            Self::Empty => (u64::MAX, u64::MAX),
         }
     }
 
@@ -51,6 +58,7 @@ impl ChipsetKind {
         match self {
             Self::I440fx => "pci.0",
             Self::Q35 => "pcie.0",
+            Self::Empty => "",
         }
     }
 }
@@ -149,9 +157,15 @@ pub const MACHINE_TYPES: &[MachineType] = &[
     q35("pc-q35-2.6"),
     q35("pc-q35-2.5"),
     q35("pc-q35-2.4"),
+    MachineType { description: "empty machine", chipset: ChipsetKind::Empty, ..i440fx("none") },
 ];
 
 impl MachineType {
+    /// The name of its RAM.
+    pub fn ram_id(&self) -> &'static str {
+        if self.chipset == ChipsetKind::Empty { "ram" } else { "pc.ram" }
+    }
+
     /// The version of its name: (7, 2) for `pc-q35-7.2`. Types without one are of the latest.
     pub fn version(&self) -> (u32, u32) {
         let version = self.name.rsplit('-').next().unwrap_or_default();
@@ -231,6 +245,15 @@ pub enum DeviceKind {
     Display(DisplayConfig),
     /// A drive on an IDE bus.
     IdeDrive(Box<IdeDriveConfig>),
+    /// A PCI bridge.
+    Bridge {
+        /// Which.
+        kind: BridgeKind,
+        /// Where.
+        place: PciPlace,
+        /// `chassis_nr=`
+        chassis: u8,
+    },
     /// A PCI Express root port.
     RootPort(RootPortConfig),
     /// A floppy drive.
@@ -378,6 +401,19 @@ pub struct FloppyConfig {
     pub is_boards: bool,
 }
 
+/// How firmware translates a disk's geometry; the numbers are those of CMOS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Translation {
+    /// Not at all.
+    None = 0,
+    /// From block numbers.
+    Lba = 1,
+    /// By shifting.
+    Large = 2,
+    /// By shifting, with 15 heads.
+    Rechs = 3,
+}
+
 /// A disk or CD drive on an IDE bus.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IdeDriveConfig {
@@ -391,6 +427,8 @@ pub struct IdeDriveConfig {
     pub disk: DiskUse,
     /// The drive.
     pub drive: DriveOptions,
+    /// How firmware translates the geometry; what fits it when not given.
+    pub translation: Option<Translation>,
     /// The board has made it for a `-drive`.
     pub is_boards: bool,
 }
@@ -426,7 +464,9 @@ impl DeviceKind {
             Self::VirtioBlkPci(config) => config.bus.as_deref(),
             Self::Virtio(config) => config.place.bus.as_deref(),
             Self::UsbController(config) => config.place.bus.as_deref(),
-            Self::PvpanicPci { place, .. } | Self::I6300Esb { place } => place.bus.as_deref(),
+            Self::PvpanicPci { place, .. } | Self::I6300Esb { place } | Self::Bridge { place, .. } => {
+                place.bus.as_deref()
+            }
             _ => None,
         }
     }
@@ -536,6 +576,8 @@ pub struct DiskUse {
     pub account_invalid: Option<bool>,
     /// The order among devices to boot from.
     pub boot_index: Option<i32>,
+    /// Cylinders, heads and sectors as firmware shall show them.
+    pub firmware_geometry: Option<(u32, u32, u32)>,
     /// Media can be exchanged: `drive` may be empty, and so may what it names.
     pub removable: bool,
     /// Whether the device writes.
@@ -574,12 +616,25 @@ pub struct BoardOptions {
     pub extended_tseg_mib: Option<u16>,
     /// `mch.smbase-smram`, if it is not what the machine's version says.
     pub smbase_smram: Option<bool>,
+    /// `apic-id=` of the processor of an empty machine.
+    pub apic_id: Option<u32>,
 }
 
 impl Default for BoardOptions {
     fn default() -> Self {
-        Self { no_reboot: true, extended_tseg_mib: None, smbase_smram: None }
+        Self { no_reboot: true, extended_tseg_mib: None, smbase_smram: None, apic_id: None }
     }
+}
+
+/// RAM beside its size.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MemoryOptions {
+    /// `memory-backend=`: the memory object that is the RAM.
+    pub backend: Option<String>,
+    /// `maxmem=`: how much RAM there may be with what is plugged later.
+    pub max: Option<u64>,
+    /// `slots=`: how many memory devices may be plugged.
+    pub slots: u64,
 }
 
 /// A whole machine.
@@ -619,6 +674,12 @@ pub struct MachineConfig {
     pub vga: Option<CardOptions>,
     /// Properties of the board's own devices.
     pub board: BoardOptions,
+    /// Where RAM comes from, and how much there may be.
+    pub memory: MemoryOptions,
+    /// The nodes of a NUMA machine.
+    pub numa: Numa,
+    /// The types of devices that users may add, for the object tree's registry.
+    pub types: Vec<TypeInfo>,
     /// Devices beside the board's own.
     pub devices: Vec<DeviceConfig>,
 }

@@ -55,6 +55,12 @@ pub enum MachineError {
     /// System-management mode was asked for.
     #[error("System Management Mode not supported by this hypervisor.")]
     NoSmm,
+    /// Memory objects.
+    #[error("{0}")]
+    Memory(String),
+    /// NUMA nodes.
+    #[error("{0}")]
+    Numa(String),
     /// Too little RAM for the tables and the boot structures.
     #[error("the machine needs at least 1 MiB of RAM")]
     RamTooSmall,

@@ -20,7 +20,7 @@ use x86::regs::SegmentRegister;
 use crate::accelerator::{AcceleratorConfig, SoftwareAccelerator};
 use crate::acpi::{AcpiTables, PlacedTables};
 use crate::boot::{BootEnvironment, BootError, BootPlan};
-use crate::config::MachineConfig;
+use crate::config::{ChipsetKind, MachineConfig};
 use crate::e820::E820;
 use crate::error::MachineError;
 use crate::event::{GuestEvents, WakeReason};
@@ -57,9 +57,17 @@ pub struct CpuSlot {
     pub core: u32,
     /// The thread in its core.
     pub thread: u32,
+    /// The NUMA node.
+    pub node: Option<u16>,
 }
 
-/// All the slots of a topology, in the order of vCPU indices.
+impl CpuSlot {
+    /// All the slots of a topology, in the order of vCPU indices.
+    pub fn all(topology: Topology) -> Vec<CpuSlot> {
+        slots(topology)
+    }
+}
+
 fn slots(topology: Topology) -> Vec<CpuSlot> {
     let mut slots = Vec::new();
     for index in 0..topology.sockets * topology.dies * topology.cores * topology.threads {
@@ -74,6 +82,7 @@ fn slots(topology: Topology) -> Vec<CpuSlot> {
             die: (topology.dies > 1).then_some(die),
             core,
             thread,
+            node: None,
         });
     }
     slots
@@ -90,6 +99,9 @@ pub struct Machine {
     /// The tables, placed as firmware would, when a kernel is booted without firmware.
     tables: Option<DirectTables>,
     can_suspend: bool,
+    ram_size: u64,
+    memory_defaults: (bool, bool),
+    node_memory: Vec<u64>,
     rtc_path: String,
     physical_bits: u32,
     accelerator: Arc<dyn Accelerator>,
@@ -122,10 +134,26 @@ impl Machine {
             AcceleratorConfig::Opened(accelerator) => Arc::clone(accelerator),
         };
         let mut slots = slots(config.topology);
+        let mut numa = config.numa.clone();
+        numa.complete(&slots, config.ram_size).map_err(MachineError::Numa)?;
+        for (index, slot) in slots.iter_mut().enumerate() {
+            slot.node = numa.node_of(index);
+        }
+        if let (Some(slot), Some(apic_id)) = (slots.first_mut(), config.board.apic_id) {
+            slot.apic_id = apic_id;
+        }
+        let config = &MachineConfig { numa, ..config.clone() };
         let (low, high) = config.ram_split();
-        let tables_at = low.checked_sub(TABLES_SIZE).filter(|at| *at >= 0xe_0000).ok_or(MachineError::RamTooSmall)?;
+        let tables_at = low.checked_sub(TABLES_SIZE).filter(|at| *at >= 0xe_0000);
+        let tables_at = match config.machine_type.chipset {
+            ChipsetKind::Empty => 0,
+            _ => tables_at.ok_or(MachineError::RamTooSmall)?,
+        };
         let mut board = pc::build(config, &*accelerator, &clock, backends, events)?;
-        let tables = config.boot.is_some().then(|| DirectTables::new(&board, tables_at));
+        let tables = match config.boot {
+            Some(_) => DirectTables::new(&board, tables_at),
+            None => None,
+        };
         let boot = match &config.boot {
             None => None,
             Some(source) => {
@@ -161,7 +189,7 @@ impl Machine {
         let vcpus = VcpuThreads::start(vcpus, events, options).map_err(MachineError::Thread)?;
         let rtc = board.devices.iter().position(|device| device.type_name == "mc146818rtc").unwrap_or(usize::MAX);
         let rtc_path = objects::device_path(config.cpus, &board.devices, rtc);
-        let can_suspend = config.firmware.sleep.s3;
+        let can_suspend = config.firmware.sleep.s3 && board.power_management.is_some();
         let physical_bits = config.cpu_model.physical_bits();
         let cpu_type = config.cpu_model.type_name();
         let vcpus = Arc::new(vcpus);
@@ -174,6 +202,9 @@ impl Machine {
             boot,
             tables,
             can_suspend,
+            ram_size: config.ram_size,
+            memory_defaults: (config.mem_merge, config.dump_guest_core),
+            node_memory: config.numa.nodes().map(|node| node.memory).collect(),
             rtc_path,
             physical_bits,
             accelerator,
@@ -221,7 +252,7 @@ impl Machine {
 
     /// Whether the clock's alarm wakes the guest: it asked for it.
     pub fn wakes_by_alarm(&self) -> bool {
-        self.board.power_management.lock().wakes_by_alarm()
+        self.board.power_management.as_ref().is_some_and(|power| power.lock().wakes_by_alarm())
     }
 
     /// The guest suspends to RAM: the vCPUs stand, and firmware will find a note in CMOS. Time goes on.
@@ -251,7 +282,9 @@ impl Machine {
                 cpu.set_registers(&registers);
             });
         }
-        self.board.power_management.lock().wake(reason);
+        if let Some(power) = &self.board.power_management {
+            power.lock().wake(reason);
+        }
         self.vcpus.resume();
     }
 
@@ -336,7 +369,9 @@ impl Machine {
 
     /// Presses the ACPI power button.
     pub fn press_power_button(&self) {
-        self.board.power_management.lock().press_power_button();
+        if let Some(power) = &self.board.power_management {
+            power.lock().press_power_button();
+        }
     }
 
     /// Sends an NMI to all vCPUs, as a front-panel button does.
@@ -362,9 +397,34 @@ impl Machine {
         &self.objects
     }
 
+    /// The objects, to change.
+    pub fn objects_mut(&mut self) -> &mut ObjectTree {
+        &mut self.objects
+    }
+
     /// All places for vCPUs, present or not, by index.
     pub fn cpu_slots(&self) -> &[CpuSlot] {
         &self.slots
+    }
+
+    /// Whether the board has places for vCPUs.
+    pub fn has_cpu_slots(&self) -> bool {
+        self.board.tables.is_some()
+    }
+
+    /// Bytes of RAM.
+    pub fn ram_size(&self) -> u64 {
+        self.ram_size
+    }
+
+    /// Whether the host may share equal pages of guest memory, and whether a core dump contains it.
+    pub fn memory_defaults(&self) -> (bool, bool) {
+        self.memory_defaults
+    }
+
+    /// The memory of each NUMA node; nothing on a machine without nodes.
+    pub fn node_memory(&self) -> &[u64] {
+        &self.node_memory
     }
 
     /// The slot of vCPU `index`, if it is present.
@@ -433,11 +493,12 @@ struct DirectTables {
 }
 
 impl DirectTables {
-    fn new(board: &Board, at: u64) -> Self {
-        let acpi = AcpiTables::build(&board.acpi).placed(at as u32);
+    fn new(board: &Board, at: u64) -> Option<Self> {
+        let (acpi, smbios) = board.tables.as_ref()?;
+        let acpi = AcpiTables::build(acpi).placed(at as u32);
         let smbios_at = at + (acpi.blob.len() as u64).next_multiple_of(16);
-        let smbios_anchor = board.smbios.placed_anchor(smbios_at as u32);
-        Self { acpi, smbios_anchor, smbios: board.smbios.tables.clone(), at, smbios_at }
+        let smbios_anchor = smbios.placed_anchor(smbios_at as u32);
+        Some(Self { acpi, smbios_anchor, smbios: smbios.tables.clone(), at, smbios_at })
     }
 
     /// Where the guest wants to be resumed: the FACS is the first table (ACPI 1.0b, 5.2.6).

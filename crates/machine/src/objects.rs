@@ -3,16 +3,17 @@
 //! Devices of the command line with an id are `/machine/peripheral/ID`, those without one
 //! `/machine/peripheral-anon/device[N]`, and the board's own `/machine/unattached/device[N]`, the boot processor first.
 
-use object::{ObjectError, ObjectTree, TypeInfo, TypeRegistry};
+use object::{ObjectError, ObjectId, ObjectTree, Property, PropertyValue, TypeInfo, TypeRegistry, ValueKind};
+use x86::model::CpuModel;
 
-use crate::config::MachineConfig;
+use crate::config::{ChipsetKind, MACHINE_TYPES, MachineConfig, MachineType};
 use crate::pc::{BoardDevice, Place};
 
 /// Builds the tree, and tells the paths of the vCPUs that are present.
 pub fn build(config: &MachineConfig, devices: &[BoardDevice]) -> Result<(ObjectTree, Vec<String>), ObjectError> {
-    let machine_type = format!("{}-machine", config.machine_type.name);
+    let machine_type = machine_type(config.machine_type);
     let cpu_type = config.cpu_model.type_name();
-    let mut tree = ObjectTree::new(types(&machine_type, &cpu_type, devices)?);
+    let mut tree = ObjectTree::new(types(config, &cpu_type, devices)?);
     let root = tree.root();
     let machine = tree.add_child(root, "machine", &machine_type)?;
     for name in ["unattached", "peripheral", "peripheral-anon"] {
@@ -30,13 +31,16 @@ pub fn build(config: &MachineConfig, devices: &[BoardDevice]) -> Result<(ObjectT
         if index == 0
             && let Some(device) = board.next()
         {
-            tree.add_child(parent, "device[*]", device.type_name)?;
+            let object = tree.add_child(parent, "device[*]", device.type_name)?;
+            device_properties(&mut tree, object)?;
         }
     }
     for device in board {
         let parent = tree.container("/machine/unattached")?;
-        tree.add_child(parent, "device[*]", device.type_name)?;
+        let object = tree.add_child(parent, "device[*]", device.type_name)?;
+        device_properties(&mut tree, object)?;
     }
+    machine_properties(&mut tree, machine, config)?;
     for device in devices {
         let (parent, name) = match &device.place {
             Place::Board => continue,
@@ -45,11 +49,57 @@ pub fn build(config: &MachineConfig, devices: &[BoardDevice]) -> Result<(ObjectT
         };
         let parent = tree.container(parent)?;
         let object = tree.add_child(parent, name, device.type_name)?;
+        device_properties(&mut tree, object)?;
         if let Some((name, type_name)) = device.part {
             tree.add_child(object, name, type_name)?;
         }
     }
     Ok((tree, cpus))
+}
+
+/// What every device says of itself.
+fn device_properties(tree: &mut ObjectTree, device: ObjectId) -> Result<(), ObjectError> {
+    for (name, value) in [("realized", true), ("hotpluggable", false), ("hotplugged", false)] {
+        tree.add_property(device, name, Property::fixed(value))?;
+    }
+    Ok(())
+}
+
+/// What the machine was configured with.
+fn machine_properties(tree: &mut ObjectTree, machine: ObjectId, config: &MachineConfig) -> Result<(), ObjectError> {
+    let (kernel, initrd, append) = match &config.boot {
+        Some(boot) => (boot.kernel_path.clone(), boot.initrd_path.clone(), boot.command_line.clone()),
+        None => Default::default(),
+    };
+    let firmware = config.firmware.rom.as_ref().map(|rom| rom.path.clone()).unwrap_or_default();
+    for (name, value) in [("kernel", kernel), ("initrd", initrd), ("append", append), ("firmware", firmware)] {
+        tree.add_property(machine, name, Property::fixed(value).type_name("string"))?;
+    }
+    for (name, value) in [("dump-guest-core", config.dump_guest_core), ("mem-merge", config.mem_merge), ("usb", false)]
+    {
+        tree.add_property(machine, name, Property::fixed(value))?;
+    }
+    if config.machine_type.chipset != ChipsetKind::Empty {
+        tree.add_property(machine, "hpet", Property::fixed(config.hpet))?;
+        tree.add_property(machine, "hmat", Property::fixed(config.numa.has_hmat))?;
+    }
+    let topology = config.topology;
+    let numbers = [
+        ("cpus", config.cpus),
+        ("sockets", topology.sockets),
+        ("dies", topology.dies),
+        ("cores", topology.cores),
+        ("threads", topology.threads),
+        ("maxcpus", topology.sockets * topology.dies * topology.cores * topology.threads),
+    ];
+    let smp = numbers.map(|(name, number)| (name.to_owned(), PropertyValue::from(number))).to_vec();
+    let smp = Property::new(ValueKind::Any).getter(move || PropertyValue::Struct(smp.clone()));
+    tree.add_property(machine, "smp", smp.type_name("SMPConfiguration"))?;
+    let mut memory = vec![("size".to_owned(), PropertyValue::from(config.ram_size))];
+    memory.push(("slots".to_owned(), config.memory.slots.into()));
+    memory.push(("max-size".to_owned(), config.memory.max.unwrap_or(config.ram_size).into()));
+    let memory = Property::new(ValueKind::Any).getter(move || PropertyValue::Struct(memory.clone()));
+    tree.add_property(machine, "memory", memory.type_name("MemorySizeConfiguration"))
 }
 
 /// The path of device `index` of the list, in the tree that [`build`] makes.
@@ -70,13 +120,59 @@ pub fn device_path(cpus: u32, devices: &[BoardDevice], index: usize) -> String {
     }
 }
 
-fn types(machine_type: &str, cpu_type: &str, devices: &[BoardDevice]) -> Result<TypeRegistry, ObjectError> {
+/// Types that have no objects of their own: name and what they extend.
+const ABSTRACT_TYPES: &[(&str, &str)] = &[
+    ("device", "object"),
+    ("pci-device", "device"),
+    ("isa-device", "device"),
+    ("ide-device", "device"),
+    ("scsi-device", "device"),
+    ("usb-device", "device"),
+    ("machine", "object"),
+    ("x86-machine", "machine"),
+    ("generic-pc-machine", "x86-machine"),
+    ("cpu", "device"),
+    ("x86_64-cpu", "cpu"),
+    ("memory-backend", "object"),
+    ("rng-backend", "object"),
+    ("tls-creds", "object"),
+];
+
+/// Objects that users make by `object-add`: name and what they extend.
+const USER_TYPES: &[(&str, &str)] = &[
+    ("iothread", "object"),
+    ("memory-backend-file", "memory-backend"),
+    ("memory-backend-memfd", "memory-backend"),
+    ("memory-backend-ram", "memory-backend"),
+    ("qtest", "object"),
+    ("rng-builtin", "rng-backend"),
+    ("secret", "object"),
+    ("throttle-group", "object"),
+    ("tls-creds-x509", "tls-creds"),
+];
+
+fn types(config: &MachineConfig, cpu_type: &str, devices: &[BoardDevice]) -> Result<TypeRegistry, ObjectError> {
     let mut types = TypeRegistry::default();
-    for (name, parent) in [("device", "object"), ("machine", "object"), ("cpu", "device"), ("x86_64-cpu", "cpu")] {
+    for (name, parent) in ABSTRACT_TYPES {
         types.register(TypeInfo::abstract_type(name, parent))?;
     }
-    types.register(TypeInfo::new(machine_type, "machine"))?;
-    types.register(TypeInfo::new(cpu_type, "x86_64-cpu"))?;
+    types.register(TypeInfo::abstract_type("user-creatable", "interface"))?;
+    for (name, parent) in USER_TYPES {
+        types.register(TypeInfo::new(name, parent).interface("user-creatable"))?;
+    }
+    for machine in MACHINE_TYPES {
+        let parent = if machine.chipset == ChipsetKind::Empty { "machine" } else { "generic-pc-machine" };
+        types.register(TypeInfo::new(&machine_type(machine), parent))?;
+    }
+    for model in CpuModel::list() {
+        types.register(TypeInfo::new(&format!("{}-x86_64-cpu", model.name), "x86_64-cpu"))?;
+    }
+    if types.get(cpu_type).is_none() {
+        types.register(TypeInfo::new(cpu_type, "x86_64-cpu"))?;
+    }
+    for info in &config.types {
+        types.register(info.clone())?;
+    }
     let parts = devices.iter().filter_map(|device| device.part);
     for name in devices.iter().map(|device| device.type_name).chain(parts.map(|(_, type_name)| type_name)) {
         if types.get(name).is_none() {
@@ -84,4 +180,8 @@ fn types(machine_type: &str, cpu_type: &str, devices: &[BoardDevice]) -> Result<
         }
     }
     Ok(types)
+}
+
+fn machine_type(machine: &MachineType) -> String {
+    format!("{}-machine", machine.name)
 }

@@ -9,6 +9,7 @@ mod firmware;
 mod flash;
 mod floppy;
 mod fw_cfg;
+mod geometry;
 mod ide;
 mod interrupts;
 mod isa;
@@ -41,10 +42,11 @@ use memory::{AccessSize, AddressSpace, Backing, GuestAddress, RamBlock, SpaceKin
 pub use self::interrupts::{Controllers, Mailboxes};
 use self::isa::A20Gate;
 use crate::acpi::AcpiConfig;
-use crate::config::{ChipsetKind, MachineConfig};
+use crate::config::{ChipsetKind, DriveGeometry, MachineConfig, Translation};
 use crate::error::MachineError;
 use crate::event::{GuestEvent, GuestEvents};
 use crate::firmware::BootDevice;
+use crate::ram::{self, HostMemories};
 use crate::screens::NewScreen;
 use crate::smbios::Smbios;
 use crate::storage::Disks;
@@ -58,6 +60,8 @@ pub struct Backends<'a> {
     pub chardevs: &'a Chardevs<'a>,
     /// Disks.
     pub disks: &'a Disks<'a>,
+    /// Memory objects.
+    pub memories: &'a HostMemories<'a>,
 }
 
 /// Where a device is in the object tree.
@@ -101,23 +105,21 @@ pub struct Board {
     pub a20: A20Gate,
     /// FERR#: IRQ 13.
     pub ferr: FerrLine,
-    /// ACPI power management.
-    pub power_management: DeviceCell<AcpiPm>,
+    /// ACPI power management, if there is any.
+    pub power_management: Option<DeviceCell<AcpiPm>>,
     /// All the devices, in reset order.
     pub devices: Vec<BoardDevice>,
-    /// What the ACPI tables tell.
-    pub acpi: Arc<AcpiConfig>,
-    /// The SMBIOS structures.
-    pub smbios: Smbios,
+    /// What the ACPI tables tell, and the SMBIOS structures, if there are any.
+    pub tables: Option<(Arc<AcpiConfig>, Smbios)>,
     /// What firmware boots after the first reset, if that is another order than now.
     next_boot_order: Option<(u8, u8)>,
     /// The screens, until somebody takes them.
     pub screens: Vec<NewScreen>,
     /// Keyboards and pointers.
     pub input: Arc<Hub>,
-    /// The 440FX and the PIIX functions.
-    chipset: pci::Chipset,
-    rtc: DeviceCell<Mc146818>,
+    /// The chipset's PCI functions.
+    chipset: Option<pci::Chipset>,
+    rtc: Option<DeviceCell<Mc146818>>,
 }
 
 /// What the parts of the board are built with.
@@ -139,6 +141,8 @@ struct Builder<'a> {
     /// The DMA controllers, once they exist.
     dma: Option<DeviceCell<devices_chipset::i8257::I8257>>,
     devices: Vec<BoardDevice>,
+    /// The hard disks on the first two IDE channels, as CMOS describes them: place, geometry, translation.
+    ide_disks: Vec<(usize, DriveGeometry, Translation)>,
     /// What firmware may boot from.
     boot_devices: Vec<BootDevice>,
     screens: Vec<NewScreen>,
@@ -226,10 +230,12 @@ pub fn build(
     backends: &Backends<'_>,
     events: &GuestEvents,
 ) -> Result<Board, MachineError> {
+    if config.machine_type.chipset == ChipsetKind::Empty {
+        return empty(config, accelerator, clock, backends);
+    }
     let memory = Arc::new(AddressSpace::new(SpaceKind::Memory));
     let ports = Arc::new(AddressSpace::new(SpaceKind::Ports));
-    let ram = Arc::new(RamBlock::new("pc.ram", config.ram_size)?);
-    ram.advise(config.mem_merge, config.dump_guest_core);
+    let ram = Arc::new(ram::block(config, backends.memories)?);
     map_ram(config, &memory, &ram)?;
 
     let smm = match (config.firmware.smm, accelerator.has_smm()) {
@@ -254,6 +260,7 @@ pub fn build(
         legacy: LegacyReplacement::default(),
         dma: None,
         devices,
+        ide_disks: Vec::new(),
         boot_devices: Vec::new(),
         screens: Vec::new(),
         input: Arc::default(),
@@ -269,8 +276,9 @@ pub fn build(
     flash::build(&mut builder, backends.disks, &shadowed)?;
     let chipset = match config.machine_type.chipset {
         ChipsetKind::I440fx => pci::build(&mut builder, &shadowed)?,
-        ChipsetKind::Q35 => q35::build(&mut builder, &shadowed, &fw_cfg)?,
+        ChipsetKind::Q35 | ChipsetKind::Empty => q35::build(&mut builder, &shadowed, &fw_cfg)?,
     };
+    platform::bridges(&mut builder, &chipset.bus)?;
     let extra = isa::command_line_devices(&mut builder, backends.chardevs)?;
     platform::command_line_devices(&mut builder, &chipset.bus)?;
     display::board_card(&mut builder, &chipset.bus)?;
@@ -284,6 +292,7 @@ pub fn build(
     fw_cfg::add_tables(&builder, &fw_cfg, (&acpi, &smbios), &chipset.bus)?;
     let boot = &config.firmware.boot;
     store_cmos(config, &mut rtc.lock());
+    store_disks(&builder.ide_disks, &mut rtc.lock());
     Ok(Board {
         memory,
         smm_memory: smm,
@@ -293,15 +302,54 @@ pub fn build(
         mailboxes,
         a20,
         ferr,
-        power_management: chipset.power_management.clone(),
+        power_management: Some(chipset.power_management.clone()),
         devices: builder.devices,
-        acpi,
-        smbios,
+        tables: Some((acpi, smbios)),
         next_boot_order: boot.once.map(|_| boot.order.cmos(boot.skip_floppy_check)),
         screens: builder.screens,
         input: builder.input,
-        chipset,
-        rtc,
+        chipset: Some(chipset),
+        rtc: Some(rtc),
+    })
+}
+
+/// A machine without devices: processors, and RAM from address 0.
+fn empty(
+    config: &MachineConfig,
+    accelerator: &dyn Accelerator,
+    clock: &Clock,
+    backends: &Backends<'_>,
+) -> Result<Board, MachineError> {
+    if let Some(device) = config.devices.first() {
+        let message = "this machine has no bus for it".to_owned();
+        return Err(MachineError::Device { option: device.source.clone(), message });
+    }
+    let memory = Arc::new(AddressSpace::new(SpaceKind::Memory));
+    if config.ram_size > 0 {
+        let block = Arc::new(ram::block(config, backends.memories)?);
+        memory.map(GuestAddress(0), config.ram_size, 0, Backing::Ram { block, offset: 0, read_only: false })?;
+    }
+    // Processors have local APICs, which need a bus. The other controllers are in spaces that nobody sees.
+    let hidden = (&AddressSpace::new(SpaceKind::Memory), &AddressSpace::new(SpaceKind::Ports));
+    let mailboxes = Mailboxes::default();
+    let controllers = interrupts::build(accelerator, clock, hidden, &mailboxes, &mut Vec::new())?;
+    Ok(Board {
+        memory,
+        smm_memory: None,
+        ports: Arc::new(AddressSpace::new(SpaceKind::Ports)),
+        clock: clock.clone(),
+        controllers,
+        mailboxes,
+        a20: A20Gate::default(),
+        ferr: Arc::new(|| ()),
+        power_management: None,
+        devices: Vec::new(),
+        tables: None,
+        next_boot_order: None,
+        screens: Vec::new(),
+        input: Arc::default(),
+        chipset: None,
+        rtc: None,
     })
 }
 
@@ -344,7 +392,8 @@ fn timers(builder: &mut Builder<'_>) -> Result<DeviceCell<Mc146818>, MachineErro
 impl Board {
     /// Brings the chipset into the state that firmware leaves: no firmware runs before a kernel here.
     pub fn after_firmware(&self) {
-        self.chipset.after_firmware();
+        let Some(chipset) = &self.chipset else { return };
+        chipset.after_firmware();
         // The keyboard's scancodes are translated to set 1, its interrupt is on, the mouse is off.
         self.ports.store(GuestAddress(0x64), AccessSize::Byte, 0x60);
         self.ports.store(GuestAddress(0x60), AccessSize::Byte, 0x61);
@@ -352,18 +401,20 @@ impl Board {
 
     /// The PCI functions.
     pub fn pci_functions(&self) -> Vec<devices_pci::FunctionInfo> {
-        self.chipset.bus.functions()
+        self.chipset.as_ref().map_or_else(Vec::new, |chipset| chipset.bus.functions())
     }
 
     /// Stores a byte in CMOS.
     pub fn set_cmos(&self, index: u8, value: u8) {
-        self.rtc.lock().set_cmos(index, value);
+        if let Some(rtc) = &self.rtc {
+            rtc.lock().set_cmos(index, value);
+        }
     }
 
     /// After a reset `-boot once=` is over.
     pub fn forget_boot_once(&self) {
-        if let Some(order) = self.next_boot_order {
-            store_boot_order(&mut self.rtc.lock(), order);
+        if let (Some(order), Some(rtc)) = (self.next_boot_order, &self.rtc) {
+            store_boot_order(&mut rtc.lock(), order);
         }
     }
 }
@@ -392,6 +443,29 @@ fn store_cmos(config: &MachineConfig, rtc: &mut Mc146818) {
     rtc.set_cmos(0x14, EQUIPMENT | drives);
     let boot = &config.firmware.boot;
     store_boot_order(rtc, boot.once.unwrap_or(boot.order).cmos(boot.skip_floppy_check));
+}
+
+/// The hard disks: the type of the first two with their geometry, and the translation of all four.
+fn store_disks(disks: &[(usize, DriveGeometry, Translation)], rtc: &mut Mc146818) {
+    /// Type 47 says that the geometry is stored.
+    const USER_TYPE: u8 = 47;
+    /// Where the type and the geometry of the first two are, and their part of register 0x12.
+    const PLACES: [(u8, u8, u8); 2] = [(0x19, 0x1b, 0xf0), (0x1a, 0x24, 0x0f)];
+    let (mut types, mut translations) = (0, 0);
+    for (place, geometry, translation) in disks {
+        translations |= (*translation as u8).checked_shl(2 * *place as u32).unwrap_or(0);
+        let Some((type_at, geometry_at, mask)) = PLACES.get(*place).copied() else { continue };
+        types |= mask;
+        rtc.set_cmos(type_at, USER_TYPE);
+        let [low, high] = geometry.cylinders.to_le_bytes();
+        let control = 0xc0 | u8::from(geometry.heads > 8) << 3;
+        let bytes = [low, high, geometry.heads, 0xff, 0xff, control, low, high, geometry.sectors];
+        for (at, byte) in (geometry_at..).zip(bytes) {
+            rtc.set_cmos(at, byte);
+        }
+    }
+    rtc.set_cmos(0x12, types);
+    rtc.set_cmos(0x39, translations);
 }
 
 fn store_boot_order(rtc: &mut Mc146818, (third, first): (u8, u8)) {

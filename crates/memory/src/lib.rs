@@ -16,7 +16,7 @@ mod space;
 
 pub use code::{CodeListener, HitCursor, PageCode, PageId, listen, listeners, notify};
 pub use dma::{DmaAccess, DmaBuffer, DmaError, DmaGather, DmaMap, DmaView, RamSlice};
-pub use ram::{PAGE_SHIFT, PAGE_SIZE, RamBlock, RamError};
+pub use ram::{PAGE_SHIFT, PAGE_SIZE, RamBlock, RamError, RamPiece};
 pub use space::{
     AccessSize, AddressSpace, Backing, FlatRange, FlatView, Io, MapError, MapListener, MemoryError, RegionHandle,
     SpaceKind, Writes,

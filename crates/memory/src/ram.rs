@@ -4,6 +4,7 @@
 //! a Rust slice: all accesses are atomic (relaxed; host and guest are both x86-ordered, or the CPU adds fences) or copy
 //! bytes through atomics. This is one of the modules that may use `unsafe`.
 
+use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
@@ -30,6 +31,19 @@ pub enum RamError {
         /// What the host said.
         source: rustix::io::Errno,
     },
+}
+
+/// A part of a block of RAM, and what holds its contents.
+#[derive(Clone, Copy, Debug)]
+pub struct RamPiece<'a> {
+    /// Its length: a positive multiple of 4 KiB.
+    pub len: u64,
+    /// The file that holds it from its beginning; anonymous memory without one.
+    pub file: Option<BorrowedFd<'a>>,
+    /// Whether stores reach the file, and other programs that map it.
+    pub is_shared: bool,
+    /// Whether the host gives all of its pages at once.
+    pub is_populated: bool,
 }
 
 /// A block of guest RAM (or of a ROM's contents).
@@ -118,15 +132,63 @@ impl RamBlock {
         Ok(Self { name: name.to_owned(), base, len, code })
     }
 
-    /// Says whether the host may share equal pages of the block (KSM), and whether a core dump of this process contains
-    /// it. Hosts without these features ignore the wish.
-    pub fn advise(&self, mergeable: bool, dumpable: bool) {
+    /// A block whose memory is made of pieces, one after another.
+    ///
+    /// # Errors
+    /// [`RamError::BadSize`] and [`RamError::Map`].
+    pub fn of_pieces(name: &str, pieces: &[RamPiece<'_>]) -> Result<Self, RamError> {
+        let total = pieces.iter().try_fold(0_u64, |total, piece| total.checked_add(piece.len));
+        let block = Self::new(name, total.ok_or(RamError::BadSize(u64::MAX))?)?;
+        let mut offset = 0;
+        for piece in pieces {
+            let len = usize::try_from(piece.len).ok().filter(|len| *len != 0 && len.is_multiple_of(PAGE_SIZE));
+            let len = len.ok_or(RamError::BadSize(piece.len))?;
+            block.replace(offset, len, piece).map_err(|source| RamError::Map {
+                name: name.to_owned(),
+                size: piece.len,
+                source,
+            })?;
+            offset += len;
+        }
+        Ok(block)
+    }
+
+    /// Maps what holds a piece over the anonymous memory of a block that nobody else knows yet.
+    fn replace(&self, offset: usize, len: usize, piece: &RamPiece<'_>) -> Result<(), rustix::io::Errno> {
+        use rustix::mm::{Advice, MapFlags, ProtFlags};
+        debug_assert!(self.contains(offset, len));
+        let protection = ProtFlags::READ | ProtFlags::WRITE;
+        let sharing = if piece.is_shared { MapFlags::SHARED } else { MapFlags::PRIVATE };
+        let flags = sharing | MapFlags::FIXED | MapFlags::NORESERVE;
+        // SAFETY: in bounds by the caller, and nobody has a reference into the mapping that is replaced.
+        let at = unsafe { self.base.as_ptr().add(offset) }.cast();
+        if let Some(file) = piece.file {
+            // SAFETY: replaces a part of our own mapping with one of the same length; all accesses are atomic, as those
+            // of other programs that change the file have to be.
+            unsafe { rustix::mm::mmap(at, len, protection, flags, file, 0) }?;
+        } else if piece.is_shared {
+            // SAFETY: as above.
+            unsafe { rustix::mm::mmap_anonymous(at, len, protection, flags) }?;
+        }
+        if piece.is_populated {
+            // SAFETY: our own mapping; this changes nothing in it.
+            unsafe { rustix::mm::madvise(at, len, Advice::LinuxPopulateWrite) }?;
+        }
+        Ok(())
+    }
+
+    /// Says whether the host may share equal pages of a part of the block (KSM), and whether a core dump of this process
+    /// contains it. Hosts without these features ignore the wish; so does this for a part that is not in the block.
+    pub fn advise(&self, offset: usize, len: usize, (mergeable, dumpable): (bool, bool)) {
         use rustix::mm::Advice;
+        if !self.contains(offset, len) {
+            return;
+        }
         let merge = if mergeable { Advice::LinuxMergeable } else { Advice::LinuxUnmergeable };
         let dump = if dumpable { Advice::LinuxDoDump } else { Advice::LinuxDontDump };
         for advice in [merge, dump] {
-            // SAFETY: the range is our own mapping, and none of these changes what it contains.
-            let _unsupported = unsafe { rustix::mm::madvise(self.base.as_ptr().cast(), self.len, advice) };
+            // SAFETY: the range is in our own mapping, and none of these changes what it contains.
+            let _unsupported = unsafe { rustix::mm::madvise(self.base.as_ptr().add(offset).cast(), len, advice) };
         }
     }
 

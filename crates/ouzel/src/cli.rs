@@ -13,10 +13,13 @@ mod firmware;
 mod help;
 mod ide;
 mod machine;
+mod numa;
 mod options;
 mod platform;
 mod qtest;
+mod readconfig;
 mod run;
+mod types;
 mod usb;
 mod value;
 mod virtio;
@@ -28,6 +31,7 @@ use vm::config::VmConfig;
 use vm::log::LogConfig;
 
 pub use arguments::Argument;
+use arguments::given;
 
 /// What is wrong with the command line, or why something that it names can't be had.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -94,7 +98,8 @@ pub struct CommandLine {
 /// # Errors
 /// The first thing that is wrong.
 pub fn parse(arguments: &[String]) -> Result<Request, CliError> {
-    let arguments = arguments::split(arguments)?;
+    let arguments = readconfig::expand(arguments)?;
+    let arguments = arguments::split(&arguments)?;
     if let Some(text) = help::requested(&arguments)? {
         return Ok(Request::Print(text));
     }
@@ -104,7 +109,8 @@ pub fn parse(arguments: &[String]) -> Result<Request, CliError> {
     let run = run::settings(&arguments)?;
     let mut devices = devices::settings(&arguments, &character)?;
     let storage = self::block::settings(&arguments, &mut devices)?;
-    let machine = machine::settings(&arguments, (run.rtc, run.uuid), devices, &mut warnings, &mut lines)?;
+    let about = (run.rtc, run.uuid, storage.objects.as_slice());
+    let machine = machine::settings(&arguments, about, devices, &mut warnings, &mut lines)?;
     let mut machine = machine;
     firmware::connect_flash(&mut machine.firmware, &storage)?;
     let vm = VmConfig {
@@ -113,6 +119,7 @@ pub fn parse(arguments: &[String]) -> Result<Request, CliError> {
         machine,
         actions: run.actions,
         autostart: run.autostart,
+        preconfig: given(&arguments, "preconfig"),
         chardevs: character.chardevs,
         storage,
         qtest,

@@ -191,6 +191,22 @@ async def main(path, directory):
     await run("system_reset")
     assert (await asyncio.wait_for(event("RESET"), 60))["reason"] == "host-qmp-system-reset"
     await run("stop")
+    assert {"name": "machine", "type": "child<pc-i440fx-7.2-machine>"} in await run("qom-list", path="/")
+    assert await run("qom-get", path="/machine", property="type") == "pc-i440fx-7.2-machine"
+    await told("not writable", "qom-set", path="/machine", property="type", value="x")
+    await told("'/nothing' not found", "qom-list", path="/nothing")
+    types = {entry["name"] for entry in await run("qom-list-types", implements="device")}
+    assert {"VGA", "ide-hd", "qemu64-x86_64-cpu"} <= types and "iothread" not in types, types
+    assert {"name": "type", "type": "string"} in await run("qom-list-properties", typename="iothread")
+    properties = {entry["name"]: entry["type"] for entry in await run("device-list-properties", typename="isa-serial")}
+    assert properties["chardev"] == "str" and properties["index"] == "uint32", properties
+    await told("expects a non-abstract device type", "device-list-properties", typename="device")
+    memory = await run("query-memdev")
+    size = await run("query-memory-size-summary")
+    assert [entry["id"] for entry in memory] == ["pc.ram"] and memory[0]["size"] == size["base-memory"], memory
+    await told("before the machine has been created", "set-numa-node", type="node")
+    await told("before machine initialization", "x-exit-preconfig")
+    assert (await run("human-monitor-command", **{"command-line": "info status"})).startswith("VM status: ")
     await run("set-action", watchdog="pause", panic="none")
     await told("does not accept value 'sleep'", "set-action", reboot="sleep")
     await run("watchdog-set-action", action="reset")

@@ -61,6 +61,7 @@ pub mod memory;
 pub mod objects;
 mod path;
 pub mod pci;
+pub mod qom;
 pub mod run_state;
 pub mod schema;
 pub mod sockets;

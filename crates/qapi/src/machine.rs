@@ -1,7 +1,8 @@
 //! The machine: name, UUID, accelerator, target and machine types, command-line options
 //! (QEMU's `machine.json`, `machine-target.json`, parts of `misc.json`).
 
-use crate::{Command, QapiType};
+use crate::cpu::CpuInstanceProperties;
+use crate::{Command, QapiType, Size};
 
 /// The guest's name.
 #[derive(Debug, Clone, PartialEq, Eq, QapiType)]
@@ -185,4 +186,156 @@ pub struct CommandLineOptionInfo {
 pub struct QueryCommandLineOptions {
     /// Only this one.
     pub option: Option<String>,
+}
+
+/// A node of a NUMA machine.
+#[derive(Debug, Clone, PartialEq, Eq, QapiType)]
+pub struct NumaNodeOptions {
+    /// Its number; the next one if absent.
+    pub nodeid: Option<u16>,
+    /// Its processors by index.
+    pub cpus: Option<Vec<u16>>,
+    /// Bytes of memory; exclusive with `memdev`.
+    pub mem: Option<Size>,
+    /// The memory object.
+    pub memdev: Option<String>,
+    /// The node whose processors reach its memory best.
+    pub initiator: Option<u16>,
+}
+
+/// The distance between two nodes.
+#[derive(Debug, Clone, PartialEq, Eq, QapiType)]
+pub struct NumaDistOptions {
+    /// From this node.
+    pub src: u16,
+    /// To that.
+    pub dst: u16,
+    /// 10 is the distance of a node to itself.
+    pub val: u8,
+}
+
+/// What of the memory is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, QapiType)]
+pub enum HmatLBMemoryHierarchy {
+    /// The memory itself.
+    Memory,
+    /// Its first side cache.
+    FirstLevel,
+    /// Its second.
+    SecondLevel,
+    /// Its third.
+    ThirdLevel,
+}
+
+/// What is told of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, QapiType)]
+pub enum HmatLBDataType {
+    /// Nanoseconds of reads and writes.
+    AccessLatency,
+    /// Of reads.
+    ReadLatency,
+    /// Of writes.
+    WriteLatency,
+    /// Bytes per second of reads and writes.
+    AccessBandwidth,
+    /// Of reads.
+    ReadBandwidth,
+    /// Of writes.
+    WriteBandwidth,
+}
+
+/// Latency or bandwidth of a node's memory as seen from another node.
+#[derive(Debug, Clone, PartialEq, Eq, QapiType)]
+pub struct NumaHmatLBOptions {
+    /// The node with the processors.
+    pub initiator: u16,
+    /// The node with the memory.
+    pub target: u16,
+    /// The memory, or a side cache of it.
+    pub hierarchy: HmatLBMemoryHierarchy,
+    /// What is told.
+    pub data_type: HmatLBDataType,
+    /// Nanoseconds.
+    pub latency: Option<u64>,
+    /// Bytes per second.
+    pub bandwidth: Option<Size>,
+}
+
+/// How a cache finds its lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, QapiType)]
+pub enum HmatCacheAssociativity {
+    /// It is not told.
+    None,
+    /// Directly mapped.
+    Direct,
+    /// In another way.
+    Complex,
+}
+
+/// How a cache writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, QapiType)]
+pub enum HmatCacheWritePolicy {
+    /// It is not told.
+    None,
+    /// Later.
+    WriteBack,
+    /// At once.
+    WriteThrough,
+}
+
+/// A side cache of a node's memory.
+#[derive(Debug, Clone, PartialEq, Eq, QapiType)]
+pub struct NumaHmatCacheOptions {
+    /// The node.
+    pub node_id: u32,
+    /// Bytes.
+    pub size: Size,
+    /// 1 to 3.
+    pub level: u8,
+    /// How it finds its lines.
+    pub associativity: HmatCacheAssociativity,
+    /// How it writes.
+    pub policy: HmatCacheWritePolicy,
+    /// Bytes of a line.
+    pub line: u16,
+}
+
+/// A step of the configuration of NUMA nodes.
+#[derive(Debug, Clone, PartialEq, Eq, QapiType)]
+#[qapi(tag = "type")]
+pub enum NumaOptions {
+    /// A node.
+    Node(NumaNodeOptions),
+    /// A distance.
+    Dist(NumaDistOptions),
+    /// Processors of a node.
+    Cpu(CpuInstanceProperties),
+    /// Latency or bandwidth.
+    HmatLb(NumaHmatLBOptions),
+    /// A side cache.
+    HmatCache(NumaHmatCacheOptions),
+}
+
+/// Configures NUMA nodes before the machine is built.
+#[derive(Debug, Clone, PartialEq, Command)]
+#[command(name = "set-numa-node", preconfig)]
+pub struct SetNumaNode {
+    /// What.
+    #[qapi(flatten)]
+    pub options: NumaOptions,
+}
+
+/// Builds the machine of a program that was started with `--preconfig`.
+#[derive(Debug, Clone, PartialEq, Command)]
+#[command(name = "x-exit-preconfig", preconfig, unstable)]
+pub struct XExitPreconfig;
+
+/// Executes a command of the human monitor.
+#[derive(Debug, Clone, PartialEq, Command)]
+#[command(name = "human-monitor-command", returns = String)]
+pub struct HumanMonitorCommand {
+    /// The command.
+    pub command_line: String,
+    /// The processor that it is about.
+    pub cpu_index: Option<i64>,
 }

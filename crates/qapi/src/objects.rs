@@ -1,7 +1,7 @@
 //! Objects that users create, and I/O threads (QEMU's `qom.json`, parts of `misc.json`).
 
 use crate::block::throttle::ThrottleGroupProperties;
-use crate::{Command, QapiType};
+use crate::{Command, QapiType, Size};
 
 /// An I/O thread's properties.
 #[derive(Debug, Clone, PartialEq, Eq, Default, QapiType)]
@@ -76,6 +76,83 @@ pub struct TlsCredsX509Properties {
     pub passwordid: Option<String>,
 }
 
+/// How the host places memory on its NUMA nodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, QapiType)]
+pub enum HostMemPolicy {
+    /// As the host likes.
+    Default,
+    /// On these nodes if possible.
+    Preferred,
+    /// On these nodes only.
+    Bind,
+    /// On these nodes in turn.
+    Interleave,
+}
+
+/// What all memory objects have.
+#[derive(Debug, Clone, PartialEq, Eq, QapiType)]
+pub struct MemoryBackendProperties {
+    /// Whether a core dump of the program contains it; as the machine says if absent.
+    pub dump: Option<bool>,
+    /// The host's NUMA nodes.
+    pub host_nodes: Option<Vec<u16>>,
+    /// Whether the host may share equal pages; as the machine says if absent.
+    pub merge: Option<bool>,
+    /// How those nodes are used.
+    pub policy: Option<HostMemPolicy>,
+    /// Whether the host gives all pages at once; not if absent.
+    pub prealloc: Option<bool>,
+    /// How many threads touch the pages; the host does it by itself.
+    pub prealloc_threads: Option<u32>,
+    /// Whether other processes see what is stored.
+    pub share: Option<bool>,
+    /// Whether swap space is reserved.
+    pub reserve: Option<bool>,
+    /// Bytes.
+    pub size: Size,
+    /// Whether the memory is known by the object's path.
+    #[qapi(name = "x-use-canonical-path-for-ramblock-id", unstable)]
+    pub x_use_canonical_path_for_ramblock_id: Option<bool>,
+}
+
+/// Memory that is a file.
+#[derive(Debug, Clone, PartialEq, Eq, QapiType)]
+pub struct MemoryBackendFileProperties {
+    /// What all memory objects have.
+    #[qapi(flatten)]
+    pub base: MemoryBackendProperties,
+    /// The alignment of the mapping.
+    pub align: Option<Size>,
+    /// Whether the contents may be dropped at the end.
+    pub discard_data: Option<bool>,
+    /// The file, or a directory to make a temporary one in.
+    pub mem_path: String,
+    /// Whether the file is not written.
+    pub readonly: Option<bool>,
+}
+
+/// Memory that is an anonymous file.
+#[derive(Debug, Clone, PartialEq, Eq, QapiType)]
+pub struct MemoryBackendMemfdProperties {
+    /// What all memory objects have.
+    #[qapi(flatten)]
+    pub base: MemoryBackendProperties,
+    /// Whether it has huge pages.
+    pub hugetlb: Option<bool>,
+    /// The size of huge pages.
+    pub hugetlbsize: Option<Size>,
+    /// Whether its size can't change any more; so if absent.
+    pub seal: Option<bool>,
+}
+
+/// What sources of random numbers have.
+#[derive(Debug, Clone, PartialEq, Eq, Default, QapiType)]
+pub struct RngProperties {
+    /// Without effect: a source is opened when it is made.
+    #[qapi(deprecated)]
+    pub opened: Option<bool>,
+}
+
 /// The type of an object with its properties. Left out are the TLS credentials without certificates (`tls-creds-anon`,
 /// `tls-creds-psk`): the TLS library has neither.
 #[derive(Debug, Clone, PartialEq, Eq, QapiType)]
@@ -83,6 +160,14 @@ pub struct TlsCredsX509Properties {
 pub enum ObjectTypeOptions {
     /// A thread that executes the requests of disks.
     Iothread(IothreadProperties),
+    /// Memory that is a file.
+    MemoryBackendFile(Box<MemoryBackendFileProperties>),
+    /// Memory that is an anonymous file.
+    MemoryBackendMemfd(Box<MemoryBackendMemfdProperties>),
+    /// Anonymous memory.
+    MemoryBackendRam(Box<MemoryBackendProperties>),
+    /// Random numbers of the program's own source.
+    RngBuiltin(RngProperties),
     /// A password or a key.
     Secret(SecretProperties),
     /// A group of disks that share limits of throughput.

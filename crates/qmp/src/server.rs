@@ -10,7 +10,7 @@ use chardev::Chardev;
 use qapi::QapiType;
 use qapi::control::VersionInfo;
 use qapi::json::{Map, Value};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
 /// Something for the control thread to do.
@@ -45,8 +45,8 @@ pub struct ServerOptions<C, S> {
     pub events: EventSink,
     /// The version in the greeting.
     pub version: VersionInfo,
-    /// Whether the machine is still to be configured (`--preconfig`).
-    pub preconfig: bool,
+    /// Whether the machine is still to be configured (`--preconfig`): then only some commands may be used.
+    pub preconfig: Arc<AtomicBool>,
 }
 
 /// What all sessions share.
@@ -57,7 +57,7 @@ pub(crate) struct Shared<C, S> {
     pub(crate) events: EventSink,
     pub(crate) fd_sets: FdSets,
     pub(crate) greeting: Value,
-    pub(crate) preconfig: AtomicBool,
+    pub(crate) preconfig: Arc<AtomicBool>,
 }
 
 /// The monitors of a program.
@@ -75,7 +75,6 @@ impl<C: 'static, S: Send + Sync + 'static> Server<C, S> {
         greeting.insert("capabilities", vec![Value::from("oob")]);
         let greeting = Value::Object(Map::from_iter([("QMP", greeting)]));
         let fd_sets = FdSets::default();
-        let preconfig = AtomicBool::new(preconfig);
         let shared = Shared { table, control, snapshot, events, fd_sets, greeting, preconfig };
         Self { shared: Arc::new(shared), sessions: Mutex::default() }
     }
@@ -104,11 +103,6 @@ impl<C: 'static, S: Send + Sync + 'static> Server<C, S> {
     #[must_use]
     pub fn table(&self) -> &CommandTable<C, S> {
         &self.shared.table
-    }
-
-    /// The machine is built: all commands may be used from now on.
-    pub fn leave_preconfig(&self) {
-        self.shared.preconfig.store(false, Ordering::Release);
     }
 }
 

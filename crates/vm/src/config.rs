@@ -54,6 +54,8 @@ pub struct VmConfig {
     pub actions: Actions,
     /// Whether the guest starts at once; otherwise it waits for `cont` (`-S`).
     pub autostart: bool,
+    /// Whether clients configure the machine further before it is built (`--preconfig`).
+    pub preconfig: bool,
     /// The character devices.
     pub chardevs: Vec<ChardevSpec>,
     /// Objects, block nodes and drives.

@@ -4,9 +4,11 @@
 //! with its event emitted in the same step and before the reply of the command that caused it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use machine::Machine;
+use machine::config::MachineConfig;
 use machine::event::{GuestEvent, WakeReason};
+use machine::{Machine, MachineError};
 use qapi::events::{self, GuestPanicAction};
 use qapi::run_state::{RunState, ShutdownCause};
 use qmp::{EventSink, FdSets};
@@ -24,6 +26,8 @@ pub struct SharedState {
     pub events: EventSink,
     /// What monitors answer from.
     pub snapshot: Arc<Snapshot>,
+    /// Whether there is no configured machine yet.
+    pub preconfig: Arc<AtomicBool>,
     /// Descriptors that clients passed; unused ones are closed only while the guest runs.
     pub fd_sets: FdSets,
 }
@@ -35,18 +39,71 @@ pub struct Control {
     actions: Actions,
     shared: SharedState,
     storage: Storage,
+    /// What is left to do before there is a machine (`--preconfig`).
+    preconfig: Option<Preconfig>,
     /// Write the registers down at each reset (`-d cpu_reset`).
     logs_resets: bool,
     /// The program ends with this status.
     ended: Option<i32>,
 }
 
+/// Builds the machine once it is configured.
+pub type BuildMachine = Box<dyn FnOnce(&MachineConfig, &mut Storage) -> Result<Machine, MachineError>>;
+
+/// A machine that clients still configure.
+pub struct Preconfig {
+    /// The machine so far.
+    pub config: MachineConfig,
+    /// Builds it, and tells those that have to know it.
+    pub build: BuildMachine,
+    /// The guest starts once it is built.
+    pub autostart: bool,
+}
+
 impl Control {
     /// Takes over a machine that has been built and reset.
     pub fn new(machine: Machine, storage: Storage, actions: Actions, shared: SharedState, logs_resets: bool) -> Self {
-        let control = Self { machine, states: RunStates::new(), actions, shared, storage, logs_resets, ended: None };
+        let states = RunStates::new();
+        let control = Self { machine, states, actions, shared, storage, preconfig: None, logs_resets, ended: None };
         control.log_reset();
         control
+    }
+
+    /// Lets clients configure another machine, which takes this one's place (`--preconfig`).
+    pub fn wait_for_preconfig(&mut self, preconfig: Preconfig) {
+        self.preconfig = Some(preconfig);
+    }
+
+    /// The machine that clients configure, and the objects that they have made.
+    pub fn preconfig(&mut self) -> Option<(&mut MachineConfig, &mut Storage)> {
+        let config = self.preconfig.as_mut().map(|preconfig| &mut preconfig.config)?;
+        Some((config, &mut self.storage))
+    }
+
+    /// Builds the configured machine, and starts it unless it shall wait. When it can't be built the program ends.
+    ///
+    /// # Errors
+    /// There is a machine already.
+    pub fn leave_preconfig(&mut self) -> Result<(), qapi::Error> {
+        let Some(preconfig) = self.preconfig.take() else {
+            return Err(qapi::Error::generic("The command is permitted only before machine initialization"));
+        };
+        let Preconfig { config, build, autostart } = preconfig;
+        match build(&config, &mut self.storage) {
+            Ok(machine) => {
+                self.machine = machine;
+                self.shared.preconfig.store(false, Ordering::Release);
+                self.log_reset();
+                if autostart {
+                    return self.resume();
+                }
+            }
+            Err(error) => {
+                eprintln!("{error}");
+                self.ended = Some(1);
+            }
+        }
+        Ok(())
     }
 
     fn log_reset(&self) {
@@ -80,6 +137,11 @@ impl Control {
     /// The machine.
     pub fn machine(&self) -> &Machine {
         &self.machine
+    }
+
+    /// The machine, to change.
+    pub fn machine_mut(&mut self) -> &mut Machine {
+        &mut self.machine
     }
 
     /// The block layer.

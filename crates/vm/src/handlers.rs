@@ -4,11 +4,14 @@ mod block;
 mod cpu;
 mod display;
 mod fd;
+mod human;
 mod input;
 mod jit;
 mod machine;
 mod memory;
+mod numa;
 mod pci;
+mod qom;
 mod run_state;
 
 use qapi::events;
@@ -29,6 +32,9 @@ pub fn table() -> Table {
     jit::register(&mut table);
     memory::register(&mut table);
     pci::register(&mut table);
+    numa::register(&mut table);
+    human::register(&mut table);
+    qom::register(&mut table);
     fd::register(&mut table);
     display::register(&mut table);
     input::register(&mut table);

@@ -11,6 +11,7 @@ mod cpu_log;
 pub mod handlers;
 pub mod inbox;
 pub mod log;
+pub mod numa;
 pub mod program;
 pub mod qtest;
 pub mod run_state;

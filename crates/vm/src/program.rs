@@ -2,18 +2,22 @@
 
 use std::cell::RefCell;
 use std::io;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use chardev::Chardevs;
+use machine::config::{MachineConfig, MachineType, MemoryOptions};
 use machine::event::GuestEvents;
-use machine::{Backends, Machine, MachineError};
+use machine::firmware::FirmwareConfig;
+use machine::numa::Numa;
+use machine::{Backends, Machine, MachineError, TraceFactory};
 use qmp::{ControlQueue, EventSink, MonitorOptions, Server, ServerOptions, Work};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::VmConfig;
-use crate::control::{Control, SharedState};
+use crate::control::{Control, Preconfig, SharedState};
 use crate::cpu_log;
 use crate::handlers;
 use crate::inbox::Inbox;
@@ -108,6 +112,50 @@ fn watch_signals(inbox: &Arc<Inbox<Control>>) -> io::Result<()> {
     Ok(())
 }
 
+/// Builds a machine whose devices use these character devices and this block layer.
+fn build(
+    config: &MachineConfig,
+    chardevs: &Chardevs,
+    storage: &mut Storage,
+    (events, trace): (&GuestEvents, Option<Arc<TraceFactory>>),
+) -> Result<Machine, MachineError> {
+    let has_own = config.memory.backend.is_none() && config.numa.nodes().all(|node| node.backend.is_none());
+    if has_own && config.ram_size > 0 {
+        let added = storage.objects().add_default_memory(config.machine_type.ram_id(), config.ram_size);
+        added.map_err(|error| MachineError::Memory(error.desc))?;
+    }
+    let storage = RefCell::new(storage);
+    let backends = Backends {
+        chardevs: &|id| chardevs.attach(id),
+        disks: &|requestor| storage.borrow_mut().attach_disk(requestor),
+        memories: &|id| {
+            let mut storage = storage.borrow_mut();
+            let memory = storage.objects().memory(id).ok_or_else(|| format!("Device '{id}' not found"))?;
+            if memory.is_used() {
+                return Err(format!("memory backend {id} can't be used multiple times."));
+            }
+            Ok(memory.take())
+        },
+    };
+    Machine::new(config, &backends, events, trace)
+}
+
+/// A machine with nothing in it, for the same accelerator.
+fn empty(config: &MachineConfig) -> MachineConfig {
+    MachineConfig {
+        machine_type: MachineType::by_name("none").unwrap_or(config.machine_type),
+        ram_size: 0,
+        cpus: 0,
+        boot: None,
+        firmware: FirmwareConfig::default(),
+        vga: None,
+        devices: Vec::new(),
+        memory: MemoryOptions::default(),
+        numa: Numa::default(),
+        ..config.clone()
+    }
+}
+
 /// A program that has been set up and can run.
 pub struct Program {
     inbox: Arc<Inbox<Control>>,
@@ -117,7 +165,7 @@ pub struct Program {
     // Dropped in this order: sessions, then devices, then their thread.
     server: Server<Control, Snapshot>,
     qtest: Option<qtest::Server>,
-    chardevs: Chardevs,
+    chardevs: Arc<Chardevs>,
     _monitor_thread: MonitorThread,
 }
 
@@ -130,7 +178,7 @@ impl Program {
         let host = |what| move |source| StartError::Host { what, source };
         let inbox = Arc::new(Inbox::default());
         let monitor_thread = MonitorThread::start(&inbox).map_err(host("the monitor thread"))?;
-        let chardevs = Chardevs::new(monitor_thread.handle.clone());
+        let chardevs = Arc::new(Chardevs::new(monitor_thread.handle.clone()));
         let exit = Arc::clone(&inbox);
         chardevs.set_exit(Box::new(move || exit.leave()));
         for spec in &config.chardevs {
@@ -138,6 +186,7 @@ impl Program {
         }
 
         let snapshot = Arc::new(Snapshot::new(config));
+        let preconfig = Arc::new(AtomicBool::new(config.preconfig));
         let events = EventSink::new(monitor_thread.handle.clone());
         let server = Server::new(ServerOptions {
             table: handlers::table(),
@@ -145,20 +194,17 @@ impl Program {
             snapshot: Arc::clone(&snapshot),
             events: events.clone(),
             version: Snapshot::version(),
-            preconfig: false,
+            preconfig: Arc::clone(&preconfig),
         });
         let guest = Arc::clone(&inbox);
         let guest_events: GuestEvents = Arc::new(move |event| guest.guest_event(event));
         let trace = log.follows_cpu().then(|| cpu_log::factory(log));
-        let storage = RefCell::new(Storage::start(&config.storage, &events, &inbox, server.fd_sets())?);
-        let backends = Backends {
-            chardevs: &|id| chardevs.attach(id),
-            disks: &|requestor| storage.borrow_mut().attach_disk(requestor),
-        };
-        let machine = Machine::new(&config.machine, &backends, &guest_events, trace)?;
-        let shared = SharedState { events, snapshot, fd_sets: server.fd_sets().clone() };
-        let mut control =
-            Control::new(machine, storage.into_inner(), config.actions, shared, log.has(LogItem::CpuReset));
+        let mut storage = Storage::start(&config.storage, &events, &inbox, server.fd_sets())?;
+        // Until clients have configured the machine there is an empty one.
+        let first = if config.preconfig { empty(&config.machine) } else { config.machine.clone() };
+        let machine = build(&first, &chardevs, &mut storage, (&guest_events, trace.clone()))?;
+        let shared = SharedState { events, snapshot, preconfig, fd_sets: server.fd_sets().clone() };
+        let mut control = Control::new(machine, storage, config.actions, shared, log.has(LogItem::CpuReset));
         let qtest = match &config.qtest {
             None => None,
             Some(qtest) => {
@@ -166,7 +212,18 @@ impl Program {
                 Some(qtest::Server::start(qtest, chardev, &control, &inbox).map_err(host("the qtest log"))?)
             }
         };
-        if config.autostart {
+        if config.preconfig {
+            let (known, sessions) = (Arc::clone(&chardevs), qtest.as_ref().map(qtest::Server::sessions));
+            let build = move |config: &MachineConfig, storage: &mut Storage| {
+                let machine = build(config, &known, storage, (&guest_events, trace))?;
+                if let Some(sessions) = sessions {
+                    sessions.attach(&machine);
+                }
+                Ok(machine)
+            };
+            let (config, autostart) = (config.machine.clone(), config.autostart);
+            control.wait_for_preconfig(Preconfig { config, build: Box::new(build), autostart });
+        } else if config.autostart {
             // A machine in prelaunch can always be started.
             let _started = control.resume();
         }

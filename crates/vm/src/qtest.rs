@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use chardev::{Chardev, Event};
+use machine::Machine;
 
 use crate::control::Control;
 use crate::inbox::Inbox;
@@ -94,7 +95,19 @@ impl Output {
 }
 
 /// A server at work. Dropping it ends it.
-pub struct Server(Arc<Output>);
+pub struct Server(Arc<Output>, Sessions);
+
+/// The sessions of a server, for whoever exchanges the machine.
+#[derive(Clone)]
+pub struct Sessions(Arc<Mutex<Session>>);
+
+impl Sessions {
+    /// Lets them drive this machine from now on.
+    pub fn attach(&self, machine: &Machine) {
+        let has_clock = machine.accelerator().name() == machine::qtest::NAME;
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).attach(machine.qtest_access(), has_clock);
+    }
+}
 
 impl Server {
     /// Serves `chardev`; requests go through `inbox` to the machine.
@@ -112,6 +125,7 @@ impl Server {
         let has_clock = control.machine().accelerator().name() == machine::qtest::NAME;
         let session = Session::new(control.machine().qtest_access(), has_clock, irq_lines(&output));
         let session = Arc::new(Mutex::new(session));
+        let known = Sessions(Arc::clone(&session));
 
         let weak = Arc::downgrade(&output);
         output.chardev.set_writable(Box::new(move || {
@@ -139,7 +153,12 @@ impl Server {
             });
             bytes.len()
         }));
-        Ok(Self(output))
+        Ok(Self(output, known))
+    }
+
+    /// Its sessions.
+    pub fn sessions(&self) -> Sessions {
+        self.1.clone()
     }
 }
 

@@ -9,6 +9,7 @@ mod drive;
 pub mod info;
 mod jobs;
 pub mod medium;
+pub mod memory;
 mod nodes;
 mod objects;
 mod options;

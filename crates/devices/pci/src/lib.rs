@@ -3,6 +3,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod bridge;
 pub mod bus;
 pub mod capability;
 pub mod class;

@@ -63,6 +63,26 @@ pub struct RootPort {
 const SUBSYSTEM_CAPABILITY: (u8, u8, u8) = (0x0d, 0x40, 8);
 const EXPRESS: (u8, u8, u8) = (0x10, 0x90, 0x3c);
 
+/// Header type 1: buses and windows.
+pub(crate) fn bridge_header(config: &mut ConfigSpace) {
+    config.set_u8(reg::HEADER_TYPE, 0x01);
+    // What a plain function has there is something else in a bridge.
+    config.set_u32(reg::SUBSYSTEM_VENDOR, 0);
+    config.allow_u32(bridge_reg::PRIMARY, 0xffff_ffff);
+    config.allow_u8(bridge_reg::LATENCY, 0);
+    // 32-bit ports, 64-bit prefetchable memory.
+    config.set_u16(bridge_reg::IO, 0x0101);
+    config.allow_u16(bridge_reg::IO, 0xf0f0);
+    config.set_u16(bridge_reg::STATUS, 0);
+    config.allow_u32(bridge_reg::MEMORY, 0xfff0_fff0);
+    config.set_u32(bridge_reg::PREFETCHABLE, 0x0001_0001);
+    config.allow_u32(bridge_reg::PREFETCHABLE, 0xfff0_fff0);
+    config.allow_u32(bridge_reg::PREFETCHABLE_UPPER, 0xffff_ffff);
+    config.allow_u32(bridge_reg::PREFETCHABLE_UPPER + 4, 0xffff_ffff);
+    config.allow_u32(bridge_reg::IO_UPPER, 0xffff_ffff);
+    config.allow_u16(bridge_reg::CONTROL, 0x037f);
+}
+
 impl RootPort {
     /// A port. `is_occupied` says that there is a device in its slot.
     pub fn new(options: &PortOptions, is_occupied: bool) -> DeviceCell<Self> {
@@ -71,7 +91,7 @@ impl RootPort {
             PortKind::Ioh3420 => (0x8086, 0x3420, 2),
         };
         let mut config = ConfigSpace::new(&Identity { vendor, device, revision, class: 0x0604, prog_if: 0 });
-        Self::header(&mut config);
+        bridge_header(&mut config);
         if options.is_multifunction {
             config.set_u8(reg::HEADER_TYPE, 0x81);
         }
@@ -80,26 +100,6 @@ impl RootPort {
         config.add_capability(id, at, len);
         Self::express(&mut config, options, is_occupied);
         DeviceCell::new(Self { state: RootPortState { config } })
-    }
-
-    /// Header type 1: buses and windows.
-    fn header(config: &mut ConfigSpace) {
-        config.set_u8(reg::HEADER_TYPE, 0x01);
-        // What a plain function has there is something else in a bridge.
-        config.set_u32(reg::SUBSYSTEM_VENDOR, 0);
-        config.allow_u32(bridge_reg::PRIMARY, 0xffff_ffff);
-        config.allow_u8(bridge_reg::LATENCY, 0);
-        // 32-bit ports, 64-bit prefetchable memory.
-        config.set_u16(bridge_reg::IO, 0x0101);
-        config.allow_u16(bridge_reg::IO, 0xf0f0);
-        config.set_u16(bridge_reg::STATUS, 0);
-        config.allow_u32(bridge_reg::MEMORY, 0xfff0_fff0);
-        config.set_u32(bridge_reg::PREFETCHABLE, 0x0001_0001);
-        config.allow_u32(bridge_reg::PREFETCHABLE, 0xfff0_fff0);
-        config.allow_u32(bridge_reg::PREFETCHABLE_UPPER, 0xffff_ffff);
-        config.allow_u32(bridge_reg::PREFETCHABLE_UPPER + 4, 0xffff_ffff);
-        config.allow_u32(bridge_reg::IO_UPPER, 0xffff_ffff);
-        config.allow_u16(bridge_reg::CONTROL, 0x037f);
     }
 
     fn express(config: &mut ConfigSpace, options: &PortOptions, is_occupied: bool) {

@@ -29,8 +29,10 @@ pub fn build(builder: &mut Builder<'_>, machine_name: &str) -> Result<DeviceCell
     device.set_item(key::ACPI_TABLES, Item::default());
     device.set_item(key::E820_TABLE, Item::u32(0));
     device.set_item(key::HPET, Item::bytes(hpet(config)));
-    // Node counts and nodes of all processors and memory: there is no NUMA.
-    device.set_item(key::NUMA, Item::bytes(vec![0; 8 * (1 + usize::from(apic_ids))]));
+    device.set_item(key::NUMA, Item::bytes(numa(config, apic_ids)));
+    if let Some((_, end)) = super::tables::hotplug_window(config) {
+        device.add_file("etc/reserved-memory-end", Item::u64(end.next_multiple_of(1 << 30)))?;
+    }
     let (low, high) = config.ram_split();
     let e820 = E820::for_firmware(low, high, config.cpu_model.identity().vendor);
     let entries: Vec<u8> = e820.entries().iter().flat_map(|entry| entry.to_bytes()).collect();
@@ -51,6 +53,22 @@ fn apic_id_limit(config: &MachineConfig) -> u16 {
     let topology = config.topology;
     let count = topology.sockets * topology.dies * topology.cores * topology.threads;
     topology.apic_id(count.saturating_sub(1)).saturating_add(1).min(0xffff) as u16
+}
+
+/// The number of nodes, the node of the processor with each APIC id, and the memory of each node.
+fn numa(config: &MachineConfig, apic_ids: u16) -> Vec<u8> {
+    let topology = config.topology;
+    let count = topology.sockets * topology.dies * topology.cores * topology.threads;
+    let mut words = vec![0; 1 + usize::from(apic_ids)];
+    words[0] = config.numa.len() as u64;
+    for index in 0..count {
+        let at = 1 + topology.apic_id(index) as usize;
+        if let (Some(word), Some(node)) = (words.get_mut(at), config.numa.node_of(index as usize)) {
+            *word = u64::from(node);
+        }
+    }
+    words.extend(config.numa.nodes().map(|node| node.memory));
+    words.iter().flat_map(|word| word.to_le_bytes()).collect()
 }
 
 /// How many HPETs there are, and the first one: id, address, shortest period, page protection.

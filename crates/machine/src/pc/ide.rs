@@ -9,8 +9,8 @@ use devices_pci::{Address, Label, PciBus};
 use memory::DmaView;
 
 use super::pci::Chipset;
-use super::{Builder, Place};
-use crate::config::{ChipsetKind, DeviceConfig, DeviceKind, IdeDriveConfig};
+use super::{Builder, Place, geometry};
+use crate::config::{ChipsetKind, DeviceConfig, DeviceKind, DriveKind, IdeDriveConfig};
 use crate::error::MachineError;
 use crate::firmware::BootDevice;
 use crate::storage::{DiskRequestor, Disks};
@@ -54,7 +54,7 @@ pub fn build(builder: &mut Builder<'_>, chipset: &Chipset, disks: &Disks<'_>) ->
     let pci = &chipset.bus;
     let mut buses = match chipset.kind {
         ChipsetKind::I440fx => piix(builder, pci)?,
-        ChipsetKind::Q35 => {
+        ChipsetKind::Q35 | ChipsetKind::Empty => {
             let mut buses = Vec::new();
             let failed = |message| MachineError::Device { option: "-machine q35".to_owned(), message };
             serial(builder, pci, &mut buses, (Place::Board, Some(SATA))).map_err(failed)?;
@@ -204,9 +204,21 @@ fn drive(
     builder.boot_devices.push(BootDevice {
         index: config.disk.boot_index,
         path: format!("/pci@i0cf8/{}/drive@{}/disk@{unit}", bus.firmware_path, bus.index),
-        geometry: config.drive.geometry.map(|it| (u32::from(it.cylinders), u32::from(it.heads), u32::from(it.sectors))),
+        geometry: config.disk.firmware_geometry,
     });
     let mut config = config.clone();
+    if config.drive.kind == DriveKind::Disk {
+        let (geometry, translation) = match config.drive.geometry {
+            Some(geometry) => (geometry, geometry::translation(geometry)),
+            None => geometry::guess(&*disk),
+        };
+        config.drive.geometry = Some(geometry);
+        let is_first = bus.name == "ide.0" || bus.name == "ide.1";
+        if is_first {
+            let translation = config.translation.unwrap_or(translation);
+            builder.ide_disks.push((2 * bus.index + unit, geometry, translation));
+        }
+    }
     config.drive.number = bus.number + unit as u8;
     (bus.connect)(bus.index, unit, &config, disk);
     let place = match &device.id {

@@ -33,6 +33,13 @@ pub struct A20Gate {
     vcpus: Mailboxes,
 }
 
+impl Default for A20Gate {
+    /// A gate that stays open.
+    fn default() -> Self {
+        Self { open: Arc::new(AtomicBool::new(true)), vcpus: Mailboxes::default() }
+    }
+}
+
 impl A20Gate {
     fn callback(&self) -> Box<dyn FnMut(bool) + Send> {
         let gate = self.clone();

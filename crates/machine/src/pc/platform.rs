@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use device::DeviceCell;
+use devices_pci::bridge::{Bridge, BridgeKind};
 use devices_pci::i6300esb::{self, I6300Esb};
 use devices_pci::pvpanic::{self, PvpanicPci};
 use devices_pci::{Address, Label, PciBus, PciFunction, Window};
@@ -29,6 +30,32 @@ pub fn command_line_devices(builder: &mut Builder<'_>, bus: &Arc<PciBus>) -> Res
         };
         built.map_err(|message| MachineError::Device { option: device.source.clone(), message })?;
     }
+    Ok(())
+}
+
+/// Builds the bridges, in the order of the command line: one may be behind another.
+pub fn bridges(builder: &mut Builder<'_>, root: &Arc<PciBus>) -> Result<(), MachineError> {
+    for device in &builder.config.devices {
+        let DeviceKind::Bridge { kind, place, chassis } = &device.kind else { continue };
+        bridge(builder, root, device, (*kind, place, *chassis))
+            .map_err(|message| MachineError::Device { option: device.source.clone(), message })?;
+    }
+    Ok(())
+}
+
+fn bridge(
+    builder: &mut Builder<'_>,
+    root: &Arc<PciBus>,
+    device: &DeviceConfig,
+    (kind, place, chassis): (BridgeKind, &PciPlace, u8),
+) -> Result<(), String> {
+    let (bus, address) = find_place(root, place, kind.type_name())?;
+    let secondary = bus.behind(address, device.id.as_deref().unwrap_or_default());
+    let label = Label { type_name: kind.type_name().to_owned(), id: device.id.clone() };
+    let bridge = Bridge::new(kind, chassis);
+    let lifecycle = bus.attach_bridge(address, label, bridge, &secondary).map_err(|error| error.to_string())?;
+    let place = device.id.clone().map_or(Place::Anonymous, Place::Peripheral);
+    builder.add(kind.type_name(), place, lifecycle);
     Ok(())
 }
 

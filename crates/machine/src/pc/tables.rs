@@ -1,13 +1,15 @@
 //! What the firmware tables tell about this board.
 
+use std::sync::Arc;
+
 use device::AccessSize;
 use devices_pci::q35::PCIEXBAR_DEFAULT;
 use devices_pci::{Address, PciBus};
 
 use super::Builder;
 use super::isa::Extra;
-use crate::acpi::{AcpiConfig, ChipsetTables, SleepStates};
-use crate::config::ChipsetKind;
+use crate::acpi::{AcpiConfig, ChipsetTables, NumaTables, SleepStates};
+use crate::config::{ChipsetKind, MachineConfig};
 use crate::smbios::{self, Smbios, SmbiosConfig};
 
 /// The ACPI tables' contents.
@@ -19,7 +21,9 @@ pub fn acpi(builder: &Builder<'_>, extra: &Extra) -> AcpiConfig {
     AcpiConfig {
         chipset: match config.machine_type.chipset {
             ChipsetKind::I440fx => ChipsetTables::I440fx,
-            ChipsetKind::Q35 => ChipsetTables::Q35 { mmconfig: Some((PCIEXBAR_DEFAULT, 256 << 20)) },
+            ChipsetKind::Q35 | ChipsetKind::Empty => {
+                ChipsetTables::Q35 { mmconfig: Some((PCIEXBAR_DEFAULT, 256 << 20)) }
+            }
         },
         sleep: SleepStates { s3: sleep.s3, s4: sleep.s4.then_some(sleep.s4_value) },
         high_window: None,
@@ -28,8 +32,30 @@ pub fn acpi(builder: &Builder<'_>, extra: &Extra) -> AcpiConfig {
         pci_hole_start: config.ram_split().0 as u32,
         hpet: config.hpet,
         pvpanic: extra.pvpanic,
+        numa: numa(config),
         serial_ports: extra.serial_ports.clone(),
     }
+}
+
+/// The nodes, if there are any.
+fn numa(config: &MachineConfig) -> Option<Arc<NumaTables>> {
+    if config.numa.is_empty() {
+        return None;
+    }
+    let (low, high) = config.ram_split();
+    let hotplug = hotplug_window(config).map(|end| (end.0, end.1 - end.0));
+    Some(Arc::new(NumaTables { numa: config.numa.clone(), low, high, hotplug }))
+}
+
+/// Where memory may be plugged: first address and end.
+pub fn hotplug_window(config: &MachineConfig) -> Option<(u64, u64)> {
+    /// A window begins at a multiple of this, and each slot may lose as much to alignment.
+    const GRANULE: u64 = 1 << 30;
+    let max = config.memory.max.filter(|max| *max > config.ram_size)?;
+    let (_, high) = config.ram_split();
+    let start = ((1_u64 << 32) + high).next_multiple_of(GRANULE);
+    let len = (max - config.ram_size).saturating_add(config.memory.slots.saturating_mul(GRANULE));
+    Some((start, start.saturating_add(len)))
 }
 
 /// The same, with what the firmware has set up by now.

@@ -103,7 +103,7 @@ fn of_board(kind: ChipsetKind) -> Vec<(Address, UsbControllerConfig)> {
     };
     match kind {
         ChipsetKind::I440fx => vec![(PIIX3_USB, uhci(0, false))],
-        ChipsetKind::Q35 => Vec::new(),
+        ChipsetKind::Q35 | ChipsetKind::Empty => Vec::new(),
     }
 }
 

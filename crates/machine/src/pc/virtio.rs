@@ -106,7 +106,7 @@ fn block_device(
     builder.boot_devices.push(BootDevice {
         index: config.disk.boot_index,
         path: format!("{}/scsi@{}/disk@0,0", bus.open_firmware(), address.open_firmware()),
-        geometry: None,
+        geometry: config.disk.firmware_geometry,
     });
     let lifecycle = bus.attach(address, label, function, windows).map_err(|error| text(&error))?;
     let place = device.id.clone().map_or(Place::Anonymous, Place::Peripheral);

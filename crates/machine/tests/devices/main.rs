@@ -7,8 +7,10 @@ use std::sync::Arc;
 use clock::RtcBase;
 use machine::accelerator::AcceleratorConfig;
 use machine::config::{
-    BoardOptions, CardModel, CardOptions, DeviceConfig, DeviceKind, DisplayConfig, MachineConfig, MachineType, PciPlace,
+    BoardOptions, BridgeKind, CardModel, CardOptions, DeviceConfig, DeviceKind, DisplayConfig, MachineConfig,
+    MachineType, MemoryOptions, PciPlace,
 };
+use machine::numa::Numa;
 use machine::vcpu::Threads;
 use machine::{Backends, Machine, harness};
 use x86::model::{CpuModel, Topology};
@@ -17,6 +19,7 @@ fn machine(name: &str) -> Machine {
     let accelerator = AcceleratorConfig::Qtest;
     let (cpu_model, _) = CpuModel::parse("qemu64", &accelerator.host()).expect("a model");
     let card = |model| DeviceKind::Display(DisplayConfig { model, address: None, options: CardOptions::default() });
+    let bridge = |kind| DeviceKind::Bridge { kind, place: PciPlace::default(), chassis: 1 };
     let kinds = [
         card(CardModel::SecondaryVga),
         card(CardModel::Bochs),
@@ -26,6 +29,9 @@ fn machine(name: &str) -> Machine {
         DeviceKind::I6300Esb { place: PciPlace::default() },
         DeviceKind::PvpanicPci { place: PciPlace::default(), events: 3 },
         DeviceKind::PcTestdev,
+        bridge(BridgeKind::Pci),
+        bridge(BridgeKind::I82801b11),
+        bridge(BridgeKind::PcieToPci),
     ];
     let config = MachineConfig {
         machine_type: MachineType::by_name(name).expect("a machine"),
@@ -45,11 +51,15 @@ fn machine(name: &str) -> Machine {
         boot: None,
         vga: Some(CardOptions::default()),
         board: BoardOptions { no_reboot: false, ..BoardOptions::default() },
+        memory: MemoryOptions::default(),
+        numa: Numa::default(),
+        types: Vec::new(),
         devices: kinds.map(|kind| DeviceConfig { id: None, source: String::new(), kind }).into(),
     };
     let backends = Backends {
         chardevs: &|id| Err(chardev::Error::NotFound(id.to_owned())),
         disks: &|_| Err("there is no disk".to_owned()),
+        memories: &|_| Err("there is no memory".to_owned()),
     };
     Machine::new(&config, &backends, &(Arc::new(|_| ()) as machine::event::GuestEvents), None).expect("a machine")
 }

@@ -13,10 +13,11 @@ use device::disk::Disk;
 use machine::accelerator::AcceleratorConfig;
 use machine::boot::BootSource;
 use machine::config::{
-    BlkOptions, BoardOptions, DeviceConfig, DeviceKind, DiskUse, MACHINE_TYPES, MachineConfig, PciOptions,
-    VirtioBlkConfig,
+    BlkOptions, BoardOptions, DeviceConfig, DeviceKind, DiskUse, MACHINE_TYPES, MachineConfig, MemoryOptions,
+    PciOptions, VirtioBlkConfig,
 };
 use machine::event::GuestEvent;
+use machine::numa::Numa;
 use machine::vcpu::Threads;
 use machine::{Backends, Machine, TranslatorConfig};
 use x86::model::{CpuModel, Topology};
@@ -93,6 +94,9 @@ impl Setup {
             boot: Some(boot),
             vga: None,
             board: BoardOptions::default(),
+            memory: MemoryOptions::default(),
+            numa: Numa::default(),
+            types: Vec::new(),
             devices: kinds.map(|kind| DeviceConfig { id: None, source: String::new(), kind }).into(),
         }
     }
@@ -108,8 +112,11 @@ impl Setup {
         let (sender, events) = channel();
         let sender = Mutex::new(sender);
         let disk = Arc::clone(&self.disk);
-        let backends =
-            Backends { chardevs: &|id| chardevs.attach(id), disks: &|_| Ok(Arc::clone(&disk) as Arc<dyn Disk>) };
+        let backends = Backends {
+            chardevs: &|id| chardevs.attach(id),
+            disks: &|_| Ok(Arc::clone(&disk) as Arc<dyn Disk>),
+            memories: &|_| Err("there is no memory".to_owned()),
+        };
         let events_sink: machine::event::GuestEvents = Arc::new(move |event| {
             let _gone = sender.lock().expect("the channel").send(event);
         });

@@ -2,13 +2,15 @@
 
 use machine::config::{
     DeviceConfig, DeviceKind, DiskAccess, DiskUse, DriveGeometry, DriveKind, DriveOptions, FloppyConfig, FloppyType,
-    IdeDriveConfig,
+    IdeDriveConfig, Translation,
 };
 use qapi::keyval;
 
 use super::CliError;
 use super::value::Values;
-use super::virtio::{address, block_size, boot_index, check_bus, error_policy, geometry, on_off_auto, size};
+use super::virtio::{
+    address, block_size, boot_index, check_bus, error_policy, firmware_geometry, geometry, on_off_auto, size,
+};
 
 /// The properties of `ide-hd`, for the help.
 pub const HD_PROPERTIES: &[(&str, &str)] = &[
@@ -16,11 +18,15 @@ pub const HD_PROPERTIES: &[(&str, &str)] = &[
     ("account-invalid", "on/off/auto: invalid requests count as accesses (default auto)"),
     ("bootindex", "order among devices to boot from"),
     ("bus", "the IDE bus (default: the first with a free place)"),
+    ("bios-chs-trans", "none/lba/large/rechs/auto: how firmware translates the geometry (default auto)"),
     ("cyls", "cylinders (default: guessed)"),
     ("discard_granularity", "512, or 0 for a disk without TRIM (default 512)"),
     ("drive", "node name or id of the drive"),
     ("heads", "heads, up to 16 (default: guessed)"),
+    ("lcyls", "cylinders as firmware shows them"),
+    ("lheads", "heads as firmware shows them"),
     ("logical_block_size", "512"),
+    ("lsecs", "sectors of a track as firmware shows them"),
     ("model", "model, up to 40 bytes of which the guest sees"),
     ("physical_block_size", "a power of two between 512 B and 2 MiB (default: the disk's)"),
     ("rerror", "report/ignore/enospc/stop/auto (default auto)"),
@@ -127,8 +133,23 @@ pub fn hd(values: &mut Values<'_>, devices: &[DeviceConfig]) -> Result<DeviceKin
     options.physical_block_size = block_size(values, "physical_block_size")?;
     options.write_cache = on_off_auto(values, "write-cache")?;
     options.rotation_rate = values.number("rotation_rate", 0xffff)?.unwrap_or(0) as u16;
-    let disk = DiskUse { access: DiskAccess::Write, ..disk };
-    kind(values, "ide-hd", disk, options)
+    let firmware_geometry = firmware_geometry(values)?;
+    let disk = DiskUse { access: DiskAccess::Write, firmware_geometry, ..disk };
+    let translation = match values.text("bios-chs-trans")?.as_deref() {
+        None | Some("auto") => None,
+        Some("none") => Some(Translation::None),
+        Some("lba") => Some(Translation::Lba),
+        Some("large") => Some(Translation::Large),
+        Some("rechs") => Some(Translation::Rechs),
+        Some(other) => {
+            return Err(values.error(format!("Parameter 'bios-chs-trans' does not accept value '{other}'")));
+        }
+    };
+    let mut kind = kind(values, "ide-hd", disk, options)?;
+    if let DeviceKind::IdeDrive(drive) = &mut kind {
+        drive.translation = translation;
+    }
+    Ok(kind)
 }
 
 /// `ide-cd`.
@@ -176,5 +197,13 @@ fn kind(
 ) -> Result<DeviceKind, CliError> {
     let bus = values.text("bus")?;
     let unit = unit(values)?;
-    Ok(DeviceKind::IdeDrive(Box::new(IdeDriveConfig { type_name, bus, unit, disk, drive, is_boards: false })))
+    Ok(DeviceKind::IdeDrive(Box::new(IdeDriveConfig {
+        type_name,
+        bus,
+        unit,
+        disk,
+        drive,
+        translation: None,
+        is_boards: false,
+    })))
 }

@@ -5,15 +5,19 @@ use std::sync::Arc;
 use clock::RtcBase;
 use machine::accelerator::AcceleratorConfig;
 use machine::boot::BootSource;
-use machine::config::{DeviceConfig, MACHINE_TYPES, MAX_VCPUS, MachineConfig, MachineType, RAM_MIN};
+use machine::config::{
+    BoardOptions, ChipsetKind, DeviceConfig, MACHINE_TYPES, MAX_VCPUS, MachineConfig, MachineType, MemoryOptions,
+    RAM_MIN,
+};
 use qapi::keyval;
+use qapi::objects::ObjectAdd;
 use x86::model::{CpuModel, Topology};
 
 use super::accelerators::{self, Chosen, MachineSettings};
 use super::arguments::last;
 use super::firmware::{self, MachineFirmware};
 use super::value::Values;
-use super::{Argument, CliError, Line, display, platform};
+use super::{Argument, CliError, Line, display, numa, platform, types};
 
 /// RAM without `-m`, in bytes.
 const DEFAULT_RAM: u64 = 128 << 20;
@@ -31,13 +35,17 @@ struct MachineOption {
     initrd: Option<String>,
     append: Option<String>,
     firmware: MachineFirmware,
+    memory_backend: Option<String>,
+    has_hmat: bool,
+    has_graphics: bool,
+    smp: Smp,
     accelerators: MachineSettings,
 }
 
 /// Reads the options.
 pub fn settings(
     arguments: &[Argument<'_>],
-    (rtc, uuid): (RtcBase, [u8; 16]),
+    (rtc, uuid, objects): (RtcBase, [u8; 16], &[(String, ObjectAdd)]),
     devices: Vec<DeviceConfig>,
     warnings: &mut Vec<String>,
     lines: &mut Vec<Line>,
@@ -45,7 +53,7 @@ pub fn settings(
     let option = machine_option(arguments)?;
     let Chosen { mut accelerator, threads, icount } =
         accelerators::settings(arguments, &option.accelerators, &machine::accelerator::open_kvm, lines)?;
-    let (cpus, topology) = smp(arguments)?;
+    let (cpus, topology) = option.smp.complete()?;
     if let AcceleratorConfig::Software(translator) = &mut accelerator {
         if translator.lockstep && cpus > 1 {
             return Err(CliError::plain("x-lockstep=on compares the tiers of one vCPU: use -smp 1"));
@@ -53,19 +61,31 @@ pub fn settings(
         // The option counts for the whole machine.
         translator.code_bytes /= cpus as usize;
     }
+    let is_empty = option.machine_type.chipset == ChipsetKind::Empty;
     let argument = last(arguments, "cpu").map_or(DEFAULT_CPU, |argument| argument.value);
+    let (argument, apic_id) = if is_empty { without_apic_id(argument)? } else { (argument.to_owned(), None) };
     let (cpu_model, notes) =
-        CpuModel::parse(argument, &accelerator.host()).map_err(|error| CliError::plain(error.to_string()))?;
+        CpuModel::parse(&argument, &accelerator.host()).map_err(|error| CliError::plain(error.to_string()))?;
+    // An empty machine has a processor if one was asked for.
+    let cpus = if is_empty { u32::from(last(arguments, "cpu").is_some()) } else { cpus };
+    let (size, memory) = memory(arguments, &option, objects)?;
+    let numa = numa::settings(arguments, option.has_hmat, topology, objects)?;
+    let has_graphics = option.has_graphics && !is_empty;
     warnings.extend(notes);
     let of_machine = option.firmware.clone();
     let machine_type = option.machine_type;
     let (usb, hpet) = (option.usb, option.hpet);
     let (mem_merge, dump_guest_core) = (option.mem_merge, option.dump_guest_core);
     let boot = boot(arguments, option)?;
-    let firmware = firmware::settings(arguments, uuid, &of_machine, boot.is_some())?;
+    if is_empty && boot.is_some() {
+        return Err(CliError::plain(
+            "The -kernel parameter is not supported (use the generic 'loader' device instead).",
+        ));
+    }
+    let firmware = firmware::settings(arguments, uuid, &of_machine, boot.is_some() || is_empty)?;
     Ok(MachineConfig {
         machine_type,
-        ram_size: memory(arguments)?,
+        ram_size: size,
         cpus,
         topology,
         cpu_model,
@@ -79,8 +99,11 @@ pub fn settings(
         dump_guest_core,
         boot,
         firmware,
-        vga: display::board_card(arguments, &devices)?,
-        board: platform::board(arguments)?,
+        vga: display::board_card(arguments, &devices)?.filter(|_| has_graphics),
+        board: BoardOptions { apic_id, ..platform::board(arguments)? },
+        memory,
+        numa,
+        types: types::of_drivers(),
         devices,
     })
 }
@@ -97,20 +120,29 @@ fn machine_option(arguments: &[Argument<'_>]) -> Result<MachineOption, CliError>
         initrd: None,
         append: None,
         firmware: MachineFirmware::default(),
+        memory_backend: None,
+        has_hmat: false,
+        has_graphics: true,
+        smp: Smp::default(),
         accelerators: MachineSettings::default(),
     };
     // Several -machine options add up; -enable-kvm is one of them.
-    for argument in arguments
-        .iter()
-        .filter(|argument| matches!(argument.option.name, "machine" | "enable-kvm" | "usb" | "usbdevice"))
-    {
-        if matches!(argument.option.name, "usb" | "usbdevice") {
-            option.usb = true;
-            continue;
-        }
-        if argument.option.name == "enable-kvm" {
-            option.accelerators.list = Some("kvm".to_owned());
-            continue;
+    for argument in arguments {
+        match argument.option.name {
+            "machine" => {}
+            "enable-kvm" => {
+                option.accelerators.list = Some("kvm".to_owned());
+                continue;
+            }
+            "smp" => {
+                option.smp.add(Values::parse(*argument, Some("cpus"))?)?;
+                continue;
+            }
+            "usb" | "usbdevice" => {
+                option.usb = true;
+                continue;
+            }
+            _ => continue,
         }
         let mut values = Values::parse(*argument, Some("type"))?;
         if let Some(name) = values.text("type")? {
@@ -124,6 +156,8 @@ fn machine_option(arguments: &[Argument<'_>]) -> Result<MachineOption, CliError>
             ("hpet", &mut option.hpet),
             ("mem-merge", &mut option.mem_merge),
             ("dump-guest-core", &mut option.dump_guest_core),
+            ("hmat", &mut option.has_hmat),
+            ("graphics", &mut option.has_graphics),
         ] {
             if let Some(value) = values.flag(key)? {
                 *slot = value;
@@ -139,11 +173,15 @@ fn machine_option(arguments: &[Argument<'_>]) -> Result<MachineOption, CliError>
             Some("off") => option.firmware.smm = Some(false),
             Some(_) => return Err(argument.error("Invalid parameter value for 'smm', expected: on, off or auto")),
         }
+        if let Some(smp) = values.nested("smp")? {
+            option.smp.add(smp)?;
+        }
         let [flash0, flash1] = &mut option.firmware.flash;
         for (key, slot) in [
             ("kernel", &mut option.kernel),
             ("initrd", &mut option.initrd),
             ("append", &mut option.append),
+            ("memory-backend", &mut option.memory_backend),
             ("firmware", &mut option.firmware.firmware),
             ("pflash0", flash0),
             ("pflash1", flash1),
@@ -166,29 +204,67 @@ fn max_firmware_size(argument: &Argument<'_>, text: &str) -> Result<u64, CliErro
     size.ok_or_else(|| argument.error("User specified max allowed firmware size is greater than 16MiB."))
 }
 
-/// `-smp`: the vCPUs and their topology. What is not given follows from the rest; sockets come last.
-fn smp(arguments: &[Argument<'_>]) -> Result<(u32, Topology), CliError> {
-    let Some(argument) = last(arguments, "smp") else {
-        return Ok((1, Topology { sockets: 1, dies: 1, cores: 1, threads: 1 }));
-    };
-    let mut values = Values::parse(*argument, Some("cpus"))?;
-    let mut take = |key: &str| -> Result<Option<u32>, CliError> {
-        match values.number(key, u64::from(u32::MAX))? {
-            Some(0) => Err(argument.error("Invalid CPU topology: CPU topology parameters must be greater than zero")),
-            given => Ok(given.map(|number| number as u32)),
+/// `-smp` and `-machine smp.…`: the vCPUs and their topology. What is not given follows from the rest; sockets come last.
+#[derive(Default)]
+struct Smp {
+    cpus: Option<u32>,
+    maxcpus: Option<u32>,
+    /// Sockets, dies, cores, threads.
+    hierarchy: [Option<u32>; 4],
+}
+
+impl Smp {
+    fn add(&mut self, mut values: Values<'_>) -> Result<(), CliError> {
+        let [sockets, dies, cores, threads] = &mut self.hierarchy;
+        for (key, slot) in [
+            ("cpus", &mut self.cpus),
+            ("maxcpus", &mut self.maxcpus),
+            ("sockets", sockets),
+            ("dies", dies),
+            ("cores", cores),
+            ("threads", threads),
+        ] {
+            match values.number(key, u64::from(u32::MAX))? {
+                None => {}
+                Some(0) => {
+                    let text = "Invalid CPU topology: CPU topology parameters must be greater than zero";
+                    return Err(values.error(text));
+                }
+                Some(number) => *slot = Some(number as u32),
+            }
         }
-    };
-    let cpus = take("cpus")?;
-    let maxcpus = take("maxcpus")?;
-    let [sockets, dies, cores, threads] = [take("sockets")?, take("dies")?, take("cores")?, take("threads")?];
-    values.finish().map_err(|error| match error {
-        CliError::Option { message, .. } => {
-            let name = message.split('\'').nth(1).unwrap_or_default();
-            CliError::plain(format!("Parameter 'smp.{name}' is unexpected"))
+        values.finish().map_err(|error| match error {
+            CliError::Option { message, .. } => {
+                let name = message.split('\'').nth(1).unwrap_or_default();
+                CliError::plain(format!("Parameter 'smp.{name}' is unexpected"))
+            }
+            other => other,
+        })
+    }
+
+    fn complete(&self) -> Result<(u32, Topology), CliError> {
+        if self.cpus.is_none() && self.maxcpus.is_none() && self.hierarchy == [None; 4] {
+            return Ok((1, Topology { sockets: 1, dies: 1, cores: 1, threads: 1 }));
         }
-        other => other,
-    })?;
-    complete_topology(cpus, maxcpus, [sockets, dies, cores, threads])
+        complete_topology(self.cpus, self.maxcpus, self.hierarchy)
+    }
+}
+
+/// Takes `apic-id=` out of a CPU's properties.
+fn without_apic_id(argument: &str) -> Result<(String, Option<u32>), CliError> {
+    let mut apic_id = None;
+    let mut parts = Vec::new();
+    for part in argument.split(',') {
+        match part.strip_prefix("apic-id=") {
+            None => parts.push(part),
+            Some(number) => {
+                let number = keyval::parse_u64(number).and_then(|number| u32::try_from(number).ok());
+                let wrong = || CliError::plain("Parameter 'apic-id' expects uint32_t");
+                apic_id = Some(number.filter(|id| *id < 0xff).ok_or_else(wrong)?);
+            }
+        }
+    }
+    Ok((parts.join(","), apic_id))
 }
 
 fn complete_topology(
@@ -236,31 +312,61 @@ fn complete_topology(
     Ok((cpus as u32, Topology { sockets, dies, cores, threads }))
 }
 
-/// `-m [size=]megs`.
-fn memory(arguments: &[Argument<'_>]) -> Result<u64, CliError> {
-    let Some(argument) = last(arguments, "m") else { return Ok(DEFAULT_RAM) };
+/// `-m [size=]megs[,slots=n][,maxmem=size]` and `-machine memory-backend=id`.
+fn memory(
+    arguments: &[Argument<'_>],
+    option: &MachineOption,
+    objects: &[(String, ObjectAdd)],
+) -> Result<(u64, MemoryOptions), CliError> {
+    const MAX_SLOTS: u64 = 256;
+    let is_empty = option.machine_type.chipset == ChipsetKind::Empty;
+    let mut default = if is_empty { 0 } else { DEFAULT_RAM };
+    let mut memory = MemoryOptions { backend: option.memory_backend.clone(), ..MemoryOptions::default() };
+    if let Some(id) = &memory.backend {
+        let object = objects.iter().find(|(_, object)| object.id == *id).and_then(|(_, object)| numa::size(object));
+        default = object.ok_or_else(|| CliError::plain(format!("Memory backend '{id}' not found")))?;
+    }
+    let Some(argument) = last(arguments, "m") else { return Ok((default, memory)) };
     let mut values = Values::parse(*argument, Some("size"))?;
-    let size = values.text("size")?;
-    for key in ["slots", "maxmem"] {
-        if values.text(key)?.is_some() {
-            return Err(argument.error("memory hotplug (slots, maxmem) is not available"));
-        }
-    }
+    let (size, max) = (values.text("size")?, values.text("maxmem")?);
+    memory.slots = values.number("slots", u64::MAX)?.unwrap_or(0);
     values.finish()?;
-    let size = match size.as_deref() {
-        None | Some("") => DEFAULT_RAM,
-        Some(text) => keyval::parse_size(text, 1 << 20).map_err(|_| {
-            argument.error(
-                "Parameter 'size' expects a non-negative number below 2^64\nOptional suffix k, M, G, T, P or E means \
-                 kilo-, mega-, giga-, tera-, peta-\nand exabytes, respectively.",
-            )
-        })?,
+    let parse = |key: &str, text: &str| {
+        keyval::parse_size(text, 1 << 20).map_err(|_| {
+            argument.error(format!(
+                "Parameter '{key}' expects a non-negative number below 2^64\nOptional suffix k, M, G, T, P or E means \
+                 kilo-, mega-, giga-, tera-, peta-\nand exabytes, respectively."
+            ))
+        })
     };
-    let size = if size == 0 { DEFAULT_RAM } else { size };
-    match size.checked_next_multiple_of(8192) {
-        Some(size) if (RAM_MIN..=1 << 40).contains(&size) => Ok(size),
-        _ => Err(argument.error("the RAM size must be between 1M and 1T")),
+    let size = match size.as_deref() {
+        None | Some("") => default,
+        Some(text) => parse("size", text)?,
+    };
+    let size = if size == 0 { default } else { size };
+    let size = match size.checked_next_multiple_of(8192) {
+        Some(0) if is_empty => 0,
+        Some(size) if (RAM_MIN..=1 << 40).contains(&size) => size,
+        _ => return Err(argument.error("the RAM size must be between 1M and 1T")),
+    };
+    memory.max = max.map(|text| parse("maxmem", &text)).transpose()?;
+    let max = memory.max.unwrap_or(size);
+    if max < size {
+        return Err(CliError::plain(format!(
+            "invalid value of maxmem: maximum memory size (0x{max:x}) must be at least the initial memory size \
+             (0x{size:x})"
+        )));
     }
+    if memory.slots > 0 && max == size {
+        return Err(CliError::plain(format!(
+            "invalid value of maxmem: memory slots were specified but maximum memory size (0x{max:x}) is equal to the \
+             initial memory size (0x{size:x})"
+        )));
+    }
+    if memory.slots > MAX_SLOTS || max > 1 << 40 {
+        return Err(argument.error("there can be up to 256 slots and 1T of memory"));
+    }
+    Ok((size, memory))
 }
 
 fn boot(arguments: &[Argument<'_>], option: MachineOption) -> Result<Option<BootSource>, CliError> {

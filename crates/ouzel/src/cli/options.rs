@@ -78,6 +78,13 @@ const MACHINE: Group = Group {
             Some("KVM's interrupt controllers: on, off, split"),
         ),
         parameter("accel", CommandLineParameterType::String, Some("accelerator list")),
+        parameter("memory-backend", CommandLineParameterType::String, Some("Set RAM backend")),
+        parameter("hmat", CommandLineParameterType::Boolean, Some("Set on/off to enable/disable ACPI HMAT")),
+        parameter(
+            "graphics",
+            CommandLineParameterType::Boolean,
+            Some("Set on/off to enable/disable graphics emulation"),
+        ),
         parameter("type", CommandLineParameterType::String, Some("emulated machine")),
     ],
 };
@@ -95,6 +102,10 @@ const SMP: Group = Group {
     ],
 };
 const MEMORY: Group = Group { name: "memory", parameters: &[size("maxmem"), number("slots"), size("size")] };
+const NUMA: Group = Group {
+    name: "numa",
+    parameters: &[text("type"), number("nodeid"), text("cpus"), text("memdev"), number("initiator")],
+};
 const CHARDEV: Group = Group {
     name: "chardev",
     parameters: &[
@@ -235,7 +246,21 @@ pub const OPTIONS: &[OptionSpec] = &[
     ),
     option("cpu", Some("model[,+feature,-feature,prop=value…]"), "select the CPU (-cpu help lists them)"),
     grouped("smp", "[cpus=]n[,maxcpus=][,sockets=][,dies=][,cores=][,threads=]", "number of vCPUs", &SMP),
-    grouped("m", "[size=]megs", "guest memory size, with an optional suffix k, M, G or T", &MEMORY),
+    grouped(
+        "m",
+        "[size=]megs[,slots=n,maxmem=size]",
+        "guest memory size, with an optional suffix k, M, G or T; addresses are kept for what is plugged up to maxmem",
+        &MEMORY,
+    ),
+    grouped(
+        "numa",
+        "node[,nodeid=n][,cpus=first[-last]][,memdev=id][,initiator=n] | cpu,node-id=n[,socket-id=][,die-id=][,core-id=]\
+         [,thread-id=] | dist,src=n,dst=n,val=distance | hmat-lb,… | hmat-cache,…",
+        "make the machine NUMA: nodes, processors, distances",
+        &NUMA,
+    ),
+    option("preconfig", None, "wait for x-exit-preconfig before the machine is built"),
+    option("readconfig", Some("file"), "read options from a file with sections"),
     option("bios", Some("file"), "the firmware's ROM (default: bios-256k.bin of the package seabios)"),
     option("L", Some("path"), "look for firmware in this directory, too"),
     grouped(

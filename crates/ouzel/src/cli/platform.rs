@@ -1,6 +1,6 @@
 //! Small devices of the platform, and properties of the board's own devices (`-global`).
 
-use machine::config::{BoardOptions, DeviceConfig, DeviceKind, PciPlace};
+use machine::config::{BoardOptions, BridgeKind, DeviceConfig, DeviceKind, PciPlace};
 
 use super::arguments::all;
 use super::value::Values;
@@ -66,4 +66,26 @@ pub fn ib700(values: &mut Values<'_>, devices: &[DeviceConfig]) -> Result<Device
 /// `pc-testdev`
 pub fn pc_testdev(_: &mut Values<'_>, _: &[DeviceConfig]) -> Result<DeviceKind, CliError> {
     Ok(DeviceKind::PcTestdev)
+}
+
+/// `pci-bridge`
+pub fn pci_bridge(values: &mut Values<'_>, _: &[DeviceConfig]) -> Result<DeviceKind, CliError> {
+    let chassis = values.number("chassis_nr", 0xff)?.unwrap_or(0) as u8;
+    if chassis == 0 {
+        return Err(values
+            .error("Bridge chassis not specified. Each bridge is required to be assigned a unique chassis id > 0."));
+    }
+    Ok(DeviceKind::Bridge { kind: BridgeKind::Pci, place: place(values, "pci-bridge")?, chassis })
+}
+
+/// `i82801b11-bridge`
+pub fn i82801b11(values: &mut Values<'_>, _: &[DeviceConfig]) -> Result<DeviceKind, CliError> {
+    let kind = BridgeKind::I82801b11;
+    Ok(DeviceKind::Bridge { kind, place: place(values, kind.type_name())?, chassis: 0 })
+}
+
+/// `pcie-pci-bridge`
+pub fn pcie_pci_bridge(values: &mut Values<'_>, _: &[DeviceConfig]) -> Result<DeviceKind, CliError> {
+    let kind = BridgeKind::PcieToPci;
+    Ok(DeviceKind::Bridge { kind, place: place(values, kind.type_name())?, chassis: 0 })
 }

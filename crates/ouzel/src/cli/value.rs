@@ -56,6 +56,15 @@ impl<'a> Values<'a> {
         self.text(key)?.ok_or_else(|| self.error(format!("Parameter '{key}' is missing")))
     }
 
+    /// Takes what is below `key`, as in `smp.cpus=2,smp.cores=2`.
+    pub fn nested(&mut self, key: &str) -> Result<Option<Values<'a>>, CliError> {
+        match self.map.remove(key) {
+            None => Ok(None),
+            Some(Value::Object(map)) => Ok(Some(Values { argument: self.argument, map, owner: None })),
+            Some(_) => Err(self.error(format!("Invalid parameter type for '{key}', expected: object"))),
+        }
+    }
+
     /// Takes a boolean.
     pub fn flag(&mut self, key: &str) -> Result<Option<bool>, CliError> {
         let Some(text) = self.text(key)? else { return Ok(None) };

@@ -29,6 +29,9 @@ pub const BLK_PROPERTIES: &[(&str, &str)] = &[
     ("ioeventfd", "on/off; a hint without effect: the vCPU that notifies starts the requests"),
     ("iommu_platform", "off: there is no IOMMU"),
     ("iothread", "id of the I/O thread that runs the requests"),
+    ("lcyls", "cylinders as firmware shows them"),
+    ("lheads", "heads as firmware shows them"),
+    ("lsecs", "sectors of a track as firmware shows them"),
     ("logical_block_size", "a power of two between 512 B and 2 MiB (default: the disk's)"),
     ("max-discard-sectors", "sectors (default 4194303)"),
     ("max-write-zeroes-sectors", "sectors (default 4194303)"),
@@ -162,6 +165,7 @@ fn disk(values: &mut Values<'_>, devices: &[DeviceConfig]) -> Result<DiskUse, Cl
         iothread: values.text("iothread")?,
         account_failed: on_off_auto(values, "account-failed")?,
         account_invalid: on_off_auto(values, "account-invalid")?,
+        firmware_geometry: firmware_geometry(values)?,
         boot_index,
         ..DiskUse::default()
     })
@@ -289,6 +293,13 @@ pub fn geometry(values: &mut Values<'_>) -> Result<Option<Geometry>, CliError> {
         }
     }
     Ok(Some(Geometry { cylinders: cyls as u16, heads: heads as u8, sectors: secs as u8 }))
+}
+
+/// Cylinders, heads and sectors as firmware shall show them.
+pub fn firmware_geometry(values: &mut Values<'_>) -> Result<Option<(u32, u32, u32)>, CliError> {
+    let mut take = |key| Ok::<_, CliError>(values.number(key, u64::from(u32::MAX))?.unwrap_or(0) as u32);
+    let geometry = (take("lcyls")?, take("lheads")?, take("lsecs")?);
+    Ok(Some(geometry).filter(|(cylinders, heads, sectors)| *cylinders > 0 || *heads > 0 || *sectors > 0))
 }
 
 /// `on`, `off` or `auto`.

@@ -174,7 +174,7 @@ fn preconfig_allows_only_declared_commands() {
     let echo = r#"{"execute":"x-echo","arguments":{"text":"t"}}"#;
     let refused = "The command 'x-echo' is permitted only after machine initialization has completed";
     assert_eq!(client.ask(echo), generic(refused));
-    fixture.server.leave_preconfig();
+    fixture.preconfig.store(false, std::sync::atomic::Ordering::Release);
     assert_eq!(client.ask(echo), r#"{"return": "t"}"#);
 }
 

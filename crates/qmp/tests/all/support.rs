@@ -81,6 +81,8 @@ impl ControlQueue<Machine> for Queue {
 /// A running server.
 pub struct Fixture {
     pub server: Server<Machine, String>,
+    /// Whether the machine is still to be configured.
+    pub preconfig: Arc<std::sync::atomic::AtomicBool>,
     pub runtime: tokio::runtime::Handle,
     pub events: EventSink,
     /// Lets one `x-wait` go.
@@ -132,6 +134,7 @@ impl Fixture {
     }
 
     pub fn with_preconfig(preconfig: bool) -> Self {
+        let preconfig = Arc::new(std::sync::atomic::AtomicBool::new(preconfig));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let handle = runtime.handle().clone();
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
@@ -154,9 +157,9 @@ impl Fixture {
             snapshot: Arc::new("poked".to_owned()),
             events: events.clone(),
             version: version(),
-            preconfig,
+            preconfig: Arc::clone(&preconfig),
         });
-        Self { server, runtime: handle, events, gate, log, later, _stop: stop }
+        Self { server, preconfig, runtime: handle, events, gate, log, later, _stop: stop }
     }
 
     /// A monitor on one end of a socket pair; the other end, before anything is read.

@@ -23,12 +23,16 @@ pub fn register(table: &mut Table) {
         context.set_default_cpu(index.ok_or_else(|| Error::expects("index", "a CPU number"))?);
         Ok(())
     });
-    table.register::<QueryHotpluggableCpus>(|control, _, _| Ok(slots(control.machine())));
+    table.register::<QueryHotpluggableCpus>(|control, _, _| match control.machine().has_cpu_slots() {
+        true => Ok(slots(control.machine())),
+        false => Err(Error::generic("The feature 'query-hotpluggable-cpus' is not enabled")),
+    });
     table.register_snapshot::<QueryCpuDefinitions>(|snapshot, _, _| Ok(definitions(&snapshot.accelerator.host())));
 }
 
 fn properties(slot: &CpuSlot) -> CpuInstanceProperties {
     CpuInstanceProperties {
+        node_id: slot.node.map(i64::from),
         socket_id: Some(i64::from(slot.socket)),
         die_id: slot.die.map(i64::from),
         core_id: Some(i64::from(slot.core)),

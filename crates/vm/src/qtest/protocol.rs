@@ -81,6 +81,11 @@ impl Session {
         Self { machine, has_clock, report, intercepted: None }
     }
 
+    /// Lets the session drive another machine.
+    pub fn attach(&mut self, machine: QtestAccess, has_clock: bool) {
+        (self.machine, self.has_clock, self.intercepted) = (machine, has_clock, None);
+    }
+
     /// Executes a request and returns the line to answer.
     pub fn execute(&mut self, line: &str) -> String {
         let words: Vec<&str> = line.split(' ').collect();

@@ -1,4 +1,5 @@
-//! Objects that users create: secrets, throttle groups, I/O threads, TLS credentials of clients.
+//! Objects that users create: secrets, throttle groups, I/O threads, TLS credentials of clients, memory, sources of
+//! random numbers.
 
 use std::sync::{Arc, mpsc};
 
@@ -7,12 +8,14 @@ use block::throttle::{Group, Limits};
 use block_net::TlsCredentials;
 use block_tools::secret::Description;
 use qapi::Error;
+use qapi::memory::Memdev;
 use qapi::objects::{
     IOThreadInfo, IothreadProperties, ObjectAdd, ObjectTypeOptions, QCryptoSecretFormat, QCryptoTLSCredsEndpoint,
-    TlsCredsX509Properties,
+    RngProperties, TlsCredsX509Properties,
 };
 
 use super::client_error;
+use super::memory::{MachineMemory, MemoryObject};
 use super::throttle::limits_of_group;
 
 enum Object {
@@ -20,6 +23,8 @@ enum Object {
     ThrottleGroup(Arc<Group>),
     IoThread(Box<IoThread>),
     Credentials,
+    Memory(Box<MemoryObject>),
+    Random,
 }
 
 struct IoThread {
@@ -78,6 +83,22 @@ impl Objects {
                 unless_known(())?;
                 Object::IoThread(Box::new(IoThread::start(&id, &properties)?))
             }
+            ObjectTypeOptions::MemoryBackendRam(properties) => {
+                unless_known(())?;
+                Object::Memory(Box::new(MemoryObject::ram(&properties)?))
+            }
+            ObjectTypeOptions::MemoryBackendMemfd(properties) => {
+                unless_known(())?;
+                Object::Memory(Box::new(MemoryObject::memfd(&id, &properties)?))
+            }
+            ObjectTypeOptions::MemoryBackendFile(properties) => {
+                unless_known(())?;
+                Object::Memory(Box::new(MemoryObject::file(&properties)?))
+            }
+            ObjectTypeOptions::RngBuiltin(RngProperties { opened: _ }) => {
+                unless_known(())?;
+                Object::Random
+            }
             ObjectTypeOptions::TlsCredsX509(properties) => {
                 let credentials = credentials(&properties)?;
                 unless_known(())?;
@@ -100,6 +121,7 @@ impl Objects {
             // One is here, one in the graph.
             Some(Object::ThrottleGroup(group)) => Arc::strong_count(group) > 2,
             Some(Object::IoThread(thread)) => thread.users > 0,
+            Some(Object::Memory(memory)) => memory.is_used(),
             _ => false,
         };
         if in_use {
@@ -109,8 +131,53 @@ impl Objects {
             Object::Secret => self.graph.remove_secret(id),
             Object::ThrottleGroup(_) | Object::Credentials => self.graph.remove_object(id),
             // The thread ends here.
-            Object::IoThread(_) => {}
+            Object::IoThread(_) | Object::Memory(_) | Object::Random => {}
         }
+        Ok(())
+    }
+
+    /// The type of each object, by id.
+    pub fn types(&self) -> Vec<(String, &'static str)> {
+        let type_of = |object: &Object| match object {
+            Object::Secret => "secret",
+            Object::ThrottleGroup(_) => "throttle-group",
+            Object::IoThread(_) => "iothread",
+            Object::Credentials => "tls-creds-x509",
+            Object::Memory(memory) => memory.type_name(),
+            Object::Random => "rng-builtin",
+        };
+        self.list.iter().map(|(id, object)| (id.clone(), type_of(object))).collect()
+    }
+
+    /// A memory object.
+    pub fn memory(&mut self, id: &str) -> Option<&mut MemoryObject> {
+        self.list.iter_mut().find_map(|(known, object)| match object {
+            Object::Memory(memory) if known == id => Some(&mut **memory),
+            _ => None,
+        })
+    }
+
+    /// `query-memdev`: the latest first.
+    pub fn memories(&self, machine: MachineMemory) -> Vec<Memdev> {
+        let info = |(id, object): &(String, Object)| match object {
+            Object::Memory(memory) => Some(memory.info(id, machine)),
+            _ => None,
+        };
+        self.list.iter().rev().filter_map(info).collect()
+    }
+
+    /// Adds the memory object that a machine has without being told.
+    ///
+    /// # Errors
+    /// A user has taken the name.
+    pub fn add_default_memory(&mut self, id: &str, size: u64) -> Result<(), Error> {
+        if self.list.iter().any(|(known, _)| known == id) {
+            return Err(Error::generic(format!(
+                "object name '{id}' is reserved for the default RAM backend, it can't be used for any other purposes. \
+                 Change the object's 'id' to something else"
+            )));
+        }
+        self.list.push((id.to_owned(), Object::Memory(Box::new(MemoryObject::of_machine(size)))));
         Ok(())
     }
 

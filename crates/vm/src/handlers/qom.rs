@@ -1,0 +1,132 @@
+//! The object tree and the types of objects.
+
+use object::{ObjectError, ObjectTree, PropertyInfo, PropertyValue};
+use qapi::json::{Map, Value};
+use qapi::qom::{
+    DeviceListProperties, ObjectPropertyInfo, ObjectTypeInfo, QomGet, QomList, QomListProperties, QomListTypes, QomSet,
+};
+use qapi::{Any, Error, ErrorClass};
+
+use super::Table;
+use crate::control::Control;
+
+/// The commands of this subject.
+pub fn register(table: &mut Table) {
+    table.register::<QomList>(|control, _, wanted| {
+        let tree = tree(control)?;
+        let object = tree.resolve(&wanted.path).map_err(client_error)?;
+        Ok(tree.list(object).map_err(client_error)?.iter().map(of_object).collect())
+    });
+    table.register::<QomGet>(|control, _, wanted| {
+        let tree = tree(control)?;
+        let object = tree.resolve(&wanted.path).map_err(client_error)?;
+        tree.get(object, &wanted.property).map(|value| Any(json(&value))).map_err(client_error)
+    });
+    table.register::<QomSet>(|control, _, wanted| {
+        let tree = tree(control)?;
+        let object = tree.resolve(&wanted.path).map_err(client_error)?;
+        tree.set(object, &wanted.property, value(&wanted.value.0)).map_err(client_error)
+    });
+    table.register::<QomListTypes>(|control, _, wanted| {
+        let types = control.machine().objects().types();
+        let list = types.list(wanted.implements.as_deref(), wanted.r#abstract.unwrap_or(false));
+        let info = |info: &object::TypeInfo| ObjectTypeInfo {
+            name: info.name.clone(),
+            r#abstract: info.is_abstract.then_some(true),
+            parent: info.parent.clone(),
+        };
+        Ok(list.map(info).collect())
+    });
+    table.register::<QomListProperties>(|control, _, wanted| {
+        let types = control.machine().objects().types();
+        let properties = types.properties(&wanted.typename).map_err(client_error)?;
+        let first = PropertyInfo::new("type", "string");
+        Ok(std::iter::once(&first).chain(properties).map(described).collect())
+    });
+    table.register::<DeviceListProperties>(|control, _, wanted| {
+        let types = control.machine().objects().types();
+        let Some(info) = types.get(&wanted.typename) else { return Err(Error::device_not_found(&wanted.typename)) };
+        if info.is_abstract || !types.is_a(&wanted.typename, "device") {
+            return Err(Error::expects("typename", "a non-abstract device type"));
+        }
+        let properties = types.properties(&wanted.typename).map_err(client_error)?;
+        Ok(properties.into_iter().map(described).collect())
+    });
+}
+
+/// The tree, with the objects that users have made by now.
+fn tree(control: &mut Control) -> Result<&mut ObjectTree, Error> {
+    let wanted = control.storage().objects().types();
+    let tree = control.machine_mut().objects_mut();
+    let container = tree.container("/objects").map_err(client_error)?;
+    let known: Vec<_> = tree.children(container).map(|(name, object)| (name.to_owned(), object)).collect();
+    for (name, object) in &known {
+        let type_name = tree.type_name(*object).unwrap_or_default();
+        if !wanted.iter().any(|(id, wanted)| (id, *wanted) == (name, type_name)) {
+            tree.remove(*object).map_err(client_error)?;
+        }
+    }
+    for (id, type_name) in &wanted {
+        if !tree.children(container).any(|(name, _)| name == id) {
+            tree.add_child(container, id, type_name).map_err(client_error)?;
+        }
+    }
+    Ok(tree)
+}
+
+fn client_error(error: ObjectError) -> Error {
+    let class = match error {
+        ObjectError::NotFound(_) | ObjectError::ClassNotFound(_) => ErrorClass::DeviceNotFound,
+        _ => ErrorClass::GenericError,
+    };
+    Error::new(class, error.to_string())
+}
+
+/// A property of an object: listings of objects have no descriptions and defaults.
+fn of_object(info: &PropertyInfo) -> ObjectPropertyInfo {
+    ObjectPropertyInfo {
+        name: info.name.clone(),
+        r#type: info.type_name.clone(),
+        description: None,
+        default_value: None,
+    }
+}
+
+/// A property of a type.
+fn described(info: &PropertyInfo) -> ObjectPropertyInfo {
+    ObjectPropertyInfo {
+        description: info.description.clone(),
+        default_value: info.default.as_ref().map(|value| Any(json(value))),
+        ..of_object(info)
+    }
+}
+
+fn json(value: &PropertyValue) -> Value {
+    match value {
+        PropertyValue::Null => Value::Null,
+        PropertyValue::Bool(value) => Value::Bool(*value),
+        PropertyValue::Int(value) => Value::Int(*value),
+        PropertyValue::Uint(value) => Value::from(*value),
+        PropertyValue::Number(value) => Value::Double(*value),
+        PropertyValue::Str(value) => Value::String(value.clone()),
+        PropertyValue::List(items) => Value::Array(items.iter().map(json).collect()),
+        PropertyValue::Struct(members) => {
+            Value::Object(Map::from_iter(members.iter().map(|(name, value)| (name.clone(), json(value)))))
+        }
+    }
+}
+
+fn value(json: &Value) -> PropertyValue {
+    match json {
+        Value::Null => PropertyValue::Null,
+        Value::Bool(value) => PropertyValue::Bool(*value),
+        Value::Int(value) => PropertyValue::Int(*value),
+        Value::Uint(value) => PropertyValue::Uint(*value),
+        Value::Double(value) => PropertyValue::Number(*value),
+        Value::String(value) => PropertyValue::Str(value.clone()),
+        Value::Array(items) => PropertyValue::List(items.iter().map(value).collect()),
+        Value::Object(members) => {
+            PropertyValue::Struct(members.iter().map(|(name, item)| (name.to_owned(), value(item))).collect())
+        }
+    }
+}
