@@ -11,24 +11,25 @@
 //! Decoding races with stores of other threads. So the block's lines are marked as watched *before* the bytes that
 //! count are read, with a barrier on all threads in between when a mark is new.
 
+mod build;
 mod lockstep;
 mod regions;
 
 use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
+use std::hash::{BuildHasherDefault, Hash, Hasher};
 use std::sync::Arc;
 
 use accel::Signal;
 use accel::TranslatorStats;
-use memory::{HitCursor, PAGE_SIZE, PageId, RamBlock};
+use iced_x86::Instruction;
+use memory::{HitCursor, PageId, RamBlock};
 use x86::regs::SegmentRegister;
 
-use crate::decode::{Decoded, LONGEST, decode};
 use crate::fault::{EventKind, Exec, Fault, vector};
 use crate::jit::{Jit, Outcome};
 use crate::mmu::CodePage;
 use crate::ops::Op;
-use crate::ops::lower::{self, Context, Flow};
+use crate::ops::lower::Flow;
 use crate::state::{Activity, Cpu};
 
 /// Why [`Cpu::exec_blocks`] came back.
@@ -91,6 +92,8 @@ const JUMPS: usize = 1 << 12;
 pub(crate) const NO_PAGE: u32 = u32::MAX;
 /// Bytes that are read for a block at first.
 const SHORT_WINDOW: usize = 96;
+/// See [`Block::trust`]: now and then code that is rewritten must get hot before it is translated.
+const TRUST: u8 = 16;
 /// In [`Block::heat`]: can't be translated.
 const NEVER: u16 = u16::MAX;
 
@@ -99,7 +102,8 @@ pub(crate) struct KeyHasher(u64);
 
 impl Hasher for KeyHasher {
     fn finish(&self) -> u64 {
-        self.0
+        // A product's high bits are the best; tables take the low ones and the highest seven.
+        self.0.rotate_left(26)
     }
 
     fn write(&mut self, bytes: &[u8]) {
@@ -128,11 +132,17 @@ impl Hasher for KeyHasher {
 /// A hash map for keys that nobody chooses.
 pub(crate) type Map<K, V> = HashMap<K, V, BuildHasherDefault<KeyHasher>>;
 
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 struct Key {
     page: u32,
     offset: u16,
     mode: u32,
+}
+
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(u64::from(self.page) << 32 ^ u64::from(self.mode) << 12 ^ u64::from(self.offset));
+    }
 }
 
 /// A page of RAM that holds decoded code.
@@ -167,6 +177,10 @@ struct Block {
     heat: u16,
     /// How often the code at this place was rewritten after it had run.
     rewritten: u8,
+    /// What was there before was translated.
+    was_hot: bool,
+    /// How often what replaces it may be translated at once.
+    trust: u8,
     /// The translation that was used last.
     region: u32,
     /// The number of translations when the block's own was looked for in vain.
@@ -201,6 +215,8 @@ struct Inner {
     /// What the sink says.
     follows_blocks: bool,
     jit: Translator,
+    /// Memory for the next block.
+    draft: Draft,
 }
 
 /// The translator, as far as there is one.
@@ -257,6 +273,7 @@ impl Inner {
             trace: None,
             follows_blocks: false,
             jit: Translator::NotYet,
+            draft: Draft::default(),
         }
     }
 
@@ -325,9 +342,15 @@ struct Source {
 }
 
 /// The bytes and ops of a block that is being made.
+#[derive(Default)]
 struct Draft {
     ops: Vec<Op>,
-    bytes: Vec<u8>,
+    /// As decoded at address 0.
+    instructions: Vec<Instruction>,
+    /// Bytes of code, and some that follow.
+    window: Vec<u8>,
+    /// Bytes of the block.
+    len: usize,
     /// See [`Block::ends`].
     ends: bool,
 }
@@ -567,227 +590,11 @@ impl Cpu {
         let page = self.fetch_page(next)?;
         Ok(self.source(page).map(|source| cache.page(&source.ram, source.offset, source.phys)))
     }
-
-    /// Decodes a block and enters it.
-    fn build(&mut self, cache: &mut Inner, linear: u64, key: Key, source: &Source) -> Exec<Found> {
-        let at = source.offset + usize::from(key.offset);
-        let room = PAGE_SIZE - usize::from(key.offset);
-        let mut bytes = [0; LONGEST_BLOCK * LONGEST];
-        let mut want = room.min(SHORT_WINDOW);
-        loop {
-            let window = &mut bytes[..want];
-            source.ram.read(at, window);
-            let draft = self.draft(window);
-            // The window may have ended in the middle of an instruction.
-            let longest = room.min(LONGEST_BLOCK * LONGEST);
-            if want < longest && draft.bytes.len() + LONGEST > want {
-                want = longest;
-                continue;
-            }
-            if draft.ops.is_empty() {
-                return self.build_crossing(cache, linear, key, source);
-            }
-            let len = draft.bytes.len();
-            watch(&source.ram, at, len);
-            let generation = cache.pages.get(key.page as usize).map_or(0, Page::generation);
-            // What counts is what is there after the marks: a change in between means starting over.
-            let mut check = [0; LONGEST_BLOCK * LONGEST];
-            source.ram.read(at, &mut check[..len]);
-            if check[..len] == draft.bytes && watches(&source.ram, at, len) {
-                let block = Block {
-                    first: 0,
-                    ops: 0,
-                    room: 0,
-                    bytes: len as u16,
-                    page: key.page,
-                    generation,
-                    second: NO_PAGE,
-                    second_generation: 0,
-                    heat: 0,
-                    rewritten: 0,
-                    region: u32::MAX,
-                    sought: u32::MAX,
-                    ends: draft.ends,
-                };
-                return Ok(Found::Block(self.enter(cache, linear, key, block, &draft)));
-            }
-        }
-    }
-
-    /// A block of one instruction that reaches into the next page.
-    fn build_crossing(&mut self, cache: &mut Inner, linear: u64, key: Key, source: &Source) -> Exec<Found> {
-        let next = (linear | 0xfff).wrapping_add(1) & self.address_mask;
-        if !self.mode.is_long64() && !self.within_limit(u64::from(0x1000 - key.offset) + 1) {
-            return Err(Fault::gp0());
-        }
-        let page = self.fetch_page(next)?;
-        let Some(second) = self.source(page) else {
-            return self.decode_single(linear).map(|(op, flow)| Found::Single(op, flow));
-        };
-        let second_index = cache.page(&second.ram, second.offset, second.phys);
-        let head = PAGE_SIZE - usize::from(key.offset);
-        let at = source.offset + usize::from(key.offset);
-        let mut bytes = [0; LONGEST];
-        let read = |bytes: &mut [u8; LONGEST]| {
-            let (low, high) = bytes.split_at_mut(head.min(LONGEST));
-            source.ram.read(at, low);
-            second.ram.read(second.offset, high);
-        };
-        loop {
-            read(&mut bytes);
-            let Decoded::Op(op, flow) = decode(&self.context(), &bytes) else {
-                return Err(Fault::gp0());
-            };
-            let len = usize::from(op.len);
-            watch(&source.ram, at, head.min(len));
-            watch(&second.ram, second.offset, len.saturating_sub(head).max(1));
-            let generation = |index: u32| cache.pages.get(index as usize).map_or(0, Page::generation);
-            let (first_generation, second_generation) = (generation(key.page), generation(second_index));
-            let mut check = [0; LONGEST];
-            read(&mut check);
-            let tail = len.saturating_sub(head).max(1);
-            if check[..len] == bytes[..len]
-                && watches(&source.ram, at, head.min(len))
-                && watches(&second.ram, second.offset, tail)
-            {
-                let mut ops = vec![op];
-                if flow != Flow::Jumps {
-                    ops.push(lower::fall_through(len as u16));
-                }
-                let draft = Draft { ops, bytes: bytes[..len].to_vec(), ends: flow == Flow::Ends };
-                let block = Block {
-                    first: 0,
-                    ops: 0,
-                    room: 0,
-                    bytes: len as u16,
-                    page: key.page,
-                    generation: first_generation,
-                    second: second_index,
-                    second_generation,
-                    // Links into the block hold under the epoch of one half of the address space.
-                    heat: if (linear ^ next) >> 63 == 0 { 0 } else { NEVER },
-                    rewritten: 0,
-                    region: u32::MAX,
-                    sought: u32::MAX,
-                    ends: draft.ends,
-                };
-                return Ok(Found::Block(self.enter(cache, linear, key, block, &draft)));
-            }
-        }
-    }
-
-    fn enter(&mut self, cache: &mut Inner, linear: u64, key: Key, mut block: Block, draft: &Draft) -> u32 {
-        block.ops = draft.ops.len() as u16;
-        let known = cache.by_key.get(&key).copied();
-        let old = known.and_then(|index| cache.blocks.get(index as usize));
-        block.rewritten = old.map_or(0, |old| old.rewritten.saturating_add(1));
-        let old = old.filter(|old| old.room >= block.ops);
-        let index = if let (Some(index), Some(old)) = (known, old) {
-            // The block that is no longer valid gives its place.
-            (block.first, block.room) = (old.first, old.room);
-            let first = block.first as usize;
-            if let Some(ops) = cache.ops.get_mut(first..first + draft.ops.len()) {
-                ops.copy_from_slice(&draft.ops);
-            }
-            if let Some(slot) = cache.blocks.get_mut(index as usize) {
-                *slot = block;
-            }
-            index
-        } else {
-            (block.first, block.room) = (cache.ops.len() as u32, block.ops);
-            cache.ops.extend_from_slice(&draft.ops);
-            cache.blocks.push(block);
-            let index = cache.blocks.len() as u32 - 1;
-            cache.by_key.insert(key, index);
-            index
-        };
-        if let Some(trace) = &mut cache.trace {
-            trace.translated(linear, &draft.bytes, self.mode.bits);
-        }
-        index
-    }
-
-    pub(crate) fn context(&self) -> Context<'_> {
-        Context { bits: u32::from(self.mode.bits), vex: self.mode.protected, features: &self.features }
-    }
-
-    /// Decodes instructions from the start of `window`; none when the first is not whole.
-    fn draft(&self, window: &[u8]) -> Draft {
-        let mut draft = Draft { ops: Vec::with_capacity(16), bytes: Vec::new(), ends: false };
-        let context = self.context();
-        let mut at = 0;
-        while draft.ops.len() < LONGEST_BLOCK
-            && let Some(rest) = window.get(at..)
-            && let Decoded::Op(mut op, flow) = decode(&context, rest)
-        {
-            op.offset = at as u16;
-            at += usize::from(op.len);
-            draft.ops.push(op);
-            match flow {
-                Flow::Next => {}
-                Flow::Jumps => {
-                    draft.bytes.extend_from_slice(window.get(..at).unwrap_or(window));
-                    return draft;
-                }
-                Flow::Ends => {
-                    draft.ends = true;
-                    break;
-                }
-            }
-        }
-        if at != 0 {
-            draft.ops.push(lower::fall_through(at as u16));
-            draft.bytes.extend_from_slice(window.get(..at).unwrap_or(window));
-        }
-        draft
-    }
-
-    /// Decodes the instruction at `rip` without the cache: from devices, or where the code segment ends.
-    fn decode_single(&mut self, linear: u64) -> Exec<(Op, Flow)> {
-        let allowed = if self.mode.is_long64() {
-            LONGEST
-        } else {
-            let limit = u64::from(self.segs[SegmentRegister::Cs as usize].limit);
-            let left = limit.checked_sub(self.rip).ok_or(Fault::gp0())?;
-            left.saturating_add(1).min(LONGEST as u64) as usize
-        };
-        let mut bytes = [0; LONGEST];
-        let mut have = 0;
-        loop {
-            let want = allowed;
-            let at = linear.wrapping_add(have as u64) & self.address_mask;
-            let page = self.fetch_page(at)?;
-            let in_page = PAGE_SIZE - (at & 0xfff) as usize;
-            let part = (want - have).min(in_page);
-            if let Some(into) = bytes.get_mut(have..have + part) {
-                self.read_code(page, at & 0xfff, into);
-            }
-            have += part;
-            match decode(&self.context(), &bytes[..have]) {
-                Decoded::Op(op, flow) => return Ok((op, flow)),
-                Decoded::Incomplete if have >= allowed => return Err(Fault::gp0()),
-                Decoded::Incomplete => {}
-            }
-        }
-    }
 }
 
 #[cold]
 fn trace_entry(cache: &mut Inner, linear: u64, gpr: &[u64; 16]) {
     if let Some(trace) = &mut cache.trace {
         trace.entered(linear, gpr);
-    }
-}
-
-/// Whether lines still are marked as holding code.
-fn watches(ram: &RamBlock, at: usize, len: usize) -> bool {
-    ram.page_code(at).is_none_or(|page| page.watches(at % PAGE_SIZE, len))
-}
-
-/// Marks lines as holding code and orders the reads that follow after the stores of all threads that did not see it.
-fn watch(ram: &RamBlock, at: usize, len: usize) {
-    let Some(page) = ram.page_code(at) else { return };
-    if page.watch(at % PAGE_SIZE, len) {
-        crate::barrier::all_threads();
     }
 }

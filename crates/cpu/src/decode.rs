@@ -26,18 +26,33 @@ fn options(context: &Context<'_>) -> u32 {
     if context.features.vendor == Vendor::Amd { DecoderOptions::AMD } else { DecoderOptions::NONE }
 }
 
-/// Decodes the instruction at the start of `bytes`.
-pub(crate) fn decode(context: &Context<'_>, bytes: &[u8]) -> Decoded {
-    let mut instruction = Instruction::default();
-    let window = bytes.get(..LONGEST).unwrap_or(bytes);
+/// Decodes one instruction after the other.
+pub(crate) struct Stream<'a> {
+    context: &'a Context<'a>,
+    decoder: Decoder<'a>,
+    bytes: &'a [u8],
+    at: usize,
+    /// The last instruction, as decoded at address 0.
+    pub instruction: Instruction,
+}
 
-    let error = match Decoder::try_with_ip(context.bits, window, 0, options(context)) {
-        Ok(mut decoder) => {
-            decoder.decode_out(&mut instruction);
-            decoder.last_error()
-        }
-        Err(_) => DecoderError::InvalidInstruction,
-    };
+impl<'a> Stream<'a> {
+    pub(crate) fn new(context: &'a Context<'a>, bytes: &'a [u8]) -> Option<Self> {
+        Some(Self { context, decoder: decoder(context, bytes)?, bytes, at: 0, instruction: Instruction::default() })
+    }
+
+    /// The next instruction. Nothing is to be asked for after [`Decoded::Incomplete`].
+    pub(crate) fn next(&mut self) -> Decoded {
+        let Some(rest) = self.bytes.get(self.at..).filter(|rest| !rest.is_empty()) else { return Decoded::Incomplete };
+        self.decoder.set_ip(0);
+        self.decoder.decode_out(&mut self.instruction);
+        let decoded = lowered(self.context, &self.instruction, self.decoder.last_error(), rest);
+        self.at += self.instruction.len();
+        decoded
+    }
+}
+
+fn lowered(context: &Context<'_>, instruction: &Instruction, error: DecoderError, bytes: &[u8]) -> Decoded {
     if error == DecoderError::NoMoreBytes {
         return Decoded::Incomplete;
     }
@@ -46,7 +61,21 @@ pub(crate) fn decode(context: &Context<'_>, bytes: &[u8]) -> Decoded {
         let (op, flow) = lower::too_long();
         return Decoded::Op(op, flow);
     }
-    let own = window.get(..instruction.len()).unwrap_or(window);
-    let (op, flow) = lower::lower(context, &instruction, own);
+    let own = bytes.get(..instruction.len()).unwrap_or(bytes);
+    let (op, flow) = lower::lower(context, instruction, own);
     Decoded::Op(op, flow)
+}
+
+/// Decodes the instruction at the start of `bytes`.
+pub(crate) fn decode(context: &Context<'_>, bytes: &[u8]) -> Decoded {
+    let mut instruction = Instruction::default();
+    let window = bytes.get(..LONGEST).unwrap_or(bytes);
+    let error = match Decoder::try_with_ip(context.bits, window, 0, options(context)) {
+        Ok(mut decoder) => {
+            decoder.decode_out(&mut instruction);
+            decoder.last_error()
+        }
+        Err(_) => DecoderError::InvalidInstruction,
+    };
+    lowered(context, &instruction, error, window)
 }

@@ -177,3 +177,114 @@ fn trace_sees_decoding_once_and_every_entry() {
     ];
     assert_eq!(lines, expected);
 }
+
+/// A function that adds `addend` `times` times, with jumps whose flags matter on one way only; then it returns.
+fn adder(addend: u8, times: u8) -> Vec<u8> {
+    let mut code = vec![0x31, 0xc0, 0xb9, times, 0, 0, 0]; // xor eax, eax; mov ecx, times
+    code.extend([0x83, 0xc0, addend]); // add eax, addend
+    code.extend([0x78, 0x02, 0xff, 0xc2]); // js +2; inc edx
+    code.extend([0x48, 0x01, 0xc6]); // add rsi, rax
+    code.extend([0xff, 0xc9, 0x75, 0xf2]); // dec ecx; jnz back to the addition
+    code.push(0xc3);
+    code
+}
+
+#[test]
+fn functions_rewritten_again_and_again_are_translated_and_do_what_they_say() {
+    // loop: call the function in the second page; dec rbx; jnz loop; ud2
+    let mut caller = vec![0xe8];
+    caller.extend(((DATA - CODE - 5) as u32).to_le_bytes());
+    caller.extend([0x48, 0xff, 0xcb, 0x75, 0xf6, 0x0f, 0x0b]);
+    let mut bench = bench(&caller);
+    bench.ram.store_u64(0x4000 + 0x156 * 8, (DATA_PHYS + 0x1000) as u64 | 7);
+    for round in 0..60u8 {
+        let (addend, times) = (round % 100 + 1, round % 7 + 1);
+        bench.ram.write(DATA_PHYS, &adder(addend, times));
+        bench.signals.raise(accel::Signal::CODE);
+        let cpu = bench.cpu.cpu();
+        cpu.signal_mask = accel::Signal::CODE.0;
+        (cpu.gpr[3], cpu.gpr[4], cpu.gpr[2], cpu.gpr[6]) = (100, DATA + 0x2000, 0, 0);
+        cpu.set_rip(CODE);
+        assert_eq!(run(&mut bench), 6, "round {round}");
+        let (addend, times) = (u64::from(addend), u64::from(times));
+        let cpu = bench.cpu.cpu();
+        assert_eq!(cpu.gpr[0], addend * times, "round {round}");
+        assert_eq!(cpu.gpr[2], 100 * times, "round {round}");
+        assert_eq!(cpu.gpr[6], 100 * addend * times * (times + 1) / 2, "round {round}");
+        assert_eq!((cpu.rip, cpu.gpr[4]), (CODE + 10, DATA + 0x2000), "round {round}");
+    }
+    let stats = bench.cpu.translator_stats().expect("translated");
+    assert!(stats.translations >= 50, "{stats:?}");
+}
+
+#[test]
+fn code_that_is_rewritten_before_it_is_hot_is_interpreted() {
+    let mut bench = bench(&[]);
+    for round in 0..400u32 {
+        // mov eax, round; ud2
+        let mut code = vec![0xb8];
+        code.extend(round.to_le_bytes());
+        code.extend([0x0f, 0x0b]);
+        bench.ram.write(CODE_PHYS, &code);
+        for _ in 0..3 {
+            bench.cpu.cpu().set_rip(CODE);
+            assert_eq!(run(&mut bench), 6);
+            assert_eq!(bench.cpu.cpu().gpr[0], u64::from(round));
+        }
+    }
+    assert!(bench.cpu.translator_stats().is_none_or(|stats| stats.translations == 0));
+}
+
+#[test]
+fn string_copy_over_pages_that_lie_together_stops_where_the_next_is_missing() {
+    // rep movsb; ud2
+    let mut bench = bench(&[0xf3, 0xa4, 0x0f, 0x0b]);
+    let from: Vec<u8> = (0..0x2000u32).map(|n| (n * 7 >> 3) as u8).collect();
+    let target = 0x4_0000;
+    // Eight source pages at 0x1236_0000, seven target pages at 0x1237_0000, which follow one another in RAM.
+    for page in 0..8 {
+        bench.ram.store_u64(0x4000 + (0x160 + page) * 8, (0x2_0000 + page * 0x1000) as u64 | 7);
+        bench.ram.write(0x2_0000 + page * 0x1000, &from[(page & 1) * 0x1000..][..0x1000]);
+    }
+    for page in 0..7 {
+        bench.ram.store_u64(0x4000 + (0x170 + page) * 8, (target + page * 0x1000) as u64 | 7);
+    }
+    for _ in 0..3 {
+        let cpu = bench.cpu.cpu();
+        (cpu.gpr[1], cpu.gpr[6], cpu.gpr[7]) = (0x8000 - 0x10, 0x1236_0010, 0x1237_0010);
+        cpu.set_rip(CODE);
+        assert_eq!(run(&mut bench), 14);
+        let cpu = bench.cpu.cpu();
+        assert_eq!((cpu.gpr[1], cpu.gpr[6], cpu.gpr[7]), (0x1000, 0x1236_7000, 0x1237_7000));
+        assert_eq!(cpu.rip, CODE);
+    }
+    for page in 0..7 {
+        let mut copy = [0; 0x1000];
+        bench.ram.read(target + page * 0x1000, &mut copy);
+        let start = if page == 0 { 0x10 } else { 0 };
+        assert_eq!(copy[start..], from[(page & 1) * 0x1000..][start..0x1000], "page {page}");
+    }
+}
+
+#[test]
+fn string_copy_over_pages_notices_code_in_the_last_of_them() {
+    // rep stosb; ud2
+    let mut bench = bench(&[0xf3, 0xaa, 0x0f, 0x0b]);
+    for page in 0..4 {
+        bench.ram.store_u64(0x4000 + (0x170 + page) * 8, (0x4_0000 + page * 0x1000) as u64 | 7);
+    }
+    // A function in the last page is run, so that it is decoded: mov al, 5; ud2
+    bench.ram.write(0x4_3000 + 0x20, &[0xb0, 5, 0x0f, 0x0b]);
+    bench.cpu.cpu().set_rip(0x1237_3020);
+    assert_eq!(run(&mut bench), 6);
+    // The second time all pages are in the TLB.
+    for (round, fill) in [0x90u8, 0xcc].into_iter().enumerate() {
+        let cpu = bench.cpu.cpu();
+        (cpu.gpr[0], cpu.gpr[1], cpu.gpr[7]) = (u64::from(fill), 0x3800, 0x1237_0000);
+        cpu.set_rip(CODE);
+        assert_eq!(run(&mut bench), 6);
+        bench.cpu.cpu().set_rip(0x1237_3020);
+        // INT3 is vector 3; the row of NOPs ends in what is left of the page, zeros: add [rax], al.
+        assert_eq!(run(&mut bench), if round == 0 { 14 } else { 3 }, "round {round}");
+    }
+}

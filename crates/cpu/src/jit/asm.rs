@@ -48,9 +48,23 @@ pub(super) mod cc {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Label(u32);
 
+impl Label {
+    /// What [`Self::from_number`] makes a label of.
+    pub(super) fn number(self) -> u64 {
+        u64::from(self.0)
+    }
+
+    pub(super) fn from_number(number: u64) -> Self {
+        Self(number as u32)
+    }
+}
+
 /// Code that is being made, for a known address.
+#[derive(Default)]
 pub(super) struct Asm {
-    pub code: Vec<u8>,
+    /// Its first bytes are code.
+    buffer: Vec<u8>,
+    len: usize,
     base: u64,
     labels: Vec<Option<u32>>,
     fixups: Vec<(u32, Label)>,
@@ -59,12 +73,20 @@ pub(super) struct Asm {
 impl Asm {
     /// Code that will be executed at `base`.
     pub(super) fn new(base: u64) -> Self {
-        Self { code: Vec::with_capacity(4096), base, labels: Vec::new(), fixups: Vec::new() }
+        Self { base, ..Self::default() }
+    }
+
+    /// Starts anew.
+    pub(super) fn reset(&mut self, base: u64) {
+        self.base = base;
+        self.len = 0;
+        self.labels.clear();
+        self.fixups.clear();
     }
 
     /// The distance from the start.
     pub(super) fn here(&self) -> u32 {
-        self.code.len() as u32
+        self.len as u32
     }
 
     pub(super) fn label(&mut self) -> Label {
@@ -85,29 +107,68 @@ impl Asm {
     }
 
     /// Fills in all the jumps to labels. `None`: a label was never bound.
-    pub(super) fn finish(mut self) -> Option<Vec<u8>> {
-        for (at, label) in std::mem::take(&mut self.fixups) {
-            let target = self.offset(label)?;
+    pub(super) fn finish(&mut self) -> Option<&[u8]> {
+        for (at, label) in &self.fixups {
+            let target = self.labels.get(label.0 as usize).copied().flatten()?;
             let distance = target.wrapping_sub(at + 4);
-            self.code.get_mut(at as usize..at as usize + 4)?.copy_from_slice(&distance.to_le_bytes());
+            self.buffer.get_mut(*at as usize..*at as usize + 4)?.copy_from_slice(&distance.to_le_bytes());
         }
-        Some(self.code)
+        self.buffer.get(..self.len)
     }
 
+    /// Appends bytes, whose number is best known to the compiler.
+    #[inline(always)]
     pub(super) fn bytes(&mut self, bytes: &[u8]) {
-        self.code.extend_from_slice(bytes);
+        let end = self.len + bytes.len();
+        if end > self.buffer.len() {
+            self.grow(end);
+        }
+        if let Some(to) = self.buffer.get_mut(self.len..end) {
+            to.copy_from_slice(bytes);
+        }
+        self.len = end;
     }
 
+    #[cold]
+    #[inline(never)]
+    fn grow(&mut self, end: usize) {
+        self.buffer.resize(end.next_power_of_two().max(16 << 10), 0);
+    }
+
+    #[inline(always)]
+    fn byte(&mut self, byte: u8) {
+        self.bytes(&[byte]);
+    }
+
+    /// The first `len` of some bytes.
+    #[inline]
+    pub(super) fn some_bytes(&mut self, bytes: &[u8; 16], len: u8) {
+        // A copy of a known size is cheaper than one of the right size.
+        let end = self.len + usize::from(len.min(16));
+        self.bytes(bytes);
+        self.len = end;
+    }
+
+    #[inline(always)]
     fn dword(&mut self, value: u32) {
         self.bytes(&value.to_le_bytes());
+    }
+
+    #[inline(always)]
+    fn opcode(&mut self, opcode: &[u8]) {
+        match *opcode {
+            [one] => self.byte(one),
+            [one, two] => self.bytes(&[one, two]),
+            _ => self.bytes(opcode),
+        }
     }
 
     /// An instruction with a memory operand. `opcode` holds 0F escapes; `prefix` is 66, F2, F3 or 0.
     fn mem(&mut self, prefix: u8, size: u8, opcode: &[u8], reg: u8, mem: Mem) {
         if prefix != 0 {
-            self.code.push(prefix);
+            self.byte(prefix);
         } else if size == 2 {
-            self.code.push(0x66);
+            self.byte(0x66);
         }
         let (index, base) = match mem {
             Mem::Abs(_) => (0, 0),
@@ -118,9 +179,9 @@ impl Asm {
         let mut rex = if size == 8 { 0x48 } else { 0 };
         rex |= (reg >> 3 & 1) << 2 | (index >> 3 & 1) << 1 | base >> 3 & 1;
         if rex != 0 || (size == 1 && reg >= 4) {
-            self.code.push(0x40 | rex);
+            self.byte(0x40 | rex);
         }
-        self.bytes(opcode);
+        self.opcode(opcode);
         let reg = (reg & 7) << 3;
         match mem {
             Mem::Abs(address) => {
@@ -148,10 +209,10 @@ impl Asm {
         match sib {
             Some(sib) => self.bytes(&[mode | reg | 4, sib | low]),
             None if low == 4 => self.bytes(&[mode | reg | 4, 0x24]),
-            None => self.code.push(mode | reg | low),
+            None => self.byte(mode | reg | low),
         }
         match mode {
-            0x40 => self.code.push(displacement as u8),
+            0x40 => self.byte(displacement as u8),
             0x80 => self.dword(displacement as u32),
             _ => {}
         }
@@ -160,15 +221,15 @@ impl Asm {
     /// An instruction with a register as its r/m operand.
     fn reg(&mut self, size: u8, opcode: &[u8], reg: u8, rm: u8) {
         if size == 2 {
-            self.code.push(0x66);
+            self.byte(0x66);
         }
         let mut rex = if size == 8 { 0x48 } else { 0 };
         rex |= (reg >> 3 & 1) << 2 | rm >> 3 & 1;
         if rex != 0 || (size == 1 && (reg >= 4 || rm >= 4)) {
-            self.code.push(0x40 | rex);
+            self.byte(0x40 | rex);
         }
-        self.bytes(opcode);
-        self.code.push(0xc0 | (reg & 7) << 3 | rm & 7);
+        self.opcode(opcode);
+        self.byte(0xc0 | (reg & 7) << 3 | rm & 7);
     }
 
     /// `mov register, [memory]`; a dword clears the upper half, smaller sizes keep the rest.
@@ -194,7 +255,7 @@ impl Asm {
     pub(super) fn store_imm(&mut self, size: u8, mem: Mem, value: i32) {
         self.mem(0, size, if size == 1 { &[0xc6] } else { &[0xc7] }, 0, mem);
         match size {
-            1 => self.code.push(value as u8),
+            1 => self.byte(value as u8),
             2 => self.bytes(&(value as u16).to_le_bytes()),
             _ => self.dword(value as u32),
         }
@@ -208,9 +269,9 @@ impl Asm {
     pub(super) fn mov_imm(&mut self, reg: u8, value: u64) {
         if let Ok(low) = u32::try_from(value) {
             if reg >= 8 {
-                self.code.push(0x41);
+                self.byte(0x41);
             }
-            self.code.push(0xb8 | reg & 7);
+            self.byte(0xb8 | reg & 7);
             self.dword(low);
         } else if i64::from(value as i32) as u64 == value {
             self.reg(8, &[0xc7], 0, reg);
@@ -238,10 +299,10 @@ impl Asm {
     pub(super) fn alu_imm(&mut self, size: u8, op: Alu, to: u8, value: i32) {
         if size == 1 {
             self.reg(1, &[0x80], op as u8, to);
-            self.code.push(value as u8);
+            self.byte(value as u8);
         } else if let Ok(byte) = i8::try_from(value) {
             self.reg(size, &[0x83], op as u8, to);
-            self.code.push(byte as u8);
+            self.byte(byte as u8);
         } else {
             self.reg(size, &[0x81], op as u8, to);
             if size == 2 { self.bytes(&(value as u16).to_le_bytes()) } else { self.dword(value as u32) }
@@ -268,7 +329,7 @@ impl Asm {
     /// An operation on memory with a byte-sized immediate, sign-extended.
     pub(super) fn alu_mem_imm8(&mut self, size: u8, op: Alu, to: Mem, value: i8) {
         self.mem(0, size, if size == 1 { &[0x80] } else { &[0x83] }, op as u8, to);
-        self.code.push(value as u8);
+        self.byte(value as u8);
     }
 
     /// `cmp dword [memory], imm32`; the distance of the immediate from the start.
@@ -288,17 +349,17 @@ impl Asm {
 
     pub(super) fn test_imm8(&mut self, reg: u8, value: u8) {
         self.reg(1, &[0xf6], 0, reg);
-        self.code.push(value);
+        self.byte(value);
     }
 
     pub(super) fn shl(&mut self, size: u8, reg: u8, count: u8) {
         self.reg(size, &[0xc1], 4, reg);
-        self.code.push(count);
+        self.byte(count);
     }
 
     pub(super) fn shr(&mut self, size: u8, reg: u8, count: u8) {
         self.reg(size, &[0xc1], 5, reg);
-        self.code.push(count);
+        self.byte(count);
     }
 
     /// `rorx to, from, count` of dwords, which changes no flags.
@@ -310,7 +371,7 @@ impl Asm {
 
     pub(super) fn sar(&mut self, size: u8, reg: u8, count: u8) {
         self.reg(size, &[0xc1], 7, reg);
-        self.code.push(count);
+        self.byte(count);
     }
 
     pub(super) fn neg(&mut self, size: u8, reg: u8) {
@@ -328,7 +389,7 @@ impl Asm {
     /// `bt dword [memory], bit`: the bit becomes CF.
     pub(super) fn bt_mem(&mut self, mem: Mem, bit: u8) {
         self.mem(0, 4, &[0x0f, 0xba], 4, mem);
-        self.code.push(bit);
+        self.byte(bit);
     }
 
     /// `bt qword [memory], register`, with a register below 64.
@@ -344,7 +405,7 @@ impl Asm {
     /// `bts`, `btr` or `btc` of a word in memory, with a register below its number of bits.
     pub(super) fn change_bit(&mut self, lock: bool, size: u8, opcode: u8, mem: Mem, reg: u8) {
         if lock {
-            self.code.push(0xf0);
+            self.byte(0xf0);
         }
         self.mem(0, size, &[0x0f, opcode], reg, mem);
     }
@@ -378,11 +439,11 @@ impl Asm {
     }
 
     pub(super) fn lahf(&mut self) {
-        self.code.push(0x9f);
+        self.byte(0x9f);
     }
 
     pub(super) fn sahf(&mut self) {
-        self.code.push(0x9e);
+        self.byte(0x9e);
     }
 
     pub(super) fn xchg(&mut self, a: u8, b: u8) {
@@ -391,16 +452,16 @@ impl Asm {
 
     pub(super) fn push(&mut self, reg: u8) {
         if reg >= 8 {
-            self.code.push(0x41);
+            self.byte(0x41);
         }
-        self.code.push(0x50 | reg & 7);
+        self.byte(0x50 | reg & 7);
     }
 
     pub(super) fn pop(&mut self, reg: u8) {
         if reg >= 8 {
-            self.code.push(0x41);
+            self.byte(0x41);
         }
-        self.code.push(0x58 | reg & 7);
+        self.byte(0x58 | reg & 7);
     }
 
     pub(super) fn push_mem(&mut self, mem: Mem) {
@@ -416,26 +477,26 @@ impl Asm {
     }
 
     pub(super) fn pushf(&mut self) {
-        self.code.push(0x9c);
+        self.byte(0x9c);
     }
 
     pub(super) fn popf(&mut self) {
-        self.code.push(0x9d);
+        self.byte(0x9d);
     }
 
     /// `rep movs` (or `rep stos`) of items of a size.
     pub(super) fn rep_string(&mut self, stos: bool, size: u8) {
-        self.code.push(0xf3);
+        self.byte(0xf3);
         match size {
-            2 => self.code.push(0x66),
-            8 => self.code.push(0x48),
+            2 => self.byte(0x66),
+            8 => self.byte(0x48),
             _ => {}
         }
-        self.code.push(if stos { 0xaa } else { 0xa4 } | u8::from(size != 1));
+        self.byte(if stos { 0xaa } else { 0xa4 } | u8::from(size != 1));
     }
 
     pub(super) fn ret(&mut self) {
-        self.code.push(0xc3);
+        self.byte(0xc3);
     }
 
     pub(super) fn vzeroupper(&mut self) {
@@ -443,7 +504,7 @@ impl Asm {
     }
 
     pub(super) fn jmp(&mut self, label: Label) {
-        self.code.push(0xe9);
+        self.byte(0xe9);
         self.fix(label);
     }
 
@@ -465,12 +526,12 @@ impl Asm {
 
     /// `jmp` to an address within 2 GiB.
     pub(super) fn jmp_to(&mut self, target: u64) {
-        self.code.push(0xe9);
+        self.byte(0xe9);
         self.rel32(target);
     }
 
     pub(super) fn call_to(&mut self, target: u64) {
-        self.code.push(0xe8);
+        self.byte(0xe8);
         self.rel32(target);
     }
 
@@ -512,7 +573,7 @@ impl Asm {
     fn vex(&mut self, wide: bool, opcode: u8, reg: u8, base: u8, displacement: i32) {
         // R and B are inverted.
         self.bytes(&[0xc4, (!(reg >> 3) & 1) << 7 | 0x40 | (!(base >> 3) & 1) << 5 | 1, 0x78 | u8::from(wide) << 2]);
-        self.code.push(opcode);
+        self.byte(opcode);
         self.base((reg & 7) << 3, base, displacement, None);
     }
 
@@ -545,7 +606,7 @@ mod tests {
         let mut asm = Asm::new(0x1000);
         build(&mut asm);
         let code = asm.finish().expect("labels");
-        iced_x86::Decoder::with_ip(64, &code, 0x1000, 0).iter().collect()
+        iced_x86::Decoder::with_ip(64, code, 0x1000, 0).iter().collect()
     }
 
     #[test]

@@ -290,5 +290,5 @@ pub(super) fn stubs(context: &mut LowBox<Context>, base: u64, wide: bool) -> Opt
     asm.ret();
 
     (stubs.bits, context.flag_makers) = super::flags::bits_subroutine(&mut asm, at, base);
-    Some((asm.finish()?, stubs))
+    Some((asm.finish()?.to_vec(), stubs))
 }

@@ -29,10 +29,10 @@ use codemem::{CodeMemory, LowBox};
 use iced_x86::Instruction;
 use memory::PageCode;
 
+use self::asm::Label;
 use self::context::{Context, Leave};
-use self::flags::Source;
 pub(crate) use self::translate::Piece;
-use self::translate::{Action, Addresses, Indirect, Item, Mode, Numbers, Tools};
+use self::translate::{Action, Addresses, Indirect, Item, Mode, Numbers, Site, Tools};
 use crate::block::{Map, NO_PAGE};
 use crate::config::TranslatorConfig;
 use crate::fault::Fault;
@@ -81,16 +81,6 @@ struct Edge {
     /// Offset of the expected epoch.
     epoch: Option<usize>,
     to: Option<u32>,
-}
-
-struct Site {
-    op: Op,
-    rip: u64,
-    action: Action,
-    flags: Source,
-    /// The x87 unit must be the interpreter's.
-    x87: bool,
-    resume: u64,
 }
 
 /// What is to be connected when the target of the last jump is known.
@@ -302,7 +292,7 @@ impl Jit {
     }
 
     /// Translates blocks as a region for `place`; the first is its entry.
-    pub(crate) fn translate(&mut self, cpu: &Cpu, place: Place, pieces: &[Piece]) -> Option<u32> {
+    pub(crate) fn translate(&mut self, cpu: &Cpu, place: Place, pieces: &mut [Piece]) -> Option<u32> {
         let began = Instant::now();
         if pieces.first().is_none_or(|first| first.rip != place.linear) {
             return None;
@@ -324,33 +314,16 @@ impl Jit {
             x87: self.x87_records.len() as u32,
         };
         let address = self.code.address(base);
-        let output = translate::translate(pieces, address, &self.addresses, mode, numbers, &mut self.tools)?;
-        let sites: Option<Vec<Site>> = output
-            .sites
-            .iter()
-            .map(|site| {
-                let resume = address + u64::from(output.asm.offset(site.resume)?);
-                let (op, rip, x87) = (site.op, site.rip, site.x87);
-                Some(Site { op, rip, action: site.action, flags: site.flags, x87, resume })
-            })
-            .collect();
-        let edges: Option<Vec<Edge>> = output
-            .edges
-            .iter()
-            .map(|edge| {
-                let stub = address + u64::from(output.asm.offset(edge.stub)?);
-                let epoch = edge.epoch.map(|at| base + at as usize);
-                Some(Edge { target: edge.target, at: base + edge.at as usize, stub, epoch, to: None })
-            })
-            .collect();
-        let (sites, edges) = (sites?, edges?);
-        let code = output.asm.finish()?;
-        if code.len() > LONGEST_REGION || !self.code.write(base, &code) {
+        self.tools.sites = std::mem::take(&mut self.sites);
+        let output = translate::translate(pieces, address, &self.addresses, mode, numbers, &mut self.tools);
+        self.sites = std::mem::take(&mut self.tools.sites);
+        let Some(mut output) = output else {
+            self.sites.truncate(numbers.sites as usize);
             return None;
-        }
-        self.used = base + code.len();
-        self.sites.extend(sites);
-        self.edges.extend(edges);
+        };
+        let code_bytes = self.take_output(&mut output, base, numbers);
+        self.tools.asm = output.asm;
+        let code_bytes = code_bytes?;
         self.indirect.extend(output.indirect);
         self.x87_records.extend(output.x87);
         let index = self.regions.len() as u32;
@@ -359,7 +332,7 @@ impl Jit {
             code: address,
             incoming: Vec::new(),
             alive: true,
-            code_bytes: code.len() as u32,
+            code_bytes,
             guest_bytes: pieces.iter().map(|piece| piece.bytes).sum(),
             instructions: pieces.iter().map(|piece| piece.items.len() as u32).sum(),
             blocks: pieces.len() as u32,
@@ -372,6 +345,37 @@ impl Jit {
         self.stats.translations += 1;
         self.stats.translation_ns += began.elapsed().as_nanos() as u64;
         Some(index)
+    }
+
+    /// Takes over code, sites and edges; the bytes of code. Nothing is taken when something is wrong.
+    fn take_output(&mut self, output: &mut translate::Output, base: usize, numbers: Numbers) -> Option<u32> {
+        let address = self.code.address(base);
+        let asm = &output.asm;
+        let new = self.sites.get_mut(numbers.sites as usize..).unwrap_or_default();
+        let taken = new.iter_mut().try_for_each(|site| {
+            site.resume = address + u64::from(asm.offset(Label::from_number(site.resume))?);
+            Some(())
+        });
+        let taken = taken.and_then(|()| {
+            output.edges.iter().try_for_each(|edge| {
+                let stub = address + u64::from(asm.offset(edge.stub)?);
+                let epoch = edge.epoch.map(|at| base + at as usize);
+                self.edges.push(Edge { target: edge.target, at: base + edge.at as usize, stub, epoch, to: None });
+                Some(())
+            })
+        });
+        let code = output.asm.finish().filter(|code| taken.is_some() && code.len() <= LONGEST_REGION);
+        match code {
+            Some(code) if self.code.write(base, code) => {
+                self.used = base + code.len();
+                Some(code.len() as u32)
+            }
+            _ => {
+                self.sites.truncate(numbers.sites as usize);
+                self.edges.truncate(numbers.edges as usize);
+                None
+            }
+        }
     }
 
     /// Drops the regions of pages whose generation is no longer the one that `current` gives.
@@ -639,14 +643,23 @@ extern "sysv64" fn slow(cpu: *mut Cpu, site: u32, context: *mut Context) -> u64 
     resume
 }
 
-/// A block at a linear address: its bytes, the interpreter's ops for them, and whether the last one is
-/// [`Flow::Ends`]. `None` when the bytes are not what the interpreter decoded.
-pub(crate) fn piece(cpu: &Cpu, key: u32, linear: u64, bytes: &[u8], ops: &[Op], ends: bool) -> Option<Piece> {
+/// A block at a linear address: its bytes (with the instructions, where they are known), the interpreter's ops for them,
+/// and whether the last one is [`Flow::Ends`]. It ends before an instruction that `stops` says is another piece's. `None` when the bytes are not what
+/// the interpreter decoded.
+pub(crate) fn piece(
+    cpu: &Cpu,
+    key: u32,
+    linear: u64,
+    (bytes, known): (&[u8], &[Instruction]),
+    ops: &[Op],
+    ends: bool,
+    stops: impl Fn(u64) -> bool,
+) -> Option<Piece> {
     let mode = mode_of(key, false, false);
     let falls_through = ops.last()?.len == 0;
     let ops = if falls_through { &ops[..ops.len() - 1] } else { ops };
     let mut decoder = crate::decode::decoder(&cpu.context(), bytes)?;
-    let mut items = Vec::with_capacity(ops.len());
+    let mut items: Vec<Item> = Vec::with_capacity(ops.len());
     let mut at = 0;
     for (index, op) in ops.iter().enumerate() {
         let flow = match (index + 1 == ops.len(), falls_through) {
@@ -655,13 +668,24 @@ pub(crate) fn piece(cpu: &Cpu, key: u32, linear: u64, bytes: &[u8], ops: &[Op], 
             (true, true) if ends => Flow::Ends,
             (true, true) => Flow::Next,
         };
-        let mut ins = Instruction::default();
-        decoder.set_ip(0);
-        decoder.decode_out(&mut ins);
+        let rip = linear.wrapping_add(at as u64);
+        if index != 0 && stops(rip) {
+            break;
+        }
+        let ins = match known.get(index) {
+            Some(known) => *known,
+            None => {
+                let mut ins = Instruction::default();
+                decoder.set_ip(0);
+                decoder.decode_out(&mut ins);
+                ins
+            }
+        };
         if ins.len() != usize::from(op.len) && flow != Flow::Jumps {
             return None;
         }
-        items.push(Item::new(ins, Op { offset: 0, ..*op }, flow, linear.wrapping_add(at as u64), mode));
+        let own = bytes.get(at..at + usize::from(op.len)).unwrap_or_default();
+        items.push(Item::new(ins, Op { offset: 0, ..*op }, flow, rip, own, mode));
         at += usize::from(op.len);
     }
     (!items.is_empty()).then_some(Piece { items, rip: linear, bytes: at as u32 })

@@ -9,6 +9,8 @@ mod classify;
 mod flow;
 mod memory;
 mod native;
+mod patch;
+mod plan;
 mod stack;
 mod string;
 mod system;
@@ -21,9 +23,11 @@ use iced_x86::{
 
 use self::classify::{
     alignment, asks_for_little, can_repeat, condition, host_has_plain, is_direct, is_idle, is_jcc, is_native_vector,
-    is_plain, is_register_bit_test, is_setcc, is_site, is_transfer, live_after, modified, read, recipe, register,
-    repeats_string, surely_set,
+    is_plain, is_register_bit_test, is_setcc, is_site, is_transfer, modified, read, recipe, register, repeats_string,
+    surely_set,
 };
+pub(crate) use self::plan::successors_of;
+use self::plan::{Plan, find};
 use super::asm::{Alu, Asm, Label, Mem, S0, S1, cc};
 use super::context::{HOST_RSP, JUMPS, Leave, Place, RESIDENT, Stubs, field, host_register, place};
 use super::flags::{Carry, Held, Kind, Main, Operand, Recipe, Source, State};
@@ -51,18 +55,39 @@ pub(crate) struct Item {
     unit: Option<x87::Class>,
     /// See [`is_site`].
     site: bool,
+    /// Its bytes.
+    code: Encoded,
+    /// See [`modified`], [`surely_set`] and [`read`].
+    modified: u8,
+    sets: u8,
+    reads: u8,
+    /// The arithmetic flags that something after it in its piece may see.
+    live: u8,
 }
 
 impl Item {
-    pub(super) fn new(ins: Instruction, op: Op, flow: Flow, rip: u64, mode: Mode) -> Self {
-        let vector = flow == Flow::Next && is_native_vector(&ins, mode);
-        let unit = x87::class(&ins, &op, flow, mode);
-        let site = is_site(&ins, flow, vector || unit.is_some());
-        Self { ins, op, flow, rip, vector, unit, site }
+    #[inline(always)]
+    pub(super) fn new(ins: Instruction, op: Op, flow: Flow, rip: u64, bytes: &[u8], mode: Mode) -> Self {
+        let plain = is_plain(ins.mnemonic());
+        let vector = !plain && flow == Flow::Next && is_native_vector(&ins, mode);
+        let unit = if plain { None } else { x87::class(&ins, &op, flow, mode) };
+        let site = is_site(&ins, flow, plain, vector || unit.is_some());
+        let mut code = Encoded::default();
+        if let Some(to) = code.bytes.get_mut(..bytes.len()) {
+            to.copy_from_slice(bytes);
+            code.len = bytes.len() as u8;
+        }
+        let (modified, sets, reads) = (modified(&ins) as u8, surely_set(&ins) as u8, read(&ins) as u8);
+        Self { ins, op, flow, rip, vector, unit, site, code, modified, sets, reads, live: ARITHMETIC as u8 }
     }
 
     fn next(&self) -> u64 {
         self.rip.wrapping_add(u64::from(self.op.len))
+    }
+
+    /// The flags that it, or something after it, may see.
+    fn live_before(&self) -> u8 {
+        if self.site { ARITHMETIC as u8 } else { self.live & !self.sets | self.reads }
     }
 }
 
@@ -134,8 +159,8 @@ pub(super) struct Site {
     pub flags: Source,
     /// The x87 unit must be the interpreter's.
     pub x87: bool,
-    /// Where translated code goes on, relative to the region.
-    pub resume: Label,
+    /// Where translated code goes on; the number of a label until the region is finished.
+    pub resume: u64,
 }
 
 /// A direct jump out of the region.
@@ -162,7 +187,6 @@ pub(super) struct Indirect {
 /// What a finished region consists of.
 pub(super) struct Output {
     pub asm: Asm,
-    pub sites: Vec<Site>,
     pub edges: Vec<Edge>,
     pub indirect: Vec<Indirect>,
     pub x87: Vec<Record>,
@@ -272,6 +296,12 @@ struct Encoded {
     len: u8,
 }
 
+impl Asm {
+    fn encoded(&mut self, code: &Encoded) {
+        self.some_bytes(&code.bytes, code.len);
+    }
+}
+
 impl Encoded {
     fn bytes(&self) -> &[u8] {
         &self.bytes[..usize::from(self.len)]
@@ -318,12 +348,13 @@ pub(super) struct Translator<'a> {
     pieces: &'a [Piece],
     labels: Vec<Label>,
     canonical: Vec<bool>,
+    /// Nobody sees the flags that control comes with.
+    dead: Vec<bool>,
     polled: Vec<bool>,
     /// Signals are polled after the first instruction, which follows STI.
     window: Vec<bool>,
     done: Vec<bool>,
     waiting: Vec<(usize, State)>,
-    sites: Vec<Site>,
     edges: Vec<Edge>,
     indirect: Vec<Indirect>,
     x87_records: Vec<Record>,
@@ -337,24 +368,31 @@ pub(super) struct Translator<'a> {
 pub(super) struct Tools {
     encoder: Encoder,
     info: InstructionInfoFactory,
+    pub asm: Asm,
+    /// Sites of all regions; the new one adds its own.
+    pub sites: Vec<Site>,
 }
 
 impl Default for Tools {
     fn default() -> Self {
-        Self { encoder: Encoder::new(64), info: InstructionInfoFactory::new() }
+        Self { encoder: Encoder::new(64), info: InstructionInfoFactory::new(), asm: Asm::default(), sites: Vec::new() }
     }
 }
 
 /// Translates a region; its first piece is the entry. `None`: nothing of it can be translated.
 pub(super) fn translate(
-    pieces: &[Piece],
+    pieces: &mut [Piece],
     base: u64,
     addresses: &Addresses,
     mode: Mode,
     numbers: Numbers,
     tools: &mut Tools,
 ) -> Option<Output> {
-    let mut asm = Asm::new(base);
+    let mut plan = Plan::of(pieces);
+    plan.find_live_flags(pieces);
+    let pieces: &[Piece] = pieces;
+    let mut asm = std::mem::take(&mut tools.asm);
+    asm.reset(base);
     let labels = pieces.iter().map(|_| asm.label()).collect();
     let mut translator = Translator {
         asm,
@@ -365,12 +403,12 @@ pub(super) fn translate(
         state: State::CANONICAL,
         pieces,
         labels,
-        canonical: vec![false; pieces.len()],
-        polled: vec![false; pieces.len()],
+        canonical: plan.canonical,
+        dead: plan.dead,
+        polled: plan.polled,
         window: vec![false; pieces.len()],
         done: vec![false; pieces.len()],
         waiting: Vec::new(),
-        sites: Vec::new(),
         edges: Vec::new(),
         indirect: Vec::new(),
         x87_records: Vec::new(),
@@ -378,11 +416,9 @@ pub(super) fn translate(
         tools,
         useless: false,
     };
-    translator.plan();
     translator.region()?;
     Some(Output {
         asm: translator.asm,
-        sites: translator.sites,
         edges: translator.edges,
         indirect: translator.indirect,
         x87: translator.x87_records,
@@ -391,48 +427,7 @@ pub(super) fn translate(
 
 impl Translator<'_> {
     fn find(&self, rip: u64) -> Option<usize> {
-        self.pieces.iter().position(|piece| piece.rip == rip)
-    }
-
-    /// Finds where control flow meets (flags are canonical there) and where loops close (signals are polled there).
-    fn plan(&mut self) {
-        let mut entries = vec![0u32; self.pieces.len()];
-        for piece in self.pieces {
-            for target in successors_of(piece).into_iter().flatten() {
-                if let Some(index) = self.find(target) {
-                    entries[index] += 1;
-                }
-            }
-        }
-        for (index, count) in entries.iter().enumerate() {
-            self.canonical[index] = index == 0 || *count > 1;
-        }
-        self.polled[0] = true;
-        // 0: not seen, 1: on the path, 2: done.
-        let mut seen = vec![0u8; self.pieces.len()];
-        let mut path = vec![(0usize, 0usize)];
-        seen[0] = 1;
-        while let Some((index, next)) = path.pop() {
-            if next == 2 {
-                seen[index] = 2;
-                continue;
-            }
-            path.push((index, next + 1));
-            let target = successors_of(&self.pieces[index])[next].and_then(|rip| self.find(rip));
-            if let Some(target) = target {
-                match seen[target] {
-                    0 => {
-                        seen[target] = 1;
-                        path.push((target, 0));
-                    }
-                    1 => {
-                        self.polled[target] = true;
-                        self.canonical[target] = true;
-                    }
-                    _ => {}
-                }
-            }
-        }
+        find(self.pieces, rip)
     }
 
     fn region(&mut self) -> Option<()> {
@@ -554,9 +549,10 @@ impl Translator<'_> {
     }
 
     fn site(&mut self, item: &Item, action: Action, resume: Label) -> u32 {
-        let number = self.numbers.sites + self.sites.len() as u32;
+        let number = self.tools.sites.len() as u32;
         let x87 = x87::looks_at_unit(&item.ins, action);
-        self.sites.push(Site { op: item.op, rip: item.rip, action, flags: self.state.source(), x87, resume });
+        let (flags, resume) = (self.state.source(), resume.number());
+        self.tools.sites.push(Site { op: item.op, rip: item.rip, action, flags, x87, resume });
         number
     }
 
@@ -572,7 +568,7 @@ impl Translator<'_> {
     }
 
     fn interpret(&mut self, item: &Item) {
-        let action = if modified(&item.ins) != 0 { Action::ExecuteAndDefer } else { Action::Execute };
+        let action = if item.modified != 0 { Action::ExecuteAndDefer } else { Action::Execute };
         self.slow(item, action);
     }
 
@@ -616,7 +612,7 @@ impl Translator<'_> {
                     self.asm.bind(resume);
                     match then {
                         Then::Nothing => {}
-                        Then::Code(code) => self.asm.bytes(code.bytes()),
+                        Then::Code(code) => self.asm.encoded(&code),
                         Then::Flags => {
                             self.asm.load(8, S0, field!(context, rflags));
                             self.asm.push(S0);
@@ -688,19 +684,6 @@ enum Replace {
     /// A host register and its size in bytes.
     Register(u8, u8),
     Form(Form),
-}
-
-/// Where a piece goes on, as far as it is known.
-pub(crate) fn successors_of(piece: &Piece) -> [Option<u64>; 2] {
-    let Some(last) = piece.items.last() else { return [Some(piece.rip), None] };
-    match last.flow {
-        Flow::Next => [Some(last.next()), None],
-        Flow::Ends => [Some(last.next()), None],
-        Flow::Jumps if is_jcc(&last.ins) => [Some(last.next()), Some(last.target())],
-        Flow::Jumps if is_direct(&last.ins) && last.ins.mnemonic() == M::Jmp => [Some(last.target()), None],
-        Flow::Jumps if repeats_string(&last.ins) => [Some(last.next()), None],
-        Flow::Jumps => [None, None],
-    }
 }
 
 impl Item {

@@ -143,6 +143,12 @@ impl Cpu {
         self.host_span::<true>(linear, len)
     }
 
+    /// The host address of `len` bytes at `linear`, if the TLB has their page with the right that is wanted.
+    #[inline]
+    pub(crate) fn host_hit<const WRITE: bool>(&self, linear: u64, len: u64) -> Option<*mut u8> {
+        self.tlb.slot(linear, self.tlb.class()).pointer::<WRITE>(linear, len)
+    }
+
     #[inline]
     fn host_span<const WRITE: bool>(&mut self, linear: u64, len: u64) -> Exec<Option<*mut u8>> {
         let class = self.tlb.class();

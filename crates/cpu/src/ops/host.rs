@@ -136,11 +136,41 @@ unsafe fn copy_items<T: Copy>(from: *const u8, to: *mut u8, count: usize) {
     }
 }
 
-/// Stores `count` items of `size` bytes.
-pub(super) fn fill(cpu: &mut Cpu, linear: u64, size: u8, value: u64, count: u64) -> Exec<bool> {
+/// Bytes that are copied at once at most.
+const SPAN: u64 = 1 << 16;
+
+/// How many bytes lie behind one another in the host's memory, too, when `len` bytes at `linear`, which are at `host`, end
+/// with their page: all of some following pages that the TLB has, `most` at most.
+fn span<const WRITE: bool>(cpu: &Cpu, linear: u64, host: *const u8, len: u64, most: u64) -> u64 {
+    let (mut span, most) = (len, most.min(SPAN));
+    while linear.wrapping_add(span) & 0xfff == 0 && span + 0x1000 <= most {
+        let next = cpu.host_hit::<WRITE>(linear.wrapping_add(span), 0x1000);
+        if next.map(<*mut u8>::cast_const) != Some(host.wrapping_add(span as usize)) {
+            break;
+        }
+        span += 0x1000;
+    }
+    span
+}
+
+/// Notes stores to pages that [`span`] has found.
+fn note_span(cpu: &mut Cpu, linear: u64, len: u64) {
+    let mut done = 0;
+    while done < len {
+        let at = linear.wrapping_add(done);
+        let part = (0x1000 - (at & 0xfff)).min(len - done);
+        cpu.note_store(at, part);
+        done += part;
+    }
+}
+
+/// Stores items of `size` bytes: `count`, which lie in one page, or more up to `most`. How many; 0: not possible here.
+pub(super) fn fill(cpu: &mut Cpu, linear: u64, size: u8, value: u64, count: u64, most: u64) -> Exec<u64> {
     let len = count * u64::from(size);
-    let Some(to) = cpu.translate_write(linear, len)? else { return Ok(false) };
-    // SAFETY: `to` points to `len` bytes of a live RAM page that may be written; plain stores of whole items there are
+    let Some(to) = cpu.translate_write(linear, len)? else { return Ok(0) };
+    let len = span::<true>(cpu, linear, to, len, most.saturating_mul(u64::from(size)));
+    let count = len / u64::from(size);
+    // SAFETY: `to` points to `len` bytes of live RAM pages that may be written; plain stores of whole items there are
     // what the guest's own stores are. Other threads see the bytes in any order, as with fast string operations.
     unsafe {
         let bytes = value.to_le_bytes();
@@ -155,17 +185,21 @@ pub(super) fn fill(cpu: &mut Cpu, linear: u64, size: u8, value: u64, count: u64)
             }
         }
     }
-    cpu.note_store(linear, len);
-    Ok(true)
+    note_span(cpu, linear, len);
+    Ok(count)
 }
 
-/// Copies `count` items of `size` bytes upwards, item by item where source and destination overlap.
-pub(super) fn copy_forward(cpu: &mut Cpu, from: u64, to: u64, size: u8, count: u64) -> Exec<bool> {
+/// Copies items of `size` bytes upwards, item by item where source and destination overlap: `count`, which lie in one
+/// page, or more up to `most`. How many; 0: not possible here.
+pub(super) fn copy_forward(cpu: &mut Cpu, from: u64, to: u64, size: u8, count: u64, most: u64) -> Exec<u64> {
     let len = count * u64::from(size);
     // The destination may be another view of the source's page, so both are compared as host addresses. Translating
     // the destination can't drop the source's block: blocks go only when the memory map changes.
-    let Some(source) = cpu.translate_read(from, len)? else { return Ok(false) };
-    let Some(target) = cpu.translate_write(to, len)? else { return Ok(false) };
+    let Some(source) = cpu.translate_read(from, len)? else { return Ok(0) };
+    let Some(target) = cpu.translate_write(to, len)? else { return Ok(0) };
+    let most = most.saturating_mul(u64::from(size));
+    let len = span::<true>(cpu, to, target, len, span::<false>(cpu, from, source, len, most));
+    let count = len / u64::from(size);
     let distance = (target as usize).wrapping_sub(source as usize);
     // SAFETY: both point to `len` bytes of live RAM pages with the rights that are needed.
     unsafe {
@@ -181,6 +215,6 @@ pub(super) fn copy_forward(cpu: &mut Cpu, from: u64, to: u64, size: u8, count: u
             }
         }
     }
-    cpu.note_store(to, len);
-    Ok(true)
+    note_span(cpu, to, len);
+    Ok(count)
 }

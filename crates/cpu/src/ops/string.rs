@@ -2,7 +2,8 @@
 //!
 //! A repeated one is the last of its block: when it stops before the end (another thread wants something, or only one
 //! iteration may run) it leaves `cpu.rip` where it is and is entered again. At a fault the registers show the
-//! iterations that are done. MOVS and STOS over plain RAM run as host copies, one page at a time.
+//! iterations that are done. MOVS and STOS over plain RAM run as host copies, page by page or over
+//! several that follow one another in the host's memory, too.
 
 use super::address::{address_mask, address_size, linear_in, load_in, stack_fault, store_in};
 use super::operand::{S8, S16, S32, S64, Size, get, mask, set};
@@ -169,7 +170,7 @@ pub(super) fn repeated<const KIND: u8>(cpu: &mut Cpu, op: &Op) -> Exec {
     Ok(())
 }
 
-/// As many iterations as fit into the pages of both operands, by host copies. 0: not possible here.
+/// As many iterations as fit into the pages of both operands, or more, by host copies. 0: not possible here.
 fn bulk<const KIND: u8>(cpu: &mut Cpu, op: &Op, count: u64) -> Exec<u64> {
     let plain = cpu.system_flags & rflags::DF == 0
         && !cpu.alignment_check
@@ -180,6 +181,8 @@ fn bulk<const KIND: u8>(cpu: &mut Cpu, op: &Op, count: u64) -> Exec<u64> {
     }
     let (size, mask) = (u64::from(op.size), address_mask(op));
     let destination = cpu.gpr[gpr::RDI] & mask;
+    // Pages that follow in the TLB may be taken along.
+    let mut most = if cpu.mode.is_long64() { room_in_segment(mask, destination) / size } else { 0 };
     // Faults are left to the single step that follows.
     let Ok(to) = linear_in::<true>(cpu, ES, destination, size) else { return Ok(0) };
     let mut room = room_in_page(to).min(room_in_segment(mask, destination));
@@ -189,6 +192,7 @@ fn bulk<const KIND: u8>(cpu: &mut Cpu, op: &Op, count: u64) -> Exec<u64> {
         let Ok(linear) = linear_in::<false>(cpu, op.seg, source, size) else { return Ok(0) };
         from = linear;
         room = room.min(room_in_page(from)).min(room_in_segment(mask, source));
+        most = most.min(room_in_segment(mask, source) / size);
     }
     let n = (room / size).min(count);
     if n < 2 {
@@ -196,12 +200,12 @@ fn bulk<const KIND: u8>(cpu: &mut Cpu, op: &Op, count: u64) -> Exec<u64> {
     }
     let done = if KIND == kind::STOS {
         let value = get(cpu, op.size, gpr::RAX as u8);
-        host::fill(cpu, to, op.size, value, n)
+        host::fill(cpu, to, op.size, value, n, most.min(count))
     } else {
-        host::copy_forward(cpu, from, to, op.size, n)
+        host::copy_forward(cpu, from, to, op.size, n, most.min(count))
     };
     // A fault is raised again, by the right access and for the right segment, by the single step that follows.
-    Ok(if matches!(done, Ok(true)) { n } else { 0 })
+    Ok(done.unwrap_or(0))
 }
 
 fn room_in_page(linear: u64) -> u64 {

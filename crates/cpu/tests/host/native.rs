@@ -406,6 +406,24 @@ pub struct Native {
     shared: *mut Shared,
     requests: i32,
     replies: i32,
+    child: i32,
+}
+
+/// What the child has mapped besides what snippets may use: its own program and stack.
+#[derive(Clone, Copy)]
+pub struct ChildMemory(i32);
+
+impl ChildMemory {
+    /// Whether a snippet's access to an address may succeed although the guest has nothing there.
+    pub fn has(self, address: u64) -> bool {
+        if (CODE..DATA + DATA_LEN as u64 + 0x1000).contains(&address) {
+            return false;
+        }
+        let maps = std::fs::read_to_string(format!("/proc/{}/maps", self.0)).unwrap_or_default();
+        let number = |text: &str| u64::from_str_radix(text, 16).unwrap_or(0);
+        let ranges = maps.lines().filter_map(|line| line.split(' ').next()?.split_once('-'));
+        ranges.map(|(start, end)| number(start)..number(end)).any(|range| range.contains(&address))
+    }
 }
 
 impl Native {
@@ -444,8 +462,13 @@ impl Native {
             }
             libc::close(requests[0]);
             libc::close(replies[1]);
-            Self { shared, requests: requests[1], replies: replies[0] }
+            Self { shared, requests: requests[1], replies: replies[0], child }
         }
+    }
+
+    /// The child, to ask for its memory.
+    pub fn child(&self) -> ChildMemory {
+        ChildMemory(self.child)
     }
 
     /// The snippets of the next batch, or the results of the last one.

@@ -35,7 +35,7 @@ impl Translator<'_> {
         if writes {
             self.change_bit(ins, size, wanted, offset);
             self.state.set_host();
-            self.watch(item, size, live_after(items, at) != 0);
+            self.watch(item, size, item.live != 0);
         } else {
             self.asm.load(size, S1, Mem::Index(S0, S1, 0, 0));
             self.hold(wanted);

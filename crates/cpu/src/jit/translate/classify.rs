@@ -52,27 +52,12 @@ pub(super) fn read(ins: &Instruction) -> u32 {
     ins.rflags_read() & ARITHMETIC | if through_carry { CARRY } else { 0 }
 }
 
-/// The flags that something after `items[at]` may see, out of all six.
-pub(super) fn live_after(items: &[Item], at: usize) -> u32 {
-    let mut left = ARITHMETIC;
-    for item in items.get(at + 1..).unwrap_or_default() {
-        if item.site || read(&item.ins) & left != 0 {
-            return left;
-        }
-        left &= !surely_set(&item.ins);
-        if left == 0 {
-            return 0;
-        }
-    }
-    left
-}
-
 /// Whether the guest's state can be seen from outside at this instruction: it may fault, or the interpreter runs it.
-pub(super) fn is_site(ins: &Instruction, flow: Flow, vector: bool) -> bool {
+pub(super) fn is_site(ins: &Instruction, flow: Flow, plain: bool, vector: bool) -> bool {
     flow != Flow::Next
         || (0..ins.op_count()).any(|n| !matches!(ins.op_kind(n), OpKind::Register) && !is_immediate(ins.op_kind(n)))
             && ins.mnemonic() != M::Lea
-        || !(is_plain(ins.mnemonic()) || is_idle(ins.mnemonic()) || ins.mnemonic() == M::Lea || vector)
+        || !(plain || is_idle(ins.mnemonic()) || ins.mnemonic() == M::Lea || vector)
 }
 
 /// Instructions that do nothing that the guest can see.

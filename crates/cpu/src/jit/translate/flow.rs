@@ -24,7 +24,9 @@ impl Translator<'_> {
     pub(super) fn go(&mut self, rip: u64) -> Option<(usize, State)> {
         match self.find(rip) {
             Some(index) if self.canonical[index] => {
-                self.state.canonicalise(&mut self.asm, self.context);
+                if !self.dead[index] {
+                    self.state.canonicalise(&mut self.asm, self.context);
+                }
                 if self.done[index] {
                     self.asm.jmp(self.labels[index]);
                     return None;
@@ -117,7 +119,8 @@ impl Translator<'_> {
         let wanted = item.ins.rflags_read();
         self.hold(wanted);
         let (target, next) = (item.target(), item.next());
-        let inherits = |this: &Self, rip| this.find(rip).is_some_and(|index| !this.canonical[index]);
+        let inherits =
+            |this: &Self, rip| this.find(rip).is_some_and(|index| !this.canonical[index] || this.dead[index]);
         if !inherits(self, target) || !inherits(self, next) {
             self.state.canonicalise(&mut self.asm, self.context);
         }

@@ -150,7 +150,7 @@ impl Translator<'_> {
             source.main = Main::Bits;
         }
         let site = self.site(item, Action::Note(size), resume);
-        if let Some(site) = self.sites.last_mut() {
+        if let Some(site) = self.tools.sites.last_mut() {
             site.flags = source;
         }
         self.outs.push(Out::Watched { at, site, size, resume, back, flags });

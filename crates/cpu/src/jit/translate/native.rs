@@ -4,6 +4,27 @@ use super::*;
 
 impl Translator<'_> {
     pub(super) fn effects(&mut self, ins: &Instruction) -> Effects {
+        let quick = quick_effects(ins);
+        if !cfg!(debug_assertions)
+            && let Some(quick) = quick
+        {
+            return quick;
+        }
+        let effects = self.all_effects(ins);
+        if let Some(quick) = quick {
+            debug_assert!(
+                quick.memory == effects.memory
+                    && quick.writes == effects.writes
+                    && effects.reads & !quick.reads == 0
+                    && !effects.odd,
+                "{quick:?} is not {effects:?}: {ins:?}"
+            );
+            return quick;
+        }
+        effects
+    }
+
+    fn all_effects(&mut self, ins: &Instruction) -> Effects {
         let mut effects = Effects::default();
         let info = self.tools.info.info(ins);
         let access = |access: OpAccess| {
@@ -37,7 +58,7 @@ impl Translator<'_> {
         if writes == 0 || !matches!(self.state.main, Main::Recipe(_)) {
             return;
         }
-        if surely_set(&items[at].ins) == ARITHMETIC || live_after(items, at) == 0 {
+        if u32::from(items[at].sets) == ARITHMETIC || items[at].live == 0 {
             return;
         }
         for n in 0..16 {
@@ -83,12 +104,12 @@ impl Translator<'_> {
 
     /// The flags that must be in the host's before the instruction.
     pub(super) fn flags_before(&self, items: &[Item], at: usize) -> u32 {
-        let ins = &items[at].ins;
-        let mut wanted = read(ins);
-        if modified(ins) != 0 && live_after(items, at) & !surely_set(ins) != 0 {
-            wanted |= ARITHMETIC & !surely_set(ins);
+        let item = &items[at];
+        let mut wanted = item.reads;
+        if item.modified != 0 && item.live & !item.sets != 0 {
+            wanted |= ARITHMETIC as u8 & !item.sets;
         }
-        wanted
+        u32::from(wanted)
     }
 
     /// Scratch registers for guest registers that live in the context.
@@ -169,6 +190,27 @@ impl Translator<'_> {
         Ok(new)
     }
 
+    /// The instruction with its registers renamed and its memory operand replaced, as code.
+    fn rename(&mut self, item: &Item, assigned: &[(u8, u8)], memory: Replace) -> Try<Encoded> {
+        let patched = patch::patched(item, assigned, memory);
+        #[cfg(debug_assertions)]
+        if let Some(patched) = &patched {
+            let encoded = self.renamed(&item.ins, assigned, memory).and_then(|new| self.encode(&new));
+            if let Ok(encoded) = encoded {
+                debug_assert!(patch::is_same(patched, &encoded), "{patched:x?} is not {encoded:x?}: {:?}", item.ins);
+            } else {
+                debug_assert!(false, "{patched:x?} can't be encoded: {:?}", item.ins);
+            }
+        }
+        match patched {
+            Some(code) => Ok(code),
+            None => {
+                let new = self.renamed(&item.ins, assigned, memory)?;
+                self.encode(&new)
+            }
+        }
+    }
+
     pub(super) fn encode(&mut self, ins: &Instruction) -> Try<Encoded> {
         let encoded = self.tools.encoder.encode(ins, 0);
         let mut bytes = self.tools.encoder.take_buffer();
@@ -188,19 +230,18 @@ impl Translator<'_> {
         let item = &items[at];
         let ins = &item.ins;
         let assigned = self.assign(effects, S0, 2)?;
-        let new = self.renamed(ins, &assigned, Replace::Form(Form::Pointer))?;
-        let code = self.encode(&new)?;
+        let code = self.rename(item, &assigned, Replace::Form(Form::Pointer))?;
         let counter = matches!(ins.mnemonic(), M::Inc | M::Dec);
-        if counter {
+        if counter && u32::from(item.live) & CARRY != 0 {
             self.state.split_carry(&mut self.asm, self.context);
-        } else {
+        } else if !counter {
             let wanted = self.flags_before(items, at);
             self.keep_operands(items, at, effects.writes);
             self.hold(wanted);
         }
         if assigned.len() != 1 || !self.in_context(ins) {
             self.load_assigned(&assigned, effects);
-            self.asm.bytes(code.bytes());
+            self.asm.encoded(&code);
             self.store_assigned(&assigned, effects);
         }
         self.flags_after(items, at, None);
@@ -260,7 +301,7 @@ impl Translator<'_> {
     /// What the flags are after an instruction; `loaded`: its memory operand is in S1.
     pub(super) fn flags_after(&mut self, items: &[Item], at: usize, loaded: Option<u8>) {
         let ins = &items[at].ins;
-        if modified(ins) == 0 {
+        if items[at].modified == 0 {
             return;
         }
         let counter = match ins.mnemonic() {
@@ -283,7 +324,7 @@ impl Translator<'_> {
         match recipe(ins, loaded) {
             Some(recipe) => {
                 let in_slot = recipe.a == Operand::SlotA || recipe.b == Operand::SlotB;
-                if in_slot && live_after(items, at) != 0 {
+                if in_slot && items[at].live != 0 {
                     // The value that was in memory goes where the deferred flags want it.
                     let slot = if recipe.a == Operand::SlotA {
                         field!(self.context, flag_a)
@@ -310,8 +351,7 @@ impl Translator<'_> {
         let registers = if ins.mnemonic() == M::Movbe {
             None
         } else {
-            let new = self.renamed(ins, &assigned, Replace::Register(S1, size))?;
-            Some(self.encode(&new)?)
+            Some(self.rename(item, &assigned, Replace::Register(S1, size))?)
         };
         // A plain load goes straight to its register.
         let straight = matches!(ins.mnemonic(), M::Mov | M::Movzx | M::Movsx | M::Movsxd) && assigned.is_empty();
@@ -319,8 +359,7 @@ impl Translator<'_> {
             if !assigned.is_empty() {
                 return Err(Refused);
             }
-            let new = self.renamed(ins, &assigned, Replace::Form(Form::Indexed))?;
-            Some(self.encode(&new)?)
+            Some(self.rename(item, &assigned, Replace::Form(Form::Indexed))?)
         } else {
             None
         };
@@ -336,7 +375,7 @@ impl Translator<'_> {
                 None => (Action::Execute, Then::Nothing),
             };
             let site = self.site(item, action, resume);
-            self.asm.bytes(code.bytes());
+            self.asm.encoded(&code);
             self.asm.bind(back);
             self.outs.push(Out::Slow { at: slow, site, resume, back, then });
             return Ok(());
@@ -344,7 +383,7 @@ impl Translator<'_> {
         self.load_operand(item, size)?;
         self.hold(wanted);
         self.load_assigned(&assigned, direct);
-        self.asm.bytes(registers.unwrap_or_default().bytes());
+        self.asm.encoded(&registers.unwrap_or_default());
         self.store_assigned(&assigned, direct);
         self.flags_after(items, at, Some(size));
         Ok(())
@@ -361,8 +400,7 @@ impl Translator<'_> {
         if direct.reads | direct.writes != 0 && !self.assign(direct, S0, 2)?.is_empty() {
             return Err(Refused);
         }
-        let new = self.renamed(ins, &[], Replace::Form(Form::Indexed))?;
-        let code = self.encode(&new)?;
+        let code = self.rename(item, &[], Replace::Form(Form::Indexed))?;
         if self.flags_before(items, at) != 0 {
             return Err(Refused);
         }
@@ -370,11 +408,11 @@ impl Translator<'_> {
         self.keep_operands(items, at, effects.writes);
         self.address(item)?;
         let slow = self.look_up(size, alignment(ins, size), false, Form::Indexed);
-        let flags = modified(ins) != 0;
+        let flags = item.modified != 0;
         let (resume, back) = (self.asm.label(), self.asm.label());
         let action = if flags { Action::ExecuteForFlags } else { Action::Execute };
         let site = self.site(item, action, resume);
-        self.asm.bytes(code.bytes());
+        self.asm.encoded(&code);
         self.asm.bind(back);
         let then = if flags { Then::Flags } else { Then::Nothing };
         self.outs.push(Out::Slow { at: slow, site, resume, back, then });
@@ -396,18 +434,13 @@ impl Translator<'_> {
         let wanted = if sets || counter { 0 } else { self.flags_before(items, at) };
         let direct = effects.direct(ins);
         let assigned = self.assign(direct, S1, 1)?;
-        let code = if sets {
-            Encoded::default()
-        } else {
-            let new = self.renamed(ins, &assigned, Replace::Form(Form::Pointer))?;
-            self.encode(&new)?
-        };
-        let flags = modified(ins) != 0;
+        let code = if sets { Encoded::default() } else { self.rename(item, &assigned, Replace::Form(Form::Pointer))? };
+        let flags = item.modified != 0;
         if sets {
             self.hold(ins.rflags_read());
             self.asm.setcc_mem(condition(ins), field!(self.context, scratch));
         }
-        if counter {
+        if counter && u32::from(item.live) & CARRY != 0 {
             self.state.split_carry(&mut self.asm, self.context);
         }
         self.state.release(&mut self.asm, self.context);
@@ -430,11 +463,11 @@ impl Translator<'_> {
                 self.asm.store(1, Mem::Base(S0, 0), S1);
             }
             self.load_assigned(&assigned, direct);
-            self.asm.bytes(code.bytes());
+            self.asm.encoded(&code);
             self.store_assigned(&assigned, direct);
             self.asm.load(8, S1, field!(self.context, value));
         } else {
-            self.asm.bytes(code.bytes());
+            self.asm.encoded(&code);
             self.asm.load(8, S1, self.code_field());
         }
         if counter {
@@ -442,7 +475,7 @@ impl Translator<'_> {
         } else if flags {
             self.state.set_host();
         }
-        self.watch(item, size as u8, flags && live_after(items, at) != 0);
+        self.watch(item, size as u8, flags && item.live != 0);
         self.asm.bind(back);
         let then = if flags { Then::Flags } else { Then::Nothing };
         self.outs.push(Out::Slow { at: slow, site, resume, back, then });
@@ -533,13 +566,56 @@ impl Translator<'_> {
         }
         let (resume, back) = (self.asm.label(), self.asm.label());
         let site = self.site(item, Action::ExecuteForFlags, resume);
-        if live_after(items, at) != 0 {
+        if item.live != 0 {
             self.hold(ARITHMETIC);
         }
-        self.asm.bytes(code.bytes());
+        self.asm.encoded(&code);
         self.asm.bind(back);
         self.state.set_host();
         self.outs.push(Out::Slow { at: slow, site, resume, back, then: Then::Flags });
         Ok(())
     }
+}
+
+/// What the commonest instructions do. They may be said to read more than they do.
+fn quick_effects(ins: &Instruction) -> Option<Effects> {
+    // What the first operand is: read, written. The others are read.
+    let first = match ins.mnemonic() {
+        M::Mov | M::Movzx | M::Movsx | M::Movsxd => (false, true),
+        M::Add | M::Or | M::And | M::Sub | M::Xor | M::Adc | M::Sbb => (true, true),
+        M::Inc | M::Dec | M::Neg | M::Not | M::Shl | M::Sal | M::Shr | M::Sar | M::Rol | M::Ror => (true, true),
+        M::Cmp | M::Test => (true, false),
+        M::Imul if ins.op_count() == 3 => (false, true),
+        M::Imul if ins.op_count() == 2 => (true, true),
+        M::Lea => (false, true),
+        _ => return None,
+    };
+    let mut effects = Effects::default();
+    for n in 0..ins.op_count() {
+        let (reads, writes) = if n == 0 { first } else { (true, false) };
+        match ins.op_kind(n) {
+            OpKind::Register => {
+                let register = ins.op_register(n);
+                let size = register_size(register);
+                if size == 0 {
+                    return None;
+                }
+                let number = register.full_register().number() as u32;
+                // A part of a register is merged into the rest.
+                effects.reads |= u32::from(reads || size < 4) << number;
+                effects.writes |= u32::from(writes) << number;
+            }
+            OpKind::Memory => {
+                for register in [ins.memory_base(), ins.memory_index()] {
+                    if register_size(register) != 0 {
+                        effects.reads |= 1 << register.full_register().number();
+                    }
+                }
+                effects.memory = (ins.mnemonic() != M::Lea).then_some((reads, writes));
+            }
+            kind if is_immediate(kind) => {}
+            _ => return None,
+        }
+    }
+    Some(effects)
 }

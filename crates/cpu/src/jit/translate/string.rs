@@ -92,18 +92,23 @@ impl Translator<'_> {
         const RDI: u8 = 7;
         const FEW: i32 = 8;
         let (many, next, done) = (self.asm.label(), self.asm.label(), self.asm.label());
+        let scale = size.trailing_zeros() as u8;
         self.asm.alu_imm(8, Alu::Cmp, RCX, FEW);
         self.asm.jcc(cc::A, many);
+        // From the ends: RCX counts up to zero.
+        self.asm.lea(8, RDI, Mem::Index(RDI, RCX, scale, 0));
+        if !stos {
+            self.asm.lea(8, RSI, Mem::Index(RSI, RCX, scale, 0));
+        }
+        self.asm.neg(8, RCX);
         self.asm.bind(next);
         if stos {
-            self.asm.store(size, Mem::Base(RDI, 0), 0);
+            self.asm.store(size, Mem::Index(RDI, RCX, scale, 0), 0);
         } else {
-            self.asm.load(size, S0, Mem::Base(RSI, 0));
-            self.asm.store(size, Mem::Base(RDI, 0), S0);
-            self.asm.alu_imm(8, Alu::Add, RSI, i32::from(size));
+            self.asm.load(size, S0, Mem::Index(RSI, RCX, scale, 0));
+            self.asm.store(size, Mem::Index(RDI, RCX, scale, 0), S0);
         }
-        self.asm.alu_imm(8, Alu::Add, RDI, i32::from(size));
-        self.asm.alu_imm(8, Alu::Sub, RCX, 1);
+        self.asm.alu_imm(8, Alu::Add, RCX, 1);
         self.asm.jcc(cc::NE, next);
         self.asm.jmp(done);
         self.asm.bind(many);

@@ -119,7 +119,7 @@ impl Translator<'_> {
             self.keep_operands(items, at, 1);
         }
         self.hold(wanted);
-        self.asm.bytes(code.bytes());
+        self.asm.encoded(&code);
         self.flags_after(items, at, None);
         // Nothing sees the unit before the next instruction, if that has no memory operand.
         let superseded = items.get(at + 1).is_some_and(|next| {
@@ -184,7 +184,7 @@ impl Translator<'_> {
         let slow = self.look_up(u32::from(size), 1, false, Form::Indexed);
         let (resume, back, done) = (self.asm.label(), self.asm.label(), self.asm.label());
         let site = self.site(item, if small { Action::Load(size) } else { Action::Execute }, resume);
-        self.asm.bytes(code.bytes());
+        self.asm.encoded(&code);
         self.asm.bind(back);
         if pointers {
             self.asm.load(8, S1, field!(self.context, x87_offset));
@@ -212,7 +212,7 @@ impl Translator<'_> {
         let slow = self.look_up(u32::from(size), 1, true, Form::Pointer);
         let (resume, back) = (self.asm.label(), self.asm.label());
         let site = self.site(item, Action::Execute, resume);
-        self.asm.bytes(code.bytes());
+        self.asm.encoded(&code);
         if pointers {
             // S0 and S1 are still wanted.
             self.asm.push_mem(field!(self.context, x87_offset));
