@@ -239,7 +239,7 @@ fn code_that_is_rewritten_before_it_is_hot_is_interpreted() {
 fn string_copy_over_pages_that_lie_together_stops_where_the_next_is_missing() {
     // rep movsb; ud2
     let mut bench = bench(&[0xf3, 0xa4, 0x0f, 0x0b]);
-    let from: Vec<u8> = (0..0x2000u32).map(|n| (n * 7 >> 3) as u8).collect();
+    let from: Vec<u8> = (0..0x2000u32).map(|n| ((n * 7) >> 3) as u8).collect();
     let target = 0x4_0000;
     // Eight source pages at 0x1236_0000, seven target pages at 0x1237_0000, which follow one another in RAM.
     for page in 0..8 {
