@@ -72,8 +72,8 @@ mod control {
     pub const WRITE: u32 = 0x10;
 }
 
-/// Makes an item's contents new when the guest selects it; `None` leaves them.
-pub type SelectCallback = Box<dyn FnMut() -> Option<Vec<u8>> + Send>;
+/// Makes an item's contents new; `None` leaves them.
+pub type RenewCallback = Box<dyn FnMut() -> Option<Vec<u8>> + Send>;
 /// Told after the guest wrote to an item: the whole contents, and where it wrote how many bytes.
 pub type WriteCallback = Box<dyn FnMut(&[u8], usize, usize) + Send>;
 
@@ -82,7 +82,8 @@ pub type WriteCallback = Box<dyn FnMut(&[u8], usize, usize) + Send>;
 pub struct Item {
     data: Vec<u8>,
     is_writable: bool,
-    on_select: Option<SelectCallback>,
+    on_select: Option<RenewCallback>,
+    on_reset: Option<RenewCallback>,
     on_write: Option<WriteCallback>,
 }
 
@@ -116,8 +117,15 @@ impl Item {
 
     /// Calls `callback` each time the guest selects the item.
     #[must_use]
-    pub fn on_select(mut self, callback: SelectCallback) -> Self {
+    pub fn on_select(mut self, callback: RenewCallback) -> Self {
         self.on_select = Some(callback);
+        self
+    }
+
+    /// Calls `callback` at each reset of the machine.
+    #[must_use]
+    pub fn on_reset(mut self, callback: RenewCallback) -> Self {
+        self.on_reset = Some(callback);
         self
     }
 
@@ -272,13 +280,8 @@ impl FwCfg {
         let is_known = key & !WRITE_CHANNEL == key::FILE_DIR || self.item_mut(key).is_some();
         self.state.selected = if is_known { key } else { INVALID };
         let Some(item) = self.item_mut(key) else { return };
-        let fresh = item.on_select.as_mut().and_then(|callback| callback());
-        if let Some(fresh) = fresh {
-            let is_resized = fresh.len() != item.data.len();
-            item.data = fresh;
-            if is_resized {
-                self.list_files();
-            }
+        if renew(&mut item.data, item.on_select.as_mut()) {
+            self.list_files();
         }
     }
 
@@ -353,9 +356,23 @@ impl FwCfg {
     }
 }
 
+/// Makes contents new; whether their length is another one now.
+fn renew(data: &mut Vec<u8>, callback: Option<&mut RenewCallback>) -> bool {
+    let Some(fresh) = callback.and_then(|callback| callback()) else { return false };
+    let is_resized = fresh.len() != data.len();
+    *data = fresh;
+    is_resized
+}
+
 impl Device for FwCfg {
     fn reset(&mut self, _kind: ResetKind) {
         self.state = FwCfgState { selected: 0, offset: 0, dma_address: 0 };
+        let items = self.items.iter_mut().map(|(_, item)| item).chain(self.files.iter_mut().map(|(_, item)| item));
+        let resized =
+            items.map(|item| renew(&mut item.data, item.on_reset.as_mut())).filter(|resized| *resized).count();
+        if resized > 0 {
+            self.list_files();
+        }
         self.select(key::SIGNATURE);
     }
 
@@ -488,6 +505,18 @@ mod tests {
         device.add_file("etc/acpi/tables", item).expect("added");
         assert_eq!(read(&mut device, 0x20, 3), [7, 8, 0]);
         assert_eq!(read(&mut device, 0x19, 8)[7], 2);
+    }
+
+    #[test]
+    fn reset_callback_renews_what_the_guest_wrote() {
+        let (mut device, memory) = bench();
+        let item = Item::bytes([0; 2]).writable(None).on_reset(Box::new(|| Some(vec![0; 2])));
+        device.add_file("etc/smi/requested-features", item).expect("added");
+        memory.write(GuestAddress(0x2000), &[5, 6]);
+        assert_eq!(dma(&mut device, &memory, 0x0020_0018, 2, 0x2000), 0);
+        assert_eq!(read(&mut device, 0x20, 2), [5, 6]);
+        device.reset(ResetKind::Cold);
+        assert_eq!(read(&mut device, 0x20, 2), [0, 0]);
     }
 
     #[test]

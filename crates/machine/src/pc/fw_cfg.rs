@@ -1,13 +1,13 @@
 //! What fw_cfg holds: numbers that describe the machine, and the files that firmware builds its tables of (QEMU 7.2).
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use device::DeviceCell;
 use devices_isa::fw_cfg::{self, FileError, FwCfg, Item, key};
 use devices_pci::PciBus;
 
 use super::Builder;
-use crate::acpi::{AcpiConfig, AcpiTables, LOADER_FILE, RSDP_FILE, TABLES_FILE};
+use crate::acpi::{AcpiConfig, AcpiTables, LOADER_FILE, RSDP_FILE, TABLES_FILE, TableFiles};
 use crate::config::MachineConfig;
 use crate::e820::E820;
 use crate::error::MachineError;
@@ -116,14 +116,26 @@ pub fn add_tables(
     device.add_file("bootorder", Item::bytes(boot_order_file(&builder.boot_devices, strict)))?;
     device.add_file("bios-geometry", Item::bytes(geometry_file(&builder.boot_devices)))?;
     let files = AcpiTables::build(acpi).files();
-    // The tables tell what firmware has set up before it reads the first of the files.
-    let fresh = |select: fn(crate::acpi::TableFiles) -> Vec<u8>| -> fw_cfg::SelectCallback {
-        let (acpi, bus) = (Arc::clone(acpi), Arc::clone(bus));
-        Box::new(move || Some(select(AcpiTables::build(&super::tables::as_set_up(&acpi, &bus)).files())))
+    // The tables tell what firmware has set up before it selects the first of the files: those that follow must belong
+    // to the same tables, though firmware may turn the devices off again in between.
+    let built: Arc<Mutex<Option<TableFiles>>> = Arc::default();
+    let once = |select: fn(&TableFiles) -> &Vec<u8>| -> fw_cfg::RenewCallback {
+        let (acpi, bus, built) = (Arc::clone(acpi), Arc::clone(bus), Arc::clone(&built));
+        Box::new(move || {
+            let mut built = built.lock().unwrap_or_else(PoisonError::into_inner);
+            let files = built.get_or_insert_with(|| AcpiTables::build(&super::tables::as_set_up(&acpi, &bus)).files());
+            Some(select(files).clone())
+        })
     };
-    device.add_file(RSDP_FILE, Item::bytes(files.rsdp).on_select(fresh(|files| files.rsdp)))?;
-    device.add_file(TABLES_FILE, Item::bytes(files.tables).on_select(fresh(|files| files.tables)))?;
-    device.add_file(LOADER_FILE, Item::bytes(files.loader).on_select(fresh(|files| files.loader)))?;
+    let forget = Arc::clone(&built);
+    let forget = move || {
+        *forget.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        None
+    };
+    device.add_file(RSDP_FILE, Item::bytes(files.rsdp).on_select(once(|files| &files.rsdp)))?;
+    device.add_file(TABLES_FILE, Item::bytes(files.tables).on_select(once(|files| &files.tables)))?;
+    let loader = Item::bytes(files.loader).on_select(once(|files| &files.loader)).on_reset(Box::new(forget));
+    device.add_file(LOADER_FILE, loader)?;
     device.add_file("etc/smbios/smbios-anchor", Item::bytes(smbios.anchor.clone()))?;
     device.add_file("etc/smbios/smbios-tables", Item::bytes(smbios.tables.clone()))?;
     Ok(())

@@ -64,28 +64,43 @@ fn smi_request(builder: &Builder<'_>, features: Arc<AtomicU64>) -> SmiRequest {
 }
 
 /// The files by which firmware and machine agree on features of SMIs: firmware reads the supported ones, writes those
-/// that it wants, and selects `features-ok`, which locks them.
+/// that it wants, and selects `features-ok`, which locks them until the machine is reset.
 fn smi_features(fw_cfg: &mut FwCfg, features: &Arc<AtomicU64>) -> Result<(), MachineError> {
     let requested = Arc::new(Mutex::new(0_u64));
+    let locked = Arc::new(AtomicBool::new(false));
     let written = Arc::clone(&requested);
     let take = move |bytes: &[u8], _: usize, _: usize| {
         if let Some(bytes) = bytes.first_chunk() {
             *written.lock().unwrap_or_else(PoisonError::into_inner) = u64::from_le_bytes(*bytes);
         }
     };
-    let features = Arc::clone(features);
-    let mut is_locked = false;
+    let forgotten = Arc::clone(&requested);
+    let forget = move || {
+        *forgotten.lock().unwrap_or_else(PoisonError::into_inner) = 0;
+        Some(vec![0; 8])
+    };
+    let (agreed, is_agreed) = (Arc::clone(features), Arc::clone(&locked));
     let agree = move || {
         let wanted = *requested.lock().unwrap_or_else(PoisonError::into_inner);
-        if !is_locked && wanted & !SMI_BROADCAST == 0 {
-            is_locked = true;
-            features.store(wanted, Ordering::Release);
+        if !is_agreed.load(Ordering::Acquire) && wanted & !SMI_BROADCAST == 0 {
+            is_agreed.store(true, Ordering::Release);
+            agreed.store(wanted, Ordering::Release);
         }
-        Some(vec![u8::from(is_locked)])
+        Some(vec![u8::from(is_agreed.load(Ordering::Acquire))])
+    };
+    let features = Arc::clone(features);
+    let revoke = move || {
+        locked.store(false, Ordering::Release);
+        features.store(0, Ordering::Release);
+        Some(vec![0])
     };
     fw_cfg.add_file("etc/smi/supported-features", Item::u64(SMI_BROADCAST))?;
-    fw_cfg.add_file("etc/smi/requested-features", Item::u64(0).writable(Some(Box::new(take))))?;
-    fw_cfg.add_file("etc/smi/features-ok", Item::bytes([0_u8]).on_select(Box::new(agree)))?;
+    fw_cfg.add_file(
+        "etc/smi/requested-features",
+        Item::u64(0).writable(Some(Box::new(take))).on_reset(Box::new(forget)),
+    )?;
+    let verdict = Item::bytes([0_u8]).on_select(Box::new(agree)).on_reset(Box::new(revoke));
+    fw_cfg.add_file("etc/smi/features-ok", verdict)?;
     Ok(())
 }
 
