@@ -10,8 +10,10 @@ pub use devices_pci::bridge::BridgeKind;
 pub use devices_pci::root_port::{PortKind, PortOptions};
 pub use devices_scsi::{Geometry as UnitGeometry, UnitKind, UnitOptions};
 pub use devices_usb::device::Labels as UsbLabels;
+pub use devices_usb::ehci::{EhciModel, MODELS as EHCI_MODELS};
 pub use devices_usb::hid::HidKind;
 pub use devices_usb::uhci::{MODELS as UHCI_MODELS, UhciModel, UhciOptions};
+pub use devices_usb::xhci::{XhciModel, XhciOptions};
 pub use devices_virtio::blk::{BlkOptions, Geometry};
 pub use devices_virtio::features as virtio_features;
 pub use devices_virtio::pci::PciOptions;
@@ -301,6 +303,15 @@ pub enum UsbControllerKind {
         /// `masterbus=` and `firstport=`: the ports are shared with an EHCI controller.
         companion: Option<(String, usize)>,
     },
+    /// USB 2.0.
+    Ehci {
+        /// The model.
+        model: EhciModel,
+        /// `maxframes=`
+        max_frames: u32,
+    },
+    /// USB 3.
+    Xhci(XhciOptions),
 }
 
 impl UsbControllerKind {
@@ -308,6 +319,8 @@ impl UsbControllerKind {
     pub fn type_name(&self) -> &'static str {
         match self {
             Self::Uhci { model, .. } => model.type_name,
+            Self::Ehci { model, .. } => model.type_name,
+            Self::Xhci(options) => options.model.type_name(),
         }
     }
 }
@@ -342,6 +355,13 @@ pub enum UsbDeviceKind {
         /// They can be switched off.
         switches_power: bool,
     },
+    /// A disk or CD drive.
+    Storage {
+        /// The disk.
+        disk: Box<DiskUse>,
+        /// What the user chooses of the SCSI unit.
+        unit: Box<UnitOptions>,
+    },
 }
 
 impl UsbDeviceKind {
@@ -352,6 +372,7 @@ impl UsbDeviceKind {
             Self::Hid { kind: HidKind::Mouse, .. } => "usb-mouse",
             Self::Hid { kind: HidKind::Tablet, .. } => "usb-tablet",
             Self::Hub { .. } => "usb-hub",
+            Self::Storage { .. } => "usb-storage",
         }
     }
 
@@ -362,6 +383,7 @@ impl UsbDeviceKind {
             Self::Hid { kind: HidKind::Mouse, .. } => "QEMU USB Mouse",
             Self::Hid { kind: HidKind::Tablet, .. } => "QEMU USB Tablet",
             Self::Hub { .. } => "QEMU USB Hub",
+            Self::Storage { .. } => "QEMU USB MSD",
         }
     }
 }
@@ -454,6 +476,10 @@ impl DeviceKind {
             Self::IdeDrive(config) => config.disk.boot_index,
             Self::ScsiDrive(config) => config.disk.boot_index,
             Self::Floppy(config) => config.disk.boot_index,
+            Self::UsbDevice(config) => match &config.kind {
+                UsbDeviceKind::Storage { disk, .. } => disk.boot_index,
+                UsbDeviceKind::Hid { .. } | UsbDeviceKind::Hub { .. } => None,
+            },
             _ => None,
         }
     }

@@ -1,7 +1,8 @@
 //! The machine's objects: `/machine` with its vCPUs and devices, where QEMU has them.
 //!
 //! Devices of the command line with an id are `/machine/peripheral/ID`, those without one
-//! `/machine/peripheral-anon/device[N]`, and the board's own `/machine/unattached/device[N]`, the boot processor first.
+//! `/machine/peripheral-anon/device[N]`, parts of devices are below those, and the board's own
+//! `/machine/unattached/device[N]`, the boot processor first.
 
 use object::{ObjectError, ObjectId, ObjectTree, Property, PropertyValue, TypeInfo, TypeRegistry, ValueKind};
 use x86::model::CpuModel;
@@ -46,6 +47,7 @@ pub fn build(config: &MachineConfig, devices: &[BoardDevice]) -> Result<(ObjectT
             Place::Board => continue,
             Place::Peripheral(id) => ("/machine/peripheral", id.as_str()),
             Place::Anonymous => ("/machine/peripheral-anon", "device[*]"),
+            Place::Part(parent, name) => (parent.as_str(), *name),
         };
         let parent = tree.container(parent)?;
         let object = tree.add_child(parent, name, device.type_name)?;
@@ -75,7 +77,8 @@ fn machine_properties(tree: &mut ObjectTree, machine: ObjectId, config: &Machine
     for (name, value) in [("kernel", kernel), ("initrd", initrd), ("append", append), ("firmware", firmware)] {
         tree.add_property(machine, name, Property::fixed(value).type_name("string"))?;
     }
-    for (name, value) in [("dump-guest-core", config.dump_guest_core), ("mem-merge", config.mem_merge), ("usb", false)]
+    for (name, value) in
+        [("dump-guest-core", config.dump_guest_core), ("mem-merge", config.mem_merge), ("usb", config.usb)]
     {
         tree.add_property(machine, name, Property::fixed(value))?;
     }
@@ -109,6 +112,7 @@ pub fn device_path(cpus: u32, devices: &[BoardDevice], index: usize) -> String {
     match &device.place {
         Place::Peripheral(id) => format!("/machine/peripheral/{id}"),
         Place::Anonymous => format!("/machine/peripheral-anon/device[{}]", before(&Place::Anonymous)),
+        Place::Part(parent, name) => format!("{parent}/{name}"),
         Place::Board => {
             // The first of the board's devices is behind the boot processor, the others are behind all processors.
             let number = match before(&Place::Board) {

@@ -73,6 +73,8 @@ pub enum Place {
     Peripheral(String),
     /// The command line asked for it, without an id.
     Anonymous,
+    /// It is a part of another device: the path of what has it, and its name there.
+    Part(String, &'static str),
 }
 
 /// A device of the machine.
@@ -285,7 +287,7 @@ pub fn build(
     display::command_line_cards(&mut builder, &chipset.bus)?;
     ide::build(&mut builder, &chipset, backends.disks)?;
     floppy::build(&mut builder, &rtc, backends.disks)?;
-    usb::build(&mut builder, &chipset)?;
+    usb::build(&mut builder, &chipset, backends.disks)?;
     virtio::command_line_devices(&mut builder, &chipset.bus, backends.disks)?;
     let acpi = Arc::new(tables::acpi(&builder, &extra));
     let smbios = tables::smbios(&builder);

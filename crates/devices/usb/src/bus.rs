@@ -136,6 +136,9 @@ pub trait Peripheral: Send + Sync {
     /// It is connected to a port at this speed: it is powered and has no address.
     fn attach(&self, upstream: Upstream, speed: Speed);
 
+    /// The same after a restore: the device is as it is.
+    fn rewire(&self, upstream: Upstream, speed: Speed);
+
     /// It is disconnected.
     fn detach(&self);
 

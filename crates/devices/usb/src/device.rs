@@ -488,6 +488,11 @@ impl<F: Function> Peripheral for DeviceCell<UsbDevice<F>> {
         device.reset_all();
     }
 
+    fn rewire(&self, upstream: Upstream, speed: Speed) {
+        let mut device = self.lock();
+        (device.upstream, device.speed) = (Some(upstream), speed);
+    }
+
     fn detach(&self) {
         let mut device = self.lock();
         device.upstream = None;

@@ -89,7 +89,8 @@ pub struct Hub {
     ports: usize,
     switches_power: bool,
     // Wiring.
-    handle: Handle<UsbDevice<Self>>,
+    /// What the devices on the ports see; they know it weakly.
+    host: Arc<dyn Host>,
     devices: [Option<(Link, Speed)>; PORTS_MAX],
     // Guest-visible state.
     state: HubState,
@@ -113,7 +114,7 @@ impl Host for HubPorts {
     }
 }
 
-/// A hub in its cell, with what keeps its ports alive for the devices on them.
+/// A hub in its cell, with what devices on its ports see of it.
 #[derive(Clone)]
 pub struct HubCell {
     /// The hub.
@@ -128,14 +129,14 @@ impl HubCell {
             let mut hub = Hub {
                 ports: ports.clamp(1, PORTS_MAX),
                 switches_power,
-                handle: handle.clone(),
+                host: Arc::new(HubPorts(handle.clone())),
                 devices: std::array::from_fn(|_| None),
                 state: HubState::default(),
             };
             hub.reset();
             UsbDevice::new(hub, labels)
         });
-        let host = Arc::new(HubPorts(cell.lock().function().handle.clone()));
+        let host = Arc::clone(&cell.lock().function().host);
         Self { cell, host }
     }
 

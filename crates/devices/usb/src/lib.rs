@@ -1,7 +1,7 @@
 //! USB: devices, hubs, and the host controllers in front of them.
 //!
 //! A device is a [`device::UsbDevice`] in a cell of its own: the core answers standard requests from declared
-//! descriptors ([`descriptor`]), a [`device::Function`] does the rest. A host controller ([`uhci`]) has [`bus::Link`]s to
+//! descriptors ([`descriptor`]), a [`device::Function`] does the rest. A host controller ([`uhci`], [`ehci`], [`xhci`]) has [`bus::Link`]s to
 //! the devices on its ports and asks them, one transaction at a time; hubs have links to those behind them.
 //!
 //! A transaction is done at once or not at all: a device that has no data, or no room, answers NAK and keeps nothing of
@@ -18,6 +18,9 @@ pub mod bus;
 pub mod data;
 pub mod descriptor;
 pub mod device;
+pub mod ehci;
 pub mod hid;
 pub mod hub;
+pub mod storage;
 pub mod uhci;
+pub mod xhci;

@@ -151,12 +151,13 @@ pub struct Uhci {
     irq: IrqLine,
     dma: DmaView,
     devices: [Option<(Link, Speed)>; PORTS],
-    handle: Handle<Self>,
+    /// What the devices on the ports see; they know it weakly.
+    host: Arc<dyn Host>,
     // Guest-visible state.
     state: UhciState,
 }
 
-/// A controller in its cell, with what keeps its ports alive for the devices on them.
+/// A controller in its cell, with what devices on its ports see of it.
 #[derive(Clone)]
 pub struct UhciCell {
     /// The controller.
@@ -200,9 +201,9 @@ impl UhciCell {
             };
             let devices = [None, None];
             let clock = clock.clone();
-            Uhci { model, options, clock, timer, irq, dma, devices, handle: handle.clone(), state }
+            Uhci { model, options, clock, timer, irq, dma, devices, host: Arc::new(Ports(handle.clone())), state }
         });
-        let host = Arc::new(Ports(cell.lock().handle.clone()));
+        let host = Arc::clone(&cell.lock().host);
         Self { cell, host }
     }
 
@@ -260,6 +261,16 @@ impl Uhci {
         }
         self.resume();
         Some(device)
+    }
+
+    /// What is on a port after a restore; the registers are as they are.
+    pub(crate) fn rewire(&mut self, port: usize, device: Option<(Link, Upstream)>) {
+        let Some(place) = self.devices.get_mut(port) else { return };
+        *place = device.and_then(|(device, upstream)| {
+            let speed = device.speeds().fastest_common(UhciCell::SPEEDS)?;
+            device.rewire(upstream, speed);
+            Some((device, speed))
+        });
     }
 
     fn connect(&mut self, port: usize) {

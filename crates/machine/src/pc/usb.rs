@@ -5,32 +5,46 @@
 
 use std::sync::Arc;
 
-use device::{IrqLine, Lifecycle};
-use devices_pci::{Address, Label, PciBus, PciFunction};
+use device::{DeviceCell, Lifecycle};
+use devices_pci::{Address, Label, PciBus, PciFunction, Window};
+use devices_scsi::{LogicalUnit, UnitKind};
 use devices_usb::bus::{Link, Speeds};
 use devices_usb::device::Labels;
+use devices_usb::ehci::EhciCell;
 use devices_usb::hub::HubCell;
 use devices_usb::uhci::{UhciCell, UhciModel, UhciOptions};
-use devices_usb::{hid, uhci};
+use devices_usb::xhci::{XhciCell, XhciWiring};
+use devices_usb::{ehci, hid, storage, uhci};
 use memory::DmaView;
 
 use super::pci::Chipset;
 use super::platform::find_place;
 use super::{Builder, Place};
 use crate::config::{
-    ChipsetKind, DeviceConfig, DeviceKind, PciPlace, UsbControllerConfig, UsbControllerKind, UsbDeviceConfig,
-    UsbDeviceKind,
+    BlkOptions, ChipsetKind, DeviceConfig, DeviceKind, DiskUse, PciPlace, UnitOptions, UsbControllerConfig,
+    UsbControllerKind, UsbDeviceConfig, UsbDeviceKind,
 };
 use crate::error::MachineError;
+use crate::firmware::BootDevice;
+use crate::storage::{DiskRequestor, Disks};
 
 /// Where the USB function of a PIIX3 is.
 const PIIX3_USB: Address = Address::new(1, 2);
+
+/// The slot of an ICH9's USB functions.
+const ICH9_USB: u8 = 29;
+/// Frames that an EHCI controller makes up for.
+const EHCI_MAX_FRAMES: u32 = 128;
 
 /// What a port belongs to.
 #[derive(Clone)]
 enum Socket {
     /// A root hub.
     Uhci(UhciCell, usize),
+    /// A root hub.
+    Ehci(EhciCell, usize),
+    /// A root hub.
+    Xhci(XhciCell, usize),
     /// A hub.
     Hub(HubCell, usize),
 }
@@ -39,6 +53,8 @@ impl Socket {
     fn plug(&self, device: Link) {
         match self {
             Self::Uhci(controller, port) => controller.plug(*port, device),
+            Self::Ehci(controller, port) => controller.plug(*port, device),
+            Self::Xhci(controller, port) => controller.plug(*port, device),
             Self::Hub(hub, port) => hub.plug(*port, device),
         }
     }
@@ -56,6 +72,10 @@ struct UsbBus {
     name: String,
     /// The controller's place in serial numbers: `0000:00:01.2`.
     place: String,
+    /// The controller's Open Firmware path.
+    firmware_path: String,
+    /// The controller, if it can have companions.
+    ehci: Option<EhciCell>,
     /// The free ports, in the order in which they are given away.
     free: Vec<Port>,
 }
@@ -63,13 +83,12 @@ struct UsbBus {
 /// A host controller that has been built.
 struct Controller {
     lifecycle: Arc<dyn Lifecycle>,
-    /// Its ports, if they are no other controller's.
-    sockets: Vec<Socket>,
-    speeds: Speeds,
+    /// Its ports with their speeds, if they are no other controller's.
+    sockets: Vec<(Socket, Speeds)>,
 }
 
 /// Builds the board's controllers, those of the command line, and the devices, in the order of the command line.
-pub fn build(builder: &mut Builder<'_>, chipset: &Chipset) -> Result<(), MachineError> {
+pub fn build(builder: &mut Builder<'_>, chipset: &Chipset, disks: &Disks<'_>) -> Result<(), MachineError> {
     let mut buses = Vec::new();
     if builder.config.usb {
         let failed = |message| MachineError::Device { option: "-machine usb=on".to_owned(), message };
@@ -86,7 +105,7 @@ pub fn build(builder: &mut Builder<'_>, chipset: &Chipset) -> Result<(), Machine
                 let place = device.id.clone().map_or(Place::Anonymous, Place::Peripheral);
                 controller(builder, &chipset.bus, &mut buses, (place, config))
             }
-            DeviceKind::UsbDevice(config) => usb_device(builder, &mut buses, (device, config)),
+            DeviceKind::UsbDevice(config) => usb_device(builder, &mut buses, disks, (device, config)),
             _ => continue,
         };
         built.map_err(|message| MachineError::Device { option: device.source.clone(), message })?;
@@ -103,7 +122,20 @@ fn of_board(kind: ChipsetKind) -> Vec<(Address, UsbControllerConfig)> {
     };
     match kind {
         ChipsetKind::I440fx => vec![(PIIX3_USB, uhci(0, false))],
-        ChipsetKind::Q35 | ChipsetKind::Empty => Vec::new(),
+        ChipsetKind::Q35 => {
+            let ehci = UsbControllerKind::Ehci { model: ehci::MODELS[1], max_frames: EHCI_MAX_FRAMES };
+            let ehci = UsbControllerConfig { place: PciPlace::default(), is_multifunction: true, kind: ehci };
+            let mut all = vec![(Address::new(ICH9_USB, 7), ehci)];
+            all.extend((0..3).map(|index| {
+                let mut config = uhci(index + 2, true);
+                if let UsbControllerKind::Uhci { companion, .. } = &mut config.kind {
+                    *companion = Some(("usb-bus.0".to_owned(), 2 * index));
+                }
+                (Address::new(ICH9_USB, index as u8), config)
+            }));
+            all
+        }
+        ChipsetKind::Empty => Vec::new(),
     }
 }
 
@@ -126,42 +158,69 @@ fn controller(
     let line = |pin: u8| pci.intx(address, pin.saturating_sub(1));
     let built = match &config.kind {
         UsbControllerKind::Uhci { model, options, companion } => {
-            if let Some((bus, _)) = companion {
-                return Err(format!("USB bus '{bus}' not found"));
-            }
-            let controller = uhci_controller(builder, (*model, *options), line(model.pin), dma);
-            let lifecycle = attach(&pci, (address, label), config, &controller)?;
-            let sockets = (0..uhci::PORTS).map(|port| Socket::Uhci(controller.clone(), port)).collect();
-            Controller { lifecycle, sockets, speeds: UhciCell::SPEEDS }
+            let controller = UhciCell::new(*model, *options, &builder.clock, line(model.pin), dma);
+            let lifecycle = attach(&pci, (address, label), config, (&controller.cell, controller.windows()))?;
+            let socket = |port| (Socket::Uhci(controller.clone(), port), UhciCell::SPEEDS);
+            let sockets = match companion {
+                Some((master, first)) => {
+                    add_companion(buses, (master, *first), &controller)?;
+                    Vec::new()
+                }
+                None => (0..uhci::PORTS).map(socket).collect(),
+            };
+            Controller { lifecycle, sockets }
+        }
+        UsbControllerKind::Ehci { model, max_frames } => {
+            let controller = EhciCell::new(*model, *max_frames, &builder.clock, line(4), dma);
+            let lifecycle = attach(&pci, (address, label), config, (&controller.cell, controller.windows()))?;
+            let socket = |port| (Socket::Ehci(controller.clone(), port), EhciCell::SPEEDS);
+            Controller { lifecycle, sockets: (0..ehci::PORTS).map(socket).collect() }
+        }
+        UsbControllerKind::Xhci(options) => {
+            let wiring = XhciWiring { clock: builder.clock.clone(), irq: line(1), messages: pci.messages(), dma };
+            let controller = XhciCell::new(*options, wiring);
+            let lifecycle = attach(&pci, (address, label), config, (&controller.cell, controller.windows()))?;
+            let speeds = controller.port_speeds().into_iter().enumerate();
+            let sockets = speeds.map(|(port, speeds)| (Socket::Xhci(controller.clone(), port), speeds)).collect();
+            Controller { lifecycle, sockets }
         }
     };
     builder.add(type_name, place, built.lifecycle);
     if !built.sockets.is_empty() {
-        add_bus(buses, id, dev_path(&pci, address), (built.sockets, built.speeds));
+        let firmware_path = format!("{}/usb@{}", pci.open_firmware(), address.open_firmware());
+        add_bus(buses, id, (dev_path(&pci, address), firmware_path), built.sockets);
     }
     Ok(())
 }
 
-fn uhci_controller(
-    builder: &Builder<'_>,
-    (model, options): (UhciModel, UhciOptions),
-    line: IrqLine,
-    dma: DmaView,
-) -> UhciCell {
-    UhciCell::new(model, options, &builder.clock, line, dma)
-}
-
-fn attach(
+fn attach<F: PciFunction>(
     pci: &PciBus,
     (address, label): (Address, Label),
     config: &UsbControllerConfig,
-    controller: &UhciCell,
+    (function, windows): (&DeviceCell<F>, Vec<Window>),
 ) -> Result<Arc<dyn Lifecycle>, String> {
     if config.is_multifunction {
-        controller.cell.lock().config_mut().set_multifunction();
+        function.lock().config_mut().set_multifunction();
     }
-    let windows = controller.windows();
-    pci.attach(address, label, controller.cell.clone(), windows).map_err(|error| error.to_string())
+    pci.attach(address, label, function.clone(), windows).map_err(|error| error.to_string())
+}
+
+/// A controller's ports become ports of the EHCI controller of bus `master`, from `first` on.
+fn add_companion(buses: &mut [UsbBus], (master, first): (&str, usize), companion: &UhciCell) -> Result<(), String> {
+    let bus = buses.iter_mut().find(|bus| bus.name == master);
+    let bus = bus.ok_or_else(|| format!("USB bus '{master}' not found"))?;
+    let Some(controller) = bus.ehci.clone() else {
+        return Err(format!("Can't use USB bus '{master}' as masterbus, it doesn't support companion controllers"));
+    };
+    controller.add_companion(companion, first)?;
+    for port in &mut bus.free {
+        if let Socket::Ehci(_, index) = &port.socket
+            && (first..first + uhci::PORTS).contains(index)
+        {
+            port.speeds = port.speeds.and(UhciCell::SPEEDS);
+        }
+    }
+    Ok(())
 }
 
 /// The place of a function as QEMU writes it: the domain, then each bridge and the function itself.
@@ -175,12 +234,21 @@ fn dev_path(pci: &PciBus, address: Address) -> String {
     format!("{path}:{:02x}.{:x}", address.slot(), address.function())
 }
 
-fn add_bus(buses: &mut Vec<UsbBus>, id: Option<String>, place: String, (sockets, speeds): (Vec<Socket>, Speeds)) {
+fn add_bus(
+    buses: &mut Vec<UsbBus>,
+    id: Option<String>,
+    (place, firmware_path): (String, String),
+    sockets: Vec<(Socket, Speeds)>,
+) {
     let unnamed = buses.iter().filter(|bus| bus.name.starts_with("usb-bus.")).count();
     let name = id.map_or_else(|| format!("usb-bus.{unnamed}"), |id| format!("{id}.0"));
-    let port = |(number, socket): (usize, Socket)| Port { path: number.to_string(), socket, speeds };
+    let port = |(number, (socket, speeds)): (usize, _)| Port { path: number.to_string(), socket, speeds };
+    let ehci = sockets.iter().find_map(|(socket, _)| match socket {
+        Socket::Ehci(controller, _) => Some(controller.clone()),
+        _ => None,
+    });
     let free = (1..).zip(sockets).map(port).collect();
-    buses.push(UsbBus { name, place, free });
+    buses.push(UsbBus { name, place, firmware_path, ehci, free });
 }
 
 // ---- Devices ----
@@ -188,6 +256,7 @@ fn add_bus(buses: &mut Vec<UsbBus>, id: Option<String>, place: String, (sockets,
 fn usb_device(
     builder: &mut Builder<'_>,
     buses: &mut [UsbBus],
+    disks: &Disks<'_>,
     (device, config): (&DeviceConfig, &UsbDeviceConfig),
 ) -> Result<(), String> {
     let type_name = config.kind.type_name();
@@ -198,13 +267,18 @@ fn usb_device(
         }
         None => buses.first_mut().ok_or_else(|| format!("No 'usb-bus' bus found for device '{type_name}'"))?,
     };
-    let port = claim(builder, bus, config)?;
+    let port = claim(builder, bus, disks, config)?;
     let place = device.id.clone().map_or(Place::Anonymous, Place::Peripheral);
-    plug(builder, bus, &port, (place, config))
+    plug(builder, bus, &port, disks, (place, config))
 }
 
 /// Takes a port off the free ones.
-fn claim(builder: &mut Builder<'_>, bus: &mut UsbBus, config: &UsbDeviceConfig) -> Result<Port, String> {
+fn claim(
+    builder: &mut Builder<'_>,
+    bus: &mut UsbBus,
+    disks: &Disks<'_>,
+    config: &UsbDeviceConfig,
+) -> Result<Port, String> {
     if let Some(path) = &config.port {
         let at = bus.free.iter().position(|port| port.path == *path);
         let at = at.ok_or_else(|| format!("usb port {path} (bus {}) not found (in use?)", bus.name))?;
@@ -215,7 +289,7 @@ fn claim(builder: &mut Builder<'_>, bus: &mut UsbBus, config: &UsbDeviceConfig) 
         let port = bus.free.remove(0);
         let kind = UsbDeviceKind::Hub { ports: devices_usb::hub::PORTS_MAX, switches_power: false };
         let hub = UsbDeviceConfig { bus: None, port: None, labels: Labels::default(), kind };
-        plug(builder, bus, &port, (Place::Board, &hub))?;
+        plug(builder, bus, &port, disks, (Place::Board, &hub))?;
     }
     if bus.free.is_empty() {
         let product = config.kind.product();
@@ -228,6 +302,7 @@ fn plug(
     builder: &mut Builder<'_>,
     bus: &mut UsbBus,
     port: &Port,
+    disks: &Disks<'_>,
     (place, config): (Place, &UsbDeviceConfig),
 ) -> Result<(), String> {
     let type_name = config.kind.type_name();
@@ -236,6 +311,7 @@ fn plug(
         let serial = Some(config.labels.serial.clone().unwrap_or_else(made));
         Labels { serial, ..config.labels.clone() }
     };
+    let mut unit = None;
     let (link, lifecycle): (Link, Arc<dyn Lifecycle>) = match &config.kind {
         UsbDeviceKind::Hid { kind, usb_version } => {
             let labels = labels(hid::serial(*kind));
@@ -255,11 +331,73 @@ fn plug(
             }));
             (Arc::new(hub.cell.clone()), Arc::new(hub.cell))
         }
+        UsbDeviceKind::Storage { disk, unit: options } => {
+            let path = firmware_path(bus, port, "storage");
+            let built = storage_unit(builder, disks, (&place, path), (disk, options))?;
+            let cell = storage::new(built.0.clone(), labels(storage::SERIAL));
+            unit = Some(built);
+            (Arc::new(cell.clone()), Arc::new(cell))
+        }
     };
     check_speed(&link, config, bus, port)?;
     port.socket.plug(link);
     builder.add(type_name, place, lifecycle);
+    if let Some((unit, place)) = unit {
+        let type_name = if unit.kind() == UnitKind::Cd { "scsi-cd" } else { "scsi-hd" };
+        builder.add(type_name, place, unit.lifecycle());
+    }
     Ok(())
+}
+
+/// The SCSI unit of a mass storage device, and where it is.
+fn storage_unit(
+    builder: &mut Builder<'_>,
+    disks: &Disks<'_>,
+    (place, firmware_path): (&Place, String),
+    (disk, unit): (&DiskUse, &UnitOptions),
+) -> Result<(LogicalUnit, Place), String> {
+    let id = match place {
+        Place::Peripheral(id) => Some(id.as_str()),
+        _ => None,
+    };
+    // The bus of a device without an id is the first of those that are numbered.
+    let bus = id.map_or_else(|| "scsi.0".to_owned(), |id| format!("{id}.0"));
+    let parent = format!("{}/{bus}", builder.next_path(false, id));
+    let path = format!("{parent}/legacy[0]");
+    let type_name = if unit.kind == UnitKind::Cd { "scsi-cd" } else { "scsi-hd" };
+    let disk_device = disks(&DiskRequestor { id, path: &path, type_name, wish: disk })?;
+    if unit.kind == UnitKind::Disk {
+        let sizes = BlkOptions {
+            logical_block_size: unit.logical_block_size,
+            physical_block_size: unit.physical_block_size,
+            min_io_size: unit.min_io_size,
+            opt_io_size: unit.opt_io_size,
+            ..BlkOptions::default()
+        };
+        sizes.check(&disk_device.properties()).map_err(|error| error.to_string())?;
+    }
+    let mut unit = unit.clone();
+    if unit.serial.is_none() && unit.device_id.is_none() {
+        unit.device_id = Some(disk_device.name()).filter(|name| !name.is_empty());
+    }
+    builder.boot_devices.push(BootDevice {
+        index: disk.boot_index,
+        path: format!("{firmware_path}/channel@0/disk@0,0"),
+        geometry: None,
+    });
+    Ok((LogicalUnit::new(unit, &disk_device), Place::Part(parent, "legacy[0]")))
+}
+
+/// The Open Firmware path of what is on a port: hubs, then the device.
+fn firmware_path(bus: &UsbBus, port: &Port, name: &str) -> String {
+    let mut path = bus.firmware_path.clone();
+    let mut numbers = port.path.split('.').peekable();
+    while let Some(number) = numbers.next() {
+        // QEMU reads the number in decimal digits and writes it in hexadecimal ones.
+        let number: u32 = number.parse().unwrap_or(0);
+        path += &format!("/{}@{number:x}", if numbers.peek().is_some() { "hub" } else { name });
+    }
+    path
 }
 
 fn check_speed(link: &Link, config: &UsbDeviceConfig, bus: &UsbBus, port: &Port) -> Result<(), String> {

@@ -15,7 +15,7 @@ use qapi::objects::ObjectAdd;
 use vm::storage::{self, DriveConfig, Interface, Snapshot, StorageConfig};
 
 use super::arguments::all;
-use super::{Argument, CliError, devices, qtest};
+use super::{Argument, CliError, devices, qtest, usb};
 
 /// Reads the options. Drives that want a device of their own get it behind `devices`.
 pub fn settings(arguments: &[Argument<'_>], devices: &mut Vec<DeviceConfig>) -> Result<StorageConfig, CliError> {
@@ -51,6 +51,9 @@ pub fn settings(arguments: &[Argument<'_>], devices: &mut Vec<DeviceConfig>) -> 
             Interface::Floppy { unit } => Some(devices::floppy_drive(arguments, argument, &drive.0.id, unit, devices)?),
         };
         devices.extend(device);
+        if drive.1 == Media::Cdrom {
+            usb::drive_is_cd(devices, &drive.0.id);
+        }
         config.drives.push(drive.0);
     }
     Ok(config)

@@ -1,14 +1,15 @@
 //! USB: host controllers and devices of `-device`, and `-usbdevice`.
 
 use machine::config::{
-    DeviceConfig, DeviceKind, HidKind, UHCI_MODELS, UhciOptions, UsbControllerConfig, UsbControllerKind,
-    UsbDeviceConfig, UsbDeviceKind, UsbLabels,
+    DeviceConfig, DeviceKind, DiskAccess, DiskUse, EHCI_MODELS, HidKind, UHCI_MODELS, UhciOptions, UnitKind,
+    UnitOptions, UsbControllerConfig, UsbControllerKind, UsbDeviceConfig, UsbDeviceKind, UsbLabels, XhciModel,
+    XhciOptions,
 };
 
 use super::arguments::all;
 use super::devices::Driver;
 use super::value::Values;
-use super::{Argument, CliError, platform};
+use super::{Argument, CliError, platform, virtio, virtio_devices};
 
 const MULTIFUNCTION: (&str, &str) = ("multifunction", "on/off: there are others in the slot (default off)");
 const BUS: (&str, &str) = ("bus", "the USB bus (default: the first)");
@@ -25,6 +26,13 @@ const UHCI_PROPERTIES: &[(&str, &str)] = &[
     MULTIFUNCTION,
 ];
 
+const EHCI_PROPERTIES: &[(&str, &str)] = &[
+    ("addr", platform::ADDR),
+    ("bus", platform::BUS),
+    ("maxframes", "frames that are made up for at once after a delay (default 128)"),
+    MULTIFUNCTION,
+];
+
 const COMPANION_PROPERTIES: &[(&str, &str)] = &[
     ("addr", platform::ADDR),
     ("bandwidth", "bytes of a frame (default 1280)"),
@@ -33,6 +41,27 @@ const COMPANION_PROPERTIES: &[(&str, &str)] = &[
     ("masterbus", "the bus of the EHCI controller that this one is a companion of"),
     ("maxframes", "frames that are made up for at once after a delay (default 128)"),
     MULTIFUNCTION,
+];
+
+const NEC_PROPERTIES: &[(&str, &str)] = &[
+    ("addr", platform::ADDR),
+    ("bus", platform::BUS),
+    ("intrs", "interrupters: 1 to 16 (default 16)"),
+    ("msi", "on/off/auto: there is an MSI capability (default auto: on)"),
+    ("msix", "on/off/auto: there is an MSI-X capability (default auto: on)"),
+    MULTIFUNCTION,
+    ("p2", "ports with USB 2.0: up to 15 (default 4)"),
+    ("p3", "ports with SuperSpeed: up to 15 (default 4)"),
+    ("slots", "device slots: 1 to 64 (default 64)"),
+    ("superspeed-ports-first", "on/off: ports with SuperSpeed have the lower numbers (default on)"),
+];
+
+const XHCI_PROPERTIES: &[(&str, &str)] = &[
+    ("addr", platform::ADDR),
+    ("bus", platform::BUS),
+    MULTIFUNCTION,
+    ("p2", "ports with USB 2.0: up to 15 (default 4)"),
+    ("p3", "ports with SuperSpeed: up to 15 (default 4)"),
 ];
 
 const HID_PROPERTIES: &[(&str, &str)] = &[BUS, MICROSOFT, PORT, SERIAL, VERSION];
@@ -46,6 +75,27 @@ const HUB_PROPERTIES: &[(&str, &str)] = &[
     SERIAL,
 ];
 
+const STORAGE_PROPERTIES: &[(&str, &str)] = &[
+    ("account-failed", "on/off/auto: failed requests count as accesses (default auto)"),
+    ("account-invalid", "on/off/auto: invalid requests count as accesses (default auto)"),
+    ("bootindex", "order among devices to boot from"),
+    BUS,
+    ("discard_granularity", "bytes (default: a block)"),
+    ("drive", "node name or id of the drive"),
+    ("logical_block_size", "a power of two between 512 B and 2 MiB (default: the disk's)"),
+    ("min_io_size", "bytes (default: the disk's)"),
+    MICROSOFT,
+    ("opt_io_size", "bytes (default: the disk's)"),
+    ("physical_block_size", "a power of two between 512 B and 2 MiB (default: the disk's)"),
+    PORT,
+    ("removable", "on/off: the medium can be taken out (default off)"),
+    ("rerror", "report/ignore/enospc/stop/auto (default auto)"),
+    SERIAL,
+    ("share-rw", "on/off: others may write the disk (default off)"),
+    ("werror", "report/ignore/enospc/stop/auto (default auto)"),
+    ("write-cache", "on/off/auto (default auto: the drive's)"),
+];
+
 type Build = fn(&mut Values<'_>, &[DeviceConfig]) -> Result<DeviceKind, CliError>;
 
 const fn uhci(name: &'static str, build: Build) -> Driver {
@@ -57,20 +107,44 @@ const fn companion(name: &'static str, build: Build) -> Driver {
     Driver { properties: COMPANION_PROPERTIES, ..uhci(name, build) }
 }
 
+const fn ehci(name: &'static str, build: Build) -> Driver {
+    let description = "USB 2.0 host controller (EHCI)";
+    Driver { name, alias: None, bus: "PCI", description, properties: EHCI_PROPERTIES, build }
+}
+
 const fn hid(name: &'static str, description: &'static str, build: Build) -> Driver {
     Driver { name, alias: None, bus: "usb-bus", description, properties: HID_PROPERTIES, build }
 }
 
 /// The drivers of USB.
 pub const DRIVERS: &[Driver] = &[
+    ehci("ich9-usb-ehci1", |values, _| ehci_controller(values, 1)),
+    ehci("ich9-usb-ehci2", |values, _| ehci_controller(values, 2)),
     companion("ich9-usb-uhci1", |values, _| uhci_controller(values, 2)),
     companion("ich9-usb-uhci2", |values, _| uhci_controller(values, 3)),
     companion("ich9-usb-uhci3", |values, _| uhci_controller(values, 4)),
     companion("ich9-usb-uhci4", |values, _| uhci_controller(values, 5)),
     companion("ich9-usb-uhci5", |values, _| uhci_controller(values, 6)),
     companion("ich9-usb-uhci6", |values, _| uhci_controller(values, 7)),
+    Driver {
+        name: "nec-usb-xhci",
+        alias: None,
+        bus: "PCI",
+        description: "USB 3 host controller (xHCI) as NEC's",
+        properties: NEC_PROPERTIES,
+        build: |values, _| xhci(values, XhciModel::Nec),
+    },
     uhci("piix3-usb-uhci", |values, _| uhci_controller(values, 0)),
     uhci("piix4-usb-uhci", |values, _| uhci_controller(values, 1)),
+    Driver {
+        name: "qemu-xhci",
+        alias: None,
+        bus: "PCI",
+        description: "USB 3 host controller (xHCI)",
+        properties: XHCI_PROPERTIES,
+        build: |values, _| xhci(values, XhciModel::Qemu),
+    },
+    ehci("usb-ehci", |values, _| ehci_controller(values, 0)),
     Driver {
         name: "usb-hub",
         alias: None,
@@ -81,6 +155,14 @@ pub const DRIVERS: &[Driver] = &[
     },
     hid("usb-kbd", "USB keyboard", |values, _| hid_device(values, HidKind::Keyboard)),
     hid("usb-mouse", "USB mouse", |values, _| hid_device(values, HidKind::Mouse)),
+    Driver {
+        name: "usb-storage",
+        alias: None,
+        bus: "usb-bus",
+        description: "USB mass storage: a disk, or a CD drive",
+        properties: STORAGE_PROPERTIES,
+        build: storage,
+    },
     hid("usb-tablet", "USB pointer with absolute positions", |values, _| hid_device(values, HidKind::Tablet)),
 ];
 
@@ -110,6 +192,29 @@ fn uhci_controller(values: &mut Values<'_>, index: usize) -> Result<DeviceKind, 
     controller(values, model.type_name, UsbControllerKind::Uhci { model, options, companion })
 }
 
+fn ehci_controller(values: &mut Values<'_>, index: usize) -> Result<DeviceKind, CliError> {
+    let model = EHCI_MODELS[index];
+    let max_frames = number(values, "maxframes", 128)?;
+    controller(values, model.type_name, UsbControllerKind::Ehci { model, max_frames })
+}
+
+fn xhci(values: &mut Values<'_>, model: XhciModel) -> Result<DeviceKind, CliError> {
+    let default = XhciOptions::new(model);
+    let mut options = XhciOptions {
+        usb2_ports: number(values, "p2", default.usb2_ports)?,
+        usb3_ports: number(values, "p3", default.usb3_ports)?,
+        ..default
+    };
+    if model == XhciModel::Nec {
+        options.interrupters = number(values, "intrs", default.interrupters)?;
+        options.slots = number(values, "slots", default.slots)?;
+        options.msi = virtio::on_off_auto(values, "msi")?.unwrap_or(true);
+        options.msix = virtio::on_off_auto(values, "msix")?.unwrap_or(true);
+        options.superspeed_first = values.flag("superspeed-ports-first")?.unwrap_or(true);
+    }
+    controller(values, model.type_name(), UsbControllerKind::Xhci(options))
+}
+
 fn device(values: &mut Values<'_>, kind: UsbDeviceKind) -> Result<DeviceKind, CliError> {
     let (bus, port) = (values.text("bus")?, values.text("port")?);
     let without_microsoft = values.flag("msos-desc")? == Some(false);
@@ -132,6 +237,50 @@ fn hub(values: &mut Values<'_>) -> Result<DeviceKind, CliError> {
     }
     let switches_power = values.flag("port-power")?.unwrap_or(false);
     device(values, UsbDeviceKind::Hub { ports: ports as usize, switches_power })
+}
+
+fn storage(values: &mut Values<'_>, devices: &[DeviceConfig]) -> Result<DeviceKind, CliError> {
+    let drive = values.text("drive")?.filter(|drive| !drive.is_empty());
+    let drive = drive.ok_or_else(|| values.error("drive property not set"))?;
+    let removable = values.flag("removable")?.unwrap_or(false);
+    let unit = UnitOptions {
+        removable,
+        logical_block_size: virtio::block_size(values, "logical_block_size")?,
+        physical_block_size: virtio::block_size(values, "physical_block_size")?,
+        min_io_size: virtio::size(values, "min_io_size")?.filter(|size| *size != 0),
+        opt_io_size: virtio::size(values, "opt_io_size")?.filter(|size| *size != 0),
+        discard_granularity: virtio::size(values, "discard_granularity")?.filter(|size| *size != u32::MAX),
+        write_cache: virtio::on_off_auto(values, "write-cache")?,
+        queues_commands: false,
+        ..UnitOptions::new(UnitKind::Disk)
+    };
+    let disk = DiskUse { removable, ..virtio_devices::disk(values, devices, drive)? };
+    let made = device(values, UsbDeviceKind::Storage { disk: Box::new(disk), unit: Box::new(unit) })?;
+    Ok(with_serial_of_unit(made))
+}
+
+/// The serial number is that of the unit, too.
+fn with_serial_of_unit(mut kind: DeviceKind) -> DeviceKind {
+    if let DeviceKind::UsbDevice(config) = &mut kind
+        && let UsbDeviceKind::Storage { unit, .. } = &mut config.kind
+    {
+        unit.serial.clone_from(&config.labels.serial);
+    }
+    kind
+}
+
+/// A mass storage device is a CD drive if its drive is one (`-drive media=cdrom`).
+pub fn drive_is_cd(devices: &mut [DeviceConfig], drive: &str) {
+    for device in devices {
+        if let DeviceKind::UsbDevice(config) = &mut device.kind
+            && let UsbDeviceKind::Storage { disk, unit } = &mut config.kind
+            && disk.drive == drive
+        {
+            (disk.removable, disk.access) = (true, DiskAccess::Read);
+            let serial = unit.serial.take();
+            **unit = UnitOptions { serial, queues_commands: false, ..UnitOptions::new(UnitKind::Cd) };
+        }
+    }
 }
 
 /// The devices of `-usbdevice`.

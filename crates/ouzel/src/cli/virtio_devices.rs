@@ -254,7 +254,8 @@ fn unit(values: &mut Values<'_>, kind: UnitKind) -> Result<UnitOptions, CliError
     })
 }
 
-fn disk(values: &mut Values<'_>, devices: &[DeviceConfig], drive: String) -> Result<DiskUse, CliError> {
+/// The disk of a drive, and how it is used.
+pub fn disk(values: &mut Values<'_>, devices: &[DeviceConfig], drive: String) -> Result<DiskUse, CliError> {
     Ok(DiskUse {
         drive,
         share_rw: values.flag("share-rw")?.unwrap_or(false),

@@ -49,7 +49,8 @@ fn mice(control: &Control) -> Vec<MouseInfo> {
         current: pointer.is_current,
         absolute: pointer.is_absolute,
     };
-    pointers.into_iter().map(describe).collect()
+    // QEMU lists the active one last.
+    pointers.into_iter().rev().map(describe).collect()
 }
 
 fn send_event(control: &Control, arguments: &InputSendEvent) -> Result<(), Error> {

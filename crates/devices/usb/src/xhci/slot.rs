@@ -1,0 +1,338 @@
+//! Slots, endpoints, and their contexts in guest memory (xHCI, 4.3, 4.6 and 6.2).
+
+use memory::DmaMap;
+use state::State;
+
+use super::event::{CONTEXT_STATE_ERROR, ENDPOINT_NOT_ENABLED, Event, STOPPED, SUCCESS, TRANSACTION_ERROR, TRB_ERROR};
+use super::{Ring, SLOTS_MAX, Xhci, portsc, read_words, write_words};
+use crate::bus::{Link, Outcome, Token};
+use crate::data::ByteData;
+
+/// Endpoints of a slot.
+pub const ENDPOINTS: usize = 31;
+
+/// Bytes of a context.
+const CONTEXT: u64 = 32;
+
+/// States of an endpoint as its context has them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, State)]
+#[repr(u8)]
+pub enum EndpointState {
+    /// There is none.
+    #[default]
+    Disabled = 0,
+    /// It works on its ring.
+    Running = 1,
+    /// An error waits for the driver.
+    Halted = 2,
+    /// The driver has stopped it.
+    Stopped = 3,
+    /// Its ring is broken.
+    Error = 4,
+}
+
+/// States of a slot as its context has them.
+mod slot_state {
+    pub const DEFAULT: u32 = 1;
+    pub const ADDRESSED: u32 = 2;
+    pub const CONFIGURED: u32 = 3;
+}
+
+/// An endpoint.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, State)]
+#[state(name = "xhci-endpoint", version = 1)]
+pub(super) struct Endpoint {
+    pub state: EndpointState,
+    pub ring: Ring,
+    /// Bytes of the transfer at the head of the ring that were moved.
+    pub moved: u32,
+    /// It waits for the device.
+    pub is_waiting: bool,
+}
+
+/// A slot.
+#[derive(Clone, Copy, Debug, State)]
+#[state(name = "xhci-slot", version = 1)]
+pub(super) struct Slot {
+    pub is_enabled: bool,
+    pub is_addressed: bool,
+    /// Where its output context is.
+    pub context: u64,
+    pub interrupter: u16,
+    /// The register of its root port, from 1; 0 is none.
+    pub root_port: u8,
+    pub route: u32,
+    pub endpoints: [Endpoint; ENDPOINTS],
+}
+
+impl Default for Slot {
+    fn default() -> Self {
+        Self {
+            is_enabled: false,
+            is_addressed: false,
+            context: 0,
+            interrupter: 0,
+            root_port: 0,
+            route: 0,
+            endpoints: [Endpoint::default(); ENDPOINTS],
+        }
+    }
+}
+
+/// The completion code of a command, as an error if it is one.
+pub(super) type Completed = Result<(), u8>;
+
+impl Xhci {
+    /// The slot with that number, from 1.
+    pub(super) fn slot(&mut self, number: usize) -> Option<&mut Slot> {
+        let index = number.checked_sub(1).filter(|index| *index < (self.options.slots as usize).min(SLOTS_MAX))?;
+        self.state.slots.get_mut(index)
+    }
+
+    /// The endpoint with that number, from 1, of an enabled slot.
+    pub(super) fn endpoint(&mut self, slot: usize, number: usize) -> Option<&mut Endpoint> {
+        let slot = self.slot(slot).filter(|slot| slot.is_enabled)?;
+        let endpoint = slot.endpoints.get_mut(number.checked_sub(1)?)?;
+        (endpoint.state != EndpointState::Disabled).then_some(endpoint)
+    }
+
+    /// The device on a root port, or behind hubs as a route says.
+    fn device_at(&self, root_port: u8, route: u32) -> Option<Link> {
+        let register = usize::from(root_port).checked_sub(1).filter(|register| *register < self.port_count())?;
+        let (mut device, _) = self.device_of(register)?;
+        if self.state.ports[register] & portsc::ENABLED == 0 {
+            return None;
+        }
+        for tier in 0..5 {
+            match (route >> (4 * tier) & 0xf) as usize {
+                0 => break,
+                port => device = device.child(port)?,
+            }
+        }
+        Some(device)
+    }
+
+    /// The device of a slot.
+    pub(super) fn device_of_slot(&mut self, number: usize) -> Option<Link> {
+        let slot = self.slot(number)?;
+        let (root_port, route) = (slot.root_port, slot.route);
+        self.device_at(root_port, route)
+    }
+
+    /// The device on a port is gone: its slots have none any more.
+    pub(super) fn disable_slots_of(&mut self, port: usize) {
+        for index in 0..SLOTS_MAX {
+            let root_port = usize::from(self.state.slots[index].root_port);
+            let is_it = root_port.checked_sub(1).is_some_and(|register| self.port_of(register).0 == port);
+            if is_it {
+                let slot = &mut self.state.slots[index];
+                slot.root_port = 0;
+                slot.endpoints.iter_mut().for_each(|endpoint| endpoint.is_waiting = false);
+            }
+        }
+    }
+
+    /// Changes an endpoint's state, and tells its context.
+    pub(super) fn set_endpoint_state(&mut self, map: &DmaMap, (slot, number): (usize, usize), state: EndpointState) {
+        let Some(context) = self.slot(slot).map(|slot| slot.context) else { return };
+        let Some(endpoint) = self.endpoint(slot, number) else { return };
+        endpoint.state = state;
+        endpoint.is_waiting = false;
+        let dequeue = endpoint.ring.dequeue | u64::from(endpoint.ring.cycle);
+        let at = context.wrapping_add(CONTEXT * number as u64);
+        let written = read_words::<1>(map, at).and_then(|[first]| {
+            write_words(map, at, [first & !7 | state as u32])?;
+            write_words(map, at.wrapping_add(8), [dequeue as u32, (dequeue >> 32) as u32])
+        });
+        if written.is_none() {
+            self.host_error();
+        }
+    }
+
+    /// Takes an endpoint into use as its context says, which is updated.
+    fn enable_endpoint(&mut self, (slot, number): (usize, usize), context: &mut [u32; 5]) {
+        let Some(endpoint) = self.slot(slot).and_then(|slot| slot.endpoints.get_mut(number - 1)) else { return };
+        let dequeue = u64::from(context[3]) << 32 | u64::from(context[2]);
+        let ring = Ring { dequeue: dequeue & !0xf, cycle: dequeue & 1 != 0 };
+        *endpoint = Endpoint { state: EndpointState::Running, ring, moved: 0, is_waiting: false };
+        context[0] = context[0] & !7 | EndpointState::Running as u32;
+    }
+
+    // ---- Commands ----
+
+    pub(super) fn enable_slot(&mut self) -> Option<u8> {
+        let slots = self.options.slots as usize;
+        let free = self.state.slots.iter().take(slots).position(|slot| !slot.is_enabled)?;
+        self.state.slots[free] = Slot { is_enabled: true, ..Slot::default() };
+        Some(free as u8 + 1)
+    }
+
+    pub(super) fn disable_slot(&mut self, number: usize) -> Completed {
+        if let Some(slot) = self.slot(number) {
+            *slot = Slot::default();
+        }
+        Ok(())
+    }
+
+    pub(super) fn address_device(&mut self, map: &DmaMap, number: usize, input: u64, is_blocked: bool) -> Completed {
+        let pointer = self.state.contexts.wrapping_add(8 * number as u64);
+        let [low, high] = read_words(map, pointer).ok_or(TRB_ERROR)?;
+        let output = u64::from(high) << 32 | u64::from(low & !0x3f);
+        if read_words(map, input) != Some([0, 3]) {
+            return Err(TRB_ERROR);
+        }
+        let mut context: [u32; 4] = read_words(map, input.wrapping_add(CONTEXT)).ok_or(TRB_ERROR)?;
+        let mut control: [u32; 5] = read_words(map, input.wrapping_add(2 * CONTEXT)).ok_or(TRB_ERROR)?;
+        let (root_port, route) = ((context[1] >> 16) as u8, context[0] & 0xf_ffff);
+        if root_port == 0 || usize::from(root_port) > self.port_count() {
+            return Err(TRB_ERROR);
+        }
+        let device = self.device_at(root_port, route).ok_or(TRANSACTION_ERROR)?;
+        let mut others = self.state.slots.iter().enumerate().filter(|(index, _)| index + 1 != number);
+        if others.any(|(_, slot)| slot.is_enabled && (slot.root_port, slot.route) == (root_port, route)) {
+            return Err(TRB_ERROR);
+        }
+        device.reset();
+        let state = if is_blocked {
+            slot_state::DEFAULT << 27
+        } else {
+            set_address(&device, number as u8).ok_or(TRANSACTION_ERROR)?;
+            slot_state::ADDRESSED << 27 | number as u32
+        };
+        let interrupter = (context[2] >> 22) as u16;
+        context[3] = state;
+        let slot = self.slot(number).ok_or(TRB_ERROR)?;
+        (slot.context, slot.interrupter) = (output, interrupter);
+        (slot.root_port, slot.route) = (root_port, route);
+        slot.is_addressed = true;
+        self.enable_endpoint((number, 1), &mut control);
+        write_words(map, output, context).ok_or(TRB_ERROR)?;
+        write_words(map, output.wrapping_add(CONTEXT), control).ok_or(TRB_ERROR)
+    }
+
+    pub(super) fn configure_endpoints(
+        &mut self,
+        map: &DmaMap,
+        number: usize,
+        input: u64,
+        is_deconfiguring: bool,
+    ) -> Completed {
+        let output = self.slot(number).ok_or(TRB_ERROR)?.context;
+        let mut context: [u32; 4] = read_words(map, output).ok_or(TRB_ERROR)?;
+        if is_deconfiguring {
+            self.slot(number).ok_or(TRB_ERROR)?.endpoints[1..].fill(Endpoint::default());
+            context[3] = context[3] & 0x07ff_ffff | slot_state::ADDRESSED << 27;
+            return write_words(map, output, context).ok_or(TRB_ERROR);
+        }
+        let [drop, add]: [u32; 2] = read_words(map, input).ok_or(TRB_ERROR)?;
+        if drop & 3 != 0 || add & 3 != 1 {
+            return Err(TRB_ERROR);
+        }
+        let [wanted]: [u32; 1] = read_words(map, input.wrapping_add(CONTEXT)).ok_or(TRB_ERROR)?;
+        if context[3] >> 27 < slot_state::ADDRESSED {
+            return Err(CONTEXT_STATE_ERROR);
+        }
+        for endpoint in 2..=ENDPOINTS {
+            let at = output.wrapping_add(CONTEXT * endpoint as u64);
+            if (drop | add) & 1 << endpoint != 0 {
+                self.slot(number).ok_or(TRB_ERROR)?.endpoints[endpoint - 1] = Endpoint::default();
+            }
+            if add & 1 << endpoint != 0 {
+                let from = input.wrapping_add(CONTEXT * (endpoint as u64 + 1));
+                let mut control: [u32; 5] = read_words(map, from).ok_or(TRB_ERROR)?;
+                self.enable_endpoint((number, endpoint), &mut control);
+                write_words(map, at, control).ok_or(TRB_ERROR)?;
+            } else if drop & 1 << endpoint != 0 {
+                let [first]: [u32; 1] = read_words(map, at).ok_or(TRB_ERROR)?;
+                write_words(map, at, [first & !7]).ok_or(TRB_ERROR)?;
+            }
+        }
+        context[3] = context[3] & 0x07ff_ffff | slot_state::CONFIGURED << 27;
+        context[0] = context[0] & 0x07ff_ffff | wanted & 0xf800_0000;
+        write_words(map, output, context).ok_or(TRB_ERROR)
+    }
+
+    pub(super) fn evaluate_context(&mut self, map: &DmaMap, number: usize, input: u64) -> Completed {
+        let output = self.slot(number).ok_or(TRB_ERROR)?.context;
+        let [drop, add]: [u32; 2] = read_words(map, input).ok_or(TRB_ERROR)?;
+        if drop != 0 || add & !3 != 0 {
+            return Err(TRB_ERROR);
+        }
+        if add & 1 != 0 {
+            let wanted: [u32; 4] = read_words(map, input.wrapping_add(CONTEXT)).ok_or(TRB_ERROR)?;
+            let mut context: [u32; 4] = read_words(map, output).ok_or(TRB_ERROR)?;
+            // The latency of leaving sleep, and the interrupter.
+            context[1] = context[1] & !0xffff | wanted[1] & 0xffff;
+            context[2] = context[2] & 0x003f_ffff | wanted[2] & 0xffc0_0000;
+            self.slot(number).ok_or(TRB_ERROR)?.interrupter = (wanted[2] >> 22) as u16;
+            write_words(map, output, context).ok_or(TRB_ERROR)?;
+        }
+        if add & 2 != 0 {
+            let [_, wanted]: [u32; 2] = read_words(map, input.wrapping_add(2 * CONTEXT)).ok_or(TRB_ERROR)?;
+            let at = output.wrapping_add(CONTEXT + 4);
+            let [control]: [u32; 1] = read_words(map, at).ok_or(TRB_ERROR)?;
+            write_words(map, at, [control & 0xffff | wanted & 0xffff_0000]).ok_or(TRB_ERROR)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn reset_device(&mut self, map: &DmaMap, number: usize) -> Completed {
+        let slot = self.slot(number).ok_or(TRB_ERROR)?;
+        slot.endpoints[1..].fill(Endpoint::default());
+        let output = slot.context;
+        if let Some(device) = self.device_of_slot(number) {
+            device.reset();
+        }
+        let [state]: [u32; 1] = read_words(map, output.wrapping_add(12)).ok_or(TRB_ERROR)?;
+        // Neither the old state nor the address.
+        write_words(map, output.wrapping_add(12), [state & 0x07ff_ff00 | slot_state::DEFAULT << 27]).ok_or(TRB_ERROR)
+    }
+
+    pub(super) fn reset_endpoint(&mut self, map: &DmaMap, slot: usize, number: usize) -> Completed {
+        let endpoint = self.endpoint(slot, number).ok_or(ENDPOINT_NOT_ENABLED)?;
+        if endpoint.state != EndpointState::Halted {
+            return Err(CONTEXT_STATE_ERROR);
+        }
+        self.set_endpoint_state(map, (slot, number), EndpointState::Stopped);
+        Ok(())
+    }
+
+    pub(super) fn stop_endpoint(&mut self, map: &DmaMap, slot: usize, number: usize) -> Completed {
+        let endpoint = *self.endpoint(slot, number).ok_or(ENDPOINT_NOT_ENABLED)?;
+        if endpoint.state != EndpointState::Running {
+            return Err(CONTEXT_STATE_ERROR);
+        }
+        if endpoint.is_waiting {
+            let (at, left) = self.position(map, &endpoint);
+            let interrupter = self.slot(slot).map_or(0, |slot| slot.interrupter);
+            let event = Event { slot: slot as u8, endpoint: number as u8, ..Event::transfer(at, left, STOPPED) };
+            self.send(event, usize::from(interrupter));
+        }
+        self.set_endpoint_state(map, (slot, number), EndpointState::Stopped);
+        Ok(())
+    }
+
+    pub(super) fn set_dequeue(&mut self, map: &DmaMap, slot: usize, number: usize, pointer: u64) -> Completed {
+        let endpoint = self.endpoint(slot, number).ok_or(ENDPOINT_NOT_ENABLED)?;
+        if !matches!(endpoint.state, EndpointState::Stopped | EndpointState::Error) {
+            return Err(CONTEXT_STATE_ERROR);
+        }
+        endpoint.ring = Ring { dequeue: pointer & !0xf, cycle: pointer & 1 != 0 };
+        endpoint.moved = 0;
+        self.set_endpoint_state(map, (slot, number), EndpointState::Stopped);
+        Ok(())
+    }
+}
+
+/// SET_ADDRESS as the controller itself does it.
+fn set_address(device: &Link, address: u8) -> Option<()> {
+    let mut setup = [0, 5, address, 0, 0, 0, 0, 0];
+    let done = device.transfer(Token::Setup, 0, &mut ByteData::new(&mut setup));
+    let acknowledged = device.transfer(Token::In, 0, &mut ByteData::new(&mut []));
+    (done == Outcome::Done(8) && acknowledged == Outcome::Done(0)).then_some(())
+}
+
+/// What commands answer.
+pub(super) fn code(result: Completed) -> u8 {
+    result.err().unwrap_or(SUCCESS)
+}
