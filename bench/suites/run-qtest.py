@@ -36,14 +36,15 @@ def arguments():
     return parser.parse_args()
 
 
-def environment(emulator, directory):
+def environment(emulator, directory, programs):
     """The variables that point the tests to a program, through a link with the name that they expect."""
     os.makedirs(directory, exist_ok=True)
     link = os.path.join(directory, "qemu-system-x86_64")
     if not os.path.lexists(link):
         os.symlink(os.path.abspath(emulator), link)
     images = {name: path for name, path in (("QTEST_QEMU_IMG", "/usr/bin/qemu-img"),) if os.path.exists(path)}
-    return {**os.environ, **images, "QTEST_QEMU_BINARY": link, "G_TEST_DBUS_DAEMON": "/bin/true"}
+    # Some tests make files in the directory `tests` of where they run.
+    return {**os.environ, **images, "QTEST_QEMU_BINARY": link, "G_TEST_DBUS_DAEMON": "/bin/true", "OUZEL_QTEST_CWD": programs}
 
 
 def group_size(group):
@@ -64,7 +65,7 @@ def call(command, variables, timeout):
     """Output and status of a program that may hang; what it started dies with it."""
     with tempfile.TemporaryFile() as output:
         process = subprocess.Popen(command, env=variables, stdout=output, stderr=subprocess.STDOUT,
-                                   stdin=subprocess.DEVNULL, start_new_session=True)
+                                   stdin=subprocess.DEVNULL, start_new_session=True, cwd=variables["OUZEL_QTEST_CWD"])
         status, alone, end = None, 0, time.monotonic() + timeout
         while status is None:
             # A test whose emulator has ended at once waits for it for long.
@@ -113,11 +114,12 @@ def main():
         with open(options.baseline, newline="") as file:
             baseline = {row["program"]: row for row in csv.DictReader(file, delimiter="\t")}
     names = options.only or [name for name, row in baseline.items() if row["tier"] in options.tiers]
-    directory = os.path.join(options.programs, "tests", "qtest")
+    programs = os.path.abspath(options.programs)
+    directory = os.path.join(programs, "tests", "qtest")
     out = options.out and os.makedirs(options.out, exist_ok=True) or options.out
     with tempfile.TemporaryDirectory() as scratch:
-        ours = environment(options.emulator, os.path.join(scratch, "ours"))
-        peer = options.peer and environment(options.peer, os.path.join(scratch, "peer"))
+        ours = environment(options.emulator, os.path.join(scratch, "ours"), programs)
+        peer = options.peer and environment(options.peer, os.path.join(scratch, "peer"), programs)
         print("| program | subtests | QEMU | Ouzel | failing |\n| --- | --- | --- | --- | --- |", flush=True)
         total = [0, 0, 0]
         for name in names:

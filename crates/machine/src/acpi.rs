@@ -9,6 +9,7 @@ mod dsdt;
 mod fadt;
 mod loader;
 mod srat;
+pub mod vmgenid;
 
 use std::sync::Arc;
 
@@ -79,6 +80,8 @@ pub struct AcpiConfig {
     pub hpet: bool,
     /// The pvpanic port, if the device is there.
     pub pvpanic: Option<u16>,
+    /// The generation of the machine, if the guest can ask for it.
+    pub generation: Option<[u8; 16]>,
     /// The nodes of a NUMA machine.
     pub numa: Option<Arc<NumaTables>>,
     /// The I/O ports of the ISA serial ports that exist, in order of COM number.
@@ -105,6 +108,8 @@ pub struct AcpiTables {
     /// Offset and length of each table with a checksum.
     tables: Vec<(u32, u32)>,
     rsdt: u32,
+    /// Where the SSDT of the machine's generation wants the address of the number, and the number.
+    generation: Option<(u32, [u8; 16])>,
 }
 
 /// Where the checksum is in a table.
@@ -126,7 +131,7 @@ pub struct PlacedTables {
 impl AcpiTables {
     /// Builds the tables.
     pub fn build(config: &AcpiConfig) -> Self {
-        let mut tables = Self { blob: Vec::new(), pointers: Vec::new(), tables: Vec::new(), rsdt: 0 };
+        let mut tables = Self { blob: Vec::new(), pointers: Vec::new(), tables: Vec::new(), rsdt: 0, generation: None };
         let facs = tables.place(&facs(), 64);
         let dsdt = tables.add(&dsdt::build(config), &[]);
         let fadt = match config.chipset {
@@ -136,6 +141,11 @@ impl AcpiTables {
         let mut list = vec![fadt, tables.add(&madt(config), &[])];
         if config.hpet {
             list.push(tables.add(&hpet(), &[]));
+        }
+        if let Some(guid) = config.generation {
+            let ssdt = tables.add(&vmgenid::ssdt(), &[]);
+            tables.generation = Some((ssdt + vmgenid::POINTER_AT, guid));
+            list.push(ssdt);
         }
         if let Some(numa) = &config.numa {
             list.extend(numa.tables(&config.apic_ids).iter().map(|table| tables.add(table, &[])));
@@ -182,6 +192,12 @@ impl AcpiTables {
     /// The tables for address `at` (aligned to 64 bytes, below 4 GiB), as firmware would have placed them.
     pub fn placed(&self, at: u32) -> PlacedTables {
         let mut blob = self.blob.clone();
+        if let Some((pointer, guid)) = self.generation {
+            blob.resize(blob.len().next_multiple_of(vmgenid::GUID_LEN), 0);
+            let page = at.wrapping_add(blob.len() as u32);
+            blob[pointer as usize..pointer as usize + 4].copy_from_slice(&page.to_le_bytes());
+            blob.extend(vmgenid::guid_file(guid));
+        }
         for (offset, _) in &self.pointers {
             let field = *offset as usize..*offset as usize + 4;
             let mut value = [0; 4];
@@ -207,6 +223,11 @@ impl AcpiTables {
         script.allocate(TABLES_FILE, 64, Zone::High);
         for (offset, size) in &self.pointers {
             script.add_pointer(TABLES_FILE, *offset, *size, TABLES_FILE);
+        }
+        if let Some((pointer, _)) = self.generation {
+            script.allocate(vmgenid::GUID_FILE, vmgenid::GUID_LEN as u32, Zone::High);
+            script.write_pointer((vmgenid::ADDRESS_FILE, 0, 8), vmgenid::GUID_FILE, vmgenid::GUID_AT);
+            script.add_pointer(TABLES_FILE, pointer, 4, vmgenid::GUID_FILE);
         }
         let mut tables = self.blob.clone();
         for (start, len) in &self.tables {
@@ -326,6 +347,7 @@ mod tests {
             pci_hole_start: 0x0800_0000,
             hpet: true,
             pvpanic: Some(0x505),
+            generation: Some([1; 16]),
             numa: None,
             serial_ports: vec![SerialPort { number: 1, io: 0x3f8, irq: 4 }],
         }
@@ -341,7 +363,7 @@ mod tests {
         let entries = (dword(rsdt + 4) as usize - 36) / 4;
         let mut offsets: Vec<usize> = (0..entries).map(|entry| (dword(rsdt + 36 + 4 * entry) - at) as usize).collect();
         let signatures: Vec<&[u8]> = offsets.iter().map(|offset| &tables.blob[*offset..offset + 4]).collect();
-        assert_eq!(signatures, [&b"FACP"[..], b"APIC", b"HPET", b"WAET"]);
+        assert_eq!(signatures, [&b"FACP"[..], b"APIC", b"HPET", b"SSDT", b"WAET"]);
         offsets.extend([rsdt, (dword(offsets[0] + 40) - at) as usize]);
         for offset in offsets {
             let len = dword(offset + 4) as usize;

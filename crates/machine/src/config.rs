@@ -228,6 +228,13 @@ pub enum DeviceKind {
         /// As of [`DeviceKind::Pvpanic`].
         events: u8,
     },
+    /// The generation of the machine.
+    Vmgenid {
+        /// As text has it: big-endian.
+        guid: [u8; 16],
+    },
+    /// Takes the guest's note about its crash dumps.
+    Vmcoreinfo,
     /// An iBASE 700 watchdog.
     Ib700,
     /// An Intel 6300ESB watchdog on the PCI bus.

@@ -407,6 +407,16 @@ impl Machine {
         &self.slots
     }
 
+    /// The machine's generation, if the guest can ask for it.
+    pub fn generation(&self) -> Option<[u8; 16]> {
+        self.board.tables.as_ref().and_then(|(acpi, _)| acpi.generation)
+    }
+
+    /// Forgets the ticks of the real-time clock that the guest could not take.
+    pub fn forget_clock_ticks(&self) {
+        self.board.forget_clock_ticks();
+    }
+
     /// Whether the board has places for vCPUs.
     pub fn has_cpu_slots(&self) -> bool {
         self.board.tables.is_some()

@@ -413,6 +413,13 @@ impl Board {
         }
     }
 
+    /// Forgets the ticks of the real-time clock that the guest could not take.
+    pub fn forget_clock_ticks(&self) {
+        if let Some(rtc) = &self.rtc {
+            rtc.lock().forget_ticks();
+        }
+    }
+
     /// After a reset `-boot once=` is over.
     pub fn forget_boot_once(&self) {
         if let (Some(order), Some(rtc)) = (self.next_boot_order, &self.rtc) {

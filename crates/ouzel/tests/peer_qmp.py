@@ -204,6 +204,8 @@ async def main(path, directory):
     memory = await run("query-memdev")
     size = await run("query-memory-size-summary")
     assert [entry["id"] for entry in memory] == ["pc.ram"] and memory[0]["size"] == size["base-memory"], memory
+    await told("device not found", "query-vm-generation-id")
+    await run("rtc-reset-reinjection")
     await told("before the machine has been created", "set-numa-node", type="node")
     await told("before machine initialization", "x-exit-preconfig")
     assert (await run("human-monitor-command", **{"command-line": "info status"})).startswith("VM status: ")

@@ -339,3 +339,20 @@ pub struct HumanMonitorCommand {
     /// The processor that it is about.
     pub cpu_index: Option<i64>,
 }
+
+/// The generation of a machine.
+#[derive(Debug, Clone, PartialEq, Eq, QapiType)]
+pub struct GuidInfo {
+    /// As text.
+    pub guid: String,
+}
+
+/// Tells the generation of the machine.
+#[derive(Debug, Clone, PartialEq, Command)]
+#[command(name = "query-vm-generation-id", returns = GuidInfo)]
+pub struct QueryVmGenerationId;
+
+/// Forgets the ticks of the real-time clock that the guest could not take.
+#[derive(Debug, Clone, PartialEq, Command)]
+#[command(name = "rtc-reset-reinjection")]
+pub struct RtcResetReinjection;

@@ -296,6 +296,11 @@ impl Mc146818 {
         Some((slow_cycles(now).saturating_sub(self.state.first_tick) / ticks, ticks))
     }
 
+    /// Forgets the periodic ticks that have passed and are not in the flags yet.
+    pub fn forget_ticks(&mut self) {
+        self.state.seen_tick = self.periods_until(self.clock.now()).map_or(0, |(period, _)| period);
+    }
+
     /// Another rate counts from the last tick of the old one.
     fn set_rate(&mut self, register: u8) {
         let now = slow_cycles(self.clock.now());

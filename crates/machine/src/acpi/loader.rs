@@ -18,6 +18,7 @@ mod command {
     pub const ALLOCATE: u32 = 1;
     pub const ADD_POINTER: u32 = 2;
     pub const ADD_CHECKSUM: u32 = 3;
+    pub const WRITE_POINTER: u32 = 4;
 }
 
 /// Where firmware puts a file.
@@ -69,6 +70,14 @@ impl Script {
     pub fn add_checksum(&mut self, file: &str, offset: u32, start: u32, len: u32) {
         let parts = [offset, start, len].map(u32::to_le_bytes);
         self.command(command::ADD_CHECKSUM, &[&name(file), &parts[0], &parts[1], &parts[2]]);
+    }
+
+    /// Writes the address of the file `to`, plus `at`, into a file of the machine: name, offset, and bytes of the address.
+    pub fn write_pointer(&mut self, (file, offset, size): (&str, u32, u8), to: &str, at: u32) {
+        self.command(
+            command::WRITE_POINTER,
+            &[&name(file), &name(to), &offset.to_le_bytes(), &at.to_le_bytes(), &[size]],
+        );
     }
 
     /// The file's contents.

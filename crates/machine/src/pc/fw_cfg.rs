@@ -7,8 +7,8 @@ use devices_isa::fw_cfg::{self, FileError, FwCfg, Item, key};
 use devices_pci::PciBus;
 
 use super::Builder;
-use crate::acpi::{AcpiConfig, AcpiTables, LOADER_FILE, RSDP_FILE, TABLES_FILE, TableFiles};
-use crate::config::MachineConfig;
+use crate::acpi::{AcpiConfig, AcpiTables, LOADER_FILE, RSDP_FILE, TABLES_FILE, TableFiles, vmgenid};
+use crate::config::{DeviceKind, MachineConfig};
 use crate::e820::E820;
 use crate::error::MachineError;
 use crate::firmware::{BootOptions, FirmwareConfig, boot_order_file, geometry_file};
@@ -136,6 +136,17 @@ pub fn add_tables(
     device.add_file(TABLES_FILE, Item::bytes(files.tables).on_select(once(|files| &files.tables)))?;
     let loader = Item::bytes(files.loader).on_select(once(|files| &files.loader)).on_reset(Box::new(forget));
     device.add_file(LOADER_FILE, loader)?;
+    if let Some(guid) = acpi.generation {
+        device.add_file(vmgenid::GUID_FILE, Item::bytes(vmgenid::guid_file(guid)))?;
+        device.add_file(vmgenid::ADDRESS_FILE, Item::u64(0).writable(None).on_reset(Box::new(|| Some(vec![0; 8]))))?;
+    }
+    if builder.config.devices.iter().any(|device| device.kind == DeviceKind::Vmcoreinfo) {
+        // The format that the host understands (1 is ELF), that of the guest, the note's size and address.
+        let mut note = [0_u8; 16];
+        note[0] = 1;
+        let reset = Box::new(move || Some(note.to_vec()));
+        device.add_file("etc/vmcoreinfo", Item::bytes(note).writable(None).on_reset(reset))?;
+    }
     device.add_file("etc/smbios/smbios-anchor", Item::bytes(smbios.anchor.clone()))?;
     device.add_file("etc/smbios/smbios-tables", Item::bytes(smbios.tables.clone()))?;
     Ok(())

@@ -1,8 +1,8 @@
-//! Small PCI devices of the command line: a watchdog and `pvpanic-pci`.
+//! Small devices of the command line: bridges, a watchdog, `pvpanic-pci`, `vmgenid`, `vmcoreinfo`.
 
 use std::sync::Arc;
 
-use device::DeviceCell;
+use device::{DeviceCell, DeviceState, Lifecycle, ResetKind};
 use devices_pci::bridge::{Bridge, BridgeKind};
 use devices_pci::i6300esb::{self, I6300Esb};
 use devices_pci::pvpanic::{self, PvpanicPci};
@@ -26,11 +26,37 @@ pub fn command_line_devices(builder: &mut Builder<'_>, bus: &Arc<PciBus>) -> Res
                 let windows = PvpanicPci::windows(&function);
                 attach(builder, bus, (device, pvpanic::TYPE, place), (function, windows))
             }
+            DeviceKind::Vmgenid { .. } => {
+                without_state(builder, device, "vmgenid");
+                Ok(())
+            }
+            DeviceKind::Vmcoreinfo => {
+                without_state(builder, device, "vmcoreinfo");
+                Ok(())
+            }
             _ => continue,
         };
         built.map_err(|message| MachineError::Device { option: device.source.clone(), message })?;
     }
     Ok(())
+}
+
+/// A device that is files of the firmware's, and has no state beside them.
+struct FirmwareFiles;
+
+impl Lifecycle for FirmwareFiles {
+    fn reset(&self, _kind: ResetKind) {}
+
+    fn visit_state(&self, visit: &mut dyn FnMut(DeviceState<'_>)) {
+        visit(DeviceState::Empty);
+    }
+
+    fn restored(&self) {}
+}
+
+fn without_state(builder: &mut Builder<'_>, device: &DeviceConfig, type_name: &'static str) {
+    let place = device.id.clone().map_or(Place::Anonymous, Place::Peripheral);
+    builder.add(type_name, place, Arc::new(FirmwareFiles));
 }
 
 /// Builds the bridges, in the order of the command line: one may be behind another.

@@ -9,7 +9,7 @@ use devices_pci::{Address, PciBus};
 use super::Builder;
 use super::isa::Extra;
 use crate::acpi::{AcpiConfig, ChipsetTables, NumaTables, SleepStates};
-use crate::config::{ChipsetKind, MachineConfig};
+use crate::config::{ChipsetKind, DeviceKind, MachineConfig};
 use crate::smbios::{self, Smbios, SmbiosConfig};
 
 /// The ACPI tables' contents.
@@ -32,6 +32,10 @@ pub fn acpi(builder: &Builder<'_>, extra: &Extra) -> AcpiConfig {
         pci_hole_start: config.ram_split().0 as u32,
         hpet: config.hpet,
         pvpanic: extra.pvpanic,
+        generation: config.devices.iter().find_map(|device| match device.kind {
+            DeviceKind::Vmgenid { guid } => Some(guid),
+            _ => None,
+        }),
         numa: numa(config),
         serial_ports: extra.serial_ports.clone(),
     }

@@ -29,6 +29,8 @@ fn machine(name: &str) -> Machine {
         DeviceKind::I6300Esb { place: PciPlace::default() },
         DeviceKind::PvpanicPci { place: PciPlace::default(), events: 3 },
         DeviceKind::PcTestdev,
+        DeviceKind::Vmgenid { guid: [1; 16] },
+        DeviceKind::Vmcoreinfo,
         bridge(BridgeKind::Pci),
         bridge(BridgeKind::I82801b11),
         bridge(BridgeKind::PcieToPci),

@@ -96,6 +96,22 @@ const DRIVERS: &[Driver] = &[
         build: platform::i6300esb,
     },
     Driver {
+        name: "vmgenid",
+        alias: None,
+        bus: "none",
+        description: "the generation of the machine",
+        properties: &[("guid", "a UUID, or auto for a new one (default auto)")],
+        build: platform::vmgenid,
+    },
+    Driver {
+        name: "vmcoreinfo",
+        alias: None,
+        bus: "none",
+        description: "takes the guest's note about its crash dumps",
+        properties: &[],
+        build: platform::vmcoreinfo,
+    },
+    Driver {
         name: "ib700",
         alias: None,
         bus: "ISA",

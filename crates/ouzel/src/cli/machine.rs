@@ -70,7 +70,7 @@ pub fn settings(
     let cpus = if is_empty { u32::from(last(arguments, "cpu").is_some()) } else { cpus };
     let (size, memory) = memory(arguments, &option, objects)?;
     let numa = numa::settings(arguments, option.has_hmat, topology, objects)?;
-    let has_graphics = option.has_graphics && !is_empty;
+    let has_graphics = option.has_graphics;
     warnings.extend(notes);
     let of_machine = option.firmware.clone();
     let machine_type = option.machine_type;
@@ -82,7 +82,8 @@ pub fn settings(
             "The -kernel parameter is not supported (use the generic 'loader' device instead).",
         ));
     }
-    let firmware = firmware::settings(arguments, uuid, &of_machine, boot.is_some() || is_empty)?;
+    let mut firmware = firmware::settings(arguments, uuid, &of_machine, boot.is_some() || is_empty)?;
+    firmware.no_graphic |= !has_graphics;
     Ok(MachineConfig {
         machine_type,
         ram_size: size,
@@ -99,7 +100,7 @@ pub fn settings(
         dump_guest_core,
         boot,
         firmware,
-        vga: display::board_card(arguments, &devices)?.filter(|_| has_graphics),
+        vga: display::board_card(arguments, &devices)?.filter(|_| !is_empty),
         board: BoardOptions { apic_id, ..platform::board(arguments)? },
         memory,
         numa,

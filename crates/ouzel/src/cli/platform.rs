@@ -1,5 +1,6 @@
 //! Small devices of the platform, and properties of the board's own devices (`-global`).
 
+use machine::smbios;
 use machine::config::{BoardOptions, BridgeKind, DeviceConfig, DeviceKind, PciPlace};
 
 use super::arguments::all;
@@ -88,4 +89,35 @@ pub fn i82801b11(values: &mut Values<'_>, _: &[DeviceConfig]) -> Result<DeviceKi
 pub fn pcie_pci_bridge(values: &mut Values<'_>, _: &[DeviceConfig]) -> Result<DeviceKind, CliError> {
     let kind = BridgeKind::PcieToPci;
     Ok(DeviceKind::Bridge { kind, place: place(values, kind.type_name())?, chassis: 0 })
+}
+
+/// `vmgenid`
+pub fn vmgenid(values: &mut Values<'_>, devices: &[DeviceConfig]) -> Result<DeviceKind, CliError> {
+    if devices.iter().any(|device| matches!(device.kind, DeviceKind::Vmgenid { .. })) {
+        return Err(values.error("at most one vmgenid device is permitted"));
+    }
+    let guid = match values.text("guid")?.as_deref() {
+        None | Some("auto") => random_guid().map_err(|error| values.error(vm::host_error(&error)))?,
+        Some(text) => smbios::parse_uuid(text)
+            .ok_or_else(|| values.error(format!("Property 'vmgenid.guid' doesn't take value '{text}'")))?,
+    };
+    Ok(DeviceKind::Vmgenid { guid })
+}
+
+/// A random UUID (RFC 4122, 4.4).
+fn random_guid() -> std::io::Result<[u8; 16]> {
+    use std::io::Read as _;
+    let mut guid = [0; 16];
+    std::fs::File::open("/dev/urandom")?.read_exact(&mut guid)?;
+    guid[6] = guid[6] & 0x0f | 0x40;
+    guid[8] = guid[8] & 0x3f | 0x80;
+    Ok(guid)
+}
+
+/// `vmcoreinfo`
+pub fn vmcoreinfo(values: &mut Values<'_>, devices: &[DeviceConfig]) -> Result<DeviceKind, CliError> {
+    if devices.iter().any(|device| device.kind == DeviceKind::Vmcoreinfo) {
+        return Err(values.error("at most one vmcoreinfo device is permitted"));
+    }
+    Ok(DeviceKind::Vmcoreinfo)
 }

@@ -2,9 +2,10 @@
 
 use ::machine::config::{ChipsetKind, MACHINE_TYPES, MAX_VCPUS};
 use qapi::control::QueryVersion;
+use qapi::Error;
 use qapi::machine::{
-    KvmInfo, MachineInfo, NameInfo, QueryCommandLineOptions, QueryKvm, QueryMachines, QueryName, QueryTarget,
-    QueryUuid, SysEmuTarget, TargetInfo, UuidInfo,
+    GuidInfo, KvmInfo, MachineInfo, NameInfo, QueryCommandLineOptions, QueryKvm, QueryMachines, QueryName, QueryTarget,
+    QueryUuid, QueryVmGenerationId, RtcResetReinjection, SysEmuTarget, TargetInfo, UuidInfo,
 };
 
 use super::Table;
@@ -21,6 +22,14 @@ pub fn register(table: &mut Table) {
     });
     table.register_snapshot::<QueryTarget>(|_, _, _| Ok(TargetInfo { arch: SysEmuTarget::X86_64 }));
     table.register_snapshot::<QueryMachines>(|_, _, _| Ok(machines()));
+    table.register::<QueryVmGenerationId>(|control, _, _| {
+        let guid = control.machine().generation().ok_or_else(|| Error::generic("VM Generation ID device not found"))?;
+        Ok(GuidInfo { guid: uuid_text(&guid) })
+    });
+    table.register::<RtcResetReinjection>(|control, _, _| {
+        control.machine().forget_clock_ticks();
+        Ok(())
+    });
     table.register_snapshot::<QueryCommandLineOptions>(|snapshot, _, arguments| {
         let wanted = |name: &str| arguments.option.as_deref().is_none_or(|option| option == name);
         let found: Vec<_> = snapshot.options.iter().filter(|option| wanted(&option.option)).cloned().collect();

@@ -74,6 +74,7 @@ fn tree(control: &mut Control) -> Result<&mut ObjectTree, Error> {
     Ok(tree)
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "as map_err gives it")]
 fn client_error(error: ObjectError) -> Error {
     let class = match error {
         ObjectError::NotFound(_) | ObjectError::ClassNotFound(_) => ErrorClass::DeviceNotFound,
