@@ -198,6 +198,17 @@ pub enum DeviceKind {
         /// The character device behind it.
         chardev: String,
     },
+    /// A parallel port.
+    IsaParallel {
+        /// LPT number minus one.
+        index: u8,
+        /// First I/O port.
+        iobase: u16,
+        /// ISA interrupt.
+        irq: u8,
+        /// The character device behind it.
+        chardev: String,
+    },
     /// Bochs' debug console.
     IsaDebugcon {
         /// The I/O port.

@@ -17,6 +17,7 @@ pub mod lapic;
 pub mod legacy;
 pub mod legacy_ports;
 pub mod mc146818;
+pub mod smbus;
 pub mod tco;
 
 #[cfg(test)]

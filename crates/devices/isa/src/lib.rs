@@ -6,6 +6,7 @@
 pub mod debug;
 pub mod fw_cfg;
 pub mod ib700;
+pub mod parallel;
 pub mod pc_testdev;
 pub mod pvpanic;
 pub mod uart16550;

@@ -8,7 +8,7 @@ use device::{AccessSize, Device, DeviceCell, DeviceState, IoDevice, ResetKind};
 use state::State;
 
 use crate::bus::PciFunction;
-use crate::config::{ConfigSpace, Identity, reg, status};
+use crate::config::{Bar, BarKind, ConfigSpace, Identity, reg, status};
 use crate::pirq::{DISABLED, PirqRouter};
 
 /// Window 0: power management, ports.
@@ -118,6 +118,67 @@ impl PciFunction for Lpc {
             }
             _ => None,
         }
+    }
+}
+
+/// The window of the SMBus controller: base address register 4.
+pub const SMBUS_WINDOW: usize = 4;
+
+/// The guest-visible state.
+#[derive(Clone, Debug, State)]
+#[state(name = "ich9-smb", version = 1)]
+struct SmbusState {
+    config: ConfigSpace,
+}
+
+/// The PCI side of the SMBus controller, slot 31 function 3 (Intel 316972, 18.1). What is behind its window is the
+/// machine's.
+pub struct SmbusFunction {
+    // Guest-visible state.
+    state: SmbusState,
+}
+
+impl SmbusFunction {
+    /// The function.
+    pub fn new() -> DeviceCell<Self> {
+        let identity = Identity { vendor: 0x8086, device: 0x2930, revision: 2, class: 0x0c05, prog_if: 0 };
+        let mut config = ConfigSpace::new(&identity);
+        config.set_u16(reg::STATUS, status::FAST_BACK_TO_BACK | status::DEVSEL_MEDIUM);
+        config.set_interrupt_pin(1);
+        config.set_u8(HOST_CONFIGURATION, 0);
+        config.allow_u8(HOST_CONFIGURATION, 0x07);
+        config.add_bar(SMBUS_WINDOW, Bar { kind: BarKind::Io, size: 64 });
+        DeviceCell::new(Self { state: SmbusState { config } })
+    }
+}
+
+/// Bit 0 lets the window answer.
+const HOST_CONFIGURATION: u8 = 0x40;
+
+impl Device for SmbusFunction {
+    fn reset(&mut self, _kind: ResetKind) {
+        self.state.config.reset();
+    }
+
+    fn state(&mut self) -> DeviceState<'_> {
+        DeviceState::State(&mut self.state)
+    }
+
+    fn restored(&mut self) {}
+}
+
+impl PciFunction for SmbusFunction {
+    fn config(&self) -> &ConfigSpace {
+        &self.state.config
+    }
+
+    fn config_mut(&mut self) -> &mut ConfigSpace {
+        &mut self.state.config
+    }
+
+    fn window_address(&self, index: usize) -> Option<u64> {
+        let is_on = self.state.config.u8(HOST_CONFIGURATION) & 1 != 0;
+        self.state.config.bar_address(index).filter(|_| is_on)
     }
 }
 

@@ -10,6 +10,7 @@ use devices_chipset::i8257::{self, I8257};
 use devices_chipset::legacy_ports::{FerrPort, Port92, PostPort};
 use devices_isa::debug::{DebugConsole, DebugExit};
 use devices_isa::ib700::{self, Ib700};
+use devices_isa::parallel::{self, ParallelPort};
 use devices_isa::pc_testdev::{self, PcTestdev};
 use devices_isa::pvpanic::Pvpanic;
 use devices_isa::uart16550::{PORT_COUNT, Uart16550};
@@ -109,6 +110,11 @@ pub fn command_line_devices(builder: &mut Builder<'_>, chardevs: &Chardevs<'_>) 
                 builder.map_ports(&uart, &[(0, u64::from(*iobase), PORT_COUNT)])?;
                 builder.add("isa-serial", place, Arc::new(uart));
                 extra.serial_ports.push(SerialPort { number: index + 1, io: *iobase, irq: *irq });
+            }
+            DeviceKind::IsaParallel { iobase, irq, chardev, .. } => {
+                let mut output = serial::debug_output(chardevs(chardev)?);
+                let port = ParallelPort::new(builder.irq(*irq), Box::new(move |byte| output(&[byte])));
+                add_single(builder, "isa-parallel", place, port, *iobase, parallel::PORT_COUNT)?;
             }
             DeviceKind::IsaDebugcon { iobase, readback, chardev } => {
                 let console = DebugConsole::new(*readback, serial::debug_output(chardevs(chardev)?));

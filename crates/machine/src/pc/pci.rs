@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use accel::Signal;
-use device::{AccessSize, DeviceCell};
+use device::{AccessSize, DeviceCell, IrqLine};
 use devices_chipset::acpi_pm::{self, AcpiPm, PmModel, SleepRequest, SleepState, SmiRequest};
+use devices_chipset::smbus::{self, Smbus};
 use devices_pci::i440fx::I440fx;
 use devices_pci::mechanism::{ConfigMechanism, REGION_ADDRESS, REGION_DATA};
-use devices_pci::piix::{PM_WINDOW, PM_WINDOW_LEN, Piix3, Piix4Pm};
+use devices_pci::piix::{PM_WINDOW, PM_WINDOW_LEN, Piix3, Piix4Pm, SMBUS_WINDOW};
 use devices_pci::pirq::PirqRouter;
 use devices_pci::q35::Smram;
 use devices_pci::shadow::{PamMode, ShadowRam};
@@ -121,12 +122,23 @@ fn power_management(builder: &mut Builder<'_>, bus: &PciBus) -> Result<DeviceCel
         priority: 1,
         backing: pm.region(acpi_pm::REGION_PM),
     };
+    // Its interrupt would be an SMI.
+    let smbus = Smbus::new(IrqLine::unconnected());
+    let smbus_window = Window {
+        index: SMBUS_WINDOW,
+        space: SpaceKind::Ports,
+        offset: 0,
+        len: smbus::PORT_COUNT,
+        priority: 1,
+        backing: smbus.region(0),
+    };
     let function = Piix4Pm::new(apmc, builder.smm.is_some());
     builder.add(
         "PIIX4_PM",
         Place::Board,
-        bus.attach(POWER_MANAGEMENT, Label::of_board("PIIX4_PM"), function, vec![window])?,
+        bus.attach(POWER_MANAGEMENT, Label::of_board("PIIX4_PM"), function, vec![window, smbus_window])?,
     );
+    builder.add("smbus", Place::Board, Arc::new(smbus));
     builder.add_ports("acpi_pm", &pm, &[(acpi_pm::REGION_GPE0, 0xafe0, 4), (acpi_pm::REGION_APM, 0xb2, 2)])?;
     Ok(pm)
 }

@@ -7,9 +7,10 @@ use accel::Signal;
 use device::{AccessSize, DeviceCell};
 use devices_chipset::acpi_pm::{self, AcpiPm, PmModel, SmiRequest};
 use devices_chipset::lapic;
+use devices_chipset::smbus::{self, Smbus};
 use devices_chipset::tco::{self, Tco, TcoLink};
 use devices_isa::fw_cfg::{FwCfg, Item};
-use devices_pci::ich9::{Lpc, PM_WINDOW, RCRB_LEN, RCRB_WINDOW, Rcrb};
+use devices_pci::ich9::{Lpc, PM_WINDOW, RCRB_LEN, RCRB_WINDOW, Rcrb, SMBUS_WINDOW, SmbusFunction};
 use devices_pci::pirq::PirqRouter;
 use devices_pci::q35::{Mch, MchOptions, PCIEXBAR_DEFAULT, swizzle};
 use devices_pci::root_port::RootPort;
@@ -23,6 +24,7 @@ use crate::error::MachineError;
 
 const MCH: Address = Address::new(0, 0);
 const LPC: Address = Address::new(31, 0);
+const SMBUS: Address = Address::new(31, 3);
 
 /// An SMI may go to all processors; what firmware asks for.
 const SMI_BROADCAST: u64 = 1;
@@ -46,6 +48,7 @@ pub fn build(
     let hub = Mch::new(options, set_pam, system_management_ram(builder)?);
     builder.add("mch", Place::Board, bus.attach(MCH, Label::of_board("mch"), hub, Mch::windows(&bus))?);
     let power_management = lpc(builder, &bus, router, fw_cfg)?;
+    smbus(builder, &bus)?;
     root_ports(builder, &bus)?;
     Ok(Chipset { bus, power_management, kind: ChipsetKind::Q35 })
 }
@@ -144,6 +147,22 @@ fn lpc(
     Ok(pm)
 }
 
+fn smbus(builder: &mut Builder<'_>, bus: &PciBus) -> Result<(), MachineError> {
+    let controller = Smbus::new(bus.intx(SMBUS, 0));
+    let window = Window {
+        index: SMBUS_WINDOW,
+        space: SpaceKind::Ports,
+        offset: 0,
+        len: smbus::PORT_COUNT,
+        priority: 1,
+        backing: controller.region(0),
+    };
+    let label = Label::of_board("ICH9-SMB");
+    builder.add("ICH9-SMB", Place::Board, bus.attach(SMBUS, label, SmbusFunction::new(), vec![window])?);
+    builder.add("smbus", Place::Board, Arc::new(controller));
+    Ok(())
+}
+
 /// The root ports of the command line. They are built before what may be behind them.
 fn root_ports(builder: &mut Builder<'_>, bus: &Arc<PciBus>) -> Result<(), MachineError> {
     let config = builder.config;
@@ -192,6 +211,7 @@ pub fn after_firmware(bus: &PciBus) {
     }
     bus.write_config(LPC, 0x40, AccessSize::Dword, 0x601);
     byte(LPC, 0x44, 0x80);
+    byte(SMBUS, 0x40, 1);
     bus.write_config(LPC, 0xf0, AccessSize::Dword, 0xfed1_c001);
     firmware::set_up_functions(bus, swizzle);
 }

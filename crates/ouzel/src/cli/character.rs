@@ -15,6 +15,8 @@ pub struct Character {
     pub monitors: Vec<MonitorConfig>,
     /// For COM1, COM2, …: the device behind it, if the port exists.
     pub serials: Vec<Option<String>>,
+    /// The character devices of the parallel ports; `None` leaves a port out.
+    pub parallels: Vec<Option<String>>,
     /// The device behind the debug console of `-debugcon`.
     pub debug_console: Option<String>,
 }
@@ -49,12 +51,19 @@ impl Character {
 /// Reads the options.
 pub fn settings(arguments: &[Argument<'_>]) -> Result<Character, CliError> {
     let mut character =
-        Character { chardevs: Vec::new(), monitors: Vec::new(), serials: Vec::new(), debug_console: None };
+        Character { chardevs: Vec::new(), monitors: Vec::new(), serials: Vec::new(), parallels: Vec::new(), debug_console: None };
     for argument in all(arguments, "chardev") {
         let spec = chardev::parse_option(argument.value).map_err(|error| argument.error(error.to_string()))?;
         character.add(argument, spec)?;
     }
     serials(arguments, &mut character)?;
+    for (index, argument) in all(arguments, "parallel").enumerate() {
+        let chardev = character.open(argument, &format!("parallel{index}"))?;
+        if let Some(id) = chardev.as_ref().filter(|id| !character.has(id)) {
+            return Err(argument.error(format!("could not find chardev '{id}'")));
+        }
+        character.parallels.push(chardev);
+    }
     if let Some(argument) = last(arguments, "debugcon") {
         let chardev = character.open(argument, "debugcon")?;
         if let Some(id) = chardev.as_ref().filter(|id| !character.has(id)) {

@@ -45,6 +45,19 @@ const DRIVERS: &[Driver] = &[
         build: isa_serial,
     },
     Driver {
+        name: "isa-parallel",
+        alias: None,
+        bus: "ISA",
+        description: "parallel port",
+        properties: &[
+            ("chardev", "id of a character device"),
+            ("index", "LPT number minus one: 0 to 2"),
+            ("iobase", "first I/O port"),
+            ("irq", "ISA interrupt (default 7)"),
+        ],
+        build: isa_parallel,
+    },
+    Driver {
         name: "isa-debugcon",
         alias: None,
         bus: "ISA",
@@ -265,6 +278,10 @@ const ROOT_PORT_PROPERTIES: &[(&str, &str)] = &[
 /// COM1 to COM4: port and interrupt.
 const SERIAL_PORTS: [(u16, u8); 4] = [(0x3f8, 4), (0x2f8, 3), (0x3e8, 4), (0x2e8, 3)];
 
+/// LPT1 to LPT3: port, and the interrupt of all of them.
+const PARALLEL_PORTS: [u16; 3] = [0x378, 0x278, 0x3bc];
+const PARALLEL_IRQ: u8 = 7;
+
 /// Finds a driver.
 pub fn driver(name: &str) -> Option<&'static Driver> {
     drivers().find(|driver| driver.name == name || driver.alias == Some(name))
@@ -281,6 +298,14 @@ pub fn settings(arguments: &[Argument<'_>], character: &Character) -> Result<Vec
         };
         let kind = DeviceKind::IsaSerial { index: index as u8, iobase, irq, chardev };
         devices.push(DeviceConfig { id: None, source: "-serial".to_owned(), kind });
+    }
+    for (index, chardev) in character.parallels.iter().enumerate() {
+        let Some(chardev) = chardev.clone() else { continue };
+        let Some(iobase) = PARALLEL_PORTS.get(index).copied() else {
+            return Err(CliError::plain("max 3 ISA parallel ports are supported"));
+        };
+        let kind = DeviceKind::IsaParallel { index: index as u8, iobase, irq: PARALLEL_IRQ, chardev };
+        devices.push(DeviceConfig { id: None, source: "-parallel".to_owned(), kind });
     }
     if let Some(chardev) = character.debug_console.clone() {
         let (mut iobase, mut readback) = (0xe9, 0xe9);
@@ -401,7 +426,9 @@ fn check_chardev(
     character: &Character,
 ) -> Result<(), CliError> {
     match kind {
-        DeviceKind::IsaSerial { chardev, .. } | DeviceKind::IsaDebugcon { chardev, .. } => {
+        DeviceKind::IsaSerial { chardev, .. }
+        | DeviceKind::IsaParallel { chardev, .. }
+        | DeviceKind::IsaDebugcon { chardev, .. } => {
             if character.has(chardev) {
                 return Ok(());
             }
@@ -468,6 +495,24 @@ fn isa_serial(values: &mut Values<'_>, devices: &[DeviceConfig]) -> Result<Devic
     let chardev =
         values.text("chardev")?.ok_or_else(|| values.error("Can't create serial device, empty char device"))?;
     Ok(DeviceKind::IsaSerial { index, iobase, irq, chardev })
+}
+
+fn isa_parallel(values: &mut Values<'_>, devices: &[DeviceConfig]) -> Result<DeviceKind, CliError> {
+    let taken = |index: u8| {
+        let is_it = |device: &DeviceConfig| matches!(&device.kind, DeviceKind::IsaParallel { index: other, .. } if *other == index);
+        devices.iter().any(is_it)
+    };
+    let index = match values.number("index", 2)? {
+        Some(index) => index as u8,
+        None => (0..3)
+            .find(|index| !taken(*index))
+            .ok_or_else(|| values.error("Max. supported number of parallel ports is 3."))?,
+    };
+    let iobase = port(values, "iobase", PARALLEL_PORTS[usize::from(index)])?;
+    let irq = values.number("irq", 15)?.map_or(PARALLEL_IRQ, |irq| irq as u8);
+    let chardev =
+        values.text("chardev")?.ok_or_else(|| values.error("Can't create parallel device, empty char device"))?;
+    Ok(DeviceKind::IsaParallel { index, iobase, irq, chardev })
 }
 
 fn isa_debugcon(values: &mut Values<'_>, _: &[DeviceConfig]) -> Result<DeviceKind, CliError> {

@@ -293,6 +293,7 @@ pub const OPTIONS: &[OptionSpec] = &[
     option("fda", Some("file"), "use the file as floppy disk 0"),
     option("fdb", Some("file"), "use the file as floppy disk 1"),
     option("serial", Some("dev"), "connect a serial port to a character device"),
+    option("parallel", Some("dev"), "connect a parallel port to a character device"),
     grouped("chardev", "backend,id=id[,prop=value…]", "create a character device", &CHARDEV),
     grouped("mon", "[chardev=]id,mode=control[,pretty=on]", "put a QMP monitor on a character device", &MON),
     option("qmp", Some("dev"), "put a QMP monitor on a new character device"),
