@@ -1,7 +1,9 @@
 //! The device `vmgenid`: a number that changes when a machine goes on from a copy of its state (Microsoft, "Virtual Machine
 //! Generation ID"; QEMU, `docs/specs/vmgenid.txt`). An SSDT tells the guest where in its memory firmware has put the number.
 
-use acpi_tables::aml::{Add, Device, Equal, If, Index, Local, Method, Name, Notify, Package, Path, Return, Scope, Store, ZERO};
+use acpi_tables::aml::{
+    Add, Device, Equal, If, Index, Local, Method, Name, Notify, Package, Path, Return, Scope, Store, ZERO,
+};
 use acpi_tables::sdt::Sdt;
 use acpi_tables::{Aml, AmlSink};
 

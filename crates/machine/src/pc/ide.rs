@@ -65,30 +65,12 @@ pub fn build(builder: &mut Builder<'_>, chipset: &Chipset, disks: &Disks<'_>) ->
         let place = device.id.clone().map_or(Place::Anonymous, Place::Peripheral);
         let built = match &device.kind {
             DeviceKind::Ahci { address } => serial(builder, pci, &mut buses, (place, *address)),
-            DeviceKind::IdeDrive(config) => {
-                let config = on_board(config, chipset.kind);
-                drive(builder, &mut buses, disks, (device, &config))
-            }
+            DeviceKind::IdeDrive(config) => drive(builder, &mut buses, disks, (device, config)),
             _ => continue,
         };
         built.map_err(|message| MachineError::Device { option: device.source.clone(), message })?;
     }
     Ok(())
-}
-
-/// A `-drive` has a place of two channels with two drives each. On a board with a port for each drive, the places are
-/// ports in the same order.
-fn on_board(config: &IdeDriveConfig, kind: ChipsetKind) -> IdeDriveConfig {
-    let mut config = config.clone();
-    let channel =
-        config.bus.as_deref().and_then(|bus| bus.strip_prefix("ide.")).and_then(|bus| bus.parse::<u32>().ok());
-    if config.is_boards
-        && kind == ChipsetKind::Q35
-        && let (Some(channel), Some(unit)) = (channel, config.unit)
-    {
-        (config.bus, config.unit) = (Some(format!("ide.{}", 2 * channel + unit)), Some(0));
-    }
-    config
 }
 
 fn piix(builder: &mut Builder<'_>, pci: &Arc<PciBus>) -> Result<Vec<Bus>, MachineError> {

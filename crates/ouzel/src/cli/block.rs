@@ -8,14 +8,14 @@
 use block::Options;
 use block::backend::ErrorPolicy;
 use block::throttle::{Bucket, Limits, Rate};
-use machine::config::DeviceConfig;
+use machine::config::{ChipsetKind, DeviceConfig};
 use qapi::block::options::BlockdevOptions;
 use qapi::keyval::{self, Grammar};
 use qapi::objects::ObjectAdd;
 use vm::storage::{self, DriveConfig, Interface, Snapshot, StorageConfig};
 
-use super::arguments::all;
-use super::{Argument, CliError, devices, qtest, usb};
+use super::arguments::{all, given};
+use super::{Argument, CliError, devices, options, qtest, usb};
 
 /// Reads the options. Drives that want a device of their own get it behind `devices`.
 pub fn settings(arguments: &[Argument<'_>], devices: &mut Vec<DeviceConfig>) -> Result<StorageConfig, CliError> {
@@ -32,7 +32,14 @@ pub fn settings(arguments: &[Argument<'_>], devices: &mut Vec<DeviceConfig>) -> 
         config.nodes.push((source(argument), node));
     }
     let snapshot = all(arguments, "snapshot").next().is_some();
-    for argument in arguments {
+    let chipset = super::machine::chipset(arguments);
+    let ide = IdePlaces::of(chipset);
+    let defaults = default_drives(arguments, chipset);
+    let drive_option = options::find("drive").ok_or_else(|| CliError::plain("there is no option -drive"))?;
+    let defaults: Vec<_> = defaults.iter().map(|value| Argument { option: drive_option, value }).collect();
+    for (is_default, argument) in
+        arguments.iter().map(|argument| (false, argument)).chain(defaults.iter().map(|argument| (true, argument)))
+    {
         let Some((forced, is_file)) = short_form(argument.option.name) else { continue };
         let text;
         let value = if is_file {
@@ -41,7 +48,11 @@ pub fn settings(arguments: &[Argument<'_>], devices: &mut Vec<DeviceConfig>) -> 
         } else {
             argument.value
         };
-        let drive = drive(argument, value, &config.drives, snapshot)?;
+        let drive = match drive(argument, value, &config.drives, (ide, snapshot)) {
+            // The user has put another one there.
+            Err(_) if is_default => continue,
+            drive => drive?,
+        };
         let device = match drive.0.interface {
             Interface::None | Interface::Flash(_) => None,
             Interface::Virtio => Some(devices::virtio_disk(arguments, argument, &drive.0.id, devices)?),
@@ -57,6 +68,31 @@ pub fn settings(arguments: &[Argument<'_>], devices: &mut Vec<DeviceConfig>) -> 
         config.drives.push(drive.0);
     }
     Ok(config)
+}
+
+/// The drives that a machine has without being told: an empty CD drive and an empty floppy drive.
+fn default_drives(arguments: &[Argument<'_>], chipset: ChipsetKind) -> Vec<String> {
+    /// Devices with one of which there is no CD drive, or no floppy drive, by default.
+    const CD: [&str; 6] = ["ide-cd", "ide-hd", "scsi-cd", "scsi-hd", "ide-drive", "scsi-disk"];
+    const FLOPPY: [&str; 2] = ["floppy", "isa-fdc"];
+    if given(arguments, "nodefaults") || chipset == ChipsetKind::Empty {
+        return Vec::new();
+    }
+    let has = |names: &[&str]| {
+        all(arguments, "device").any(|argument| {
+            let first = argument.value.split(',').next().unwrap_or_default();
+            let json = names.iter().any(|name| argument.value.contains(&format!("\"driver\":\"{name}\"")));
+            names.contains(&first.strip_prefix("driver=").unwrap_or(first)) || json
+        })
+    };
+    let mut drives = Vec::new();
+    if !has(&CD) {
+        drives.push("if=ide,index=2,media=cdrom".to_owned());
+    }
+    if !has(&FLOPPY) {
+        drives.push("if=floppy,index=0".to_owned());
+    }
+    drives
 }
 
 /// What a short form of `-drive` stands for, and whether its value is a file name.
@@ -106,6 +142,25 @@ const LIMITS: [(&str, Bucket); 6] = [
     ("iops_wr", Bucket::IopsWrite),
 ];
 
+/// The board's IDE buses.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct IdePlaces {
+    buses: u64,
+    /// Drives on each.
+    units: u64,
+}
+
+impl IdePlaces {
+    fn of(chipset: ChipsetKind) -> Self {
+        match chipset {
+            ChipsetKind::I440fx => Self { buses: 2, units: 2 },
+            // Each port of an AHCI controller is a bus.
+            ChipsetKind::Q35 => Self { buses: 6, units: 1 },
+            ChipsetKind::Empty => Self { buses: 0, units: 1 },
+        }
+    }
+}
+
 /// What a drive is connected to, before its place is known.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Bus {
@@ -118,9 +173,11 @@ enum Bus {
 
 impl Bus {
     /// The place on this kind of bus; `None` where the board has none, or places mean nothing.
-    fn of(self, bus: u64, unit: u64) -> Option<Interface> {
+    fn of(self, ide: IdePlaces, bus: u64, unit: u64) -> Option<Interface> {
         match self {
-            Bus::Ide if bus < 2 && unit < 2 => Some(Interface::Ide { bus: bus as u8, unit: unit as u8 }),
+            Bus::Ide if bus < ide.buses && unit < ide.units => {
+                Some(Interface::Ide { bus: bus as u8, unit: unit as u8 })
+            }
             Bus::Floppy if bus == 0 && unit < 2 => Some(Interface::Floppy { unit: unit as u8 }),
             Bus::Flash if bus == 0 && unit < 2 => Some(Interface::Flash(unit as u8)),
             _ => None,
@@ -193,8 +250,8 @@ impl Drive<'_> {
     }
 
     /// Bus and unit: as given, or the first that are free.
-    fn place(&mut self, kind: Bus, before: &[DriveConfig]) -> Result<(u64, u64), CliError> {
-        let units = if kind == Bus::Ide { 2 } else { 0 };
+    fn place(&mut self, kind: Bus, ide: IdePlaces, before: &[DriveConfig]) -> Result<(u64, u64), CliError> {
+        let units = if kind == Bus::Ide { ide.units } else { 0 };
         let given_bus = self.number("bus", "bus")?;
         let given_unit = self.number("unit", "unit")?;
         let index = self.number("index", "index")?;
@@ -209,7 +266,7 @@ impl Drive<'_> {
             };
         }
         let is_taken =
-            |bus, unit| before.iter().any(|drive| kind.of(bus, unit).is_some_and(|it| it == drive.interface));
+            |bus, unit| before.iter().any(|drive| kind.of(ide, bus, unit).is_some_and(|it| it == drive.interface));
         let unit = match unit {
             Some(unit) if units != 0 && unit >= units => {
                 return Err(self.argument.error(format!("unit {unit} too big (max is {})", units - 1)));
@@ -383,18 +440,18 @@ fn drive(
     argument: &Argument<'_>,
     value: &str,
     before: &[DriveConfig],
-    snapshot: bool,
+    (ide, snapshot): (IdePlaces, bool),
 ) -> Result<(DriveConfig, Media), CliError> {
     let grammar = Grammar { implied_key: None, boolean_shorthand: true };
     let parsed = keyval::parse(value, &grammar).map_err(|error| argument.error(error.desc))?;
     let mut drive = Drive { argument, options: storage::block_options(&parsed.map) };
     let kind = drive.interface()?;
-    let (bus, unit) = drive.place(kind, before)?;
+    let (bus, unit) = drive.place(kind, ide, before)?;
     let media = drive.media()?;
     let interface = match kind {
         Bus::None => Interface::None,
         Bus::Virtio => Interface::Virtio,
-        Bus::Ide | Bus::Floppy | Bus::Flash => kind.of(bus, unit).ok_or_else(|| {
+        Bus::Ide | Bus::Floppy | Bus::Flash => kind.of(ide, bus, unit).ok_or_else(|| {
             argument.error(format!("machine type does not support if={},bus={bus},unit={unit}", kind.name()))
         })?,
     };
@@ -490,14 +547,27 @@ mod tests {
 
     #[test]
     fn drives_without_an_id_are_named_by_their_interface() {
-        let config = parse(&["-drive", "if=none", "-drive", "if=none,file=x", "-drive", "if=none,index=7"]);
+        let config =
+            parse(&["-nodefaults", "-drive", "if=none", "-drive", "if=none,file=x", "-drive", "if=none,index=7"]);
         let names: Vec<String> = config.unwrap_or_default().drives.into_iter().map(|drive| drive.id).collect();
         assert_eq!(names, ["none0", "none1", "none7"]);
     }
 
     #[test]
     fn ide_drives_have_places_and_names() {
-        let words = ["-hda", "a", "-cdrom", "b", "-drive", "file=c", "-drive", "media=cdrom", "-drive", "if=none"];
+        let words = [
+            "-nodefaults",
+            "-hda",
+            "a",
+            "-cdrom",
+            "b",
+            "-drive",
+            "file=c",
+            "-drive",
+            "media=cdrom",
+            "-drive",
+            "if=none",
+        ];
         let config = parse(&words).unwrap_or_default();
         let names: Vec<(&str, Interface)> =
             config.drives.iter().map(|drive| (drive.id.as_str(), drive.interface)).collect();
@@ -512,6 +582,18 @@ mod tests {
         assert_eq!(names, expected);
         let error = parse(&["-hda", "a", "-drive", "index=0"]).map(|_| ()).unwrap_err();
         assert_eq!(error, "-drive index=0: drive with bus=0, unit=0 (index=0) exists");
+    }
+
+    #[test]
+    fn machine_has_a_cd_and_a_floppy_drive_unless_told_otherwise() {
+        let drives = |words: &[&str]| -> Vec<String> {
+            parse(words).unwrap_or_default().drives.into_iter().map(|drive| drive.id).collect()
+        };
+        assert_eq!(drives(&[]), ["ide1-cd0", "floppy0"]);
+        assert_eq!(drives(&["-machine", "q35"]), ["ide2-cd0", "floppy0"]);
+        assert_eq!(drives(&["-machine", "q35", "-drive", "file=x"]), ["ide0-hd0", "ide2-cd0", "floppy0"]);
+        assert_eq!(drives(&["-cdrom", "a", "-device", "floppy"]), ["ide1-cd0"]);
+        assert!(drives(&["-machine", "none"]).is_empty() && drives(&["-nodefaults"]).is_empty());
     }
 
     #[test]

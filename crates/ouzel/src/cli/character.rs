@@ -50,8 +50,13 @@ impl Character {
 
 /// Reads the options.
 pub fn settings(arguments: &[Argument<'_>]) -> Result<Character, CliError> {
-    let mut character =
-        Character { chardevs: Vec::new(), monitors: Vec::new(), serials: Vec::new(), parallels: Vec::new(), debug_console: None };
+    let mut character = Character {
+        chardevs: Vec::new(),
+        monitors: Vec::new(),
+        serials: Vec::new(),
+        parallels: Vec::new(),
+        debug_console: None,
+    };
     for argument in all(arguments, "chardev") {
         let spec = chardev::parse_option(argument.value).map_err(|error| argument.error(error.to_string()))?;
         character.add(argument, spec)?;

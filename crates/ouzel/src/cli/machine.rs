@@ -109,6 +109,18 @@ pub fn settings(
     })
 }
 
+/// The chipset of the machine that the options ask for, as far as they can be read.
+pub fn chipset(arguments: &[Argument<'_>]) -> ChipsetKind {
+    let mut kind = ChipsetKind::I440fx;
+    for argument in arguments.iter().filter(|argument| argument.option.name == "machine") {
+        let wanted = argument.value.split(',').enumerate().find_map(|(index, part)| {
+            part.strip_prefix("type=").or((index == 0 && !part.contains('=')).then_some(part))
+        });
+        kind = wanted.and_then(MachineType::by_name).map_or(kind, |machine| machine.chipset);
+    }
+    kind
+}
+
 fn machine_option(arguments: &[Argument<'_>]) -> Result<MachineOption, CliError> {
     let default = MACHINE_TYPES.iter().find(|machine| machine.is_default).unwrap_or(&MACHINE_TYPES[0]);
     let mut option = MachineOption {

@@ -1,7 +1,7 @@
 //! Small devices of the platform, and properties of the board's own devices (`-global`).
 
-use machine::smbios;
 use machine::config::{BoardOptions, BridgeKind, DeviceConfig, DeviceKind, PciPlace};
+use machine::smbios;
 
 use super::arguments::all;
 use super::value::Values;

@@ -1,8 +1,8 @@
 //! What the machine is.
 
 use ::machine::config::{ChipsetKind, MACHINE_TYPES, MAX_VCPUS};
-use qapi::control::QueryVersion;
 use qapi::Error;
+use qapi::control::QueryVersion;
 use qapi::machine::{
     GuidInfo, KvmInfo, MachineInfo, NameInfo, QueryCommandLineOptions, QueryKvm, QueryMachines, QueryName, QueryTarget,
     QueryUuid, QueryVmGenerationId, RtcResetReinjection, SysEmuTarget, TargetInfo, UuidInfo,
