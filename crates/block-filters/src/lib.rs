@@ -4,6 +4,7 @@
 
 pub mod blkdebug;
 pub mod blkverify;
+pub mod compress;
 pub mod copy_on_read;
 pub mod quorum;
 pub mod throttle;
@@ -15,6 +16,7 @@ pub fn drivers() -> Vec<&'static dyn DriverType> {
     vec![
         &blkdebug::BlkdebugType,
         &blkverify::BlkverifyType,
+        &compress::CompressType,
         &copy_on_read::CopyOnReadType,
         &quorum::QuorumType,
         &throttle::ThrottleType,

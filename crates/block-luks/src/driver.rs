@@ -40,7 +40,7 @@ const CREATE_OPTIONS: &[CreateOption] = &[
 const AMEND_OPTIONS: &[CreateOption] = &[
     option("iter-time", CreateOptionKind::Number, "Time to spend in PBKDF in milliseconds"),
     option("keyslot", CreateOptionKind::Number, "Select a single keyslot to modify explicitly"),
-    option("new-secret", CreateOptionKind::Text, "New secret to set in the matching keyslots"),
+    option("new-secret", CreateOptionKind::Text, "New secret to set in the matching keyslots. Empty string to erase"),
     option("old-secret", CreateOptionKind::Text, "Select all keyslots that match this password"),
     option("state", CreateOptionKind::Text, "Select new state of affected keyslots (active/inactive)"),
 ];
@@ -197,7 +197,7 @@ impl Driver for Luks {
 
     fn amend(&self, request: AmendRequest) -> IoFuture<'_> {
         Box::pin(async move {
-            let AmendRequest { mut options, force } = request;
+            let AmendRequest { mut options, force, .. } = request;
             self.volume.amend(&mut options, force).await
         })
     }

@@ -154,7 +154,7 @@ fn passphrases_are_added_and_erased() {
     create(&graph, &path, Options::new()).expect("created");
     let name = path.to_str().expect("plain");
     let child = open(&graph, name, "sec0").expect("opens");
-    let amend = |options: Options, force| aio::block_on(child.node().driver().amend(AmendRequest { options, force }));
+    let amend = |options: Options, force| aio::block_on(child.node().driver().amend(AmendRequest::new(options, force)));
     let last = Options::new().with("state", "inactive").with("keyslot", 0u64);
     assert!(amend(last.clone(), false).expect_err("the last one").to_string().contains("only active keyslot"));
     amend(Options::new().with("state", "active").with("new-secret", "sec1").with("iter-time", 10u64), false)

@@ -10,7 +10,7 @@ mod tls;
 mod transport;
 mod uri;
 
-pub use tls::TlsCredentials;
+pub use tls::{TlsCredentials, X509};
 
 /// The drivers of this crate.
 pub fn drivers() -> Vec<&'static dyn block::DriverType> {

@@ -54,6 +54,49 @@ fn roots(ca: &Path) -> Result<RootCertStore> {
     Ok(roots)
 }
 
+/// The properties of an object `tls-creds-x509`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct X509 {
+    /// The directory with the files.
+    pub dir: Option<String>,
+    /// It is for a server.
+    pub server: bool,
+    /// The peer's certificate has to be valid; on if absent.
+    pub verify_peer: Option<bool>,
+    /// The own certificate is checked now; on if absent.
+    pub sanity_check: Option<bool>,
+    /// GnuTLS's list of algorithms.
+    pub priority: Option<String>,
+    /// The secret with the password of the key.
+    pub password_id: Option<String>,
+}
+
+impl X509 {
+    /// The credentials. They are read now; their later users keep what was read.
+    ///
+    /// # Errors
+    /// If a file is missing or wrong, or something is asked for that does not exist here.
+    pub fn load(&self) -> Result<TlsCredentials> {
+        if self.server {
+            return Err(Error::invalid("TLS credentials for a server endpoint are not available in this version"));
+        }
+        if self.priority.is_some() {
+            let text = "'priority' is not available: it is for GnuTLS, which this version does not use";
+            return Err(Error::invalid(text));
+        }
+        if self.password_id.is_some() {
+            return Err(Error::invalid("'passwordid' is not available in this version: decrypt the key's file"));
+        }
+        let directory = self.dir.as_deref().ok_or_else(|| Error::invalid("Missing 'dir' property value"))?;
+        let directory = Path::new(directory);
+        let credentials = TlsCredentials::from_directory(directory, self.verify_peer.unwrap_or(true))?;
+        if self.sanity_check.unwrap_or(true) {
+            TlsCredentials::check_directory(directory)?;
+        }
+        Ok(credentials)
+    }
+}
+
 impl TlsCredentials {
     /// The credentials in a directory: `ca-cert.pem`, and `client-cert.pem` with `client-key.pem` if they are there.
     /// Without `verify_peer`, whatever certificate the server shows is taken.

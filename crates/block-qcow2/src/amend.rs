@@ -1,20 +1,26 @@
 //! Changing options of an existing image.
 
-use block::image::AmendRequest;
+use std::collections::HashSet;
+
+use block::image::{AmendProgress, AmendRequest};
 use block::{Error, Preallocation, Result};
 use iobuf::IoBuf;
 
 use crate::create::{refcount_order, take_version};
-use crate::entry::Entry;
+use crate::entry::{COMPRESSED, COPIED, Entry, OFFSET_MASK, ZERO};
 use crate::flush::Reason;
 use crate::header::{COMPATIBLE_LAZY, autoclear, incompatible};
-use crate::image::{Image, change, read};
+use crate::image::{Image, Meta, change, read};
+use crate::snapshot::Snapshot;
 
 impl Image {
     /// Changes options.
     pub(crate) async fn amend(&self, mut request: AmendRequest) -> Result<()> {
         self.check_usable()?;
         let options = &mut request.options;
+        if let Some(level) = options.get_str("compat").filter(|level| !["0.10", "v2", "1.1", "v3"].contains(level)) {
+            return Err(Error::invalid(format!("Unknown compatibility level {level}")));
+        }
         let version = take_version(options)?;
         let lazy = options.take_bool("lazy_refcounts")?;
         let order = options.take_u64("refcount_bits")?.map(refcount_order).transpose()?;
@@ -28,6 +34,13 @@ impl Image {
             return Err(Error::unsupported(format!("Cannot change the option '{name}'")));
         }
         let header = self.header();
+        let differs = |given: &Option<String>, own: &Option<String>| {
+            given.as_deref().is_some_and(|given| given != own.as_deref().unwrap_or_default())
+        };
+        if differs(&backing_file, &header.backing_file) || differs(&backing_format, &header.backing_format) {
+            let error = Error::invalid("Cannot amend the backing file");
+            return Err(error.with_hint("You can use 'qemu-img rebase' instead."));
+        }
         let target = version.unwrap_or(header.version);
         let target_order = order.unwrap_or(header.refcount_order);
         if data_file_raw == Some(true) && header.autoclear & autoclear::DATA_RAW == 0 {
@@ -73,20 +86,6 @@ impl Image {
             })
             .await?;
         }
-        if backing_file.is_some() || backing_format.is_some() {
-            if backing_file.as_ref().is_some_and(|name| !name.is_empty()) && self.is_raw_data_file() {
-                return Err(Error::invalid("Cannot set a backing file on an image with a raw data file"));
-            }
-            self.update_header(|h| {
-                if let Some(name) = backing_file {
-                    h.backing_file = Some(name).filter(|name| !name.is_empty());
-                }
-                if let Some(format) = backing_format {
-                    h.backing_format = Some(format).filter(|format| !format.is_empty());
-                }
-            })
-            .await?;
-        }
         if let Some(lazy) = lazy {
             self.set_lazy(lazy).await?;
         }
@@ -94,7 +93,7 @@ impl Image {
             self.truncate(size.next_multiple_of(512), Preallocation::Off).await?;
         }
         if target < header.version {
-            self.downgrade(target).await?;
+            self.downgrade(target, &request.progress).await?;
         }
         Ok(())
     }
@@ -119,26 +118,34 @@ impl Image {
         Ok(())
     }
 
-    async fn downgrade(&self, target: u32) -> Result<()> {
+    async fn downgrade(&self, target: u32, progress: &AmendProgress) -> Result<()> {
         let header = self.header();
         if header.refcount_order != 4 {
             return Err(Error::unsupported("compat=0.10 requires refcount_bits=16"));
         }
-        if header.incompatible & !incompatible::DIRTY != 0 {
-            return Err(Error::unsupported("Cannot downgrade an image with incompatible features set"));
+        if self.has_data_file() {
+            return Err(Error::unsupported("Cannot downgrade an image with a data file"));
         }
-        for snapshot in read(&self.snapshots, Clone::clone) {
+        let features = header.incompatible & !incompatible::DIRTY;
+        if features != 0 {
+            let text = format!("Cannot downgrade an image with incompatible features {features:#x} set");
+            return Err(Error::unsupported(text));
+        }
+        let snapshots = read(&self.snapshots, Clone::clone);
+        for snapshot in &snapshots {
             if snapshot.info.vm_state_size > u64::from(u32::MAX) || snapshot.info.disk_size != self.len() {
                 return Err(Error::unsupported("Internal snapshots prevent downgrade of image"));
             }
-            for table in self.read_l1(snapshot.l1_offset, snapshot.l1_size).await? {
-                let table = table & crate::entry::OFFSET_MASK;
-                if table != 0 && self.read_l2(table).await?.iter().any(|e| e.word & crate::entry::ZERO != 0) {
-                    return Err(Error::unsupported("Internal snapshots with zero clusters prevent downgrade of image"));
-                }
-            }
         }
-        self.expand_zeroes().await?;
+        let entries = self.map().l1.len() as u64;
+        let total = snapshots.iter().map(|snapshot| u64::from(snapshot.l1_size)).sum::<u64>() + entries;
+        let mut done = 0;
+        let mut step = || {
+            done += 1;
+            progress.update(done, total);
+        };
+        self.expand_zeroes(&mut step).await?;
+        self.expand_zeroes_of_snapshots(&snapshots, &mut step).await?;
         // Version 2 can't say that bitmaps are up to date.
         for bitmap in self.node_bitmaps.list().iter().filter(|bitmap| bitmap.is_persistent()) {
             self.node_bitmaps.release(bitmap);
@@ -163,8 +170,65 @@ impl Image {
         self.file.flush().await
     }
 
-    /// Replaces zero clusters by what version 2 can express.
-    async fn expand_zeroes(&self) -> Result<()> {
+    /// Does the same for what the snapshots refer to. Their tables are changed where they are: a zero cluster and what
+    /// replaces it read the same.
+    async fn expand_zeroes_of_snapshots(&self, snapshots: &[Snapshot], step: &mut (dyn FnMut() + Send)) -> Result<()> {
+        let _gate = self.gate.write().await;
+        let _one = self.flush_lock.lock().await;
+        let mut meta = self.meta.lock().await;
+        self.flush_all(&mut meta).await?;
+        let mut seen = HashSet::new();
+        for snapshot in snapshots {
+            for entry in self.read_l1(snapshot.l1_offset, snapshot.l1_size).await? {
+                let table = entry & OFFSET_MASK;
+                if table != 0 && seen.insert(table) {
+                    self.expand_table(&mut meta, table).await?;
+                }
+                step();
+            }
+        }
+        self.flush_all(&mut meta).await
+    }
+
+    /// Replaces the zero clusters of an L2 table that is not the active one.
+    async fn expand_table(&self, meta: &mut Meta, table: u64) -> Result<()> {
+        let geometry = self.geometry();
+        let mut entries = self.read_l2(table).await?;
+        if !entries.iter().any(|entry| entry.word & COMPRESSED == 0 && entry.word & ZERO != 0) {
+            return Ok(());
+        }
+        let times = meta.refs.count(table >> geometry.cluster_bits).await?.max(1);
+        let has_backing = self.backing.get().is_some();
+        let zeroes = vec![0; usize::try_from(geometry.cluster_size()).unwrap_or(0)];
+        let mut old = Vec::new();
+        for entry in entries.iter_mut().filter(|entry| entry.word & COMPRESSED == 0 && entry.word & ZERO != 0) {
+            old.extend(geometry.host(*entry));
+            *entry = Entry::default();
+            if !has_backing {
+                continue;
+            }
+            let host = meta.refs.allocate(1).await?;
+            self.note_made(meta);
+            for _ in 1..times {
+                meta.refs.increment(host >> geometry.cluster_bits).await?;
+            }
+            self.file.write_bytes(host, &zeroes).await?;
+            entry.word = if times == 1 { host | COPIED } else { host };
+        }
+        // The new clusters are counted before anything refers to them, and the old ones as long as something does.
+        self.flush_all(meta).await?;
+        self.write_l2(table, &entries).await?;
+        self.barrier().await?;
+        for host in old {
+            for _ in 0..times {
+                self.free(meta, host, 1, Reason::Other);
+            }
+        }
+        self.flush_all(meta).await
+    }
+
+    /// Replaces zero clusters by what version 2 can express. `step` is called for each entry of the L1 table.
+    async fn expand_zeroes(&self, step: &mut (dyn FnMut() + Send)) -> Result<()> {
         let _gate = self.gate.read().await;
         let _reader = self.readers.enter();
         let geometry = self.geometry();
@@ -172,7 +236,12 @@ impl Image {
         let zeroes = IoBuf::zeroed(usize::try_from(cluster).unwrap_or(0));
         let size = self.len();
         let mut at = 0;
+        let mut entries = 0;
         while at < size {
+            while entries < at >> geometry.l1_shift() {
+                entries += 1;
+                step();
+            }
             let run = self.find(at, size - at, false).await?;
             let end = at + run.len;
             if !run.kind.is_zero() {
@@ -191,6 +260,9 @@ impl Image {
             }
             at += cluster;
             self.relieve().await?;
+        }
+        for _ in entries..self.map().l1.len() as u64 {
+            step();
         }
         Ok(())
     }

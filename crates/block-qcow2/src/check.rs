@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use block::image::{CheckResult, FixMode};
 use block::{Error, Result};
 
-use crate::entry::{COMPRESSED, COPIED, Entry, Kind, OFFSET_MASK};
+use crate::entry::{ALL_ALLOCATED, COMPRESSED, COPIED, Entry, Kind, OFFSET_MASK};
 use crate::header::{MAX_REFTABLE_BYTES, incompatible};
 use crate::image::{Image, Meta, read};
 use crate::map::{decode, encode};
@@ -288,7 +288,7 @@ impl Check<'_> {
         self.message("Rebuilding refcount structure".to_owned());
         self.counts = Counts::default();
         (self.result.corruptions, self.result.leaks) = (0, 0);
-        self.count_all(meta, false).await;
+        self.count_all(meta, true).await;
         let counts = std::mem::take(&mut self.counts);
         let order = meta.refs.order();
         self.image.rebuild_refcounts(meta, counts, order).await?;
@@ -431,16 +431,25 @@ impl Check<'_> {
             }
             let Some(host) = geometry.host(*entry) else { continue };
             if host & (cluster - 1) != 0 {
-                let zero = geometry.kind(*entry, 0) == Some(Kind::ZeroHost);
+                // Nothing is lost where no part of the cluster holds data.
+                let zero = if geometry.extended {
+                    entry.bitmap & ALL_ALLOCATED == 0
+                } else {
+                    geometry.kind(*entry, 0) == Some(Kind::ZeroHost)
+                };
                 if zero && self.fix.errors {
                     self.message(format!(
                         "Repairing offset={host:x}: Preallocated cluster is not properly aligned; L2 entry corrupted."
                     ));
-                    *entry = self.image.zero_entry(Entry::default(), false);
+                    *entry = if geometry.extended {
+                        Entry { word: 0, ..*entry }
+                    } else {
+                        self.image.zero_entry(Entry::default(), false)
+                    };
                     changed = true;
                     self.result.corruptions_fixed += 1;
                 } else {
-                    let what = if zero { "Preallocated cluster" } else { "Cluster" };
+                    let what = if zero { "Preallocated cluster" } else { "Data cluster" };
                     self.corruption(format!(
                         "ERROR offset={host:x}: {what} is not properly aligned; L2 entry corrupted."
                     ));
@@ -591,6 +600,9 @@ impl Check<'_> {
         let geometry = self.image.geometry();
         let (bits, cluster) = (geometry.cluster_bits, geometry.cluster_size());
         let mut l1 = self.image.map().l1.clone();
+        // Who only asked for leaks gets the flags right as long as the counts can be relied on.
+        let sound = self.result.check_errors == 0 && self.result.corruptions == 0 && self.result.leaks == 0;
+        let repair = self.fix.errors || (self.fix.leaks && sound);
         for (index, l1_entry) in l1.iter_mut().enumerate() {
             let table = *l1_entry & OFFSET_MASK;
             if table == 0 || table & (cluster - 1) != 0 || table >= self.image.file.len() {
@@ -600,7 +612,7 @@ impl Check<'_> {
             if (count == 1) != (*l1_entry & COPIED != 0) {
                 let text =
                     format!("OFLAG_COPIED L2 cluster: l1_index={index} l1_entry={:x} refcount={count}", *l1_entry);
-                if self.repair_flag(&text) {
+                if self.repair_flag(&text, repair) {
                     *l1_entry ^= COPIED;
                     self.cleaned_l1 = true;
                 }
@@ -615,7 +627,7 @@ impl Check<'_> {
                 let Ok(count) = meta.refs.count(host >> bits).await else { continue };
                 if (count == 1) != (entry.word & COPIED != 0) {
                     let text = format!("OFLAG_COPIED data cluster: l2_entry={:x} refcount={count}", entry.word);
-                    if self.repair_flag(&text) {
+                    if self.repair_flag(&text, repair) {
                         entry.word ^= COPIED;
                         changed = true;
                     }
@@ -638,13 +650,14 @@ impl Check<'_> {
         }
     }
 
-    fn repair_flag(&mut self, text: &str) -> bool {
-        if self.fix.errors {
+    /// Reports a wrong flag, and says whether it is to be changed.
+    fn repair_flag(&mut self, text: &str, repair: bool) -> bool {
+        if repair {
             self.message(format!("Repairing {text}"));
             self.result.corruptions_fixed += 1;
         } else {
             self.corruption(format!("ERROR {text}"));
         }
-        self.fix.errors
+        repair
     }
 }

@@ -77,7 +77,11 @@ pub const AMEND_OPTIONS: &[CreateOption] = &[
     DATA_FILE_RAW,
     ITER_TIME,
     option("encrypt.keyslot", CreateOptionKind::Number, "Select a single keyslot to modify explicitly"),
-    option("encrypt.new-secret", CreateOptionKind::Text, "New secret to set in the matching keyslots"),
+    option(
+        "encrypt.new-secret",
+        CreateOptionKind::Text,
+        "New secret to set in the matching keyslots. Empty string to erase",
+    ),
     option("encrypt.old-secret", CreateOptionKind::Text, "Select all keyslots that match this password"),
     option("encrypt.state", CreateOptionKind::Text, "Select new state of affected keyslots (active/inactive)"),
     LAZY,
@@ -419,6 +423,7 @@ fn refcount_bytes(clusters: u64, cluster: u64, order: u32) -> u64 {
 
 /// How large would an image be?
 pub async fn measure(mut request: MeasureRequest) -> Result<Measure> {
+    let has_backing = request.options.contains("backing_file");
     let mut plan = Plan::take(&mut request.options, false)?;
     if let Some((name, _)) = request.options.iter().next() {
         return Err(Error::invalid(format!("Invalid parameter '{name}'")));
@@ -444,6 +449,8 @@ pub async fn measure(mut request: MeasureRequest) -> Result<Measure> {
     let data = match &request.source {
         _ if full => virtual_size,
         None => 0,
+        // What the new image will share with the backing is not known.
+        Some(_) if has_backing => virtual_size,
         Some(source) => data_bytes(source, cluster).await?,
     };
     let bitmaps = request.source.as_ref().filter(|_| plan.version >= 3).and_then(|source| {

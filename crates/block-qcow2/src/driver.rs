@@ -18,8 +18,6 @@ use crate::runtime::RunOptions;
 /// An open qcow2 node.
 pub struct Qcow2 {
     pub(crate) image: Image,
-    /// The data file, if there is one, is that which the image names.
-    pub(crate) names_data_file: bool,
 }
 
 impl Qcow2 {
@@ -176,9 +174,8 @@ impl Driver for Qcow2 {
     }
 
     fn exact_filename(&self) -> Option<String> {
-        // A data file that the image names needs no option.
-        let plain = self.names_data_file && self.image.data_file.is_some();
-        if plain { block::filename::exact(&self.image.file.node()) } else { None }
+        // As QEMU has it: whatever data file was given, the image's own name stands for both.
+        if self.image.data_file.is_some() { block::filename::exact(&self.image.file.node()) } else { None }
     }
 
     fn details(&self) -> ImageDetails {

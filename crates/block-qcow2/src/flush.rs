@@ -10,7 +10,7 @@
 //! A crash between two steps leaves clusters with too high a count: leaks. The changes of an epoch are taken at one
 //! moment under the metadata lock; requests go on while they are written.
 
-use block::{Child, Result};
+use block::{Child, Preallocation, Result};
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
@@ -90,6 +90,17 @@ impl Image {
     /// Writes all metadata.
     pub async fn flush(&self) -> Result<()> {
         self.flush_epoch(false).await
+    }
+
+    /// Writes the counts that went up, for clusters that are about to be referred to on disk.
+    pub async fn write_counts(&self, meta: &mut Meta) -> Result<()> {
+        if !self.is_lazy() || !meta.refs.is_settled() {
+            return Ok(());
+        }
+        let refs = meta.refs.gather();
+        let result = refs.write_blocks(&self.file).await;
+        meta.refs.written(refs, result.is_ok());
+        result
     }
 
     async fn flush_epoch(&self, with_lazy: bool) -> Result<()> {
@@ -324,6 +335,13 @@ impl Image {
         self.flush_all(meta).await?;
         if self.unsettled.load(Ordering::Acquire) {
             self.settle_copied(meta).await?;
+        }
+        let end = self.bare_end.swap(0, Ordering::AcqRel);
+        if end > self.data().len()
+            && let Err(error) = self.data().truncate(end, false, Preallocation::Off).await
+        {
+            // A file that ends inside of its last cluster is fine, too.
+            tracing::debug!("qcow2: the last cluster is not filled up: {error}");
         }
         if read(&self.header, |h| h.incompatible & incompatible::DIRTY != 0) {
             self.update_header(|header| header.incompatible &= !incompatible::DIRTY).await?;

@@ -66,6 +66,8 @@ pub struct Image {
     pub(crate) run: RwLock<RunOptions>,
     pub(crate) overlap: RwLock<Overlap>,
     pub(crate) encryption: Encryption,
+    /// The end of the clusters that were not written to their ends: the file is to reach so far.
+    pub(crate) bare_end: AtomicU64,
     events: Option<Arc<CorruptionEvents>>,
     node_name: String,
     /// Somebody was told that the image is corrupt.
@@ -149,6 +151,7 @@ impl Image {
             run: RwLock::new(parts.run),
             overlap: RwLock::default(),
             encryption: parts.encryption,
+            bare_end: AtomicU64::new(0),
             events: parts.events,
             node_name: parts.node_name,
             told: AtomicBool::new(false),

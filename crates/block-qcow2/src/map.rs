@@ -226,8 +226,10 @@ impl Map {
             let in_cluster = geometry.in_cluster(at);
             let sub = u32::try_from(in_cluster >> sub_bits).unwrap_or(0);
             let Some(kind) = geometry.kind(entry, sub) else {
+                // As QEMU writes it: with two spaces where it reads.
+                let space = if exclusive { "" } else { " " };
                 return Found::Corrupt(format!(
-                    "Invalid cluster entry found  (L2 offset: {slice:#x}, L2 index: {})",
+                    "Invalid cluster entry found {space}(L2 offset: {slice:#x}, L2 index: {})",
                     hex(index as u64)
                 ));
             };

@@ -48,9 +48,7 @@ pub async fn open(mut request: OpenRequest) -> Result<Qcow2> {
         return Err(Error::permission("qcow2: Image is corrupt; cannot be opened read/write"));
     }
     let run = RunOptions::take(&mut request.options, &header, request.config.discard)?;
-    let names_data_file = !request.options.contains("data-file")
-        && !request.options.iter().any(|(name, _)| name.starts_with("data-file."));
-    let data_file = if has_data_file { open_data_file(&mut request, &file, &header).await? } else { None };
+    let data_file = if has_data_file { open_data_file(&mut request, &header).await? } else { None };
     if !has_data_file && request.optional_child("data-file", Role::Data).await?.is_some() {
         return Err(Error::invalid("'data-file' can only be set for images with an external data file"));
     }
@@ -104,10 +102,10 @@ pub async fn open(mut request: OpenRequest) -> Result<Qcow2> {
     } else if !read_only && !has_corrupt {
         image.clear_unknown_flags().await?;
     }
-    Ok(Qcow2 { image, names_data_file })
+    Ok(Qcow2 { image })
 }
 
-async fn open_data_file(request: &mut OpenRequest, file: &Arc<Child>, header: &Header) -> Result<Option<Arc<Child>>> {
+async fn open_data_file(request: &mut OpenRequest, header: &Header) -> Result<Option<Arc<Child>>> {
     if let Some(child) = request.optional_child("data-file", Role::Data).await? {
         return Ok(Some(child));
     }
@@ -118,8 +116,8 @@ async fn open_data_file(request: &mut OpenRequest, file: &Arc<Child>, header: &H
     let Some(name) = &header.data_file else {
         return Err(Error::invalid("'data-file' is required for this image"));
     };
-    let base = block::filename::exact(&file.node()).unwrap_or_default();
-    Ok(Some(request.child_by_path("data-file", &base, name, Role::Data).await?))
+    // As QEMU has it: relative to the working directory, unlike a backing.
+    Ok(Some(request.child_by_path("data-file", "", name, Role::Data).await?))
 }
 
 impl Image {

@@ -512,6 +512,33 @@ impl Refcounts {
         Ok(())
     }
 
+    /// Takes blocks out of the table that count nothing but themselves; their offsets. Nothing may be dirty.
+    ///
+    /// # Errors
+    /// If a block can't be read.
+    pub async fn drop_empty_blocks(&mut self) -> Result<Vec<u64>> {
+        let mut dropped = Vec::new();
+        let per_block = 1usize << self.block_bits();
+        for index in 0..self.table.len() as u64 {
+            let Some(offset) = self.block_offset(index)? else { continue };
+            self.load(index).await?;
+            let (own, at) = self.split(offset >> self.cluster_bits);
+            let order = self.order;
+            let counts = |bytes: &[u8]| (0..per_block).any(|i| (own != index || i != at) && get(bytes, order, i) != 0);
+            if self.blocks.get(&index).is_none_or(|block| counts(&block.bytes)) {
+                continue;
+            }
+            self.blocks.remove(&index);
+            let entry = usize::try_from(index).unwrap_or(usize::MAX);
+            if let Some(entry) = self.table.get_mut(entry) {
+                *entry = 0;
+            }
+            self.table_dirty.insert(entry / TABLE_CHUNK);
+            dropped.push(offset);
+        }
+        Ok(dropped)
+    }
+
     /// Clusters that became blocks or tables since the last call.
     pub fn take_made(&mut self) -> Vec<u64> {
         std::mem::take(&mut self.made)
@@ -520,6 +547,12 @@ impl Refcounts {
     /// Whether anything waits to be written.
     pub fn is_dirty(&self) -> bool {
         self.moved || !self.table_dirty.is_empty() || self.blocks.values().any(|b| b.dirty.is_some())
+    }
+
+    /// Whether only counts in blocks wait to be written, and nobody is writing any.
+    pub fn is_settled(&self) -> bool {
+        let tables = self.new_blocks || self.moved || !self.table_dirty.is_empty();
+        !tables && self.blocks.values().all(|block| !block.writing)
     }
 
     /// Takes a copy of everything dirty and marks it as being written.

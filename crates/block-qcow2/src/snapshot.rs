@@ -414,7 +414,10 @@ impl Image {
             self.write_snapshots(&mut meta, snapshots).await?;
             let clusters = (u64::from(snapshot.l1_size) * 8).div_ceil(self.cluster_size());
             self.free(&mut meta, snapshot.l1_offset, clusters.max(1), Reason::Snapshot);
-            self.release_tree(&mut meta, &l1, Reason::Snapshot).await
+            self.release_tree(&mut meta, &l1, Reason::Snapshot).await.map_err(|error| {
+                eprintln!("qcow2_free_clusters failed: {}", block::error::strerror(error.errno()));
+                error.context("Failed to free the cluster and L1 table")
+            })
         }
         .await;
         let settled = self.end_unsettled(&mut meta).await;

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use block::{Error, Preallocation, Result, WriteFlags, ZeroFlags};
 use iobuf::IoBuf;
 
-use crate::entry::{ALL_ALLOCATED, COPIED, Entry, OFFSET_MASK};
+use crate::entry::{ALL_ZERO, COPIED, Entry, OFFSET_MASK};
 use crate::flush::Reason;
 use crate::header::MAX_L1_BYTES;
 use crate::image::{Image, Meta, read};
@@ -79,6 +79,16 @@ impl Image {
     /// Gives the end of the file back.
     async fn cut_file(&self, meta: &mut Meta) -> Result<()> {
         let cluster = self.cluster_size();
+        let blocks = meta.refs.drop_empty_blocks().await?;
+        if !blocks.is_empty() {
+            self.flush_all(meta).await?;
+            for offset in blocks {
+                if meta.refs.count(offset / cluster).await? != 0 {
+                    self.free(meta, offset, 1, Reason::Always);
+                }
+            }
+            self.flush_all(meta).await?;
+        }
         let mut last = self.file.len().div_ceil(cluster);
         while last > 0 && meta.refs.count(last - 1).await? == 0 {
             last -= 1;
@@ -215,16 +225,18 @@ impl Image {
             if !self.has_data_file() {
                 self.check_allocation(host, count * cluster, "data cluster").await?;
             }
-            if mode == Preallocation::Full || (!self.has_data_file() && host < self.data().len()) {
+            let len_here = count * cluster;
+            let reserved = mode == Preallocation::Falloc && self.reserve_space(host, len_here).await?;
+            if reserved {
+                // It reads as zeroes, too.
+            } else if mode == Preallocation::Full || (!self.has_data_file() && host < self.data().len()) {
                 let stale_end = if mode == Preallocation::Full { host + count * cluster } else { self.data().len() };
                 self.fill(host, stale_end.min(host + count * cluster)).await?;
             }
             for index in 0..count {
-                let bitmap = match (geometry.extended, mode) {
-                    (false, _) => 0,
-                    (true, Preallocation::Full | Preallocation::Falloc) => ALL_ALLOCATED,
-                    (true, _) => 0,
-                };
+                // What shows through or was zeroed stays so.
+                let bitmap =
+                    if geometry.extended { self.entry(at + index * cluster).await?.bitmap & ALL_ZERO } else { 0 };
                 let mut entry = Entry { word: (host + index * cluster) | COPIED, bitmap };
                 if encrypted && !geometry.no_zero_flag {
                     // What is there would not decrypt to zeroes.
@@ -248,6 +260,16 @@ impl Image {
             }
         }
         Ok(())
+    }
+
+    /// Lets the host allocate a range that reads as zeroes; false if it can't.
+    async fn reserve_space(&self, start: u64, len: u64) -> Result<bool> {
+        let flags = ZeroFlags { may_unmap: false, no_fallback: true, fua: false };
+        match self.data().write_zeroes(start, len, flags).await {
+            Ok(()) => Ok(true),
+            Err(error) if error.is_unsupported() => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     async fn fill(&self, start: u64, end: u64) -> Result<()> {

@@ -3,6 +3,8 @@
 //! An allocating write takes the metadata lock twice: to reserve host clusters and, after the data is written, to link
 //! them. In between its guest clusters are registered in `in_flight`; other writes to them wait.
 
+use std::sync::atomic::Ordering;
+
 use block::{Error, Result, WriteFlags};
 use iobuf::IoBuf;
 
@@ -42,7 +44,9 @@ impl Image {
         let mut at = 0;
         while at < len {
             let run = self.find_exclusive(offset + at, len - at).await?;
-            if run.kind == Kind::Normal && run.copied {
+            if run.kind == Kind::Normal && run.copied && self.goes_on(offset + at, &run, len - at).await? {
+                at += self.write_allocating(offset + at, &buf.slice(size(at), size(len - at)), true).await?;
+            } else if run.kind == Kind::Normal && run.copied {
                 let part = buf.slice(size(at), size(run.len));
                 self.check_overlap(run.host, run.len).await?;
                 let part = self.encrypted(offset + at, run.host, part);
@@ -50,10 +54,20 @@ impl Image {
                 self.data().write(run.host, part, WriteFlags::default()).await?;
                 at += run.len;
             } else {
-                at += self.write_allocating(offset + at, &buf.slice(size(at), size(len - at))).await?;
+                at += self.write_allocating(offset + at, &buf.slice(size(at), size(len - at)), false).await?;
             }
         }
         Ok(())
+    }
+
+    /// Whether a run is followed by clusters of this image's own that are not in use, in a row with it.
+    async fn goes_on(&self, offset: u64, run: &Run, len: u64) -> Result<bool> {
+        if run.len >= len || self.geometry().in_cluster(offset + run.len) != 0 {
+            return Ok(false);
+        }
+        let next = self.find(offset + run.len, len - run.len, true).await?;
+        let unused = matches!(next.kind, Kind::ZeroHost | Kind::UnallocatedHost);
+        Ok(unused && next.copied && run.host + run.len == next.host)
     }
 
     async fn find_exclusive(&self, offset: u64, len: u64) -> Result<Run> {
@@ -69,9 +83,10 @@ impl Image {
     }
 
     /// Writes the first part of `buf` into clusters that have to be allocated: how many bytes. 0: look again.
-    async fn write_allocating(&self, offset: u64, buf: &IoBuf) -> Result<u64> {
+    /// With `joined`, clusters that are in use already may be among them.
+    async fn write_allocating(&self, offset: u64, buf: &IoBuf, joined: bool) -> Result<u64> {
         let end = offset + buf.len() as u64;
-        let Some(mut reserved) = self.reserve(offset, end).await? else { return Ok(0) };
+        let Some(mut reserved) = self.reserve(offset, end, joined).await? else { return Ok(0) };
         let result = self.write_reserved(offset, buf, &reserved).await;
         let mut meta = self.meta.lock().await;
         match result {
@@ -108,7 +123,7 @@ impl Image {
         }
     }
 
-    async fn reserve(&self, offset: u64, end: u64) -> Result<Option<Reservation<'_>>> {
+    async fn reserve(&self, offset: u64, end: u64, joined: bool) -> Result<Option<Reservation<'_>>> {
         let geometry = self.geometry();
         let cluster = geometry.cluster_size();
         let start = offset & !(cluster - 1);
@@ -120,7 +135,8 @@ impl Image {
         let first = self.entry(start).await?;
         let own = |entry: Entry| geometry.host(entry).filter(|_| entry.word & COPIED != 0);
         let sub = |at: u64| u32::try_from(geometry.in_cluster(at) >> geometry.subcluster_bits()).unwrap_or(0);
-        if own(first).is_some() && geometry.kind(first, sub(offset)) == Some(Kind::Normal) {
+        let in_use = own(first).is_some() && geometry.kind(first, sub(offset)) == Some(Kind::Normal);
+        if in_use && !joined {
             return Ok(None);
         }
         let reuse = own(first);
@@ -133,12 +149,15 @@ impl Image {
                 (Some(host), Some(next)) => {
                     let last_sub = sub((end - 1).min(at + cluster - 1));
                     let open = (0..=last_sub).any(|i| geometry.kind(entry, i) != Some(Kind::Normal));
-                    host + (at - start) == next && open
+                    host + (at - start) == next && (open || joined)
                 }
                 _ => false,
             };
             if !fits {
                 break;
+            }
+            if (0..self.subclusters()).any(|i| geometry.kind(entry, i).is_none()) {
+                return Err(self.invalid_entry(at).await);
             }
             old.push(entry);
             at += cluster;
@@ -163,6 +182,19 @@ impl Image {
         Ok(Some(Reservation { start, host, new, fresh, old, cow_start, data_end, cow_end, _guard: guard }))
     }
 
+    /// How many parts a cluster has that are allocated one by one.
+    fn subclusters(&self) -> u32 {
+        if self.geometry().extended { 32 } else { 1 }
+    }
+
+    /// The error for an entry that contradicts itself.
+    async fn invalid_entry(&self, guest: u64) -> Error {
+        let place = self.map().locate(&self.geometry(), guest);
+        let (slice, index) = place.ok().flatten().map_or((0, 0), |(_, slice, index)| (slice, index as u64));
+        let text = format!("Invalid cluster entry found (L2 offset: {slice:#x}, L2 index: {})", hex(index));
+        self.corrupt(&text).await
+    }
+
     async fn check_allocation_of(&self, host: u64, len: u64, new: bool) -> Result<()> {
         if self.has_data_file() {
             Ok(())
@@ -183,6 +215,10 @@ impl Image {
         let last_start = start + (old.len() as u64 - 1) * cluster;
         let (Some(first), Some(last)) = (old.first(), old.last()) else { return (from, to) };
         if !new {
+            let sub = u32::try_from(geometry.in_cluster(offset) >> geometry.subcluster_bits()).unwrap_or(0);
+            if geometry.kind(*first, sub) == Some(Kind::Normal) {
+                from = offset;
+            }
             let sub = u32::try_from(geometry.in_cluster(data_end - 1) >> geometry.subcluster_bits()).unwrap_or(0);
             if geometry.kind(*last, sub) == Some(Kind::Normal) {
                 to = data_end;
@@ -233,6 +269,8 @@ impl Image {
                 if is_bare {
                     // What is not written there reads as zeroes.
                     self.file.event("cluster_alloc_space").await;
+                    let end = reserved.host + reserved.old.len() as u64 * self.cluster_size();
+                    self.bare_end.fetch_max(end, Ordering::AcqRel);
                 }
                 data
             }
@@ -327,12 +365,13 @@ impl Image {
             self.file.event("l2_alloc_cow_read").await;
             self.file.read_vec(old, size(geometry.cluster_size())).await
         };
-        let written = match content {
-            Ok(content) => {
+        let written = match (content, self.write_counts(meta).await) {
+            (Ok(content), Ok(())) => {
                 self.file.event("l2_alloc_write").await;
                 self.file.write_bytes(new, &content).await
             }
-            Err(error) => Err(error),
+            (Ok(_), Err(error)) => Err(error),
+            (Err(error), _) => Err(error),
         };
         if let Err(error) = written {
             self.unallocate(meta, new, 1).await;

@@ -14,7 +14,13 @@ impl Image {
     pub(crate) async fn zero_range(&self, offset: u64, len: u64, flags: ZeroFlags) -> Result<()> {
         let geometry = self.geometry();
         if geometry.no_zero_flag {
-            return Err(Error::unsupported("The zero flag needs version 3 of qcow2"));
+            let cluster = geometry.cluster_size();
+            let end = if offset + len == self.len() { (offset + len).next_multiple_of(cluster) } else { offset + len };
+            if self.backing.get().is_some() || (offset | end) & (cluster - 1) != 0 {
+                return Err(Error::unsupported("The zero flag needs version 3 of qcow2"));
+            }
+            // What is not allocated reads as zeroes.
+            return self.discard_clusters(offset, end, Reason::Request, false).await;
         }
         let unit = geometry.subcluster_size();
         let mut end = offset + len;

@@ -184,7 +184,7 @@ fn names_of_data_files_in_images_are_plain_paths() {
     create_file(&path, 1 << 20, &format!("data_file={}", dir.path("d.raw"))).expect("creates");
     let open = open_file(&path, false).expect("opens");
     let options = Options::new().with("data_file", "json:{\"driver\":\"null-co\"}");
-    aio::block_on(open.driver().amend(AmendRequest { options, force: false })).expect("stores any name");
+    aio::block_on(open.driver().amend(AmendRequest::new(options, false))).expect("stores any name");
     open.close().expect("closes");
     let error = open_file(&path, true).map(|_| ()).expect_err("no such file");
     assert!(error.to_string().contains("No such file or directory"), "{error}");
@@ -256,7 +256,7 @@ fn amended_images_are_what_was_asked_for() {
     must("qemu-io", &["-c", "write -P 4 0 1M", &path]);
     let amend = |text: &str| {
         let open = open_file(&path, false).expect("opens");
-        let result = aio::block_on(open.driver().amend(AmendRequest { options: parse(text), force: false }));
+        let result = aio::block_on(open.driver().amend(AmendRequest::new(parse(text), false)));
         open.close().expect("closes");
         result
     };

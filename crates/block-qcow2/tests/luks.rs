@@ -24,7 +24,7 @@ fn theirs(path: &str) -> String {
 }
 
 fn amend(open: &Open, text: &str, force: bool) -> block::Result<()> {
-    aio::block_on(open.driver().amend(AmendRequest { options: parse(text), force }))
+    aio::block_on(open.driver().amend(AmendRequest::new(parse(text), force)))
 }
 
 /// Writes here and there, so that there is copying, clusters in place, zeroes.

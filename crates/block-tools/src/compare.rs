@@ -44,6 +44,8 @@ pub enum Failure {
     Read(usize, u64, Error),
     /// The comparison was cancelled.
     Cancelled(Error),
+    /// It failed behind the end of the shorter image.
+    Tail(Box<Failure>),
 }
 
 /// Whether sizes and allocation must be the same, too.
@@ -106,11 +108,12 @@ pub async fn compare(
     let longer = usize::from(sizes[1] > sizes[0]);
     while offset < total {
         progress::check(progress).map_err(Failure::Cancelled)?;
-        let tail = known[longer].extent(images, longer, offset, total).await?;
+        let in_tail = |failure| Failure::Tail(Box::new(failure));
+        let tail = known[longer].extent(images, longer, offset, total).await.map_err(in_tail)?;
         let mut len = tail.len;
         if tail.allocated && !tail.zero {
             len = len.min(CHUNK);
-            if let Some(at) = buffers.data(images, longer, offset, len).await? {
+            if let Some(at) = buffers.data(images, longer, offset, len).await.map_err(in_tail)? {
                 return Ok(Outcome::ContentDiffers { offset: offset + at, in_tail: true });
             }
         }

@@ -1,5 +1,5 @@
 //! Secrets: passwords and keys, as they are, in base64, or encrypted with another secret (AES-256 in CBC mode, padded by
-//! PKCS #7). And the objects that tools take with `--object`.
+//! PKCS #7). And the objects that tools take with `--object`: these, and certificates.
 
 use std::sync::Arc;
 
@@ -8,6 +8,7 @@ use base64::Engine as _;
 use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use block::{Error, Graph, Options, Result};
+use block_net::{TlsCredentials, X509};
 use cbc::cipher::block_padding::NoPadding;
 use cbc::cipher::{BlockModeDecrypt, KeyIvInit};
 
@@ -97,7 +98,7 @@ fn decode(text: &[u8]) -> Result<Vec<u8>> {
     DECODER.decode(&digits).map_err(|_| invalid())
 }
 
-/// Makes the object that `text` describes known to the graph: a `secret`.
+/// Makes the object that `text` describes known to the graph: a `secret`, or the `tls-creds-x509` of a client.
 ///
 /// # Errors
 /// If the description is wrong, there is such an object already, or the file can't be read.
@@ -108,10 +109,19 @@ pub fn add_object(graph: &Arc<Graph>, text: &str) -> Result<()> {
         crate::keyval::to_options(text, Some("qom-type"))
     };
     let kind = options.take_str("qom-type")?.ok_or_else(|| Error::invalid("Parameter 'qom-type' is missing"))?;
-    if kind != "secret" {
+    if kind != "secret" && kind != "tls-creds-x509" {
         return Err(Error::invalid(format!("Parameter 'qom-type' does not accept value '{kind}'")));
     }
     let id = options.take_str("id")?.ok_or_else(|| Error::invalid("Parameter 'id' is missing"))?;
+    if graph.secret(&id).is_ok() || graph.object::<TlsCredentials>(&id).is_some() {
+        let text = format!("attempt to add duplicate property '{id}' to object (type 'container')");
+        return Err(Error::invalid(text));
+    }
+    // Without effect: an object is loaded when it is made.
+    options.take_bool("loaded")?;
+    if kind == "tls-creds-x509" {
+        return add_credentials(graph, &id, options);
+    }
     let description = Description {
         base64: options.take_choice("format", &["raw", "base64"])? == Some(1),
         data: options.take_str("data")?,
@@ -119,17 +129,30 @@ pub fn add_object(graph: &Arc<Graph>, text: &str) -> Result<()> {
         key_id: options.take_str("keyid")?,
         iv: options.take_str("iv")?,
     };
-    // Without effect: a secret is loaded when it is made.
-    options.take_bool("loaded")?;
-    if let Some((name, _)) = options.iter().next() {
-        return Err(Error::invalid(format!("Parameter '{name}' is unexpected")));
-    }
+    all_taken(&options)?;
     let bytes = description.load(graph)?;
-    if graph.secret(&id).is_ok() {
-        let text = format!("attempt to add duplicate property '{id}' to object (type 'container')");
-        return Err(Error::invalid(text));
-    }
     graph.set_secret(&id, bytes);
+    Ok(())
+}
+
+fn all_taken(options: &Options) -> Result<()> {
+    match options.iter().next() {
+        Some((name, _)) => Err(Error::invalid(format!("Parameter '{name}' is unexpected"))),
+        None => Ok(()),
+    }
+}
+
+fn add_credentials(graph: &Arc<Graph>, id: &str, mut options: Options) -> Result<()> {
+    let files = X509 {
+        dir: options.take_str("dir")?,
+        server: options.take_choice("endpoint", &["client", "server"])? == Some(1),
+        verify_peer: options.take_bool("verify-peer")?,
+        sanity_check: options.take_bool("sanity-check")?,
+        priority: options.take_str("priority")?,
+        password_id: options.take_str("passwordid")?,
+    };
+    all_taken(&options)?;
+    graph.set_object(id, Arc::new(files.load()?));
     Ok(())
 }
 

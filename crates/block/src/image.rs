@@ -1,5 +1,7 @@
 //! What tools and management see of an image beside its data.
 
+use std::sync::Arc;
+
 use crate::create::CreateOptions;
 use crate::value::Value;
 
@@ -97,6 +99,42 @@ pub struct AmendRequest {
     pub options: CreateOptions,
     /// Also changes that give up compatibility with data that can't be kept.
     pub force: bool,
+    /// Who is told how far a long change is.
+    pub progress: AmendProgress,
+}
+
+impl AmendRequest {
+    /// A change that nobody watches.
+    pub fn new(options: CreateOptions, force: bool) -> Self {
+        Self { options, force, progress: AmendProgress::default() }
+    }
+}
+
+/// How far a change is, and of how much.
+type Watch = dyn Fn(u64, u64) + Send + Sync;
+
+/// Somebody who is told how far a change is.
+#[derive(Clone, Default)]
+pub struct AmendProgress(Option<Arc<Watch>>);
+
+impl AmendProgress {
+    /// `watch` is told.
+    pub fn new(watch: impl Fn(u64, u64) + Send + Sync + 'static) -> Self {
+        Self(Some(Arc::new(watch)))
+    }
+
+    /// Tells that so much of the whole is done.
+    pub fn update(&self, done: u64, total: u64) {
+        if let Some(watch) = &self.0 {
+            watch(done, total);
+        }
+    }
+}
+
+impl std::fmt::Debug for AmendProgress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("AmendProgress")
+    }
 }
 
 /// An image was found corrupt while it is used.

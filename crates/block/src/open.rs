@@ -313,14 +313,17 @@ impl Graph {
         if let Some(Value::Str(reference)) = options.take("file") {
             return self.find(&reference);
         }
-        let below = match options.take_str("filename")? {
-            Some(filename) => protocol_options(self, &filename)?,
-            None => options.take_below("file"),
-        };
+        let mut below = options.take_below("file");
+        if let Some(filename) = options.take_str("filename")? {
+            for (name, value) in protocol_options(self, &filename)?.iter() {
+                below.set_default(name, value.clone());
+            }
+        }
         if below.is_empty() {
             return Err(Error::invalid("Must specify either driver or file"));
         }
-        Box::pin(self.open(below, defaults.below(config)?)).await
+        let defaults = Defaults { is_protocol: true, ..defaults.below(config)? };
+        Box::pin(self.open(below, defaults)).await
     }
 
     /// The driver that is surest that `file` is its image; `raw` if none is.

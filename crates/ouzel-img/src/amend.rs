@@ -1,7 +1,10 @@
 //! `amend`: changes options of an existing image.
 
+use std::sync::Arc;
+
 use block::DriverType;
-use block::image::AmendRequest;
+use block::image::{AmendProgress, AmendRequest};
+use block_tools::Progress as _;
 use block_tools::keyval::{self, CreateValues};
 use block_tools::open::Access;
 use block_tools::status;
@@ -20,7 +23,7 @@ pub fn run(args: &[String]) -> Outcome {
     let parsed = parse(args, "ho:f:t:pq", &long)?;
     let Some(options) = option_list(&parsed)? else { return Err(Failure::usage("Must specify options (-o)")) };
     let tool = Tool::new(&parsed)?;
-    let bar = Bar::new(parsed.has("p") && !tool.quiet, 1.0);
+    let bar = Arc::new(Bar::new(parsed.has("p") && !tool.quiet, 1.0));
     let help = keyval::asks_for_help(&options);
     if let Some(format) = parsed.value("f").filter(|_| help) {
         let driver = tool.graph.registry().find(format);
@@ -44,7 +47,9 @@ pub fn run(args: &[String]) -> Outcome {
             if let Some(size) = size {
                 options.set("size", size);
             }
-            let request = AmendRequest { options, force: parsed.has("force") };
+            let watched = Arc::clone(&bar);
+            let progress = AmendProgress::new(move |done, total| watched.update(done, total));
+            let request = AmendRequest { options, force: parsed.has("force"), progress };
             let result = node.driver().amend(request).await;
             bar.set(100.0);
             result?;

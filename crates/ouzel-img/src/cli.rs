@@ -25,6 +25,14 @@ impl Failure {
         Self { message: Some(message.to_string()), usage: true, code: 1 }
     }
 
+    /// Tells about it now; its exit status.
+    pub fn show(&self) -> u8 {
+        if let Some(message) = &self.message {
+            crate::tool::complain(message);
+        }
+        self.code
+    }
+
     /// Another exit status.
     #[must_use]
     pub fn with_code(mut self, code: u8) -> Self {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use block::{Child, Options};
 use block_tools::open::Access;
-use block_tools::{commit, status};
+use block_tools::{commit, keyval, status};
 
 use crate::cli::{self, Failure, Outcome, parse};
 use crate::tool::{self, Bar, Tool};
@@ -30,7 +30,9 @@ pub fn run(args: &[String]) -> Outcome {
         let top = tool.open(filename, parsed.value("f"), access).await?;
         bar.set(0.0);
         let mut chain = vec![top];
-        let result = run_commit(&tool, &mut chain, filename, base, rate_limit, access, &bar).await;
+        let given = if tool.image_opts { keyval::to_options(filename, Some("file")) } else { Options::new() };
+        let job = Job { tool: &tool, filename, base, rate_limit, access, given };
+        let result = job.run(&mut chain, &bar).await;
         let result = match result {
             Ok(()) if !keep => empty(&chain[0]).await,
             other => other,
@@ -55,51 +57,67 @@ async fn empty(top: &Arc<Child>) -> Result<(), Failure> {
     }
 }
 
-/// The options that open the backing that an image names.
-fn backing_options(child: &Arc<Child>) -> Option<(String, Options)> {
+/// The options that open the backing of an image: those that were given for it, and the name that the image has for it.
+fn backing_options(child: &Arc<Child>, given: Options) -> Option<(String, Options)> {
     let node = status::skip_filters(&child.node());
     let backing = node.driver().image_backing()?;
     let name = block::filename::combine(&block::filename::of(&node), &backing.file);
-    let options = block_tools::open::file_options(&name, backing.format.as_deref());
+    let named = block_tools::open::file_options(&name, backing.format.as_deref());
+    let has_file = given.iter().any(|(option, _)| option == "filename" || option.starts_with("file"));
+    let mut options = if has_file { Options::new() } else { named.clone() };
+    if has_file && let Some(driver) = named.get("driver") {
+        options.set("driver", driver.clone());
+    }
+    for (option, value) in given.iter() {
+        options.set(option, value.clone());
+    }
     Some((name, options))
 }
 
-async fn run_commit(
-    tool: &Tool,
-    chain: &mut Vec<Arc<Child>>,
-    filename: &str,
-    base: Option<&str>,
+struct Job<'a> {
+    tool: &'a Tool,
+    filename: &'a str,
+    base: Option<&'a str>,
     rate_limit: Option<u64>,
     access: Access,
-    bar: &Bar,
-) -> Result<(), Failure> {
-    let mut access = access;
-    access.write = false;
-    loop {
-        let Some(last) = chain.last() else { return Ok(()) };
-        let Some((name, options)) = backing_options(last) else {
-            return Err(Failure::new(match base {
-                None => "Image does not have a backing file".to_owned(),
-                Some(base) => format!("Did not find '{base}' in the backing chain of '{filename}'"),
-            }));
-        };
-        let is_base = base.is_none_or(|base| is_same(&name, base, last));
-        access.write = is_base;
-        access.resize = is_base;
-        // What the base says of ranges that it does not have itself is up to its own backing.
-        access.flags.no_backing = !is_base;
-        let child = block_tools::open::open(&tool.graph, options, access)
-            .await
-            .map_err(|error| Failure::from(error.context(format!("Could not open '{name}'"))))?;
-        chain.push(child);
-        if is_base {
-            break;
+    /// The options of the topmost image, those of its backings among them.
+    given: Options,
+}
+
+impl Job<'_> {
+    async fn run(mut self, chain: &mut Vec<Arc<Child>>, bar: &Bar) -> Result<(), Failure> {
+        let mut access = self.access;
+        loop {
+            let Some(last) = chain.last() else { return Ok(()) };
+            let mut options = self.given.take_below("backing");
+            self.given = options.take_below("backing");
+            for (option, value) in std::mem::take(&mut self.given).iter() {
+                self.given.set(&format!("backing.{option}"), value.clone());
+            }
+            let Some((name, options)) = backing_options(last, options) else {
+                return Err(Failure::new(match self.base {
+                    None => "Image does not have a backing file".to_owned(),
+                    Some(base) => format!("Did not find '{base}' in the backing chain of '{}'", self.filename),
+                }));
+            };
+            let is_base = self.base.is_none_or(|base| is_same(&name, base, last));
+            access.write = is_base;
+            access.resize = is_base;
+            // What the base says of ranges that it does not have itself is up to its own backing.
+            access.flags.no_backing = !is_base;
+            let child = block_tools::open::open(&self.tool.graph, options, access)
+                .await
+                .map_err(|error| Failure::from(error.context(format!("Could not open '{name}'"))))?;
+            chain.push(child);
+            if is_base {
+                break;
+            }
         }
+        let Some((base, layers)) = chain.split_last() else { return Ok(()) };
+        commit::commit(layers, base, self.rate_limit, bar)
+            .await
+            .map_err(|error| Failure::new(format!("Block job failed: {}", block::error::strerror(error.errno()))))
     }
-    let Some((base, layers)) = chain.split_last() else { return Ok(()) };
-    commit::commit(layers, base, rate_limit, bar)
-        .await
-        .map_err(|error| Failure::new(format!("Block job failed: {}", block::error::strerror(error.errno()))))
 }
 
 /// Whether `wanted`, seen from the overlay, means its backing `name`.

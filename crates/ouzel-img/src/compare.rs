@@ -41,9 +41,22 @@ pub fn run(args: &[String]) -> Outcome {
         let _ = tool.close(&b).await;
         let _ = tool.close(&a).await;
         let names = [first.as_str(), second.as_str()];
-        report(&tool, found.map_err(|failure| explain(failure, names))?)
+        let in_tail = matches!(found, Err(CompareFailure::Tail(_)));
+        match found.map_err(|failure| explain(failure, names)) {
+            Ok(found) => report(&tool, found),
+            Err(failure) if in_tail => {
+                let code = failure.show();
+                if !tool.quiet {
+                    outln!("{SIZE_WARNING}");
+                }
+                Ok(code)
+            }
+            Err(failure) => Err(failure),
+        }
     })
 }
+
+const SIZE_WARNING: &str = "Warning: Image size mismatch!";
 
 fn report(tool: &Tool, found: Found) -> Outcome {
     let say = |text: &str| {
@@ -51,18 +64,17 @@ fn report(tool: &Tool, found: Found) -> Outcome {
             outln!("{text}");
         }
     };
-    let size_warning = "Warning: Image size mismatch!";
     match found {
         Found::Identical { sizes_differ } => {
             if sizes_differ {
-                say(size_warning);
+                say(SIZE_WARNING);
             }
             say("Images are identical.");
             return Ok(0);
         }
         Found::ContentDiffers { offset, in_tail } => {
             if in_tail {
-                say(size_warning);
+                say(SIZE_WARNING);
             }
             say(&format!("Content mismatch at offset {offset}!"));
         }
@@ -83,6 +95,7 @@ fn explain(failure: CompareFailure, names: [&str; 2]) -> Failure {
             block::error::strerror(error.errno())
         ))
         .with_code(4),
+        CompareFailure::Tail(failure) => explain(*failure, names),
         CompareFailure::Cancelled(error) => Failure::from(error).with_code(4),
     }
 }

@@ -43,7 +43,7 @@ struct Request {
 /// Runs the command.
 pub fn run(args: &[String]) -> Outcome {
     let parsed = parse(args, SHORT, LONG)?;
-    if parsed.value("o").is_some_and(keyval::asks_for_help) {
+    if option_list(&parsed)?.as_deref().is_some_and(keyval::asks_for_help) {
         let tool = Tool::new(&parsed)?;
         let target = parsed.operands.split_last().filter(|(_, rest)| !rest.is_empty()).map(|(last, _)| last.as_str());
         return crate::create::option_help(&tool, target, parsed.value("O").unwrap_or("raw"));

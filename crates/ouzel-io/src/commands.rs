@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use block::open::GENERIC_OPTIONS;
-use block::{Error, Node, NodeConfig, Options, Permissions, Preallocation};
+use block::{DriverKind, Error, Node, NodeConfig, Options, Permissions, Preallocation};
 use block_filters::blkdebug::Blkdebug;
 use block_tools::{json, keyval, open, status};
 
@@ -221,6 +221,13 @@ async fn truncate(session: &mut Session, words: &[&str], usage: &'static str) ->
 fn info(node: &Arc<Node>) -> Answer {
     let details = node.driver().details();
     let mut text = format!("format name: {}\n", node.driver_type().name());
+    if node.driver_type().kind() == DriverKind::Protocol {
+        // Its name as a format, and as a protocol.
+        text = text.repeat(2);
+        if node.driver_type().name().starts_with("null-") {
+            return Ok(text);
+        }
+    }
     text.push_str(&format!("cluster size: {}\n", format::size(details.cluster_size.unwrap_or(0))));
     text.push_str(&format!("vm state offset: {}\n", format::size(details.vm_state_offset.unwrap_or(0))));
     if let Some((_, data)) = details.specific {
@@ -481,6 +488,7 @@ async fn reopen(session: &mut Session, words: &[&str], usage: &'static str) -> A
         return Err(wrong(usage));
     }
     let failed = |error: Error| Failed::error(open::text_with_hint(&error));
+    options.take_bool("auto-read-only").map_err(failed)?;
     if let Some(read_only) = options.take_bool("read-only").map_err(failed)? {
         if has_mode {
             return Err(Failed::error("Cannot set both -r/-w and 'read-only'"));
@@ -544,6 +552,15 @@ async fn change(session: &mut Session, node: &Arc<Node>, config: NodeConfig, opt
             merged.take(other);
         }
         merged.set(name, value.clone());
+    }
+    let [all, l2, refcounts] = ["cache-size", "l2-cache-size", "refcount-cache-size"];
+    if options.contains(all) {
+        // A new size of both caches replaces what was said of each, and the other way round.
+        for one in [l2, refcounts].into_iter().filter(|one| !options.contains(one)) {
+            merged.take(one);
+        }
+    } else if [all, l2, refcounts].iter().all(|name| merged.contains(name)) {
+        merged.take(all);
     }
     let kept = merged.clone();
     for generic in GENERIC_OPTIONS {

@@ -13,6 +13,8 @@ pub enum BlockdevDriver {
     Bochs,
     /// Compressed loop images of Linux.
     Cloop,
+    /// A filter that stores what is written compressed.
+    Compress,
     /// A filter that copies what is read from the backing file.
     CopyOnRead,
     /// Disk images of macOS.

@@ -139,6 +139,7 @@ pub enum BlockdevDriverOptions {
     Blkverify(BlockdevOptionsBlkverify),
     Bochs(BlockdevOptionsGenericFormat),
     Cloop(BlockdevOptionsGenericFormat),
+    Compress(BlockdevOptionsGenericFormat),
     CopyOnRead(BlockdevOptionsCor),
     Dmg(BlockdevOptionsGenericFormat),
     File(BlockdevOptionsFile),

@@ -5,7 +5,7 @@ use std::sync::{Arc, mpsc};
 
 use block::Graph;
 use block::throttle::{Group, Limits};
-use block_net::TlsCredentials;
+use block_net::{TlsCredentials, X509};
 use block_tools::secret::Description;
 use qapi::Error;
 use qapi::memory::Memdev;
@@ -205,25 +205,17 @@ impl Objects {
     }
 }
 
-/// Certificates of a client. They are read now; their later users keep what was read.
+/// Certificates of a client.
 fn credentials(properties: &TlsCredsX509Properties) -> Result<TlsCredentials, Error> {
-    if properties.endpoint == Some(QCryptoTLSCredsEndpoint::Server) {
-        return Err(Error::generic("TLS credentials for a server endpoint are not available in this version"));
-    }
-    if properties.priority.is_some() {
-        return Err(Error::generic("'priority' is not available: it is for GnuTLS, which this version does not use"));
-    }
-    if properties.passwordid.is_some() {
-        return Err(Error::generic("'passwordid' is not available in this version: decrypt the key's file"));
-    }
-    let directory = properties.dir.as_deref().ok_or_else(|| Error::generic("Missing 'dir' property value"))?;
-    let directory = std::path::Path::new(directory);
-    let credentials = TlsCredentials::from_directory(directory, properties.verify_peer.unwrap_or(true));
-    let credentials = credentials.map_err(client_error)?;
-    if properties.sanity_check.unwrap_or(true) {
-        TlsCredentials::check_directory(directory).map_err(client_error)?;
-    }
-    Ok(credentials)
+    let files = X509 {
+        dir: properties.dir.clone(),
+        server: properties.endpoint == Some(QCryptoTLSCredsEndpoint::Server),
+        verify_peer: properties.verify_peer,
+        sanity_check: properties.sanity_check,
+        priority: properties.priority.clone(),
+        password_id: properties.passwordid.clone(),
+    };
+    files.load().map_err(client_error)
 }
 
 impl IoThread {
