@@ -12,6 +12,7 @@
 //! - [`clock`]: host time, or time that a test steps.
 //! - [`testing`]: an executor that repeats itself exactly for a given seed.
 
+mod attempt;
 pub mod clock;
 pub mod file;
 pub mod host;
@@ -24,6 +25,7 @@ mod task;
 pub mod testing;
 mod timer;
 
+pub use attempt::{attempt, is_attempting, not_in_an_attempt};
 pub use clock::{Clock, VirtualClock, now, sleep};
 pub use file::{AllocateMode, Engine, File};
 pub use pool::spawn_blocking;

@@ -125,6 +125,7 @@ pub(crate) fn run(job: Job) {
 /// Runs `work` on a thread of the pool and waits for its result. For what has no asynchronous form. `work` runs even if
 /// the future is dropped.
 pub async fn spawn_blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    crate::not_in_an_attempt().await;
     let (task, handle) = crate::task::join(async move { work() });
     // The future is ready at its first poll: a job is a task that never waits.
     let job: Job = Box::new(move || {

@@ -582,6 +582,10 @@ impl Drop for Reactor {
 
 /// Starts an operation where it belongs: on the current reactor's ring if `ring`, otherwise on the pool.
 pub(crate) fn start(operation: &Arc<Operation>, ring: bool) {
+    if crate::is_attempting() {
+        // The attempt is given up with the future that waits for this.
+        return;
+    }
     let mut left = Some(Arc::clone(operation));
     let has_reactor = with_current(|reactor| {
         if reactor.is_deterministic() {

@@ -131,6 +131,28 @@ impl Driver for Qcow2 {
         Box::pin(self.guarded(self.image.read_range(offset, buf)))
     }
 
+    fn reads_at_once(&self) -> bool {
+        true
+    }
+
+    fn reads_through(&self, offset: u64, len: u64) -> Option<&Arc<BackingSlot>> {
+        let _gate = self.image.gate.try_read().ok()?;
+        // Where errors are injected, each step is made.
+        let plain = self.image.file.node().driver().reads_at_once();
+        let is_below = plain && self.image.is_unallocated(offset, len);
+        is_below.then_some(&self.image.backing)
+    }
+
+    fn look_up(&self, offset: u64, len: u64) -> IoFuture<'_, bool> {
+        Box::pin(async move {
+            if !self.image.file.node().driver().reads_at_once() {
+                return Ok(false);
+            }
+            let run = self.guarded(self.image.find(offset, len, false)).await?;
+            Ok(run.kind.is_unallocated() && !run.kind.is_zero() && run.len >= len)
+        })
+    }
+
     fn write(&self, offset: u64, buf: IoBuf, flags: WriteFlags) -> IoFuture<'_> {
         if flags.compressed {
             return self.write_compressed(offset, buf);

@@ -217,6 +217,7 @@ impl Image {
 
     /// As [`Image::corrupt`], with the place in the file: offset and length.
     pub async fn corrupt_at(&self, text: &str, place: Option<(u64, u64)>) -> Error {
+        aio::not_in_an_attempt().await;
         let fatal = !self.read_only.load(Ordering::Acquire);
         if fatal {
             if self.broken.swap(true, Ordering::AcqRel) {

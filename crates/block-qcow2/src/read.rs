@@ -11,7 +11,7 @@ use iobuf::IoBuf;
 
 use crate::entry::Kind;
 use crate::image::{Image, lock, read};
-use crate::map::Run;
+use crate::map::{Found, Run};
 
 /// Parts of a request that are read at once.
 const PARALLEL: usize = 16;
@@ -88,6 +88,14 @@ impl Image {
             join_all(tasks).await?;
         }
         Ok(())
+    }
+
+    /// Whether all of a range is known to be stored in the backing, if anywhere, by what is in memory.
+    pub(crate) fn is_unallocated(&self, offset: u64, len: u64) -> bool {
+        let geometry = self.geometry();
+        let found = self.map().find(&geometry, offset, len, false);
+        matches!(found, Found::Run(run)
+            if matches!(run.kind, Kind::Unallocated | Kind::UnallocatedHost) && run.len >= len)
     }
 
     /// As [`Image::find`], over the borders of slices.

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use block::{Error, Preallocation, Result, WriteFlags, ZeroFlags};
 use iobuf::IoBuf;
 
-use crate::entry::{ALL_ZERO, COPIED, Entry, OFFSET_MASK};
+use crate::entry::{ALL_ZERO, COPIED, Entry, Kind, OFFSET_MASK};
 use crate::flush::Reason;
 use crate::header::MAX_L1_BYTES;
 use crate::image::{Image, Meta, read};
@@ -211,8 +211,16 @@ impl Image {
     async fn preallocate(&self, old: u64, len: u64, mode: Preallocation) -> Result<()> {
         let geometry = self.geometry();
         let cluster = geometry.cluster_size();
-        let start = old.next_multiple_of(cluster);
-        let mut at = start;
+        let mut at = old.next_multiple_of(cluster);
+        if at > old {
+            // The last cluster so far gets its space, too, if it has none and holds nothing.
+            let first = at - cluster;
+            let run = self.find(first, cluster, false).await?;
+            let is_bare = matches!(run.kind, Kind::Unallocated | Kind::ZeroPlain) && run.len >= cluster;
+            if is_bare && self.reads_as_zero(first, cluster).await? {
+                at = first;
+            }
+        }
         let mut end_of_data = 0;
         let encrypted = read(&self.header, |h| h.crypt_method != 0);
         while at < len {

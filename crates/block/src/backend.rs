@@ -166,6 +166,9 @@ struct State {
     io_status: IoStatus,
 }
 
+/// The longest read that is done on the caller's thread, bytes: longer ones would keep a processor of the guest busy.
+const AT_ONCE_MAX: usize = 16 << 10;
+
 /// What a device uses of the graph.
 pub struct Backend {
     name: String,
@@ -174,6 +177,7 @@ pub struct Backend {
     state: Mutex<State>,
     write_cache: AtomicBool,
     throttled: AtomicBool,
+    at_once: AtomicBool,
     stopped: AtomicU64,
     resumed: Notify,
     generation: AtomicU64,
@@ -205,6 +209,7 @@ impl Backend {
             }),
             write_cache: AtomicBool::new(true),
             throttled: AtomicBool::new(false),
+            at_once: AtomicBool::new(false),
             stopped: AtomicU64::new(0),
             resumed: Notify::new(),
             generation: AtomicU64::new(0),
@@ -368,6 +373,32 @@ impl Backend {
             }
             None => done(Err(Error::io("The device has no thread for its requests"))),
         }
+    }
+
+    /// Whether small reads may be done on the caller's thread if they need not wait ([`Backend::read_at_once`]).
+    pub fn set_at_once(&self, on: bool) {
+        self.at_once.store(on, Ordering::Release);
+    }
+
+    /// Reads on the calling thread, if the data is in memory, nothing holds the request and it succeeds; false if not:
+    /// then nothing has happened. Does not wait, so that the caller may hold locks.
+    pub fn read_at_once(&self, offset: u64, buf: &IoBuf) -> bool {
+        let is_small = buf.len() <= AT_ONCE_MAX;
+        if !is_small || !self.at_once.load(Ordering::Acquire) || self.throttled.load(Ordering::Acquire) {
+            return false;
+        }
+        let started = Instant::now();
+        let len = buf.len() as u64;
+        let read = aio::attempt(async {
+            let _inside = self.gate.enter().await;
+            let root = self.check(offset, len).ok()?;
+            root.read(offset, buf.clone()).await.ok()
+        });
+        let done = matches!(read, Some(Some(())));
+        if done {
+            self.stats.done(Kind::Read, len, started);
+        }
+        done
     }
 
     /// Does an operation, with throttling, accounting and error policy.

@@ -88,6 +88,25 @@ pub trait Driver: Send + Sync + 'static {
     /// Reads `buf.len()` bytes at `offset`.
     fn read(&self, offset: u64, buf: IoBuf) -> IoFuture<'_>;
 
+    /// Whether reads may be attempted ([`aio::attempt`]): a read that is given up before it ends must have changed
+    /// nothing.
+    fn reads_at_once(&self) -> bool {
+        false
+    }
+
+    /// The slot of the backing, if all of the range is known to be stored there or below and nowhere here. A driver that
+    /// would have to read its tables for that gives `None`.
+    fn reads_through(&self, offset: u64, len: u64) -> Option<&Arc<BackingSlot>> {
+        let _ = (offset, len);
+        None
+    }
+
+    /// Brings into memory what [`Driver::reads_through`] needs to know about a range; false if that is no use.
+    fn look_up(&self, offset: u64, len: u64) -> IoFuture<'_, bool> {
+        let _ = (offset, len);
+        done(false)
+    }
+
     /// Writes `buf` at `offset`.
     fn write(&self, offset: u64, buf: IoBuf, flags: WriteFlags) -> IoFuture<'_> {
         let _ = (offset, buf, flags);

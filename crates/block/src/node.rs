@@ -316,6 +316,9 @@ impl Node {
     }
 
     async fn read_inside(&self, offset: u64, buf: IoBuf) -> Result<()> {
+        if aio::is_attempting() && !self.driver.reads_at_once() {
+            aio::not_in_an_attempt().await;
+        }
         let limits = self.driver.limits();
         let align = u64::from(limits.request_alignment);
         let end = offset + buf.len() as u64;

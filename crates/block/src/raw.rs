@@ -137,6 +137,10 @@ impl Driver for Raw {
         vec![Arc::clone(&self.file)]
     }
 
+    fn reads_at_once(&self) -> bool {
+        true
+    }
+
     fn read(&self, offset: u64, buf: IoBuf) -> IoFuture<'_> {
         Box::pin(async move {
             let at = self.at(offset)?;

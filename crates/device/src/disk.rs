@@ -130,6 +130,13 @@ pub trait Disk: Send + Sync {
     /// The disk as it is now.
     fn properties(&self) -> DiskProperties;
 
+    /// Reads at once if that needs no waiting: true if it was done and has succeeded. Otherwise nothing has happened, and
+    /// the request is to be submitted. Called with locks held.
+    fn read_at_once(&self, offset: u64, buf: &IoBuf) -> bool {
+        let _ = (offset, buf);
+        false
+    }
+
     /// Starts a request. Does not wait and does not call `done` before it has returned.
     fn submit(&self, request: DiskRequest);
 

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use block::backend::Operation;
 use block::{Backend, WriteFlags, ZeroFlags};
 use device::disk::{Disk, DiskError, DiskObserver, DiskOperation, DiskProperties, DiskRequest, Removable};
+use iobuf::IoBuf;
 
 /// What the user says of a disk, where the medium does not decide.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -88,6 +89,10 @@ impl Disk for BackendDisk {
             write_cache: self.backend.has_write_cache(),
             serial: self.config.serial.clone(),
         }
+    }
+
+    fn read_at_once(&self, offset: u64, buf: &IoBuf) -> bool {
+        self.backend.read_at_once(offset, buf)
     }
 
     fn submit(&self, request: DiskRequest) {

@@ -58,7 +58,7 @@ async fn empty(top: &Arc<Child>) -> Result<(), Failure> {
 }
 
 /// The options that open the backing of an image: those that were given for it, and the name that the image has for it.
-fn backing_options(child: &Arc<Child>, given: Options) -> Option<(String, Options)> {
+fn backing_options(child: &Arc<Child>, given: &Options) -> Option<(String, Options)> {
     let node = status::skip_filters(&child.node());
     let backing = node.driver().image_backing()?;
     let name = block::filename::combine(&block::filename::of(&node), &backing.file);
@@ -94,7 +94,7 @@ impl Job<'_> {
             for (option, value) in std::mem::take(&mut self.given).iter() {
                 self.given.set(&format!("backing.{option}"), value.clone());
             }
-            let Some((name, options)) = backing_options(last, options) else {
+            let Some((name, options)) = backing_options(last, &options) else {
                 return Err(Failure::new(match self.base {
                     None => "Image does not have a backing file".to_owned(),
                     Some(base) => format!("Did not find '{base}' in the backing chain of '{}'", self.filename),

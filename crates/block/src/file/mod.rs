@@ -580,6 +580,10 @@ impl Driver for HostFile {
         Vec::new()
     }
 
+    fn reads_at_once(&self) -> bool {
+        true
+    }
+
     fn read(&self, offset: u64, buf: IoBuf) -> IoFuture<'_> {
         Box::pin(async move { Ok(self.current().read(offset, buf).await?) })
     }

@@ -132,6 +132,9 @@ impl Blk {
                 reply.identify(&self.serial());
                 reply.send(common, Status::Ok);
             }
+            Work::Disk(device::disk::DiskOperation::Read { offset, buf }) if self.disk.read_at_once(offset, &buf) => {
+                reply.send(common, Status::Ok);
+            }
             Work::Disk(operation) => {
                 let access = Arc::clone(&self.access);
                 let mut reply = Some(reply);

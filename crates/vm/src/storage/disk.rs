@@ -155,6 +155,8 @@ impl Storage {
         backend.set_error_policies(policy(wish.rerror, read), policy(wish.werror, write));
         if let Some(reactor) = reactor {
             backend.set_reactor(reactor);
+            // Who names a thread wants the work done there.
+            backend.set_at_once(false);
         }
         let disk = BackendDisk::new(Arc::clone(backend), DiskConfig::default());
         // The cell is new.

@@ -52,6 +52,7 @@ impl Storage {
         let backend = Backend::new(name);
         backend.set_events(Arc::clone(&self.failures));
         backend.set_reactor(self.reactor.handle().clone());
+        backend.set_at_once(true);
         backend
     }
 
