@@ -4,6 +4,10 @@
 use device::ResetKind;
 use device::testing::{Script, access, reset_twice_is_once, save_and_restore_agree};
 
+use crate::config::{
+    Address, DeviceConfig, DeviceKind, EHCI_MODELS, HidKind, PciPlace, UHCI_MODELS, UhciOptions, UsbControllerConfig,
+    UsbControllerKind, UsbDeviceConfig, UsbDeviceKind, UsbLabels, XhciModel, XhciOptions,
+};
 use crate::qtest::QtestAccess;
 
 /// What a byte of the script stands for, of 256.
@@ -11,6 +15,41 @@ const PORTS: u64 = 150;
 const MEMORY: u64 = 230;
 const TIME: u64 = 246;
 const LAW: u64 = 253;
+
+/// USB controllers of all kinds with devices, for machines that are to be harnessed.
+pub fn usb_devices() -> Vec<DeviceConfig> {
+    let place = |slot, function| PciPlace { address: Some(Address::new(slot, function)), ..PciPlace::default() };
+    let controller = |id: &str, place, kind| {
+        let config = UsbControllerConfig { place, is_multifunction: true, kind };
+        let kind = DeviceKind::UsbController(Box::new(config));
+        DeviceConfig { id: Some(id.to_owned()), source: String::new(), kind }
+    };
+    let device = |bus: &str, kind| {
+        let (bus, labels) = (Some(format!("{bus}.0")), UsbLabels::default());
+        let kind = DeviceKind::UsbDevice(Box::new(UsbDeviceConfig { bus, port: None, labels, kind }));
+        DeviceConfig { id: None, source: String::new(), kind }
+    };
+    let uhci = |index: usize, companion| UsbControllerKind::Uhci {
+        model: UHCI_MODELS[index],
+        options: UhciOptions::default(),
+        companion,
+    };
+    let hid = |kind| UsbDeviceKind::Hid { kind, usb_version: 2 };
+    let hub = UsbDeviceKind::Hub { ports: 4, switches_power: true };
+    vec![
+        controller("ehci", place(28, 7), UsbControllerKind::Ehci { model: EHCI_MODELS[1], max_frames: 128 }),
+        controller("companion", place(28, 0), uhci(2, Some(("ehci.0".to_owned(), 0)))),
+        controller("uhci", place(27, 0), uhci(1, None)),
+        controller("xhci", place(26, 0), UsbControllerKind::Xhci(XhciOptions::new(XhciModel::Qemu))),
+        controller("nec", place(25, 0), UsbControllerKind::Xhci(XhciOptions::new(XhciModel::Nec))),
+        device("ehci", hid(HidKind::Tablet)),
+        device("uhci", hub),
+        device("uhci", hid(HidKind::Mouse)),
+        device("uhci", hid(HidKind::Keyboard)),
+        device("xhci", hid(HidKind::Tablet)),
+        device("nec", hid(HidKind::Keyboard)),
+    ]
+}
 
 /// Plays a script on a machine whose clock is manual and whose vCPUs do not run. Returns which laws were broken.
 pub fn play(machine: &QtestAccess, bytes: &[u8]) -> Vec<String> {

@@ -7,6 +7,8 @@
 //! interrupt threshold (interrupts come at once).
 
 mod schedule;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 

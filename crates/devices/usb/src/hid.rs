@@ -4,6 +4,8 @@
 //! has no effect. Left out: output reports through an endpoint, and strings or units of controls (none are declared).
 
 mod descriptors;
+#[cfg(test)]
+mod tests;
 
 use std::sync::{Arc, Weak};
 

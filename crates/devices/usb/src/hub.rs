@@ -336,3 +336,41 @@ impl Function for Hub {
         (1..=self.ports).filter_map(|port| self.child(port)).find_map(|device| find(&device, address))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clock::Clock;
+
+    use super::*;
+    use crate::hid::{self, HidKind};
+    use crate::testing::{Wakes, configure, control, poll};
+
+    #[test]
+    fn port_shows_its_device_and_is_enabled_by_a_reset() {
+        let hub = HubCell::new(4, false, Labels::default());
+        let (link, wakes): (Link, Arc<Wakes>) = (Arc::new(hub.cell.clone()), Arc::default());
+        wakes.connect(&link);
+        configure(&link);
+        let status = |port: u8| control(&link, [0xa3, 0, 0, 0, port, 0, 4, 0], &[]).expect("a status");
+        let feature = |request: u8, feature: u8, port: u8| {
+            control(&link, [0x23, request, feature, 0, port, 0, 0, 0], &[]).expect("a feature");
+        };
+        assert_eq!(status(3), [0, 1, 0, 0]);
+        assert_eq!(poll(&link, 1, 2), Err(Outcome::Nak));
+        let device: Link = Arc::new(hid::new(HidKind::Mouse, 2, Labels::default(), &Clock::manual(), &Arc::default()));
+        hub.plug(2, Arc::clone(&device));
+        assert_eq!(wakes.count(), 1);
+        assert_eq!(device.speed(), Speed::Full);
+        assert_eq!((poll(&link, 1, 2), status(3)), (Ok(vec![1 << 3]), vec![1, 1, 1, 0]));
+        assert!(link.child(3).is_none(), "not enabled");
+        feature(3, 4, 3);
+        feature(1, 16, 3);
+        assert_eq!(status(3), [3, 1, 18, 0]);
+        assert!(link.child(3).is_some() && link.find_below(0).is_some() && link.find_below(1).is_none());
+        hub.unplug(2);
+        assert_eq!(status(3), [0, 1, 19, 0]);
+        assert_eq!(control(&link, [0xa3, 0, 0, 0, 5, 0, 4, 0], &[]), Err(Outcome::Stall));
+        let descriptor = control(&link, [0xa0, 6, 0, 0x29, 0, 0, 64, 0], &[]);
+        assert_eq!(descriptor, Ok(vec![9, 0x29, 4, 0x0a, 0, 1, 0, 0, 0xff]));
+    }
+}

@@ -22,5 +22,7 @@ pub mod ehci;
 pub mod hid;
 pub mod hub;
 pub mod storage;
+#[cfg(test)]
+mod testing;
 pub mod uhci;
 pub mod xhci;

@@ -5,6 +5,9 @@
 //! endpoints answer NAK while the unit works. As in QEMU, data that the unit does not have are filled up with zeroes, and
 //! the residue tells how many.
 
+#[cfg(test)]
+mod tests;
+
 use device::{DeviceCell, Handle};
 use devices_scsi::{Cancel, Cdb, Command, Completion, Direction, Ending, LogicalUnit, Status};
 use memory::DmaBuffer;

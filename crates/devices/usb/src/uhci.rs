@@ -6,6 +6,8 @@
 //! device (none is declared), software debug, and FRNUM's use of SOFMOD.
 
 mod schedule;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 

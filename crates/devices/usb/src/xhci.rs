@@ -9,6 +9,8 @@
 mod command;
 mod event;
 mod slot;
+#[cfg(test)]
+mod tests;
 mod transfer;
 
 use std::sync::Arc;

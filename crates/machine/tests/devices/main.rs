@@ -35,6 +35,7 @@ fn machine(name: &str) -> Machine {
         bridge(BridgeKind::I82801b11),
         bridge(BridgeKind::PcieToPci),
     ];
+    let plain = kinds.map(|kind| DeviceConfig { id: None, source: String::new(), kind }).into_iter();
     let config = MachineConfig {
         machine_type: MachineType::by_name(name).expect("a machine"),
         ram_size: 32 << 20,
@@ -56,7 +57,7 @@ fn machine(name: &str) -> Machine {
         memory: MemoryOptions::default(),
         numa: Numa::default(),
         types: Vec::new(),
-        devices: kinds.map(|kind| DeviceConfig { id: None, source: String::new(), kind }).into(),
+        devices: plain.chain(harness::usb_devices()).collect(),
     };
     let backends = Backends {
         chardevs: &|id| Err(chardev::Error::NotFound(id.to_owned())),
