@@ -52,7 +52,7 @@ pub fn build() -> Outcome<Guests> {
 }
 
 /// The kernel modules in the initrd.
-const MODULES: [&str; 18] = [
+const MODULES: [&str; 22] = [
     "evdev",
     "button",
     "pvpanic",
@@ -63,6 +63,10 @@ const MODULES: [&str; 18] = [
     "virtio_pci_legacy_dev",
     "virtio_pci",
     "virtio_blk",
+    "virtio_scsi",
+    "virtio-rng",
+    "virtio_console",
+    "virtio_input",
     "scsi_common",
     "scsi_mod",
     "libata",

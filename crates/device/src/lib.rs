@@ -11,6 +11,7 @@
 
 mod cell;
 pub mod disk;
+pub mod entropy;
 mod irq;
 pub mod testing;
 

@@ -216,8 +216,8 @@ impl Model for Blk {
         features
     }
 
-    fn queues(&self) -> (u16, u16) {
-        (self.options.num_queues.clamp(1, MAX_SIZE), self.options.queue_size)
+    fn queues(&self) -> Vec<u16> {
+        vec![self.options.queue_size; usize::from(self.options.num_queues.clamp(1, MAX_SIZE))]
     }
 
     fn config(&self) -> Vec<u8> {

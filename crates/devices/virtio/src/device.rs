@@ -50,8 +50,8 @@ pub trait Model: Sized + Send + 'static {
     /// The device type's own features, as they are now.
     fn features(&self) -> u64;
 
-    /// The number of queues and their size.
-    fn queues(&self) -> (u16, u16);
+    /// The sizes of its queues.
+    fn queues(&self) -> Vec<u16>;
 
     /// The bytes of its configuration.
     fn config(&self) -> Vec<u8>;
@@ -154,14 +154,13 @@ pub struct Common {
 impl Common {
     /// The common part of `model`, which reaches memory through `dma`.
     pub(crate) fn new<M: Model>(model: &M, transport_features: u64, dma: DmaView) -> Self {
-        let (count, size) = model.queues();
-        let queues = (0..count).map(|_| Queue::new(size)).collect();
+        let queues: Vec<Queue> = model.queues().into_iter().map(Queue::new).collect();
         Self {
             transport_features,
             dma,
             state: CommonState::default(),
+            outstanding: vec![0; queues.len()],
             queues: QueueList(queues),
-            outstanding: vec![0; usize::from(count)],
             pending: Vec::new(),
             broken: None,
         }

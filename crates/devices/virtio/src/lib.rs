@@ -1,4 +1,5 @@
-//! virtio 1.2: queues, the PCI transport, block devices, SCSI host adapters.
+//! virtio 1.2: queues, the PCI transport, block devices, SCSI host adapters, serial
+//! ports, random numbers.
 
 #![forbid(unsafe_code)]
 
@@ -7,7 +8,9 @@ pub mod device;
 pub mod features;
 pub mod pci;
 pub mod queue;
+pub mod rng;
 pub mod scsi;
+pub mod serial;
 
 #[cfg(test)]
 mod testing;

@@ -399,9 +399,10 @@ impl Model for Scsi {
         hotplug | if self.options.param_change { feature::CHANGE } else { 0 }
     }
 
-    fn queues(&self) -> (u16, u16) {
+    fn queues(&self) -> Vec<u16> {
         let commands = self.options.num_queues.min(u32::from(MAX_SIZE - FIXED_QUEUES)) as u16;
-        (FIXED_QUEUES + commands, self.options.virtqueue_size.min(u32::from(MAX_SIZE)) as u16)
+        let size = self.options.virtqueue_size.min(u32::from(MAX_SIZE)) as u16;
+        vec![size; usize::from(FIXED_QUEUES + commands)]
     }
 
     fn config(&self) -> Vec<u8> {
