@@ -62,6 +62,7 @@ fn machine() -> Machine {
         chardevs: &|_| unreachable!("no device wants one"),
         disks: &|_| Err("there is no disk".to_owned()),
         memories: &|_| Err("there is no memory".to_owned()),
+        entropy: &|_| Err("there is no source".to_owned()),
     };
     Machine::new(&config, &backends, &(Arc::new(|_| ()) as machine::event::GuestEvents), None).expect("a machine")
 }

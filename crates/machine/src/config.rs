@@ -17,7 +17,9 @@ pub use devices_usb::xhci::{XhciModel, XhciOptions};
 pub use devices_virtio::blk::{BlkOptions, Geometry};
 pub use devices_virtio::features as virtio_features;
 pub use devices_virtio::pci::PciOptions;
+pub use devices_virtio::rng::RngOptions;
 pub use devices_virtio::scsi::ScsiOptions;
+pub use devices_virtio::serial::SerialOptions;
 pub use object::{PropertyInfo, PropertyValue, TypeInfo};
 use x86::model::CpuModel;
 pub use x86::model::Topology;
@@ -259,6 +261,8 @@ pub enum DeviceKind {
     VirtioBlkPci(Box<VirtioBlkConfig>),
     /// Another virtio device on the PCI bus.
     Virtio(Box<VirtioConfig>),
+    /// A port of a virtio console.
+    SerialPort(SerialPortConfig),
     /// A disk or CD drive on a SCSI bus.
     ScsiDrive(Box<ScsiDriveConfig>),
     /// A graphics card on the PCI bus.
@@ -564,6 +568,32 @@ pub enum VirtioModel {
         /// The I/O thread that runs the requests of its units.
         iothread: Option<String>,
     },
+    /// A generator of random numbers.
+    Rng {
+        /// What the user chooses.
+        options: RngOptions,
+        /// The source; the host's own generator when not given.
+        source: Option<String>,
+    },
+    /// A console with ports.
+    Serial(SerialOptions),
+}
+
+/// A port of a virtio console.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SerialPortConfig {
+    /// The type's name: `virtserialport` or `virtconsole`.
+    pub type_name: &'static str,
+    /// The bus; the first when not given.
+    pub bus: Option<String>,
+    /// `nr`; the first that is free when not given.
+    pub number: Option<u32>,
+    /// `name`.
+    pub name: Option<String>,
+    /// It is a console.
+    pub is_console: bool,
+    /// The character device behind it.
+    pub chardev: Option<String>,
 }
 
 /// A disk or CD drive on a SCSI bus.

@@ -16,6 +16,13 @@ pub enum GuestEvent {
         /// Seconds that it is ahead of the machine's time of day.
         offset: i64,
     },
+    /// The guest opened or closed a port of a virtio console.
+    PortChanged {
+        /// The port's id.
+        id: String,
+        /// Whether it is open.
+        open: bool,
+    },
     /// The clock's alarm went off, which wakes a suspended guest that asked for it.
     Alarm,
     /// The guest suspends to RAM (ACPI S3).

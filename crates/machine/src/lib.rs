@@ -12,6 +12,7 @@ pub mod boot;
 pub mod config;
 pub mod disk;
 pub mod e820;
+pub mod entropy;
 mod error;
 pub mod event;
 pub mod firmware;

@@ -22,6 +22,7 @@ mod smm;
 mod tables;
 mod usb;
 mod virtio;
+mod virtio_serial;
 
 use std::sync::Arc;
 
@@ -43,6 +44,7 @@ pub use self::interrupts::{Controllers, Mailboxes};
 use self::isa::A20Gate;
 use crate::acpi::AcpiConfig;
 use crate::config::{ChipsetKind, DriveGeometry, MachineConfig, Translation};
+use crate::entropy::Sources;
 use crate::error::MachineError;
 use crate::event::{GuestEvent, GuestEvents};
 use crate::firmware::BootDevice;
@@ -62,6 +64,8 @@ pub struct Backends<'a> {
     pub disks: &'a Disks<'a>,
     /// Memory objects.
     pub memories: &'a HostMemories<'a>,
+    /// Random numbers.
+    pub entropy: &'a Sources<'a>,
 }
 
 /// Where a device is in the object tree.
@@ -288,7 +292,7 @@ pub fn build(
     ide::build(&mut builder, &chipset, backends.disks)?;
     floppy::build(&mut builder, &rtc, backends.disks)?;
     usb::build(&mut builder, &chipset, backends.disks)?;
-    virtio::command_line_devices(&mut builder, &chipset.bus, backends.disks)?;
+    virtio::command_line_devices(&mut builder, &chipset.bus, backends)?;
     let acpi = Arc::new(tables::acpi(&builder, &extra));
     let smbios = tables::smbios(&builder);
     fw_cfg::add_tables(&builder, &fw_cfg, (&acpi, &smbios), &chipset.bus)?;

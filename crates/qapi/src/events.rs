@@ -53,6 +53,16 @@ pub struct SuspendDisk;
 #[event(name = "WAKEUP")]
 pub struct Wakeup;
 
+/// The guest opened or closed a port of a virtio console.
+#[derive(Debug, Clone, PartialEq, Event)]
+#[event(name = "VSERPORT_CHANGE", rate_limit_ms = 1000, rate_key = "id")]
+pub struct VserportChange {
+    /// The port's id.
+    pub id: String,
+    /// Whether it is open.
+    pub open: bool,
+}
+
 /// The guest set its real-time clock.
 #[derive(Debug, Clone, PartialEq, Event)]
 #[event(name = "RTC_CHANGE", rate_limit_ms = 1000)]

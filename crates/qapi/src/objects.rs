@@ -153,6 +153,16 @@ pub struct RngProperties {
     pub opened: Option<bool>,
 }
 
+/// The properties of a file with random bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Default, QapiType)]
+pub struct RngRandomProperties {
+    /// Without effect: a source is opened when it is made.
+    #[qapi(deprecated)]
+    pub opened: Option<bool>,
+    /// The file; `/dev/urandom` if absent.
+    pub filename: Option<String>,
+}
+
 /// The type of an object with its properties. Left out are the TLS credentials without certificates (`tls-creds-anon`,
 /// `tls-creds-psk`): the TLS library has neither.
 #[derive(Debug, Clone, PartialEq, Eq, QapiType)]
@@ -168,6 +178,8 @@ pub enum ObjectTypeOptions {
     MemoryBackendRam(Box<MemoryBackendProperties>),
     /// Random numbers of the program's own source.
     RngBuiltin(RngProperties),
+    /// Random bytes of a file.
+    RngRandom(RngRandomProperties),
     /// A password or a key.
     Secret(SecretProperties),
     /// A group of disks that share limits of throughput.

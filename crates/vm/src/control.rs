@@ -268,6 +268,9 @@ impl Control {
             GuestEvent::ClockChanged { offset } => {
                 self.shared.events.emit(events::RtcChange { offset, qom_path: self.machine.rtc_path().to_owned() });
             }
+            GuestEvent::PortChanged { id, open } => {
+                self.shared.events.emit(events::VserportChange { id, open });
+            }
             GuestEvent::Suspend => self.suspend(),
             GuestEvent::Alarm => {
                 if self.states.current() == RunState::Suspended && self.machine.wakes_by_alarm() {

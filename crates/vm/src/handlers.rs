@@ -45,6 +45,7 @@ pub fn table() -> Table {
     table.declare_event::<events::Shutdown>();
     table.declare_event::<events::Powerdown>();
     table.declare_event::<events::RtcChange>();
+    table.declare_event::<events::VserportChange>();
     table.declare_event::<events::Suspend>();
     table.declare_event::<events::SuspendDisk>();
     table.declare_event::<events::Wakeup>();

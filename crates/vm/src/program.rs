@@ -128,6 +128,7 @@ fn build(
     let backends = Backends {
         chardevs: &|id| chardevs.attach(id),
         disks: &|requestor| storage.borrow_mut().attach_disk(requestor),
+        entropy: &|id| storage.borrow().entropy(id),
         memories: &|id| {
             let mut storage = storage.borrow_mut();
             let memory = storage.objects().memory(id).ok_or_else(|| format!("Device '{id}' not found"))?;

@@ -33,7 +33,9 @@ pub fn host(
     hosts: &[Host],
     (device, config): (&DeviceConfig, &VirtioConfig),
 ) -> Result<Host, String> {
-    let VirtioModel::Scsi { options, num_queues, iothread } = &config.model;
+    let VirtioModel::Scsi { options, num_queues, iothread } = &config.model else {
+        return Err(format!("'{}' is no SCSI adapter", config.type_name));
+    };
     let most = u32::from(devices_virtio::queue::MAX_SIZE - FIXED_QUEUES);
     let num_queues = num_queues.unwrap_or_else(|| builder.config.cpus.clamp(1, most));
     let options = ScsiOptions { num_queues, ..options.clone() };

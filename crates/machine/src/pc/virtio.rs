@@ -7,11 +7,13 @@ use devices_pci::{Label, PciBus};
 use devices_virtio::blk::Blk;
 use devices_virtio::device::{Access, Model};
 use devices_virtio::pci::{PciOptions, VirtioPci, Wiring};
+use devices_virtio::rng::Rng;
 use memory::DmaView;
 
 use super::platform::find_place;
-use super::{Builder, Place, scsi};
-use crate::config::{DeviceConfig, DeviceKind, PciPlace, VirtioBlkConfig, VirtioConfig, VirtioModel};
+use super::{Backends, Builder, Place, scsi, virtio_serial};
+use crate::config::{DeviceConfig, DeviceKind, PciPlace, RngOptions, VirtioBlkConfig, VirtioConfig, VirtioModel};
+use crate::entropy::HostEntropy;
 use crate::error::MachineError;
 use crate::firmware::BootDevice;
 use crate::storage::{DiskRequestor, Disks};
@@ -23,23 +25,51 @@ const BACKEND: (&str, &str) = ("virtio-backend", "virtio-blk-device");
 pub fn command_line_devices(
     builder: &mut Builder<'_>,
     bus: &Arc<PciBus>,
-    disks: &Disks<'_>,
+    backends: &Backends<'_>,
 ) -> Result<(), MachineError> {
     let mut hosts = Vec::new();
+    let mut consoles = Vec::new();
     for device in &builder.config.devices {
         let built = match &device.kind {
-            DeviceKind::VirtioBlkPci(config) => block_device(builder, bus, disks, (device, config)),
+            DeviceKind::VirtioBlkPci(config) => block_device(builder, bus, backends.disks, (device, config)),
             DeviceKind::Virtio(config) => match &config.model {
                 VirtioModel::Scsi { .. } => {
                     scsi::host(builder, bus, &hosts, (device, config)).map(|host| hosts.push(host))
                 }
+                VirtioModel::Rng { options, source } => {
+                    random_numbers(builder, bus, backends, (device, config), (*options, source.as_deref()))
+                }
+                VirtioModel::Serial(options) => {
+                    let built = virtio_serial::console(builder, bus, &consoles, (device, config), *options);
+                    built.map(|console| consoles.push(console))
+                }
             },
-            DeviceKind::ScsiDrive(config) => scsi::drive(builder, &hosts, disks, (device, config)),
+            DeviceKind::ScsiDrive(config) => scsi::drive(builder, &hosts, backends.disks, (device, config)),
+            DeviceKind::SerialPort(config) => {
+                virtio_serial::port(builder, &mut consoles, backends.chardevs, (device, config))
+            }
             _ => continue,
         };
         built.map_err(|message| MachineError::Device { option: device.source.clone(), message })?;
     }
     Ok(())
+}
+
+fn random_numbers(
+    builder: &mut Builder<'_>,
+    bus: &Arc<PciBus>,
+    backends: &Backends<'_>,
+    (device, config): (&DeviceConfig, &VirtioConfig),
+    (options, source): (RngOptions, Option<&str>),
+) -> Result<(), String> {
+    options.check().map_err(|error| error.to_string())?;
+    let source = match source {
+        Some(id) => (backends.entropy)(id)?,
+        None => Arc::new(HostEntropy::builtin().map_err(|error| error.to_string())?),
+    };
+    let clock = builder.clock.clone();
+    let names = ("pci1af4,1005", "virtio-rng-device");
+    attach(builder, bus, (device, config), (2, names), |access| Rng::new(options, source, &clock, access)).map(drop)
 }
 
 /// A function that was attached.

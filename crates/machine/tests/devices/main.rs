@@ -63,6 +63,7 @@ fn machine(name: &str) -> Machine {
         chardevs: &|id| Err(chardev::Error::NotFound(id.to_owned())),
         disks: &|_| Err("there is no disk".to_owned()),
         memories: &|_| Err("there is no memory".to_owned()),
+        entropy: &|_| Err("there is no source".to_owned()),
     };
     Machine::new(&config, &backends, &(Arc::new(|_| ()) as machine::event::GuestEvents), None).expect("a machine")
 }

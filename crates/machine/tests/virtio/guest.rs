@@ -116,6 +116,7 @@ impl Setup {
             chardevs: &|id| chardevs.attach(id),
             disks: &|_| Ok(Arc::clone(&disk) as Arc<dyn Disk>),
             memories: &|_| Err("there is no memory".to_owned()),
+            entropy: &|_| Err("there is no source".to_owned()),
         };
         let events_sink: machine::event::GuestEvents = Arc::new(move |event| {
             let _gone = sender.lock().expect("the channel").send(event);

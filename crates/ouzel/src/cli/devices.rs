@@ -1,6 +1,6 @@
 //! `-device` and `-global`, and the serial ports that `-serial` asks for.
 
-use machine::config::{DeviceConfig, DeviceKind, PortKind, PortOptions, RootPortConfig};
+use machine::config::{DeviceConfig, DeviceKind, PortKind, PortOptions, RootPortConfig, SerialPortConfig};
 
 use super::arguments::all;
 use super::block::Media;
@@ -428,7 +428,8 @@ fn check_chardev(
     match kind {
         DeviceKind::IsaSerial { chardev, .. }
         | DeviceKind::IsaParallel { chardev, .. }
-        | DeviceKind::IsaDebugcon { chardev, .. } => {
+        | DeviceKind::IsaDebugcon { chardev, .. }
+        | DeviceKind::SerialPort(SerialPortConfig { chardev: Some(chardev), .. }) => {
             if character.has(chardev) {
                 return Ok(());
             }

@@ -2,8 +2,8 @@
 //! texts.
 
 use machine::config::{
-    DeviceConfig, DeviceKind, DiskAccess, DiskUse, PciPlace, ScsiDriveConfig, ScsiOptions, UnitGeometry, UnitKind,
-    UnitOptions, VirtioConfig, VirtioModel,
+    DeviceConfig, DeviceKind, DiskAccess, DiskUse, PciPlace, RngOptions, ScsiDriveConfig, ScsiOptions, SerialOptions,
+    SerialPortConfig, UnitGeometry, UnitKind, UnitOptions, VirtioConfig, VirtioModel,
 };
 use qapi::keyval;
 
@@ -60,6 +60,24 @@ const SCSI_PROPERTIES: &[(&str, &str)] = with_transport![
     ("param_change", "on/off: the guest is told of changed sizes (default on)"),
     ("seg_max_adjust", "on/off (default on)"),
     ("virtqueue_size", "entries of a queue, a power of two (default 256)"),
+];
+
+const RNG_PROPERTIES: &[(&str, &str)] = with_transport![
+    ("max-bytes", "bytes of a period (default 9223372036854775807)"),
+    ("period", "milliseconds (default 65536)"),
+    ("rng", "id of the source (default: the host's own generator)"),
+];
+
+const SERIAL_PROPERTIES: &[(&str, &str)] = with_transport![
+    ("emergency-write", "on/off: a byte can be written without a queue (default on)"),
+    ("max_ports", "ports, up to 511 (default 31)"),
+];
+
+const PORT_PROPERTIES: &[(&str, &str)] = &[
+    ("bus", "the virtio-serial-bus (default: the first)"),
+    ("chardev", "id of the character device (default: none)"),
+    ("name", "name that the guest finds it by"),
+    ("nr", "number (default: the first that is free; 0 is for a console)"),
 ];
 
 const HD_PROPERTIES: &[(&str, &str)] = &[
@@ -159,6 +177,56 @@ pub const DRIVERS: &[Driver] = &[
         SCSI_PROPERTIES,
         scsi
     ),
+    driver!("virtio-rng-pci", Some("virtio-rng"), Any, "virtio generator of random numbers", RNG_PROPERTIES, rng),
+    driver!(
+        "virtio-rng-pci-non-transitional",
+        None,
+        NonTransitional,
+        "virtio generator of random numbers without the legacy interface",
+        RNG_PROPERTIES,
+        rng
+    ),
+    driver!(
+        "virtio-rng-pci-transitional",
+        None,
+        Transitional,
+        "virtio generator of random numbers with both interfaces",
+        RNG_PROPERTIES,
+        rng
+    ),
+    driver!("virtio-serial-pci", Some("virtio-serial"), Any, "virtio console", SERIAL_PROPERTIES, serial),
+    driver!(
+        "virtio-serial-pci-non-transitional",
+        None,
+        NonTransitional,
+        "virtio console without the legacy interface",
+        SERIAL_PROPERTIES,
+        serial
+    ),
+    driver!(
+        "virtio-serial-pci-transitional",
+        None,
+        Transitional,
+        "virtio console with both interfaces",
+        SERIAL_PROPERTIES,
+        serial
+    ),
+    Driver {
+        name: "virtconsole",
+        alias: None,
+        bus: "virtio-serial-bus",
+        description: "console port of a virtio console",
+        properties: PORT_PROPERTIES,
+        build: |values, _devices| port(values, "virtconsole"),
+    },
+    Driver {
+        name: "virtserialport",
+        alias: None,
+        bus: "virtio-serial-bus",
+        description: "port of a virtio console",
+        properties: PORT_PROPERTIES,
+        build: |values, _devices| port(values, "virtserialport"),
+    },
 ];
 
 fn pci(
@@ -198,6 +266,34 @@ fn scsi(values: &mut Values<'_>) -> Result<VirtioModel, CliError> {
         ..default
     };
     Ok(VirtioModel::Scsi { options, num_queues: number(values, "num_queues")?, iothread: values.text("iothread")? })
+}
+
+fn rng(values: &mut Values<'_>) -> Result<VirtioModel, CliError> {
+    let default = RngOptions::default();
+    let options = RngOptions {
+        max_bytes: long(values, "max-bytes")?.unwrap_or(default.max_bytes),
+        period: number(values, "period")?.unwrap_or(default.period),
+    };
+    Ok(VirtioModel::Rng { options, source: values.text("rng")? })
+}
+
+fn serial(values: &mut Values<'_>) -> Result<VirtioModel, CliError> {
+    let default = SerialOptions::default();
+    Ok(VirtioModel::Serial(SerialOptions {
+        max_ports: number(values, "max_ports")?.unwrap_or(default.max_ports),
+        emergency_write: values.flag("emergency-write")?.unwrap_or(true),
+    }))
+}
+
+fn port(values: &mut Values<'_>, type_name: &'static str) -> Result<DeviceKind, CliError> {
+    Ok(DeviceKind::SerialPort(SerialPortConfig {
+        type_name,
+        bus: values.text("bus")?,
+        number: number(values, "nr")?,
+        name: values.text("name")?,
+        is_console: type_name == "virtconsole",
+        chardev: values.text("chardev")?,
+    }))
 }
 
 fn scsi_hd(values: &mut Values<'_>, devices: &[DeviceConfig]) -> Result<DeviceKind, CliError> {

@@ -9,6 +9,7 @@ pub const ALL: &[Declaration] = &[
     Declaration::event::<events::Shutdown>(),
     Declaration::event::<events::Powerdown>(),
     Declaration::event::<events::RtcChange>(),
+    Declaration::event::<events::VserportChange>(),
     Declaration::event::<events::Suspend>(),
     Declaration::event::<events::SuspendDisk>(),
     Declaration::event::<events::Wakeup>(),

@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use block::backend::{DeviceModel, ErrorPolicy};
 use block::{Backend, Permissions};
 use device::disk::{Disk, Removable};
+use device::entropy::Entropy;
 use machine::config::{self, DiskAccess};
 use machine::disk::{BackendDisk, DiskConfig};
 use machine::storage::{DiskRequestor, unknown_drive};
@@ -86,6 +87,14 @@ fn policy(wish: config::ErrorPolicy, drive: ErrorPolicy) -> ErrorPolicy {
 }
 
 impl Storage {
+    /// A source of random numbers, for a device.
+    ///
+    /// # Errors
+    /// A whole message.
+    pub fn entropy(&self, id: &str) -> Result<Arc<dyn Entropy>, String> {
+        self.objects.entropy(id).map_err(|error| error.desc)
+    }
+
     /// Connects a device to its disk: a drive by its id, or a node, which gets a back end of its own.
     ///
     /// # Errors

@@ -7,6 +7,8 @@ use block::Graph;
 use block::throttle::{Group, Limits};
 use block_net::{TlsCredentials, X509};
 use block_tools::secret::Description;
+use device::entropy::Entropy;
+use machine::entropy::HostEntropy;
 use qapi::Error;
 use qapi::memory::Memdev;
 use qapi::objects::{
@@ -24,7 +26,8 @@ enum Object {
     IoThread(Box<IoThread>),
     Credentials,
     Memory(Box<MemoryObject>),
-    Random,
+    /// A source of random numbers, with its type.
+    Rng(&'static str, Arc<dyn Entropy>),
 }
 
 struct IoThread {
@@ -97,7 +100,18 @@ impl Objects {
             }
             ObjectTypeOptions::RngBuiltin(RngProperties { opened: _ }) => {
                 unless_known(())?;
-                Object::Random
+                let source = HostEntropy::builtin().map_err(|error| Error::generic(error.to_string()))?;
+                Object::Rng("rng-builtin", Arc::new(source))
+            }
+            ObjectTypeOptions::RngRandom(properties) => {
+                let name = properties.filename.as_deref().unwrap_or("/dev/urandom");
+                let failed = |error: std::io::Error| {
+                    let reason = block::error::strerror(error.raw_os_error().unwrap_or(0));
+                    Error::generic(format!("Could not open '{name}': {reason}"))
+                };
+                let source = HostEntropy::file(std::path::Path::new(name)).map_err(failed)?;
+                unless_known(())?;
+                Object::Rng("rng-random", Arc::new(source))
             }
             ObjectTypeOptions::TlsCredsX509(properties) => {
                 let credentials = credentials(&properties)?;
@@ -122,6 +136,7 @@ impl Objects {
             Some(Object::ThrottleGroup(group)) => Arc::strong_count(group) > 2,
             Some(Object::IoThread(thread)) => thread.users > 0,
             Some(Object::Memory(memory)) => memory.is_used(),
+            Some(Object::Rng(_, source)) => Arc::strong_count(source) > 1,
             _ => false,
         };
         if in_use {
@@ -130,8 +145,8 @@ impl Objects {
         match self.list.remove(at).1 {
             Object::Secret => self.graph.remove_secret(id),
             Object::ThrottleGroup(_) | Object::Credentials => self.graph.remove_object(id),
-            // The thread ends here.
-            Object::IoThread(_) | Object::Memory(_) | Object::Random => {}
+            // Their threads end here.
+            Object::IoThread(_) | Object::Memory(_) | Object::Rng(..) => {}
         }
         Ok(())
     }
@@ -144,7 +159,7 @@ impl Objects {
             Object::IoThread(_) => "iothread",
             Object::Credentials => "tls-creds-x509",
             Object::Memory(memory) => memory.type_name(),
-            Object::Random => "rng-builtin",
+            Object::Rng(type_name, _) => type_name,
         };
         self.list.iter().map(|(id, object)| (id.clone(), type_of(object))).collect()
     }
@@ -193,6 +208,18 @@ impl Objects {
         let thread = found.ok_or_else(|| Error::device_not_found(id))?;
         thread.users += 1;
         Ok(thread.reactor.handle().clone())
+    }
+
+    /// A source of random numbers.
+    ///
+    /// # Errors
+    /// There is no such source.
+    pub fn entropy(&self, id: &str) -> Result<Arc<dyn Entropy>, Error> {
+        let found = self.list.iter().find_map(|(known, object)| match object {
+            Object::Rng(_, source) if known == id => Some(Arc::clone(source)),
+            _ => None,
+        });
+        found.ok_or_else(|| Error::device_not_found(id))
     }
 
     /// `query-iothreads`.
