@@ -16,6 +16,7 @@ pub use devices_usb::uhci::{MODELS as UHCI_MODELS, UhciModel, UhciOptions};
 pub use devices_usb::xhci::{XhciModel, XhciOptions};
 pub use devices_virtio::blk::{BlkOptions, Geometry};
 pub use devices_virtio::features as virtio_features;
+pub use devices_virtio::input::{InputKind, InputOptions};
 pub use devices_virtio::pci::PciOptions;
 pub use devices_virtio::rng::RngOptions;
 pub use devices_virtio::scsi::ScsiOptions;
@@ -577,6 +578,8 @@ pub enum VirtioModel {
     },
     /// A console with ports.
     Serial(SerialOptions),
+    /// A keyboard or pointer.
+    Input(InputOptions),
 }
 
 /// A port of a virtio console.

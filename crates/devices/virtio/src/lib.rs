@@ -1,11 +1,12 @@
 //! virtio 1.2: queues, the PCI transport, block devices, SCSI host adapters, serial
-//! ports, random numbers.
+//! ports, random numbers, keyboards and pointers.
 
 #![forbid(unsafe_code)]
 
 pub mod blk;
 pub mod device;
 pub mod features;
+pub mod input;
 pub mod pci;
 pub mod queue;
 pub mod rng;

@@ -6,6 +6,7 @@ use device::DeviceCell;
 use devices_pci::{Label, PciBus};
 use devices_virtio::blk::Blk;
 use devices_virtio::device::{Access, Model};
+use devices_virtio::input::Input;
 use devices_virtio::pci::{PciOptions, VirtioPci, Wiring};
 use devices_virtio::rng::Rng;
 use memory::DmaView;
@@ -38,6 +39,13 @@ pub fn command_line_devices(
                 }
                 VirtioModel::Rng { options, source } => {
                     random_numbers(builder, bus, backends, (device, config), (*options, source.as_deref()))
+                }
+                VirtioModel::Input(options) => {
+                    let hub = Arc::clone(&builder.input);
+                    let names = ("pci1af4,1052", "virtio-input-hid-device");
+                    let build = |_| Input::new(*options, hub);
+                    attach(builder, bus, (device, config), (2, names), build)
+                        .map(|attached| Input::connect(&VirtioPci::access(&attached.function)))
                 }
                 VirtioModel::Serial(options) => {
                     let built = virtio_serial::console(builder, bus, &consoles, (device, config), *options);

@@ -2,8 +2,8 @@
 //! texts.
 
 use machine::config::{
-    DeviceConfig, DeviceKind, DiskAccess, DiskUse, PciPlace, RngOptions, ScsiDriveConfig, ScsiOptions, SerialOptions,
-    SerialPortConfig, UnitGeometry, UnitKind, UnitOptions, VirtioConfig, VirtioModel,
+    DeviceConfig, DeviceKind, DiskAccess, DiskUse, InputKind, InputOptions, PciPlace, RngOptions, ScsiDriveConfig,
+    ScsiOptions, SerialOptions, SerialPortConfig, UnitGeometry, UnitKind, UnitOptions, VirtioConfig, VirtioModel,
 };
 use qapi::keyval;
 
@@ -72,6 +72,10 @@ const SERIAL_PROPERTIES: &[(&str, &str)] = with_transport![
     ("emergency-write", "on/off: a byte can be written without a queue (default on)"),
     ("max_ports", "ports, up to 511 (default 31)"),
 ];
+
+const KEYBOARD_PROPERTIES: &[(&str, &str)] = with_transport![];
+const POINTER_PROPERTIES: &[(&str, &str)] =
+    with_transport![("wheel-axis", "on/off: the wheel is an axis, not two buttons (default on)")];
 
 const PORT_PROPERTIES: &[(&str, &str)] = &[
     ("bus", "the virtio-serial-bus (default: the first)"),
@@ -211,6 +215,16 @@ pub const DRIVERS: &[Driver] = &[
         SERIAL_PROPERTIES,
         serial
     ),
+    driver!(
+        "virtio-keyboard-pci",
+        Some("virtio-keyboard"),
+        NonTransitional,
+        "virtio keyboard",
+        KEYBOARD_PROPERTIES,
+        keyboard
+    ),
+    driver!("virtio-mouse-pci", Some("virtio-mouse"), NonTransitional, "virtio mouse", POINTER_PROPERTIES, mouse),
+    driver!("virtio-tablet-pci", Some("virtio-tablet"), NonTransitional, "virtio tablet", POINTER_PROPERTIES, tablet),
     Driver {
         name: "virtconsole",
         alias: None,
@@ -275,6 +289,20 @@ fn rng(values: &mut Values<'_>) -> Result<VirtioModel, CliError> {
         period: number(values, "period")?.unwrap_or(default.period),
     };
     Ok(VirtioModel::Rng { options, source: values.text("rng")? })
+}
+
+fn keyboard(_values: &mut Values<'_>) -> Result<VirtioModel, CliError> {
+    Ok(VirtioModel::Input(InputOptions { kind: InputKind::Keyboard, wheel_axis: false }))
+}
+
+fn mouse(values: &mut Values<'_>) -> Result<VirtioModel, CliError> {
+    let wheel_axis = values.flag("wheel-axis")?.unwrap_or(true);
+    Ok(VirtioModel::Input(InputOptions { kind: InputKind::Mouse, wheel_axis }))
+}
+
+fn tablet(values: &mut Values<'_>) -> Result<VirtioModel, CliError> {
+    let wheel_axis = values.flag("wheel-axis")?.unwrap_or(true);
+    Ok(VirtioModel::Input(InputOptions { kind: InputKind::Tablet, wheel_axis }))
 }
 
 fn serial(values: &mut Values<'_>) -> Result<VirtioModel, CliError> {

@@ -27,6 +27,7 @@ mod hostile;
 mod linux;
 mod linux_ata;
 mod linux_disk;
+mod linux_virtio;
 mod lockstep;
 mod protocol;
 mod python;
