@@ -25,8 +25,9 @@ fn start(directory: &Directory, device: &str, more: &[&str]) -> Machine {
     Setup::new()
         .serial()
         .args(["-m", "512", "-vga", "std", "-blockdev", &node.to_string()])
-        .args(["-device", &format!("{device},drive=disk,bootindex=0")])
+        // An adapter comes before its disk.
         .args(more)
+        .args(["-device", &format!("{device},drive=disk,bootindex=0")])
         .start()
 }
 
@@ -57,6 +58,13 @@ fn peer_debian_boots_from_an_ide_disk_and_obeys_the_power_button() {
 #[ignore = "peer: a Debian disk image"]
 fn peer_debian_boots_from_a_virtio_disk_with_two_processors() {
     boots("virtio-blk-pci", &["-smp", "2"]);
+}
+
+#[test]
+#[ignore = "peer: a Debian disk image"]
+fn peer_debian_boots_from_a_scsi_disk_on_both_boards() {
+    boots("scsi-hd,scsi-id=3,lun=1", &["-device", "virtio-scsi-pci,num_queues=2"]);
+    boots("scsi-hd", &["-machine", "q35", "-smp", "2", "-device", "virtio-scsi-pci"]);
 }
 
 #[test]

@@ -68,7 +68,7 @@ fn peer_linux_uses_a_disk_and_a_disc_on_a_scsi_adapter() {
             "sd 0:0:2:3: [sda] 131072 512-byte logical blocks: (67.1 MB/64.0 MiB)",
             "sd 0:0:2:3: [sda] Write cache: enabled, read cache: enabled, doesn't support DPO or FUA",
             "sr 0:0:4:0: [sr0] scsi3-mmc drive: 16x/50x cd/rw xa/form2 cdda tray",
-            "vpd_pg80=008000067365723132330",
+            "vpd_pg80=00800006736572313233",
             "wwid=naa.5000c50012345678",
             &format!("CD-MD5 {}", md5(&disc)),
             "DISCARDED fcd6bcb56c1689fcef28b57c22475bad",
@@ -100,12 +100,48 @@ fn peer_linux_gets_random_numbers_from_a_file() {
 
 #[test]
 #[ignore = "peer: Debian's kernel and busybox"]
+fn peer_linux_hears_virtio_keyboards_and_pointers() {
+    let devices = ["virtio-keyboard-pci", "virtio-mouse-pci", "virtio-tablet-pci"];
+    let arguments: Vec<&str> = devices.iter().flat_map(|device| ["-device", device]).collect();
+    let mut machine = boot_linux("input,poweroff", &arguments);
+    let mut session = machine.connect(0);
+    let key = |key: &str, down: bool| json!({"type": "key", "data": {"down": down, "key": {"type": "qcode", "data": key}}});
+    let axis = |kind: &str, axis: &str, value: i64| json!({"type": kind, "data": {"axis": axis, "value": value}});
+    let button = |down: bool| json!({"type": "btn", "data": {"down": down, "button": "left"}});
+    machine.wait_serial("INPUT-WAIT Keyboard\n", BOOT_PATIENCE);
+    session.run("input-send-event", json!({"events": [key("q", true)]}));
+    session.run("input-send-event", json!({"events": [key("q", false)]}));
+    machine.wait_serial("INPUT-WAIT Mouse\n", BOOT_PATIENCE);
+    let mice = session.query("query-mice");
+    let find = |name: &str| {
+        let found = mice.as_array().into_iter().flatten().find(|mouse| mouse["name"] == name);
+        found.unwrap_or_else(|| panic!("{name} is not in {mice}")).clone()
+    };
+    assert_eq!(find("QEMU Virtio Tablet")["absolute"], true);
+    session.run("input-send-event", json!({"events": [axis("rel", "x", 7), axis("rel", "y", -3)]}));
+    session.run("input-send-event", json!({"events": [axis("rel", "x", 1)]}));
+    machine.wait_serial("INPUT-WAIT Tablet\n", BOOT_PATIENCE);
+    session.run("input-send-event", json!({"events": [axis("abs", "x", 20000), axis("abs", "y", 400), button(true)]}));
+    wait_power_off(&mut machine, &mut session);
+    has(
+        &machine.serial(),
+        &[
+            "N: Name=\"QEMU Virtio Keyboard\"",
+            "INPUT-EVENTS Keyboard 1 10 1;0 0 0;1 10 0;0 0 0;",
+            "INPUT-EVENTS Mouse 2 0 7;2 1 -3;0 0 0;2 0 1;",
+            "INPUT-EVENTS Tablet 3 0 20000;3 1 400;1 110 1;0 0 0;",
+        ],
+    );
+}
+
+#[test]
+#[ignore = "peer: Debian's kernel and busybox"]
 fn peer_linux_talks_through_named_ports_and_a_console() {
     const OUTPUT: usize = 300_000;
     let directory = Directory::new();
     let (socket, console) = (directory.join("port"), directory.join("console"));
     let mut machine = boot_linux(
-        "ports,poweroff",
+        "ports,button",
         &[
             "-chardev",
             &format!("socket,id=port,path={},server=on,wait=off", text(&socket)),
@@ -130,7 +166,9 @@ fn peer_linux_talks_through_named_ports_and_a_console() {
     port.read_exact(&mut answer).unwrap_or_else(|error| panic!("{error}\n{}", machine.story()));
     assert_eq!(answer[..expected.len()], expected[..]);
     assert!(answer[expected.len()..].iter().all(|byte| *byte == b'x'), "another byte came");
+    // Changes of a port are told once a second.
     assert_eq!(session.event_within("VSERPORT_CHANGE", BOOT_PATIENCE), json!({"id": "echo", "open": false}));
+    session.query("system_powerdown");
     wait_power_off(&mut machine, &mut session);
     has(&machine.serial(), &["PORT vport0p1 org.ouzel.echo", "ECHO-READ hello there", "ECHO-SENT", "HVC-DONE"]);
     let greeting = std::fs::read_to_string(&console).expect("a file");
