@@ -105,7 +105,8 @@ fn peer_linux_hears_virtio_keyboards_and_pointers() {
     let arguments: Vec<&str> = devices.iter().flat_map(|device| ["-device", device]).collect();
     let mut machine = boot_linux("input,poweroff", &arguments);
     let mut session = machine.connect(0);
-    let key = |key: &str, down: bool| json!({"type": "key", "data": {"down": down, "key": {"type": "qcode", "data": key}}});
+    let key =
+        |key: &str, down: bool| json!({"type": "key", "data": {"down": down, "key": {"type": "qcode", "data": key}}});
     let axis = |kind: &str, axis: &str, value: i64| json!({"type": kind, "data": {"axis": axis, "value": value}});
     let button = |down: bool| json!({"type": "btn", "data": {"down": down, "button": "left"}});
     machine.wait_serial("INPUT-WAIT Keyboard\n", BOOT_PATIENCE);
