@@ -128,9 +128,9 @@ fn peer_linux_hears_virtio_keyboards_and_pointers() {
         &machine.serial(),
         &[
             "N: Name=\"QEMU Virtio Keyboard\"",
-            "INPUT-EVENTS Keyboard 1 10 1;0 0 0;1 10 0;0 0 0;",
-            "INPUT-EVENTS Mouse 2 0 7;2 1 -3;0 0 0;2 0 1;",
-            "INPUT-EVENTS Tablet 3 0 20000;3 1 400;1 110 1;0 0 0;",
+            "INPUT-EVENTS Keyboard 0100100001000000 0000000000000000 0100100000000000 0000000000000000",
+            "INPUT-EVENTS Mouse 0200000007000000 02000100fdffffff 0000000000000000 0200000001000000",
+            "INPUT-EVENTS Tablet 03000000204e0000 0300010090010000 0100100101000000 0000000000000000",
         ],
     );
 }
