@@ -181,8 +181,9 @@ fn bulk<const KIND: u8>(cpu: &mut Cpu, op: &Op, count: u64) -> Exec<u64> {
     }
     let (size, mask) = (u64::from(op.size), address_mask(op));
     let destination = cpu.gpr[gpr::RDI] & mask;
-    // Pages that follow in the TLB may be taken along.
-    let mut most = if cpu.mode.is_long64() { room_in_segment(mask, destination) / size } else { 0 };
+    // Pages that follow in the TLB may be taken along; in lock-step both tiers stop at the same borders.
+    let several = cpu.mode.is_long64() && cpu.lockstep.is_none();
+    let mut most = if several { room_in_segment(mask, destination) / size } else { 0 };
     // Faults are left to the single step that follows.
     let Ok(to) = linear_in::<true>(cpu, ES, destination, size) else { return Ok(0) };
     let mut room = room_in_page(to).min(room_in_segment(mask, destination));
