@@ -29,6 +29,7 @@ mod linux_ata;
 mod linux_disk;
 mod linux_virtio;
 mod lockstep;
+mod platform;
 mod protocol;
 mod python;
 mod spec_examples;

@@ -16,6 +16,7 @@ struct HumanCommand {
 }
 
 const COMMANDS: &[HumanCommand] = &[
+    HumanCommand { words: "info kvm", help: "show KVM information", run: kvm },
     HumanCommand { words: "info numa", help: "show NUMA information", run: numa },
     HumanCommand { words: "info status", help: "show the current VM status", run: status },
     HumanCommand { words: "info version", help: "show the version", run: version },
@@ -61,6 +62,11 @@ fn help() -> String {
 
 fn version(_: &mut Control) -> String {
     format!("{}{}\r\n", crate::version::EMULATED, crate::version::package())
+}
+
+fn kvm(control: &mut Control) -> String {
+    let is_used = control.machine().accelerator().name() == "kvm";
+    format!("kvm support: {}\r\n", if is_used { "enabled" } else { "disabled" })
 }
 
 fn status(control: &mut Control) -> String {

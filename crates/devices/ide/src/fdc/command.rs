@@ -155,11 +155,10 @@ impl Fdc {
     // ---- Positions ----
 
     /// Steps to a track. A step over a medium makes the drive see it. As in QEMU a drive does not move beyond the tracks
-    /// of its medium, and without one it stays at track 0.
+    /// of the last medium that it has had; before the first one it stays at track 0.
     pub(super) fn step(&mut self, unit: usize, track: u8) {
         let has_medium = self.has_medium(unit);
-        let last = self.unit(unit).map_or(0, |unit| unit.format.tracks).saturating_sub(1);
-        if track > if has_medium { last } else { 0 } {
+        if track > self.unit(unit).map_or(0, |unit| unit.reach) {
             return;
         }
         if let Some(drive) = self.state.drives.get_mut(unit) {

@@ -146,6 +146,8 @@ struct FdcState {
 
 /// A drive's host side.
 struct Unit {
+    /// How far its head moves: the tracks of the last medium.
+    reach: u8,
     disk: Arc<dyn Disk>,
     properties: DiskProperties,
     drive_type: DriveType,
@@ -239,7 +241,14 @@ impl Fdc {
         });
         let format = Format::of(properties.size, Some(drive_type));
         if let Some(place) = self.units.get_mut(unit) {
-            *place = Some(Unit { disk, properties, drive_type, format, _events: events });
+            *place = Some(Unit {
+                disk,
+                reach: if properties.medium { format.tracks } else { 0 },
+                properties,
+                drive_type,
+                format,
+                _events: events,
+            });
         }
         self.power_on();
     }
@@ -253,6 +262,9 @@ impl Fdc {
         if let Some(unit) = self.units.get_mut(unit).and_then(Option::as_mut) {
             unit.properties = unit.disk.properties();
             unit.format = Format::of(unit.properties.size, Some(unit.drive_type));
+            if unit.properties.medium {
+                unit.reach = unit.format.tracks;
+            }
         }
     }
 
