@@ -393,7 +393,7 @@ impl Serial {
 fn send(port: &mut Port, request: &Request, mut sent: usize) -> Option<usize> {
     const PIECE: usize = 4096;
     let len = request.readable.len();
-    let Some(backend) = port.backend.as_mut().filter(|_| port.host_open) else { return None };
+    let backend = port.backend.as_mut().filter(|_| port.host_open)?;
     let mut piece = [0; PIECE];
     while sent < len {
         let here = (len - sent).min(PIECE);
