@@ -180,10 +180,10 @@ pub fn laws<D: IoDevice + PciFunction>(bench: &Bench, cell: &DeviceCell<D>, len:
     const SIZES: [AccessSize; 3] = [AccessSize::Byte, AccessSize::Word, AccessSize::Dword];
     for round in 0..3000 {
         // The first registers are those that matter most.
-        let offset = if noise.next() % 2 == 0 { noise.next() % len.min(0x80) } else { noise.next() % len };
+        let offset = if noise.next() & 1 == 0 { noise.next() % len.min(0x80) } else { noise.next() % len };
         let size = SIZES[(noise.next() % 4).min(2) as usize];
         let offset = if size == AccessSize::Dword { offset & !3 } else { offset };
-        let value = if noise.next() % 2 == 0 { noise.next() & 0xf_ffff } else { noise.next() };
+        let value = if noise.next() & 1 == 0 { noise.next() & 0xf_ffff } else { noise.next() };
         match noise.next() % 8 {
             0 => drop(cell.lock().read(0, offset, size)),
             1 => bench.clock.step(noise.next() % 3_000_000),

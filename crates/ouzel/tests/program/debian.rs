@@ -69,9 +69,26 @@ fn peer_debian_boots_from_a_scsi_disk_on_both_boards() {
 
 #[test]
 #[ignore = "peer: a Debian disk image"]
+fn peer_debian_boots_from_a_usb_disk_behind_ehci() {
+    boots("usb-storage", &["-machine", "q35,usb=on"]);
+}
+
+#[test]
+#[ignore = "peer: a Debian disk image"]
 fn peer_debian_boot_menu_obeys_keys() {
+    menu_obeys(&[]);
+}
+
+#[test]
+#[ignore = "peer: a Debian disk image"]
+fn peer_debian_boot_menu_obeys_a_usb_keyboard() {
+    menu_obeys(&["-device", "qemu-xhci", "-device", "usb-kbd"]);
+}
+
+/// The menu's second entry is chosen by keys.
+fn menu_obeys(more: &[&str]) {
     let directory = Directory::new();
-    let mut machine = start(&directory, "ide-hd,bus=ide.0", &[]);
+    let mut machine = start(&directory, "ide-hd,bus=ide.0", more);
     let mut session = machine.connect(0);
     machine.wait_serial("Power off", BOOT_PATIENCE);
     for key in ["down", "ret"] {
