@@ -104,7 +104,25 @@ fn wanted(options: &NbdOptions, graph: &Graph) -> Result<Wanted> {
     Ok(Wanted { export: options.export.clone(), context, tls })
 }
 
+/// How long a server may take to be reached and to negotiate: whoever opens the node waits for it.
+const NEGOTIATION: Duration = Duration::from_secs(10);
+
 async fn connect(options: &NbdOptions, wanted: &Wanted) -> Result<Arc<Connection>> {
+    connect_in_time(options, wanted, NEGOTIATION).await
+}
+
+async fn connect_in_time(options: &NbdOptions, wanted: &Wanted, time: Duration) -> Result<Arc<Connection>> {
+    tokio::select! {
+        biased;
+        connection = negotiate(options, wanted) => connection,
+        () = aio::sleep(time) => {
+            let text = format!("The NBD server did not finish the negotiation within {} seconds", time.as_secs());
+            Err(Error::new(rustix::io::Errno::TIMEDOUT.raw_os_error(), text))
+        }
+    }
+}
+
+async fn negotiate(options: &NbdOptions, wanted: &Wanted) -> Result<Arc<Connection>> {
     let stream = options.server.connect().await?;
     let (transport, reader, export) = handshake::negotiate(stream, wanted).await?;
     if export.size > i64::MAX as u64 {
@@ -352,5 +370,24 @@ impl Driver for Nbd {
 
     fn as_any(&self) -> &dyn Any {
         self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_says_nothing_is_given_up() {
+        // The backlog accepts the connection; nobody answers.
+        let server = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let port = server.local_addr().expect("an address").port().to_string();
+        let text = block::Options::new().with("host", "127.0.0.1").with("port", port.as_str());
+        let options = NbdOptions::take(&mut text.clone()).expect("options");
+        let wanted = Wanted { export: String::new(), context: "base:allocation".to_owned(), tls: None };
+        let connected = aio::block_on(connect_in_time(&options, &wanted, Duration::from_secs(1)));
+        let error = connected.err().expect("there is no server").to_string();
+        assert_eq!(error, "The NBD server did not finish the negotiation within 1 seconds");
+        drop(server);
     }
 }
