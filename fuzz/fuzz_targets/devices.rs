@@ -56,7 +56,7 @@ fn machine() -> Machine {
         memory: MemoryOptions::default(),
         numa: Numa::default(),
         types: Vec::new(),
-        devices: plain.chain(harness::usb_devices()).collect(),
+        devices: plain.chain(harness::usb_devices()).chain(harness::virtio_devices()).collect(),
     };
     let backends = Backends {
         chardevs: &|_| unreachable!("no device wants one"),

@@ -5,8 +5,9 @@ use device::ResetKind;
 use device::testing::{Script, access, reset_twice_is_once, save_and_restore_agree};
 
 use crate::config::{
-    Address, DeviceConfig, DeviceKind, EHCI_MODELS, HidKind, PciPlace, UHCI_MODELS, UhciOptions, UsbControllerConfig,
-    UsbControllerKind, UsbDeviceConfig, UsbDeviceKind, UsbLabels, XhciModel, XhciOptions,
+    Address, DeviceConfig, DeviceKind, EHCI_MODELS, HidKind, InputKind, InputOptions, PciOptions, PciPlace, RngOptions,
+    ScsiOptions, SerialOptions, SerialPortConfig, UHCI_MODELS, UhciOptions, UsbControllerConfig, UsbControllerKind,
+    UsbDeviceConfig, UsbDeviceKind, UsbLabels, VirtioConfig, VirtioModel, XhciModel, XhciOptions,
 };
 use crate::qtest::QtestAccess;
 
@@ -48,6 +49,34 @@ pub fn usb_devices() -> Vec<DeviceConfig> {
         device("uhci", hid(HidKind::Keyboard)),
         device("xhci", hid(HidKind::Tablet)),
         device("nec", hid(HidKind::Keyboard)),
+    ]
+}
+
+/// virtio devices of all kinds that need no disk, for machines that are to be harnessed.
+pub fn virtio_devices() -> Vec<DeviceConfig> {
+    let device = |type_name, legacy, model| {
+        let pci = PciOptions { legacy, ..PciOptions::default() };
+        let config = VirtioConfig { type_name, place: PciPlace::default(), pci, vectors: None, model };
+        DeviceConfig { id: None, source: String::new(), kind: DeviceKind::Virtio(Box::new(config)) }
+    };
+    let scsi = VirtioModel::Scsi { options: ScsiOptions::default(), num_queues: None, iothread: None };
+    let input = |kind| VirtioModel::Input(InputOptions { kind, wheel_axis: true });
+    let port = SerialPortConfig {
+        type_name: "virtserialport",
+        bus: None,
+        number: None,
+        name: Some("org.ouzel.test".to_owned()),
+        is_console: false,
+        chardev: None,
+    };
+    vec![
+        device("virtio-scsi-pci", true, scsi),
+        device("virtio-rng-pci", true, VirtioModel::Rng { options: RngOptions::default(), source: None }),
+        device("virtio-serial-pci", true, VirtioModel::Serial(SerialOptions::default())),
+        DeviceConfig { id: None, source: String::new(), kind: DeviceKind::SerialPort(port) },
+        device("virtio-keyboard-pci", false, input(InputKind::Keyboard)),
+        device("virtio-mouse-pci", false, input(InputKind::Mouse)),
+        device("virtio-tablet-pci", false, input(InputKind::Tablet)),
     ]
 }
 
