@@ -137,7 +137,7 @@ unsafe fn copy_items<T: Copy>(from: *const u8, to: *mut u8, count: usize) {
 }
 
 /// Bytes that are copied at once at most.
-const SPAN: u64 = 1 << 16;
+const SPAN: u64 = 1 << 18;
 
 /// How many bytes lie behind one another in the host's memory, too, when `len` bytes at `linear`, which are at `host`, end
 /// with their page: all of some following pages that the TLB has, `most` at most.
