@@ -361,7 +361,8 @@ fn wrong(example: &Example) -> Vec<String> {
         }
     } else if let Some(error) = documented {
         let wanted = error.to_string().replace("/srv/images/", &directory.display().to_string());
-        if reply["error"].to_string() != wanted {
+        let said = reply["error"].to_string();
+        if said != wanted {
             found.push(format!("wanted the error {wanted}, got {reply}"));
         }
     } else if reply.get("return").is_none() {
