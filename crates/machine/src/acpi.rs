@@ -28,9 +28,10 @@ mod board {
     pub const SMI_COMMAND: u32 = 0xb2;
     pub const ACPI_ENABLE: u8 = 0xf1;
     pub const ACPI_DISABLE: u8 = 0xf0;
-    pub const PM1A_EVENT: u32 = 0x600;
-    pub const PM1A_CONTROL: u32 = 0x604;
-    pub const PM_TIMER: u32 = 0x608;
+    /// Offsets in the power management block.
+    pub const PM1A_EVENT: u32 = 0;
+    pub const PM1A_CONTROL: u32 = 4;
+    pub const PM_TIMER: u32 = 8;
     pub const GPE0: u32 = 0xafe0;
     pub const GPE0_LEN: u8 = 4;
     pub const LOCAL_APIC: u32 = 0xfee0_0000;
@@ -66,6 +67,8 @@ pub struct SleepStates {
 pub struct AcpiConfig {
     /// The chipset.
     pub chipset: ChipsetTables,
+    /// The first port of the power management block, where firmware put it.
+    pub pm_base: u16,
     /// The sleep states beside S5.
     pub sleep: SleepStates,
     /// Where PCI memory is above 4 GiB: first and last address.
@@ -135,7 +138,7 @@ impl AcpiTables {
         let facs = tables.place(&facs(), 64);
         let dsdt = tables.add(&dsdt::build(config), &[]);
         let fadt = match config.chipset {
-            ChipsetTables::I440fx => tables.add(&fadt::piix4(facs, dsdt), &[(36, 4), (40, 4)]),
+            ChipsetTables::I440fx => tables.add(&fadt::piix4(config, facs, dsdt), &[(36, 4), (40, 4)]),
             ChipsetTables::Q35 { .. } => tables.add(&fadt::ich9(config, facs, dsdt), &[(36, 4), (40, 4), (140, 8)]),
         };
         let mut list = vec![fadt, tables.add(&madt(config), &[])];
@@ -340,6 +343,7 @@ mod tests {
     fn config() -> AcpiConfig {
         AcpiConfig {
             chipset: ChipsetTables::I440fx,
+            pm_base: 0x600,
             sleep: SleepStates { s3: true, s4: Some(2) },
             high_window: None,
             apic_ids: vec![0, 1, 2, 300],
@@ -350,6 +354,15 @@ mod tests {
             generation: Some([1; 16]),
             numa: None,
             serial_ports: vec![SerialPort { number: 1, io: 0x3f8, irq: 4 }],
+        }
+    }
+
+    #[test]
+    fn fadt_names_the_ports_that_firmware_chose() {
+        let config = AcpiConfig { pm_base: 0xb000, ..config() };
+        for (fadt, gpe0) in [(fadt::piix4(&config, 0, 64), 0xafe0_u32), (fadt::ich9(&config, 0, 64), 0xb020)] {
+            let dword = |at: usize| u32::from_le_bytes(*fadt.as_slice()[at..].first_chunk().expect("in the table"));
+            assert_eq!([dword(56), dword(64), dword(76), dword(80)], [0xb000, 0xb004, 0xb008, gpe0]);
         }
     }
 

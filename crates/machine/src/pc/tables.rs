@@ -12,6 +12,9 @@ use crate::acpi::{AcpiConfig, ChipsetTables, NumaTables, SleepStates};
 use crate::config::{ChipsetKind, DeviceKind, MachineConfig};
 use crate::smbios::{self, Smbios, SmbiosConfig};
 
+/// Where the power management block is unless firmware chooses another place.
+const PM_BASE_DEFAULT: u16 = 0x600;
+
 /// The ACPI tables' contents.
 pub fn acpi(builder: &Builder<'_>, extra: &Extra) -> AcpiConfig {
     let config = builder.config;
@@ -25,6 +28,7 @@ pub fn acpi(builder: &Builder<'_>, extra: &Extra) -> AcpiConfig {
                 ChipsetTables::Q35 { mmconfig: Some((PCIEXBAR_DEFAULT, 256 << 20)) }
             }
         },
+        pm_base: PM_BASE_DEFAULT,
         sleep: SleepStates { s3: sleep.s3, s4: sleep.s4.then_some(sleep.s4_value) },
         high_window: None,
         apic_ids: (0..count).map(|index| topology.apic_id(index)).collect(),
@@ -80,7 +84,20 @@ pub fn as_set_up(config: &AcpiConfig, bus: &PciBus) -> AcpiConfig {
         Some(window.map_or((start, last), |(first, end)| (first.min(start), end.max(last))))
     });
     let high_window = window.map(|(first, last)| (first & !(GRANULE - 1), last | (GRANULE - 1)));
-    AcpiConfig { chipset, high_window, ..config.clone() }
+    AcpiConfig { chipset, high_window, pm_base: pm_base(config.chipset, bus), ..config.clone() }
+}
+
+/// Where firmware put the power management block: PMBA of the PIIX4, PMBASE of the ICH9.
+fn pm_base(chipset: ChipsetTables, bus: &PciBus) -> u16 {
+    const REGISTER: u8 = 0x40;
+    let function = match chipset {
+        ChipsetTables::I440fx => Address::new(1, 3),
+        ChipsetTables::Q35 { .. } => Address::new(31, 0),
+    };
+    match bus.read_config(function, REGISTER, AccessSize::Word) as u16 & 0xffc0 {
+        0 | 0xffc0 => PM_BASE_DEFAULT,
+        base => base,
+    }
 }
 
 /// Where firmware mapped the configuration space of a Q35: PCIEXBAR.
