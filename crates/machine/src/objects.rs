@@ -150,6 +150,7 @@ const USER_TYPES: &[(&str, &str)] = &[
     ("memory-backend-ram", "memory-backend"),
     ("qtest", "object"),
     ("rng-builtin", "rng-backend"),
+    ("rng-random", "rng-backend"),
     ("secret", "object"),
     ("throttle-group", "object"),
     ("tls-creds-x509", "tls-creds"),

@@ -111,7 +111,7 @@ pub struct MemoryBackendProperties {
     /// Bytes.
     pub size: Size,
     /// Whether the memory is known by the object's path.
-    #[qapi(name = "x-use-canonical-path-for-ramblock-id", unstable)]
+    #[qapi(name = "x-use-canonical-path-for-ramblock-id")]
     pub x_use_canonical_path_for_ramblock_id: Option<bool>,
 }
 

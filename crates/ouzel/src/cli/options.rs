@@ -276,7 +276,12 @@ pub const OPTIONS: &[OptionSpec] = &[
     option("kernel", Some("file"), "boot this Linux bzImage, PVH ELF or Multiboot image"),
     option("initrd", Some("file"), "the kernel's initial RAM disk or module"),
     option("append", Some("text"), "the kernel's command line"),
-    grouped("object", "type,id=id[,prop=value…]", "create an object: iothread, qtest, secret, throttle-group", &OBJECT),
+    grouped(
+        "object",
+        "type,id=id[,prop=value…]",
+        "create an object: iothread, memory-backend-ram, rng-random, secret, throttle-group …",
+        &OBJECT,
+    ),
     grouped("blockdev", "driver,node-name=name[,option=value…]", "open a block node", &BLOCKDEV),
     grouped(
         "drive",
