@@ -186,7 +186,10 @@ static void interrupt_windows(void)
         other_rip = (u64)code + (n == 2 ? 4 : 2);
         third_rip = (u64)code + (n == 2 ? 6 : 2);
         timer_periodic(5000);
+        /* On a busy host the timer's thread may come late: again, until there was something to see. */
         struct Frame got = run(from, on_window);
+        for (int round = 0; n > 0 && interrupts <= 5 && got.vector == BP && got.rax == HOT * 5 && round < 10000; round++)
+            got = run(from, on_window);
         u64 during = interrupts, odd = strange;
         /* What is pending when the loop has ended comes now. */
         timer_off();
