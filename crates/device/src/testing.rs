@@ -1,8 +1,12 @@
-//! The laws that hold for every device, checked through its [`Lifecycle`], and accesses to whatever a device has mapped.
+//! The laws that hold for every device, checked through its [`Lifecycle`], and accesses to whatever a device has mapped;
+//! a disk for tests of controllers.
+
+mod disk;
 
 use memory::{AccessSize, AddressSpace, Backing, FlatView, GuestAddress};
 use state::testing::{load_all, saved};
 
+pub use self::disk::FakeDisk;
 use crate::{DeviceState, Lifecycle, ResetKind};
 
 /// The state's bytes; nothing for a device without any.

@@ -6,7 +6,8 @@ use memory::{AddressSpace, Backing, GuestAddress, RamBlock};
 
 use super::*;
 use crate::drive::DriveKind;
-use crate::testing::{FakeDisk, Pin};
+use crate::testing::Pin;
+use device::testing::FakeDisk;
 
 const LIST: u64 = 0x1000;
 const RECEIVE: u64 = 0x2000;

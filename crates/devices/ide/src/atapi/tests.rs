@@ -6,7 +6,7 @@ use device::disk::Disk;
 
 use super::*;
 use crate::drive::{DriveHost, DriveKind, DriveOptions, DriveState};
-use crate::testing::FakeDisk;
+use device::testing::FakeDisk;
 
 struct Bench {
     host: DriveHost,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::testing::FakeDisk;
+use device::testing::FakeDisk;
 
 /// A drive whose host moves everything at once.
 struct Bench {
@@ -320,7 +320,7 @@ fn features_change_what_identify_says() {
     assert_eq!(set(0x03, 0x44)[88], 0x103f);
     assert_eq!(set(0x82, 0)[85], 0x4001);
     assert_eq!(set(0x02, 0)[85], 0x4021);
-    assert_eq!(bench.disk.take_log(), ["flush"], "turning the cache off flushes it");
+    assert_eq!(bench.disk.take_log(), ["cache false", "flush", "cache true"], "turning the cache off flushes it");
     bench.state.feature.write(0x99);
     bench.command(0xef);
     assert!(bench.is_aborted());

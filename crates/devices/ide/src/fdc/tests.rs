@@ -5,7 +5,8 @@ use std::sync::Mutex;
 use memory::{AddressSpace, Backing, GuestAddress, RamBlock, SpaceKind};
 
 use super::*;
-use crate::testing::{FakeDisk, Pin};
+use crate::testing::Pin;
+use device::testing::FakeDisk;
 
 /// A channel that a test sets up.
 #[derive(Clone, Default)]

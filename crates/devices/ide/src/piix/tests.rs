@@ -8,7 +8,8 @@ use memory::{AddressSpace, Backing, DmaView, GuestAddress, RamBlock, SpaceKind};
 
 use super::*;
 use crate::drive::DriveKind;
-use crate::testing::{FakeDisk, Pin};
+use crate::testing::Pin;
+use device::testing::FakeDisk;
 
 const BYTE: AccessSize = AccessSize::Byte;
 const WORD: AccessSize = AccessSize::Word;

@@ -1,130 +1,14 @@
 use std::sync::mpsc::{Receiver, channel};
 
+use device::testing::FakeDisk;
+
 use super::*;
 use crate::{Direction, ScsiAddress, ScsiBus, bus};
 
-/// A disk in memory whose requests wait until the test lets them go.
-struct FakeDisk {
-    data: Mutex<Vec<u8>>,
-    properties: Mutex<DiskProperties>,
-    queue: Mutex<Vec<DiskRequest>>,
-    failure: Mutex<Option<DiskError>>,
-    log: Mutex<Vec<String>>,
-    observer: Mutex<Option<Weak<dyn DiskObserver>>>,
-    removable: Mutex<Option<Weak<dyn Removable>>>,
-}
-
-impl FakeDisk {
-    fn new(sectors: usize) -> Arc<Self> {
-        let data: Vec<u8> = (0..sectors * 512).map(|at| (at / 512) as u8).collect();
-        let properties = DiskProperties {
-            size: data.len() as u64,
-            logical_block_size: 512,
-            physical_block_size: 4096,
-            min_io_size: 0,
-            opt_io_size: 0,
-            discard_granularity: 512,
-            read_only: false,
-            medium: sectors > 0,
-            write_cache: true,
-            serial: String::new(),
-        };
-        Arc::new(Self {
-            data: Mutex::new(data),
-            properties: Mutex::new(properties),
-            queue: Mutex::default(),
-            failure: Mutex::default(),
-            log: Mutex::default(),
-            observer: Mutex::default(),
-            removable: Mutex::default(),
-        })
-    }
-
-    fn log(&self) -> Vec<String> {
-        std::mem::take(&mut self.log.lock().expect("log"))
-    }
-
-    fn work(&self) {
-        loop {
-            let requests = std::mem::take(&mut *self.queue.lock().expect("queue"));
-            if requests.is_empty() {
-                return;
-            }
-            for request in requests {
-                let failure = *self.failure.lock().expect("failure");
-                let result = failure.map_or_else(|| self.apply(&request.operation), Err);
-                (request.done)(result);
-            }
-        }
-    }
-
-    fn apply(&self, operation: &DiskOperation) -> Result<(), DiskError> {
-        let mut data = self.data.lock().expect("data");
-        let range = |offset: u64, len: usize| offset as usize..offset as usize + len;
-        match operation {
-            DiskOperation::Read { offset, buf } => buf.write_at(0, &data[range(*offset, buf.len())]),
-            DiskOperation::Write { offset, buf, .. } => buf.read_at(0, &mut data[range(*offset, buf.len())]),
-            DiskOperation::Discard { offset, len } | DiskOperation::WriteZeroes { offset, len, .. } => {
-                data[range(*offset, *len as usize)].fill(0);
-            }
-            DiskOperation::Flush => {}
-        }
-        Ok(())
-    }
-
-    fn change(&self, change: impl FnOnce(&mut DiskProperties)) {
-        change(&mut self.properties.lock().expect("properties"));
-        let observer = self.observer.lock().expect("observer").clone();
-        observer.and_then(|weak| weak.upgrade()).expect("an observer").changed();
-    }
-
-    fn drive(&self) -> Arc<dyn Removable> {
-        self.removable.lock().expect("removable").as_ref().and_then(Weak::upgrade).expect("a drive")
-    }
-
-    fn exchange(&self, sectors: u64) {
-        self.change(|properties| (properties.size, properties.medium) = (sectors * 512, sectors > 0));
-        self.drive().medium_changed(sectors > 0);
-    }
-}
-
-impl Disk for FakeDisk {
-    fn properties(&self) -> DiskProperties {
-        self.properties.lock().expect("properties").clone()
-    }
-
-    fn submit(&self, request: DiskRequest) {
-        let text = match &request.operation {
-            DiskOperation::Read { offset, buf } => format!("read {}+{}", offset / 512, buf.len() / 512),
-            DiskOperation::Write { offset, buf, fua } => {
-                format!("write {}+{}{}", offset / 512, buf.len() / 512, if *fua { " fua" } else { "" })
-            }
-            DiskOperation::Flush => "flush".to_owned(),
-            DiskOperation::Discard { offset, len } => format!("discard {}+{}", offset / 512, len / 512),
-            DiskOperation::WriteZeroes { offset, len, unmap } => {
-                format!("zeroes {}+{}{}", offset / 512, len / 512, if *unmap { " unmap" } else { "" })
-            }
-        };
-        self.log.lock().expect("log").push(text);
-        self.queue.lock().expect("queue").push(request);
-    }
-
-    fn set_write_cache(&self, on: bool) {
-        self.log.lock().expect("log").push(format!("cache {on}"));
-        self.properties.lock().expect("properties").write_cache = on;
-    }
-
-    fn observe(&self, observer: Weak<dyn DiskObserver>) {
-        *self.observer.lock().expect("observer") = Some(observer);
-    }
-
-    fn set_removable(&self, drive: Weak<dyn Removable>) {
-        *self.removable.lock().expect("removable") = Some(drive);
-    }
-
-    fn tray_moved(&self, is_open: bool) {
-        self.log.lock().expect("log").push(format!("tray {}", if is_open { "open" } else { "closed" }));
-    }
+/// Another medium, or none.
+fn exchange(disk: &FakeDisk, sectors: u64) {
+    disk.change(|properties| (properties.size, properties.medium) = (sectors * 512, sectors > 0));
+    disk.drive().expect("a drive").medium_changed(sectors > 0);
 }
 
 struct Bench {
@@ -138,6 +22,7 @@ type End = (Completion, Vec<u8>);
 impl Bench {
     fn new(options: UnitOptions, sectors: usize) -> Self {
         let disk = FakeDisk::new(sectors);
+        disk.properties.lock().expect("properties").physical_block_size = 4096;
         let unit = LogicalUnit::new(options, &(disk.clone() as Arc<dyn Disk>));
         let bench = Self { disk, unit };
         // The reset is told first.
@@ -275,7 +160,7 @@ fn reads_and_writes_of_all_lengths_reach_the_disk() {
     ] {
         let data = bench.data(cdb);
         assert_eq!((data.len(), data[0], data[1023]), (1024, 5, 6));
-        assert_eq!(bench.disk.log(), ["read 5+2"]);
+        assert_eq!(bench.disk.take_log(), ["read 5+2"]);
     }
     for (cdb, expected) in [
         (&[0x0a, 0, 0, 9, 1, 0][..], "write 9+1"),
@@ -285,15 +170,15 @@ fn reads_and_writes_of_all_lengths_reach_the_disk() {
         (&[0x8a, 0, 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 1, 0, 0], "write 9+1"),
     ] {
         bench.good(cdb, &[0xa5; 512]);
-        assert_eq!(bench.disk.log(), [expected]);
+        assert_eq!(bench.disk.take_log(), [expected]);
     }
     assert_eq!(bench.data(&[0x28, 8, 0, 0, 0, 9, 0, 0, 1, 0])[..2], [0xa5; 2]);
-    assert_eq!(bench.disk.log(), ["flush", "read 9+1"]);
+    assert_eq!(bench.disk.take_log(), ["flush", "read 9+1"]);
     bench.good(&[0x35], &[]);
     bench.good(&[0x91], &[]);
-    assert_eq!(bench.disk.log(), ["flush", "flush"]);
+    assert_eq!(bench.disk.take_log(), ["flush", "flush"]);
     assert_eq!(bench.data(&[0x28, 0, 0, 0, 4, 0, 0, 0, 0, 0]), [], "no blocks at the end");
-    assert!(bench.disk.log().is_empty());
+    assert!(bench.disk.take_log().is_empty());
 }
 
 #[test]
@@ -332,7 +217,7 @@ fn commands_without_enough_memory_do_nothing() {
         let command = Command { cdb: Cdb::new(cdb), tag: 0, data_out, data_in, autosense: true };
         assert_eq!(bench.start(command).expect("an end").sense(), Some(Sense::INVALID_FIELD));
     }
-    assert!(bench.disk.log().is_empty());
+    assert!(bench.disk.take_log().is_empty());
 }
 
 #[test]
@@ -390,10 +275,10 @@ fn unmap_and_write_same_are_checked_and_done_in_parts() {
     let unmap = |list: &[u8]| [0x42, 0, 0, 0, 0, 0, 0, 0, list.len() as u8, 0];
     let two = list(&[(8, 8), (100, 0), (32, 1)]);
     bench.good(&unmap(&two), &two);
-    assert_eq!(bench.disk.log(), ["discard 8+8", "discard 32+1"]);
+    assert_eq!(bench.disk.take_log(), ["discard 8+8", "discard 32+1"]);
     let outside = list(&[(8, 8), (4096, 1)]);
     assert_eq!(bench.check_out(&unmap(&outside), &outside), Sense::LBA_OUT_OF_RANGE);
-    assert_eq!(bench.disk.log(), ["discard 8+8"]);
+    assert_eq!(bench.disk.take_log(), ["discard 8+8"]);
     assert_eq!(bench.check_out(&unmap(&two[..20]), &two[..20]), Sense::PARAMETER_LENGTH);
     assert_eq!(bench.check_out(&unmap(&two[..7]), &two[..7]), Sense::PARAMETER_LENGTH);
     let mut anchored = unmap(&two);
@@ -402,9 +287,9 @@ fn unmap_and_write_same_are_checked_and_done_in_parts() {
 
     bench.good(&[0x41, 8, 0, 0, 0, 5, 0, 0, 3, 0], &[0; 512]);
     bench.good(&[0x93, 1, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 3], &[]);
-    assert_eq!(bench.disk.log(), ["zeroes 5+3 unmap", "zeroes 5+3"]);
+    assert_eq!(bench.disk.take_log(), ["zeroes 5+3 unmap", "zeroes 5+3"]);
     bench.good(&[0x41, 0, 0, 0, 0, 5, 0, 0x0a, 0, 0], &[7; 512]);
-    assert_eq!(bench.disk.log(), ["write 5+1024", "write 1029+1024", "write 2053+512"]);
+    assert_eq!(bench.disk.take_log(), ["write 5+1024", "write 1029+1024", "write 2053+512"]);
     assert_eq!(bench.disk.data.lock().expect("data")[2564 * 512], 7);
     assert_eq!(bench.check_out(&[0x41, 0, 0, 0, 0, 5, 0, 0, 0, 0], &[0; 512]), Sense::INVALID_FIELD);
     assert_eq!(bench.check_out(&[0x41, 4, 0, 0, 0, 5, 0, 0, 1, 0], &[0; 512]), Sense::INVALID_FIELD);
@@ -424,7 +309,7 @@ fn mode_pages_change_the_cache_alone() {
     let mut off = page.clone();
     (off[0], off[6]) = (0, 0);
     bench.good(&[0x15, 0x10, 0, 0, 24], &off);
-    assert_eq!(bench.disk.log(), ["cache false", "flush"]);
+    assert_eq!(bench.disk.take_log(), ["cache false", "flush"]);
     assert_eq!(bench.data(&[0x1a, 8, 8, 0, 24])[6], 0);
     let mut other = off.clone();
     other[7] = 1;
@@ -472,23 +357,26 @@ fn tray_and_exchange_of_media_are_told_in_steps() {
     let bench = Bench::cd(64);
     let (eject, load) = ([0x1b, 0, 0, 0, 2], [0x1b, 0, 0, 0, 3]);
     bench.good(&[0x1e, 0, 0, 0, 1], &[]);
-    assert!(bench.disk.drive().is_locked());
+    assert!(bench.disk.drive().expect("a drive").is_locked());
     assert_eq!(bench.check(&eject), Sense::REMOVAL_PREVENTED);
     let events = [0x4a, 1, 0, 0, 0x10, 0, 0, 0, 8];
-    bench.disk.drive().eject_request(false);
+    bench.disk.drive().expect("a drive").eject_request(false);
     assert_eq!(bench.data(&events)[4..6], [1, 2]);
     assert_eq!(bench.data(&events)[4..6], [0, 2]);
-    bench.disk.drive().eject_request(true);
-    assert!(!bench.disk.drive().is_locked());
+    bench.disk.drive().expect("a drive").eject_request(true);
+    assert!(!bench.disk.drive().expect("a drive").is_locked());
     bench.good(&eject, &[]);
-    assert_eq!((bench.disk.log(), bench.disk.drive().is_tray_open()), (vec!["tray open".to_owned()], true));
+    assert_eq!(
+        (bench.disk.take_log(), bench.disk.drive().expect("a drive").is_tray_open()),
+        (vec!["tray open".to_owned()], true)
+    );
     assert_eq!(bench.check(&[0x00]), Sense::NO_MEDIUM);
     bench.good(&load, &[]);
-    assert_eq!(bench.disk.log(), ["tray closed"]);
-    bench.disk.exchange(0);
+    assert_eq!(bench.disk.take_log(), ["tray closed"]);
+    exchange(&bench.disk, 0);
     assert_eq!(bench.check(&[0x00]), Sense::MEDIUM_REMOVED);
     assert_eq!(bench.check(&[0x25]), Sense::NO_MEDIUM);
-    bench.disk.exchange(128);
+    exchange(&bench.disk, 128);
     assert_eq!(bench.data(&events)[4..6], [2, 2]);
     assert_eq!(bench.check(&[0x00]), Sense::MEDIUM_REMOVED);
     assert_eq!(bench.check(&[0x00]), Sense::MEDIUM_CHANGED);

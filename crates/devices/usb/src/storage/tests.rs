@@ -1,7 +1,7 @@
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::Arc;
 
-use device::disk::{Disk, DiskObserver, DiskOperation, DiskProperties, DiskRequest, Removable};
-use device::testing::save_and_restore_agree;
+use device::disk::Disk;
+use device::testing::{FakeDisk, save_and_restore_agree};
 use devices_scsi::{UnitKind, UnitOptions};
 
 use super::*;
@@ -9,72 +9,15 @@ use crate::bus::Link;
 use crate::data::ByteData;
 use crate::testing::{Wakes, configure, control, poll};
 
-/// A disk of 64 sectors whose bytes are their sector's number; requests wait until a test lets them go.
-#[derive(Default)]
-struct SlowDisk {
-    queue: Mutex<Vec<DiskRequest>>,
-    written: Mutex<Vec<(u64, Vec<u8>)>>,
-}
-
-impl SlowDisk {
-    fn work(&self) {
-        let requests = std::mem::take(&mut *self.queue.lock().expect("queue"));
-        for request in requests {
-            match &request.operation {
-                DiskOperation::Read { offset, buf } => {
-                    let bytes: Vec<u8> = (0..buf.len()).map(|at| ((offset + at as u64) / 512) as u8).collect();
-                    buf.write_at(0, &bytes);
-                }
-                DiskOperation::Write { offset, buf, .. } => {
-                    let mut bytes = vec![0; buf.len()];
-                    buf.read_at(0, &mut bytes);
-                    self.written.lock().expect("log").push((*offset, bytes));
-                }
-                _ => {}
-            }
-            (request.done)(Ok(()));
-        }
-    }
-}
-
-impl Disk for SlowDisk {
-    fn properties(&self) -> DiskProperties {
-        DiskProperties {
-            size: 64 * 512,
-            logical_block_size: 512,
-            physical_block_size: 512,
-            min_io_size: 0,
-            opt_io_size: 0,
-            discard_granularity: 512,
-            read_only: false,
-            medium: true,
-            write_cache: true,
-            serial: String::new(),
-        }
-    }
-
-    fn submit(&self, request: DiskRequest) {
-        self.queue.lock().expect("queue").push(request);
-    }
-
-    fn set_write_cache(&self, _on: bool) {}
-
-    fn observe(&self, _observer: Weak<dyn DiskObserver>) {}
-
-    fn set_removable(&self, _drive: Weak<dyn Removable>) {}
-
-    fn tray_moved(&self, _is_open: bool) {}
-}
-
 struct Bench {
-    disk: Arc<SlowDisk>,
+    disk: Arc<FakeDisk>,
     cell: StorageCell,
     device: Link,
     wakes: Arc<Wakes>,
 }
 
 fn bench() -> Bench {
-    let disk = Arc::<SlowDisk>::default();
+    let disk = FakeDisk::new(64);
     let shared: Arc<dyn Disk> = Arc::clone(&disk) as Arc<dyn Disk>;
     let cell = new(LogicalUnit::new(UnitOptions::new(UnitKind::Disk), &shared), Labels::default());
     let (device, wakes): (Link, Arc<Wakes>) = (Arc::new(cell.clone()), Arc::default());
@@ -136,7 +79,8 @@ fn write_reaches_the_disk_when_all_data_have_come() {
     bench.disk.work();
     assert_eq!(bench.status(), (8, 0, csw_status::PASSED));
     let expected = [vec![1; 256], vec![2; 256]].concat();
-    assert_eq!(*bench.disk.written.lock().expect("log"), [(5 * 512, expected)]);
+    assert_eq!(bench.disk.take_log(), ["write 5+1"]);
+    assert_eq!(bench.disk.data.lock().expect("data")[5 * 512..6 * 512], expected);
 }
 
 #[test]
