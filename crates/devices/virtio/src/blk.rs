@@ -242,21 +242,8 @@ impl Model for Blk {
     }
 
     fn notified(&mut self, common: &mut Common, queue: usize) {
-        // Requests that need no disk end at once; another processor that feeds the queue as fast as this does not keep
-        // the device for ever.
-        let mut left = 8 * usize::from(MAX_SIZE);
-        loop {
-            while let Some((token, request)) = common.pop(queue) {
-                self.start(common, token, request);
-                left -= 1;
-                if left == 0 {
-                    return;
-                }
-            }
-            if !common.enable_notifications(queue) {
-                return;
-            }
-        }
+        // Requests that need no disk end at once.
+        common.serve(queue, 8 * usize::from(MAX_SIZE), |common, token, request| self.start(common, token, request));
     }
 
     fn reset(&mut self, _common: &mut Common) {

@@ -206,6 +206,24 @@ impl Common {
         self.check(more).unwrap_or(false)
     }
 
+    /// Hands what waits in a queue to `serve`, until the queue is empty and its notifications are on; at most `limit`
+    /// requests, so that another processor that feeds it as fast as this does not keep the device for ever.
+    pub fn serve(&mut self, queue: usize, limit: usize, mut serve: impl FnMut(&mut Self, RequestToken, Request)) {
+        let mut left = limit;
+        loop {
+            while let Some((token, request)) = self.pop(queue) {
+                serve(self, token, request);
+                left = left.saturating_sub(1);
+                if left == 0 {
+                    return;
+                }
+            }
+            if !self.enable_notifications(queue) {
+                return;
+            }
+        }
+    }
+
     /// Ends a request: gives its buffers back, `written` bytes of whose writable part are valid, and interrupts the
     /// driver if it wants that. Requests from before a reset only end.
     pub fn complete(&mut self, request: RequestToken, written: u32) {

@@ -346,19 +346,13 @@ impl Model for Input {
         if queue != STATUS {
             return;
         }
-        let mut left = 8 * usize::from(QUEUE_SIZE);
-        while left > 0 {
-            left -= 1;
-            if let Some((token, request)) = common.pop(queue) {
-                let mut bytes = [0; EVENT_LEN];
-                let len = request.readable.len().min(EVENT_LEN);
-                request.readable.io().read_at(0, &mut bytes[..len]);
-                self.status(bytes);
-                common.complete(token, len as u32);
-            } else if !common.enable_notifications(queue) {
-                return;
-            }
-        }
+        common.serve(queue, 8 * usize::from(QUEUE_SIZE), |common, token, request| {
+            let mut bytes = [0; EVENT_LEN];
+            let len = request.readable.len().min(EVENT_LEN);
+            request.readable.io().read_at(0, &mut bytes[..len]);
+            self.status(bytes);
+            common.complete(token, len as u32);
+        });
     }
 
     fn reset(&mut self, common: &mut Common) {

@@ -453,19 +453,7 @@ impl Model for Scsi {
             }
             return;
         }
-        let mut left = 8 * usize::from(MAX_SIZE);
-        loop {
-            while let Some((token, request)) = common.pop(queue) {
-                self.start(common, token, request);
-                left -= 1;
-                if left == 0 {
-                    return;
-                }
-            }
-            if !common.enable_notifications(queue) {
-                return;
-            }
-        }
+        common.serve(queue, 8 * usize::from(MAX_SIZE), |common, token, request| self.start(common, token, request));
     }
 
     /// Commands in flight end when the disks let go of their memory.

@@ -462,18 +462,10 @@ impl Model for Serial {
     fn notified(&mut self, common: &mut Common, queue: usize) {
         match queue {
             CONTROL_IN => {}
-            CONTROL_OUT => {
-                let mut left = 8 * usize::from(CONTROL_QUEUE);
-                while left > 0 {
-                    left -= 1;
-                    if let Some((token, request)) = common.pop(queue) {
-                        self.control(common, &request);
-                        common.complete(token, 0);
-                    } else if !common.enable_notifications(queue) {
-                        break;
-                    }
-                }
-            }
+            CONTROL_OUT => common.serve(queue, 8 * usize::from(CONTROL_QUEUE), |common, token, request| {
+                self.control(common, &request);
+                common.complete(token, 0);
+            }),
             _ => {
                 if let Some(index) = self.ports.iter().position(|port| port.output_queue() == queue) {
                     self.flush(common, index);
