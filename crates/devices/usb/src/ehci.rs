@@ -20,6 +20,7 @@ use memory::{DmaView, SpaceKind};
 use state::State;
 
 use crate::bus::{Host, Link, Speed, Speeds, Upstream};
+use crate::controller::{RootHub, RootPorts, registers};
 use crate::uhci::UhciCell;
 
 /// Ports of the root hub.
@@ -147,14 +148,6 @@ pub struct EhciCell {
     host: Arc<dyn Host>,
 }
 
-struct Ports(Handle<Ehci>);
-
-impl Host for Ports {
-    fn wake(&self, port: usize, is_remote: bool) {
-        self.0.with(|controller| controller.wake(port, is_remote));
-    }
-}
-
 impl EhciCell {
     /// A controller without devices.
     pub fn new(model: EhciModel, max_frames: u32, clock: &Clock, irq: IrqLine, dma: DmaView) -> Self {
@@ -195,7 +188,7 @@ impl EhciCell {
                 devices: none(),
                 companions: std::array::from_fn(|_| None),
                 companion_counts: (0, 0),
-                host: Arc::new(Ports(handle.clone())),
+                host: Arc::new(RootPorts(handle.clone())),
                 state,
             }
         });
@@ -205,14 +198,7 @@ impl EhciCell {
 
     /// Where its registers are.
     pub fn windows(&self) -> Vec<Window> {
-        vec![Window {
-            index: BAR,
-            space: SpaceKind::Memory,
-            offset: 0,
-            len: LEN,
-            priority: 1,
-            backing: self.cell.region(0),
-        }]
+        registers(&self.cell, BAR, SpaceKind::Memory, LEN)
     }
 
     /// The speed of its ports without a companion.
@@ -316,25 +302,6 @@ impl Ehci {
         self.detach(port);
         self.state.ports[port] ^= port::OWNER;
         self.attach(port);
-    }
-
-    /// A device has news.
-    fn wake(&mut self, port: usize, is_remote: bool) {
-        if let Some((companion, at)) = self.companion(port) {
-            companion.cell.lock().wake(at, is_remote);
-            return;
-        }
-        if is_remote
-            && let Some(register) = self.state.ports.get_mut(port)
-            && *register & port::SUSPENDED != 0
-        {
-            *register |= port::FORCE_RESUME;
-            self.raise(status::PORT_CHANGE);
-        }
-        if self.is_enabled(command::ASYNC) {
-            self.state.is_busy |= self.process_async();
-            self.update_interrupt();
-        }
     }
 
     fn write_port(&mut self, port: usize, value: u32) {
@@ -527,6 +494,26 @@ impl Ehci {
                     self.write_port(port, value);
                 }
             }
+        }
+    }
+}
+
+impl RootHub for Ehci {
+    fn wake(&mut self, port: usize, is_remote: bool) {
+        if let Some((companion, at)) = self.companion(port) {
+            companion.cell.lock().wake(at, is_remote);
+            return;
+        }
+        if is_remote
+            && let Some(register) = self.state.ports.get_mut(port)
+            && *register & port::SUSPENDED != 0
+        {
+            *register |= port::FORCE_RESUME;
+            self.raise(status::PORT_CHANGE);
+        }
+        if self.is_enabled(command::ASYNC) {
+            self.state.is_busy |= self.process_async();
+            self.update_interrupt();
         }
     }
 }

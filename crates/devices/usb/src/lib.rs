@@ -15,6 +15,7 @@
 #![forbid(unsafe_code)]
 
 pub mod bus;
+mod controller;
 pub mod data;
 pub mod descriptor;
 pub mod device;

@@ -19,6 +19,7 @@ use memory::{DmaView, SpaceKind};
 use state::State;
 
 use crate::bus::{Host, Link, Speed, Speeds, Upstream};
+use crate::controller::{RootHub, RootPorts, registers};
 
 /// Ports of the root hub.
 pub const PORTS: usize = 2;
@@ -167,14 +168,6 @@ pub struct UhciCell {
     host: Arc<dyn Host>,
 }
 
-struct Ports(Handle<Uhci>);
-
-impl Host for Ports {
-    fn wake(&self, port: usize, is_remote: bool) {
-        self.0.with(|controller| controller.wake(port, is_remote));
-    }
-}
-
 impl UhciCell {
     /// A controller without devices.
     pub fn new(model: UhciModel, options: UhciOptions, clock: &Clock, irq: IrqLine, dma: DmaView) -> Self {
@@ -203,7 +196,7 @@ impl UhciCell {
             };
             let devices = [None, None];
             let clock = clock.clone();
-            Uhci { model, options, clock, timer, irq, dma, devices, host: Arc::new(Ports(handle.clone())), state }
+            Uhci { model, options, clock, timer, irq, dma, devices, host: Arc::new(RootPorts(handle.clone())), state }
         });
         let host = Arc::clone(&cell.lock().host);
         Self { cell, host }
@@ -211,14 +204,7 @@ impl UhciCell {
 
     /// Where its registers are.
     pub fn windows(&self) -> Vec<Window> {
-        vec![Window {
-            index: BAR,
-            space: SpaceKind::Ports,
-            offset: 0,
-            len: LEN,
-            priority: 1,
-            backing: self.cell.region(0),
-        }]
+        registers(&self.cell, BAR, SpaceKind::Ports, LEN)
     }
 
     /// The speeds of its ports.
@@ -291,22 +277,6 @@ impl Uhci {
             self.state.command |= command::GLOBAL_RESUME;
             self.state.status |= status::RESUME;
             self.update_interrupt();
-        }
-    }
-
-    /// A device has news.
-    pub(crate) fn wake(&mut self, port: usize, is_remote: bool) {
-        if is_remote
-            && let Some(register) = self.state.ports.get_mut(port)
-            && *register & port::SUSPENDED != 0
-            && *register & port::RESUME_DETECT == 0
-        {
-            *register |= port::RESUME_DETECT;
-            self.resume();
-        }
-        // What waited may go on in this frame.
-        if self.state.command & command::RUN != 0 {
-            self.process_frame();
         }
     }
 
@@ -470,6 +440,23 @@ impl Uhci {
     /// The name of its type.
     pub fn type_name(&self) -> &'static str {
         self.model.type_name
+    }
+}
+
+impl RootHub for Uhci {
+    fn wake(&mut self, port: usize, is_remote: bool) {
+        if is_remote
+            && let Some(register) = self.state.ports.get_mut(port)
+            && *register & port::SUSPENDED != 0
+            && *register & port::RESUME_DETECT == 0
+        {
+            *register |= port::RESUME_DETECT;
+            self.resume();
+        }
+        // What waited may go on in this frame.
+        if self.state.command & command::RUN != 0 {
+            self.process_frame();
+        }
     }
 }
 

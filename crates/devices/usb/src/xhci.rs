@@ -26,6 +26,7 @@ use state::State;
 
 use self::slot::Slot;
 use crate::bus::{Host, Link, Speed, Speeds, Upstream};
+use crate::controller::{RootHub, RootPorts, registers};
 
 /// The most ports of each kind.
 pub const PORTS_MAX: usize = 15;
@@ -251,14 +252,6 @@ pub struct XhciCell {
     host: Arc<dyn Host>,
 }
 
-struct Ports(Handle<Xhci>);
-
-impl Host for Ports {
-    fn wake(&self, port: usize, is_remote: bool) {
-        self.0.with(|controller| controller.wake(port, is_remote));
-    }
-}
-
 /// What a controller is connected to.
 pub struct XhciWiring {
     /// Guest time.
@@ -320,7 +313,7 @@ impl XhciCell {
                 messages,
                 dma,
                 devices,
-                host: Arc::new(Ports(handle.clone())),
+                host: Arc::new(RootPorts(handle.clone())),
                 state,
             };
             xhci.reset_registers();
@@ -332,14 +325,7 @@ impl XhciCell {
 
     /// Where its registers are.
     pub fn windows(&self) -> Vec<Window> {
-        vec![Window {
-            index: BAR,
-            space: SpaceKind::Memory,
-            offset: 0,
-            len: LEN,
-            priority: 1,
-            backing: self.cell.region(0),
-        }]
+        registers(&self.cell, BAR, SpaceKind::Memory, LEN)
     }
 
     /// The speeds of each of its ports, which are one for both kinds of connection.
@@ -499,20 +485,6 @@ impl Xhci {
         if changed != 0 {
             self.notify_port(register, changed);
         }
-    }
-
-    /// A device has news.
-    fn wake(&mut self, port: usize, is_remote: bool) {
-        if is_remote && let Some((_, speed)) = self.devices.get(port).and_then(Option::as_ref) {
-            let register = self.register_of(port, *speed);
-            if let Some(port) = self.state.ports.get_mut(register)
-                && *port & portsc::LINK == portsc::link(pls::U3)
-            {
-                *port = (*port & !portsc::LINK) | portsc::link(pls::RESUME);
-                self.notify_port(register, portsc::LINK_CHANGE);
-            }
-        }
-        self.retry_all();
     }
 
     // ---- Interrupts ----
@@ -829,6 +801,21 @@ fn read_words<const N: usize>(map: &DmaMap, at: u64) -> Option<[u32; N]> {
 fn write_words<const N: usize>(map: &DmaMap, at: u64, words: [u32; N]) -> Option<()> {
     let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
     map.write(at, &bytes).ok()
+}
+
+impl RootHub for Xhci {
+    fn wake(&mut self, port: usize, is_remote: bool) {
+        if is_remote && let Some((_, speed)) = self.devices.get(port).and_then(Option::as_ref) {
+            let register = self.register_of(port, *speed);
+            if let Some(port) = self.state.ports.get_mut(register)
+                && *port & portsc::LINK == portsc::link(pls::U3)
+            {
+                *port = (*port & !portsc::LINK) | portsc::link(pls::RESUME);
+                self.notify_port(register, portsc::LINK_CHANGE);
+            }
+        }
+        self.retry_all();
+    }
 }
 
 impl Device for Xhci {
