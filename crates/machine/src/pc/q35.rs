@@ -1,7 +1,7 @@
 //! The PCI Express side of a `q35` board: memory controller hub, LPC bridge with power management, root ports.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use accel::Signal;
 use device::{AccessSize, DeviceCell};
@@ -9,7 +9,7 @@ use devices_chipset::acpi_pm::{self, AcpiPm, PmModel, SmiRequest};
 use devices_chipset::lapic;
 use devices_chipset::smbus::{self, Smbus};
 use devices_chipset::tco::{self, Tco, TcoLink};
-use devices_isa::fw_cfg::{FwCfg, Item};
+use devices_isa::fw_cfg::{FwCfg, Item, RenewCallback};
 use devices_pci::ich9::{Lpc, PM_WINDOW, RCRB_LEN, RCRB_WINDOW, Rcrb, SMBUS_WINDOW, SmbusFunction};
 use devices_pci::pirq::PirqRouter;
 use devices_pci::q35::{Mch, MchOptions, PCIEXBAR_DEFAULT, swizzle};
@@ -53,12 +53,23 @@ pub fn build(
     Ok(Chipset { bus, power_management, kind: ChipsetKind::Q35 })
 }
 
+/// What firmware wants of SMIs, and what it has got: see [`smi_features`].
+#[derive(Default)]
+struct SmiAgreement {
+    requested: u64,
+    agreed: Option<u64>,
+}
+
+fn locked(agreement: &Mutex<SmiAgreement>) -> MutexGuard<'_, SmiAgreement> {
+    agreement.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// SMIs go to the processor that asked for one, or to all where firmware wants that.
-fn smi_request(builder: &Builder<'_>, features: Arc<AtomicU64>) -> SmiRequest {
+fn smi_request(builder: &Builder<'_>, agreement: Arc<Mutex<SmiAgreement>>) -> SmiRequest {
     let vcpus = Arc::clone(&builder.mailboxes);
     Box::new(move || {
         let Some(vcpus) = vcpus.get() else { return };
-        if features.load(Ordering::Acquire) & SMI_BROADCAST != 0 {
+        if locked(&agreement).agreed.is_some_and(|features| features & SMI_BROADCAST != 0) {
             vcpus.iter().for_each(|signals| signals.raise(Signal::SMI));
         } else if let Some(signals) = vcpus.get(lapic::current()) {
             signals.raise(Signal::SMI);
@@ -68,41 +79,34 @@ fn smi_request(builder: &Builder<'_>, features: Arc<AtomicU64>) -> SmiRequest {
 
 /// The files by which firmware and machine agree on features of SMIs: firmware reads the supported ones, writes those
 /// that it wants, and selects `features-ok`, which locks them until the machine is reset.
-fn smi_features(fw_cfg: &mut FwCfg, features: &Arc<AtomicU64>) -> Result<(), MachineError> {
-    let requested = Arc::new(Mutex::new(0_u64));
-    let locked = Arc::new(AtomicBool::new(false));
-    let written = Arc::clone(&requested);
+fn smi_features(fw_cfg: &mut FwCfg, agreement: &Arc<Mutex<SmiAgreement>>) -> Result<(), MachineError> {
+    let shared = |change: fn(&mut SmiAgreement) -> Vec<u8>| -> RenewCallback {
+        let agreement = Arc::clone(agreement);
+        Box::new(move || Some(change(&mut locked(&agreement))))
+    };
+    let written = Arc::clone(agreement);
     let take = move |bytes: &[u8], _: usize, _: usize| {
         if let Some(bytes) = bytes.first_chunk() {
-            *written.lock().unwrap_or_else(PoisonError::into_inner) = u64::from_le_bytes(*bytes);
+            locked(&written).requested = u64::from_le_bytes(*bytes);
         }
     };
-    let forgotten = Arc::clone(&requested);
-    let forget = move || {
-        *forgotten.lock().unwrap_or_else(PoisonError::into_inner) = 0;
-        Some(vec![0; 8])
-    };
-    let (agreed, is_agreed) = (Arc::clone(features), Arc::clone(&locked));
-    let agree = move || {
-        let wanted = *requested.lock().unwrap_or_else(PoisonError::into_inner);
-        if !is_agreed.load(Ordering::Acquire) && wanted & !SMI_BROADCAST == 0 {
-            is_agreed.store(true, Ordering::Release);
-            agreed.store(wanted, Ordering::Release);
+    let forget = shared(|agreement| {
+        agreement.requested = 0;
+        vec![0; 8]
+    });
+    let agree = shared(|agreement| {
+        if agreement.agreed.is_none() && agreement.requested & !SMI_BROADCAST == 0 {
+            agreement.agreed = Some(agreement.requested);
         }
-        Some(vec![u8::from(is_agreed.load(Ordering::Acquire))])
-    };
-    let features = Arc::clone(features);
-    let revoke = move || {
-        locked.store(false, Ordering::Release);
-        features.store(0, Ordering::Release);
-        Some(vec![0])
-    };
+        vec![u8::from(agreement.agreed.is_some())]
+    });
+    let revoke = shared(|agreement| {
+        agreement.agreed = None;
+        vec![0]
+    });
     fw_cfg.add_file("etc/smi/supported-features", Item::u64(SMI_BROADCAST))?;
-    fw_cfg.add_file(
-        "etc/smi/requested-features",
-        Item::u64(0).writable(Some(Box::new(take))).on_reset(Box::new(forget)),
-    )?;
-    let verdict = Item::bytes([0_u8]).on_select(Box::new(agree)).on_reset(Box::new(revoke));
+    fw_cfg.add_file("etc/smi/requested-features", Item::u64(0).writable(Some(Box::new(take))).on_reset(forget))?;
+    let verdict = Item::bytes([0_u8]).on_select(agree).on_reset(revoke);
     fw_cfg.add_file("etc/smi/features-ok", verdict)?;
     Ok(())
 }
@@ -114,19 +118,19 @@ fn lpc(
     fw_cfg: &DeviceCell<FwCfg>,
 ) -> Result<DeviceCell<AcpiPm>, MachineError> {
     let has_smm = builder.smm.is_some();
-    let (lock, features) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let (lock, agreement) = (Arc::new(AtomicBool::new(false)), Arc::default());
     if has_smm {
-        smi_features(&mut fw_cfg.lock(), &features)?;
+        smi_features(&mut fw_cfg.lock(), &agreement)?;
     }
     let (tco, no_reboot) = (Arc::new(TcoLink::default()), Arc::new(AtomicBool::new(true)));
     let watchdog = Tco::new(
         &builder.clock,
         builder.config.board.no_reboot,
         (Arc::clone(&tco), Arc::clone(&no_reboot)),
-        (builder.watchdog(), smi_request(builder, Arc::clone(&features))),
+        (builder.watchdog(), smi_request(builder, Arc::clone(&agreement))),
     );
     let model = PmModel::ich9(has_smm, Arc::clone(&lock), tco);
-    let requests = (sleep_request(builder), smi_request(builder, features));
+    let requests = (sleep_request(builder), smi_request(builder, agreement));
     let pm = AcpiPm::new(&builder.clock, model, builder.irq(9), requests);
     pm.lock().set_s4_value(builder.config.firmware.sleep.s4_value);
     let rcrb = DeviceCell::new(Rcrb::new(no_reboot));
