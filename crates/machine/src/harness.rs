@@ -1,15 +1,27 @@
 //! One harness for all devices of a machine: it accesses whatever they have mapped, lets time pass, and checks the laws
 //! of [`device::testing`]. Tests give it random bytes, the fuzzer its own.
 
+use std::sync::Arc;
+
+use clock::RtcBase;
 use device::ResetKind;
 use device::testing::{Script, access, reset_twice_is_once, save_and_restore_agree};
 
+use x86::model::{CpuModel, Topology};
+
+use crate::accelerator::AcceleratorConfig;
 use crate::config::{
-    Address, DeviceConfig, DeviceKind, EHCI_MODELS, HidKind, InputKind, InputOptions, PciOptions, PciPlace, RngOptions,
+    Address, BoardOptions, BridgeKind, CardModel, CardOptions, DeviceConfig, DeviceKind, DisplayConfig, EHCI_MODELS,
+    HidKind, InputKind, InputOptions, MachineConfig, MachineType, MemoryOptions, PciOptions, PciPlace, RngOptions,
     ScsiOptions, SerialOptions, SerialPortConfig, UHCI_MODELS, UhciOptions, UsbControllerConfig, UsbControllerKind,
     UsbDeviceConfig, UsbDeviceKind, UsbLabels, VirtioConfig, VirtioModel, XhciModel, XhciOptions,
 };
+use crate::event::GuestEvents;
+use crate::firmware::FirmwareConfig;
+use crate::numa::Numa;
 use crate::qtest::QtestAccess;
+use crate::vcpu::Threads;
+use crate::{Backends, Machine};
 
 /// What a byte of the script stands for, of 256.
 const PORTS: u64 = 150;
@@ -17,8 +29,65 @@ const MEMORY: u64 = 230;
 const TIME: u64 = 246;
 const LAW: u64 = 253;
 
+/// A machine with every kind of device that needs no host resource, whose vCPUs never run; for tests and the fuzzer.
+///
+/// # Panics
+/// It can't be built: `name` is no machine, or a device refuses its configuration.
+pub fn machine(name: &str) -> Machine {
+    let accelerator = AcceleratorConfig::Qtest;
+    let (cpu_model, _) = CpuModel::parse("qemu64", &accelerator.host()).expect("a model");
+    let card = |model| DeviceKind::Display(DisplayConfig { model, address: None, options: CardOptions::default() });
+    let bridge = |kind| DeviceKind::Bridge { kind, place: PciPlace::default(), chassis: 1 };
+    let kinds = [
+        card(CardModel::SecondaryVga),
+        card(CardModel::Bochs),
+        DeviceKind::Pvpanic { ioport: 0x505, events: 3 },
+        DeviceKind::IsaDebugExit { iobase: 0x501, iosize: 2 },
+        DeviceKind::Ib700,
+        DeviceKind::I6300Esb { place: PciPlace::default() },
+        DeviceKind::PvpanicPci { place: PciPlace::default(), events: 3 },
+        DeviceKind::PcTestdev,
+        DeviceKind::Vmgenid { guid: [1; 16] },
+        DeviceKind::Vmcoreinfo,
+        bridge(BridgeKind::Pci),
+        bridge(BridgeKind::I82801b11),
+        bridge(BridgeKind::PcieToPci),
+    ];
+    let plain = kinds.map(|kind| DeviceConfig { id: None, source: String::new(), kind }).into_iter();
+    let config = MachineConfig {
+        machine_type: MachineType::by_name(name).expect("a machine"),
+        ram_size: 32 << 20,
+        cpus: 1,
+        topology: Topology { sockets: 1, dies: 1, cores: 1, threads: 1 },
+        cpu_model,
+        accelerator,
+        threads: Threads::Multi,
+        icount: None,
+        rtc: RtcBase::Virtual { start: 1_000_000_000 },
+        usb: true,
+        hpet: true,
+        mem_merge: true,
+        dump_guest_core: true,
+        firmware: FirmwareConfig::default(),
+        boot: None,
+        vga: Some(CardOptions::default()),
+        board: BoardOptions { no_reboot: false, ..BoardOptions::default() },
+        memory: MemoryOptions::default(),
+        numa: Numa::default(),
+        types: Vec::new(),
+        devices: plain.chain(usb_devices()).chain(virtio_devices()).collect(),
+    };
+    let backends = Backends {
+        chardevs: &|id| Err(chardev::Error::NotFound(id.to_owned())),
+        disks: &|_| Err("there is no disk".to_owned()),
+        memories: &|_| Err("there is no memory".to_owned()),
+        entropy: &|_| Err("there is no source".to_owned()),
+    };
+    Machine::new(&config, &backends, &(Arc::new(|_| ()) as GuestEvents), None).expect("a machine")
+}
+
 /// USB controllers of all kinds with devices, for machines that are to be harnessed.
-pub fn usb_devices() -> Vec<DeviceConfig> {
+fn usb_devices() -> Vec<DeviceConfig> {
     let place = |slot, function| PciPlace { address: Some(Address::new(slot, function)), ..PciPlace::default() };
     let controller = |id: &str, place, kind| {
         let config = UsbControllerConfig { place, is_multifunction: true, kind };
@@ -53,7 +122,7 @@ pub fn usb_devices() -> Vec<DeviceConfig> {
 }
 
 /// virtio devices of all kinds that need no disk, for machines that are to be harnessed.
-pub fn virtio_devices() -> Vec<DeviceConfig> {
+fn virtio_devices() -> Vec<DeviceConfig> {
     let device = |type_name, legacy, model| {
         let pci = PciOptions { legacy, ..PciOptions::default() };
         let config = VirtioConfig { type_name, place: PciPlace::default(), pci, vectors: None, model };
