@@ -95,8 +95,8 @@ fn differences(case: &Case, slot: &Slot, ours: &State, our_data: &[u8; DATA_LEN]
 }
 
 /// Whether the end of a snippet is not to be compared: it went astray, into the middle of an instruction, and met one
-/// that is left out on purpose; a POPF there set TF or AC; or the bytes of a masked store wrap around at 4 GiB, where
-/// processors look at other bytes of the mask.
+/// that is left out on purpose; a POPF there set TF or AC; the bytes of a masked store wrap around at 4 GiB, where
+/// processors look at other bytes of the mask; or AMD's host loaded its misaligned SSE mode, which the model refuses.
 fn ends_oddly(slot: &Slot, ours: &State, bits: u32) -> bool {
     matches!(slot.state.vector, 1 | 17)
         || [slot.state.rip, ours.rip].into_iter().any(|rip| {
@@ -106,7 +106,11 @@ fn ends_oddly(slot: &Slot, ours: &State, bits: u32) -> bool {
             let wraps =
                 matches!(instruction.mnemonic(), Mnemonic::Maskmovq | Mnemonic::Maskmovdqu | Mnemonic::Vmaskmovdqu)
                     && ours.gpr[7] as u32 > 0xffff_fff0;
-            !bytes.is_empty() && !instruction.is_invalid() && (catalog::is_denied(&instruction) || wraps)
+            let refused = matches!(instruction.mnemonic(), Mnemonic::Ldmxcsr | Mnemonic::Vldmxcsr)
+                && ours.vector == 13
+                && ours.rip == rip
+                && slot.state.rip != rip;
+            !bytes.is_empty() && !instruction.is_invalid() && (catalog::is_denied(&instruction) || wraps || refused)
         })
 }
 
