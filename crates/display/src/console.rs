@@ -15,6 +15,11 @@ pub trait Screen: Send + Sync {
     fn cursor(&self) -> Option<Cursor> {
         None
     }
+
+    /// Somebody who looks would like another size, in pixels. Says whether the card tells its guest of it.
+    fn suggest_size(&self, _width: u32, _height: u32) -> bool {
+        false
+    }
 }
 
 /// The picture of a hardware cursor.
@@ -60,10 +65,28 @@ impl Origin {
 }
 
 struct Shown {
-    picture: Surface,
+    picture: Arc<Surface>,
+    /// The frame before, to draw the next one on, with what it lacks of `picture`.
+    spare: Option<(Arc<Surface>, Damage)>,
     /// Raised with each frame that differs from the one before.
     generation: u64,
     readers: Vec<Weak<Mutex<Damage>>>,
+}
+
+impl Shown {
+    /// A copy of the picture to draw on: the frame before, brought up to date, if nobody looks at it any more.
+    fn canvas(&mut self) -> Surface {
+        if let Some((spare, lag)) = self.spare.take()
+            && let Ok(mut spare) = Arc::try_unwrap(spare)
+            && (spare.width(), spare.height()) == (self.picture.width(), self.picture.height())
+        {
+            for area in lag.rectangles() {
+                spare.copy_area(&self.picture, area);
+            }
+            return spare;
+        }
+        Surface::clone(&self.picture)
+    }
 }
 
 /// A head of a graphics card.
@@ -83,8 +106,9 @@ const INITIAL: (u32, u32) = (640, 480);
 impl Console {
     /// A head that `screen` draws.
     pub fn new(origin: Origin, screen: Arc<dyn Screen>) -> Arc<Self> {
-        let picture = Surface::new(INITIAL.0, INITIAL.1);
-        Arc::new(Self { origin, screen, shown: Mutex::new(Shown { picture, generation: 0, readers: Vec::new() }) })
+        let picture = Arc::new(Surface::new(INITIAL.0, INITIAL.1));
+        let shown = Shown { picture, spare: None, generation: 0, readers: Vec::new() };
+        Arc::new(Self { origin, screen, shown: Mutex::new(shown) })
     }
 
     /// Which head of which device it is.
@@ -95,13 +119,14 @@ impl Console {
     /// Has the card draw the present frame, and notes for all readers what is new in it. Returns the frame's generation.
     pub fn refresh(&self) -> u64 {
         let mut shown = lock(&self.shown);
-        let mut picture = shown.picture.clone();
+        let mut picture = shown.canvas();
         // Devices are asked with the console locked; they never ask a console for anything.
         self.screen.render(&mut picture);
         let damage = Damage::between(&shown.picture, &picture);
+        let mut before = Arc::new(picture);
         if !damage.is_clean() {
             shown.generation += 1;
-            shown.picture = picture;
+            std::mem::swap(&mut shown.picture, &mut before);
             shown.readers.retain(|reader| {
                 let reader = reader.upgrade();
                 if let Some(reader) = &reader {
@@ -110,18 +135,25 @@ impl Console {
                 reader.is_some()
             });
         }
+        // Who looks only now and then needs no second picture.
+        shown.spare = (!shown.readers.is_empty()).then_some((before, damage));
         shown.generation
     }
 
     /// The present frame.
-    pub fn snapshot(&self) -> Surface {
+    pub fn snapshot(&self) -> Arc<Surface> {
         self.refresh();
-        lock(&self.shown).picture.clone()
+        self.frame()
     }
 
     /// The frame of the latest refresh, without another one.
-    pub fn with_picture<R>(&self, visit: impl FnOnce(&Surface) -> R) -> R {
-        visit(&lock(&self.shown).picture)
+    pub fn frame(&self) -> Arc<Surface> {
+        Arc::clone(&lock(&self.shown).picture)
+    }
+
+    /// Asks the card for another size; `false` if it has no way to tell its guest.
+    pub fn suggest_size(&self, width: u32, height: u32) -> bool {
+        self.screen.suggest_size(width, height)
     }
 
     /// The hardware cursor.
@@ -151,10 +183,9 @@ impl Reader {
         &self.console
     }
 
-    /// Refreshes the console and, if there is something new for this reader, calls `visit` with the picture and what is
-    /// new in it; it counts as seen then.
-    pub fn take<R>(&self, visit: impl FnOnce(&Surface, &[Rectangle]) -> R) -> Option<R> {
-        self.console.refresh();
+    /// If the latest refresh has something new for this reader: the picture, and what is new in it, which counts as
+    /// seen then.
+    pub fn take(&self) -> Option<(Arc<Surface>, Vec<Rectangle>)> {
         let shown = lock(&self.console.shown);
         let mut damage = lock(&self.damage);
         if damage.is_clean() {
@@ -162,14 +193,23 @@ impl Reader {
         }
         let rectangles = damage.rectangles();
         *damage = Damage::clean(shown.picture.width(), shown.picture.height());
-        drop(damage);
-        Some(visit(&shown.picture, &rectangles))
+        Some((Arc::clone(&shown.picture), rectangles))
+    }
+
+    /// Whether the latest refresh has something new for this reader.
+    pub fn has_news(&self) -> bool {
+        !lock(&self.damage).is_clean()
     }
 
     /// Makes everything new again for this reader.
     pub fn invalidate(&self) {
         let shown = lock(&self.console.shown);
         *lock(&self.damage) = Damage::full(shown.picture.width(), shown.picture.height());
+    }
+
+    /// Makes a part of the screen new again for this reader.
+    pub fn invalidate_area(&self, area: Rectangle) {
+        lock(&self.damage).mark(area);
     }
 }
 
@@ -194,21 +234,31 @@ mod tests {
         let screen = Arc::new(Counter::default());
         let origin = Origin { id: None, path: "/machine/vga".to_owned(), head: 0 };
         let console = Console::new(origin, Arc::clone(&screen) as Arc<dyn Screen>);
+        console.refresh();
         let (fast, slow) = (console.reader(), console.reader());
         let whole = Rectangle { x: 0, y: 0, width: 64, height: 32 };
         let corner = Rectangle { x: 0, y: 0, width: 32, height: 16 };
-        assert_eq!(fast.take(|_, new| new.to_vec()), Some(vec![whole]));
-        assert_eq!(fast.take(|_, new| new.to_vec()), None);
+        let new = |reader: &Reader| reader.take().map(|(_, new)| new);
+        assert_eq!(new(&fast), Some(vec![whole]));
+        assert_eq!(new(&fast), None);
         screen.0.store(7, Ordering::Relaxed);
-        assert_eq!(fast.take(|picture, new| (picture.row(0)[0], new.to_vec())), Some((7, vec![corner])));
-        assert_eq!(slow.take(|_, new| new.to_vec()), Some(vec![whole]));
-        assert_eq!(slow.take(|_, new| new.to_vec()), None);
+        console.refresh();
+        let (picture, areas) = fast.take().expect("news");
+        assert_eq!((picture.row(0)[0], areas), (7, vec![corner]));
+        assert_eq!(new(&slow), Some(vec![whole]));
+        assert_eq!(new(&slow), None);
+        slow.invalidate_area(Rectangle { x: 63, y: 31, width: 5, height: 5 });
+        assert_eq!(new(&slow), Some(vec![Rectangle { x: 32, y: 16, width: 32, height: 16 }]));
         slow.invalidate();
-        assert_eq!(slow.take(|_, new| new.to_vec()), Some(vec![whole]));
+        assert_eq!(new(&slow), Some(vec![whole]));
         drop(fast);
         let generation = console.refresh();
         screen.0.store(8, Ordering::Relaxed);
         assert_eq!(console.refresh(), generation + 1);
-        assert_eq!(console.snapshot().row(0)[0], 8);
+        assert_eq!((picture.row(0)[0], console.snapshot().row(0)[0]), (7, 8), "a frame that is kept stays as it is");
+        for number in 9..15 {
+            screen.0.store(number, Ordering::Relaxed);
+            assert_eq!(console.snapshot().row(0)[0], number);
+        }
     }
 }

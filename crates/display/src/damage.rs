@@ -74,6 +74,23 @@ impl Damage {
         }
     }
 
+    /// Adds all tiles that an area touches.
+    pub fn mark(&mut self, area: Rectangle) {
+        if area.width == 0 || area.height == 0 {
+            return;
+        }
+        let columns = self.columns.max(1) as usize;
+        let (right, bottom) = (area.x.saturating_add(area.width), area.y.saturating_add(area.height));
+        let touched = area.x / TILE_WIDTH..right.div_ceil(TILE_WIDTH).min(self.columns);
+        let rows = self.tiles.chunks_mut(columns).enumerate();
+        let first = (area.y / TILE_HEIGHT) as usize;
+        for (_, tiles) in rows.skip(first).take_while(|(row, _)| (*row as u32 * TILE_HEIGHT) < bottom) {
+            if let Some(tiles) = tiles.get_mut(touched.start as usize..touched.end.max(touched.start) as usize) {
+                tiles.fill(true);
+            }
+        }
+    }
+
     /// Whether nothing is new.
     pub fn is_clean(&self) -> bool {
         !self.tiles.contains(&true)

@@ -1,5 +1,7 @@
 //! A picture that owns its pixels.
 
+use crate::damage::Rectangle;
+
 /// How a pixel is laid out in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PixelFormat {
@@ -73,6 +75,18 @@ impl Surface {
     pub fn row_mut(&mut self, y: u32) -> &mut [u32] {
         let start = y as usize * self.width as usize;
         self.pixels.get_mut(start..start + self.width as usize).unwrap_or_default()
+    }
+
+    /// Copies an area of another picture to the same place, as far as both pictures have it.
+    pub fn copy_area(&mut self, from: &Self, area: Rectangle) {
+        let columns = area.x as usize..area.x.saturating_add(area.width) as usize;
+        for y in area.y..area.y.saturating_add(area.height).min(self.height) {
+            let (Some(from), Some(to)) = (from.row(y).get(columns.clone()), self.row_mut(y).get_mut(columns.clone()))
+            else {
+                return;
+            };
+            to.copy_from_slice(from);
+        }
     }
 
     /// Fills everything with one colour.

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use clock::{Clock, Timer};
 
 use super::{Event, Hub};
+use crate::console::Console;
 use crate::keys::Key;
 
 /// The most steps that wait.
@@ -16,6 +17,7 @@ enum Step {
     Key {
         key: Key,
         is_down: bool,
+        console: Option<Arc<Console>>,
     },
     /// Nothing, for so many nanoseconds of guest time.
     Wait(u64),
@@ -58,10 +60,27 @@ impl KeyQueue {
             let keys = keys.get(..keys.len().min(room)).unwrap_or_default();
             let downs = keys.iter().map(|key| (*key, true));
             for (key, is_down) in downs.chain(keys.iter().rev().map(|key| (*key, false))) {
-                steps.waiting.extend([Step::Key { key, is_down }, Step::Wait(hold)]);
+                steps.waiting.extend([Step::Key { key, is_down, console: None }, Step::Wait(hold)]);
             }
         }
         self.play(false);
+    }
+
+    /// Presses or releases one key after those that wait, for a console; the next one comes `delay` nanoseconds later at
+    /// the earliest. `false` if a key that goes down finds no room.
+    pub fn send(&self, key: Key, is_down: bool, delay: u64, console: Option<&Arc<Console>>) -> bool {
+        {
+            let mut steps = self.steps.lock().unwrap_or_else(PoisonError::into_inner);
+            if is_down && steps.waiting.len() >= STEPS_MAX {
+                return false;
+            }
+            steps.waiting.push_back(Step::Key { key, is_down, console: console.cloned() });
+            if delay > 0 {
+                steps.waiting.push_back(Step::Wait(delay));
+            }
+        }
+        self.play(false);
+        true
     }
 
     /// Plays until the next wait.
@@ -75,7 +94,7 @@ impl KeyQueue {
             while !steps.is_armed {
                 match steps.waiting.pop_front() {
                     None => break,
-                    Some(Step::Key { key, is_down }) => events.push(Event::Key { key, is_down }),
+                    Some(Step::Key { key, is_down, console }) => events.push((Event::Key { key, is_down }, console)),
                     Some(Step::Wait(time)) => {
                         steps.is_armed = true;
                         let deadline = self.clock.now().saturating_add(time);
@@ -86,8 +105,8 @@ impl KeyQueue {
                 }
             }
         }
-        for event in events {
-            self.hub.send(&event, None);
+        for (event, console) in events {
+            self.hub.send(&event, console.as_ref());
             self.hub.sync();
         }
     }
