@@ -94,7 +94,7 @@ def cell(options, firmware, board, smp, bus, arguments):
         with open(path("errors"), "w", encoding="utf-8") as errors:
             child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors)
         try:
-            return steps(options.timeout, child, path, firmware == "seabios" and board == "q35")
+            return steps(options.timeout, child, path, (firmware, board) == ("seabios", "q35") or (board, bus) == ("pc", "ide"))
         except Failed as failure:
             with open(path("errors"), encoding="utf-8", errors="replace") as errors:
                 raise Failed(f"{failure} {errors.read()[-300:]}".strip()) from None
