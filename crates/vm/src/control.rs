@@ -18,7 +18,7 @@ use crate::inbox::{Inbox, Item};
 use crate::log;
 use crate::run_state::RunStates;
 use crate::snapshot::Snapshot;
-use crate::storage::Storage;
+use crate::storage::{Storage, StorageOwner};
 
 /// What the control thread shares with the monitors.
 pub struct SharedState {
@@ -58,6 +58,12 @@ pub struct Preconfig {
     pub build: BuildMachine,
     /// The guest starts once it is built.
     pub autostart: bool,
+}
+
+impl StorageOwner for Control {
+    fn storage(&mut self) -> &mut Storage {
+        &mut self.storage
+    }
 }
 
 impl Control {
@@ -142,11 +148,6 @@ impl Control {
     /// The machine, to change.
     pub fn machine_mut(&mut self) -> &mut Machine {
         &mut self.machine
-    }
-
-    /// The block layer.
-    pub fn storage(&mut self) -> &mut Storage {
-        &mut self.storage
     }
 
     /// The run state.

@@ -24,7 +24,7 @@ use crate::inbox::Inbox;
 use crate::log::{LogConfig, LogItem};
 use crate::qtest;
 use crate::snapshot::Snapshot;
-use crate::storage::{Storage, StorageError};
+use crate::storage::{OwnerLink, Storage, StorageError};
 
 /// Why the program can't start.
 #[derive(Debug, thiserror::Error)]
@@ -200,7 +200,7 @@ impl Program {
         let guest = Arc::clone(&inbox);
         let guest_events: GuestEvents = Arc::new(move |event| guest.guest_event(event));
         let trace = log.follows_cpu().then(|| cpu_log::factory(log));
-        let mut storage = Storage::start(&config.storage, &events, &inbox, server.fd_sets())?;
+        let mut storage = Storage::start(&config.storage, &events, &OwnerLink::to_control(&inbox), server.fd_sets())?;
         // Until clients have configured the machine there is an empty one.
         let first = if config.preconfig { empty(&config.machine) } else { config.machine.clone() };
         let machine = build(&first, &chardevs, &mut storage, (&guest_events, trace.clone()))?;

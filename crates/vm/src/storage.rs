@@ -64,6 +64,40 @@ pub struct StorageError {
     pub message: String,
 }
 
+/// What owns a block layer: the emulator's control thread, or the storage daemon's. The handlers of the block commands
+/// know no more of their program.
+pub trait StorageOwner: 'static {
+    /// The block layer.
+    fn storage(&mut self) -> &mut Storage;
+}
+
+/// Work for the thread that owns the block layer.
+pub type StorageWork = Box<dyn FnOnce(&mut Storage) + Send>;
+
+/// The way from other threads to the owner of the block layer.
+#[derive(Clone)]
+pub struct OwnerLink {
+    /// Does some work on the owner's thread, after what waits there already. Never waits.
+    pub run: Arc<dyn Fn(StorageWork) + Send + Sync>,
+    /// Stops the guest because of an I/O error, where there is a guest.
+    pub stop_guest: Arc<dyn Fn() + Send + Sync>,
+}
+
+impl OwnerLink {
+    /// The link to the emulator's control thread.
+    pub fn to_control(inbox: &Arc<Inbox<Control>>) -> Self {
+        let (work, stop) = (Arc::clone(inbox), Arc::clone(inbox));
+        Self {
+            run: Arc::new(move |storage_work| {
+                work.request(Box::new(|control: &mut Control| storage_work(control.storage())));
+            }),
+            stop_guest: Arc::new(move || {
+                stop.request(Box::new(|control: &mut Control| control.stop(RunState::IoError)))
+            }),
+        }
+    }
+}
+
 /// The block layer.
 pub struct Storage {
     graph: Arc<Graph>,
@@ -87,7 +121,7 @@ impl Storage {
     pub fn start(
         config: &StorageConfig,
         events: &EventSink,
-        inbox: &Arc<Inbox<Control>>,
+        owner: &OwnerLink,
         fd_sets: &FdSets,
     ) -> Result<Self, StorageError> {
         let fail = |option: &str, error: &dyn std::fmt::Display| StorageError {
@@ -95,7 +129,7 @@ impl Storage {
             message: error.to_string(),
         };
         let reactor = aio::IoThread::start("disks").map_err(|error| fail("disks", &error))?;
-        let failures = Arc::new(Failures { events: events.clone(), inbox: Arc::clone(inbox) });
+        let failures = Arc::new(Failures { events: events.clone(), owner: owner.clone() });
         let graph = Graph::new(block_drivers::registry());
         let fd_sets = fd_sets.clone();
         let open_set = move |set: u64, writable| open_fd_set(&fd_sets, set, writable);
@@ -326,7 +360,7 @@ fn tell_of_corruption(events: &EventSink, graph: &Weak<Graph>, found: Corruption
 /// Requests that fail: the event, and the machine's stop.
 struct Failures {
     events: EventSink,
-    inbox: Arc<Inbox<Control>>,
+    owner: OwnerLink,
 }
 
 impl BackendEvents for Failures {
@@ -345,7 +379,7 @@ impl BackendEvents for Failures {
             reason: event.reason,
         });
         if action == BlockErrorAction::Stop {
-            self.inbox.request(Box::new(|control: &mut Control| control.stop(RunState::IoError)));
+            (self.owner.stop_guest)();
         }
     }
 }

@@ -6,10 +6,12 @@ mod medium;
 mod nodes;
 mod objects;
 
-use super::Table;
+use qmp::CommandTable;
+
+use crate::storage::StorageOwner;
 
 /// The commands and events of this subject.
-pub fn register(table: &mut Table) {
+pub fn register<C: StorageOwner, S: 'static>(table: &mut CommandTable<C, S>) {
     nodes::register(table);
     info::register(table);
     medium::register(table);

@@ -7,6 +7,7 @@ use qapi::{Error, Size};
 
 use super::Table;
 use crate::numa::step;
+use crate::storage::StorageOwner;
 use crate::storage::memory::MachineMemory;
 
 /// The commands of this subject.

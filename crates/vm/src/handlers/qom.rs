@@ -9,6 +9,7 @@ use qapi::{Any, Error, ErrorClass};
 
 use super::Table;
 use crate::control::Control;
+use crate::storage::StorageOwner;
 
 /// The commands of this subject.
 pub fn register(table: &mut Table) {

@@ -1,11 +1,11 @@
-//! Objects that users create: secrets, throttle groups, I/O threads, TLS credentials of clients, memory, sources of
+//! Objects that users create: secrets, throttle groups, I/O threads, TLS credentials, memory, sources of
 //! random numbers.
 
 use std::sync::{Arc, mpsc};
 
 use block::Graph;
 use block::throttle::{Group, Limits};
-use block_net::{TlsCredentials, X509};
+use block_net::{Credentials, X509};
 use block_tools::secret::Description;
 use device::entropy::Entropy;
 use machine::entropy::HostEntropy;
@@ -116,7 +116,7 @@ impl Objects {
             ObjectTypeOptions::TlsCredsX509(properties) => {
                 let credentials = credentials(&properties)?;
                 unless_known(())?;
-                self.graph.set_object(&id, Arc::new(credentials));
+                self.graph.set_object(&id, credentials.into_object());
                 Object::Credentials
             }
         };
@@ -232,8 +232,8 @@ impl Objects {
     }
 }
 
-/// Certificates of a client.
-fn credentials(properties: &TlsCredsX509Properties) -> Result<TlsCredentials, Error> {
+/// Certificates of a client or a server.
+fn credentials(properties: &TlsCredsX509Properties) -> Result<Credentials, Error> {
     let files = X509 {
         dir: properties.dir.clone(),
         server: properties.endpoint == Some(QCryptoTLSCredsEndpoint::Server),

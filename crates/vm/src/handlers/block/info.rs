@@ -3,10 +3,12 @@
 use qapi::block::info::{QueryBlock, QueryNamedBlockNodes};
 use qapi::block::stats::{BlockLatencyHistogramSet, QueryBlockstats};
 
-use crate::handlers::Table;
+use qmp::CommandTable;
+
+use crate::storage::StorageOwner;
 
 /// The commands of this subject.
-pub fn register(table: &mut Table) {
+pub fn register<C: StorageOwner, S: 'static>(table: &mut CommandTable<C, S>) {
     table.register::<QueryBlock>(|control, _, _| control.storage().backend_infos());
     table.register::<QueryNamedBlockNodes>(|control, _, command| {
         control.storage().node_infos(command.flat.unwrap_or(false))

@@ -5,11 +5,13 @@ use qapi::block::job::{
     JobCancel, JobComplete, JobDismiss, JobFinalize, JobPause, JobResume, JobStatusChange, QueryJobs,
 };
 
-use crate::handlers::Table;
+use qmp::CommandTable;
+
+use crate::storage::StorageOwner;
 use crate::storage::Verb;
 
 /// The commands of this subject.
-pub fn register(table: &mut Table) {
+pub fn register<C: StorageOwner, S: 'static>(table: &mut CommandTable<C, S>) {
     table.register::<QueryJobs>(|control, _, _| Ok(control.storage().jobs().query()));
     table.register::<JobCancel>(|control, _, job| control.storage().jobs().apply(&job.id, Verb::Cancel));
     table.register::<JobPause>(|control, _, job| control.storage().jobs().apply(&job.id, Verb::Pause));

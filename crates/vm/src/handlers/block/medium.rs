@@ -7,7 +7,9 @@ use qapi::block::medium::{
     Change, Eject, XBlockdevInsertMedium, XBlockdevRemoveMedium,
 };
 
-use crate::handlers::Table;
+use qmp::CommandTable;
+
+use crate::storage::StorageOwner;
 use crate::storage::medium::Drive;
 
 fn drive<'a>(device: &'a Option<String>, id: &'a Option<String>) -> Drive<'a> {
@@ -15,7 +17,7 @@ fn drive<'a>(device: &'a Option<String>, id: &'a Option<String>) -> Drive<'a> {
 }
 
 /// The commands of this subject.
-pub fn register(table: &mut Table) {
+pub fn register<C: StorageOwner, S: 'static>(table: &mut CommandTable<C, S>) {
     table.register::<Eject>(|control, _, command| {
         control.storage().eject(drive(&command.device, &command.id), command.force.unwrap_or(false))
     });

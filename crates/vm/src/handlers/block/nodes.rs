@@ -7,10 +7,12 @@ use qapi::block::nodes::{
 };
 use qapi::block::throttle::BlockSetIoThrottle;
 
-use crate::handlers::Table;
+use qmp::CommandTable;
+
+use crate::storage::StorageOwner;
 
 /// The commands of this subject.
-pub fn register(table: &mut Table) {
+pub fn register<C: StorageOwner, S: 'static>(table: &mut CommandTable<C, S>) {
     table.register::<BlockdevAdd>(|control, _, command| {
         control.storage().add_node(&command.options, command.id.as_deref())
     });

@@ -2,10 +2,12 @@
 
 use qapi::objects::{ObjectAdd, ObjectDel, QueryIothreads};
 
-use crate::handlers::Table;
+use qmp::CommandTable;
+
+use crate::storage::StorageOwner;
 
 /// The commands of this subject.
-pub fn register(table: &mut Table) {
+pub fn register<C: StorageOwner, S: 'static>(table: &mut CommandTable<C, S>) {
     table.register::<ObjectAdd>(|control, _, command| control.storage().objects().add(command));
     table.register::<ObjectDel>(|control, _, command| control.storage().objects().delete(&command.id));
     table.register::<QueryIothreads>(|control, _, _| Ok(control.storage().objects().io_threads()));
