@@ -1,4 +1,5 @@
-//! Block drivers over the network: the `nbd` client, `http` and `https`.
+//! Block drivers over the network: the `nbd` client, `http` and `https`. What a server of NBD has in common with the
+//! client is public: the protocol's numbers, TLS, and the bytes of a connection.
 //!
 //! Connections belong to no thread: a request drives its connection on the reactor that polls it.
 
@@ -6,11 +7,11 @@
 
 pub mod http;
 pub mod nbd;
-mod tls;
-mod transport;
+pub mod tls;
+pub mod transport;
 mod uri;
 
-pub use tls::{TlsCredentials, X509};
+pub use tls::{Credentials, TlsCredentials, TlsServerCredentials, X509};
 
 /// The drivers of this crate.
 pub fn drivers() -> Vec<&'static dyn block::DriverType> {

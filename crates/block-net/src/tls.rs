@@ -1,4 +1,4 @@
-//! TLS credentials, and a TLS session over a non-blocking socket.
+//! TLS credentials of clients and servers, and a TLS session over a non-blocking socket.
 
 use std::fmt;
 use std::io::{self, Read as _, Write as _};
@@ -12,9 +12,12 @@ use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::WebPkiClientVerifier;
-use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::{
+    ClientConfig, ClientConnection, Connection, DigitallySignedStruct, RootCertStore, ServerConfig, ServerConnection,
+    SignatureScheme,
+};
 
-use block::{Error, Result};
+use block::{Error, Graph, Result};
 
 /// Bytes of ciphertext or plain text that are moved at once.
 const CHUNK: usize = 32 << 10;
@@ -30,6 +33,65 @@ impl fmt::Debug for TlsCredentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("TlsCredentials")
     }
+}
+
+/// The credentials of a TLS server, as an object `tls-creds-x509` with `endpoint=server` has them.
+#[derive(Clone)]
+pub struct TlsServerCredentials {
+    config: Arc<ServerConfig>,
+}
+
+impl fmt::Debug for TlsServerCredentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TlsServerCredentials")
+    }
+}
+
+/// The credentials of one end of a connection.
+#[derive(Clone, Debug)]
+pub enum Credentials {
+    /// For who connects.
+    Client(TlsCredentials),
+    /// For who listens.
+    Server(TlsServerCredentials),
+}
+
+impl Credentials {
+    /// The credentials as what a graph keeps under their id.
+    pub fn into_object(self) -> Arc<dyn std::any::Any + Send + Sync> {
+        match self {
+            Self::Client(credentials) => Arc::new(credentials),
+            Self::Server(credentials) => Arc::new(credentials),
+        }
+    }
+}
+
+/// The server's credentials of that id.
+///
+/// # Errors
+/// There are none, or they are a client's.
+pub fn server_credentials(graph: &Graph, id: &str) -> Result<TlsServerCredentials> {
+    if let Some(credentials) = graph.object::<TlsServerCredentials>(id) {
+        return Ok((*credentials).clone());
+    }
+    Err(match graph.object::<TlsCredentials>(id) {
+        Some(_) => Error::invalid("Expected TLS credentials for a server endpoint"),
+        None => Error::invalid(format!("No TLS credentials with id '{id}'")),
+    })
+}
+
+/// The client's credentials of that id.
+///
+/// # Errors
+/// There are none, or they are a server's.
+pub fn client_credentials(graph: &Graph, id: &str) -> Result<TlsCredentials> {
+    if let Some(credentials) = graph.object::<TlsCredentials>(id) {
+        return Ok((*credentials).clone());
+    }
+    Err(match graph.object::<TlsServerCredentials>(id) {
+        Some(_) => Error::invalid("Expected TLS credentials for a client endpoint"),
+        None => Error::invalid(format!("No TLS credentials with id '{id}'")),
+    })
 }
 
 fn wrong(what: &str, path: &Path, error: impl fmt::Display) -> Error {
@@ -76,10 +138,7 @@ impl X509 {
     ///
     /// # Errors
     /// If a file is missing or wrong, or something is asked for that does not exist here.
-    pub fn load(&self) -> Result<TlsCredentials> {
-        if self.server {
-            return Err(Error::invalid("TLS credentials for a server endpoint are not available in this version"));
-        }
+    pub fn load(&self) -> Result<Credentials> {
         if self.priority.is_some() {
             let text = "'priority' is not available: it is for GnuTLS, which this version does not use";
             return Err(Error::invalid(text));
@@ -89,11 +148,55 @@ impl X509 {
         }
         let directory = self.dir.as_deref().ok_or_else(|| Error::invalid("Missing 'dir' property value"))?;
         let directory = Path::new(directory);
-        let credentials = TlsCredentials::from_directory(directory, self.verify_peer.unwrap_or(true))?;
+        let verify_peer = self.verify_peer.unwrap_or(true);
+        if self.server {
+            return TlsServerCredentials::from_directory(directory, verify_peer).map(Credentials::Server);
+        }
+        let credentials = TlsCredentials::from_directory(directory, verify_peer)?;
         if self.sanity_check.unwrap_or(true) {
             TlsCredentials::check_directory(directory)?;
         }
-        Ok(credentials)
+        Ok(Credentials::Client(credentials))
+    }
+}
+
+/// Says why a file of credentials is not there.
+fn check_access(file: &Path) -> Result<()> {
+    std::fs::metadata(file).map(drop).map_err(|error| {
+        let error = Error::from(error);
+        let reason = block::error::strerror(error.errno());
+        Error::invalid(format!("Unable to access credentials {}: {reason}", file.display()))
+    })
+}
+
+impl TlsServerCredentials {
+    /// The credentials in a directory: `ca-cert.pem`, `server-cert.pem`, `server-key.pem`. With `verify_peer` clients
+    /// have to show a certificate of that authority.
+    ///
+    /// # Errors
+    /// If a file is missing or wrong.
+    pub fn from_directory(directory: &Path, verify_peer: bool) -> Result<Self> {
+        let [ca, certificate, key] =
+            ["ca-cert.pem", "server-cert.pem", "server-key.pem"].map(|name| directory.join(name));
+        for file in [&ca, &certificate, &key] {
+            check_access(file)?;
+        }
+        let builder = ServerConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .map_err(|e| Error::invalid(format!("Unable to set up TLS: {e}")))?;
+        let builder = if verify_peer {
+            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots(&ca)?), provider()).build();
+            builder.with_client_cert_verifier(verifier.map_err(|e| wrong("import CA certificate", &ca, e))?)
+        } else {
+            builder.with_no_client_auth()
+        };
+        let chain: Vec<_> = CertificateDer::pem_file_iter(&certificate)
+            .and_then(Iterator::collect)
+            .map_err(|e| wrong("import server certificate", &certificate, e))?;
+        let secret = PrivateKeyDer::from_pem_file(&key).map_err(|e| wrong("import server key", &key, e))?;
+        let config =
+            builder.with_single_cert(chain, secret).map_err(|e| wrong("use server certificate", &certificate, e))?;
+        Ok(Self { config: Arc::new(config) })
     }
 }
 
@@ -105,11 +208,7 @@ impl TlsCredentials {
     /// If a file is missing or wrong.
     pub fn from_directory(directory: &Path, verify_peer: bool) -> Result<Self> {
         let ca = directory.join("ca-cert.pem");
-        if let Err(error) = std::fs::metadata(&ca) {
-            let error = Error::from(error);
-            let (ca, reason) = (ca.display(), block::error::strerror(error.errno()));
-            return Err(Error::invalid(format!("Unable to access credentials {ca}: {reason}")));
-        }
+        check_access(&ca)?;
         let (certificate, key) = (directory.join("client-cert.pem"), directory.join("client-key.pem"));
         let own = if certificate.exists() { Some((certificate, key)) } else { None };
         Self::from_files(&ca, own.as_ref().map(|(c, k)| (c.as_path(), k.as_path())), verify_peer)
@@ -230,9 +329,9 @@ impl ServerCertVerifier for TrustAll {
 }
 
 /// A TLS session. One task may read while another writes.
-pub(crate) struct Tls {
+pub struct Tls {
     stream: Stream,
-    session: Mutex<ClientConnection>,
+    session: Mutex<Connection>,
     /// Bytes from the socket that the session has not taken yet. Only the reading task uses it.
     backlog: Mutex<Vec<u8>>,
     /// Keeps records in the order in which the session made them.
@@ -240,9 +339,26 @@ pub(crate) struct Tls {
 }
 
 impl Tls {
+    /// Starts a session as the client; the server's certificate must be for `host`.
+    ///
+    /// # Errors
+    /// What the handshake or the host gives.
     pub async fn connect(stream: Stream, credentials: &TlsCredentials, host: &str) -> io::Result<Self> {
         let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
         let session = ClientConnection::new(Arc::clone(&credentials.config), name).map_err(io::Error::other)?;
+        Self::shake_hands(stream, session.into()).await
+    }
+
+    /// Starts a session as the server.
+    ///
+    /// # Errors
+    /// What the handshake or the host gives.
+    pub async fn accept(stream: Stream, credentials: &TlsServerCredentials) -> io::Result<Self> {
+        let session = ServerConnection::new(Arc::clone(&credentials.config)).map_err(io::Error::other)?;
+        Self::shake_hands(stream, session.into()).await
+    }
+
+    async fn shake_hands(stream: Stream, session: Connection) -> io::Result<Self> {
         let tls = Self {
             stream,
             session: Mutex::new(session),
@@ -251,19 +367,29 @@ impl Tls {
         };
         while tls.session().is_handshaking() {
             tls.send_records().await?;
-            if tls.session().is_handshaking() && !tls.receive_records().await? {
-                return Err(io::ErrorKind::UnexpectedEof.into());
+            if !tls.session().is_handshaking() {
+                break;
+            }
+            match tls.receive_records().await {
+                Ok(true) => {}
+                Ok(false) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Err(error) => {
+                    // The peer is told why.
+                    let _ = tls.send_records().await;
+                    return Err(error);
+                }
             }
         }
         tls.send_records().await?;
         Ok(tls)
     }
 
+    /// The socket.
     pub fn stream(&self) -> &Stream {
         &self.stream
     }
 
-    fn session(&self) -> MutexGuard<'_, ClientConnection> {
+    fn session(&self) -> MutexGuard<'_, Connection> {
         self.session.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -326,6 +452,10 @@ impl Tls {
         self.backlog.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Reads what is there, at least one byte; 0 at the end.
+    ///
+    /// # Errors
+    /// The session's or the host's.
     pub async fn read_some(&self, buf: &IoBuf) -> io::Result<usize> {
         let mut bytes = vec![0; buf.len().min(CHUNK)];
         loop {
@@ -344,6 +474,10 @@ impl Tls {
         }
     }
 
+    /// Writes all of `buf`.
+    ///
+    /// # Errors
+    /// The session's or the host's.
     pub async fn write_all(&self, buf: IoBuf) -> io::Result<()> {
         let mut done = 0;
         while done < buf.len() {

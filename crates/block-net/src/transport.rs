@@ -12,13 +12,26 @@ use crate::tls::Tls;
 
 /// Where a server listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Address {
-    Tcp { host: String, port: u16 },
-    Unix { path: String },
+pub enum Address {
+    /// TCP.
+    Tcp {
+        /// The name or address.
+        host: String,
+        /// The port.
+        port: u16,
+    },
+    /// A unix socket.
+    Unix {
+        /// Its path.
+        path: String,
+    },
 }
 
 impl Address {
     /// Connects; blocks in the pool of threads.
+    ///
+    /// # Errors
+    /// The host's.
     pub async fn connect(&self) -> Result<Stream> {
         let address = self.clone();
         let connected = aio::spawn_blocking(move || match &address {
@@ -41,12 +54,27 @@ impl Address {
 }
 
 /// The bytes of a connection.
-pub(crate) enum Transport {
+pub enum Transport {
+    /// As they are.
     Plain(Stream),
+    /// Encrypted.
     Tls(Box<Tls>),
 }
 
+impl std::fmt::Debug for Transport {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Plain(_) => "Transport(plain)",
+            Self::Tls(_) => "Transport(TLS)",
+        })
+    }
+}
+
 impl Transport {
+    /// Writes all of `buf`.
+    ///
+    /// # Errors
+    /// The host's.
     pub async fn write_all(&self, buf: IoBuf) -> io::Result<()> {
         match self {
             Self::Plain(stream) => stream.write_all(buf).await,
@@ -55,7 +83,10 @@ impl Transport {
     }
 
     /// Reads what is there, at least one byte; 0 at the end.
-    async fn read_some(&self, buf: &IoBuf) -> io::Result<usize> {
+    ///
+    /// # Errors
+    /// The host's.
+    pub async fn read_some(&self, buf: &IoBuf) -> io::Result<usize> {
         match self {
             Self::Plain(stream) => loop {
                 match stream.try_read(buf) {
@@ -67,6 +98,7 @@ impl Transport {
         }
     }
 
+    /// Ends the connection in both directions.
     pub fn shutdown(&self) {
         match self {
             Self::Plain(stream) => stream.shutdown(),
@@ -76,15 +108,23 @@ impl Transport {
 }
 
 /// Bytes read ahead, so that small messages don't cost a system call each.
-pub(crate) struct Reader {
+#[derive(Debug)]
+pub struct Reader {
     buf: IoBuf,
     start: usize,
     end: usize,
 }
 
+impl Default for Reader {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Reader {
     const SIZE: usize = 16 << 10;
 
+    /// Nothing read yet.
     pub fn new() -> Self {
         Self { buf: IoBuf::zeroed(Self::SIZE), start: 0, end: 0 }
     }
@@ -98,7 +138,15 @@ impl Reader {
         Ok(())
     }
 
+    /// Bytes that are here already.
+    pub fn buffered(&self) -> usize {
+        self.end - self.start
+    }
+
     /// Fills `into`. Long parts go there without a copy.
+    ///
+    /// # Errors
+    /// `UnexpectedEof` if the peer closes before; the host's.
     pub async fn read(&mut self, transport: &Transport, into: &IoBuf) -> io::Result<()> {
         let mut done = 0;
         while done < into.len() {
@@ -121,6 +169,10 @@ impl Reader {
         Ok(())
     }
 
+    /// Reads `N` bytes.
+    ///
+    /// # Errors
+    /// As [`Reader::read`].
     pub async fn array<const N: usize>(&mut self, transport: &Transport) -> io::Result<[u8; N]> {
         let mut bytes = [0; N];
         let mut done = 0;
@@ -136,19 +188,34 @@ impl Reader {
         Ok(bytes)
     }
 
+    /// Reads a big-endian number of two bytes.
+    ///
+    /// # Errors
+    /// As [`Reader::read`].
     pub async fn u16(&mut self, transport: &Transport) -> io::Result<u16> {
         self.array(transport).await.map(u16::from_be_bytes)
     }
 
+    /// Reads a big-endian number of four bytes.
+    ///
+    /// # Errors
+    /// As [`Reader::read`].
     pub async fn u32(&mut self, transport: &Transport) -> io::Result<u32> {
         self.array(transport).await.map(u32::from_be_bytes)
     }
 
+    /// Reads a big-endian number of eight bytes.
+    ///
+    /// # Errors
+    /// As [`Reader::read`].
     pub async fn u64(&mut self, transport: &Transport) -> io::Result<u64> {
         self.array(transport).await.map(u64::from_be_bytes)
     }
 
     /// Reads `len` bytes, which the caller has bounded.
+    ///
+    /// # Errors
+    /// As [`Reader::read`].
     pub async fn bytes(&mut self, transport: &Transport, len: usize) -> io::Result<Vec<u8>> {
         let buf = IoBuf::zeroed(len);
         self.read(transport, &buf).await?;
@@ -156,6 +223,9 @@ impl Reader {
     }
 
     /// Reads up to and including a line feed, without it; at most `max` bytes.
+    ///
+    /// # Errors
+    /// `InvalidData` if the line is longer or no text; as [`Reader::read`].
     pub async fn line(&mut self, transport: &Transport, max: usize) -> io::Result<String> {
         let mut line = Vec::new();
         loop {

@@ -8,7 +8,7 @@ use base64::Engine as _;
 use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use block::{Error, Graph, Options, Result};
-use block_net::{TlsCredentials, X509};
+use block_net::{TlsCredentials, TlsServerCredentials, X509};
 use cbc::cipher::block_padding::NoPadding;
 use cbc::cipher::{BlockModeDecrypt, KeyIvInit};
 
@@ -98,7 +98,7 @@ fn decode(text: &[u8]) -> Result<Vec<u8>> {
     DECODER.decode(&digits).map_err(|_| invalid())
 }
 
-/// Makes the object that `text` describes known to the graph: a `secret`, or the `tls-creds-x509` of a client.
+/// Makes the object that `text` describes known to the graph: a `secret`, or `tls-creds-x509`.
 ///
 /// # Errors
 /// If the description is wrong, there is such an object already, or the file can't be read.
@@ -113,7 +113,9 @@ pub fn add_object(graph: &Arc<Graph>, text: &str) -> Result<()> {
         return Err(Error::invalid(format!("Parameter 'qom-type' does not accept value '{kind}'")));
     }
     let id = options.take_str("id")?.ok_or_else(|| Error::invalid("Parameter 'id' is missing"))?;
-    if graph.secret(&id).is_ok() || graph.object::<TlsCredentials>(&id).is_some() {
+    let has_credentials =
+        graph.object::<TlsCredentials>(&id).is_some() || graph.object::<TlsServerCredentials>(&id).is_some();
+    if graph.secret(&id).is_ok() || has_credentials {
         let text = format!("attempt to add duplicate property '{id}' to object (type 'container')");
         return Err(Error::invalid(text));
     }
@@ -152,7 +154,7 @@ fn add_credentials(graph: &Arc<Graph>, id: &str, mut options: Options) -> Result
         password_id: options.take_str("passwordid")?,
     };
     all_taken(&options)?;
-    graph.set_object(id, Arc::new(files.load()?));
+    graph.set_object(id, files.load()?.into_object());
     Ok(())
 }
 

@@ -15,46 +15,16 @@ use rustix::io::Errno;
 use tokio::sync::{Mutex as AsyncMutex, Notify, Semaphore};
 
 use super::handshake::{Export, broken};
+use super::wire::{
+    CHUNK_DATA, CHUNK_DONE, CHUNK_ERROR, CHUNK_HOLE, CHUNK_NONE, CHUNK_STATUS, Command, REQUEST_MAGIC, SIMPLE_MAGIC,
+    STRUCTURED_MAGIC,
+};
 use crate::transport::{Reader, Transport};
-
-const REQUEST_MAGIC: u32 = 0x2560_9513;
-const SIMPLE_MAGIC: u32 = 0x6744_6698;
-const STRUCTURED_MAGIC: u32 = 0x668e_33ef;
 
 /// Requests in flight on one connection.
 const MAX_IN_FLIGHT: usize = 16;
 /// The longest payload of a chunk that is no data, bytes.
 const MAX_CHUNK: u32 = 1 << 20;
-
-const CHUNK_DONE: u16 = 1;
-const CHUNK_NONE: u16 = 0;
-const CHUNK_DATA: u16 = 1;
-const CHUNK_HOLE: u16 = 2;
-const CHUNK_STATUS: u16 = 5;
-const CHUNK_ERROR: u16 = 1 << 15;
-
-/// Command flag: to stable storage.
-pub(super) const FUA: u16 = 1;
-/// Command flag: zeroes must not become a hole.
-pub(super) const NO_HOLE: u16 = 2;
-/// Command flag: one extent is enough.
-pub(super) const REQ_ONE: u16 = 8;
-/// Command flag: fail rather than be slow.
-pub(super) const FAST_ZERO: u16 = 16;
-
-/// What is asked of a server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u16)]
-pub(super) enum Command {
-    Read = 0,
-    Write = 1,
-    Disconnect = 2,
-    Flush = 3,
-    Trim = 4,
-    Cache = 5,
-    WriteZeroes = 6,
-    BlockStatus = 7,
-}
 
 /// One request.
 #[derive(Clone, Debug)]

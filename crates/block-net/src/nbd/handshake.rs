@@ -6,51 +6,16 @@ use aio::Stream;
 use block::{Error, Result};
 use iobuf::IoBuf;
 
+use super::wire::{
+    FIXED_NEWSTYLE, INFO_BLOCK_SIZE, INFO_EXPORT, MAGIC, MAX_STRING, NO_ZEROES, OLD_MAGIC, OPT_EXPORT_NAME, OPT_GO,
+    OPT_SET_META_CONTEXT, OPT_STARTTLS, OPT_STRUCTURED_REPLY, OPTION_MAGIC, REP_ACK, REP_ERROR, REP_INFO,
+    REP_META_CONTEXT, REPLY_MAGIC,
+};
 use crate::tls::{Tls, TlsCredentials};
 use crate::transport::{Reader, Transport};
 
-const MAGIC: u64 = 0x4e42_444d_4147_4943;
-const OPTION_MAGIC: u64 = 0x4948_4156_454f_5054;
-const OLD_MAGIC: u64 = 0x0000_4202_8186_1253;
-const REPLY_MAGIC: u64 = 0x0003_e889_0455_65a9;
-
-const FIXED_NEWSTYLE: u16 = 1;
-const NO_ZEROES: u16 = 2;
-
-const OPT_EXPORT_NAME: u32 = 1;
-const OPT_STARTTLS: u32 = 5;
-const OPT_GO: u32 = 7;
-const OPT_STRUCTURED_REPLY: u32 = 8;
-const OPT_SET_META_CONTEXT: u32 = 10;
-
-const REP_ACK: u32 = 1;
-const REP_INFO: u32 = 3;
-const REP_META_CONTEXT: u32 = 4;
-const REP_ERROR: u32 = 1 << 31;
-
-const INFO_EXPORT: u16 = 0;
-const INFO_BLOCK_SIZE: u16 = 3;
-
 /// The longest option reply that is read, bytes.
 const MAX_REPLY: u32 = 64 << 10;
-/// The longest export name, bytes.
-const MAX_NAME: usize = 4096;
-
-/// Transmission flag: nothing may be written.
-pub(super) const READ_ONLY: u16 = 1 << 1;
-/// Transmission flag: flushes are understood.
-pub(super) const SEND_FLUSH: u16 = 1 << 2;
-/// Transmission flag: writes to stable storage are understood.
-pub(super) const SEND_FUA: u16 = 1 << 3;
-/// Transmission flag: discards are understood.
-pub(super) const SEND_TRIM: u16 = 1 << 5;
-/// Transmission flag: zero writes are understood.
-pub(super) const SEND_WRITE_ZEROES: u16 = 1 << 6;
-/// Transmission flag: prefetching is understood.
-pub(super) const SEND_CACHE: u16 = 1 << 10;
-/// Transmission flag: zero writes that must not be slow are understood.
-pub(super) const SEND_FAST_ZERO: u16 = 1 << 11;
-
 /// What a server says of its export.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Export {
@@ -251,7 +216,7 @@ fn string(text: &str) -> Vec<u8> {
 
 /// Talks to a server until requests can be sent.
 pub(super) async fn negotiate(stream: Stream, wanted: &Wanted) -> Result<(Transport, Reader, Export)> {
-    if wanted.export.len() > MAX_NAME {
+    if wanted.export.len() > MAX_STRING {
         return Err(Error::invalid("export name too long to send to server"));
     }
     let mut shake = Handshake { transport: Transport::Plain(stream), reader: Reader::new() };

@@ -7,6 +7,7 @@
 mod connection;
 mod handshake;
 mod options;
+pub mod wire;
 
 use std::any::Any;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,14 +20,13 @@ use block::{
 };
 use iobuf::IoBuf;
 
-use crate::tls::TlsCredentials;
+use crate::tls::client_credentials;
 use crate::transport::Address;
-use connection::{Command, Connection, Extent, FAST_ZERO, FUA, Failure, NO_HOLE, REQ_ONE, Request};
+use connection::{Connection, Extent, Failure, Request};
 use handshake::{Export, Wanted};
 use options::NbdOptions;
+use wire::{Command, FAST_ZERO, FUA, MAX_TRANSFER, NO_HOLE, REQ_ONE};
 
-/// The longest transfer, bytes, whatever the server would take.
-const MAX_TRANSFER: u32 = 32 << 20;
 /// Pauses between attempts to connect again grow from here …
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// … up to here.
@@ -67,7 +67,7 @@ impl DriverType for NbdType {
             let wanted = wanted(&options, &request.graph)?;
             let connection = connect_within(&options, &wanted, options.open_timeout).await?;
             let writable = !request.config.read_only;
-            if writable && !request.config.auto_read_only && connection.export.flags & handshake::READ_ONLY != 0 {
+            if writable && !request.config.auto_read_only && connection.export.flags & wire::READ_ONLY != 0 {
                 connection.disconnect().await;
                 return Err(read_only());
             }
@@ -91,13 +91,12 @@ fn wanted(options: &NbdOptions, graph: &Graph) -> Result<Wanted> {
     let tls = match &options.tls_creds {
         None => None,
         Some(id) => {
-            let credentials: Arc<TlsCredentials> =
-                graph.object(id).ok_or_else(|| Error::invalid(format!("No TLS credentials with id '{id}'")))?;
+            let credentials = client_credentials(graph, id)?;
             let host = match (&options.tls_hostname, &options.server) {
                 (Some(host), _) | (None, Address::Tcp { host, .. }) => host.clone(),
                 (None, Address::Unix { .. }) => "localhost".to_owned(),
             };
-            Some(((*credentials).clone(), host))
+            Some((credentials, host))
         }
     };
     let context = options.context.clone().unwrap_or_else(|| "base:allocation".to_owned());
@@ -186,9 +185,7 @@ impl Nbd {
             Error::errno_only(rustix::io::Errno::IO.raw_os_error())
         })?;
         let (new, old) = (&connection.export, &self.export);
-        if new.size != old.size
-            || new.flags & !old.flags & handshake::READ_ONLY != 0
-            || new.min_block > old.min_block.max(1)
+        if new.size != old.size || new.flags & !old.flags & wire::READ_ONLY != 0 || new.min_block > old.min_block.max(1)
         {
             return Err(Error::io("The NBD server's export has changed"));
         }
@@ -275,11 +272,11 @@ impl Driver for Nbd {
     }
 
     fn supports_fua(&self) -> bool {
-        self.has(handshake::SEND_FUA)
+        self.has(wire::SEND_FUA)
     }
 
     fn write_zeroes(&self, offset: u64, len: u64, flags: ZeroFlags) -> IoFuture<'_> {
-        if !self.has(handshake::SEND_WRITE_ZEROES) || (flags.no_fallback && !self.has(handshake::SEND_FAST_ZERO)) {
+        if !self.has(wire::SEND_WRITE_ZEROES) || (flags.no_fallback && !self.has(wire::SEND_FAST_ZERO)) {
             return fail(Error::unsupported("The NBD server has no efficient zero writes"));
         }
         let mut command_flags = if flags.may_unmap { 0 } else { NO_HOLE };
@@ -293,18 +290,18 @@ impl Driver for Nbd {
     }
 
     fn discard(&self, offset: u64, len: u64) -> IoFuture<'_> {
-        if !self.has(handshake::SEND_TRIM) {
+        if !self.has(wire::SEND_TRIM) {
             return fail(Error::unsupported("The NBD server has no discards"));
         }
         self.send(Command::Trim, 0, offset, len)
     }
 
     fn flush(&self) -> IoFuture<'_> {
-        if self.has(handshake::SEND_FLUSH) { self.send(Command::Flush, 0, 0, 0) } else { done(()) }
+        if self.has(wire::SEND_FLUSH) { self.send(Command::Flush, 0, 0, 0) } else { done(()) }
     }
 
     fn prefetch(&self, offset: u64, len: u64) -> IoFuture<'_> {
-        if self.has(handshake::SEND_CACHE) { self.send(Command::Cache, 0, offset, len) } else { done(()) }
+        if self.has(wire::SEND_CACHE) { self.send(Command::Cache, 0, offset, len) } else { done(()) }
     }
 
     fn truncate(&self, len: u64, exact: bool, _preallocation: Preallocation) -> IoFuture<'_> {
@@ -351,7 +348,7 @@ impl Driver for Nbd {
     }
 
     fn set_permissions(&self, used: Permissions, _shared: Permissions) -> Result<()> {
-        if self.has(handshake::READ_ONLY) && used.contains(Permissions::WRITE) {
+        if self.has(wire::READ_ONLY) && used.contains(Permissions::WRITE) {
             return Err(read_only());
         }
         Ok(())
