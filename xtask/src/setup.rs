@@ -16,10 +16,12 @@ pub struct Package {
 /// A static busybox: the guest's programs.
 pub const BUSYBOX: Package = Package { name: "busybox-static", file: "/bin/busybox" };
 /// What the tests compare with and drive Ouzel by.
-pub const PEERS: [Package; 11] = [
+pub const PEERS: [Package; 13] = [
     Package { name: "qemu-system-x86", file: "/usr/bin/qemu-system-x86_64" },
     Package { name: "seabios", file: "/usr/share/seabios/bios-256k.bin" },
+    Package { name: "ovmf", file: "/usr/share/OVMF/OVMF_CODE_4M.fd" },
     Package { name: "grub-pc-bin", file: "/usr/lib/grub/i386-pc/kernel.img" },
+    Package { name: "grub-efi-amd64-bin", file: "/usr/lib/grub/x86_64-efi/kernel.img" },
     Package { name: "xorriso", file: "/usr/bin/xorriso" },
     Package { name: "netcat-openbsd", file: "/bin/nc.openbsd" },
     Package { name: "nasm", file: "/usr/bin/nasm" },

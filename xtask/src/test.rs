@@ -75,6 +75,7 @@ fn peers(guests: &Guests) -> (Vec<Peer>, Option<PathBuf>) {
         package("qemu", "qemu-system-x86"),
         package("nc", "netcat-openbsd"),
         package("seabios", "seabios"),
+        package("ovmf", "ovmf"),
         package("nasm", "nasm"),
         Peer { name: "python", missing: no_python, from_debian: false },
         Peer { name: "test386", missing: no_suite, from_debian: false },

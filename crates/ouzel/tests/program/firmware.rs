@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::support::{BOOT_PATIENCE, Directory, Machine, PATIENCE, Setup, guest, qemu};
+use crate::support::{BOOT_PATIENCE, Directory, Machine, PATIENCE, Setup, guest, qemu, text};
 
 /// A boot sector that prints its text on COM1 and halts for ever.
 fn boot_sector(text: &str) -> Vec<u8> {
@@ -138,10 +138,8 @@ fn peer_qemu_seabios_finds_the_same_machine() {
     }
 }
 
-#[test]
-#[ignore = "peer: GRUB, Debian's kernel and busybox"]
-fn peer_linux_is_booted_by_grub_from_a_disk() {
-    let directory = Directory::new();
+/// An image that GRUB boots Linux from, as a disk and as a disc, under firmware of both kinds.
+fn grub_image(directory: &Directory) -> PathBuf {
     let tree = directory.join("tree");
     fs::create_dir_all(tree.join("boot/grub")).expect("directory");
     for file in ["vmlinuz", "initrd.cpio"] {
@@ -152,17 +150,71 @@ fn peer_linux_is_booted_by_grub_from_a_disk() {
     fs::write(tree.join("boot/grub/grub.cfg"), menu).expect("menu");
     let image = directory.join("grub.iso");
     let made = Command::new("grub-mkrescue")
-        .args(["-d", "/usr/lib/grub/i386-pc", "-o"])
+        .arg("-o")
         .args([&image, &tree])
         .output()
         .expect("grub-mkrescue (packages grub-common and xorriso)");
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-    let mut machine = Setup::new()
-        .serial()
-        .args(["-nodefaults", "-m", "512"])
-        .args(DEBUG_CONSOLE)
-        .args(virtio(&image, "a", 1))
-        .start();
+    image
+}
+
+/// Linux starts, does its work and powers off.
+fn boots_linux(arguments: &[&str]) {
+    let mut machine = Setup::new().serial().args(["-nodefaults", "-m", "512"]).args(arguments).start();
     machine.wait_serial("GUEST-DONE", BOOT_PATIENCE);
-    assert!(machine.wait_exit(PATIENCE).success());
+    assert!(machine.wait_exit(PATIENCE).success(), "{arguments:?}");
+}
+
+#[test]
+#[ignore = "peer: GRUB, Debian's kernel and busybox"]
+fn peer_linux_is_booted_by_grub_from_a_disk() {
+    let directory = Directory::new();
+    let disk = virtio(&grub_image(&directory), "a", 1);
+    boots_linux(&disk.each_ref().map(String::as_str));
+}
+
+#[test]
+#[ignore = "peer: GRUB, Debian's kernel and busybox"]
+fn peer_linux_is_booted_by_grub_from_a_disc_in_each_drive() {
+    let directory = Directory::new();
+    let image = grub_image(&directory);
+    let disc = format!("if=none,id=disc,media=cdrom,format=raw,file={}", image.display());
+    boots_linux(&["-cdrom", text(&image), "-boot", "d"]);
+    boots_linux(&["-machine", "q35", "-cdrom", text(&image), "-boot", "order=d"]);
+    boots_linux(&["-drive", &disc, "-device", "virtio-scsi-pci", "-device", "scsi-cd,drive=disc,bootindex=1"]);
+    boots_linux(&["-drive", &disc, "-device", "qemu-xhci", "-device", "usb-storage,drive=disc,bootindex=1"]);
+}
+
+#[test]
+#[ignore = "peer: OVMF, GRUB, Debian's kernel and busybox"]
+fn peer_ovmf_boots_linux_by_grub_from_a_disc() {
+    const CODE: &str = "if=pflash,format=raw,readonly=on,file=/usr/share/OVMF/OVMF_CODE_4M.fd";
+    let directory = Directory::new();
+    let image = grub_image(&directory);
+    let variables = directory.join("variables.fd");
+    fs::copy("/usr/share/OVMF/OVMF_VARS_4M.fd", &variables).expect("Debian's package ovmf");
+    let variables = format!("if=pflash,format=raw,file={}", variables.display());
+    let disc = format!("if=none,id=disc,media=cdrom,format=raw,file={}", image.display());
+    for machine in ["pc", "q35"] {
+        let more = ["-machine", machine, "-drive", CODE, "-drive", &variables, "-drive", &disc];
+        boots_linux(&[&more[..], &["-device", "ide-cd,drive=disc,bootindex=0"]].concat());
+    }
+}
+
+#[test]
+#[ignore = "peer: Debian's package seabios"]
+fn peer_seabios_boots_a_floppy() {
+    let directory = Directory::new();
+    let mut sector = boot_sector("the floppy boots\r\n");
+    sector.resize(1440 << 10, 0);
+    let image = directory.join("floppy.img");
+    fs::write(&image, sector).expect("image");
+    let drive = format!("if=floppy,format=raw,file={}", image.display());
+    for machine_type in ["pc", "q35"] {
+        let arguments = ["-machine", machine_type, "-nodefaults", "-m", "64", "-drive", &drive, "-boot", "a"];
+        let mut machine = Setup::new().serial().args(arguments).start();
+        machine.wait_serial("the floppy boots", BOOT_PATIENCE);
+        machine.connect(0).run("quit", serde_json::json!({}));
+        machine.wait_exit(PATIENCE);
+    }
 }
