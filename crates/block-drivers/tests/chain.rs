@@ -8,7 +8,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use block::driver::{Driver, DriverKind, DriverType, IoFuture};
-use block::{BlockStatus, Child, Graph, OpenRequest, Options, Registry, Role, WriteFlags};
+use block::{
+    BlockStatus, Child, Defaults, Graph, NodeConfig, OpenFlags, OpenRequest, Options, Registry, Role, Value, WriteFlags,
+};
 use block_drivers::drivers;
 use common::{Dir, create, open};
 use iobuf::IoBuf;
@@ -131,4 +133,76 @@ fn read_through_overlays() {
     assert_eq!(after.0 - before.0, SIZE / 4096, "one read of the base for each request");
     assert_eq!(after.1 - before.1, 0, "what the layers lack is known without reading");
     aio::block_on(graph.detach(&top)).expect("closes");
+}
+
+/// Images that each hold one cluster of the disk, on top of one another.
+fn tower(dir: &Dir, graph: &Arc<Graph>, images: u64) -> String {
+    let size = images * CLUSTER;
+    let mut below = None;
+    for image in 0..images {
+        let path = dir.path(&format!("{image}.img"));
+        let mut options = Options::new().with("cluster_size", CLUSTER);
+        if let Some(below) = below {
+            options.set("backing_file", below);
+            options.set("backing_fmt", "qcow2");
+        }
+        aio::block_on(async {
+            create(graph, &path, size, options).await;
+            let options = Options::new().with("driver", "qcow2").with("filename", path.as_str());
+            let alone = open(graph, options.with("backing", Value::Null)).await;
+            let data = vec![byte_of(image); CLUSTER as usize];
+            alone.write_bytes(image * CLUSTER, &data).await.expect("writes");
+            graph.detach(&alone).await.expect("closes");
+        });
+        below = Some(path);
+    }
+    below.expect("at least one")
+}
+
+const CLUSTER: u64 = 4096;
+
+/// What an image is filled with.
+fn byte_of(image: u64) -> u8 {
+    (image % 251) as u8 + 1
+}
+
+#[test]
+fn chain_of_300_images_is_opened_read_written_and_closed() {
+    const IMAGES: u64 = 300;
+    let dir = Dir::new();
+    let graph = Graph::new(Registry::new(drivers()));
+    let path = tower(&dir, &graph, IMAGES);
+    aio::block_on(async {
+        let top = open(&graph, Options::new().with("driver", "qcow2").with("filename", path)).await;
+        let expected: Vec<u8> = (0..IMAGES).flat_map(|image| [byte_of(image); CLUSTER as usize]).collect();
+        // Each image has a part of it.
+        let all = top.read_vec(0, expected.len()).await.expect("reads");
+        assert!(all == expected, "wrong data");
+        // The rest of these clusters comes from the first image and from one in the middle.
+        for cluster in [0, IMAGES / 2] {
+            top.write_bytes(cluster * CLUSTER + 1, &[0xee; 2]).await.expect("writes");
+            let byte = byte_of(cluster);
+            assert_eq!(top.read_vec(cluster * CLUSTER, 4).await.expect("reads"), [byte, 0xee, 0xee, byte]);
+        }
+        let node = top.node();
+        let _drained = graph.drain(&node).await;
+        graph.detach(&top).await.expect("closes");
+        assert!(graph.nodes().is_empty(), "{:?}", graph.nodes());
+    });
+}
+
+#[test]
+fn chain_that_leads_back_to_its_image_is_refused() {
+    let dir = Dir::new();
+    let graph = Graph::new(Registry::new(drivers()));
+    let path = dir.path("a.img");
+    let options = Options::new().with("backing_file", path.as_str()).with("backing_fmt", "qcow2");
+    aio::block_on(create(&graph, &path, CLUSTER, options));
+    let options = Options::new().with("driver", "qcow2").with("filename", path.as_str());
+    // Writable, the image would be locked against itself.
+    let config = NodeConfig { read_only: true, ..NodeConfig::default() };
+    let opened = aio::block_on(graph.open(options, Defaults::new(config, OpenFlags::default())));
+    let error = opened.expect_err("there is no end of it").to_string();
+    assert!(error.contains("lead back"), "{error}");
+    assert!(graph.nodes().is_empty(), "{:?}", graph.nodes());
 }

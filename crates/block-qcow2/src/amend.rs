@@ -61,6 +61,7 @@ impl Image {
         }
         self.amend_encryption(encrypt, request.force).await?;
         if target > header.version {
+            self.complete_snapshots().await?;
             self.update_header(|h| {
                 h.version = target;
                 h.feature_table = true;
@@ -96,6 +97,21 @@ impl Image {
             self.downgrade(target, &request.progress).await?;
         }
         Ok(())
+    }
+
+    /// Version 3 demands more of an entry of the snapshot table.
+    async fn complete_snapshots(&self) -> Result<()> {
+        let _gate = self.gate.write().await;
+        let _one = self.flush_lock.lock().await;
+        let mut meta = self.meta.lock().await;
+        let snapshots = read(&self.snapshots, Clone::clone);
+        if !snapshots.iter().any(Snapshot::is_incomplete) {
+            return Ok(());
+        }
+        self.write_snapshots(&mut meta, snapshots).await?;
+        self.flush_all(&mut meta).await?;
+        self.rebuild_table_overlap(&meta);
+        self.add_inactive_l2().await
     }
 
     async fn set_lazy(&self, lazy: bool) -> Result<()> {

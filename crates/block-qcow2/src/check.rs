@@ -9,10 +9,11 @@ use block::image::{CheckResult, FixMode};
 use block::{Error, Result};
 
 use crate::entry::{ALL_ALLOCATED, COMPRESSED, COPIED, Entry, Kind, OFFSET_MASK};
-use crate::header::{MAX_REFTABLE_BYTES, incompatible};
-use crate::image::{Image, Meta, read};
+use crate::header::{MAX_REFTABLE_BYTES, MAX_SNAPSHOTS, incompatible};
+use crate::image::{Image, Meta, change, read};
 use crate::map::{decode, encode};
 use crate::refcount::{REFTABLE_OFFSET, max_count, set};
+use crate::snapshot::{Damage, read_table};
 
 const CHUNK: u64 = 1024;
 
@@ -67,6 +68,8 @@ struct Check<'a> {
     next_contiguous: u64,
     rebuild: bool,
     cleaned_l1: bool,
+    /// Faults of the snapshot table, which is written anew if they are to be repaired.
+    table_faults: u64,
 }
 
 impl Image {
@@ -90,7 +93,11 @@ impl Image {
             next_contiguous: 0,
             rebuild: false,
             cleaned_l1: false,
+            table_faults: 0,
         };
+        if !self.snapshots_read.load(std::sync::atomic::Ordering::Acquire) {
+            check.read_snapshots().await?;
+        }
         check.run(&mut meta).await?;
         check.check_snapshots(&mut meta).await?;
         let result = check.result;
@@ -242,21 +249,51 @@ impl Check<'_> {
         Ok(())
     }
 
+    /// Reads the snapshot table. If it can't be read the check ends: what snapshots use would seem to be free.
+    async fn read_snapshots(&mut self) -> Result<()> {
+        let header = self.image.header();
+        let over = header.nb_snapshots.saturating_sub(MAX_SNAPSHOTS);
+        let mut count = header.nb_snapshots;
+        if over > 0 && self.fix.errors {
+            self.message(format!("Discarding {over} overhanging snapshots"));
+            self.table_faults += u64::from(over);
+            count = MAX_SNAPSHOTS;
+        }
+        let fits = header.check_snapshot_table(count, "snapshot table");
+        fits.map_err(|error| {
+            let text = format!("ERROR {error}");
+            let error = error.with_message(text);
+            let hint = format!("You can force-remove all {over} overhanging snapshots with qemu-img check -r all");
+            if over > 0 { error.with_hint(hint) } else { error }
+        })?;
+        let damage = if self.fix.errors { Damage::LeftOut } else { Damage::Refused };
+        let table = read_table(&self.image.file, &header, count, damage).await;
+        let table = table.map_err(|error| error.context("ERROR failed to read the snapshot table"))?;
+        table.left_out.into_iter().for_each(|text| self.message(text));
+        self.table_faults += table.faults;
+        change(&self.image.snapshots, |known| *known = table.snapshots);
+        // What was left out is only gone once the table is written.
+        if self.table_faults == 0 {
+            self.image.snapshots_read.store(true, std::sync::atomic::Ordering::Release);
+        }
+        self.image.add_inactive_l2().await
+    }
+
     /// Checks the entries of the snapshot table, and writes a new one where some lack fields.
     async fn check_snapshots(&mut self, meta: &mut Meta) -> Result<()> {
-        if read(&self.image.header, |h| h.version) < 3 {
-            return Ok(());
-        }
         let snapshots = read(&self.image.snapshots, Clone::clone);
         let what = if self.fix.errors { "Repairing" } else { "ERROR" };
-        let mut found = 0;
-        for (index, _) in snapshots.iter().enumerate().filter(|(_, snapshot)| snapshot.is_incomplete()) {
-            self.message(format!("{what} snapshot table entry {index} is incomplete"));
-            found += 1;
+        let mut found = self.table_faults;
+        if read(&self.image.header, |h| h.version) >= 3 {
+            for (index, _) in snapshots.iter().enumerate().filter(|(_, snapshot)| snapshot.is_incomplete()) {
+                self.message(format!("{what} snapshot table entry {index} is incomplete"));
+                found += 1;
+            }
         }
         if found > 0 && self.fix.errors {
             self.image.write_snapshots(meta, snapshots).await?;
             self.image.flush_all(meta).await?;
+            self.image.snapshots_read.store(true, std::sync::atomic::Ordering::Release);
             self.result.corruptions_fixed += found;
         } else {
             self.result.corruptions += found;

@@ -372,6 +372,7 @@ async fn write_image(
         l1: Vec::new(),
         reftable,
         snapshots: Vec::new(),
+        snapshots_read: true,
         bitmaps: Vec::new(),
         node_bitmaps: Arc::default(),
         run,

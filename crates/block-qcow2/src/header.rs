@@ -223,7 +223,10 @@ impl Header {
         end: usize,
         feature_names: &mut Vec<u8>,
     ) -> Result<()> {
-        while at + 8 <= end {
+        while at < end {
+            if at + 8 > end {
+                return Err(Error::invalid("Header extension too large"));
+            }
             let (kind, len) = (be32(cluster, at), be32(cluster, at + 4) as usize);
             at += 8;
             if kind == EXT_END {
@@ -318,6 +321,15 @@ impl Header {
         Err(Error::unsupported(format!("Unsupported qcow2 feature(s): {}", texts.join(", "))))
     }
 
+    /// Whether a snapshot table of `count` entries may be where the header says; messages call it `name`.
+    ///
+    /// # Errors
+    /// It is too large, or not aligned.
+    pub fn check_snapshot_table(&self, count: u32, name: &str) -> Result<()> {
+        let max = 40 * u64::from(MAX_SNAPSHOTS);
+        check_table(self.snapshots_offset, count.into(), 40, max, self.cluster_bits, name)
+    }
+
     fn check_fields(&self) -> Result<()> {
         if self.refcount_order > 6 {
             return Err(Error::invalid("Reference count entry width too large; may not exceed 64 bits"));
@@ -346,14 +358,6 @@ impl Header {
         }
         let reftable_entries = u64::from(self.reftable_clusters) << (bits - 3);
         check_table(self.reftable_offset, reftable_entries, 8, MAX_REFTABLE_BYTES, bits, "Reference count table")?;
-        check_table(
-            self.snapshots_offset,
-            self.nb_snapshots.into(),
-            40,
-            40 * u64::from(MAX_SNAPSHOTS),
-            bits,
-            "Snapshot table",
-        )?;
         check_table(self.l1_offset, self.l1_size.into(), 8, MAX_L1_BYTES, bits, "Active L1 table")?;
         let needed = self.l1_needed(self.size);
         if needed > i32::MAX as u64 || self.size > i64::MAX as u64 {

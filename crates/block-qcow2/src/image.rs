@@ -54,6 +54,8 @@ pub struct Image {
     pub(crate) header: RwLock<Header>,
     pub(crate) header_io: tokio::sync::Mutex<bool>,
     pub(crate) snapshots: RwLock<Vec<Snapshot>>,
+    /// The snapshot table was read; a check does that itself.
+    pub(crate) snapshots_read: AtomicBool,
     pub(crate) bitmaps: RwLock<Vec<StoredBitmap>>,
     /// The bitmaps of the node.
     pub(crate) node_bitmaps: Arc<Bitmaps>,
@@ -84,6 +86,7 @@ pub struct Parts {
     pub l1: Vec<u64>,
     pub reftable: Vec<u64>,
     pub snapshots: Vec<Snapshot>,
+    pub snapshots_read: bool,
     pub bitmaps: Vec<StoredBitmap>,
     pub node_bitmaps: Arc<Bitmaps>,
     pub run: RunOptions,
@@ -135,6 +138,7 @@ impl Image {
             unsettled: AtomicBool::new(false),
             header_io: tokio::sync::Mutex::const_new(false),
             snapshots: RwLock::new(parts.snapshots),
+            snapshots_read: AtomicBool::new(parts.snapshots_read),
             bitmaps: RwLock::new(parts.bitmaps),
             node_bitmaps: parts.node_bitmaps,
             map: Mutex::new(Map::new(parts.l1, slice_bytes, slices)),

@@ -6,13 +6,14 @@ use std::sync::atomic::Ordering;
 use block::image::{CorruptionEvents, FixMode};
 use block::{Child, Error, OpenRequest, Result, Role};
 
+use crate::bitmap;
 use crate::crypt::Encryption;
 use crate::driver::Qcow2;
 use crate::header::{Header, autoclear, incompatible, peek_cluster_bits};
 use crate::image::{Image, Parts, read};
 use crate::map::decode;
 use crate::runtime::RunOptions;
-use crate::{bitmap, snapshot};
+use crate::snapshot::{Damage, read_table};
 
 /// Reads the header.
 pub async fn read_header(file: &Child) -> Result<Header> {
@@ -56,14 +57,12 @@ pub async fn open(mut request: OpenRequest) -> Result<Qcow2> {
     request.finish()?;
     let encryption = Encryption::open(&request.graph, &file, &header, encrypt, flags).await?;
     let (l1, reftable) = read_tables(&file, &header).await?;
-    let snapshots = match snapshot::read_table(&file, &header).await {
-        Ok(snapshots) => snapshots,
-        Err(error) if flags.check => {
-            tracing::error!("qcow2: {error}");
-            Vec::new()
-        }
-        Err(error) => return Err(error.context("Could not read snapshots")),
-    };
+    // A check reads them itself, and tells what is wrong with them.
+    let mut snapshots = Vec::new();
+    if !flags.check {
+        header.check_snapshot_table(header.nb_snapshots, "Snapshot table")?;
+        snapshots = read_table(&file, &header, header.nb_snapshots, Damage::Refused).await?.snapshots;
+    }
     let bitmaps = match bitmap::read_directory(&file, &header).await {
         Ok(bitmaps) => bitmaps,
         Err(error) if flags.check || flags.no_io => {
@@ -82,6 +81,7 @@ pub async fn open(mut request: OpenRequest) -> Result<Qcow2> {
         l1,
         reftable,
         snapshots,
+        snapshots_read: !flags.check,
         bitmaps,
         run,
         read_only,

@@ -47,6 +47,24 @@ impl Snapshot {
         self.extra_len < 16
     }
 
+    /// An entry from its parts; of the extra data there may be less than the image has.
+    fn parse(fixed: &[u8], extra_len: usize, extra: &[u8], (id, name): (&[u8], &[u8]), disk_size: u64) -> Self {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let known = |from: usize, default: u64| if extra_len >= from + 8 { be64(extra, from) } else { default };
+        let info = SnapshotInfo {
+            id: text(id),
+            name: text(name),
+            vm_state_size: known(0, be32(fixed, 32).into()),
+            date_sec: be32(fixed, 16).into(),
+            date_nsec: be32(fixed, 20),
+            vm_clock_nsec: be64(fixed, 24),
+            icount: Some(known(16, u64::MAX)).filter(|count| *count != u64::MAX),
+            disk_size: known(8, disk_size),
+        };
+        let unknown = extra.get(EXTRA..).unwrap_or_default().to_vec();
+        Self { l1_offset: be64(fixed, 0), l1_size: be32(fixed, 8), info, unknown, extra_len }
+    }
+
     fn serialise(&self) -> Vec<u8> {
         let info = &self.info;
         let mut bytes = Vec::new();
@@ -70,12 +88,32 @@ impl Snapshot {
     }
 }
 
-/// Reads the snapshot table.
-pub async fn read_table(file: &Child, header: &Header) -> Result<Vec<Snapshot>> {
-    let mut snapshots = Vec::new();
+/// How a damaged snapshot table is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Damage {
+    /// It is an error.
+    Refused,
+    /// What is too much is left out.
+    LeftOut,
+}
+
+/// What a snapshot table holds.
+#[derive(Debug, Default)]
+pub struct Table {
+    /// The snapshots.
+    pub snapshots: Vec<Snapshot>,
+    /// What was left out, in words, and how many faults that were.
+    pub left_out: Vec<String>,
+    /// How many faults that were.
+    pub faults: u64,
+}
+
+/// Reads the first `count` entries of the snapshot table.
+pub async fn read_table(file: &Child, header: &Header, count: u32, damage: Damage) -> Result<Table> {
+    let mut table = Table::default();
     let mut at = header.snapshots_offset;
     let mut left = crate::header::MAX_SNAPSHOT_TABLE_BYTES;
-    for index in 0..header.nb_snapshots {
+    for index in 0..count {
         if at >= file.len() {
             return Err(Error::invalid("Snapshot table lies behind the end of the image"));
         }
@@ -83,34 +121,33 @@ pub async fn read_table(file: &Child, header: &Header) -> Result<Vec<Snapshot>> 
         let (id_len, name_len) = (usize::from(be16(&fixed, 12)), usize::from(be16(&fixed, 14)));
         let extra_len = be32(&fixed, 36) as usize;
         if extra_len > MAX_EXTRA {
-            return Err(Error::invalid(format!("Too much extra metadata in snapshot table entry {index}")));
+            if damage == Damage::Refused {
+                let error = Error::too_big(format!("Too much extra metadata in snapshot table entry {index}"));
+                return Err(error.with_hint("You can force-remove this extra metadata with qemu-img check -r all"));
+            }
+            let what = format!("extra metadata in snapshot table entry {index} ({extra_len} > {MAX_EXTRA})");
+            table.left_out.push(format!("Discarding too much {what}"));
+            table.faults += 1;
         }
-        let rest = file.read_vec(at + FIXED as u64, extra_len + id_len + name_len).await?;
-        let extra = &rest[..extra_len];
-        let text = |range: std::ops::Range<usize>| String::from_utf8_lossy(&rest[range]).into_owned();
-        let known = |from: usize, default: u64| if extra_len >= from + 8 { be64(extra, from) } else { default };
-        let info = SnapshotInfo {
-            id: text(extra_len..extra_len + id_len),
-            name: text(extra_len + id_len..extra_len + id_len + name_len),
-            vm_state_size: known(0, be32(&fixed, 32).into()),
-            date_sec: be32(&fixed, 16).into(),
-            date_nsec: be32(&fixed, 20),
-            vm_clock_nsec: be64(&fixed, 24),
-            icount: Some(known(16, u64::MAX)).filter(|count| *count != u64::MAX),
-            disk_size: known(8, header.size),
+        let extra = file.read_vec(at + FIXED as u64, extra_len.min(MAX_EXTRA)).await?;
+        let names = file.read_vec(at + (FIXED + extra_len) as u64, id_len + name_len).await?;
+        let len = (FIXED + extra_len + id_len + name_len) as u64;
+        let kept = len - (extra_len - extra.len()) as u64;
+        let Some(rest) = left.checked_sub(kept.next_multiple_of(8)) else {
+            let over = count - index;
+            if damage == Damage::Refused {
+                let hint = format!("You can force-remove all {over} overhanging snapshots with qemu-img check -r all");
+                return Err(Error::too_big("Snapshot table is too big").with_hint(hint));
+            }
+            table.left_out.push(format!("Discarding {over} overhanging snapshots (snapshot table is too big)"));
+            table.faults += u64::from(over);
+            break;
         };
-        snapshots.push(Snapshot {
-            l1_offset: be64(&fixed, 0),
-            l1_size: be32(&fixed, 8),
-            info,
-            unknown: extra.get(EXTRA..).unwrap_or_default().to_vec(),
-            extra_len,
-        });
-        let len = ((FIXED + extra_len + id_len + name_len) as u64).next_multiple_of(8);
-        at += len;
-        left = left.checked_sub(len).ok_or_else(|| Error::too_big("Snapshot table is too big"))?;
+        left = rest;
+        table.snapshots.push(Snapshot::parse(&fixed, extra_len, &extra, names.split_at(id_len), header.size));
+        at += len.next_multiple_of(8);
     }
-    Ok(snapshots)
+    Ok(table)
 }
 
 impl Image {

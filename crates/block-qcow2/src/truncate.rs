@@ -221,6 +221,9 @@ impl Image {
                 at = first;
             }
         }
+        if mode != Preallocation::Metadata && at > old {
+            self.reserve_tail(old, at - old).await?;
+        }
         let mut end_of_data = 0;
         let encrypted = read(&self.header, |h| h.crypt_method != 0);
         while at < len {
@@ -266,6 +269,16 @@ impl Image {
                 }
                 result => result?,
             }
+        }
+        Ok(())
+    }
+
+    /// Lets the host allocate the rest of a cluster whose beginning is in use: it reads as zeroes, and may be a hole.
+    async fn reserve_tail(&self, offset: u64, len: u64) -> Result<()> {
+        let run = self.find(offset, len, false).await?;
+        if matches!(run.kind, Kind::Normal | Kind::ZeroHost) && run.len >= len && !self.encryption.is_on() {
+            // A host that can't do it has no holes either.
+            self.reserve_space(run.host, len).await?;
         }
         Ok(())
     }

@@ -6,6 +6,7 @@ use iobuf::IoBuf;
 
 use crate::error::{Error, Result};
 use crate::gate::Gate;
+use crate::nested;
 use crate::node::Node;
 use crate::permissions::Permissions;
 use crate::request::{BlockStatus, Preallocation, WriteFlags, ZeroFlags};
@@ -271,7 +272,7 @@ impl BackingSlot {
             }
             match slot {
                 Some(slot) => next = slot.get(),
-                None => return backing.read(offset, buf).await,
+                None => return nested::read(backing, offset, buf).await,
             }
         }
         buf.fill(0, buf.len(), 0);

@@ -45,6 +45,8 @@ pub struct Graph {
     backends: Mutex<Vec<Arc<Backend>>>,
     next: AtomicU64,
     environment: Mutex<Environment>,
+    /// Held while permissions are changed: nodes are opened on several threads.
+    permissions: Mutex<()>,
 }
 
 /// What drivers ask of the program around them.
@@ -64,6 +66,7 @@ impl Graph {
             backends: Mutex::default(),
             next: AtomicU64::new(100),
             environment: Mutex::default(),
+            permissions: Mutex::default(),
         })
     }
 
@@ -241,7 +244,7 @@ impl Graph {
             gate.wait_empty().await;
         }
         // Users without a gate wait for their own requests.
-        let _ = self.wait_idle(node).await;
+        self.wait_idle(node).await;
         drained
     }
 
@@ -303,19 +306,19 @@ impl Graph {
     /// # Errors
     /// If it conflicts with another user of a node below, in this process or another.
     pub fn set_permissions(&self, child: &Arc<Child>, used: Permissions, shared: Permissions) -> Result<()> {
-        let mut undo = Vec::new();
-        let result = apply(child, used, shared, &mut undo);
-        if result.is_err() {
-            for (child, used, shared) in undo.into_iter().rev() {
-                child.store_permissions(used, shared);
-                let (used, shared) = child.node().cumulative_permissions();
-                // Going back to what was held before asks for nothing new.
-                if let Err(error) = child.node().driver().set_permissions(used, shared) {
-                    tracing::warn!("restoring locks of '{}': {error}", child.node().name());
-                }
-            }
+        let _changing = lock(&self.permissions);
+        change_permissions(child, used, shared)
+    }
+
+    /// Recomputes a node's edges after one of its parents has gone.
+    fn loosen(&self, node: &Arc<Node>, used: Permissions, shared: Permissions) -> Result<()> {
+        let _changing = lock(&self.permissions);
+        node.driver().set_permissions(used, shared)?;
+        for child in node.children() {
+            let (used, shared) = permissions::of_child(child.role(), node.is_read_only(), used, shared);
+            change_permissions(&child, used, shared)?;
         }
-        result
+        Ok(())
     }
 
     /// Removes an edge. When it was the last one to its node, the node is closed, and what it used below.
@@ -326,48 +329,51 @@ impl Graph {
         Box::pin(async move {
             let node = child.node();
             node.remove_parent(child);
-            if !node.parents().is_empty() || self.is_adopted(&node) {
-                let (used, shared) = node.cumulative_permissions();
-                return self.loosen(&node, used, shared);
-            }
             self.close(&node).await
         })
     }
 
-    /// Closes a node that nobody uses.
+    /// Closes a node that nobody uses, and those below that nobody else uses. A chain may be long: without recursion.
     ///
     /// # Errors
     /// What its last writes give.
     pub fn close<'a>(&'a self, node: &'a Arc<Node>) -> IoFuture<'a> {
         Box::pin(async move {
-            if !node.parents().is_empty() || self.is_adopted(node) {
-                return Ok(());
-            }
-            node.wait_idle().await;
-            let mut result = node.driver().close().await;
-            // Somebody may still hold the node, but nobody uses it: locks go now.
-            result = result.and(node.driver().set_permissions(Permissions::NONE, Permissions::ALL));
-            self.with_nodes(|nodes| nodes.retain(|(_, known)| !std::ptr::eq(known.as_ptr(), Arc::as_ptr(node))));
-            for child in node.children() {
-                let below = self.detach(&child).await;
-                result = result.and(below);
-            }
-            if let Some(slot) = node.backing_slot() {
-                slot.set(None);
+            let mut result = Ok(());
+            let mut todo = vec![Arc::clone(node)];
+            while let Some(node) = todo.pop() {
+                if !node.parents().is_empty() || self.is_adopted(&node) {
+                    let (used, shared) = node.cumulative_permissions();
+                    result = result.and(self.loosen(&node, used, shared));
+                    continue;
+                }
+                node.wait_idle().await;
+                result = result.and(node.driver().close().await);
+                // Somebody may still hold the node, but nobody uses it: locks go now.
+                result = result.and(node.driver().set_permissions(Permissions::NONE, Permissions::ALL));
+                self.with_nodes(|nodes| nodes.retain(|(_, known)| !std::ptr::eq(known.as_ptr(), Arc::as_ptr(&node))));
+                for child in node.children().into_iter().rev() {
+                    let below = child.node();
+                    below.remove_parent(&child);
+                    if !todo.iter().any(|known| Arc::ptr_eq(known, &below)) {
+                        todo.push(below);
+                    }
+                }
+                if let Some(slot) = node.backing_slot() {
+                    slot.set(None);
+                }
             }
             result
         })
     }
 
     /// Waits until nothing is in flight in the tree below `node`. The gates of its users must be closed.
-    pub fn wait_idle<'a>(&'a self, node: &'a Arc<Node>) -> IoFuture<'a> {
-        Box::pin(async move {
+    pub async fn wait_idle(&self, node: &Arc<Node>) {
+        let mut todo = vec![Arc::clone(node)];
+        while let Some(node) = todo.pop() {
             node.wait_idle().await;
-            for child in node.children() {
-                self.wait_idle(&child.node()).await?;
-            }
-            Ok(())
-        })
+            todo.extend(node.children().iter().map(|child| child.node()));
+        }
     }
 
     /// Points an edge to another node, under drain. The old node is closed if this was its last edge.
@@ -392,16 +398,6 @@ impl Graph {
         }
         let (used, shared) = old.cumulative_permissions();
         self.loosen(&old, used, shared)
-    }
-
-    /// Recomputes a node's edges after one of its parents has gone.
-    fn loosen(&self, node: &Arc<Node>, used: Permissions, shared: Permissions) -> Result<()> {
-        node.driver().set_permissions(used, shared)?;
-        for child in node.children() {
-            let (used, shared) = permissions::of_child(child.role(), node.is_read_only(), used, shared);
-            self.set_permissions(&child, used, shared)?;
-        }
-        Ok(())
     }
 }
 
@@ -436,6 +432,23 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 type Undo = Vec<(Arc<Child>, Permissions, Permissions)>;
 
+/// Changes an edge's permissions and what follows for the nodes below; all of it or nothing.
+fn change_permissions(child: &Arc<Child>, used: Permissions, shared: Permissions) -> Result<()> {
+    let mut undo = Vec::new();
+    let result = apply(child, used, shared, &mut undo);
+    if result.is_err() {
+        for (child, used, shared) in undo.into_iter().rev() {
+            child.store_permissions(used, shared);
+            let (used, shared) = child.node().cumulative_permissions();
+            // Going back to what was held before asks for nothing new.
+            if let Err(error) = child.node().driver().set_permissions(used, shared) {
+                tracing::warn!("restoring locks of '{}': {error}", child.node().name());
+            }
+        }
+    }
+    result
+}
+
 fn apply(child: &Arc<Child>, used: Permissions, shared: Permissions, undo: &mut Undo) -> Result<()> {
     let node = child.node();
     for other in node.parents() {
@@ -450,10 +463,15 @@ fn apply(child: &Arc<Child>, used: Permissions, shared: Permissions, undo: &mut 
         return Err(Error::permission(format!("Block node is read-only: '{}'", node.name())));
     }
     let old = child.permissions();
+    let before = node.cumulative_permissions();
     child.store_permissions(used, shared);
     undo.push((Arc::clone(child), old.0, old.1));
     let (used, shared) = node.cumulative_permissions();
     node.driver().set_permissions(used, shared)?;
+    if (used, shared) == before {
+        // Nothing changes below. A chain that is joined image by image is not walked down each time.
+        return Ok(());
+    }
     for below in node.children() {
         let (used, shared) = permissions::of_child(below.role(), node.is_read_only(), used, shared);
         apply(&below, used, shared, undo)?;

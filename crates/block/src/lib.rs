@@ -22,6 +22,7 @@ pub mod filename;
 pub mod gate;
 pub mod graph;
 pub mod image;
+mod nested;
 pub mod node;
 pub mod open;
 pub mod options;

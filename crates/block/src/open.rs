@@ -1,6 +1,6 @@
 //! Opening a node: what a driver is given, and the way from options or a file name to a node.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, OnceLock};
 
 use crate::bitmap::Bitmaps;
@@ -15,8 +15,10 @@ use crate::value::Value;
 
 /// Bytes that drivers look at to recognise their images.
 const PROBE_LEN: usize = 2048;
-/// The longest chain of backings and children that is opened.
+/// How deep children may lie in one another: each is opened while its parent is.
 const MAX_DEPTH: u32 = 200;
+/// The longest chain of backings that is opened.
+const MAX_CHAIN: usize = 1000;
 
 /// How a tool or a device wants a tree opened. Applies to all nodes that the call opens.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -52,7 +54,7 @@ impl Defaults {
 
     fn below(&self, config: NodeConfig) -> Result<Self> {
         if self.depth >= MAX_DEPTH {
-            return Err(Error::invalid(format!("The chain of images is longer than {MAX_DEPTH}")));
+            return Err(Error::invalid(format!("Nodes are more than {MAX_DEPTH} deep in one another")));
         }
         // Children don't inherit what is a matter of one node.
         let config = NodeConfig { detect_zeroes: DetectZeroes::Off, ..config };
@@ -185,7 +187,11 @@ impl Graph {
         // A chain may be long: it is opened from its top down without recursion, and joined from its bottom up.
         let mut chain: Vec<(Arc<Node>, OpenFlags)> = Vec::new();
         let mut next = Some(Below::New(options, defaults));
+        let mut names = HashSet::new();
         while let Some(below) = next.take() {
+            if chain.len() >= MAX_CHAIN {
+                return Err(Error::invalid(format!("The chain of images is longer than {MAX_CHAIN}")));
+            }
             let opened = match below {
                 Below::Known(name) => self.find(&name).map(|node| (node, defaults.flags, None)),
                 // An error of the top itself has no context here.
@@ -196,6 +202,11 @@ impl Graph {
                 }
             };
             let (node, flags, below) = opened?;
+            if let Some(name) = filename::exact(&node)
+                && !names.insert(name.clone())
+            {
+                return Err(Error::invalid(format!("The backing files of '{name}' lead back to it")));
+            }
             chain.push((node, flags));
             next = below;
         }
@@ -377,7 +388,9 @@ fn backing_of(node: &Arc<Node>, mut options: Options, defaults: &Defaults) -> Re
         return Ok(None);
     }
     let config = NodeConfig { read_only: true, auto_read_only: false, ..node.config() };
-    Ok(Some(Below::New(options, defaults.below(config)?)))
+    // The chain is opened one after the other: this is no deeper.
+    let below = Defaults { depth: defaults.depth, ..defaults.below(config)? };
+    Ok(Some(Below::New(options, below)))
 }
 
 /// What belongs to the node itself: without the options of its children.

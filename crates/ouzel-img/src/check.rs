@@ -74,8 +74,13 @@ async fn check(tool: &Tool, node: &Arc<Node>, filename: &str, fix: FixMode, form
             second
         });
     }
-    let result =
-        result.map_err(|error| Failure::new(format!("Check failed: {}", block::error::strerror(error.errno()))))?;
+    let result = result.map_err(|error| {
+        if error.hint().is_some() {
+            // What can be done about it.
+            tool::complain(&block_tools::open::text_with_hint(&error));
+        }
+        Failure::new(format!("Check failed: {}", block::error::strerror(error.errno())))
+    })?;
     match format {
         Format::Human => say(&human(&result)),
         Format::Json => say(&format!("{}\n", json::pretty(&value(&result, node, filename)))),

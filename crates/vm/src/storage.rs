@@ -1,8 +1,10 @@
 //! The block layer of a program: the graph of nodes, back ends of devices, objects that users create, jobs.
 //!
-//! The control thread owns a [`Storage`] and waits for opening and closing of nodes; requests of devices run on the
-//! reactor of an I/O thread, by default one that all disks share.
+//! The control thread owns a [`Storage`]. What clients open is waited for elsewhere ([`aside`]); the control thread itself
+//! waits for nodes to close, and at the program's start. Requests of devices run on the reactor of an I/O thread, by
+//! default one that all disks share.
 
+mod aside;
 mod create;
 mod disk;
 mod drive;
@@ -19,7 +21,7 @@ pub mod throttle;
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, Weak};
 
 use block::backend::{BackendEvents, ErrorAction, IoErrorEvent};
 use block::image::{Corruption, CorruptionEvents};
@@ -38,6 +40,7 @@ use qmp::{EventSink, FdAccess, FdSets};
 use crate::control::Control;
 use crate::inbox::Inbox;
 
+use self::aside::Aside;
 pub use self::drive::{DriveConfig, Interface, Snapshot};
 pub use self::jobs::{Jobs, Verb};
 pub use self::objects::Objects;
@@ -109,6 +112,9 @@ pub struct Storage {
     drives: Vec<(String, Interface)>,
     failures: Arc<dyn BackendEvents>,
     events: EventSink,
+    aside: Aside,
+    /// Held while nodes are reopened.
+    reopening: Arc<Mutex<()>>,
     // Requests end before their thread does.
     reactor: aio::IoThread,
 }
@@ -152,13 +158,15 @@ impl Storage {
             drives: Vec::new(),
             failures,
             events: events.clone(),
+            aside: Aside::new(owner.clone()),
+            reopening: Arc::default(),
             reactor,
         };
         for (option, object) in &config.objects {
             storage.objects.add(object.clone()).map_err(|error| fail(option, &error.desc))?;
         }
         for (option, node) in &config.nodes {
-            storage.add_node(node, None).map_err(|error| fail(option, &error.desc))?;
+            storage.add_node(node).map_err(|error| fail(option, &error.desc))?;
         }
         for drive in &config.drives {
             storage.add_drive(drive).map_err(|error| fail(&drive.source, &error.desc))?;

@@ -36,5 +36,6 @@ mod spec_examples;
 mod spec_storage;
 mod storage;
 mod storage_guest;
+mod storage_slow;
 mod stress;
 mod support;

@@ -11,6 +11,7 @@ use qapi::block::events::DeviceTrayMoved;
 use qapi::block::medium::{BlockdevChangeMedium, BlockdevChangeReadOnlyMode};
 
 use super::info::device_name;
+use super::nodes::open;
 use super::{Storage, client_error};
 
 /// The back end that a command names, and the name that it used.
@@ -196,12 +197,23 @@ impl Storage {
     }
 
     /// `blockdev-change-medium`: the new file is opened first, so that a wrong one leaves the old medium in place.
-    ///
-    /// # Errors
-    /// The file can't be opened, or the medium can't be exchanged.
-    pub fn change_medium(&self, command: &BlockdevChangeMedium) -> Result<(), Error> {
-        let drive = Drive { device: command.device.as_deref(), id: command.id.as_deref() };
-        let backend = self.drive(drive)?;
+    /// `done` is told on the control thread.
+    pub fn change_medium(
+        &self,
+        command: BlockdevChangeMedium,
+        done: impl FnOnce(&mut Storage, Result<(), Error>) + Send + 'static,
+    ) {
+        let planned = self.plan_medium(&command);
+        let graph = Arc::clone(&self.graph);
+        let work = move || planned.and_then(|(options, config)| open(&graph, options, config));
+        self.aside.run(work, move |storage, opened| {
+            let changed = opened.and_then(|node| storage.exchange(&command, &node));
+            done(storage, changed);
+        });
+    }
+
+    fn plan_medium(&self, command: &BlockdevChangeMedium) -> Result<(Options, NodeConfig), Error> {
+        let backend = self.drive(Drive { device: command.device.as_deref(), id: command.id.as_deref() })?;
         let old = backend.node().map(|node| node.config());
         let read_only = match command.read_only_mode.unwrap_or(BlockdevChangeReadOnlyMode::Retain) {
             BlockdevChangeReadOnlyMode::Retain => old.is_some_and(|old| old.read_only),
@@ -212,16 +224,19 @@ impl Storage {
         if let Some(format) = &command.format {
             options.set("driver", format.as_str());
         }
-        let config = NodeConfig { read_only, ..old.unwrap_or_default() };
-        let node = self.open(options, config)?;
-        let exchanged = self
-            .require_tray(drive, command.force.unwrap_or(false))
-            .and_then(|()| self.remove_medium(drive))
-            .and_then(|()| self.insert_node(&backend, &node));
+        Ok((options, NodeConfig { read_only, ..old.unwrap_or_default() }))
+    }
+
+    /// Puts a medium that is open now in the place of the old one.
+    fn exchange(&self, command: &BlockdevChangeMedium, node: &Arc<Node>) -> Result<(), Error> {
+        let drive = Drive { device: command.device.as_deref(), id: command.id.as_deref() };
+        let exchanged = self.drive(drive).and_then(|backend| {
+            self.require_tray(drive, command.force.unwrap_or(false))?;
+            self.remove_medium(drive)?;
+            self.insert_node(&backend, node)
+        });
         if let Err(error) = exchanged {
-            if let Err(error) = aio::block_on(self.graph.close(&node)) {
-                tracing::warn!("closing '{}': {error}", command.filename);
-            }
+            self.discard(node);
             return Err(error);
         }
         self.close_tray(drive)

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use block::image::ImageBacking;
-use block::{Backend, Defaults, Node, NodeConfig, OpenFlags, Permissions, Preallocation, Role};
+use block::{Backend, Defaults, Graph, Node, NodeConfig, OpenFlags, Permissions, Preallocation, Role};
 use qapi::Error;
 use qapi::block::events::BlockWriteThreshold;
 use qapi::block::nodes::XBlockdevChange;
@@ -11,12 +11,51 @@ use qapi::block::options::BlockdevOptions;
 
 use super::{Storage, client_error, options};
 
+/// What becomes of a node of `blockdev-add`.
+struct NewNode {
+    /// The back end that it is for.
+    backend: Option<String>,
+    /// Whether that back end's writes may be complete before they are stable.
+    write_cache: bool,
+}
+
+/// Opens a tree of nodes and waits for it.
+pub(super) fn open(graph: &Arc<Graph>, options: block::Options, config: NodeConfig) -> Result<Arc<Node>, Error> {
+    aio::block_on(graph.open(options, Defaults::new(config, OpenFlags::default()))).map_err(client_error)
+}
+
 impl Storage {
     /// `blockdev-add`: opens a node and keeps it. With `id` it becomes the medium of a new back end instead.
+    /// `done` is told on the control thread.
+    pub fn add_node_aside(
+        &self,
+        node: &BlockdevOptions,
+        id: Option<&str>,
+        done: impl FnOnce(&mut Storage, Result<(), Error>) + Send + 'static,
+    ) {
+        let planned = self.plan_node(node, id);
+        let graph = Arc::clone(&self.graph);
+        let work = move || {
+            let (new, options) = planned?;
+            Ok((new, open(&graph, options, NodeConfig::default())?))
+        };
+        self.aside.run(work, |storage, opened| {
+            let added = opened.and_then(|(new, node)| storage.keep_node(&new, &node));
+            done(storage, added);
+        });
+    }
+
+    /// The same for the command line: waits.
     ///
     /// # Errors
     /// It has no name, or can't be opened.
-    pub fn add_node(&mut self, node: &BlockdevOptions, id: Option<&str>) -> Result<(), Error> {
+    pub fn add_node(&mut self, node: &BlockdevOptions) -> Result<(), Error> {
+        let (new, options) = self.plan_node(node, None)?;
+        let node = self.open(options, NodeConfig::default())?;
+        self.keep_node(&new, &node)
+    }
+
+    fn plan_node(&self, node: &BlockdevOptions, id: Option<&str>) -> Result<(NewNode, block::Options), Error> {
         if node.node_name.is_none() && id.is_none() {
             return Err(Error::generic("'node-name' must be specified for the root node"));
         }
@@ -27,24 +66,40 @@ impl Storage {
         if let Some(id) = id {
             self.check_backend_name(id)?;
         }
-        let options = options::of_node(node)?;
-        let node = self.open(options, NodeConfig::default())?;
-        let Some(id) = id else {
-            self.graph.adopt(&node);
+        let new = NewNode { backend: id.map(str::to_owned), write_cache: write_cache.unwrap_or(true) };
+        Ok((new, options::of_node(node)?))
+    }
+
+    /// Keeps a node that was opened.
+    fn keep_node(&mut self, new: &NewNode, node: &Arc<Node>) -> Result<(), Error> {
+        let Some(id) = &new.backend else {
+            self.graph.adopt(node);
             return Ok(());
         };
+        // The name may have been taken meanwhile.
+        if let Err(error) = self.check_backend_name(id) {
+            self.discard(node);
+            return Err(error);
+        }
         let backend = self.new_backend(id);
-        backend.set_write_cache(write_cache.unwrap_or(true));
-        self.insert(&backend, &node)?;
+        backend.set_write_cache(new.write_cache);
+        self.insert(&backend, node)?;
         self.graph.add_backend(&backend).map_err(client_error)
     }
 
-    /// Opens a tree of nodes.
+    /// Closes a node that is not wanted after all.
+    pub(super) fn discard(&self, node: &Arc<Node>) {
+        if let Err(error) = aio::block_on(self.graph.close(node)) {
+            tracing::warn!("closing '{}': {error}", node.name());
+        }
+    }
+
+    /// Opens a tree of nodes, and waits for it: for the program's start.
     ///
     /// # Errors
     /// What the block layer says.
     pub fn open(&self, options: block::Options, config: NodeConfig) -> Result<Arc<Node>, Error> {
-        aio::block_on(self.graph.open(options, Defaults::new(config, OpenFlags::default()))).map_err(client_error)
+        open(&self.graph, options, config)
     }
 
     /// A back end with the program's threads and events.
@@ -64,9 +119,7 @@ impl Storage {
     pub fn insert(&self, backend: &Backend, node: &Arc<Node>) -> Result<(), Error> {
         let inserted = backend.insert(&self.graph, node, Permissions::NONE, Permissions::ALL);
         inserted.map_err(|error| {
-            if let Err(error) = aio::block_on(self.graph.close(node)) {
-                tracing::warn!("closing '{}': {error}", node.name());
-            }
+            self.discard(node);
             client_error(error)
         })
     }

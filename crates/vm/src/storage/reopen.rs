@@ -3,7 +3,7 @@
 //! Backings come, go and are replaced; the edge `file` may lead to another node. Nodes that were made together with the
 //! one that is named (their options are inside of its own) get other options with it.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use block::open::GENERIC_OPTIONS;
 use block::{Child, DetectZeroes, DriverKind, Graph, Node, NodeConfig, Options, Permissions, Role, Value};
@@ -63,32 +63,73 @@ fn take_config(options: &mut Options, inherited: NodeConfig) -> Result<NodeConfi
 }
 
 impl Storage {
-    /// `blockdev-reopen`.
-    ///
-    /// # Errors
-    /// A node is not there, an option can't be changed, or other users stand against it. Then nothing has changed.
-    pub fn reopen(&self, list: &[BlockdevOptions]) -> Result<(), Error> {
+    /// `blockdev-reopen`. `done` is told on the control thread.
+    pub fn reopen(
+        &self,
+        list: &[BlockdevOptions],
+        done: impl FnOnce(&mut Storage, Result<(), Error>) + Send + 'static,
+    ) {
+        let planned = self.plan_reopen(list);
+        let (graph, reopening) = (Arc::clone(&self.graph), Arc::clone(&self.reopening));
+        let work = move || {
+            let nodes = planned?;
+            let _one_at_a_time = reopening.lock().unwrap_or_else(PoisonError::into_inner);
+            reopen(&graph, nodes)
+        };
+        self.aside.run(work, done);
+    }
+
+    /// The nodes, held, and their new options.
+    fn plan_reopen(&self, list: &[BlockdevOptions]) -> Result<Vec<(Held, Options)>, Error> {
         let mut nodes = Vec::new();
         for one in list {
             let name = one.node_name.as_deref().ok_or_else(|| Error::generic("node-name not specified"))?;
             let not_found = || Error::generic(format!("Failed to find node with node-name='{name}'"));
             let node = self.graph.lookup(name).ok_or_else(not_found)?;
-            nodes.push((node, options::of_node(one)?));
+            nodes.push((Held::new(&self.graph, &node)?, options::of_node(one)?));
         }
-        let drained: Vec<_> = nodes.iter().map(|(node, _)| aio::block_on(self.graph.drain(node))).collect();
-        let mut transaction = Transaction { graph: &self.graph, steps: Vec::new() };
-        let result =
-            nodes.into_iter().try_for_each(|(node, options)| transaction.node(&node, options, NodeConfig::default()));
-        let ended = match result {
-            Ok(()) => transaction.commit(),
-            Err(error) => {
-                transaction.undo();
-                Err(error)
-            }
-        };
-        drop(drained);
-        ended
+        Ok(nodes)
     }
+}
+
+/// A node that stays while other options are made out for it, whatever clients do to its users.
+struct Held {
+    graph: Arc<Graph>,
+    edge: Arc<Child>,
+}
+
+impl Held {
+    fn new(graph: &Arc<Graph>, node: &Arc<Node>) -> Result<Self, Error> {
+        let edge = graph.attach_root(node, "blockdev-reopen", Permissions::NONE, Permissions::ALL);
+        Ok(Self { graph: Arc::clone(graph), edge: edge.map_err(client_error)? })
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Err(error) = aio::block_on(self.graph.detach(&self.edge)) {
+            tracing::warn!("after blockdev-reopen: {error}");
+        }
+    }
+}
+
+/// Gives nodes other options, all of them or none.
+fn reopen(graph: &Arc<Graph>, list: Vec<(Held, Options)>) -> Result<(), Error> {
+    let nodes: Vec<_> = list.iter().map(|(held, _)| held.edge.node()).collect();
+    let drained: Vec<_> = nodes.iter().map(|node| aio::block_on(graph.drain(node))).collect();
+    let mut transaction = Transaction { graph, steps: Vec::new() };
+    let mut todo = nodes.iter().zip(&list);
+    let result =
+        todo.try_for_each(|(node, (_, options))| transaction.node(node, options.clone(), NodeConfig::default()));
+    let ended = match result {
+        Ok(()) => transaction.commit(),
+        Err(error) => {
+            transaction.undo();
+            Err(error)
+        }
+    };
+    drop(drained);
+    ended
 }
 
 impl Transaction<'_> {

@@ -39,20 +39,23 @@ pub fn register<C: StorageOwner, S: 'static>(table: &mut CommandTable<C, S>) {
     table.register::<XBlockdevInsertMedium>(|control, _, command| {
         control.storage().insert_medium(drive(&command.device, &command.id), &command.node_name)
     });
-    table.register::<BlockdevChangeMedium>(|control, _, command| control.storage().change_medium(&command));
-    table.register::<Change>(|control, _, command| {
+    table.register_deferred::<BlockdevChangeMedium>(|control, _, command, reply| {
+        control.storage().change_medium(command, move |_, changed| reply.send(changed));
+    });
+    table.register_deferred::<Change>(|control, _, command, reply| {
         if command.device == "vnc" {
             // There is no VNC server whose password could be changed.
-            return Err(Error::generic("Could not set password"));
+            return reply.send(Err(Error::generic("Could not set password")));
         }
-        control.storage().change_medium(&BlockdevChangeMedium {
+        let command = BlockdevChangeMedium {
             device: Some(command.device),
             id: None,
             filename: command.target,
             format: command.arg,
             force: None,
             read_only_mode: None,
-        })
+        };
+        control.storage().change_medium(command, move |_, changed| reply.send(changed));
     });
     table.register::<BlockPasswd>(|control, _, command| {
         let storage = control.storage();

@@ -9,20 +9,25 @@ use qapi::block::throttle::BlockSetIoThrottle;
 
 use qmp::CommandTable;
 
-use crate::storage::StorageOwner;
+use crate::storage::{Storage, StorageOwner};
 
 /// The commands of this subject.
 pub fn register<C: StorageOwner, S: 'static>(table: &mut CommandTable<C, S>) {
-    table.register::<BlockdevAdd>(|control, _, command| {
-        control.storage().add_node(&command.options, command.id.as_deref())
+    table.register_deferred::<BlockdevAdd>(|control, _, command, reply| {
+        let done = move |_: &mut Storage, added| reply.send(added);
+        control.storage().add_node_aside(&command.options, command.id.as_deref(), done);
     });
     table.register::<BlockdevDel>(|control, _, command| control.storage().delete_node(&command.node_name));
     table.register::<XBlockdevDel>(|control, _, command| {
         control.storage().delete_backend_or_node(command.id.as_deref(), command.node_name.as_deref())
     });
     table.register::<XBlockdevChange>(|control, _, command| control.storage().change_children(&command));
-    table.register::<BlockdevReopen>(|control, _, command| control.storage().reopen(&command.options));
-    table.register::<XBlockdevReopen>(|control, _, command| control.storage().reopen(&[command.options]));
+    table.register_deferred::<BlockdevReopen>(|control, _, command, reply| {
+        control.storage().reopen(&command.options, move |_, done| reply.send(done));
+    });
+    table.register_deferred::<XBlockdevReopen>(|control, _, command, reply| {
+        control.storage().reopen(&[command.options], move |_, done| reply.send(done));
+    });
     table.register::<BlockResize>(|control, _, command| {
         let storage = control.storage();
         let node = storage.node_by(command.device.as_deref(), command.node_name.as_deref())?;
