@@ -74,6 +74,38 @@ pub async fn open(graph: &Arc<Graph>, mut options: Options, access: Access) -> R
     }
 }
 
+/// Chooses the engine of the file below a format.
+pub fn set_engine(graph: &Graph, options: &mut Options, filename: Option<&str>, engine: Option<&str>) {
+    let driver = options.get_str("driver").and_then(|driver| graph.registry().find(driver));
+    let is_format = driver.is_none_or(|driver| driver.kind() == block::DriverKind::Format);
+    if let (Some(engine), Some(name)) = (engine, filename)
+        && is_format
+        && block::filename::protocol_of(name).is_none()
+    {
+        options.take("filename");
+        options.set("file.driver", "file");
+        options.set("file.filename", name);
+        options.set("file.aio", engine);
+    }
+}
+
+/// Puts a temporary image on top of `base`, which nobody finds in the file system.
+///
+/// # Errors
+/// What creating and opening it give.
+pub async fn overlay(graph: &Arc<Graph>, base: Arc<Child>, access: Access) -> Result<Arc<Child>> {
+    let directory = std::env::var("TMPDIR").unwrap_or_else(|_| "/var/tmp".to_owned());
+    let path = format!("{directory}/vl.{}", std::process::id());
+    let mut creation = crate::create::Creation::new(graph, "qcow2", &path)?;
+    creation.values.set("size", &crate::status::size(&base.node()).to_string())?;
+    creation.run(graph).await?;
+    let options = file_options(&path, Some("qcow2")).with("backing", base.node().name());
+    let overlay = open(graph, options, Access { write: true, ..access }).await;
+    let _ = std::fs::remove_file(&path);
+    graph.detach(&base).await?;
+    overlay
+}
+
 /// What a user is to be told who opens a raw image for writing without saying that it is one.
 pub fn probed_raw_warning(child: &Arc<Child>) -> Option<String> {
     let node = child.node();

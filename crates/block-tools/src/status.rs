@@ -206,3 +206,33 @@ pub fn zero_initialised(node: &Arc<Node>) -> IoFuture<'static, bool> {
         }
     })
 }
+
+/// Shows an internal snapshot of an image: `parameter` is its id or name, or `snapshot.id=…,snapshot.name=…`.
+///
+/// # Errors
+/// There is none of that name, or the format has none.
+pub async fn load_snapshot(node: &Arc<Node>, parameter: &str) -> Result<()> {
+    const CONTEXT: &str = "Failed to load snapshot";
+    let node = skip_filters(node);
+    let name = if parameter.starts_with("snapshot.") {
+        let mut options = crate::keyval::to_options(parameter, None);
+        let id = options.take_str("snapshot.id").map_err(|error| error.context(CONTEXT))?;
+        let name = options.take_str("snapshot.name").map_err(|error| error.context(CONTEXT))?;
+        let snapshots = node.driver().snapshots().map_err(|error| error.context(CONTEXT))?;
+        let found = snapshots.into_iter().find(|snapshot| {
+            id.as_ref().is_none_or(|id| *id == snapshot.id) && name.as_ref().is_none_or(|name| *name == snapshot.name)
+        });
+        found.map(|snapshot| snapshot.id)
+    } else {
+        Some(parameter.to_owned())
+    };
+    let name = name.ok_or_else(|| block::Error::not_found("Can't find snapshot").context(CONTEXT))?;
+    let unsupported = format!(
+        "Block format '{}' used by device '' does not support temporarily loading internal snapshots",
+        node.driver_type().name()
+    );
+    node.driver().snapshot_load(name).await.map_err(|error| {
+        let error = if error.is_unsupported() { error.with_message(unsupported) } else { error };
+        error.context(CONTEXT)
+    })
+}

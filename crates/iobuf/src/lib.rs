@@ -146,6 +146,15 @@ impl IoBuf {
         Self::assemble(segments, owners)
     }
 
+    /// Whether this is the only buffer over its memory, so that the memory may be used for something else.
+    pub fn is_unshared(&self) -> bool {
+        match &self.owners {
+            Owners::None => true,
+            Owners::One(owner) => Arc::strong_count(owner) == 1,
+            Owners::Many(_) => false,
+        }
+    }
+
     /// Length in bytes.
     pub fn len(&self) -> usize {
         self.len

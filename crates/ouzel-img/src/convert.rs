@@ -312,31 +312,5 @@ pub fn check_snapshot_parameter(parsed: &Parsed) -> Result<(), Failure> {
 
 /// Shows a snapshot of an image: `name`, or `snapshot.id=…,snapshot.name=…`.
 pub async fn load_snapshot(child: &Arc<Child>, parameter: &str) -> Result<(), Failure> {
-    let failed = |error: block::Error| Failure::from(error.context("Failed to load snapshot"));
-    let name = if parameter.starts_with("snapshot.") {
-        let mut options = keyval::to_options(parameter, None);
-        let id = options.take_str("snapshot.id").map_err(failed)?;
-        let name = options.take_str("snapshot.name").map_err(failed)?;
-        let snapshots = child.node().driver().snapshots().map_err(failed)?;
-        let found = snapshots.into_iter().find(|snapshot| {
-            id.as_ref().is_none_or(|id| *id == snapshot.id) && name.as_ref().is_none_or(|name| *name == snapshot.name)
-        });
-        found.map(|snapshot| snapshot.id)
-    } else {
-        Some(parameter.to_owned())
-    };
-    let Some(name) = name else {
-        return Err(failed(block::Error::not_found("Can't find snapshot")));
-    };
-    let node = status::skip_filters(&child.node());
-    node.driver().snapshot_load(name).await.map_err(|error| {
-        failed(if error.is_unsupported() {
-            error.with_message(format!(
-                "Block format '{}' used by device '' does not support temporarily loading internal snapshots",
-                node.driver_type().name()
-            ))
-        } else {
-            error
-        })
-    })
+    status::load_snapshot(&child.node(), parameter).await.map_err(Failure::from)
 }

@@ -230,18 +230,7 @@ impl Session {
         if mode.force_share && options.get_str("force-share").is_some_and(|value| value != "on") {
             return Err(Failed::error("-U conflicts with image options"));
         }
-        // The engine is an option of the file below a format.
-        let driver = options.get_str("driver").and_then(|driver| self.graph.registry().find(driver));
-        let is_format = driver.is_none_or(|driver| driver.kind() == block::DriverKind::Format);
-        if let (Some(aio), Some(name)) = (&mode.aio, name)
-            && is_format
-            && block::filename::protocol_of(name).is_none()
-        {
-            options.take("filename");
-            options.set("file.driver", "file");
-            options.set("file.filename", name);
-            options.set("file.aio", aio.as_str());
-        }
+        open::set_engine(&self.graph, &mut options, name, mode.aio.as_deref());
         let probed = name.is_some_and(|name| !name.starts_with("json:")) && !options.contains("driver");
         let mut access = Access {
             write: !mode.read_only && !mode.snapshot,
@@ -260,7 +249,7 @@ impl Session {
             self.output.complain(&format!("{warning}\n"));
         }
         if mode.snapshot {
-            child = self.overlay(child, access).await.map_err(failed)?;
+            child = open::overlay(&self.graph, child, access).await.map_err(failed)?;
         }
         if mode.copy_on_read {
             let options = Options::new().with("driver", "copy-on-read").with("file", child.node().name());
@@ -271,20 +260,6 @@ impl Session {
         self.child = Some(child);
         self.writethrough = mode.writethrough;
         Ok(())
-    }
-
-    /// Puts a temporary image on top of `base`, which nobody finds in the file system.
-    async fn overlay(&mut self, base: Arc<Child>, access: Access) -> block::Result<Arc<Child>> {
-        let directory = std::env::var("TMPDIR").unwrap_or_else(|_| "/var/tmp".to_owned());
-        let path = format!("{directory}/vl.{}", std::process::id());
-        let mut creation = block_tools::create::Creation::new(&self.graph, "qcow2", &path)?;
-        creation.values.set("size", &block_tools::status::size(&base.node()).to_string())?;
-        creation.run(&self.graph).await?;
-        let options = open::file_options(&path, Some("qcow2")).with("backing", base.node().name());
-        let overlay = open::open(&self.graph, options, Access { write: true, ..access }).await;
-        let _ = std::fs::remove_file(&path);
-        self.graph.detach(&base).await?;
-        overlay
     }
 
     /// Closes the image, after all requests on it.

@@ -3,7 +3,6 @@
 #![forbid(unsafe_code)]
 
 mod cli;
-mod process;
 
 use std::path::Path;
 use std::process::ExitCode;

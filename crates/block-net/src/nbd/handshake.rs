@@ -8,8 +8,8 @@ use iobuf::IoBuf;
 
 use super::wire::{
     FIXED_NEWSTYLE, INFO_BLOCK_SIZE, INFO_EXPORT, MAGIC, MAX_STRING, NO_ZEROES, OLD_MAGIC, OPT_EXPORT_NAME, OPT_GO,
-    OPT_SET_META_CONTEXT, OPT_STARTTLS, OPT_STRUCTURED_REPLY, OPTION_MAGIC, REP_ACK, REP_ERROR, REP_INFO,
-    REP_META_CONTEXT, REPLY_MAGIC,
+    OPT_SET_META_CONTEXT, OPT_STARTTLS, OPT_STRUCTURED_REPLY, OPTION_MAGIC, REP_ACK, REP_ERR_TLS_REQD, REP_ERROR,
+    REP_INFO, REP_META_CONTEXT, REPLY_MAGIC,
 };
 use crate::tls::{Tls, TlsCredentials};
 use crate::transport::{Reader, Transport};
@@ -49,19 +49,19 @@ pub(super) fn broken(error: &io::Error) -> Error {
     }
 }
 
-struct Handshake {
+pub(super) struct Handshake {
     transport: Transport,
     reader: Reader,
 }
 
-struct Reply {
-    kind: u32,
-    data: Vec<u8>,
+pub(super) struct Reply {
+    pub kind: u32,
+    pub data: Vec<u8>,
 }
 
 impl Reply {
     /// The error that this reply is.
-    fn error(&self) -> Error {
+    pub fn error(&self) -> Error {
         let text = match self.kind {
             0x8000_0001 => "Unsupported option type".to_owned(),
             0x8000_0002 => "Denied by server".to_owned(),
@@ -88,7 +88,7 @@ impl Handshake {
         self.transport.write_all(IoBuf::copy_of(bytes)).await.map_err(|e| broken(&e))
     }
 
-    async fn option(&self, option: u32, data: &[u8]) -> Result<()> {
+    pub async fn option(&self, option: u32, data: &[u8]) -> Result<()> {
         let mut bytes = OPTION_MAGIC.to_be_bytes().to_vec();
         bytes.extend(option.to_be_bytes());
         bytes.extend(u32::try_from(data.len()).map_err(|_| Error::invalid("The option is too long"))?.to_be_bytes());
@@ -96,7 +96,7 @@ impl Handshake {
         self.send(&bytes).await
     }
 
-    async fn reply(&mut self, option: u32) -> Result<Reply> {
+    pub async fn reply(&mut self, option: u32) -> Result<Reply> {
         let header: [u8; 20] = self.reader.array(&self.transport).await.map_err(|e| broken(&e))?;
         let word = |at: usize| u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
         let magic = u64::from(word(0)) << 32 | u64::from(word(4));
@@ -123,6 +123,16 @@ impl Handshake {
             .await
             .map_err(|error| Error::io(format!("TLS handshake failed: {error}")))?;
         Ok(Self { transport: Transport::Tls(Box::new(tls)), reader: Reader::new() })
+    }
+
+    /// Asks for structured replies: whether the server has them.
+    pub async fn structured_replies(&mut self) -> Result<bool> {
+        self.option(OPT_STRUCTURED_REPLY, &[]).await?;
+        let reply = self.reply(OPT_STRUCTURED_REPLY).await?;
+        if reply.kind == REP_ERR_TLS_REQD {
+            return Err(Error::invalid("Server requires TLS").with_hint("Did you forget a valid tls-creds?"));
+        }
+        Ok(reply.kind == REP_ACK)
     }
 
     async fn set_context(&mut self, wanted: &Wanted) -> Result<Option<u32>> {
@@ -184,7 +194,7 @@ impl Handshake {
 }
 
 /// Takes in a piece of information: whether it was the export's size.
-fn note_info(kind: u16, info: &[u8], export: &mut Export) -> Result<bool> {
+pub(super) fn note_info(kind: u16, info: &[u8], export: &mut Export) -> Result<bool> {
     let word = |at: usize| info.get(at..at + 4).and_then(|b| b.try_into().ok()).map_or(0, u32::from_be_bytes);
     match (kind, info.len()) {
         (INFO_EXPORT, 10) => {
@@ -208,10 +218,30 @@ fn note_info(kind: u16, info: &[u8], export: &mut Export) -> Result<bool> {
     }
 }
 
-fn string(text: &str) -> Vec<u8> {
+pub(super) fn string(text: &str) -> Vec<u8> {
     let mut bytes = (text.len() as u32).to_be_bytes().to_vec();
     bytes.extend(text.as_bytes());
     bytes
+}
+
+/// Greets a server that has fixed newstyle, and encrypts if that is wanted.
+pub(super) async fn start(stream: Stream, tls: Option<(&TlsCredentials, &str)>) -> Result<Handshake> {
+    let mut shake = Handshake { transport: Transport::Plain(stream), reader: Reader::new() };
+    let greeting: [u8; 18] = shake.reader.array(&shake.transport).await.map_err(|e| broken(&e))?;
+    let magic = [MAGIC.to_be_bytes(), OPTION_MAGIC.to_be_bytes()].concat();
+    let (start, flags) = greeting.split_at(16);
+    if start != magic {
+        return Err(Error::invalid("Bad initial magic received: the peer is no newstyle NBD server"));
+    }
+    let flags = flags.iter().fold(0, |n, byte| n << 8 | u16::from(*byte)) & (FIXED_NEWSTYLE | NO_ZEROES);
+    if flags & FIXED_NEWSTYLE == 0 {
+        return Err(Error::invalid("Server does not support listing its exports"));
+    }
+    shake.send(&u32::from(flags).to_be_bytes()).await?;
+    match tls {
+        Some((credentials, host)) => shake.start_tls(credentials, host).await,
+        None => Ok(shake),
+    }
 }
 
 /// Talks to a server until requests can be sent.
@@ -252,12 +282,7 @@ pub(super) async fn negotiate(stream: Stream, wanted: &Wanted) -> Result<(Transp
         shake = shake.start_tls(credentials, host).await?;
     }
     if flags & FIXED_NEWSTYLE != 0 {
-        shake.option(OPT_STRUCTURED_REPLY, &[]).await?;
-        let reply = shake.reply(OPT_STRUCTURED_REPLY).await?;
-        export.structured = reply.kind == REP_ACK;
-        if reply.kind == 0x8000_0005 {
-            return Err(Error::invalid("Server requires TLS").with_hint("Did you forget a valid tls-creds?"));
-        }
+        export.structured = shake.structured_replies().await?;
         if export.structured {
             export.context = shake.set_context(wanted).await?;
         }

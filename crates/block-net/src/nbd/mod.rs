@@ -6,6 +6,7 @@
 
 mod connection;
 mod handshake;
+pub mod list;
 mod options;
 pub mod wire;
 

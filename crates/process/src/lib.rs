@@ -1,8 +1,10 @@
-//! The process: running in the background, and the file with its id.
+//! A program's process: running in the background, and the file with its id.
 //!
 //! A daemon is the same program started again in a session of its own: threads do not survive a `fork`, and starting
 //! anew needs no unsafe code. The child tells its parent through a pipe on its standard output that it is ready, so
 //! that the parent's exit status says whether everything could be set up.
+
+#![forbid(unsafe_code)]
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
@@ -11,19 +13,28 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use rustix::fs::{FlockOperation, flock};
-use vm::host_error;
 
 /// Set for the child: it is the daemon.
 const DAEMON_MARK: &str = "OUZEL_DAEMON";
 /// What the child writes when it is ready.
 const READY: &[u8] = b"ready\n";
 
+/// The host's words for an error, without the number that Rust adds.
+fn host_error(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    text.split(" (os error").next().unwrap_or(&text).to_owned()
+}
+
 /// Whether this process is the daemon that a parent started.
 pub fn is_daemon() -> bool {
     std::env::var_os(DAEMON_MARK).is_some()
 }
 
-/// Starts this program again in the background and waits until it is ready; returns this process's exit status.
+/// Starts this program again in the background and waits until it is ready; returns this process's exit status. The first
+/// argument is the program's name.
+///
+/// # Errors
+/// The host's.
 pub fn start_daemon(arguments: &[String]) -> Result<i32, String> {
     let program = std::env::current_exe().map_err(|error| format!("cannot find my own program file: {error}"))?;
     let mut child = Command::new(program)
@@ -46,6 +57,9 @@ pub fn start_daemon(arguments: &[String]) -> Result<i32, String> {
 }
 
 /// Tells the parent that everything is set up, and lets go of the terminal.
+///
+/// # Errors
+/// The host's.
 pub fn report_ready() -> Result<(), String> {
     // Failing here only means that we lead a session already.
     let _ = rustix::process::setsid();
@@ -62,6 +76,7 @@ pub fn report_ready() -> Result<(), String> {
 }
 
 /// A file with the process id, locked while the program runs and removed at its end.
+#[derive(Debug)]
 pub struct Pidfile {
     path: PathBuf,
     _locked: File,
@@ -69,6 +84,9 @@ pub struct Pidfile {
 
 impl Pidfile {
     /// Writes the file.
+    ///
+    /// # Errors
+    /// The host's; another process holds it.
     pub fn create(path: &Path) -> Result<Self, String> {
         let path = std::path::absolute(path).map_err(|error| format!("cannot create PID file: {error}"))?;
         let shown = path.display();

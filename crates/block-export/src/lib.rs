@@ -1,0 +1,13 @@
+//! Exports: nodes of the block graph that others use over a socket.
+//!
+//! - [`nbd`]: the server of the Network Block Device protocol.
+//! - [`listen`]: the sockets that clients connect to.
+//!
+//! Nothing here knows QMP. Left out: exports over FUSE and vhost-user.
+
+#![forbid(unsafe_code)]
+
+pub mod listen;
+pub mod nbd;
+
+pub use listen::{Address, Listener};

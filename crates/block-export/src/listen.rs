@@ -1,0 +1,227 @@
+//! Sockets that listen: Unix and TCP addresses, and descriptors that somebody else has made. Left out: vsock.
+
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use aio::Stream;
+use block::{Error, Result};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
+
+/// How many clients may wait to be accepted.
+const BACKLOG: i32 = 4096;
+
+/// Where to listen.
+#[derive(Debug)]
+pub enum Address {
+    /// A socket in the file system. It is removed when the listener is.
+    Unix {
+        /// Its path.
+        path: String,
+    },
+    /// An abstract name.
+    Abstract {
+        /// The name.
+        name: String,
+        /// Whether it ends with its last byte instead of being filled with zeroes.
+        tight: bool,
+    },
+    /// TCP.
+    Tcp {
+        /// The host's name or address; empty for all.
+        host: String,
+        /// The port or a service's name.
+        port: String,
+        /// The last port to try.
+        to: Option<u16>,
+        /// Whether IPv4 addresses are used; yes if both are `None`.
+        ipv4: Option<bool>,
+        /// Whether IPv6 addresses are used.
+        ipv6: Option<bool>,
+    },
+    /// A socket that listens already.
+    Fd(OwnedFd),
+}
+
+/// A socket that listens.
+#[derive(Debug)]
+pub struct Listener {
+    stream: Stream,
+    tcp: bool,
+    /// Removed at the end.
+    path: Option<PathBuf>,
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        if let Some(path) = &self.path {
+            // It may be gone already.
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+fn listener(family: AddressFamily) -> rustix::io::Result<OwnedFd> {
+    rustix::net::socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)
+}
+
+impl Listener {
+    /// Listens at all sockets that the address means.
+    ///
+    /// # Errors
+    /// The host's; a name that is not known.
+    pub fn bind(address: Address) -> Result<Vec<Self>> {
+        match address {
+            Address::Unix { path } => Self::unix(&path).map(|one| vec![one]),
+            Address::Abstract { name, tight } => Self::abstract_unix(&name, tight).map(|one| vec![one]),
+            Address::Tcp { host, port, to, ipv4, ipv6 } => Self::tcp(&host, &port, to, (ipv4, ipv6)),
+            Address::Fd(fd) => Self::adopt(fd).map(|one| vec![one]),
+        }
+    }
+
+    fn unix(path: &str) -> Result<Self> {
+        let failed = |error: rustix::io::Errno| Error::from(error).context(format!("Failed to bind socket to {path}"));
+        let long = |_| {
+            Error::invalid(format!("UNIX socket path '{path}' is too long"))
+                .with_hint("Path must be less than 108 bytes\n")
+        };
+        let address = SocketAddrUnix::new(path).map_err(long)?;
+        // What an earlier program has left behind.
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Error::host(&error).context(format!("Failed to unlink socket {path}")));
+            }
+            _ => {}
+        }
+        let fd = listener(AddressFamily::UNIX)?;
+        rustix::net::bind(&fd, &address).map_err(failed)?;
+        rustix::net::listen(&fd, BACKLOG)?;
+        Ok(Self { stream: Stream::new(fd)?, tcp: false, path: Some(path.into()) })
+    }
+
+    fn abstract_unix(name: &str, tight: bool) -> Result<Self> {
+        let mut bytes = name.as_bytes().to_vec();
+        if !tight {
+            bytes.resize(107, 0);
+        }
+        let long = |_| Error::invalid(format!("UNIX socket path '{name}' is too long"));
+        let address = SocketAddrUnix::new_abstract_name(&bytes).map_err(long)?;
+        let fd = listener(AddressFamily::UNIX)?;
+        rustix::net::bind(&fd, &address)
+            .map_err(|error| Error::from(error).context(format!("Failed to bind socket to {name}")))?;
+        rustix::net::listen(&fd, BACKLOG)?;
+        Ok(Self { stream: Stream::new(fd)?, tcp: false, path: None })
+    }
+
+    fn tcp(host: &str, port: &str, to: Option<u16>, (v4, v6): (Option<bool>, Option<bool>)) -> Result<Vec<Self>> {
+        let number: u16 = match port.parse() {
+            Ok(number) => number,
+            Err(_) => service(port).ok_or_else(|| {
+                Error::invalid(format!(
+                    "address resolution failed for {host}:{port}: Servname not supported for ai_socktype"
+                ))
+            })?,
+        };
+        let (want4, want6) = match (v4, v6) {
+            (Some(true), Some(true)) => (true, true),
+            (Some(true), _) => (true, false),
+            (_, Some(true)) => (false, true),
+            (v4, v6) => (v4.unwrap_or(true), v6.unwrap_or(true)),
+        };
+        let mut last = None;
+        for port in number..=to.unwrap_or(number).max(number) {
+            let mut addresses = resolve(host, port)?;
+            addresses.retain(|address| if address.is_ipv4() { want4 } else { want6 });
+            let bound: Result<Vec<Self>> = addresses.iter().map(|address| Self::at(*address)).collect();
+            match bound {
+                Ok(listeners) if !listeners.is_empty() => return Ok(listeners),
+                Ok(_) => {}
+                Err(error) => last = Some(error),
+            }
+        }
+        Err(last
+            .unwrap_or_else(|| Error::not_found("no address of the wanted family"))
+            .context(format!("Failed to find an available port at {host}:{port}")))
+    }
+
+    fn at(address: SocketAddr) -> Result<Self> {
+        let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+        let fd = listener(family)?;
+        sockopt::set_socket_reuseaddr(&fd, true)?;
+        if address.is_ipv6() {
+            sockopt::set_ipv6_v6only(&fd, true)?;
+        }
+        rustix::net::bind(&fd, &address)?;
+        rustix::net::listen(&fd, BACKLOG)?;
+        Ok(Self { stream: Stream::new(fd)?, tcp: true, path: None })
+    }
+
+    fn adopt(fd: OwnedFd) -> Result<Self> {
+        let listens = sockopt::socket_acceptconn(&fd).map_err(|error| Error::from(error).context("Not a socket"))?;
+        if !listens {
+            return Err(Error::invalid("The socket does not listen"));
+        }
+        let tcp = sockopt::socket_domain(&fd).is_ok_and(|domain| domain != AddressFamily::UNIX);
+        Ok(Self { stream: Stream::new(fd)?, tcp, path: None })
+    }
+
+    /// The port, if it is TCP.
+    pub fn port(&self) -> Option<u16> {
+        let address = rustix::net::getsockname(self.stream.fd()).ok().filter(|_| self.tcp)?;
+        SocketAddr::try_from(address).ok().map(|address| address.port())
+    }
+
+    /// Waits for the next client.
+    ///
+    /// # Errors
+    /// The host's.
+    pub async fn accept(&self) -> std::io::Result<Stream> {
+        loop {
+            match rustix::net::accept_with(self.stream.fd(), SocketFlags::CLOEXEC) {
+                Ok(fd) => {
+                    if self.tcp {
+                        // Slower without, but no worse.
+                        let _ = sockopt::set_tcp_nodelay(&fd, true);
+                        let _ = sockopt::set_socket_keepalive(&fd, true);
+                    }
+                    return Stream::new(fd);
+                }
+                Err(rustix::io::Errno::AGAIN) => self.stream.readable().await?,
+                Err(rustix::io::Errno::INTR | rustix::io::Errno::CONNABORTED) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+/// The addresses of a host; all of this host for an empty name.
+fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>> {
+    if host.is_empty() {
+        return Ok(vec![
+            SocketAddr::new(std::net::Ipv6Addr::UNSPECIFIED.into(), port),
+            SocketAddr::new(std::net::Ipv4Addr::UNSPECIFIED.into(), port),
+        ]);
+    }
+    let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    let mut addresses: Vec<SocketAddr> = Vec::new();
+    let found = (host, port)
+        .to_socket_addrs()
+        .map_err(|error| Error::invalid(format!("address resolution failed for {host}:{port}: {error}")))?;
+    for address in found {
+        if !addresses.contains(&address) {
+            addresses.push(address);
+        }
+    }
+    Ok(addresses)
+}
+
+/// The port of a service by its name, from the host's list.
+fn service(name: &str) -> Option<u16> {
+    let list = std::fs::read_to_string("/etc/services").ok()?;
+    list.lines().find_map(|line| {
+        let mut words = line.split('#').next()?.split_whitespace();
+        let first = words.next()?;
+        let port = words.next()?.strip_suffix("/tcp")?.parse().ok()?;
+        (first == name || words.any(|alias| alias == name)).then_some(port)
+    })
+}
