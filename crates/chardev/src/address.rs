@@ -94,7 +94,7 @@ impl SocketAddress {
     }
 
     /// The addresses that the host name stands for, of the families that are wanted.
-    fn resolve(&self, port: u16) -> Result<Vec<SocketAddr>, Error> {
+    pub(crate) fn resolve(&self, port: u16) -> Result<Vec<SocketAddr>, Error> {
         let Self::Inet { host, ipv4, ipv6, .. } = self else {
             return Ok(Vec::new());
         };
@@ -138,6 +138,11 @@ impl SocketAddress {
     fn bare(&self) -> String {
         let text = self.to_string();
         text.split_once(':').map_or(text.clone(), |(_, rest)| rest.to_owned())
+    }
+
+    /// Whether it has a port, which the host may choose.
+    pub(crate) fn has_port(&self) -> bool {
+        matches!(self, Self::Inet { .. })
     }
 
     /// The path of the socket file that a server made and has to remove.

@@ -1,98 +1,210 @@
-//! Opening back ends, and the tasks that keep them connected.
+//! Opening back ends, and the tasks that serve them.
+//!
+//! A back end is *prepared*, which is where errors come from, and then *started* for a port. So a device can get another
+//! back end while its front end keeps the port (`chardev-change`).
 
-use crate::options::{Backend, ChardevSpec, Common, SocketOptions};
-use crate::port::{Port, Sink};
+use crate::options::{Backend, ChardevSpec, Common};
+use crate::port::{Event, Port, Sink, lock};
 use crate::ring::Ring;
 use crate::stream::{Kind, Stream};
-use crate::{Error, SocketAddress, serve, terminal};
+use crate::tls::TlsConfig;
+use crate::{Error, line, serve, socket, terminal};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use std::fs::{File, OpenOptions};
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 use tokio::runtime::Handle;
-use tokio::task::AbortHandle;
+use tokio::task::JoinHandle;
 
 /// How often a pseudo-terminal that nobody has open is looked at.
 const PTY_POLL: Duration = Duration::from_millis(500);
-/// How long a server rests when the host has no resources for another connection.
-const ACCEPT_REST: Duration = Duration::from_millis(100);
 
-/// An open back end.
-pub(crate) struct Opened {
-    pub(crate) port: Arc<Port>,
-    task: Option<AbortHandle>,
+/// What serves a back end.
+pub(crate) type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Finds credentials: the id of the object, and whether they are for a server.
+pub type FindTls = dyn Fn(&str, bool) -> Result<TlsConfig, String> + Send + Sync;
+
+/// A back end that can be had, without a port.
+pub(crate) struct Prepared {
+    filename: String,
+    sink: Sink,
+    serve: Option<Box<dyn FnOnce(Arc<Port>) -> Task + Send>>,
     cleanup: Cleanup,
+    log: Option<File>,
+    line: Option<Arc<OwnedFd>>,
+    /// Our own end of a back end that is inside this program.
+    pub(crate) inner: Option<OwnedFd>,
 }
 
 /// What to do at the end.
-enum Cleanup {
+pub(crate) enum Cleanup {
     Nothing,
     RemoveFile(String),
     RestoreTerminal,
 }
 
-impl Drop for Opened {
-    fn drop(&mut self) {
-        if let Some(task) = &self.task {
-            task.abort();
-        }
-        let mut state = self.port.state();
+/// An open back end.
+pub(crate) struct Opened {
+    pub(crate) port: Arc<Port>,
+    runtime: Handle,
+    running: Mutex<Running>,
+}
+
+struct Running {
+    task: Option<JoinHandle<()>>,
+    cleanup: Cleanup,
+}
+
+impl Running {
+    /// Ends the back end, not the port.
+    fn end(&mut self, port: &Port) -> Option<JoinHandle<()>> {
+        let task = self.task.take().inspect(JoinHandle::abort);
+        let mut state = port.state();
         _ = state.flush();
         if let Sink::Stream(stream) = &mut state.sink
             && let Some(stream) = stream.take()
         {
             stream.shut_down();
         }
-        match &self.cleanup {
+        match std::mem::replace(&mut self.cleanup, Cleanup::Nothing) {
             Cleanup::Nothing => {}
             Cleanup::RemoveFile(path) => _ = rustix::fs::unlink(path.as_str()),
             Cleanup::RestoreTerminal => terminal::restore(),
         }
+        task
     }
 }
 
-/// Opens the back end that `spec` describes. A server that waits blocks the caller until its first
+impl Drop for Opened {
+    fn drop(&mut self) {
+        _ = lock(&self.running).end(&self.port);
+    }
+}
+
+impl Prepared {
+    pub(crate) fn still(filename: &str, sink: Sink) -> Self {
+        let filename = filename.to_owned();
+        Self { filename, sink, serve: None, cleanup: Cleanup::Nothing, log: None, line: None, inner: None }
+    }
+
+    /// Served by the task that `serve` makes.
+    pub(crate) fn served(
+        filename: String,
+        first: Option<Stream>,
+        serve: impl FnOnce(Arc<Port>) -> Task + Send + 'static,
+    ) -> Self {
+        Self { filename, serve: Some(Box::new(serve)), ..Self::still("", Sink::Stream(first)) }
+    }
+
+    /// One connection, which is there from the start and never comes back.
+    fn once(filename: &str, stream: Stream) -> Self {
+        // Output can be written before the task runs.
+        Self::served(filename.to_owned(), Some(stream.clone()), move |port| {
+            Box::pin(async move { serve::serve(&port, stream).await })
+        })
+    }
+
+    pub(crate) fn removing(self, path: Option<&str>) -> Self {
+        let cleanup = path.map_or(Cleanup::Nothing, |path| Cleanup::RemoveFile(path.to_owned()));
+        Self { cleanup, ..self }
+    }
+
+    /// Starts it with a port of its own.
+    pub(crate) fn start(self, id: &str, runtime: &Handle) -> Opened {
+        let Self { filename, sink, serve, cleanup, log, line, inner: _ } = self;
+        let port = Arc::new(Port::new(id, filename, sink, log));
+        port.state().line = line;
+        let task = serve.map(|serve| runtime.spawn(serve(Arc::clone(&port))));
+        Opened { port, runtime: runtime.clone(), running: Mutex::new(Running { task, cleanup }) }
+    }
+}
+
+impl Opened {
+    /// Gives the port another back end.
+    pub(crate) fn change(&self, prepared: Prepared) {
+        let Prepared { filename, sink, serve, cleanup, log, line, inner: _ } = prepared;
+        let mut running = lock(&self.running);
+        let old = running.end(&self.port);
+        running.cleanup = cleanup;
+        let was_announced = {
+            let mut state = self.port.state();
+            state.filename = filename;
+            state.log = log;
+            state.line = line;
+            state.pending.clear();
+            state.received_fds = None;
+            state.hang_up = false;
+            state.waker = None;
+            // The task makes its connection known itself.
+            state.sink = if serve.is_some() { Sink::Stream(None) } else { sink };
+            std::mem::replace(&mut state.announced, false)
+        };
+        let port = Arc::clone(&self.port);
+        running.task = Some(self.runtime.spawn(async move {
+            if let Some(old) = old {
+                // It was told to end; that it did is all there is to know.
+                _ = old.await;
+            }
+            if was_announced {
+                port.announce(Event::Closed);
+            }
+            match serve {
+                Some(serve) => serve(port).await,
+                None => port.announce(Event::Opened),
+            }
+        }));
+        let starved = std::mem::take(&mut self.port.state().starved);
+        if starved {
+            self.port.tell_writable();
+        }
+    }
+}
+
+/// Prepares the back end that `spec` describes. A server that waits blocks the caller until its first
 /// client is there.
-pub(crate) fn open(spec: &ChardevSpec, runtime: &Handle) -> Result<Opened, Error> {
+pub(crate) fn prepare(spec: &ChardevSpec, find_tls: Option<&FindTls>) -> Result<Prepared, Error> {
     let log = open_log(&spec.common)?;
-    let id = spec.id.as_str();
-    let closed = || Sink::Stream(None);
-    let still = |filename: &str, sink| {
-        let port = Arc::new(Port::new(id, filename.to_owned(), sink, None));
-        Opened { port, task: None, cleanup: Cleanup::Nothing }
-    };
-    let opened = match &spec.backend {
-        Backend::Null => still("null", Sink::Null),
-        Backend::Ringbuf { size } => still("ringbuf", Sink::Ring(Ring::new(*size))),
-        Backend::Socket(options) => return open_socket(id, options, log, runtime),
+    let prepared = match &spec.backend {
+        Backend::Null => Prepared::still("null", Sink::Null),
+        Backend::Ringbuf { size } => Prepared::still("ringbuf", Sink::Ring(Ring::new(*size))),
+        Backend::Socket(options) => socket::prepare(&spec.id, options, find_tls)?,
+        Backend::Udp(options) => Prepared::once("udp", socket::datagrams(options)?),
         Backend::Stdio { signal } => {
-            let stream = terminal::open(*signal)?;
-            let mut opened = once(Port::new(id, "stdio".into(), closed(), None), stream, runtime);
-            opened.cleanup = Cleanup::RestoreTerminal;
-            opened
+            let once = Prepared::once("stdio", terminal::open(*signal)?);
+            Prepared { cleanup: Cleanup::RestoreTerminal, ..once }
         }
         Backend::File { path, input_path, append } => {
-            let stream = open_file(path, input_path.as_deref(), *append)?;
-            once(Port::new(id, "file".into(), closed(), None), stream, runtime)
+            Prepared::once("file", open_file(path, input_path.as_deref(), *append)?)
         }
-        Backend::Pipe { path } => {
-            let stream = open_pipe(path)?;
-            once(Port::new(id, "pipe".into(), closed(), None), stream, runtime)
+        Backend::Pipe { path } => Prepared::once("pipe", open_pipe(path)?),
+        Backend::Serial { path } => {
+            let stream = line::open(path)?;
+            let line = stream.input.clone();
+            Prepared { line, ..Prepared::once("serial", stream) }
         }
-        Backend::Pty => open_pty(id, runtime)?,
+        Backend::Parallel { path } => return Err(line::refuse_parallel(path)),
+        Backend::Pty => open_pty(&spec.id)?,
+        Backend::Msmouse => {
+            let failed = |error: std::io::Error| Error::io("msmouse", error);
+            let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(failed)?;
+            let once = Prepared::once("msmouse", Stream::both(ours.into()).map_err(failed)?);
+            Prepared { inner: Some(theirs.into()), ..once }
+        }
+        Backend::Mux { chardev } => {
+            return Err(Error::options(format!("mux: base chardev {chardev} not found")));
+        }
     };
-    opened.port.state().log = log;
-    Ok(opened)
+    Ok(Prepared { log, ..prepared })
 }
 
 /// A device over an open connection, which ends with it.
 pub(crate) fn from_fd(id: &str, fd: OwnedFd, runtime: &Handle) -> Result<Opened, Error> {
     let stream = Stream::both(fd).map_err(|error| Error::io(format!("chardev '{id}'"), error))?;
-    Ok(once(Port::new(id, "socket".into(), Sink::Stream(None), None), stream, runtime))
+    Ok(Prepared::once("socket", stream).start(id, runtime))
 }
 
 fn open_log(common: &Common) -> Result<Option<File>, Error> {
@@ -109,16 +221,6 @@ fn output_file(path: &str, append: bool) -> Result<File, Error> {
     options.open(path).map_err(|error| Error::io(format!("Could not open '{path}'"), error))
 }
 
-/// A device with one connection, which is there from the start and never comes back.
-fn once(port: Port, stream: Stream, runtime: &Handle) -> Opened {
-    let port = Arc::new(port);
-    // Output can be written before the task runs.
-    port.state().sink = Sink::Stream(Some(stream.clone()));
-    let served = Arc::clone(&port);
-    let task = runtime.spawn(async move { serve::serve(&served, stream).await });
-    Opened { port, task: Some(task.abort_handle()), cleanup: Cleanup::Nothing }
-}
-
 fn open_file(path: &str, input_path: Option<&str>, append: bool) -> Result<Stream, Error> {
     let output = output_file(path, append)?;
     let input = match input_path {
@@ -129,7 +231,7 @@ fn open_file(path: &str, input_path: Option<&str>, append: bool) -> Result<Strea
             Some(file.map_err(|error| Error::io(format!("Could not open '{path}'"), error))?)
         }
     };
-    Ok(Stream { kind: Kind::File, input: input.map(Arc::new), output: Some(Arc::new(output.into())) })
+    Ok(Stream { kind: Kind::File, input: input.map(Arc::new), output: Some(Arc::new(output.into())), session: None })
 }
 
 fn open_pipe(path: &str) -> Result<Stream, Error> {
@@ -138,14 +240,19 @@ fn open_pipe(path: &str) -> Result<Stream, Error> {
         rustix::fs::open(path, flags, Mode::empty())
     };
     if let (Ok(input), Ok(output)) = (open(&format!("{path}.in")), open(&format!("{path}.out"))) {
-        return Ok(Stream { kind: Kind::File, input: Some(Arc::new(input)), output: Some(Arc::new(output)) });
+        return Ok(Stream {
+            kind: Kind::File,
+            input: Some(Arc::new(input)),
+            output: Some(Arc::new(output)),
+            session: None,
+        });
     }
     let failed = |error: std::io::Error| Error::io(format!("Could not open '{path}'"), error);
     let both = open(path).map_err(|error| failed(error.into()))?;
     Stream::both(both).map_err(failed)
 }
 
-fn open_pty(id: &str, runtime: &Handle) -> Result<Opened, Error> {
+fn open_pty(id: &str) -> Result<Prepared, Error> {
     use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, ptsname, unlockpt};
     let failed = |error: Errno| Error::io("Failed to create PTY", error);
     let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
@@ -161,11 +268,8 @@ fn open_pty(id: &str, runtime: &Handle) -> Result<Opened, Error> {
     drop(peer);
     let filename = format!("pty:{}", name.to_string_lossy());
     tracing::info!(chardev = id, "char device redirected to {}", name.to_string_lossy());
-    let port = Arc::new(Port::new(id, filename, Sink::Stream(None), None));
     let stream = Stream::both(master).map_err(|error| Error::io("Failed to create PTY", error))?;
-    let served = Arc::clone(&port);
-    let task = runtime.spawn(async move { serve_pty(&served, stream).await });
-    Ok(Opened { port, task: Some(task.abort_handle()), cleanup: Cleanup::Nothing })
+    Ok(Prepared::served(filename, None, |port| Box::pin(async move { serve_pty(&port, stream).await })))
 }
 
 /// Serves a pseudo-terminal whenever somebody has it open.
@@ -185,138 +289,4 @@ async fn serve_pty(port: &Port, stream: Stream) {
             tokio::time::sleep(PTY_POLL).await;
         }
     }
-}
-
-fn open_socket(id: &str, options: &SocketOptions, log: Option<File>, runtime: &Handle) -> Result<Opened, Error> {
-    let port = |filename| Arc::new(Port::new(id, filename, Sink::Stream(None), log));
-    if options.server {
-        let listener = options.address.listen()?;
-        let first = if options.wait { Some(wait_for_client(options, &listener)?) } else { None };
-        let failed = |error: Errno| Error::io(options.address.to_string(), error);
-        rustix::io::ioctl_fionbio(&listener, true).map_err(failed)?;
-        let port = port(disconnected(options));
-        let (served, kept) = (Arc::clone(&port), options.clone());
-        let task = runtime.spawn(async move { serve_listener(&served, &kept, listener, first).await });
-        let file = options.address.socket_file();
-        let cleanup = file.map_or(Cleanup::Nothing, |path| Cleanup::RemoveFile(path.to_owned()));
-        return Ok(Opened { port, task: Some(task.abort_handle()), cleanup });
-    }
-    // A client without a second chance must connect now.
-    let first = match options.address.connect() {
-        Ok(fd) => Some(connected(fd, options).map_err(|error| Error::io(options.address.to_string(), error))?),
-        Err(_) if options.reconnect > 0 => None,
-        Err(error) => return Err(error),
-    };
-    let port = port(disconnected(options));
-    if let Some(stream) = &first {
-        port.state().sink = Sink::Stream(Some(stream.clone()));
-    }
-    let (served, kept) = (Arc::clone(&port), options.clone());
-    let task = runtime.spawn(async move { serve_client(&served, &kept, first).await });
-    Ok(Opened { port, task: Some(task.abort_handle()), cleanup: Cleanup::Nothing })
-}
-
-fn disconnected(options: &SocketOptions) -> String {
-    format!("disconnected:{}{}", options.address, if options.server { ",server=on" } else { "" })
-}
-
-/// The name of a connected socket device, as `query-chardev` shows it.
-fn filename(options: &SocketOptions, stream: &Stream) -> String {
-    let server = if options.server { ",server=on" } else { "" };
-    let peers = stream.input.as_ref().and_then(|fd| {
-        let ours = std::net::SocketAddr::try_from(rustix::net::getsockname(fd).ok()?).ok()?;
-        let theirs = std::net::SocketAddr::try_from(rustix::net::getpeername(fd).ok()??).ok()?;
-        Some((ours, theirs))
-    });
-    match peers {
-        Some((ours, theirs)) => format!("tcp:{ours}{server} <-> {theirs}"),
-        None => format!("{}{server}", options.address),
-    }
-}
-
-fn wait_for_client(options: &SocketOptions, listener: &OwnedFd) -> Result<Stream, Error> {
-    let failed = |error: std::io::Error| Error::io(options.address.to_string(), error);
-    eprintln!("ouzel: info: waiting for connection on: {}", disconnected(options));
-    rustix::io::ioctl_fionbio(listener, false).map_err(|error| failed(error.into()))?;
-    loop {
-        match rustix::net::accept_with(listener, rustix::net::SocketFlags::CLOEXEC) {
-            Ok(fd) => return connected(fd, options).map_err(failed),
-            Err(Errno::INTR | Errno::CONNABORTED) => {}
-            Err(error) => return Err(failed(error.into())),
-        }
-    }
-}
-
-fn connected(fd: OwnedFd, options: &SocketOptions) -> std::io::Result<Stream> {
-    let stream = Stream::both(fd)?;
-    if let (true, Some(fd)) = (options.nodelay, &stream.input) {
-        // Unix sockets have no such delay.
-        _ = rustix::net::sockopt::set_tcp_nodelay(fd, true);
-    }
-    Ok(stream)
-}
-
-/// Serves a connection, under the name that it has while it lasts.
-async fn serve_connection(port: &Port, options: &SocketOptions, stream: Stream) {
-    port.state().filename = filename(options, &stream);
-    serve::serve(port, stream).await;
-    port.state().filename = disconnected(options);
-}
-
-async fn serve_listener(port: &Port, options: &SocketOptions, listener: OwnedFd, first: Option<Stream>) {
-    if let Some(stream) = first {
-        serve_connection(port, options, stream).await;
-    }
-    let listener = match serve::watch(Arc::new(listener), Interest::READABLE) {
-        Ok(listener) => listener,
-        Err(error) => {
-            tracing::error!(chardev = port.id, %error, "cannot listen");
-            return;
-        }
-    };
-    loop {
-        match accept(&listener).await {
-            Ok(fd) => match connected(fd, options) {
-                Ok(stream) => serve_connection(port, options, stream).await,
-                Err(error) => tracing::warn!(chardev = port.id, %error, "connection refused"),
-            },
-            Err(error) => {
-                tracing::warn!(chardev = port.id, %error, "cannot accept a connection");
-                tokio::time::sleep(ACCEPT_REST).await;
-            }
-        }
-    }
-}
-
-async fn accept(listener: &AsyncFd<Arc<OwnedFd>>) -> std::io::Result<OwnedFd> {
-    loop {
-        let mut guard = listener.readable().await?;
-        match rustix::net::accept_with(listener.get_ref(), rustix::net::SocketFlags::CLOEXEC) {
-            Ok(fd) => return Ok(fd),
-            Err(Errno::AGAIN) => guard.clear_ready(),
-            Err(Errno::INTR | Errno::CONNABORTED) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-}
-
-async fn serve_client(port: &Port, options: &SocketOptions, first: Option<Stream>) {
-    let mut next = first;
-    loop {
-        if let Some(stream) = next.take() {
-            serve_connection(port, options, stream).await;
-        }
-        if options.reconnect == 0 {
-            return;
-        }
-        tokio::time::sleep(Duration::from_secs(options.reconnect)).await;
-        next = reconnect(&options.address).await.and_then(|fd| connected(fd, options).ok());
-    }
-}
-
-/// Connects on a helper thread, because names are resolved there.
-async fn reconnect(address: &SocketAddress) -> Option<OwnedFd> {
-    let address = address.clone();
-    let result = tokio::task::spawn_blocking(move || address.connect()).await;
-    result.ok()?.inspect_err(|error| tracing::debug!(%error, "no connection yet")).ok()
 }

@@ -28,6 +28,15 @@ pub enum Error {
     /// It cannot be removed, because a front end has it.
     #[error("Chardev '{0}' is busy")]
     Busy(String),
+    /// There is no such character device, in the words of the ring buffer's commands.
+    #[error("Device '{0}' not found")]
+    NoDevice(String),
+    /// Nothing can be changed, because there is no such device.
+    #[error("Chardev '{0}' does not exist")]
+    Missing(String),
+    /// A shared device has no back end of its own that could be changed.
+    #[error("Mux device hotswap not supported yet")]
+    SharedChange,
     /// Only a ring buffer can do that.
     #[error("{0} is not a ringbuf device")]
     NotRingbuf(String),

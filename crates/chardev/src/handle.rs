@@ -156,6 +156,22 @@ impl Chardev {
         }
     }
 
+    /// Changes how the line behind the device runs, if it is one.
+    pub fn set_line(&self, parameters: crate::LineParameters) {
+        let line = self.port().state().line.clone();
+        if let Some(line) = line {
+            crate::line::change(&line, parameters);
+        }
+    }
+
+    /// Sends a break on the line behind the device, if it is one.
+    pub fn send_break(&self) {
+        let line = self.port().state().line.clone();
+        if let Some(line) = line {
+            crate::line::send_break(&line);
+        }
+    }
+
     /// Takes all callbacks away. None runs afterwards.
     pub fn detach(&self) {
         match &self.side {

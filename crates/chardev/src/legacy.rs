@@ -1,7 +1,9 @@
 //! The one-string forms of `-serial`, `-monitor` and `-qmp`: `unix:PATH,server,nowait`.
 
 use crate::Error;
-use crate::options::{Backend, ChardevSpec, Common, Options, SocketOptions, parse_list};
+use crate::options::{
+    Backend, ChardevSpec, Common, Options, SocketOptions, UNSUPPORTED, UdpOptions, parse_list, unsupported,
+};
 use qapi::json::Map;
 
 /// What a one-string form asks for.
@@ -42,7 +44,11 @@ fn backend(text: &str, signal: bool) -> Result<Backend, Error> {
         "pty" => return Ok(Backend::Pty),
         "stdio" => return Ok(Backend::Stdio { signal }),
         "ringbuf" | "memory" => return Ok(Backend::Ringbuf { size: 65536 }),
-        "vc" | "msmouse" | "braille" | "testdev" => return Err(unsupported(text)),
+        "msmouse" => return Ok(Backend::Msmouse),
+        "con:" => return Err(unsupported("console")),
+        kind if UNSUPPORTED.contains(&kind) => return Err(unsupported(kind)),
+        path if path.starts_with("/dev/parport") => return Ok(Backend::Parallel { path: path.to_owned() }),
+        path if path.starts_with("/dev/") => return Ok(Backend::Serial { path: path.to_owned() }),
         _ => {}
     }
     let Some((kind, rest)) = text.split_once(':') else {
@@ -52,21 +58,44 @@ fn backend(text: &str, signal: bool) -> Result<Backend, Error> {
         "file" => Ok(Backend::File { path: rest.to_owned(), input_path: None, append: false }),
         "pipe" => Ok(Backend::Pipe { path: rest.to_owned() }),
         "unix" => socket(parse_list(rest, Some("path"))?),
-        "tcp" => {
+        "tcp" | "telnet" | "websocket" | "tn3270" => {
             let (address, options) = match rest.find(',') {
                 Some(at) => rest.split_at(at),
                 None => (rest, ""),
             };
-            let wrong = || Error::options(format!("'{text}' is not a valid char driver: HOST:PORT expected"));
-            let (host, port) = address.rsplit_once(':').ok_or_else(wrong)?;
+            let (host, port) = host_and_port(text, address)?;
             let mut map = parse_list(options, None)?;
             map.insert("host", host);
             map.insert("port", port);
+            if kind != "tcp" {
+                map.insert(kind, "on");
+            }
             socket(map)
         }
-        "telnet" | "websocket" | "tn3270" | "udp" | "vc" => Err(unsupported(kind)),
+        "udp" => {
+            let (remote, local) = rest.split_once('@').unwrap_or((rest, ""));
+            let mut map = Map::new();
+            let (host, port) = host_and_port(text, remote)?;
+            map.insert("host", host);
+            map.insert("port", port);
+            if !local.is_empty() {
+                let (host, port) = host_and_port(text, local)?;
+                map.insert("localaddr", host);
+                map.insert("localport", port);
+            }
+            let mut options = Options::new(map);
+            let udp = UdpOptions::take(&mut options)?;
+            options.finish()?;
+            Ok(Backend::Udp(udp))
+        }
+        "vc" => Err(unsupported(kind)),
         _ => Err(Error::options(format!("'{text}' is not a valid char driver"))),
     }
+}
+
+fn host_and_port<'a>(text: &str, address: &'a str) -> Result<(&'a str, &'a str), Error> {
+    let wrong = || Error::options(format!("'{text}' is not a valid char driver: HOST:PORT expected"));
+    address.rsplit_once(':').ok_or_else(wrong)
 }
 
 fn socket(map: Map) -> Result<Backend, Error> {
@@ -74,8 +103,4 @@ fn socket(map: Map) -> Result<Backend, Error> {
     let socket = SocketOptions::take(&mut options)?;
     options.finish()?;
     Ok(Backend::Socket(socket))
-}
-
-fn unsupported(kind: &str) -> Error {
-    Error::options(format!("chardev: back end '{kind}' is not supported"))
 }

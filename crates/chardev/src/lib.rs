@@ -10,8 +10,10 @@
 //! never blocks: it writes to the host at once what the host takes, keeps a bounded rest, and says
 //! how much it took.
 //!
-//! Left out on purpose: `udp`, `vc`, `spice*`, `braille`, `msmouse`, `serial` and `parallel` back
-//! ends; telnet, TN3270, web sockets and TLS. Asking for one of them is an error that says so.
+//! On a socket telnet, web sockets (as a server) and TLS may be spoken ([`Protocol`]).
+//!
+//! Left out on purpose: `vc`, `spice*`, `braille`, `wctablet`, `testdev` back ends, TN3270 and lists of who may come
+//! (`tls-authz`). Asking for one of them is an error that says so.
 
 #![forbid(unsafe_code)]
 
@@ -21,20 +23,32 @@ mod error;
 mod handle;
 mod inherited;
 mod legacy;
+mod line;
 mod mux;
 mod options;
 mod port;
 mod registry;
 mod ring;
 mod serve;
+mod session;
+mod socket;
 mod stream;
+mod telnet;
 mod terminal;
+mod tls;
+mod websocket;
 
 pub use address::SocketAddress;
+pub use backend::FindTls;
 pub use error::Error;
 pub use handle::Chardev;
 pub use inherited::inherited_fd;
 pub use legacy::{Legacy, parse_legacy};
-pub use options::{Backend, ChardevSpec, Common, SocketOptions, parse_option};
+pub use line::{LineParameters, Parity};
+pub use options::{
+    Backend, ChardevSpec, Common, Given, SocketOptions, UdpOptions, check_id, parse_option, ringbuf_size,
+};
 pub use port::{Event, EventFn, InputFn, OUTPUT_LIMIT, WritableFn};
-pub use registry::{ChardevInfo, Chardevs};
+pub use registry::{BACKENDS, ChardevInfo, Chardevs, InnerFn};
+pub use session::Protocol;
+pub use tls::TlsConfig;

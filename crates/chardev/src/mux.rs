@@ -96,6 +96,12 @@ impl Mux {
     }
 
     fn event(&self, event: Event) {
+        if event == Event::Break {
+            if let Some(port) = self.focused() {
+                port.announce(event);
+            }
+            return;
+        }
         for port in self.all() {
             if event == Event::Closed {
                 port.announced.store(false, Ordering::Relaxed);

@@ -1,5 +1,6 @@
 //! What a character device shall be: the options of `-chardev`, checked.
 
+use crate::session::Protocol;
 use crate::{Error, SocketAddress};
 use qapi::json::{Map, Value};
 
@@ -53,6 +54,25 @@ pub enum Backend {
     },
     /// A new pseudo-terminal.
     Pty,
+    /// Datagrams.
+    Udp(UdpOptions),
+    /// A serial port of the host.
+    Serial {
+        /// Its device file.
+        path: String,
+    },
+    /// A parallel port of the host.
+    Parallel {
+        /// Its device file.
+        path: String,
+    },
+    /// A serial mouse of Microsoft's kind, moved by the display's pointer.
+    Msmouse,
+    /// Another character device, which several front ends then share.
+    Mux {
+        /// The other device.
+        chardev: String,
+    },
     /// The latest output is kept in memory.
     Ringbuf {
         /// How many bytes; a power of two.
@@ -73,6 +93,19 @@ pub struct SocketOptions {
     pub reconnect: u64,
     /// Whether small writes are sent at once.
     pub nodelay: bool,
+    /// What is spoken.
+    pub protocol: Protocol,
+    /// The object with the credentials, if TLS is spoken.
+    pub tls_creds: Option<String>,
+}
+
+/// The options of a socket for datagrams.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UdpOptions {
+    /// Where to.
+    pub remote: SocketAddress,
+    /// Where from; any port if absent.
+    pub local: Option<SocketAddress>,
 }
 
 /// Parses the argument of `-chardev`: `socket,id=c,path=/x,server=on,wait=off`.
@@ -163,14 +196,6 @@ impl Options {
         }
     }
 
-    /// Refuses a feature that is known but not there, if it is asked for.
-    fn refuse_flag(&mut self, name: &str, what: &str) -> Result<(), Error> {
-        match self.flag(name)? {
-            Some(true) => Err(Error::options(format!("chardev: socket: {what} ('{name}') is not supported"))),
-            _ => Ok(()),
-        }
-    }
-
     pub(crate) fn finish(self) -> Result<(), Error> {
         match self.0.keys().next() {
             Some(name) => Err(Error::options(format!("Invalid parameter '{name}'"))),
@@ -194,9 +219,7 @@ impl ChardevSpec {
         let Some(kind) = backend else {
             return Err(Error::options(format!("chardev: \"{id}\" missing backend")));
         };
-        if !is_well_formed(&id) {
-            return Err(Error::options("Parameter 'id' expects an identifier"));
-        }
+        check_id(&id)?;
         let common = Common {
             mux: options.flag("mux")?.unwrap_or(false),
             log_file: options.text("logfile")?,
@@ -211,13 +234,18 @@ impl ChardevSpec {
                 input_path: options.text("input-path")?,
                 append: options.flag("append")?.unwrap_or(false),
             },
-            "pipe" => Backend::Pipe { path: path_of(&mut options, "pipe")? },
+            "pipe" => Backend::Pipe { path: device_of(&mut options, "pipe")? },
+            "serial" | "tty" => Backend::Serial { path: device_of(&mut options, "serial/tty")? },
+            "parallel" | "parport" => Backend::Parallel { path: device_of(&mut options, "parallel")? },
+            "udp" => Backend::Udp(UdpOptions::take(&mut options)?),
+            "msmouse" => Backend::Msmouse,
+            "mux" => {
+                let base = options.text("chardev")?;
+                Backend::Mux { chardev: base.ok_or_else(|| Error::options("chardev: mux: no chardev given"))? }
+            }
             "pty" => Backend::Pty,
             "ringbuf" | "memory" => Backend::Ringbuf { size: ringbuf_size(options.size("size")?)? },
-            "udp" | "vc" | "spicevmc" | "spiceport" | "braille" | "msmouse" | "wctablet" | "serial" | "tty"
-            | "parallel" | "parport" | "testdev" | "dbus" | "qemu-vdagent" | "hub" => {
-                return Err(Error::options(format!("chardev: back end '{kind}' is not supported")));
-            }
+            kind if UNSUPPORTED.contains(&kind) => return Err(unsupported(kind)),
             _ => return Err(Error::options(format!("'{kind}' is not a valid char driver name"))),
         };
         options.finish()?;
@@ -225,10 +253,31 @@ impl ChardevSpec {
     }
 }
 
+/// Checks the name of a device.
+///
+/// # Errors
+/// It is none.
+pub fn check_id(id: &str) -> Result<(), Error> {
+    if is_well_formed(id) { Ok(()) } else { Err(Error::options("Parameter 'id' expects an identifier")) }
+}
+
 /// Identifiers start with a letter and go on with letters, digits, `-`, `.` and `_`.
 fn is_well_formed(id: &str) -> bool {
     id.starts_with(|first: char| first.is_ascii_alphabetic())
         && id.chars().all(|other| other.is_ascii_alphanumeric() || "-._".contains(other))
+}
+
+/// Back ends that QEMU has, too.
+pub(crate) const UNSUPPORTED: &[&str] =
+    &["vc", "console", "spicevmc", "spiceport", "braille", "wctablet", "testdev", "dbus", "qemu-vdagent", "hub"];
+
+pub(crate) fn unsupported(kind: &str) -> Error {
+    Error::options(format!("chardev: back end '{kind}' is not supported"))
+}
+
+fn device_of(options: &mut Options, kind: &str) -> Result<String, Error> {
+    let path = options.text("path")?;
+    path.ok_or_else(|| Error::options(format!("chardev: {kind}: no device path given")))
 }
 
 fn path_of(options: &mut Options, kind: &str) -> Result<String, Error> {
@@ -239,10 +288,14 @@ fn path_of(options: &mut Options, kind: &str) -> Result<String, Error> {
 /// The largest ring buffer that we make.
 const RINGBUF_LIMIT: u64 = 1 << 30;
 
-fn ringbuf_size(size: Option<u64>) -> Result<usize, Error> {
+/// The size of a ring buffer: 64 KiB unless told otherwise.
+///
+/// # Errors
+/// It is no power of two, or too large.
+pub fn ringbuf_size(size: Option<u64>) -> Result<usize, Error> {
     let size = size.unwrap_or(65536);
     if !size.is_power_of_two() {
-        return Err(Error::options("size of ringbuf must be power of two"));
+        return Err(Error::options("size of ringbuf chardev must be power of two"));
     }
     if size > RINGBUF_LIMIT {
         return Err(Error::options(format!("Parameter 'size' expects at most {RINGBUF_LIMIT} bytes")));
@@ -252,15 +305,19 @@ fn ringbuf_size(size: Option<u64>) -> Result<usize, Error> {
 
 impl SocketOptions {
     pub(crate) fn take(options: &mut Options) -> Result<Self, Error> {
-        for (name, what) in [("telnet", "the telnet protocol"), ("tn3270", "the TN3270 protocol")] {
-            options.refuse_flag(name, what)?;
+        if options.flag("tn3270")?.unwrap_or(false) {
+            return Err(Error::options("chardev: socket: the TN3270 protocol ('tn3270') is not supported"));
         }
-        options.refuse_flag("websocket", "the web socket protocol")?;
-        for name in ["tls-creds", "tls-authz"] {
-            if options.text(name)?.is_some() {
-                return Err(Error::options(format!("chardev: socket: TLS ('{name}') is not supported")));
-            }
-        }
+        let telnet = options.flag("telnet")?.unwrap_or(false);
+        let websocket = options.flag("websocket")?.unwrap_or(false);
+        let protocol = match (telnet, websocket) {
+            (false, false) => Protocol::Raw,
+            (true, false) => Protocol::Telnet,
+            (false, true) => Protocol::Websocket,
+            (true, true) => return Err(Error::options("'telnet' and 'websocket' are mutually exclusive")),
+        };
+        let tls_creds = options.text("tls-creds")?;
+        let tls_authz = options.text("tls-authz")?;
         let address = address(options)?;
         let server = options.flag("server")?.unwrap_or(false);
         let wait = options.flag("wait")?;
@@ -268,17 +325,92 @@ impl SocketOptions {
         let nodelay = options.flag("nodelay")?;
         // The opposite of nodelay, from QEMU 0.13's time.
         let delay = options.flag("delay")?;
+        if delay.is_some() && nodelay.is_some() {
+            return Err(Error::options("'delay' and 'nodelay' are mutually exclusive"));
+        }
         let nodelay = nodelay.or(delay.map(|delay| !delay)).unwrap_or(false);
-        if server && reconnect.is_some() {
-            return Err(Error::options("'reconnect' option is incompatible with socket in server listen mode"));
+        let socket = Self {
+            address,
+            server,
+            wait: server && wait.unwrap_or(true),
+            reconnect: reconnect.unwrap_or(0),
+            nodelay,
+            protocol,
+            tls_creds,
+        };
+        socket.check(Given { reconnect: reconnect.is_some(), wait: wait.is_some(), tls_authz: tls_authz.is_some() })?;
+        Ok(socket)
+    }
+
+    /// Checks what does not go together.
+    ///
+    /// # Errors
+    /// What does not.
+    pub fn check(&self, given: Given) -> Result<(), Error> {
+        let refuse = |text: &str| Err(Error::options(text));
+        match &self.address {
+            SocketAddress::Fd(_) if given.reconnect => {
+                return refuse("'reconnect' option is incompatible with 'fd' address type");
+            }
+            SocketAddress::Fd(_) if self.tls_creds.is_some() && !self.server => {
+                return refuse("'tls_creds' option is incompatible with 'fd' address type as client");
+            }
+            SocketAddress::Unix { .. } if self.tls_creds.is_some() => {
+                return refuse("'tls_creds' option is incompatible with 'unix' address type");
+            }
+            _ => {}
         }
-        if !server && wait.is_some() {
-            return Err(Error::options("'wait' option is incompatible with socket in client connect mode"));
+        if given.tls_authz && self.tls_creds.is_none() {
+            return refuse("'tls_authz' option requires 'tls_creds' option");
         }
-        if matches!(address, SocketAddress::Fd(_)) && reconnect.is_some_and(|seconds| seconds > 0) {
-            return Err(Error::options("'reconnect' option is incompatible with 'fd' address type"));
+        if given.tls_authz {
+            return refuse("chardev: socket: 'tls-authz' is not supported");
         }
-        Ok(Self { address, server, wait: server && wait.unwrap_or(true), reconnect: reconnect.unwrap_or(0), nodelay })
+        if self.server && given.reconnect {
+            return refuse("'reconnect' option is incompatible with socket in server listen mode");
+        }
+        if !self.server && self.protocol == Protocol::Websocket {
+            return refuse("Websocket client is not implemented");
+        }
+        if !self.server && given.wait {
+            return refuse("'wait' option is incompatible with socket in client connect mode");
+        }
+        Ok(())
+    }
+}
+
+/// Which options of a socket were given at all.
+#[derive(Debug, Clone, Copy)]
+pub struct Given {
+    /// `reconnect`
+    pub reconnect: bool,
+    /// `wait`
+    pub wait: bool,
+    /// `tls-authz`
+    pub tls_authz: bool,
+}
+
+impl UdpOptions {
+    pub(crate) fn take(options: &mut Options) -> Result<Self, Error> {
+        let given = |text: Option<String>| text.filter(|text| !text.is_empty());
+        let host = given(options.text("host")?).unwrap_or_else(|| "localhost".into());
+        let port = given(options.text("port")?);
+        let port = port.ok_or_else(|| Error::options("chardev: udp: remote port not specified"))?;
+        let local_host = given(options.text("localaddr")?);
+        let local_port = given(options.text("localport")?);
+        let (ipv4, ipv6) = (options.flag("ipv4")?, options.flag("ipv6")?);
+        let number = |name: &str, text: &str| {
+            text.parse().map_err(|_| Error::options(format!("Parameter '{name}' expects a port number")))
+        };
+        let local = if local_host.is_some() || local_port.is_some() {
+            let port = local_port.map_or(Ok(0), |port| number("localport", &port))?;
+            let host = local_host.unwrap_or_default();
+            Some(SocketAddress::Inet { host, port, to: None, ipv4: None, ipv6: None })
+        } else {
+            None
+        };
+        let port = number("port", &port)?;
+        Ok(Self { remote: SocketAddress::Inet { host, port, to: None, ipv4, ipv6 }, local })
     }
 }
 

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io::Write as _;
 use std::os::fd::OwnedFd;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
 /// How much output is kept for a slow reader, in bytes, before [`crate::Chardev::write`] takes less
@@ -67,6 +67,8 @@ pub(crate) struct State {
     /// Whether the front end has been told that the device is open.
     pub(crate) announced: bool,
     pub(crate) received_fds: Option<Vec<OwnedFd>>,
+    /// A serial port of the host, which has a line.
+    pub(crate) line: Option<Arc<OwnedFd>>,
     pub(crate) waker: Option<Waker>,
 }
 
@@ -96,6 +98,7 @@ impl Port {
             hang_up: false,
             announced: false,
             received_fds: None,
+            line: None,
             waker: None,
         };
         Self {
@@ -180,6 +183,9 @@ impl State {
         }
         let rest = bytes.get(sent..).unwrap_or_default();
         if rest.is_empty() {
+            if stream.is_behind() {
+                self.wake();
+            }
             return sent;
         }
         let room = OUTPUT_LIMIT.saturating_sub(self.pending.len()).min(rest.len());
@@ -212,6 +218,9 @@ impl State {
         if self.pending.capacity() > OUTPUT_LIMIT / 4 {
             self.pending = VecDeque::new();
         }
-        Ok(true)
+        match &self.sink {
+            Sink::Stream(Some(stream)) => stream.flush(),
+            _ => Ok(true),
+        }
     }
 }

@@ -1,9 +1,9 @@
 //! The character devices of a machine, by their ids.
 
-use crate::backend::{self, Opened};
+use crate::backend::{self, FindTls, Opened};
 use crate::mux::{ExitFn, Mux};
-use crate::options::ChardevSpec;
-use crate::port::{Sink, lock};
+use crate::options::{Backend, ChardevSpec};
+use crate::port::{Event, Port, Sink, lock};
 use crate::{Chardev, Error, terminal};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -22,12 +22,37 @@ pub struct ChardevInfo {
 
 struct Entry {
     id: String,
-    opened: Opened,
+    back: Back,
     mux: Option<Arc<Mux>>,
     in_use: Arc<AtomicBool>,
 }
 
+/// What is behind a device.
+enum Back {
+    Own(Opened),
+    /// Another device, which counts as used.
+    Shared(Arc<Port>, Arc<AtomicBool>),
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        if let Back::Shared(port, in_use) = &self.back {
+            lock(&port.input).take();
+            lock(&port.events).take();
+            lock(&port.writable).take();
+            in_use.store(false, Ordering::Relaxed);
+        }
+    }
+}
+
 impl Entry {
+    fn port(&self) -> &Arc<Port> {
+        match &self.back {
+            Back::Own(opened) => &opened.port,
+            Back::Shared(port, _) => port,
+        }
+    }
+
     fn is_used(&self) -> bool {
         self.mux.as_ref().map_or_else(|| self.in_use.load(Ordering::Relaxed), |mux| mux.users() > 0)
     }
@@ -38,18 +63,50 @@ pub struct Chardevs {
     runtime: Handle,
     entries: Mutex<Vec<Entry>>,
     exit: Arc<ExitFn>,
+    tls: Mutex<Option<Arc<FindTls>>>,
+    inner: Mutex<Option<Arc<InnerFn>>>,
 }
+
+/// Takes our own end of a back end that is inside this program, such as a mouse.
+pub type InnerFn = dyn Fn(&ChardevSpec, Chardev) + Send + Sync;
+
+/// The kinds of back ends, as `query-chardev-backends` tells them.
+pub const BACKENDS: &[&str] = &[
+    "null", "ringbuf", "memory", "file", "pipe", "pty", "stdio", "serial", "parallel", "socket", "udp", "mux",
+    "msmouse",
+];
 
 impl Chardevs {
     /// No devices yet; `runtime` is the monitor thread's.
     #[must_use]
     pub fn new(runtime: Handle) -> Self {
-        Self { runtime, entries: Mutex::default(), exit: Arc::default() }
+        Self {
+            runtime,
+            entries: Mutex::default(),
+            exit: Arc::default(),
+            tls: Mutex::default(),
+            inner: Mutex::default(),
+        }
     }
 
     /// Sets what Ctrl-a x on a shared terminal does.
     pub fn set_exit(&self, exit: Box<dyn FnMut() + Send>) {
         *lock(&self.exit) = Some(exit);
+    }
+
+    /// Sets where credentials for TLS come from.
+    pub fn set_tls(&self, find: Arc<FindTls>) {
+        *lock(&self.tls) = Some(find);
+    }
+
+    /// Sets who is behind back ends that are inside this program.
+    pub fn set_inner(&self, inner: Arc<InnerFn>) {
+        *lock(&self.inner) = Some(inner);
+    }
+
+    /// The runtime that serves the devices.
+    pub fn runtime(&self) -> &Handle {
+        &self.runtime
     }
 
     /// Opens a device. A server with `wait=on` blocks the caller until its first client is there.
@@ -61,14 +118,80 @@ impl Chardevs {
         if is_taken(&lock(&self.entries)) {
             return Err(Error::Duplicate(spec.id.clone()));
         }
+        if let Backend::Mux { chardev } = &spec.backend {
+            return self.add_mux(&spec.id, chardev);
+        }
         // The lock is not held while a client is waited for.
-        let opened = backend::open(spec, &self.runtime)?;
+        let opened = self.prepare(spec)?.start(&spec.id, &self.runtime);
         let mux = spec.common.mux.then(|| Mux::new(Arc::clone(&opened.port), Arc::clone(&self.exit)));
         let mut entries = lock(&self.entries);
         if is_taken(&entries) {
             return Err(Error::Duplicate(spec.id.clone()));
         }
-        entries.push(Entry { id: spec.id.clone(), opened, mux, in_use: Arc::default() });
+        entries.push(Entry { id: spec.id.clone(), back: Back::Own(opened), mux, in_use: Arc::default() });
+        Ok(())
+    }
+
+    fn prepare(&self, spec: &ChardevSpec) -> Result<backend::Prepared, Error> {
+        let tls = lock(&self.tls).clone();
+        let mut prepared = backend::prepare(spec, tls.as_deref())?;
+        if let (Some(fd), Some(inner)) = (prepared.inner.take(), lock(&self.inner).clone()) {
+            inner(spec, Chardev::from_fd(&spec.id, fd, &self.runtime)?);
+        }
+        Ok(prepared)
+    }
+
+    /// A device that lets several front ends share another one.
+    fn add_mux(&self, id: &str, base: &str) -> Result<(), Error> {
+        let mut entries = lock(&self.entries);
+        let found = entries.iter().find(|entry| entry.id == base);
+        let found = found.ok_or_else(|| Error::options(format!("mux: base chardev {base} not found")))?;
+        if found.mux.is_some() || found.in_use.swap(true, Ordering::Relaxed) {
+            return Err(Error::InUse(base.to_owned()));
+        }
+        let (port, in_use) = (Arc::clone(found.port()), Arc::clone(&found.in_use));
+        let mux = Some(Mux::new(Arc::clone(&port), Arc::clone(&self.exit)));
+        entries.push(Entry { id: id.to_owned(), back: Back::Shared(port, in_use), mux, in_use: Arc::default() });
+        Ok(())
+    }
+
+    /// Gives a device another back end; its front end keeps it (`chardev-change`).
+    ///
+    /// # Errors
+    /// That there is no such device, that it is shared, or why the new back end cannot be had.
+    pub fn change(&self, spec: &ChardevSpec) -> Result<(), Error> {
+        let find = |entries: &[Entry]| -> Result<usize, Error> {
+            let at = entries.iter().position(|entry| entry.id == spec.id);
+            let at = at.ok_or_else(|| Error::Missing(spec.id.clone()))?;
+            match entries.get(at) {
+                Some(Entry { mux: None, back: Back::Own(_), .. }) => Ok(at),
+                _ => Err(Error::SharedChange),
+            }
+        };
+        find(&lock(&self.entries))?;
+        if spec.common.mux || matches!(spec.backend, Backend::Mux { .. }) {
+            return Err(Error::SharedChange);
+        }
+        let prepared = self.prepare(spec)?;
+        let entries = lock(&self.entries);
+        let at = find(&entries)?;
+        if let Some(Entry { back: Back::Own(opened), .. }) = entries.get(at) {
+            opened.change(prepared);
+        }
+        Ok(())
+    }
+
+    /// Lets the front end see a break, as if the other side had sent one.
+    ///
+    /// # Errors
+    /// That there is no such device.
+    pub fn send_break(&self, id: &str) -> Result<(), Error> {
+        let port = {
+            let entries = lock(&self.entries);
+            let entry = entries.iter().find(|entry| entry.id == id).ok_or_else(|| Error::NotFound(id.to_owned()))?;
+            Arc::clone(entry.port())
+        };
+        port.announce(Event::Break);
         Ok(())
     }
 
@@ -88,7 +211,7 @@ impl Chardevs {
         }
         let in_use = Arc::clone(&entry.in_use);
         let release = Box::new(move || in_use.store(false, Ordering::Relaxed));
-        Ok(Chardev::whole(Arc::clone(&entry.opened.port), release))
+        Ok(Chardev::whole(Arc::clone(entry.port()), release))
     }
 
     /// Closes a device that no front end uses.
@@ -111,7 +234,7 @@ impl Chardevs {
     pub fn pending_output(&self, id: &str) -> usize {
         let entries = lock(&self.entries);
         let entry = entries.iter().find(|entry| entry.id == id);
-        entry.map_or(0, |entry| entry.opened.port.state().pending.len())
+        entry.map_or(0, |entry| entry.port().state().pending.len())
     }
 
     /// What there is, the latest first.
@@ -119,7 +242,10 @@ impl Chardevs {
     pub fn list(&self) -> Vec<ChardevInfo> {
         let describe = |entry: &Entry| ChardevInfo {
             label: entry.id.clone(),
-            filename: entry.opened.port.state().filename.clone(),
+            filename: match &entry.back {
+                Back::Own(opened) => opened.port.state().filename.clone(),
+                Back::Shared(..) => "mux".to_owned(),
+            },
             frontend_open: entry.is_used(),
         };
         lock(&self.entries).iter().rev().map(describe).collect()
@@ -143,8 +269,8 @@ impl Chardevs {
 
     fn with_ring<R>(&self, id: &str, act: impl FnOnce(&mut crate::ring::Ring) -> R) -> Result<R, Error> {
         let entries = lock(&self.entries);
-        let entry = entries.iter().find(|entry| entry.id == id).ok_or_else(|| Error::NotFound(id.to_owned()))?;
-        let mut state = entry.opened.port.state();
+        let entry = entries.iter().find(|entry| entry.id == id).ok_or_else(|| Error::NoDevice(id.to_owned()))?;
+        let mut state = entry.port().state();
         match &mut state.sink {
             Sink::Ring(ring) => Ok(act(ring)),
             _ => Err(Error::NotRingbuf(id.to_owned())),
@@ -153,7 +279,8 @@ impl Chardevs {
 
     /// Closes everything at the end of the program: connections, socket files, the terminal.
     pub fn close_all(&self) {
-        lock(&self.entries).clear();
+        let entries = std::mem::take(&mut *lock(&self.entries));
+        drop(entries);
         terminal::restore();
     }
 }

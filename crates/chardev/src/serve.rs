@@ -141,7 +141,15 @@ impl Server<'_> {
         if let Poll::Ready(Err(error)) = self.poll_output(context) {
             return Poll::Ready(Err(error.into()));
         }
-        self.poll_input(context)
+        let result = self.poll_input(context);
+        // Input may have been a question that is answered below the front end.
+        if result.is_pending()
+            && self.stream.is_behind()
+            && let Poll::Ready(Err(error)) = self.poll_output(context)
+        {
+            return Poll::Ready(Err(error.into()));
+        }
+        result
     }
 
     /// Leaves the waker, so that pokes arrive from now on. Says whether to hang up.
@@ -275,6 +283,7 @@ impl Server<'_> {
         loop {
             let mut guard = match &self.input {
                 None => return Poll::Pending,
+                Some(_) if self.stream.has_input() => None,
                 Some(Source::Ready) => None,
                 Some(Source::Polled(fd)) => Some(ready!(fd.poll_read_ready(context))?),
             };
@@ -283,13 +292,16 @@ impl Server<'_> {
             if fds.is_some() {
                 self.port.state().received_fds = fds;
             }
+            for _ in 0..self.stream.take_breaks() {
+                self.port.announce(Event::Break);
+            }
             match (result, &mut guard) {
                 (Err(Errno::AGAIN), Some(guard)) => guard.clear_ready(),
                 (Err(Errno::AGAIN), None) => return Poll::Pending,
-                (Ok(count), Some(guard)) if count > 0 && count < CHUNK && self.stream.is_socket() => {
+                (Ok(count), Some(guard)) if count > 0 && count < CHUNK && self.stream.kind == Kind::Socket => {
                     // A short read has emptied the socket: the next byte is a new event. Not so
-                    // where file descriptors cut the stream.
-                    if self.stream.kind != Kind::UnixSocket {
+                    // where file descriptors, datagrams or sessions cut the stream.
+                    if self.stream.session.is_none() {
                         guard.clear_ready();
                     }
                     return Poll::Ready(Ok(count));

@@ -37,7 +37,7 @@ pub(crate) fn open(signal: bool) -> Result<Stream, Error> {
             .map_err(|error| Error::io("chardev: stdio: cannot set the terminal's mode", error))?;
     }
     *saved = Some(Saved { mode, unblocked });
-    Ok(Stream { kind: Kind::File, input: Some(input), output: Some(output) })
+    Ok(Stream { kind: Kind::File, input: Some(input), output: Some(output), session: None })
 }
 
 /// Puts the terminal back into the mode in which we found it.
