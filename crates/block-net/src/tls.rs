@@ -29,6 +29,13 @@ pub struct TlsCredentials {
     config: Arc<ClientConfig>,
 }
 
+impl TlsCredentials {
+    /// What rustls wants, for sessions that are not of the block layer.
+    pub fn config(&self) -> Arc<ClientConfig> {
+        Arc::clone(&self.config)
+    }
+}
+
 impl fmt::Debug for TlsCredentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("TlsCredentials")
@@ -39,6 +46,13 @@ impl fmt::Debug for TlsCredentials {
 #[derive(Clone)]
 pub struct TlsServerCredentials {
     config: Arc<ServerConfig>,
+}
+
+impl TlsServerCredentials {
+    /// What rustls wants, for sessions that are not of the block layer.
+    pub fn config(&self) -> Arc<ServerConfig> {
+        Arc::clone(&self.config)
+    }
 }
 
 impl fmt::Debug for TlsServerCredentials {

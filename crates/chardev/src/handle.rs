@@ -168,7 +168,7 @@ impl Chardev {
     pub fn send_break(&self) {
         let line = self.port().state().line.clone();
         if let Some(line) = line {
-            crate::line::send_break(&line);
+            crate::line::send_break(line);
         }
     }
 

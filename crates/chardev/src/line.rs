@@ -7,6 +7,7 @@ use crate::stream::Stream;
 use rustix::fs::{Mode, OFlags};
 use rustix::termios::{ControlModes, InputModes, OptionalActions, Termios};
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 /// What bits are added for checking.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,8 +75,10 @@ pub(crate) fn change(fd: &OwnedFd, wanted: LineParameters) {
 }
 
 /// Sends a break of a quarter of a second or so.
-pub(crate) fn send_break(fd: &OwnedFd) {
-    _ = rustix::termios::tcsendbreak(fd);
+pub(crate) fn send_break(fd: Arc<OwnedFd>) {
+    // It takes its time, and whoever asks must not wait; without a thread there is no break.
+    let send = move || _ = rustix::termios::tcsendbreak(&fd);
+    _ = std::thread::Builder::new().name("break".into()).spawn(send);
 }
 
 /// Why a parallel port of the host can't be had.

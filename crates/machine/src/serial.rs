@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use chardev::{Chardev, Event};
+use chardev::{Chardev, Event, LineParameters, Parity};
 use device::DeviceCell;
-use devices_isa::uart16550::{LineSettings, SerialBackend, Uart16550};
+use devices_isa::uart16550::{self, LineSettings, SerialBackend, Uart16550};
 
 /// The UART's way to its character device.
 pub struct ChardevBackend(pub Arc<Chardev>);
@@ -18,8 +18,24 @@ impl SerialBackend for ChardevBackend {
         self.0.resume_input();
     }
 
-    /// No character device of this program is a line with a speed.
-    fn line_changed(&mut self, _settings: &LineSettings) {}
+    /// Where the character device is a port of the host, that follows.
+    fn line_changed(&mut self, settings: &LineSettings) {
+        if settings.is_break {
+            self.0.send_break();
+            return;
+        }
+        if settings.baud == 0 {
+            return;
+        }
+        let parity = match settings.parity {
+            // The host's lines have no constant bit.
+            uart16550::Parity::None | uart16550::Parity::Mark | uart16550::Parity::Space => Parity::None,
+            uart16550::Parity::Odd => Parity::Odd,
+            uart16550::Parity::Even => Parity::Even,
+        };
+        let (data_bits, stop_bits) = (settings.data_bits, settings.stop_bits);
+        self.0.set_line(LineParameters { speed: settings.baud, data_bits, parity, stop_bits });
+    }
 }
 
 /// Leads the character device's input, break conditions and flow control to the UART.

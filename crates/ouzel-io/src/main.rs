@@ -6,8 +6,8 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use block::Graph;
+use block_commands::{OpenMode, Output, Session};
 use block_tools::{keyval, open, secret};
-use ouzel_io::{OpenMode, Output, Session};
 
 struct Terminal;
 

@@ -38,6 +38,33 @@ async def job_ends(run, name):
         await asyncio.sleep(0.01)
 
 
+async def wires(run, told, directory):
+    """The commands of character devices."""
+    null = {"type": "null", "data": {}}
+    path = os.path.join(directory, "wire")
+    assert {"name": "socket"} in await run("query-chardev-backends")
+    assert await run("chardev-add", id="w", backend=null) == {}
+    await told("Chardev with id 'w' already exists", "chardev-add", id="w", backend=null)
+    changed = await run("chardev-change", id="w", backend={"type": "pty", "data": {}})
+    assert changed["pty"].startswith("/dev/pts/"), changed
+    socket = {"addr": {"type": "unix", "data": {"path": path}}}
+    await run("chardev-change", id="w", backend={"type": "socket", "data": socket})
+    assert {"label": "w", "filename": f"disconnected:unix:{path},server=on", "frontend-open": False} in (
+        await run("query-chardev")
+    )
+    await told("does not exist", "chardev-change", id="x", backend=null)
+    await run("chardev-send-break", id="w")
+    await run("chardev-remove", id="w")
+    await told("Chardev 'w' not found", "chardev-remove", id="w")
+    await run("chardev-add", id="r", backend={"type": "ringbuf", "data": {"size": 8}})
+    await run("ringbuf-write", device="r", data="hello")
+    await run("ringbuf-write", device="r", data="d29ybGQ=", format="base64")
+    assert await run("ringbuf-read", device="r", size=3) == "llo"
+    assert await run("ringbuf-read", device="r", size=9, format="base64") == "d29ybGQ="
+    await told("must be greater than zero", "ringbuf-read", device="r", size=0)
+    await run("chardev-remove", id="r")
+
+
 async def block(run, told, directory):
     """The commands of the block layer, on an empty drive `cd` and on nodes of our own."""
     image = os.path.join(directory, "made.img")
@@ -184,6 +211,7 @@ async def main(path, directory):
     await run("remove-fd", fdset_id=3, fd=added["fd"])
     assert await run("query-fdsets") == []
 
+    await wires(run, told, directory)
     await block(run, told, directory)
     await rewired(run, told, {"driver": "file", "filename": os.path.join(directory, "made.img")})
     await screen(run, told, directory)

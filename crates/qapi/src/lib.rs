@@ -48,6 +48,7 @@ extern crate self as qapi;
 
 pub mod block;
 mod builtin;
+pub mod chardev;
 pub mod control;
 pub mod cpu;
 mod error;

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use chardev::Chardevs;
 use machine::config::MachineConfig;
 use machine::event::{GuestEvent, WakeReason};
 use machine::{Machine, MachineError};
@@ -30,6 +31,8 @@ pub struct SharedState {
     pub preconfig: Arc<AtomicBool>,
     /// Descriptors that clients passed; unused ones are closed only while the guest runs.
     pub fd_sets: FdSets,
+    /// The character devices.
+    pub chardevs: Arc<Chardevs>,
 }
 
 /// The control thread's state.
@@ -148,6 +151,11 @@ impl Control {
     /// The machine, to change.
     pub fn machine_mut(&mut self) -> &mut Machine {
         &mut self.machine
+    }
+
+    /// The character devices.
+    pub fn chardevs(&self) -> &Arc<Chardevs> {
+        &self.shared.chardevs
     }
 
     /// The run state.

@@ -1,6 +1,7 @@
 //! The handlers of QMP commands: one module a subject, each with the visible list of its commands.
 
 mod block;
+mod chardev;
 mod cpu;
 mod display;
 mod fd;
@@ -36,6 +37,7 @@ pub fn table() -> Table {
     human::register(&mut table);
     qom::register(&mut table);
     fd::register(&mut table);
+    chardev::register(&mut table);
     display::register(&mut table);
     input::register(&mut table);
     block::register(&mut table);
@@ -55,7 +57,11 @@ pub fn table() -> Table {
 }
 
 /// Runs `work` on a thread of its own and sends its result.
-fn in_background(name: &str, reply: Reply<()>, work: impl FnOnce() -> Result<(), qapi::Error> + Send + 'static) {
+fn in_background<R: qapi::QapiType + 'static>(
+    name: &str,
+    reply: Reply<R>,
+    work: impl FnOnce() -> Result<R, qapi::Error> + Send + 'static,
+) {
     let spawned = std::thread::Builder::new().name(name.into()).spawn(move || reply.send(work()));
     if let Err(error) = spawned {
         // The reply went with the closure and told its client that it was given up.

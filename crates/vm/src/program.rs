@@ -3,11 +3,12 @@
 use std::cell::RefCell;
 use std::io;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Weak, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use chardev::Chardevs;
+use block_net::tls;
+use chardev::{Chardevs, TlsConfig};
 use machine::config::{MachineConfig, MachineType, MemoryOptions};
 use machine::event::GuestEvents;
 use machine::firmware::FirmwareConfig;
@@ -141,6 +142,17 @@ fn build(
     Machine::new(config, &backends, events, trace)
 }
 
+/// The credentials of an object, for one side of a connection.
+fn credentials(graph: &Weak<block::Graph>, id: &str, is_server: bool) -> Result<TlsConfig, String> {
+    let graph = graph.upgrade().ok_or_else(|| "the program ends".to_owned())?;
+    let config = if is_server {
+        tls::server_credentials(&graph, id).map(|found| TlsConfig::Server(found.config()))
+    } else {
+        tls::client_credentials(&graph, id).map(|found| TlsConfig::Client(found.config()))
+    };
+    config.map_err(|error| error.to_string())
+}
+
 /// A machine with nothing in it, for the same accelerator.
 fn empty(config: &MachineConfig) -> MachineConfig {
     MachineConfig {
@@ -182,9 +194,6 @@ impl Program {
         let chardevs = Arc::new(Chardevs::new(monitor_thread.handle.clone()));
         let exit = Arc::clone(&inbox);
         chardevs.set_exit(Box::new(move || exit.leave()));
-        for spec in &config.chardevs {
-            chardevs.add(spec)?;
-        }
 
         let snapshot = Arc::new(Snapshot::new(config));
         let preconfig = Arc::new(AtomicBool::new(config.preconfig));
@@ -201,10 +210,21 @@ impl Program {
         let guest_events: GuestEvents = Arc::new(move |event| guest.guest_event(event));
         let trace = log.follows_cpu().then(|| cpu_log::factory(log));
         let mut storage = Storage::start(&config.storage, &events, &OwnerLink::to_control(&inbox), server.fd_sets())?;
+        let graph = Arc::downgrade(storage.graph());
+        chardevs.set_tls(Arc::new(move |id, is_server| credentials(&graph, id, is_server)));
+        for spec in &config.chardevs {
+            chardevs.add(spec)?;
+        }
         // Until clients have configured the machine there is an empty one.
         let first = if config.preconfig { empty(&config.machine) } else { config.machine.clone() };
         let machine = build(&first, &chardevs, &mut storage, (&guest_events, trace.clone()))?;
-        let shared = SharedState { events, snapshot, preconfig, fd_sets: server.fd_sets().clone() };
+        let shared = SharedState {
+            events,
+            snapshot,
+            preconfig,
+            fd_sets: server.fd_sets().clone(),
+            chardevs: Arc::clone(&chardevs),
+        };
         let mut control = Control::new(machine, storage, config.actions, shared, log.has(LogItem::CpuReset));
         let qtest = match &config.qtest {
             None => None,

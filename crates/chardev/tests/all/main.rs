@@ -2,6 +2,7 @@
 
 mod flow;
 mod options;
+mod peers;
 mod sockets;
 mod support;
 mod terminals;

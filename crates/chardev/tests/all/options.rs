@@ -1,6 +1,6 @@
 //! The options of `-chardev` and the one-string forms.
 
-use chardev::{Backend, Legacy, SocketAddress, parse_legacy, parse_option};
+use chardev::{Backend, Legacy, Protocol, SocketAddress, parse_legacy, parse_option};
 
 fn socket(text: &str) -> chardev::SocketOptions {
     match parse_option(text).unwrap().backend {
@@ -38,6 +38,15 @@ fn one_string_forms_are_understood() {
     let (Backend::Socket(tcp), false) = backend("tcp:[::1]:4444,server=on,wait=off") else { panic!() };
     let address = SocketAddress::Inet { host: "::1".into(), port: 4444, to: None, ipv4: None, ipv6: None };
     assert_eq!((tcp.address, tcp.server, tcp.wait), (address, true, false));
+    let (Backend::Socket(telnet), false) = backend("telnet::23,server") else { panic!() };
+    assert_eq!(telnet.protocol, Protocol::Telnet);
+    let (Backend::Socket(web), false) = backend("websocket:127.0.0.1:80,server,nowait") else { panic!() };
+    assert_eq!(web.protocol, Protocol::Websocket);
+    let (Backend::Udp(udp), false) = backend("udp:h:1@:2") else { panic!() };
+    assert_eq!((udp.remote.to_string(), udp.local.unwrap().to_string()), ("tcp:h:1".into(), "tcp::2".into()));
+    assert_eq!(backend("msmouse").0, Backend::Msmouse);
+    assert_eq!(backend("/dev/ttyS9").0, Backend::Serial { path: "/dev/ttyS9".into() });
+    assert_eq!(backend("/dev/parport0").0, Backend::Parallel { path: "/dev/parport0".into() });
 }
 
 #[test]
@@ -47,7 +56,10 @@ fn errors_name_the_option() {
         ("backend=null,id=9", "Parameter 'id' expects an identifier"),
         ("id=c", "chardev: \"c\" missing backend"),
         ("nonsense,id=c", "'nonsense' is not a valid char driver name"),
-        ("udp,id=c", "chardev: back end 'udp' is not supported"),
+        ("vc,id=c", "chardev: back end 'vc' is not supported"),
+        ("udp,id=c", "chardev: udp: remote port not specified"),
+        ("mux,id=c", "chardev: mux: no chardev given"),
+        ("serial,id=c", "chardev: serial/tty: no device path given"),
         ("null,id=c,foo=1", "Invalid parameter 'foo'"),
         ("socket,id=c", "chardev: socket: no 'path', 'host' or 'fd' given"),
         ("socket,id=c,host=h", "chardev: socket: no port given"),
@@ -56,15 +68,18 @@ fn errors_name_the_option() {
         ("socket,id=c,path=/a,reconnect=x", "Parameter 'reconnect' expects a number"),
         ("socket,id=c,path=/a,server=on,reconnect=1", "'reconnect' option is incompatible with socket in server"),
         ("socket,id=c,path=/a,wait=on", "'wait' option is incompatible with socket in client connect mode"),
-        ("socket,id=c,path=/a,telnet=on", "chardev: socket: the telnet protocol ('telnet') is not supported"),
+        ("socket,id=c,path=/a,tn3270=on", "chardev: socket: the TN3270 protocol ('tn3270') is not supported"),
+        ("socket,id=c,host=h,port=1,websocket=on", "Websocket client is not implemented"),
+        ("socket,id=c,path=/a,tls-creds=t", "'tls_creds' option is incompatible with 'unix' address type"),
+        ("socket,id=c,host=h,port=1,tls-authz=t", "'tls_authz' option requires 'tls_creds' option"),
         ("socket,id=c,fd=name", "File descriptor named 'name' has not been found"),
         ("file,id=c", "chardev: file: no filename given"),
-        ("ringbuf,id=c,size=3", "size of ringbuf must be power of two"),
+        ("ringbuf,id=c,size=3", "size of ringbuf chardev must be power of two"),
     ] {
         let error = parse_option(text).map(|spec| format!("{spec:?}")).unwrap_err().to_string();
         assert!(error.starts_with(expected), "{text}: {error}");
     }
-    for text in ["telnet:h:1", "udp:h:1"] {
+    for text in ["vc", "vc:80Cx24C", "braille", "tn3270:h:1"] {
         assert!(parse_legacy("c", text).unwrap_err().to_string().ends_with("is not supported"), "{text}");
     }
     assert_eq!(parse_legacy("c", "bogus").unwrap_err().to_string(), "'bogus' is not a valid char driver");

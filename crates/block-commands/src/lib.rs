@@ -1,5 +1,5 @@
-//! The commands of `ouzel-io`: reads, writes and looks at an image, one line a command. The monitor's `qemu-io` runs
-//! them on a node that a machine uses.
+//! The commands of `qemu-io`: reads, writes and looks at an image, one line a command. The program `ouzel-io` runs
+//! them on images, the human monitor's `qemu-io` on a node that a machine uses.
 //!
 //! Commands, options and what they print are those of `qemu-io` 7.2, because test suites compare the text. Asynchronous
 //! requests live in a set that runs whenever a command waits for something.
