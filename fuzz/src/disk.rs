@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex};
 use block::create::CreateRequest;
 use block::image::FixMode;
 use block::{
-    Child, Defaults, Driver, DriverKind, DriverType, Error, Graph, IoFuture, NodeConfig, OpenFlags, OpenRequest,
-    Options, Permissions, Preallocation, Registry, WriteFlags,
+    Child, Defaults, Driver, DriverKind, DriverType, Error, Graph, IoFuture, NewBitmap, NodeConfig, OpenFlags,
+    OpenRequest, Options, Permissions, Preallocation, Registry, WriteFlags,
 };
 use iobuf::IoBuf;
 
@@ -135,6 +135,84 @@ pub fn patch(template: &[u8], mut patches: &[u8]) -> Vec<u8> {
         patches = &rest[len..];
     }
     image
+}
+
+/// Applies patches near `places`: which (1 byte), offset from there (1 byte), length (1 byte, below 32), bytes.
+pub fn patch_at(template: &[u8], places: &[u64], mut patches: &[u8]) -> Vec<u8> {
+    let mut image = template.to_vec();
+    while let [which, offset, len, rest @ ..] = patches {
+        let at = places.get(usize::from(*which) % places.len().max(1)).copied().unwrap_or(0) as usize;
+        let at = at + usize::from(*offset);
+        let len = usize::from(*len % 32).min(rest.len());
+        if let Some(target) = image.get_mut(at..at + len) {
+            target.copy_from_slice(&rest[..len]);
+        }
+        patches = &rest[len..];
+    }
+    image
+}
+
+/// A good qcow2 image that stores bitmaps, and where they are in it: the header, its extensions, the directory, tables
+/// and bits.
+pub fn bitmap_template(size: u64, options: &[(&str, &str)]) -> (Vec<u8>, Vec<u64>) {
+    IMAGE.set(template("qcow2", size, options));
+    let (graph, child) = open("qcow2", false, false).expect("opens");
+    let node = child.node();
+    for (name, granularity) in [("fine", 512), ("coarse", 65536), ("off", 4096)] {
+        let new = NewBitmap { granularity: Some(granularity), persistent: true, disabled: name == "off" };
+        node.add_bitmap(name, new).expect("fits");
+    }
+    aio::block_on(child.write_bytes(70_000, &[9; 100_000])).expect("writes");
+    aio::block_on(graph.detach(&child)).expect("closes");
+    let image = IMAGE.take();
+    let number = |at: usize| image[at..at + 8].iter().fold(0, |number, byte| number << 8 | u64::from(*byte));
+    // The extension of bitmaps is looked for by its magic number; its last member is where the directory is.
+    let magic = image.windows(4).position(|bytes| bytes == [0x23, 0x85, 0x28, 0x75]).expect("an extension");
+    let directory = number(magic + 24);
+    let mut places = vec![72, magic as u64, directory, directory + 16];
+    let mut at = directory as usize;
+    for _ in 0..3 {
+        let table = number(at);
+        places.extend([at as u64, table, number(table as usize) & !511]);
+        at += (24 + usize::from(image[at + 19])).next_multiple_of(8);
+    }
+    (image, places)
+}
+
+/// Opens an image that stores bitmaps in all ways and uses them.
+pub fn exercise_bitmaps(image: Vec<u8>) {
+    for read_only in [true, false] {
+        IMAGE.set(image.clone());
+        let Some((graph, child)) = open("qcow2", read_only, false) else { continue };
+        let node = child.node();
+        let _ = node.driver().details();
+        let len = child.len();
+        let _ = aio::block_on(child.write_bytes(0, &[1; 600]));
+        let known = node.bitmaps().list();
+        for bitmap in &known {
+            let _ = (bitmap.dirty_bytes(), bitmap.next_dirty(0, len, u64::MAX), bitmap.next_clean(0, len));
+            let _ = bitmap.clear();
+            for other in &known {
+                let _ = bitmap.merge(other);
+            }
+        }
+        let new = NewBitmap { persistent: true, ..NewBitmap::default() };
+        let _ = node.add_bitmap("new", new);
+        let _ = aio::block_on(node.remove_bitmap("fine"));
+        let _ = aio::block_on(node.truncate(len / 2 & !511, true, Preallocation::Off));
+        let _ = aio::block_on(child.write_bytes(0, &[1; 600]));
+        let _ = aio::block_on(graph.detach(&child));
+        // What was stored is read again.
+        if let Some((graph, child)) = open("qcow2", true, false) {
+            let _ = aio::block_on(child.node().driver().check(FixMode::default()));
+            let _ = aio::block_on(graph.detach(&child));
+        }
+    }
+    IMAGE.set(image);
+    if let Some((graph, child)) = open("qcow2", false, true) {
+        let _ = aio::block_on(child.node().driver().check(FixMode { leaks: true, errors: true }));
+        let _ = aio::block_on(graph.detach(&child));
+    }
 }
 
 fn open(format: &str, read_only: bool, check: bool) -> Option<(Arc<Graph>, Arc<Child>)> {

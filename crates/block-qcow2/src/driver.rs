@@ -250,6 +250,10 @@ impl Driver for Qcow2 {
         Box::pin(async move { self.image.remove_stored(Some(&name)).await })
     }
 
+    fn has_snapshots(&self) -> bool {
+        true
+    }
+
     fn snapshots(&self) -> Result<Vec<SnapshotInfo>> {
         Ok(read(&self.image.snapshots, |all| all.iter().map(|s| s.info.clone()).collect()))
     }

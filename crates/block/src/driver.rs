@@ -230,6 +230,11 @@ pub trait Driver: Send + Sync + 'static {
         done(())
     }
 
+    /// Whether images of this format can have internal snapshots.
+    fn has_snapshots(&self) -> bool {
+        false
+    }
+
     /// The internal snapshots.
     fn snapshots(&self) -> Result<Vec<SnapshotInfo>> {
         Ok(Vec::new())

@@ -32,8 +32,12 @@ pub fn of(node: &Arc<Node>) -> String {
     exact(node).unwrap_or_else(|| format!("json:{}", to_options(node).ordered()))
 }
 
-/// The plain name of a node, if it has one.
+/// The plain name of a node, if it has one and that opens the same node.
 pub fn exact(node: &Arc<Node>) -> Option<String> {
+    plain(node).filter(|name| !has_other_backing(node, name))
+}
+
+fn plain(node: &Arc<Node>) -> Option<String> {
     if let Some(name) = node.driver().exact_filename() {
         return Some(name);
     }
@@ -44,6 +48,21 @@ pub fn exact(node: &Arc<Node>) -> Option<String> {
     match &children[..] {
         [file] if file.name() == "file" => exact(&file.node()),
         _ => None,
+    }
+}
+
+/// Whether the backing of the node `name` is another one than its image names.
+fn has_other_backing(node: &Arc<Node>, name: &str) -> bool {
+    let Some(backing) = node.backing() else { return false };
+    let mut below = backing.node();
+    while let Some(filtered) = below.filtered() {
+        below = filtered.node();
+    }
+    match node.driver().image_backing() {
+        None => true,
+        // It may be spelled in several ways.
+        Some(stored) if protocol_of(&stored.file).is_some() => false,
+        Some(stored) => exact(&below).is_none_or(|below| combine(name, &stored.file) != below),
     }
 }
 
@@ -76,6 +95,11 @@ pub fn to_options(node: &Arc<Node>) -> Value {
     }
     for child in node.driver().children() {
         entries.push((child.name().to_owned(), to_options(&child.node())));
+    }
+    if let Some(backing) = node.backing()
+        && has_other_backing(node, &plain(node).unwrap_or_default())
+    {
+        entries.push(("backing".to_owned(), to_options(&backing.node())));
     }
     if node.driver().children().is_empty()
         && let Some(name) = node.driver().exact_filename()

@@ -248,6 +248,26 @@ impl Graph {
         drained
     }
 
+    /// As [`Graph::drain`], for all nodes at once: nothing is in flight anywhere.
+    pub async fn drain_all(&self) -> Drained {
+        let nodes = self.nodes();
+        let mut gates = Vec::new();
+        for node in &nodes {
+            collect_gates(node, &mut gates);
+        }
+        for gate in &gates {
+            gate.close();
+        }
+        let drained = Drained(gates);
+        for gate in &drained.0 {
+            gate.wait_empty().await;
+        }
+        for node in &nodes {
+            node.wait_idle().await;
+        }
+        drained
+    }
+
     /// Attaches a user outside of the graph. `holder` names it in messages, as `block device 'disk0'`.
     ///
     /// # Errors
@@ -311,7 +331,7 @@ impl Graph {
     }
 
     /// Recomputes a node's edges after one of its parents has gone.
-    fn loosen(&self, node: &Arc<Node>, used: Permissions, shared: Permissions) -> Result<()> {
+    pub(crate) fn loosen(&self, node: &Arc<Node>, used: Permissions, shared: Permissions) -> Result<()> {
         let _changing = lock(&self.permissions);
         node.driver().set_permissions(used, shared)?;
         for child in node.children() {

@@ -10,6 +10,8 @@
 
 #![forbid(unsafe_code)]
 
+mod access;
+mod append;
 pub mod backend;
 pub mod bitmap;
 pub mod bytes;
@@ -35,6 +37,7 @@ pub mod throttle;
 pub mod tracker;
 pub mod value;
 
+pub use append::Appended;
 pub use backend::Backend;
 pub use bitmap::{BitmapUse, Bitmaps, DirtyBitmap, NewBitmap};
 pub use child::{BackingSlot, Child, Role};

@@ -250,6 +250,11 @@ impl Machine {
         self.can_suspend
     }
 
+    /// The guest's time, nanoseconds.
+    pub fn now(&self) -> u64 {
+        self.board.clock.now()
+    }
+
     /// Whether the clock's alarm wakes the guest: it asked for it.
     pub fn wakes_by_alarm(&self) -> bool {
         self.board.power_management.as_ref().is_some_and(|power| power.lock().wakes_by_alarm())

@@ -126,6 +126,42 @@ async def rewired(run, told, file):
     await run("blockdev-del", **{"node-name": "r"})
 
 
+async def snapshots(run, told, directory):
+    """Bitmaps, snapshots and transactions, on an image of our own."""
+    path = os.path.join(directory, "snap.qcow2")
+    await run("blockdev-create", job_id="file", options={"driver": "file", "filename": path, "size": 0})
+    await job_ends(run, "file")
+    await run("blockdev-add", driver="file", filename=path, **{"node-name": "sf"})
+    await run("blockdev-create", job_id="image", options={"driver": "qcow2", "file": "sf", "size": 1 << 20})
+    await job_ends(run, "image")
+    for job in ("file", "image"):
+        await run("job-dismiss", id=job)
+    await run("blockdev-add", driver="qcow2", file="sf", **{"node-name": "s"})
+    await run("block-dirty-bitmap-add", node="s", name="a", persistent=True)
+    await run("block-dirty-bitmap-add", node="s", name="b")
+    for command in ("disable", "enable", "clear"):
+        await run(f"block-dirty-bitmap-{command}", node="s", name="a")
+    for command in ("disable", "enable"):
+        await run(f"x-block-dirty-bitmap-{command}", node="s", name="a")
+    await run("block-dirty-bitmap-merge", node="s", target="a", bitmaps=["b", {"node": "s", "name": "b"}])
+    old = {"node": "s", "dst_name": "a", "src_name": "b"}
+    await run("x-block-dirty-bitmap-merge", **old)
+    assert len((await run("x-debug-block-dirty-bitmap-sha256", node="s", name="a"))["sha256"]) == 64
+    await run("block-dirty-bitmap-remove", node="s", name="b")
+    await run("blockdev-snapshot-internal-sync", device="s", name="inside")
+    gone = await run("blockdev-snapshot-delete-internal-sync", device="s", name="inside")
+    assert (gone["id"], gone["name"]) == ("1", "inside"), gone
+    await told("Cannot find device", "blockdev-snapshot", node="gone", overlay="s")
+    over = {"node-name": "s", "snapshot-file": path + ".over", "snapshot-node-name": "o"}
+    await told("Cannot find device", "blockdev-snapshot-sync", device="gone", **{"snapshot-file": path})
+    abort = {"type": "abort", "data": {}}
+    snapshot = {"type": "blockdev-snapshot-sync", "data": over}
+    await told("using Abort action", "transaction", actions=[snapshot, abort])
+    await run("transaction", actions=[snapshot], properties={"completion-mode": "individual"})
+    for name in ("s", "sf"):
+        await run("blockdev-del", **{"node-name": name})
+
+
 async def screen(run, told, directory):
     """The screen, the keys and what PCI shows."""
     picture = os.path.join(directory, "screen.ppm")
@@ -151,7 +187,7 @@ async def main(path, directory):
     async def run(command, **arguments):
         used.add(command)
         # Python has no hyphens in names; the limits are the ones that QMP spells with underscores.
-        spelled = lambda name: name if name.startswith(("bps_", "iops_")) else name.replace("_", "-")
+        spelled = lambda name: name if name.startswith(("bps_", "iops_", "dst_", "src_")) else name.replace("_", "-")
         arguments = {spelled(name): value for name, value in arguments.items()}
         return await asyncio.wait_for(client.execute(command, arguments or None), 60)
 
@@ -214,6 +250,7 @@ async def main(path, directory):
     await wires(run, told, directory)
     await block(run, told, directory)
     await rewired(run, told, {"driver": "file", "filename": os.path.join(directory, "made.img")})
+    await snapshots(run, told, directory)
     await screen(run, told, directory)
 
     await run("system_reset")

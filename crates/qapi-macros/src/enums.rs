@@ -132,8 +132,8 @@ fn union(input: &DeriveInput, attributes: &Attributes, variants: &[Variant<'_>],
     };
     let read_tag = read_tag(attributes, variants, tag);
     let puts = variants.iter().map(|variant| put(variant, attributes, tag));
-    let shapes =
-        variants.iter().filter(|variant| !variant.attributes.other).map(|variant| branch_shape(variant, attributes));
+    let shown = |variant: &&Variant<'_>| !variant.attributes.other && !variant.attributes.legacy;
+    let shapes = variants.iter().filter(shown).map(|variant| branch_shape(variant, attributes));
     let tag_schema = tag_schema(input, attributes, variants);
     let tag_doc = &attributes.doc;
     let empty_cases = attributes.tag_type.as_ref().map(|ty| {
@@ -273,6 +273,7 @@ fn tag_schema(input: &DeriveInput, attributes: &Attributes, variants: &[Variant<
         return quote!(<#ty as ::qapi::QapiType>::schema(builder));
     }
     let name = format!("{}Kind", input.ident);
+    let variants: Vec<_> = variants.iter().filter(|variant| !variant.attributes.legacy).collect();
     let names = variants.iter().map(|variant| &variant.name);
     let features = variants.iter().map(|variant| variant.attributes.feature_list());
     let docs = variants.iter().map(|variant| &variant.attributes.doc);

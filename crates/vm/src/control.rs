@@ -67,6 +67,10 @@ impl StorageOwner for Control {
     fn storage(&mut self) -> &mut Storage {
         &mut self.storage
     }
+
+    fn guest_time(&self) -> u64 {
+        self.machine.now()
+    }
 }
 
 impl Control {

@@ -5,6 +5,7 @@
 //! default one that all disks share.
 
 mod aside;
+mod bitmaps;
 mod create;
 mod disk;
 mod drive;
@@ -16,8 +17,10 @@ mod nodes;
 mod objects;
 mod options;
 mod reopen;
+mod snapshots;
 pub mod stats;
 pub mod throttle;
+mod transaction;
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -72,6 +75,11 @@ pub struct StorageError {
 pub trait StorageOwner: 'static {
     /// The block layer.
     fn storage(&mut self) -> &mut Storage;
+
+    /// The guest's time, nanoseconds; 0 where there is no guest.
+    fn guest_time(&self) -> u64 {
+        0
+    }
 }
 
 /// Work for the thread that owns the block layer.

@@ -217,11 +217,11 @@ impl DirtyBitmap {
         Ok(())
     }
 
-    /// Makes dirty what is dirty in `source`, whatever its granularity.
+    /// Whether `source` can be merged into this bitmap.
     ///
     /// # Errors
     /// As [`DirtyBitmap::check`] for both; different sizes.
-    pub fn merge(&self, source: &DirtyBitmap) -> Result<()> {
+    pub fn check_merge(&self, source: &DirtyBitmap) -> Result<()> {
         self.check(BitmapUse::Change)?;
         source.check(BitmapUse::Read)?;
         let (size, other) = (self.size(), source.size());
@@ -230,6 +230,15 @@ impl DirtyBitmap {
                 "Bitmaps are of different sizes (destination size is {size}, source size is {other}) and can't be merged"
             )));
         }
+        Ok(())
+    }
+
+    /// Makes dirty what is dirty in `source`, whatever its granularity.
+    ///
+    /// # Errors
+    /// As [`DirtyBitmap::check_merge`].
+    pub fn merge(&self, source: &DirtyBitmap) -> Result<()> {
+        self.check_merge(source)?;
         self.merge_unchecked(source);
         Ok(())
     }

@@ -18,6 +18,14 @@ impl Node {
     /// # Errors
     /// A wrong name or granularity; if it is to be persistent, what the image says.
     pub fn add_bitmap(&self, name: &str, new: NewBitmap) -> Result<Arc<DirtyBitmap>> {
+        self.add_bitmap_as(&self.name, name, new)
+    }
+
+    /// As [`Node::add_bitmap`]; messages name the node `shown`.
+    ///
+    /// # Errors
+    /// As [`Node::add_bitmap`].
+    pub fn add_bitmap_as(&self, shown: &str, name: &str, new: NewBitmap) -> Result<Arc<DirtyBitmap>> {
         if name.is_empty() {
             return Err(Error::invalid("Bitmap name cannot be empty"));
         }
@@ -33,11 +41,10 @@ impl Node {
         }
         if new.persistent {
             self.driver.can_store_bitmap(name, granularity).map_err(|error| {
-                let node = &self.name;
                 if error.is_unsupported() {
-                    return error.context(format!("Can't store persistent bitmaps to {node}"));
+                    return error.context(format!("Can't store persistent bitmaps to {shown}"));
                 }
-                error.context(format!("Can't make bitmap '{name}' persistent in '{node}'"))
+                error.context(format!("Can't make bitmap '{name}' persistent in '{shown}'"))
             })?;
         }
         let bitmap = self.bitmaps.create(self.len(), granularity, Some(name))?;
@@ -51,13 +58,22 @@ impl Node {
     /// # Errors
     /// There is none of that name, it is in use or read-only, or the image can't be changed.
     pub async fn remove_bitmap(&self, name: &str) -> Result<()> {
+        let bitmap = self.retire_bitmap(name).await?;
+        self.bitmaps.release(&bitmap);
+        Ok(())
+    }
+
+    /// Removes a bitmap from the image, if it is there, and leaves it in memory.
+    ///
+    /// # Errors
+    /// As [`Node::remove_bitmap`].
+    pub async fn retire_bitmap(&self, name: &str) -> Result<Arc<DirtyBitmap>> {
         let bitmap = self.bitmaps.named(name)?;
         bitmap.check(BitmapUse::Remove)?;
         if bitmap.is_persistent() {
             self.driver.remove_stored_bitmap(name.to_owned()).await?;
         }
-        self.bitmaps.release(&bitmap);
-        Ok(())
+        Ok(bitmap)
     }
 
     /// Calls `event` once when a write reaches behind `threshold` bytes; 0 turns it off.

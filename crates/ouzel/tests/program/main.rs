@@ -17,6 +17,7 @@
 
 mod accelerators;
 mod bare_metal;
+mod bitmaps;
 mod command_line;
 mod commands;
 mod ctl;
@@ -32,7 +33,9 @@ mod lockstep;
 mod platform;
 mod protocol;
 mod python;
+mod snapshots;
 mod spec_examples;
+mod spec_snapshots;
 mod spec_storage;
 mod storage;
 mod storage_guest;

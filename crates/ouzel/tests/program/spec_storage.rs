@@ -240,11 +240,19 @@ fn effect(example: &Example, reply: &Value, directory: &Path, machine: &Machine,
             let name = Path::new(options["file"]["filename"].as_str().unwrap_or_default()).file_name();
             let name = name.and_then(|name| name.to_str()).unwrap_or_default();
             let backed = json!(i32::from(options["backing"].is_object()));
-            differences(&[
+            let mut wrong = differences(&[
                 ("drv", &added["drv"], options["driver"].clone()),
-                ("file", &added["file"], file(name)),
                 ("its depth", &added["backing_file_depth"], backed),
-            ])
+            ]);
+            // A backing that the image does not name is part of the name.
+            if options["backing"].is_object() {
+                let shown = added["file"].as_str().unwrap_or_default();
+                let named = ["json:", "fdset", name].iter().all(|part| shown.contains(part));
+                wrong.extend(differences(&[("the backing is named", &json!(named), json!(true))]));
+            } else {
+                wrong.extend(differences(&[("file", &added["file"], file(name))]));
+            }
+            wrong
         }
         "x-blockdev-del" => {
             let gone = ["drive0", "node0"].iter().all(|name| !format!("{drives}{nodes}").contains(name));

@@ -1,10 +1,12 @@
-//! The block layer: nodes, media, throttling, statistics, jobs, objects.
+//! The block layer: nodes, media, throttling, statistics, jobs, objects, bitmaps, snapshots.
 
+mod bitmaps;
 mod info;
 mod jobs;
 mod medium;
 mod nodes;
 mod objects;
+mod snapshots;
 
 use qmp::CommandTable;
 
@@ -17,4 +19,6 @@ pub fn register<C: StorageOwner, S: 'static>(table: &mut CommandTable<C, S>) {
     medium::register(table);
     jobs::register(table);
     objects::register(table);
+    bitmaps::register(table);
+    snapshots::register(table);
 }

@@ -12,7 +12,7 @@ use qapi::json;
 use qapi::{Error, Path, QapiType};
 
 use super::nodes::below;
-use super::{Storage, options};
+use super::{Storage, bitmaps, options};
 
 impl Storage {
     /// `query-block`.
@@ -118,7 +118,7 @@ fn device_info(node: &Arc<Node>, backend: Option<&Backend>, flat: bool) -> Resul
             no_flush: config.cache.no_flush,
         },
         write_threshold: node.write_threshold().cast_signed(),
-        dirty_bitmaps: None,
+        dirty_bitmaps: bitmaps::infos(node),
     };
     if let Some(group) = backend.and_then(Backend::throttle) {
         add_limits(&mut info, &group);
@@ -213,7 +213,8 @@ fn dirty_flag(node: &Arc<Node>) -> Option<bool> {
     })
 }
 
-fn snapshot(info: block::image::SnapshotInfo) -> SnapshotInfo {
+/// A snapshot inside of an image.
+pub(super) fn snapshot(info: block::image::SnapshotInfo) -> SnapshotInfo {
     let signed = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
     const SECOND: u64 = 1_000_000_000;
     SnapshotInfo {

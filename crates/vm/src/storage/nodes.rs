@@ -1,6 +1,6 @@
 //! Making, deleting and changing nodes.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use block::image::ImageBacking;
 use block::{Backend, Defaults, Graph, Node, NodeConfig, OpenFlags, Permissions, Preallocation, Role};
@@ -150,17 +150,29 @@ impl Storage {
             if node.has_outside_parent() {
                 return Err(Error::generic(format!("Node {name} is in use")));
             }
-            let parents = node.parents();
-            let overlay = parents.iter().filter(|edge| edge.role() == Role::Cow).find_map(|edge| edge.parent_node());
-            if let Some(overlay) = overlay {
-                let text = format!("Node '{name}' is busy: node is used as backing hd of '{}'", overlay.name());
-                return Err(Error::generic(text));
-            }
-            if !parents.is_empty() {
+            self.check_no_backing(&node)?;
+            if !node.parents().is_empty() {
                 return Err(Error::generic(format!("Block device {name} is in use")));
             }
         }
         aio::block_on(self.graph.release(name)).map_err(client_error)
+    }
+
+    /// Whether a node is no backing: what is below an overlay does not change for clients.
+    ///
+    /// # Errors
+    /// It is one.
+    pub(super) fn check_no_backing(&self, node: &Arc<Node>) -> Result<(), Error> {
+        let parents = node.parents();
+        let overlay = parents.iter().filter(|edge| edge.role() == Role::Cow).find_map(|edge| edge.parent_node());
+        let Some(overlay) = overlay else { return Ok(()) };
+        let (name, overlay) = (self.device_or_node(node), overlay.name());
+        Err(Error::generic(format!("Node '{name}' is busy: node is used as backing hd of '{overlay}'")))
+    }
+
+    /// How messages name a node: as the back end whose medium it is, if there is one with a name.
+    pub(super) fn device_or_node(&self, node: &Node) -> String {
+        super::device_of(&self.graph, node.name()).unwrap_or_else(|| node.name().to_owned())
     }
 
     /// `x-blockdev-del`: by node, or by the back end that `blockdev-add` has made.
@@ -289,19 +301,26 @@ impl Storage {
         if at.is_none() {
             return Err(Error::generic(format!("'{device}' and image file are not in the same chain")));
         }
-        if image.is_read_only() {
-            let text = format!("Block node is read-only: '{}': reopen it for writing first", image.name());
-            return Err(Error::generic(text));
-        }
         let format = Some(image.driver_type().name().to_owned());
         let backing = ImageBacking { file: backing_file.to_owned(), format };
-        let changed = aio::block_on(async {
+        let _no_other_change = self.reopening.lock().unwrap_or_else(PoisonError::into_inner);
+        aio::block_on(async {
             let _drained = self.graph.drain(&image).await;
-            image.driver().change_backing(Some(backing)).await?;
-            image.flush().await
-        });
-        changed
-            .map_err(|error| client_error(error.context(format!("Could not change backing file to '{backing_file}'"))))
+            let was_read_only = image.is_read_only();
+            self.graph.make_writable(&image).await.map_err(client_error)?;
+            let changed = async {
+                image.driver().change_backing(Some(backing)).await?;
+                image.flush().await
+            };
+            let changed = changed.await.map_err(|error| {
+                client_error(error.context(format!("Could not change backing file to '{backing_file}'")))
+            });
+            let ended = match was_read_only {
+                true => self.graph.make_read_only(&image).await.map_err(client_error),
+                false => Ok(()),
+            };
+            changed.and(ended)
+        })
     }
 }
 

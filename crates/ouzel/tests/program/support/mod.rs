@@ -117,3 +117,13 @@ pub fn qcow2_header() -> Vec<u8> {
     }
     image
 }
+
+/// The same in version 3, which stores bitmaps.
+pub fn qcow2_header_v3() -> Vec<u8> {
+    let mut image = qcow2_header();
+    let mut put = |at: usize, bytes: &[u8]| image[at..at + bytes.len()].copy_from_slice(bytes);
+    put(4, &3_u32.to_be_bytes());
+    put(96, &4_u32.to_be_bytes());
+    put(100, &104_u32.to_be_bytes());
+    image
+}

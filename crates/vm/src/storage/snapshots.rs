@@ -1,0 +1,104 @@
+//! Snapshots: overlays over what a disk holds, and those inside of an image.
+//!
+//! Each is a transaction of one action; what an action does is in [`super::transaction`].
+
+use std::sync::Arc;
+
+use block::Node;
+use qapi::Error;
+use qapi::block::image::SnapshotInfo;
+use qapi::block::snapshots::{
+    BlockdevSnapshot, BlockdevSnapshotDeleteInternalSync, BlockdevSnapshotInternal, BlockdevSnapshotSync,
+};
+use qapi::block::transaction::TransactionAction;
+
+use super::{Storage, client_error, info};
+
+impl Storage {
+    /// `blockdev-snapshot-sync`.
+    ///
+    /// # Errors
+    /// There is no such disk, or the overlay can't be made or put over it.
+    pub fn snapshot_sync(&mut self, snapshot: BlockdevSnapshotSync, now: u64) -> Result<(), Error> {
+        self.transact(&[TransactionAction::BlockdevSnapshotSync(snapshot)], None, now)
+    }
+
+    /// `blockdev-snapshot`.
+    ///
+    /// # Errors
+    /// There is no such node, or the overlay can't be put over it.
+    pub fn snapshot(&mut self, snapshot: BlockdevSnapshot, now: u64) -> Result<(), Error> {
+        self.transact(&[TransactionAction::BlockdevSnapshot(snapshot)], None, now)
+    }
+
+    /// `blockdev-snapshot-internal-sync`. `now` is the guest's time, nanoseconds.
+    ///
+    /// # Errors
+    /// There is no such disk, its format has no snapshots, or there is one of that name.
+    pub fn snapshot_internal(&mut self, snapshot: BlockdevSnapshotInternal, now: u64) -> Result<(), Error> {
+        self.transact(&[TransactionAction::BlockdevSnapshotInternalSync(snapshot)], None, now)
+    }
+
+    /// `blockdev-snapshot-delete-internal-sync`: tells what it was.
+    ///
+    /// # Errors
+    /// There is no such disk or snapshot, or the image can't be changed.
+    pub fn delete_internal_snapshot(
+        &self,
+        command: &BlockdevSnapshotDeleteInternalSync,
+    ) -> Result<SnapshotInfo, Error> {
+        let root = self.root_node(&command.device)?;
+        let (id, name) = (command.id.as_deref(), command.name.as_deref());
+        if id.is_none() && name.is_none() {
+            return Err(Error::generic("Name or id must be provided"));
+        }
+        let image = snapshot_image(&root);
+        let known = image.as_ref().map_or_else(|| Ok(Vec::new()), |image| image.driver().snapshots());
+        let known = known.map_err(|error| client_error(error.context("Failed to get a snapshot list")))?;
+        let is_it = |info: &block::image::SnapshotInfo| {
+            id.is_none_or(|id| info.id == id) && name.is_none_or(|name| info.name == name)
+        };
+        let (Some(image), Some(found)) = (image, known.into_iter().find(is_it)) else {
+            return Err(Error::generic(format!(
+                "Snapshot with id '{}' and name '{}' does not exist on device '{}'",
+                id.unwrap_or("null"),
+                name.unwrap_or("null"),
+                command.device
+            )));
+        };
+        if image.is_read_only() {
+            return Err(Error::generic(format!("Device '{}' is read only", command.device)));
+        }
+        aio::block_on(async {
+            let _drained = self.graph.drain(&root).await;
+            image.driver().snapshot_delete(found.id.clone()).await
+        })
+        .map_err(client_error)?;
+        Ok(info::snapshot(found))
+    }
+
+    /// The node that is the top of its tree: by a back end or its own name.
+    ///
+    /// # Errors
+    /// There is no such node, or it is below another one.
+    pub(super) fn root_node(&self, name: &str) -> Result<Arc<Node>, Error> {
+        let node = self.node_by(Some(name), Some(name))?;
+        if node.parents().iter().any(|parent| parent.parent_node().is_some()) {
+            return Err(Error::generic("Need a root block node"));
+        }
+        Ok(node)
+    }
+}
+
+/// The node whose image has the snapshots of a disk: itself, or the only node that it passes everything to.
+pub(super) fn snapshot_image(node: &Arc<Node>) -> Option<Arc<Node>> {
+    let mut node = Arc::clone(node);
+    while !node.driver().has_snapshots() {
+        let below = match &node.driver().children()[..] {
+            [child] => child.node(),
+            _ => return None,
+        };
+        node = below;
+    }
+    Some(node)
+}

@@ -1,0 +1,129 @@
+//! `transaction`: several changes at one point in time, all of them or none.
+//!
+//! Nothing is in flight while it runs: all users of nodes are held. The actions are prepared in their order; what is
+//! prepared is done so far that it can be taken back, and that nothing can fail any more. Then all are committed; or, if
+//! one can't be prepared, those before it are aborted, the last one first. An action that fails leaves nothing of its own
+//! behind, but for the file of an overlay that it has made, as with QEMU.
+
+mod bitmaps;
+mod external;
+mod internal;
+
+use std::sync::PoisonError;
+
+use qapi::Error;
+use qapi::block::transaction::{ActionCompletionMode, TransactionAction, TransactionProperties};
+use qapi::schema::Enumeration as _;
+
+use super::Storage;
+
+/// An action that is prepared.
+trait Prepared {
+    /// Makes it final.
+    fn commit(self: Box<Self>, storage: &Storage);
+
+    /// Takes it back.
+    fn abort(self: Box<Self>, storage: &Storage);
+}
+
+/// What the actions of a transaction have in common.
+struct Context<'a> {
+    storage: &'a Storage,
+    mode: ActionCompletionMode,
+    /// The guest's time, nanoseconds.
+    now: u64,
+}
+
+fn name(action: &TransactionAction) -> &'static str {
+    match action {
+        TransactionAction::Abort(_) => "abort",
+        TransactionAction::BlockDirtyBitmapAdd(_) => "block-dirty-bitmap-add",
+        TransactionAction::BlockDirtyBitmapRemove(_) => "block-dirty-bitmap-remove",
+        TransactionAction::BlockDirtyBitmapClear(_) => "block-dirty-bitmap-clear",
+        TransactionAction::BlockDirtyBitmapEnable(_) => "block-dirty-bitmap-enable",
+        TransactionAction::BlockDirtyBitmapDisable(_) => "block-dirty-bitmap-disable",
+        TransactionAction::BlockDirtyBitmapMerge(_) => "block-dirty-bitmap-merge",
+        TransactionAction::XBlockDirtyBitmapEnable(_) => "x-block-dirty-bitmap-enable",
+        TransactionAction::XBlockDirtyBitmapDisable(_) => "x-block-dirty-bitmap-disable",
+        TransactionAction::XBlockDirtyBitmapMerge(_) => "x-block-dirty-bitmap-merge",
+        TransactionAction::BlockdevSnapshot(_) => "blockdev-snapshot",
+        TransactionAction::BlockdevSnapshotInternalSync(_) => "blockdev-snapshot-internal-sync",
+        TransactionAction::BlockdevSnapshotSync(_) => "blockdev-snapshot-sync",
+    }
+}
+
+impl Context<'_> {
+    /// Only jobs complete together.
+    fn check_mode(&self, action: &TransactionAction) -> Result<(), Error> {
+        if self.mode == ActionCompletionMode::Individual {
+            return Ok(());
+        }
+        Err(Error::generic(format!(
+            "Action '{}' does not support Transaction property completion-mode = {}",
+            name(action),
+            self.mode.name()
+        )))
+    }
+
+    fn prepare(&self, action: &TransactionAction) -> Result<Box<dyn Prepared>, Error> {
+        if let TransactionAction::Abort(_) = action {
+            return Err(Error::generic("Transaction aborted using Abort action"));
+        }
+        self.check_mode(action)?;
+        let storage = self.storage;
+        match action {
+            TransactionAction::Abort(_) => Err(Error::generic("Transaction aborted using Abort action")),
+            TransactionAction::BlockDirtyBitmapAdd(wish) => bitmaps::add(storage, wish),
+            TransactionAction::BlockDirtyBitmapRemove(which) => bitmaps::remove(storage, which),
+            TransactionAction::BlockDirtyBitmapClear(which) => bitmaps::clear(storage, which),
+            TransactionAction::BlockDirtyBitmapEnable(which) | TransactionAction::XBlockDirtyBitmapEnable(which) => {
+                bitmaps::enable(storage, which)
+            }
+            TransactionAction::BlockDirtyBitmapDisable(which) | TransactionAction::XBlockDirtyBitmapDisable(which) => {
+                bitmaps::disable(storage, which)
+            }
+            TransactionAction::BlockDirtyBitmapMerge(merge) => bitmaps::merge(storage, merge),
+            TransactionAction::XBlockDirtyBitmapMerge(merge) => bitmaps::merge(storage, &merge.clone().into()),
+            TransactionAction::BlockdevSnapshot(snapshot) => external::node(storage, snapshot),
+            TransactionAction::BlockdevSnapshotSync(snapshot) => external::file(storage, snapshot),
+            TransactionAction::BlockdevSnapshotInternalSync(snapshot) => internal::prepare(storage, snapshot, self.now),
+        }
+    }
+}
+
+impl Storage {
+    /// `transaction`. `now` is the guest's time, nanoseconds.
+    ///
+    /// # Errors
+    /// The first action that is impossible. Then nothing has changed.
+    pub fn transact(
+        &mut self,
+        actions: &[TransactionAction],
+        properties: Option<&TransactionProperties>,
+        now: u64,
+    ) -> Result<(), Error> {
+        let storage = &*self;
+        let mode = properties.and_then(|properties| properties.completion_mode);
+        let context = Context { storage, mode: mode.unwrap_or(ActionCompletionMode::Individual), now };
+        let _no_other_change = storage.reopening.lock().unwrap_or_else(PoisonError::into_inner);
+        let drained = aio::block_on(storage.graph.drain_all());
+        let mut prepared = Vec::with_capacity(actions.len());
+        let mut result = Ok(());
+        for action in actions {
+            match context.prepare(action) {
+                Ok(one) => prepared.push(one),
+                Err(error) => {
+                    result = Err(error);
+                    break;
+                }
+            }
+        }
+        if result.is_ok() {
+            prepared.into_iter().for_each(|one| one.commit(storage));
+        } else {
+            prepared.into_iter().rev().for_each(|one| one.abort(storage));
+        }
+        drop(drained);
+        result
+    }
+}

@@ -1,0 +1,88 @@
+//! Actions on dirty bitmaps. Nothing is written while they are prepared and not final, so that what a bitmap held before
+//! can be put back.
+
+use std::sync::Arc;
+
+use block::bitmap::Contents;
+use block::{DirtyBitmap, Node};
+use qapi::Error;
+use qapi::block::bitmaps::{BlockDirtyBitmap, BlockDirtyBitmapAdd, BlockDirtyBitmapMerge};
+
+use super::{Prepared, Storage};
+use crate::storage::bitmaps::check_change;
+use crate::storage::client_error;
+
+/// What was done to a bitmap.
+enum Change {
+    /// It is new.
+    Added { node: Arc<Node>, bitmap: Arc<DirtyBitmap> },
+    /// It is not in its image any more, and busy.
+    Retired { node: Arc<Node>, bitmap: Arc<DirtyBitmap> },
+    /// It held something else.
+    Bits { bitmap: Arc<DirtyBitmap>, before: Contents },
+    /// It recorded, or not.
+    Recording { bitmap: Arc<DirtyBitmap>, before: bool },
+}
+
+impl Prepared for Change {
+    fn commit(self: Box<Self>, _storage: &Storage) {
+        if let Self::Retired { node, bitmap } = *self {
+            bitmap.set_busy(false);
+            node.bitmaps().release(&bitmap);
+        }
+    }
+
+    fn abort(self: Box<Self>, _storage: &Storage) {
+        match *self {
+            Self::Added { node, bitmap } => node.bitmaps().release(&bitmap),
+            // A persistent one is stored again when the image is closed.
+            Self::Retired { bitmap, .. } => bitmap.set_busy(false),
+            Self::Bits { bitmap, before } => bitmap.restore(before),
+            Self::Recording { bitmap, before } => bitmap.set_enabled(before),
+        }
+    }
+}
+
+pub fn add(storage: &Storage, wish: &BlockDirtyBitmapAdd) -> Result<Box<dyn Prepared>, Error> {
+    let (node, bitmap) = storage.add_bitmap(wish)?;
+    Ok(Box::new(Change::Added { node, bitmap }))
+}
+
+pub fn remove(storage: &Storage, which: &BlockDirtyBitmap) -> Result<Box<dyn Prepared>, Error> {
+    let (node, _) = storage.bitmap(which)?;
+    let bitmap = aio::block_on(node.retire_bitmap(&which.name)).map_err(client_error)?;
+    bitmap.set_busy(true);
+    Ok(Box::new(Change::Retired { node, bitmap }))
+}
+
+pub fn clear(storage: &Storage, which: &BlockDirtyBitmap) -> Result<Box<dyn Prepared>, Error> {
+    let (_, bitmap) = storage.bitmap(which)?;
+    check_change(&bitmap)?;
+    let before = bitmap.contents();
+    bitmap.clear().map_err(client_error)?;
+    Ok(Box::new(Change::Bits { bitmap, before }))
+}
+
+pub fn enable(storage: &Storage, which: &BlockDirtyBitmap) -> Result<Box<dyn Prepared>, Error> {
+    let (_, bitmap) = storage.bitmap(which)?;
+    let before = bitmap.is_enabled();
+    bitmap.enable().map_err(client_error)?;
+    Ok(Box::new(Change::Recording { bitmap, before }))
+}
+
+pub fn disable(storage: &Storage, which: &BlockDirtyBitmap) -> Result<Box<dyn Prepared>, Error> {
+    let (_, bitmap) = storage.bitmap(which)?;
+    let before = bitmap.is_enabled();
+    bitmap.disable().map_err(client_error)?;
+    Ok(Box::new(Change::Recording { bitmap, before }))
+}
+
+pub fn merge(storage: &Storage, merge: &BlockDirtyBitmapMerge) -> Result<Box<dyn Prepared>, Error> {
+    let (bitmap, sources) = storage.plan_merge(merge)?;
+    let before = bitmap.contents();
+    if let Err(error) = sources.iter().try_for_each(|source| bitmap.merge(source)) {
+        bitmap.restore(before);
+        return Err(client_error(error));
+    }
+    Ok(Box::new(Change::Bits { bitmap, before }))
+}
