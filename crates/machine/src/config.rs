@@ -3,6 +3,7 @@
 use clock::RtcBase;
 pub use devices_display::CardOptions;
 pub use devices_display::edid::EdidOptions;
+pub use devices_display::gpu::GpuOptions;
 pub use devices_ide::drive::{DriveKind, DriveOptions, Geometry as DriveGeometry};
 pub use devices_ide::fdc::geometry::DriveType as FloppyType;
 pub use devices_pci::Address;
@@ -507,6 +508,15 @@ impl DeviceKind {
         }
     }
 
+    /// Whether it has the legacy ports of a VGA, which only one device can have.
+    pub fn is_vga(&self) -> bool {
+        match self {
+            Self::Display(config) => config.model == CardModel::Vga,
+            Self::Virtio(config) => matches!(&config.model, VirtioModel::Gpu { vga: Some(_), .. }),
+            _ => false,
+        }
+    }
+
     /// The PCI bus that it names.
     pub fn bus(&self) -> Option<&str> {
         match self {
@@ -580,6 +590,13 @@ pub enum VirtioModel {
     Serial(SerialOptions),
     /// A keyboard or pointer.
     Input(InputOptions),
+    /// A graphics card.
+    Gpu {
+        /// What the user chooses.
+        options: GpuOptions,
+        /// The function has a VGA, too.
+        vga: Option<CardOptions>,
+    },
 }
 
 /// A port of a virtio console.
@@ -693,13 +710,15 @@ pub struct BoardOptions {
     pub extended_tseg_mib: Option<u16>,
     /// `mch.smbase-smram`, if it is not what the machine's version says.
     pub smbase_smram: Option<bool>,
+    /// `vmport=`: there is VMware's port with its pointer.
+    pub vmport: bool,
     /// `apic-id=` of the processor of an empty machine.
     pub apic_id: Option<u32>,
 }
 
 impl Default for BoardOptions {
     fn default() -> Self {
-        Self { no_reboot: true, extended_tseg_mib: None, smbase_smram: None, apic_id: None }
+        Self { vmport: true, no_reboot: true, extended_tseg_mib: None, smbase_smram: None, apic_id: None }
     }
 }
 
@@ -743,12 +762,13 @@ pub struct MachineConfig {
     pub mem_merge: bool,
     /// Whether a core dump of the program contains guest memory.
     pub dump_guest_core: bool,
-    /// The kernel to boot directly; without it the vCPU starts at the reset vector, in the firmware.
+    /// The kernel to boot: directly, or through the firmware if there is any. Without a kernel the vCPU starts at the
+    /// reset vector, in the firmware.
     pub boot: Option<BootSource>,
     /// The firmware, and what it is told.
     pub firmware: FirmwareConfig,
-    /// The board's graphics card, if it has one.
-    pub vga: Option<CardOptions>,
+    /// The board's graphics card, if it has one: a [`DeviceKind::Display`] or a [`DeviceKind::Virtio`].
+    pub vga: Option<DeviceKind>,
     /// Properties of the board's own devices.
     pub board: BoardOptions,
     /// Where RAM comes from, and how much there may be.
@@ -762,6 +782,11 @@ pub struct MachineConfig {
 }
 
 impl MachineConfig {
+    /// The kernel that is booted without firmware.
+    pub fn direct_boot(&self) -> Option<&BootSource> {
+        self.boot.as_ref().filter(|_| !self.firmware.is_there())
+    }
+
     /// Bytes of RAM below and above 4 GiB.
     pub fn ram_split(&self) -> (u64, u64) {
         let (max, split) = self.machine_type.chipset.low_ram();

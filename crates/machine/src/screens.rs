@@ -15,6 +15,8 @@ pub struct NewScreen {
     pub device: usize,
     /// The user's id of the device.
     pub id: Option<String>,
+    /// Which of the device's heads.
+    pub head: u32,
     /// What draws it.
     pub screen: Arc<dyn Screen>,
 }
@@ -32,7 +34,9 @@ pub struct Screens {
 impl Screens {
     /// The screens of devices whose paths in the object tree `path` tells.
     pub fn new(screens: Vec<NewScreen>, input: Arc<Hub>, clock: &Clock, path: impl Fn(usize) -> String) -> Self {
-        let console = |new: NewScreen| Console::new(Origin { id: new.id, path: path(new.device), head: 0 }, new.screen);
+        let console = |NewScreen { device, id, head, screen }: NewScreen| {
+            Console::new(Origin { id, path: path(device), head }, screen)
+        };
         let keys = KeyQueue::new(Arc::clone(&input), clock.clone());
         Self { consoles: screens.into_iter().map(console).collect(), input, keys }
     }

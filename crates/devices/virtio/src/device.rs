@@ -166,6 +166,11 @@ impl Common {
         }
     }
 
+    /// Guest memory, for what the device reaches beside its queues.
+    pub fn dma(&self) -> &DmaView {
+        &self.dma
+    }
+
     /// Whether a feature was negotiated.
     pub fn has(&self, feature: u64) -> bool {
         self.state.driver_features & feature != 0

@@ -29,8 +29,8 @@ use devices_pci::{ConfigSpace, MsiSink, Msix, PciFunction, Window};
 use memory::{Backing, DmaView, Io, SpaceKind};
 use state::{Description, Field, LoadError, Reader, SavedState, Writer};
 
-use self::layout::{CONFIG_DATA, Layout};
-pub use self::layout::{REGION_LEGACY, REGION_MODERN, REGION_MSIX, REGION_NOTIFY_PORT};
+use self::layout::{CONFIG_DATA, Layout, REGION_PARTS};
+pub use self::layout::{Placement, REGION_LEGACY, REGION_MODERN, REGION_MSIX, REGION_NOTIFY_PORT};
 use self::legacy::LegacyState;
 use self::modern::ModernState;
 use crate::device::{Access, Common, Model, status};
@@ -51,6 +51,8 @@ pub struct PciOptions {
     pub page_per_vq: bool,
     /// The function is one of several in its slot.
     pub multifunction: bool,
+    /// Where the registers' parts are.
+    pub placement: Placement,
     /// The features that all types may have: `INDIRECT`, `EVENT_IDX`, `NOTIFY_ON_EMPTY`, `ANY_LAYOUT`, `RING_PACKED`,
     /// `RING_RESET`.
     pub features: u64,
@@ -65,6 +67,7 @@ impl Default for PciOptions {
             modern_pio_notify: false,
             page_per_vq: false,
             multifunction: false,
+            placement: Placement::Plain,
             features: features::INDIRECT
                 | features::EVENT_IDX
                 | features::NOTIFY_ON_EMPTY
@@ -245,19 +248,33 @@ impl<M: Model> VirtioPci<M> {
     pub fn windows(cell: &DeviceCell<Self>) -> Vec<Window> {
         let device = cell.lock();
         let bars: Vec<_> = (0..6).filter_map(|index| device.state.config.bar(index).map(|bar| (index, bar))).collect();
+        let layout = device.layout.clone();
         drop(device);
-        let window = |(index, bar): (usize, devices_pci::Bar)| Window {
-            index,
-            space: if bar.kind == devices_pci::BarKind::Io { SpaceKind::Ports } else { SpaceKind::Memory },
-            offset: 0,
-            len: bar.size,
-            priority: 1,
-            backing: match index {
-                REGION_LEGACY => Backing::Io(Arc::new(LegacyPorts { cell: cell.clone() })),
-                _ => cell.region(index),
-            },
+        let memory = |index, offset, len, region| {
+            let backing = cell.region(region);
+            Window { index, space: SpaceKind::Memory, offset, len, priority: 1, backing }
         };
-        bars.into_iter().map(window).collect()
+        let ports = |index, len, backing| {
+            let (space, offset, priority) = (SpaceKind::Ports, 0, 1);
+            Window { index, space, offset, len, priority, backing }
+        };
+        let mut windows = Vec::new();
+        for (index, bar) in bars {
+            if index == layout.modern_bar() && layout.is_shared() {
+                let parts = layout.parts().into_iter().zip(REGION_PARTS);
+                windows.extend(parts.map(|(part, region)| memory(index, part.offset, part.len, region)));
+            } else if index == layout.modern_bar() {
+                windows.push(memory(index, 0, bar.size, REGION_MODERN));
+            } else if index == layout.msix_bar() {
+                windows.push(memory(index, 0, bar.size, REGION_MSIX));
+            } else if index == layout.port_bar() {
+                windows.push(ports(index, bar.size, cell.region(REGION_NOTIFY_PORT)));
+            } else if bar.kind == devices_pci::BarKind::Io {
+                let backing = Backing::Io(Arc::new(LegacyPorts { cell: cell.clone() }));
+                windows.push(ports(index, bar.size, backing));
+            }
+        }
+        windows
     }
 
     /// The way by which back ends that are connected later come to the device.
@@ -475,10 +492,9 @@ impl<M: Model> VirtioPci<M> {
             _ => return None,
         };
         let offset = u64::from(config.u32(at + 8));
-        let is_inside = config.u8(at + 4) == REGION_MODERN as u8
-            && offset.is_multiple_of(size.bytes() as u64)
-            && offset + (size.bytes() as u64) <= self.layout.modern_len();
-        is_inside.then_some((offset, size))
+        let is_inside =
+            usize::from(config.u8(at + 4)) == self.layout.modern_bar() && offset.is_multiple_of(size.bytes() as u64);
+        self.layout.find(offset).filter(|_| is_inside).map(|offset| (offset, size))
     }
 
     fn read_through_window(&mut self) {
@@ -505,6 +521,7 @@ impl<M: Model> IoDevice for VirtioPci<M> {
     }
 
     fn read(&mut self, region: usize, offset: u64, size: AccessSize) -> u64 {
+        let (region, offset) = canonical(region, offset);
         match region {
             REGION_LEGACY => self.read_legacy(offset, size),
             REGION_MSIX => self.state.msix.as_ref().map_or(0, |msix| msix.read_window(offset, size)),
@@ -514,6 +531,7 @@ impl<M: Model> IoDevice for VirtioPci<M> {
     }
 
     fn write(&mut self, region: usize, offset: u64, size: AccessSize, value: u64) {
+        let (region, offset) = canonical(region, offset);
         match region {
             REGION_LEGACY => self.write_legacy(offset, size, value),
             // Narrower writes than the table's words have no meaning.
@@ -527,6 +545,15 @@ impl<M: Model> IoDevice for VirtioPci<M> {
             REGION_MODERN => self.write_modern(offset, size, value),
             _ => {}
         }
+    }
+}
+
+/// The region of the modern structures, for those that are one of its parts.
+fn canonical(region: usize, offset: u64) -> (usize, u64) {
+    const STARTS: [u64; 4] = [layout::COMMON_AT, layout::ISR_AT, layout::DEVICE_AT, layout::NOTIFY_AT];
+    match REGION_PARTS.iter().position(|part| *part == region) {
+        Some(part) => (REGION_MODERN, STARTS[part] + offset),
+        None => (region, offset),
     }
 }
 

@@ -5,27 +5,36 @@ use std::sync::Arc;
 use device::{DeviceCell, IoDevice, Lifecycle};
 use devices_display::card::{LEGACY_PORTS, region};
 use devices_display::vga::{WINDOW, WINDOW_LEN};
-use devices_display::{BochsDisplay, Legacy, VgaCard};
-use devices_pci::{Address, Label, PciBus, Window};
+use devices_display::{BochsDisplay, Gpu, Legacy, VgaCard, gpu};
+use devices_pci::rom::ExpansionRom;
+use devices_pci::{Address, Label, PciBus, PciFunction, Window};
+use devices_virtio::pci::{PciOptions, Placement, VirtioPci, Wiring};
 use display::Screen;
-use memory::GuestAddress;
+use memory::{DmaView, GuestAddress};
 
+use super::platform::find_place;
 use super::{Builder, Place};
-use crate::config::{CardModel, DeviceKind, DisplayConfig};
+use crate::config::{CardModel, DeviceConfig, DeviceKind, DisplayConfig, VirtioConfig, VirtioModel};
 use crate::error::MachineError;
 use crate::screens::NewScreen;
 
 /// The type that `-vga std` stands for.
 const BOARD_CARD: &str = "VGA";
-/// Where Debian's package `seabios` has the VGA BIOS.
+/// Where Debian's package `seabios` has the VGA BIOS of cards.
 const VGA_BIOS: &str = "/usr/share/seabios/vgabios-stdvga.bin";
+const VIRTIO_VGA_BIOS: &str = "/usr/share/seabios/vgabios-virtio.bin";
+const BOCHS_BIOS: &str = "/usr/share/seabios/vgabios-bochs-display.bin";
+/// Interrupt vectors of a virtio card.
+const VIRTIO_VECTORS: u32 = 3;
 
 /// Builds the board's card, if it has one: it gets the first free slot.
 pub fn board_card(builder: &mut Builder<'_>, bus: &Arc<PciBus>) -> Result<(), MachineError> {
-    let Some(options) = &builder.config.vga else { return Ok(()) };
-    let config = DisplayConfig { model: CardModel::Vga, address: None, options: *options };
-    card(builder, bus, &config, None, Place::Board)
-        .map_err(|message| MachineError::Device { option: "-vga std".to_owned(), message })
+    let (option, built) = match &builder.config.vga {
+        Some(DeviceKind::Display(config)) => ("-vga std", card(builder, bus, config, None, Place::Board)),
+        Some(DeviceKind::Virtio(config)) => ("-vga virtio", virtio_card(builder, bus, config, None, Place::Board)),
+        _ => return Ok(()),
+    };
+    built.map_err(|message| MachineError::Device { option: option.to_owned(), message })
 }
 
 /// Builds the cards of the command line.
@@ -65,12 +74,81 @@ fn card(
             (VgaCard::screen(&built.0), attach(bus, address, label, built)?)
         }
         CardModel::Bochs => {
-            let built = BochsDisplay::build(&config.options).map_err(|error| text(&error))?;
-            (BochsDisplay::screen(&built.0), attach(bus, address, label, built)?)
+            let (cell, mut windows) = BochsDisplay::build(&config.options).map_err(|error| text(&error))?;
+            if let Some(rom) = expansion_rom("bochs-display.rom", BOCHS_BIOS)? {
+                rom.declare(cell.lock().config_mut());
+                windows.push(rom.window());
+            }
+            (BochsDisplay::screen(&cell), attach(bus, address, label, (cell, windows))?)
         }
     };
-    add(builder, (type_name, place, id), lifecycle, screen);
+    add(builder, (type_name, place, id), lifecycle, vec![screen]);
     Ok(())
+}
+
+/// A virtio card of the command line.
+pub fn command_line_virtio_card(
+    builder: &mut Builder<'_>,
+    bus: &Arc<PciBus>,
+    device: &DeviceConfig,
+    config: &VirtioConfig,
+) -> Result<(), String> {
+    let place = device.id.clone().map_or(Place::Anonymous, Place::Peripheral);
+    virtio_card(builder, bus, config, device.id.clone(), place)
+}
+
+fn virtio_card(
+    builder: &mut Builder<'_>,
+    root: &Arc<PciBus>,
+    config: &VirtioConfig,
+    id: Option<String>,
+    place: Place,
+) -> Result<(), String> {
+    let text = |error: &dyn std::fmt::Display| error.to_string();
+    let VirtioModel::Gpu { options, vga } = &config.model else { return Err("it is no graphics card".to_owned()) };
+    options.check().map_err(|error| text(&error))?;
+    let (bus, address) = find_place(root, &config.place, config.type_name)?;
+    let wiring =
+        Wiring { dma: DmaView::new(Arc::clone(&builder.memory)), line: bus.intx(address, 0), messages: bus.messages() };
+    let placement = if vga.is_some() { Placement::BesideVga } else { Placement::Plain };
+    let vectors = config.vectors.unwrap_or(VIRTIO_VECTORS);
+    let pci = PciOptions { vectors, placement, legacy: false, modern: true, ..config.pci.clone() };
+    let function = VirtioPci::new(&pci, wiring, |_| Gpu::new(*options, vga.is_some()));
+    let (windows, vga) = match vga {
+        None => (VirtioPci::windows(&function), None),
+        Some(card) => {
+            let legacy = Legacy::Board { memory: Arc::clone(&builder.memory), rom: None };
+            let built = VgaCard::build(card, &builder.clock, legacy).map_err(|error| text(&error))?;
+            map_legacy(builder, &built.card).map_err(|error| text(&error))?;
+            let vram = built.windows.first().map_or(0, |window| window.len);
+            let mut windows = gpu::vga_beside(&function, built.windows, vram);
+            if let Some(rom) = expansion_rom("virtio-vga.rom", VIRTIO_VGA_BIOS)? {
+                rom.declare(function.lock().config_mut());
+                windows.push(rom.window());
+            }
+            (windows, Some(built.card))
+        }
+    };
+    let screen = vga.as_ref().map(VgaCard::screen);
+    let screens = gpu::screens(&function, screen.as_ref());
+    let label = Label { type_name: config.type_name.to_owned(), id: id.clone() };
+    let lifecycle = bus.attach(address, label, function, windows).map_err(|error| text(&error))?;
+    let path = builder.next_path(place == Place::Board, id.as_deref());
+    let first = builder.devices.len();
+    for (head, screen) in (0..).zip(screens) {
+        builder.screens.push(NewScreen { device: first, id: id.clone(), head, screen });
+    }
+    builder.add_with_part(config.type_name, place, lifecycle, ("virtio-backend", "virtio-gpu-device"));
+    if let Some(vga) = vga {
+        builder.add(BOARD_CARD, Place::Part(path, "vga"), Arc::new(vga));
+    }
+    Ok(())
+}
+
+/// A ROM with the contents of a file; without the file there is none.
+fn expansion_rom(name: &str, path: &str) -> Result<Option<ExpansionRom>, String> {
+    let Ok(image) = std::fs::read(path) else { return Ok(None) };
+    ExpansionRom::new(name, &image).map(Some).map_err(|error| error.to_string())
 }
 
 fn attach<F: devices_pci::PciFunction>(
@@ -111,8 +189,10 @@ fn add(
     builder: &mut Builder<'_>,
     (type_name, place, id): (&'static str, Place, Option<String>),
     lifecycle: Arc<dyn Lifecycle>,
-    screen: Arc<dyn Screen>,
+    screens: Vec<Arc<dyn Screen>>,
 ) {
-    builder.screens.push(NewScreen { device: builder.devices.len(), id, screen });
+    for (head, screen) in (0..).zip(screens) {
+        builder.screens.push(NewScreen { device: builder.devices.len(), id: id.clone(), head, screen });
+    }
     builder.add(type_name, place, lifecycle);
 }

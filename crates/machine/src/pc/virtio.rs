@@ -47,6 +47,7 @@ pub fn command_line_devices(
                     attach(builder, bus, (device, config), (2, names), build)
                         .map(|attached| Input::connect(&VirtioPci::access(&attached.function)))
                 }
+                VirtioModel::Gpu { .. } => super::display::command_line_virtio_card(builder, bus, device, config),
                 VirtioModel::Serial(options) => {
                     let built = virtio_serial::console(builder, bus, &consoles, (device, config), *options);
                     built.map(|console| consoles.push(console))

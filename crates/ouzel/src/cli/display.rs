@@ -1,10 +1,13 @@
 //! `-vga`, and the graphics cards of `-device`.
 
-use machine::config::{CardModel, CardOptions, DeviceConfig, DeviceKind, DisplayConfig, EdidOptions};
+use machine::config::{
+    CardModel, CardOptions, DeviceConfig, DeviceKind, DisplayConfig, EdidOptions, GpuOptions, PciOptions, PciPlace,
+    VirtioConfig, VirtioModel,
+};
 
 use super::arguments::{given, last};
 use super::value::Values;
-use super::{Argument, CliError, virtio};
+use super::{Argument, CliError, virtio, virtio_devices};
 
 /// The properties of `VGA`, for the help.
 pub const VGA_PROPERTIES: &[(&str, &str)] = &[
@@ -37,13 +40,66 @@ pub const BOCHS_PROPERTIES: &[(&str, &str)] = &[
 
 /// `VGA`.
 pub fn vga(values: &mut Values<'_>, devices: &[DeviceConfig]) -> Result<DeviceKind, CliError> {
-    let is_vga = |device: &DeviceConfig| {
-        matches!(&device.kind, DeviceKind::Display(DisplayConfig { model: CardModel::Vga, .. }))
-    };
-    if devices.iter().any(is_vga) {
+    check_only_vga(values, devices)?;
+    card(values, CardModel::Vga, "VGA")
+}
+
+fn check_only_vga(values: &Values<'_>, devices: &[DeviceConfig]) -> Result<(), CliError> {
+    if devices.iter().any(|device| device.kind.is_vga()) {
         return Err(values.error("there is a VGA already, and only one can have the legacy ports; use secondary-vga"));
     }
-    card(values, CardModel::Vga, "VGA")
+    Ok(())
+}
+
+/// `virtio-gpu-pci`.
+pub fn virtio_gpu(values: &mut Values<'_>, _: &[DeviceConfig]) -> Result<DeviceKind, CliError> {
+    let options = gpu_options(values)?;
+    virtio_card(values, "virtio-gpu-pci", (options, None))
+}
+
+/// `virtio-vga`.
+pub fn virtio_vga(values: &mut Values<'_>, devices: &[DeviceConfig]) -> Result<DeviceKind, CliError> {
+    check_only_vga(values, devices)?;
+    let options = gpu_options(values)?;
+    let mut vga = VIRTIO_VGA;
+    if let Some(mib) = values.number("vgamem_mb", u64::from(u32::MAX))? {
+        vga.vgamem_mb = mib as u32;
+    }
+    virtio_card(values, "virtio-vga", (options, Some(vga)))
+}
+
+/// The VGA of a `virtio-vga`, without the properties of the command line.
+const VIRTIO_VGA: CardOptions = CardOptions {
+    vgamem_mb: 8,
+    mmio: true,
+    qemu_extended_regs: true,
+    edid: false,
+    monitor: EdidOptions { xres: 0, yres: 0, xmax: 0, ymax: 0, refresh_rate: 0 },
+};
+
+fn gpu_options(values: &mut Values<'_>) -> Result<GpuOptions, CliError> {
+    let mut options = GpuOptions::default();
+    let GpuOptions { max_outputs, xres, yres, edid, max_hostmem } = &mut options;
+    for (key, slot) in [("max_outputs", max_outputs), ("xres", xres), ("yres", yres)] {
+        if let Some(value) = values.number(key, u64::from(u32::MAX))? {
+            *slot = value as u32;
+        }
+    }
+    *edid = values.flag("edid")?.unwrap_or(*edid);
+    if let Some(size) = values.text("max_hostmem")? {
+        let error = |_| values.error("Parameter 'max_hostmem' expects a non-negative number below 2^64");
+        *max_hostmem = qapi::keyval::parse_size(&size, 1).map_err(error)?;
+    }
+    options.check().map_err(|error| values.error(error.to_string()))?;
+    Ok(options)
+}
+
+fn virtio_card(
+    values: &mut Values<'_>,
+    type_name: &'static str,
+    (options, vga): (GpuOptions, Option<CardOptions>),
+) -> Result<DeviceKind, CliError> {
+    virtio_devices::pci(values, type_name, virtio::Variant::NonTransitional, |_| Ok(VirtioModel::Gpu { options, vga }))
 }
 
 /// `secondary-vga`.
@@ -92,18 +148,27 @@ fn card(values: &mut Values<'_>, model: CardModel, driver: &str) -> Result<Devic
 }
 
 /// The board's card: there is one unless the command line has another VGA, or wants none.
-pub fn board_card(arguments: &[Argument<'_>], devices: &[DeviceConfig]) -> Result<Option<CardOptions>, CliError> {
-    let has_own = devices
-        .iter()
-        .any(|device| matches!(&device.kind, DeviceKind::Display(DisplayConfig { model: CardModel::Vga, .. })));
+pub fn board_card(arguments: &[Argument<'_>], devices: &[DeviceConfig]) -> Result<Option<DeviceKind>, CliError> {
+    let standard =
+        || DeviceKind::Display(DisplayConfig { model: CardModel::Vga, address: None, options: CardOptions::default() });
+    let has_own = devices.iter().any(|device| device.kind.is_vga());
     let Some(argument) = last(arguments, "vga") else {
         let wants = !has_own && !given(arguments, "nodefaults");
-        return Ok(wants.then(CardOptions::default));
+        return Ok(wants.then(standard));
     };
     match argument.value {
         "none" => Ok(None),
-        "std" if has_own => Err(argument.error("there is a VGA already, and only one can have the legacy ports")),
-        "std" => Ok(Some(CardOptions::default())),
-        other => Err(argument.error(format!("'{other}' is not available; 'std' and 'none' are"))),
+        "std" | "virtio" if has_own => {
+            Err(argument.error("there is a VGA already, and only one can have the legacy ports"))
+        }
+        "std" => Ok(Some(standard())),
+        "virtio" => Ok(Some(DeviceKind::Virtio(Box::new(VirtioConfig {
+            type_name: "virtio-vga",
+            place: PciPlace::default(),
+            pci: PciOptions { legacy: false, ..PciOptions::default() },
+            vectors: None,
+            model: VirtioModel::Gpu { options: GpuOptions::default(), vga: Some(VIRTIO_VGA) },
+        })))),
+        other => Err(argument.error(format!("'{other}' is not available; 'std', 'virtio' and 'none' are"))),
     }
 }

@@ -263,6 +263,7 @@ pub const OPTIONS: &[OptionSpec] = &[
     option("readconfig", Some("file"), "read options from a file with sections"),
     option("bios", Some("file"), "the firmware's ROM (default: bios-256k.bin of the package seabios)"),
     option("L", Some("path"), "look for firmware in this directory, too"),
+    option("option-rom", Some("file[,bootindex=n]"), "give the firmware this ROM to run, too"),
     grouped(
         "boot",
         "[order=]drives[,once=drives][,menu=on|off][,strict=on|off][,splash=file][,splash-time=ms][,reboot-timeout=ms]",
@@ -306,7 +307,7 @@ pub const OPTIONS: &[OptionSpec] = &[
     option("monitor", Some("dev"), "the human monitor's character device; only 'none' is available"),
     option("display", Some("type"), "select the display; only 'none' is available"),
     option("nographic", None, "no display; the first serial port is on the terminal"),
-    option("vga", Some("type"), "select the video card: std (there is one without -nodefaults) or none"),
+    option("vga", Some("type"), "select the video card: std (there is one without -nodefaults), virtio or none"),
     option("usb", None, "USB host controllers of the board (as -machine usb=on)"),
     option("usbdevice", Some("name"), "a USB device: tablet, mouse or keyboard (deprecated; use -device)"),
     option("nodefaults", None, "no devices that were not asked for"),

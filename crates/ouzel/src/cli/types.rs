@@ -32,6 +32,8 @@ const PROPERTY_TYPES: &[(&str, &str)] = &[
     ("logical_block_size", "size"),
     ("max-discard-sectors", "uint32"),
     ("max-write-zeroes-sectors", "uint32"),
+    ("max_hostmem", "size"),
+    ("max_outputs", "uint32"),
     ("min_io_size", "size"),
     ("num-queues", "uint16"),
     ("opt_io_size", "size"),

@@ -7,10 +7,10 @@ use machine::config::{
 };
 use qapi::keyval;
 
-use super::CliError;
 use super::devices::Driver;
 use super::value::Values;
 use super::virtio::{Variant, address, block_size, boot_index, error_policy, geometry, on_off_auto, size, transport};
+use super::{CliError, display};
 
 /// Properties of the transport, and those of a device.
 macro_rules! with_transport {
@@ -71,6 +71,23 @@ const RNG_PROPERTIES: &[(&str, &str)] = with_transport![
 const SERIAL_PROPERTIES: &[(&str, &str)] = with_transport![
     ("emergency-write", "on/off: a byte can be written without a queue (default on)"),
     ("max_ports", "ports, up to 511 (default 31)"),
+];
+
+const GPU_PROPERTIES: &[(&str, &str)] = with_transport![
+    ("edid", "on/off: the monitors describe themselves (default on)"),
+    ("max_hostmem", "bytes that all pictures of the guest do not reach (default 256M)"),
+    ("max_outputs", "heads, up to 16 (default 1)"),
+    ("xres", "preferred columns of the first head (default 1280)"),
+    ("yres", "its preferred rows (default 800)"),
+];
+
+const VIRTIO_VGA_PROPERTIES: &[(&str, &str)] = with_transport![
+    ("edid", "on/off: the monitors describe themselves (default on)"),
+    ("max_hostmem", "bytes that all pictures of the guest do not reach (default 256M)"),
+    ("max_outputs", "heads, up to 16 (default 1)"),
+    ("vgamem_mb", "MiB of the VGA's memory (default 8)"),
+    ("xres", "preferred columns of the first head (default 1280)"),
+    ("yres", "its preferred rows (default 800)"),
 ];
 
 const KEYBOARD_PROPERTIES: &[(&str, &str)] = with_transport![];
@@ -164,6 +181,22 @@ pub const DRIVERS: &[Driver] = &[
         properties: HD_PROPERTIES,
         build: scsi_hd,
     },
+    Driver {
+        name: "virtio-gpu-pci",
+        alias: Some("virtio-gpu"),
+        bus: "PCI",
+        description: "virtio graphics card",
+        properties: GPU_PROPERTIES,
+        build: display::virtio_gpu,
+    },
+    Driver {
+        name: "virtio-vga",
+        alias: None,
+        bus: "PCI",
+        description: "virtio graphics card with a VGA",
+        properties: VIRTIO_VGA_PROPERTIES,
+        build: display::virtio_vga,
+    },
     driver!("virtio-scsi-pci", Some("virtio-scsi"), Any, "virtio SCSI host adapter", SCSI_PROPERTIES, scsi),
     driver!(
         "virtio-scsi-pci-non-transitional",
@@ -243,11 +276,12 @@ pub const DRIVERS: &[Driver] = &[
     },
 ];
 
-fn pci(
+/// A virtio device on the PCI bus.
+pub fn pci(
     values: &mut Values<'_>,
     type_name: &'static str,
     variant: Variant,
-    model: fn(&mut Values<'_>) -> Result<VirtioModel, CliError>,
+    model: impl FnOnce(&mut Values<'_>) -> Result<VirtioModel, CliError>,
 ) -> Result<DeviceKind, CliError> {
     let place = PciPlace { bus: values.text("bus")?, address: address(values, type_name)? };
     let vectors = number(values, "vectors")?;

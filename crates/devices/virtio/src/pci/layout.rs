@@ -44,9 +44,35 @@ mod kind {
 pub const LEGACY_HEADER: u64 = 20;
 pub const LEGACY_HEADER_MSIX: u64 = 24;
 
+/// Parts of the modern register as regions of their own, in the order of [`Layout::parts`].
+pub const REGION_PARTS: [usize; 4] = [8, 9, 10, 11];
+
+/// Where the register's parts are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Placement {
+    /// As all virtio functions have them.
+    #[default]
+    Plain,
+    /// Behind the registers of a VGA, which have the beginning of BAR 2; BAR 0 is its video memory.
+    BesideVga,
+}
+
+/// A part of the modern register.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// Where it is in the register.
+    pub offset: u64,
+    /// Its bytes.
+    pub len: u64,
+    /// Where this model has it: [`COMMON_AT`] and so on.
+    pub at: u64,
+}
+
 /// Where things are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layout {
+    placement: Placement,
+    page_per_vq: bool,
     /// Bytes between the notification registers of two queues.
     pub notify_multiplier: u32,
     /// The capability that gives access to the structures.
@@ -68,13 +94,18 @@ impl Layout {
         if options.multifunction {
             config.set_multifunction();
         }
-        let mut layout = Self { notify_multiplier: if options.page_per_vq { 4096 } else { 4 }, config_access: None };
+        let mut layout = Self {
+            placement: options.placement,
+            page_per_vq: options.page_per_vq,
+            notify_multiplier: if options.page_per_vq { 4096 } else { 4 },
+            config_access: None,
+        };
         let mut free = 0x40;
         if options.modern {
             layout.add_modern(&mut config, options, &mut free);
         }
         let vectors = usize::try_from(options.vectors).ok().filter(|vectors| (1..=2048).contains(vectors));
-        let msix = vectors.map(|vectors| Msix::add_with_bar(&mut config, free, vectors, REGION_MSIX as u8));
+        let msix = vectors.map(|vectors| Msix::add_with_bar(&mut config, free, vectors, layout.msix_bar() as u8));
         if options.legacy {
             let header = if msix.is_some() { LEGACY_HEADER_MSIX } else { LEGACY_HEADER };
             let size = (header + config_len as u64).next_power_of_two();
@@ -85,26 +116,67 @@ impl Layout {
 
     /// Bytes of the modern register.
     pub fn modern_len(&self) -> u64 {
-        (NOTIFY_AT + u64::from(self.notify_multiplier) * u64::from(MAX_SIZE)).next_power_of_two()
+        (NOTIFY_AT + self.notify_len()).next_power_of_two()
+    }
+
+    fn notify_len(&self) -> u64 {
+        u64::from(self.notify_multiplier) * u64::from(MAX_SIZE)
+    }
+
+    /// The base address register of the modern structures.
+    pub fn modern_bar(&self) -> usize {
+        if self.placement == Placement::BesideVga { 2 } else { REGION_MODERN }
+    }
+
+    /// The base address register of MSI-X.
+    pub fn msix_bar(&self) -> usize {
+        if self.placement == Placement::BesideVga { 4 } else { REGION_MSIX }
+    }
+
+    /// The base address register of the port for notifications.
+    pub fn port_bar(&self) -> usize {
+        if self.placement == Placement::BesideVga { 5 } else { REGION_NOTIFY_PORT }
+    }
+
+    /// Common configuration, interrupt status, device configuration, notifications.
+    pub fn parts(&self) -> [Part; 4] {
+        // Beside a VGA they lie at the end, and the first two are halves if there is no padding.
+        let is_beside = self.placement == Placement::BesideVga;
+        let first = if is_beside && !self.page_per_vq { STRUCTURE_LEN / 2 } else { STRUCTURE_LEN };
+        let lens = [first, first, STRUCTURE_LEN, self.notify_len()];
+        let mut offset = if is_beside { self.modern_len() - lens.iter().sum::<u64>() } else { 0 };
+        let mut parts = [Part { offset: 0, len: 0, at: 0 }; 4];
+        for ((part, len), at) in parts.iter_mut().zip(lens).zip([COMMON_AT, ISR_AT, DEVICE_AT, NOTIFY_AT]) {
+            *part = Part { offset, len, at };
+            offset += len;
+        }
+        parts
+    }
+
+    /// Where this model has what is at an offset of the register.
+    pub fn find(&self, offset: u64) -> Option<u64> {
+        let part = self.parts().into_iter().find(|part| (part.offset..part.offset + part.len).contains(&offset))?;
+        Some(part.at + (offset - part.offset))
+    }
+
+    /// Whether the register has other things than virtio's.
+    pub fn is_shared(&self) -> bool {
+        self.placement == Placement::BesideVga
     }
 
     fn add_modern(&mut self, config: &mut ConfigSpace, options: &PciOptions, free: &mut u8) {
-        let notify_len = u64::from(self.notify_multiplier) * u64::from(MAX_SIZE);
-        let bar = REGION_MODERN as u8;
-        for (kind, offset, len) in [
-            (kind::COMMON, COMMON_AT, STRUCTURE_LEN),
-            (kind::ISR, ISR_AT, STRUCTURE_LEN),
-            (kind::DEVICE, DEVICE_AT, STRUCTURE_LEN),
-        ] {
-            add_capability(config, free, (kind, 16), (bar, offset, len));
+        let bar = self.modern_bar() as u8;
+        let parts = self.parts();
+        for (kind, part) in [kind::COMMON, kind::ISR, kind::DEVICE].into_iter().zip(parts) {
+            add_capability(config, free, (kind, 16), (bar, part.offset, part.len));
         }
-        let notify = add_capability(config, free, (kind::NOTIFY, 20), (bar, NOTIFY_AT, notify_len));
+        let notify = add_capability(config, free, (kind::NOTIFY, 20), (bar, parts[3].offset, parts[3].len));
         config.set_u32(notify + 16, self.notify_multiplier);
         if options.modern_pio_notify {
-            config.add_bar(REGION_NOTIFY_PORT, Bar { kind: BarKind::Io, size: 4 });
-            add_capability(config, free, (kind::NOTIFY, 20), (REGION_NOTIFY_PORT as u8, 0, 4));
+            config.add_bar(self.port_bar(), Bar { kind: BarKind::Io, size: 4 });
+            add_capability(config, free, (kind::NOTIFY, 20), (self.port_bar() as u8, 0, 4));
         }
-        config.add_bar(REGION_MODERN, Bar { kind: BarKind::Prefetchable64, size: self.modern_len() });
+        config.add_bar(self.modern_bar(), Bar { kind: BarKind::Prefetchable64, size: self.modern_len() });
         let access = add_capability(config, free, (kind::PCI, 20), (0, 0, 0));
         config.allow_u8(access + 4, 0xff);
         for field in [8, 12, CONFIG_DATA] {
