@@ -82,13 +82,17 @@ fn device_ranges(view: &FlatView) -> Vec<(u64, u64)> {
 
 /// Makes one access, of any size and at any offset, to one of the ranges that devices have in `space` now.
 pub fn access(space: &AddressSpace, script: &mut Script<'_>) {
+    access_in(space, &device_ranges(&space.view()), script);
+}
+
+/// The same to one of `ranges`: first address and length.
+pub fn access_in(space: &AddressSpace, ranges: &[(u64, u64)], script: &mut Script<'_>) {
     const SIZES: [AccessSize; 4] = [AccessSize::Byte, AccessSize::Word, AccessSize::Dword, AccessSize::Qword];
-    let ranges = device_ranges(&space.view());
     if ranges.is_empty() {
         return;
     }
     let (start, len) = ranges[script.number(1) as usize % ranges.len()];
-    let offset = script.number(if len > 0x100 { 3 } else { 1 }) % len;
+    let offset = script.number(if len > 0x100 { 3 } else { 1 }) % len.max(1);
     let choice = script.number(1);
     let size = SIZES[choice as usize & 3];
     let address = GuestAddress(start.saturating_add(offset));
@@ -96,6 +100,8 @@ pub fn access(space: &AddressSpace, script: &mut Script<'_>) {
         space.load(address, size);
     } else {
         let bytes = if choice & 8 == 0 { 1 } else { size.bytes() };
-        space.store(address, size, script.number(bytes));
+        // Small numbers may name pages, where the script writes structures.
+        let value = script.number(bytes) << if choice & 16 == 0 { 0 } else { 8 };
+        space.store(address, size, value & size.mask());
     }
 }

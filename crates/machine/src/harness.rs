@@ -1,164 +1,162 @@
 //! One harness for all devices of a machine: it accesses whatever they have mapped, lets time pass, and checks the laws
-//! of [`device::testing`]. Tests give it random bytes, the fuzzer its own.
+//! of [`device::testing`]. Tests give it random bytes, the fuzzer its own; the fuzzer may look at one device alone, which
+//! is found where firmware puts it, and whose structures in memory the script writes.
+
+mod devices;
 
 use std::sync::Arc;
 
-use clock::RtcBase;
 use device::ResetKind;
-use device::testing::{Script, access, reset_twice_is_once, save_and_restore_agree};
+use device::testing::{FakeDisk, Script, access, access_in, reset_twice_is_once, save_and_restore_agree};
+use memory::{AccessSize, AddressSpace, GuestAddress};
 
-use x86::model::{CpuModel, Topology};
-
-use crate::accelerator::AcceleratorConfig;
-use crate::config::{
-    Address, BoardOptions, BridgeKind, CardModel, CardOptions, DeviceConfig, DeviceKind, DisplayConfig, EHCI_MODELS,
-    HidKind, InputKind, InputOptions, MachineConfig, MachineType, MemoryOptions, PciOptions, PciPlace, RngOptions,
-    ScsiOptions, SerialOptions, SerialPortConfig, UHCI_MODELS, UhciOptions, UsbControllerConfig, UsbControllerKind,
-    UsbDeviceConfig, UsbDeviceKind, UsbLabels, VirtioConfig, VirtioModel, XhciModel, XhciOptions,
-};
-use crate::event::GuestEvents;
-use crate::firmware::FirmwareConfig;
-use crate::numa::Numa;
+use crate::Machine;
 use crate::qtest::QtestAccess;
-use crate::vcpu::Threads;
-use crate::{Backends, Machine};
 
 /// What a byte of the script stands for, of 256.
-const PORTS: u64 = 150;
-const MEMORY: u64 = 230;
+const PORTS: u64 = 120;
+const MEMORY: u64 = 190;
+const RAM: u64 = 215;
+const DISKS: u64 = 230;
 const TIME: u64 = 246;
 const LAW: u64 = 253;
 
-/// A machine with every kind of device that needs no host resource, whose vCPUs never run; for tests and the fuzzer.
-///
-/// # Panics
-/// It can't be built: `name` is no machine, or a device refuses its configuration.
-pub fn machine(name: &str) -> Machine {
-    let accelerator = AcceleratorConfig::Qtest;
-    let (cpu_model, _) = CpuModel::parse("qemu64", &accelerator.host()).expect("a model");
-    let card = |model| DeviceKind::Display(DisplayConfig { model, address: None, options: CardOptions::default() });
-    let bridge = |kind| DeviceKind::Bridge { kind, place: PciPlace::default(), chassis: 1 };
-    let kinds = [
-        card(CardModel::SecondaryVga),
-        card(CardModel::Bochs),
-        DeviceKind::Pvpanic { ioport: 0x505, events: 3 },
-        DeviceKind::IsaDebugExit { iobase: 0x501, iosize: 2 },
-        DeviceKind::Ib700,
-        DeviceKind::I6300Esb { place: PciPlace::default() },
-        DeviceKind::PvpanicPci { place: PciPlace::default(), events: 3 },
-        DeviceKind::PcTestdev,
-        DeviceKind::Vmgenid { guid: [1; 16] },
-        DeviceKind::Vmcoreinfo,
-        bridge(BridgeKind::Pci),
-        bridge(BridgeKind::I82801b11),
-        bridge(BridgeKind::PcieToPci),
-    ];
-    let plain = kinds.map(|kind| DeviceConfig { id: None, source: String::new(), kind }).into_iter();
-    let config = MachineConfig {
-        machine_type: MachineType::by_name(name).expect("a machine"),
-        ram_size: 32 << 20,
-        cpus: 1,
-        topology: Topology { sockets: 1, dies: 1, cores: 1, threads: 1 },
-        cpu_model,
-        accelerator,
-        threads: Threads::Multi,
-        icount: None,
-        rtc: RtcBase::Virtual { start: 1_000_000_000 },
-        usb: true,
-        hpet: true,
-        mem_merge: true,
-        dump_guest_core: true,
-        firmware: FirmwareConfig::default(),
-        boot: None,
-        vga: Some(CardOptions::default()),
-        board: BoardOptions { no_reboot: false, ..BoardOptions::default() },
-        memory: MemoryOptions::default(),
-        numa: Numa::default(),
-        types: Vec::new(),
-        devices: plain.chain(usb_devices()).chain(virtio_devices()).collect(),
-    };
-    let backends = Backends {
-        chardevs: &|id| Err(chardev::Error::NotFound(id.to_owned())),
-        disks: &|_| Err("there is no disk".to_owned()),
-        memories: &|_| Err("there is no memory".to_owned()),
-        entropy: &|_| Err("there is no source".to_owned()),
-    };
-    Machine::new(&config, &backends, &(Arc::new(|_| ()) as GuestEvents), None).expect("a machine")
+/// Devices at fixed addresses: name, ports, memory, each as first address and length.
+type Fixed = (&'static str, &'static [(u64, u64)], &'static [(u64, u64)]);
+
+const FIXED: &[Fixed] = &[
+    ("i8257", &[(0, 0x10), (0x81, 0xf), (0xc0, 0x20)], &[]),
+    ("i8259", &[(0x20, 2), (0xa0, 2), (0x4d0, 2)], &[]),
+    ("i8254", &[(0x40, 4), (0x61, 1)], &[]),
+    ("i8042", &[(0x60, 1), (0x64, 1), (0x92, 1)], &[]),
+    ("mc146818rtc", &[(0x70, 4)], &[]),
+    ("vga", &[(0x1ce, 4), (0x3b4, 2), (0x3ba, 1), (0x3c0, 0x10), (0x3d4, 2), (0x3da, 1)], &[(0xa_0000, 0x2_0000)]),
+    ("ide", &[(0x170, 8), (0x1f0, 8), (0x376, 1), (0x3f6, 1)], &[]),
+    ("fdc", &[(0x3f1, 5), (0x3f7, 1), (0, 0x10), (0x81, 0xf)], &[]),
+    ("pvpanic", &[(0x505, 1)], &[]),
+    ("ib700", &[(0x441, 1), (0x443, 1)], &[]),
+    ("fw_cfg", &[(0x510, 12)], &[]),
+    ("acpi_pm", &[(0x600, 0x80), (0xafe0, 4), (0xb2, 2)], &[]),
+    ("smbus", &[(0x700, 0x40)], &[]),
+    ("pci-host", &[(0xcf8, 8)], &[]),
+    ("ioapic", &[], &[(0xfec0_0000, 0x1000)]),
+    ("hpet", &[], &[(0xfed0_0000, 0x400)]),
+    ("lapic", &[], &[(0xfee0_0000, 0x1000)]),
+];
+
+/// Where one device is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Focus {
+    ports: Vec<(u64, u64)>,
+    memory: Vec<(u64, u64)>,
+    /// The modern registers of a virtio device.
+    virtio: Option<u64>,
 }
 
-/// USB controllers of all kinds with devices, for machines that are to be harnessed.
-fn usb_devices() -> Vec<DeviceConfig> {
-    let place = |slot, function| PciPlace { address: Some(Address::new(slot, function)), ..PciPlace::default() };
-    let controller = |id: &str, place, kind| {
-        let config = UsbControllerConfig { place, is_multifunction: true, kind };
-        let kind = DeviceKind::UsbController(Box::new(config));
-        DeviceConfig { id: Some(id.to_owned()), source: String::new(), kind }
-    };
-    let device = |bus: &str, kind| {
-        let (bus, labels) = (Some(format!("{bus}.0")), UsbLabels::default());
-        let kind = DeviceKind::UsbDevice(Box::new(UsbDeviceConfig { bus, port: None, labels, kind }));
-        DeviceConfig { id: None, source: String::new(), kind }
-    };
-    let uhci = |index: usize, companion| UsbControllerKind::Uhci {
-        model: UHCI_MODELS[index],
-        options: UhciOptions::default(),
-        companion,
-    };
-    let hid = |kind| UsbDeviceKind::Hid { kind, usb_version: 2 };
-    let hub = UsbDeviceKind::Hub { ports: 4, switches_power: true };
-    vec![
-        controller("ehci", place(28, 7), UsbControllerKind::Ehci { model: EHCI_MODELS[1], max_frames: 128 }),
-        controller("companion", place(28, 0), uhci(2, Some(("ehci.0".to_owned(), 0)))),
-        controller("uhci", place(27, 0), uhci(1, None)),
-        controller("xhci", place(26, 0), UsbControllerKind::Xhci(XhciOptions::new(XhciModel::Qemu))),
-        controller("nec", place(25, 0), UsbControllerKind::Xhci(XhciOptions::new(XhciModel::Nec))),
-        device("ehci", hid(HidKind::Tablet)),
-        device("uhci", hub),
-        device("uhci", hid(HidKind::Mouse)),
-        device("uhci", hid(HidKind::Keyboard)),
-        device("xhci", hid(HidKind::Tablet)),
-        device("nec", hid(HidKind::Keyboard)),
-    ]
+/// A machine with every kind of device that needs no more than a disk in memory, whose vCPUs never run.
+pub struct Harness {
+    machine: Machine,
+    access: QtestAccess,
+    disks: Vec<Arc<FakeDisk>>,
+    focus: Option<Focus>,
 }
 
-/// virtio devices of all kinds that need no disk, for machines that are to be harnessed.
-fn virtio_devices() -> Vec<DeviceConfig> {
-    let device = |type_name, legacy, model| {
-        let pci = PciOptions { legacy, ..PciOptions::default() };
-        let config = VirtioConfig { type_name, place: PciPlace::default(), pci, vectors: None, model };
-        DeviceConfig { id: None, source: String::new(), kind: DeviceKind::Virtio(Box::new(config)) }
-    };
-    let scsi = VirtioModel::Scsi { options: ScsiOptions::default(), num_queues: None, iothread: None };
-    let input = |kind| VirtioModel::Input(InputOptions { kind, wheel_axis: true });
-    let port = SerialPortConfig {
-        type_name: "virtserialport",
-        bus: None,
-        number: None,
-        name: Some("org.ouzel.test".to_owned()),
-        is_console: false,
-        chardev: None,
-    };
-    vec![
-        device("virtio-scsi-pci", true, scsi),
-        device("virtio-rng-pci", true, VirtioModel::Rng { options: RngOptions::default(), source: None }),
-        device("virtio-serial-pci", true, VirtioModel::Serial(SerialOptions::default())),
-        DeviceConfig { id: None, source: String::new(), kind: DeviceKind::SerialPort(port) },
-        device("virtio-keyboard-pci", false, input(InputKind::Keyboard)),
-        device("virtio-mouse-pci", false, input(InputKind::Mouse)),
-        device("virtio-tablet-pci", false, input(InputKind::Tablet)),
-    ]
-}
+impl Harness {
+    /// The machine `name`.
+    ///
+    /// # Panics
+    /// It can't be built: `name` is no machine, or a device refuses its configuration.
+    pub fn new(name: &str) -> Self {
+        let (machine, disks) = devices::build(name);
+        let access = machine.qtest_access();
+        Self { machine, access, disks, focus: None }
+    }
 
-/// Plays a script on a machine whose clock is manual and whose vCPUs do not run. Returns which laws were broken.
-pub fn play(machine: &QtestAccess, bytes: &[u8]) -> Vec<String> {
-    let mut broken = Vec::new();
-    let mut script = Script::new(bytes);
-    while !script.is_over() {
-        match script.number(1) {
-            0..PORTS => access(&machine.ports, &mut script),
-            PORTS..MEMORY => access(&machine.memory, &mut script),
-            MEMORY..TIME => machine.clock.step(script.number(2) << (script.number(1) & 3)),
-            TIME..LAW => {
+    /// The same for one device: one of [`Harness::names`].
+    ///
+    /// # Panics
+    /// As [`Harness::new`], or there is no such device.
+    pub fn of_device(name: &str, device: &str) -> Self {
+        let mut harness = Self::new(name);
+        harness.machine.after_firmware();
+        harness.focus = Some(harness.find(device).unwrap_or_else(|| panic!("no device {device}")));
+        harness
+    }
+
+    /// The devices that can be looked at alone.
+    pub fn names(&self) -> Vec<String> {
+        let functions = self.machine.pci_functions().into_iter().filter_map(|function| function.id);
+        FIXED.iter().map(|(name, ..)| (*name).to_owned()).chain(functions).collect()
+    }
+
+    /// How many devices there are.
+    pub fn devices(&self) -> usize {
+        self.access.devices.len()
+    }
+
+    fn find(&self, device: &str) -> Option<Focus> {
+        let mut focus = Focus::default();
+        let fixed = FIXED.iter().find(|(name, ..)| *name == device);
+        if let Some((_, ports, memory)) = fixed {
+            (focus.ports, focus.memory) = (ports.to_vec(), memory.to_vec());
+        }
+        // The board's IDE controller has its registers for DMA on the bus.
+        let is_it = |function: &devices_pci::FunctionInfo| {
+            function.id.as_deref() == Some(device) || (device == "ide" && matches!(function.class, 0x0101 | 0x0106))
+        };
+        let function = self.machine.pci_functions().into_iter().find(is_it);
+        if fixed.is_none() {
+            function.as_ref()?;
+        }
+        for (index, bar) in function.iter().flat_map(|function| function.bars.iter().map(|bar| (bar.index, bar))) {
+            let Some(address) = bar.address else { continue };
+            if bar.kind == devices_pci::BarKind::Io {
+                focus.ports.push((address, bar.size));
+            } else {
+                focus.memory.push((address, bar.size));
+            }
+            let is_virtio = function.as_ref().is_some_and(|function| function.vendor == 0x1af4);
+            if is_virtio && index == 4 {
+                focus.virtio = Some(address);
+            }
+        }
+        Some(focus)
+    }
+
+    /// Plays a script. Returns which laws were broken.
+    pub fn play(&self, bytes: &[u8]) -> Vec<String> {
+        let mut broken = Vec::new();
+        if let Some(focus) = &self.focus {
+            self.machine.after_firmware();
+            if let Some(registers) = focus.virtio {
+                start_virtio(&self.access.memory, registers);
+            }
+        }
+        let mut script = Script::new(bytes);
+        while !script.is_over() {
+            let choice = script.number(1);
+            self.step(choice, &mut script, &mut broken);
+        }
+        self.work();
+        broken
+    }
+
+    fn step(&self, choice: u64, script: &mut Script<'_>, broken: &mut Vec<String>) {
+        let machine = &self.access;
+        match (choice, &self.focus) {
+            (0..PORTS, Some(focus)) if !focus.ports.is_empty() => access_in(&machine.ports, &focus.ports, script),
+            (0..MEMORY, Some(focus)) if !focus.memory.is_empty() => access_in(&machine.memory, &focus.memory, script),
+            (0..MEMORY, Some(focus)) => access_in(&machine.ports, &focus.ports, script),
+            (0..PORTS, None) => access(&machine.ports, script),
+            (PORTS..MEMORY, None) => access(&machine.memory, script),
+            (MEMORY..RAM, _) => write_memory(&machine.memory, script),
+            (RAM..DISKS, Some(Focus { virtio: Some(registers), .. })) => {
+                offer(&machine.memory, *registers, script);
+            }
+            (RAM..DISKS, _) => self.work(),
+            (DISKS..TIME, _) => machine.clock.step(script.number(2) << (script.number(1) & 7)),
+            (TIME..LAW, _) => {
+                self.work();
                 let index = script.number(1) as usize % machine.devices.len().max(1);
                 if let Some((name, device)) = machine.devices.get(index) {
                     broken.extend(save_and_restore_agree(name, &**device).err());
@@ -172,18 +170,96 @@ pub fn play(machine: &QtestAccess, bytes: &[u8]) -> Vec<String> {
             }
         }
     }
-    broken
-}
 
-/// Checks the laws for each device, as it is now, and leaves all of them reset. Returns which
-/// are broken.
-pub fn check(machine: &QtestAccess) -> Vec<String> {
-    let mut broken = Vec::new();
-    for (name, device) in &machine.devices {
-        broken.extend(save_and_restore_agree(name, &**device).err());
-        for kind in [ResetKind::Warm, ResetKind::Cold] {
-            broken.extend(reset_twice_is_once(name, &**device, kind).err());
+    /// The disks do what they were asked for.
+    fn work(&self) {
+        for disk in &self.disks {
+            disk.work();
+            disk.take_log();
         }
     }
-    broken
+
+    /// Checks the laws for each device, as it is now, and leaves all of them reset. Returns which
+    /// are broken.
+    pub fn check(&self) -> Vec<String> {
+        let mut broken = Vec::new();
+        for (name, device) in &self.access.devices {
+            broken.extend(save_and_restore_agree(name, &**device).err());
+            for kind in [ResetKind::Warm, ResetKind::Cold] {
+                broken.extend(reset_twice_is_once(name, &**device, kind).err());
+            }
+        }
+        broken
+    }
+}
+
+/// Writes up to 16 bytes to the first or the second 64 KiB of RAM.
+fn write_memory(memory: &AddressSpace, script: &mut Script<'_>) {
+    let choice = script.number(1);
+    let address = script.number(2) & if choice & 1 == 0 { 0xffff } else { 0xff } | (choice & 2) << 15;
+    for word in 0..1 + (choice >> 2 & 1) {
+        memory.store(GuestAddress((address & !7) + 8 * word), AccessSize::Qword, script.number(8));
+    }
+}
+
+/// Queues of a virtio device that the harness sets up, and their entries.
+const QUEUES: u64 = 4;
+const ENTRIES: u64 = 8;
+
+fn queue_at(queue: u64) -> u64 {
+    0x4000 + 0x1000 * queue
+}
+
+/// Sets up the first queues of a virtio device through its modern registers, with all features.
+fn start_virtio(memory: &AddressSpace, registers: u64) {
+    let set = |offset: u64, size, value| {
+        memory.store(GuestAddress(registers + offset), size, value);
+    };
+    let get = |offset: u64| memory.load(GuestAddress(registers + offset), AccessSize::Dword);
+    set(20, AccessSize::Byte, 0);
+    set(20, AccessSize::Byte, 3);
+    for half in 0..2 {
+        set(0, AccessSize::Dword, half);
+        let offered = get(4);
+        set(8, AccessSize::Dword, half);
+        // Packed queues have another layout.
+        set(12, AccessSize::Dword, if half == 1 { offered & !4 } else { offered });
+    }
+    set(20, AccessSize::Byte, 11);
+    for queue in 0..QUEUES {
+        for word in 0..0x200 {
+            memory.store(GuestAddress(queue_at(queue) + 8 * word), AccessSize::Qword, 0);
+        }
+        set(22, AccessSize::Word, queue);
+        set(24, AccessSize::Word, ENTRIES);
+        for (offset, at) in [(32, 0), (40, 0x400), (48, 0x800)] {
+            set(offset, AccessSize::Dword, queue_at(queue) + at);
+        }
+        set(28, AccessSize::Word, 1);
+    }
+    set(20, AccessSize::Byte, 15);
+}
+
+/// Offers a chain of up to three descriptors, whose first has what the script says, and notifies the queue.
+fn offer(memory: &AddressSpace, registers: u64, script: &mut Script<'_>) {
+    let choice = script.number(1);
+    let queue = choice & 3;
+    let at = queue_at(queue);
+    let count = 1 + (choice >> 2) % 3;
+    for index in 0..count {
+        let kind = script.number(1);
+        let (address, len) = (0x1_0000 + (script.number(1) << 8), if kind & 4 == 0 { 64 } else { script.number(2) });
+        let flags = kind & 2 | u64::from(index + 1 < count);
+        memory.store(GuestAddress(at + 16 * index), AccessSize::Qword, address);
+        memory.store(GuestAddress(at + 16 * index + 8), AccessSize::Qword, len | flags << 32 | (index + 1) << 48);
+        if kind & 8 != 0 {
+            for word in 0..6 {
+                memory.store(GuestAddress(address + 4 * word), AccessSize::Dword, script.number(2));
+            }
+        }
+    }
+    let available = memory.load(GuestAddress(at + 0x402), AccessSize::Word);
+    memory.store(GuestAddress(at + 0x404 + 2 * (available % ENTRIES)), AccessSize::Word, 0);
+    memory.store(GuestAddress(at + 0x402), AccessSize::Word, available.wrapping_add(1) & 0xffff);
+    memory.store(GuestAddress(registers + 0x3000 + 4 * queue), AccessSize::Word, queue);
 }

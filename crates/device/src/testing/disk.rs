@@ -17,6 +17,7 @@ pub struct FakeDisk {
     /// What was asked for, in order: `read 5+2` and so on, in sectors of 512 bytes.
     pub log: Mutex<Vec<String>>,
     queue: Mutex<Vec<DiskRequest>>,
+    is_eager: Mutex<bool>,
     observer: Mutex<Option<Weak<dyn DiskObserver>>>,
     removable: Mutex<Option<Weak<dyn Removable>>>,
 }
@@ -47,6 +48,7 @@ impl FakeDisk {
             failure: Mutex::default(),
             log: Mutex::default(),
             queue: Mutex::default(),
+            is_eager: Mutex::default(),
             observer: Mutex::default(),
             removable: Mutex::default(),
         })
@@ -55,6 +57,11 @@ impl FakeDisk {
     /// What was asked for since the last call.
     pub fn take_log(&self) -> Vec<String> {
         std::mem::take(&mut lock(&self.log))
+    }
+
+    /// Whether requests are done as they come: for whoever waits for one.
+    pub fn set_eager(&self, is_eager: bool) {
+        *lock(&self.is_eager) = is_eager;
     }
 
     /// How many requests wait.
@@ -94,7 +101,7 @@ impl FakeDisk {
 
     fn apply(&self, operation: &DiskOperation) -> Result<(), DiskError> {
         let mut data = lock(&self.data);
-        let range = |offset: u64, len: usize| offset as usize..offset as usize + len;
+        let range = |offset: u64, len: usize| offset as usize..(offset as usize).saturating_add(len);
         match operation {
             DiskOperation::Read { offset, buf } => {
                 buf.write_at(0, data.get(range(*offset, buf.len())).ok_or(DiskError::Invalid)?);
@@ -131,6 +138,10 @@ impl Disk for FakeDisk {
         };
         lock(&self.log).push(text);
         lock(&self.queue).push(request);
+        let is_eager = *lock(&self.is_eager);
+        if is_eager {
+            self.work();
+        }
     }
 
     fn set_write_cache(&self, on: bool) {

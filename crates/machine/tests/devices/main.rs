@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use machine::harness;
+use machine::harness::Harness;
 
 /// Random bytes, the same in each run.
 fn noise(len: usize, seed: u64) -> Vec<u8> {
@@ -15,17 +15,31 @@ fn noise(len: usize, seed: u64) -> Vec<u8> {
     (0..len).map(|_| next()).collect()
 }
 
+fn broken(harness: &Harness, seeds: std::ops::Range<u64>) -> BTreeSet<String> {
+    let mut broken: BTreeSet<String> = harness.check().into_iter().collect();
+    for seed in seeds {
+        broken.extend(harness.play(&noise(4000, seed)));
+        broken.extend(harness.check());
+    }
+    broken
+}
+
 #[test]
 fn every_device_keeps_the_laws_under_random_accesses() {
     for name in ["pc", "q35"] {
-        let machine = harness::machine(name);
-        let access = machine.qtest_access();
-        assert!(access.devices.len() > 15, "all devices are there: {}", access.devices.len());
-        let mut broken: BTreeSet<String> = harness::check(&access).into_iter().collect();
-        for seed in 0..40 {
-            broken.extend(harness::play(&access, &noise(4000, seed)));
-            broken.extend(harness::check(&access));
-        }
+        let harness = Harness::new(name);
+        assert!(harness.devices() > 15, "all devices are there: {}", harness.devices());
+        let broken = broken(&harness, 0..12);
         assert!(broken.is_empty(), "{name}: {broken:#?}");
+    }
+}
+
+#[test]
+fn each_device_alone_keeps_the_laws_where_firmware_puts_it() {
+    let names = Harness::new("q35").names();
+    assert!(names.len() > 25, "{names:?}");
+    for device in names {
+        let broken = broken(&Harness::of_device("q35", &device), 0..1);
+        assert!(broken.is_empty(), "{device}: {broken:#?}");
     }
 }

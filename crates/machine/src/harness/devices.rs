@@ -1,0 +1,208 @@
+//! The machine that is harnessed: every kind of device that needs no more than a disk in memory.
+
+use std::sync::Arc;
+
+use clock::RtcBase;
+use device::testing::FakeDisk;
+use x86::model::{CpuModel, Topology};
+
+use crate::accelerator::AcceleratorConfig;
+use crate::config::{
+    Address, BlkOptions, BoardOptions, BridgeKind, CardModel, CardOptions, DeviceConfig, DeviceKind, DiskUse,
+    DisplayConfig, DriveKind, DriveOptions, EHCI_MODELS, FloppyConfig, GpuOptions, HidKind, IdeDriveConfig, InputKind,
+    InputOptions, MachineConfig, MachineType, MemoryOptions, PciOptions, PciPlace, RngOptions, ScsiDriveConfig,
+    ScsiOptions, SerialOptions, SerialPortConfig, UHCI_MODELS, UhciOptions, UnitKind, UnitOptions, UsbControllerConfig,
+    UsbControllerKind, UsbDeviceConfig, UsbDeviceKind, UsbLabels, VirtioBlkConfig, VirtioConfig, VirtioModel,
+    XhciModel, XhciOptions,
+};
+use crate::event::GuestEvents;
+use crate::firmware::FirmwareConfig;
+use crate::numa::Numa;
+use crate::vcpu::Threads;
+use crate::{Backends, Machine};
+
+/// Sectors of the disks, as a floppy has them.
+const SECTORS: usize = 2880;
+
+/// The machine, whose vCPUs never run, and its disks.
+///
+/// # Panics
+/// It can't be built: `name` is no machine, or a device refuses its configuration.
+pub(super) fn build(name: &str) -> (Machine, Vec<Arc<FakeDisk>>) {
+    let accelerator = AcceleratorConfig::Qtest;
+    let (cpu_model, _) = CpuModel::parse("qemu64", &accelerator.host()).expect("a model");
+    let card = |model| DeviceKind::Display(DisplayConfig { model, address: None, options: CardOptions::default() });
+    let bridge = |kind| DeviceKind::Bridge { kind, place: PciPlace::default(), chassis: 1 };
+    let kinds = [
+        card(CardModel::SecondaryVga),
+        card(CardModel::Bochs),
+        DeviceKind::Pvpanic { ioport: 0x505, events: 3 },
+        DeviceKind::IsaDebugExit { iobase: 0x501, iosize: 2 },
+        DeviceKind::Ib700,
+        DeviceKind::I6300Esb { place: PciPlace::default() },
+        DeviceKind::PvpanicPci { place: PciPlace::default(), events: 3 },
+        DeviceKind::PcTestdev,
+        DeviceKind::Vmgenid { guid: [1; 16] },
+        DeviceKind::Vmcoreinfo,
+        bridge(BridgeKind::Pci),
+        bridge(BridgeKind::I82801b11),
+        bridge(BridgeKind::PcieToPci),
+    ];
+    let names = ["secondary-vga", "bochs-display", "", "", "", "i6300esb", "pvpanic-pci", "", "", "", "", "", ""];
+    let plain = kinds.into_iter().zip(names).map(|(kind, name)| named(name, kind));
+    let config = MachineConfig {
+        machine_type: MachineType::by_name(name).expect("a machine"),
+        ram_size: 32 << 20,
+        cpus: 1,
+        topology: Topology { sockets: 1, dies: 1, cores: 1, threads: 1 },
+        cpu_model,
+        accelerator,
+        threads: Threads::Multi,
+        icount: None,
+        rtc: RtcBase::Virtual { start: 1_000_000_000 },
+        usb: true,
+        hpet: true,
+        mem_merge: true,
+        dump_guest_core: true,
+        firmware: FirmwareConfig::default(),
+        boot: None,
+        vga: Some(card(CardModel::Vga)),
+        board: BoardOptions { no_reboot: false, ..BoardOptions::default() },
+        memory: MemoryOptions::default(),
+        numa: Numa::default(),
+        types: Vec::new(),
+        devices: plain.chain(usb_devices()).chain(virtio_devices()).chain(disks(name == "q35")).collect(),
+    };
+    let made = std::cell::RefCell::new(Vec::new());
+    let backends = Backends {
+        chardevs: &|id| Err(chardev::Error::NotFound(id.to_owned())),
+        disks: &|_| {
+            let disk = FakeDisk::new(SECTORS);
+            // Boards read what they boot from.
+            disk.set_eager(true);
+            made.borrow_mut().push(Arc::clone(&disk));
+            Ok(disk)
+        },
+        memories: &|_| Err("there is no memory".to_owned()),
+        entropy: &|_| Err("there is no source".to_owned()),
+    };
+    let machine = Machine::new(&config, &backends, &(Arc::new(|_| ()) as GuestEvents), None).expect("a machine");
+    let disks = made.into_inner();
+    disks.iter().for_each(|disk| disk.set_eager(false));
+    (machine, disks)
+}
+
+/// A device; without an id if the name is empty.
+fn named(id: &str, kind: DeviceKind) -> DeviceConfig {
+    DeviceConfig { id: Some(id.to_owned()).filter(|id| !id.is_empty()), source: String::new(), kind }
+}
+
+/// Drives on all kinds of buses.
+fn disks(is_q35: bool) -> Vec<DeviceConfig> {
+    let disk = || DiskUse { drive: "disk".to_owned(), removable: true, ..DiskUse::default() };
+    let ide = |unit: u32, kind| {
+        let (bus, unit) = if is_q35 { (format!("ide.{unit}"), 0) } else { (format!("ide.{}", unit / 2), unit % 2) };
+        let type_name = if kind == DriveKind::Disk { "ide-hd" } else { "ide-cd" };
+        let (bus, unit, disk, drive) = (Some(bus), Some(unit), disk(), DriveOptions::new(kind));
+        let config = IdeDriveConfig { type_name, bus, unit, disk, drive, translation: None, is_boards: false };
+        named("", DeviceKind::IdeDrive(Box::new(config)))
+    };
+    let scsi = |target, kind, type_name| {
+        let unit = UnitOptions::new(kind);
+        let (disk, target) = (disk(), Some(target));
+        let config = ScsiDriveConfig { type_name, bus: None, channel: 0, target, lun: None, disk, unit };
+        named("", DeviceKind::ScsiDrive(Box::new(config)))
+    };
+    let usb = |bus: &str| {
+        let kind = UsbDeviceKind::Storage { disk: Box::new(disk()), unit: Box::new(UnitOptions::new(UnitKind::Disk)) };
+        let (bus, labels) = (Some(format!("{bus}.0")), UsbLabels::default());
+        named("", DeviceKind::UsbDevice(Box::new(UsbDeviceConfig { bus, port: None, labels, kind })))
+    };
+    let blk = VirtioBlkConfig {
+        type_name: "virtio-blk-pci",
+        bus: None,
+        address: None,
+        disk: disk(),
+        pci: PciOptions::default(),
+        blk: BlkOptions::default(),
+        num_queues: None,
+        vectors: None,
+    };
+    let floppy = FloppyConfig { unit: None, drive_type: None, disk: disk(), is_boards: false };
+    vec![
+        ide(0, DriveKind::Disk),
+        ide(1, DriveKind::Cd),
+        ide(2, DriveKind::Disk),
+        scsi(0, UnitKind::Disk, "scsi-hd"),
+        scsi(1, UnitKind::Cd, "scsi-cd"),
+        usb("ehci"),
+        usb("xhci"),
+        named("virtio-blk-pci", DeviceKind::VirtioBlkPci(Box::new(blk))),
+        named("", DeviceKind::Floppy(Box::new(floppy))),
+    ]
+}
+
+/// USB controllers of all kinds with devices, for machines that are to be harnessed.
+fn usb_devices() -> Vec<DeviceConfig> {
+    let place = |slot, function| PciPlace { address: Some(Address::new(slot, function)), ..PciPlace::default() };
+    let controller = |id: &str, place, kind| {
+        let config = UsbControllerConfig { place, is_multifunction: true, kind };
+        let kind = DeviceKind::UsbController(Box::new(config));
+        DeviceConfig { id: Some(id.to_owned()), source: String::new(), kind }
+    };
+    let device = |bus: &str, kind| {
+        let (bus, labels) = (Some(format!("{bus}.0")), UsbLabels::default());
+        let kind = DeviceKind::UsbDevice(Box::new(UsbDeviceConfig { bus, port: None, labels, kind }));
+        DeviceConfig { id: None, source: String::new(), kind }
+    };
+    let uhci = |index: usize, companion| UsbControllerKind::Uhci {
+        model: UHCI_MODELS[index],
+        options: UhciOptions::default(),
+        companion,
+    };
+    let hid = |kind| UsbDeviceKind::Hid { kind, usb_version: 2 };
+    let hub = UsbDeviceKind::Hub { ports: 4, switches_power: true };
+    vec![
+        controller("ehci", place(28, 7), UsbControllerKind::Ehci { model: EHCI_MODELS[1], max_frames: 128 }),
+        controller("companion", place(28, 0), uhci(2, Some(("ehci.0".to_owned(), 0)))),
+        controller("uhci", place(27, 0), uhci(1, None)),
+        controller("xhci", place(26, 0), UsbControllerKind::Xhci(XhciOptions::new(XhciModel::Qemu))),
+        controller("nec", place(25, 0), UsbControllerKind::Xhci(XhciOptions::new(XhciModel::Nec))),
+        device("ehci", hid(HidKind::Tablet)),
+        device("uhci", hub),
+        device("uhci", hid(HidKind::Mouse)),
+        device("uhci", hid(HidKind::Keyboard)),
+        device("xhci", hid(HidKind::Tablet)),
+        device("nec", hid(HidKind::Keyboard)),
+    ]
+}
+
+/// virtio devices of all kinds that need no disk, for machines that are to be harnessed.
+fn virtio_devices() -> Vec<DeviceConfig> {
+    let device = |type_name, legacy, model| {
+        let pci = PciOptions { legacy, ..PciOptions::default() };
+        let config = VirtioConfig { type_name, place: PciPlace::default(), pci, vectors: None, model };
+        named(type_name, DeviceKind::Virtio(Box::new(config)))
+    };
+    let scsi = VirtioModel::Scsi { options: ScsiOptions::default(), num_queues: None, iothread: None };
+    let gpu = GpuOptions { max_outputs: 2, ..GpuOptions::default() };
+    let input = |kind| VirtioModel::Input(InputOptions { kind, wheel_axis: true });
+    let port = SerialPortConfig {
+        type_name: "virtserialport",
+        bus: None,
+        number: None,
+        name: Some("org.ouzel.test".to_owned()),
+        is_console: false,
+        chardev: None,
+    };
+    vec![
+        device("virtio-scsi-pci", true, scsi),
+        device("virtio-rng-pci", true, VirtioModel::Rng { options: RngOptions::default(), source: None }),
+        device("virtio-serial-pci", true, VirtioModel::Serial(SerialOptions::default())),
+        DeviceConfig { id: None, source: String::new(), kind: DeviceKind::SerialPort(port) },
+        device("virtio-keyboard-pci", false, input(InputKind::Keyboard)),
+        device("virtio-mouse-pci", false, input(InputKind::Mouse)),
+        device("virtio-tablet-pci", false, input(InputKind::Tablet)),
+        device("virtio-gpu-pci", false, VirtioModel::Gpu { options: gpu, vga: None }),
+    ]
+}
