@@ -8,6 +8,7 @@
 
 mod accelerator;
 mod apic;
+pub mod backdoor;
 mod interrupts;
 mod signals;
 mod statistics;

@@ -1,11 +1,11 @@
 //! Port I/O with its privilege checks (SDM vol. 1, chapter 19) and I/O breakpoints.
 
-use accel::Signal;
-use memory::{AccessSize, GuestAddress};
+use accel::{Signal, backdoor};
+use memory::{AccessSize, AddressSpace, GuestAddress};
 
 use crate::fault::{Exec, Fault};
 use crate::segment::{attr, system};
-use crate::state::Cpu;
+use crate::state::{Cpu, gpr};
 
 impl Cpu {
     /// Whether a program may access `size` bytes of ports: by IOPL, else by the TSS's bitmap. String instructions call
@@ -51,20 +51,42 @@ impl Cpu {
         Ok(())
     }
 
+    /// An access to the port whose device sees registers, and changes them.
+    fn backdoor<R>(&mut self, access: impl FnOnce(&AddressSpace) -> R) -> R {
+        const ORDER: [usize; 6] = [gpr::RAX, gpr::RBX, gpr::RCX, gpr::RDX, gpr::RSI, gpr::RDI];
+        let before = ORDER.map(|index| self.gpr[index] as u32);
+        let (result, after) = backdoor::call(before, || access(&self.ports));
+        for ((index, before), after) in ORDER.into_iter().zip(before).zip(after) {
+            // What the device left alone keeps its upper half.
+            if before != after {
+                self.gpr[index] = u64::from(after);
+            }
+        }
+        result
+    }
+
     /// Reads a port after [`Cpu::check_port`].
     pub fn port_read(&mut self, size: u8, port: u16) -> u32 {
         let size = access_size(size);
         self.note_port_access(port, size);
-        let value = self.ports.load(GuestAddress(u64::from(port)), size) & size.mask();
+        let value = if port == backdoor::PORT {
+            self.backdoor(|ports| ports.load(GuestAddress(u64::from(port)), size))
+        } else {
+            self.ports.load(GuestAddress(u64::from(port)), size)
+        };
         self.sync_map();
-        value as u32
+        (value & size.mask()) as u32
     }
 
     /// Writes a port after [`Cpu::check_port`].
     pub fn port_write(&mut self, size: u8, port: u16, value: u32) {
         let size = access_size(size);
         self.note_port_access(port, size);
-        self.ports.store(GuestAddress(u64::from(port)), size, u64::from(value) & size.mask());
+        if port == backdoor::PORT {
+            self.backdoor(|ports| ports.store(GuestAddress(u64::from(port)), size, u64::from(value) & size.mask()));
+        } else {
+            self.ports.store(GuestAddress(u64::from(port)), size, u64::from(value) & size.mask());
+        }
         // The device may have changed the memory map or the A20 gate.
         self.sync_map();
         if self.signals.is_raised(Signal::SMI) {

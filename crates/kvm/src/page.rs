@@ -35,6 +35,20 @@ impl RunPage {
         unsafe { (*self.0.as_ptr()).__bindgen_anon_1.io.size }
     }
 
+    /// Replaces what the port read that the vCPU has just left for gives: up to four bytes of one access.
+    pub(crate) fn set_io_data(&self, value: u32) {
+        let page = self.0.as_ptr();
+        // SAFETY: inside of the mapped page; any bytes are valid for these integers.
+        let (offset, size) =
+            unsafe { ((*page).__bindgen_anon_1.io.data_offset, usize::from((*page).__bindgen_anon_1.io.size.min(4))) };
+        // SAFETY: the kernel's documentation of KVM_EXIT_IO has the data at this offset of the mapping, which the
+        // exit's own slice is made of; at least one access of `size` bytes is there, and nobody borrows it now.
+        unsafe {
+            let data = page.cast::<u8>().add(offset as usize);
+            std::ptr::copy_nonoverlapping(value.to_le_bytes().as_ptr(), data, size);
+        }
+    }
+
     /// The kernel's number for an internal error.
     pub(crate) fn internal_suberror(&self) -> u32 {
         // SAFETY: inside of the mapped page; any bytes are a valid `u32`.

@@ -17,7 +17,9 @@ use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use accel::{ApicRegisters, CpuSignals, InterruptSource, LocalApic, Signal, Vcpu, VcpuConfig, VcpuExit, VcpuReset};
+use accel::{
+    ApicRegisters, CpuSignals, InterruptSource, LocalApic, Signal, Vcpu, VcpuConfig, VcpuExit, VcpuReset, backdoor,
+};
 use kvm_bindings::kvm_lapic_state;
 use kvm_ioctls::{Cap, VcpuFd};
 use memory::{AccessSize, AddressSpace, GuestAddress};
@@ -91,6 +93,11 @@ enum Next {
     Halt,
     /// Pass on the end of a level-triggered interrupt.
     EndOfInterrupt(u8),
+    /// An access to the port whose device sees registers.
+    Backdoor {
+        /// It reads.
+        is_read: bool,
+    },
     Return(VcpuExit),
 }
 
@@ -262,6 +269,32 @@ impl KvmVcpu {
         if self.has_own_interrupts() { WANTED } else { WANTED & !Signal::INTR.0 }
     }
 
+    /// An access to the port whose device sees registers.
+    fn backdoor(&mut self, is_read: bool) -> Result<(), KvmError> {
+        let mut regs = self.fd.get_regs().map_err(request("KVM_GET_REGS"))?;
+        let before = [regs.rax, regs.rbx, regs.rcx, regs.rdx, regs.rsi, regs.rdi].map(|register| register as u32);
+        let (mut value, size) = ([0; 4], usize::from(self.page.io_size().clamp(1, 4)));
+        let ((), after) = backdoor::call(before, || {
+            if is_read {
+                load(&self.ports, backdoor::PORT.into(), &mut value[..size]);
+            } else {
+                store(&self.ports, backdoor::PORT.into(), &value[..size]);
+            }
+        });
+        let registers = [&mut regs.rax, &mut regs.rbx, &mut regs.rcx, &mut regs.rdx, &mut regs.rsi, &mut regs.rdi];
+        for ((register, before), after) in registers.into_iter().zip(before).zip(after) {
+            // What the device left alone keeps its upper half.
+            if before != after {
+                *register = u64::from(after);
+            }
+        }
+        self.fd.set_regs(&regs).map_err(request("KVM_SET_REGS"))?;
+        if is_read {
+            self.page.set_io_data(u32::from_le_bytes(value));
+        }
+        Ok(())
+    }
+
     /// Runs guest code until the next exit, unless there are requests that are not `known`.
     fn enter_guest(&mut self, known: u32) -> Result<Option<VcpuExit>, KvmError> {
         if let Some(apic) = self.user_apic() {
@@ -291,11 +324,12 @@ impl KvmVcpu {
         };
         self.tsc_read = None;
         self.tell_apic();
-        self.access_pending = matches!(next, Next::Complete);
+        self.access_pending = matches!(next, Next::Complete | Next::Backdoor { .. });
         match next {
             Next::Continue | Next::Complete => {}
             Next::Halt => self.activity = Activity::Halted,
             Next::EndOfInterrupt(vector) => self.vm.end_of_interrupt(vector),
+            Next::Backdoor { is_read } => self.backdoor(is_read)?,
             Next::Return(VcpuExit::InternalError(text)) => return Ok(Some(self.internal_error(text))),
             Next::Return(exit) => return Ok(Some(exit)),
         }
@@ -509,6 +543,8 @@ fn handle(exit: kvm_ioctls::VcpuExit<'_>, page: &RunPage, memory: &AddressSpace,
     use kvm_ioctls::VcpuExit as Exit;
     let failed = |text: String| Next::Return(VcpuExit::InternalError(text));
     match exit {
+        Exit::IoIn(backdoor::PORT, _) => Next::Backdoor { is_read: true },
+        Exit::IoOut(backdoor::PORT, _) => Next::Backdoor { is_read: false },
         Exit::IoIn(port, data) => {
             for item in data.chunks_mut(page.io_size().max(1).into()) {
                 load(ports, port.into(), item);

@@ -23,6 +23,7 @@ mod tables;
 mod usb;
 mod virtio;
 mod virtio_serial;
+mod vmport;
 
 use std::sync::Arc;
 

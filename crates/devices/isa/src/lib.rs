@@ -10,3 +10,4 @@ pub mod parallel;
 pub mod pc_testdev;
 pub mod pvpanic;
 pub mod uart16550;
+pub mod vmport;

@@ -38,6 +38,7 @@ struct MachineOption {
     memory_backend: Option<String>,
     has_hmat: bool,
     has_graphics: bool,
+    vmport: bool,
     smp: Smp,
     accelerators: MachineSettings,
 }
@@ -74,7 +75,7 @@ pub fn settings(
     warnings.extend(notes);
     let of_machine = option.firmware.clone();
     let machine_type = option.machine_type;
-    let (usb, hpet) = (option.usb, option.hpet);
+    let (usb, hpet, vmport) = (option.usb, option.hpet, option.vmport);
     let (mem_merge, dump_guest_core) = (option.mem_merge, option.dump_guest_core);
     let boot = boot(arguments, option)?;
     if is_empty && boot.is_some() {
@@ -101,7 +102,7 @@ pub fn settings(
         boot,
         firmware,
         vga: display::board_card(arguments, &devices)?.filter(|_| !is_empty),
-        board: BoardOptions { apic_id, ..platform::board(arguments)? },
+        board: BoardOptions { apic_id, vmport, ..platform::board(arguments)? },
         memory,
         numa,
         types: types::of_drivers(),
@@ -136,6 +137,7 @@ fn machine_option(arguments: &[Argument<'_>]) -> Result<MachineOption, CliError>
         memory_backend: None,
         has_hmat: false,
         has_graphics: true,
+        vmport: true,
         smp: Smp::default(),
         accelerators: MachineSettings::default(),
     };
@@ -175,6 +177,10 @@ fn machine_option(arguments: &[Argument<'_>]) -> Result<MachineOption, CliError>
             if let Some(value) = values.flag(key)? {
                 *slot = value;
             }
+        }
+        // "auto" is on.
+        if let Some(vmport) = super::virtio::on_off_auto(&mut values, "vmport")? {
+            option.vmport = vmport;
         }
         if let Some(text) = values.text("max-fw-size")? {
             option.firmware.max_size = Some(max_firmware_size(argument, &text)?);
