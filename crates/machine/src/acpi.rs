@@ -89,6 +89,19 @@ pub struct AcpiConfig {
     pub numa: Option<Arc<NumaTables>>,
     /// The I/O ports of the ISA serial ports that exist, in order of COM number.
     pub serial_ports: Vec<SerialPort>,
+    /// The ISA parallel ports that exist, in order of LPT number.
+    pub parallel_ports: Vec<ParallelPort>,
+}
+
+/// One ISA parallel port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ParallelPort {
+    /// LPT number, from 1.
+    pub number: u8,
+    /// First of its 8 ports.
+    pub io: u16,
+    /// ISA interrupt.
+    pub irq: u8,
 }
 
 /// One ISA serial port.
@@ -354,6 +367,7 @@ mod tests {
             generation: Some([1; 16]),
             numa: None,
             serial_ports: vec![SerialPort { number: 1, io: 0x3f8, irq: 4 }],
+            parallel_ports: vec![ParallelPort { number: 1, io: 0x378, irq: 7 }],
         }
     }
 

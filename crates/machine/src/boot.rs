@@ -1,4 +1,5 @@
-//! `-kernel`: putting a kernel into guest memory and the boot processor at its entry, without firmware.
+//! `-kernel`: putting a kernel into guest memory and the boot processor at its entry, without firmware; or, for machines
+//! whose firmware was named, giving it to that ([`firmware`]).
 //!
 //! Three formats, told apart by their contents, in this order: a Linux bzImage ([`linux`]), a Multiboot image
 //! ([`multiboot`]), and an ELF file with a PVH entry note ([`pvh`]). Each gives a [`BootPlan`]: bytes for guest memory
@@ -7,6 +8,7 @@
 //! Images come from outside: every length and address in them is checked, and an image that does not fit is an error.
 
 mod elf;
+pub mod firmware;
 mod flat;
 mod linux;
 mod multiboot;

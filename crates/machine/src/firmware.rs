@@ -116,6 +116,17 @@ impl Default for SleepOptions {
 /// A file for the guest's firmware: its name and its contents.
 pub type FirmwareFile = (String, Arc<[u8]>);
 
+/// An option ROM for the firmware, which has no device: `-option-rom`, and what boots a kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OptionRom {
+    /// The file's name, without directories.
+    pub name: String,
+    /// Its contents.
+    pub bytes: Arc<[u8]>,
+    /// Its place in the boot order.
+    pub boot_index: Option<i32>,
+}
+
 /// Everything that concerns firmware.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FirmwareConfig {
@@ -131,6 +142,8 @@ pub struct FirmwareConfig {
     pub no_graphic: bool,
     /// `-fw_cfg`: further files by name.
     pub files: Vec<FirmwareFile>,
+    /// Option ROMs without a device.
+    pub option_roms: Vec<OptionRom>,
     /// Sleep states.
     pub sleep: SleepOptions,
     /// The flash chips, in place of the ROM: at most two.
@@ -150,6 +163,13 @@ pub struct BootDevice {
     pub path: String,
     /// The geometry that the user gave: cylinders, heads, sectors.
     pub geometry: Option<(u32, u32, u32)>,
+}
+
+impl FirmwareConfig {
+    /// Whether the machine starts in firmware, also when there is a kernel.
+    pub fn is_there(&self) -> bool {
+        self.rom.is_some() || !self.flash.is_empty()
+    }
 }
 
 /// The file `bootorder`: the paths of devices with an index, in its order.

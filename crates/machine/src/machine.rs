@@ -150,11 +150,11 @@ impl Machine {
             _ => tables_at.ok_or(MachineError::RamTooSmall)?,
         };
         let mut board = pc::build(config, &*accelerator, &clock, backends, events)?;
-        let tables = match config.boot {
+        let tables = match config.direct_boot() {
             Some(_) => DirectTables::new(&board, tables_at),
             None => None,
         };
-        let boot = match &config.boot {
+        let boot = match config.direct_boot() {
             None => None,
             Some(source) => {
                 let e820 = E820::pc(low, TABLES_SIZE, high, config.cpu_model.identity().vendor);
@@ -471,6 +471,11 @@ impl Machine {
     pub fn has_device(&self, name: &str) -> bool {
         let path = if name.starts_with('/') { name.to_owned() } else { format!("/machine/peripheral/{name}") };
         self.objects.resolve(&path).is_ok()
+    }
+
+    /// Brings the chipset into the state that firmware leaves.
+    pub(crate) fn after_firmware(&self) {
+        self.board.after_firmware();
     }
 
     /// The machine as a test drives it.

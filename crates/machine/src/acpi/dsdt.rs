@@ -8,7 +8,7 @@ use acpi_tables::aml::{
 use acpi_tables::sdt::Sdt;
 use acpi_tables::{Aml, AmlSink};
 
-use super::{AcpiConfig, ChipsetTables, SerialPort, SleepStates, board, table};
+use super::{AcpiConfig, ChipsetTables, ParallelPort, SerialPort, SleepStates, board, table};
 
 /// The PCI interrupt links: name, routing register field, and the interrupt routed at start. The PIIX3 has the first
 /// four, the ICH9 all of them.
@@ -276,6 +276,10 @@ fn isa_bridge(config: &AcpiConfig) -> Code {
         let crs = current_resources(&[ports(io, 8), isa_irq(irq)]);
         let path = format!("COM{number}");
         children.push(device(&path, &[hid("PNP0501"), name("_UID", &number), code(&status), crs]));
+    }
+    for &ParallelPort { number, io, irq } in &config.parallel_ports {
+        let crs = current_resources(&[ports(io, 8), isa_irq(irq)]);
+        children.push(device(&format!("LPT{number}"), &[hid("PNP0400"), name("_UID", &number), code(&status), crs]));
     }
     if let Some(port) = config.pvpanic {
         let crs = current_resources(&[ports(port, 1)]);

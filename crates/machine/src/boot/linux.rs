@@ -16,10 +16,10 @@ const STACK: u64 = 0x9_0000;
 /// Where a bzImage's protected-mode code goes when the image does not say otherwise.
 const KERNEL: u64 = 0x10_0000;
 /// `type_of_loader`: what QEMU's loader reports, so that guests that look at it behave the same.
-const LOADER_TYPE: u8 = 0xb0;
+pub const LOADER_TYPE: u8 = 0xb0;
 
 /// Offsets in the zero page.
-mod field {
+pub mod field {
     pub const ACPI_RSDP_ADDR: usize = 0x070;
     pub const ALT_MEM_K: usize = 0x1e0;
     pub const E820_ENTRIES: usize = 0x1e8;
@@ -57,7 +57,7 @@ pub fn is_bzimage(image: &[u8]) -> bool {
 }
 
 /// `vga=` on the command line: the video mode for `vid_mode`.
-fn video_mode(command_line: &str) -> Option<u16> {
+pub fn video_mode(command_line: &str) -> Option<u16> {
     let value = command_line.split_whitespace().find_map(|word| word.strip_prefix("vga="))?;
     match value {
         "normal" => Some(0xffff),
@@ -84,11 +84,7 @@ pub fn plan(source: &BootSource, environment: &BootEnvironment) -> Result<BootPl
     if loadflags & 1 == 0 {
         return Err(BootError::Malformed("the kernel is a zImage, which loads low; only bzImage is supported"));
     }
-    let setup_sectors = match image[field::SETUP_SECTS] {
-        0 => 4,
-        sectors => usize::from(sectors),
-    };
-    let code_start = (setup_sectors + 1) * 512;
+    let code_start = (setup_sectors(image) + 1) * 512;
     let code = Chunk::part(KERNEL, image, code_start..image.len())
         .filter(|code| !code.bytes().is_empty())
         .ok_or(BootError::Malformed("the image ends before its protected-mode code"))?;
@@ -125,7 +121,7 @@ pub fn plan(source: &BootSource, environment: &BootEnvironment) -> Result<BootPl
     let mut chunks = vec![Chunk::owned(flat::GDT_ADDRESS, flat::gdt()), code];
     if let Some(initrd) = &source.initrd {
         let size = initrd.len() as u64;
-        let highest = u64::from(dword(image, field::INITRD_ADDR_MAX).unwrap_or(0x37ff_ffff)) + 1;
+        let highest = initrd_end(image);
         let address = place_high("the initrd", size, highest.min(environment.low_ram_end), kernel_end)?;
         put(field::RAMDISK_IMAGE, &(address as u32).to_le_bytes());
         put(field::RAMDISK_SIZE, &(size as u32).to_le_bytes());
@@ -140,6 +136,19 @@ pub fn plan(source: &BootSource, environment: &BootEnvironment) -> Result<BootPl
     Ok(BootPlan { chunks, registers: Box::new(registers) })
 }
 
+/// How many sectors of real-mode code follow the first one.
+pub fn setup_sectors(image: &[u8]) -> usize {
+    match image.get(field::SETUP_SECTS) {
+        None | Some(0) => 4,
+        Some(sectors) => usize::from(*sectors),
+    }
+}
+
+/// The end of the memory that an initial RAM disk may lie in.
+pub fn initrd_end(image: &[u8]) -> u64 {
+    u64::from(dword(image, field::INITRD_ADDR_MAX).unwrap_or(0x37ff_ffff)) + 1
+}
+
 /// Copies the image's set-up header: from `setup_sects` to the length that its jump instruction tells.
 fn copy_setup_header(zero_page: &mut [u8], image: &[u8]) -> Result<(), BootError> {
     let end = field::HEADER_MAGIC + usize::from(image[field::JUMP_LENGTH]);
@@ -150,7 +159,7 @@ fn copy_setup_header(zero_page: &mut [u8], image: &[u8]) -> Result<(), BootError
 }
 
 /// The command line with its final zero byte.
-fn command_line(source: &BootSource, image: &[u8]) -> Result<Vec<u8>, BootError> {
+pub fn command_line(source: &BootSource, image: &[u8]) -> Result<Vec<u8>, BootError> {
     let max = match dword(image, field::CMDLINE_SIZE) {
         Some(0) | None => COMMAND_LINE_DEFAULT_MAX,
         Some(max) => max as usize,

@@ -8,11 +8,15 @@ use devices_pci::PciBus;
 
 use super::Builder;
 use crate::acpi::{AcpiConfig, AcpiTables, LOADER_FILE, RSDP_FILE, TABLES_FILE, TableFiles, vmgenid};
+use crate::boot::firmware::FirmwareKernel;
 use crate::config::{DeviceKind, MachineConfig};
 use crate::e820::E820;
 use crate::error::MachineError;
-use crate::firmware::{BootOptions, FirmwareConfig, boot_order_file, geometry_file};
+use crate::firmware::{BootDevice, BootOptions, FirmwareConfig, boot_order_file, geometry_file};
 use crate::smbios::Smbios;
+
+/// What firmware takes of the end of low RAM.
+const FIRMWARE_TABLES: u64 = 0x4_0000;
 
 /// Builds the device with everything that does not depend on other devices.
 pub fn build(builder: &mut Builder<'_>, machine_name: &str) -> Result<DeviceCell<FwCfg>, MachineError> {
@@ -39,6 +43,8 @@ pub fn build(builder: &mut Builder<'_>, machine_name: &str) -> Result<DeviceCell
     device.add_file("etc/e820", Item::bytes(entries))?;
     device.add_file("etc/system-states", Item::bytes(system_states(&config.firmware)))?;
     boot_files(&mut device, &config.firmware.boot)?;
+    option_roms(builder, &mut device)?;
+    kernel(config, &mut device)?;
     for (name, bytes) in &config.firmware.files {
         device.add_file(name, Item::bytes(bytes.to_vec()))?;
     }
@@ -46,6 +52,39 @@ pub fn build(builder: &mut Builder<'_>, machine_name: &str) -> Result<DeviceCell
     let cell = DeviceCell::new(device);
     builder.add_ports("fw_cfg", &cell, &[(fw_cfg::REGION_PORTS, 0x510, 2), (fw_cfg::REGION_DMA, 0x514, 8)])?;
     Ok(cell)
+}
+
+/// ROMs without a device: firmware runs them behind those of devices.
+fn option_roms(builder: &mut Builder<'_>, device: &mut FwCfg) -> Result<(), FileError> {
+    for rom in &builder.config.firmware.option_roms {
+        let file = format!("genroms/{}", rom.name);
+        device.add_file(&file, Item::bytes(rom.bytes.to_vec()))?;
+        if rom.boot_index.is_some() {
+            let path = format!("/rom@{file}");
+            builder.boot_devices.push(BootDevice { index: rom.boot_index, path, geometry: None });
+        }
+    }
+    Ok(())
+}
+
+/// The kernel that firmware boots.
+fn kernel(config: &MachineConfig, device: &mut FwCfg) -> Result<(), MachineError> {
+    let Some(source) = config.boot.as_ref().filter(|_| config.firmware.is_there()) else { return Ok(()) };
+    let (low, _) = config.ram_split();
+    let parts = FirmwareKernel::new(source, low.saturating_sub(FIRMWARE_TABLES))
+        .map_err(|error| MachineError::Boot { path: source.kernel_path.clone(), source: error })?;
+    let keys = [
+        (parts.setup, key::SETUP_ADDR, key::SETUP_SIZE, key::SETUP_DATA),
+        (parts.kernel, key::KERNEL_ADDR, key::KERNEL_SIZE, key::KERNEL_DATA),
+        (parts.initrd, key::INITRD_ADDR, key::INITRD_SIZE, key::INITRD_DATA),
+        (parts.command_line, key::CMDLINE_ADDR, key::CMDLINE_SIZE, key::CMDLINE_DATA),
+    ];
+    for (part, address, size, data) in keys {
+        device.set_item(address, Item::u32(part.address as u32));
+        device.set_item(size, Item::u32(part.bytes.len() as u32));
+        device.set_item(data, Item::bytes(part.bytes));
+    }
+    Ok(())
 }
 
 /// One more than the highest local APIC id.

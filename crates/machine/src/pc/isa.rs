@@ -18,7 +18,7 @@ use memory::GuestAddress;
 
 use super::interrupts::Mailboxes;
 use super::{Builder, Chardevs, Place};
-use crate::acpi::SerialPort;
+use crate::acpi::{self, SerialPort};
 use crate::config::DeviceKind;
 use crate::error::MachineError;
 use crate::event::GuestEvent;
@@ -62,6 +62,7 @@ pub fn keyboard_and_gates(builder: &mut Builder<'_>) -> Result<A20Gate, MachineE
     let keyboard = DeviceCell::new(keyboard);
     screens::connect_ps2(&builder.input, &keyboard);
     builder.add_ports("i8042", &keyboard, &ports)?;
+    super::vmport::build(builder, &keyboard)?;
     let port92 = DeviceCell::new(Port92::new(gate.callback(), builder.reset_request()));
     builder.add_ports("port92", &port92, &[(0, 0x92, 1)])?;
     Ok(gate)
@@ -92,6 +93,8 @@ fn map_pages(builder: &Builder<'_>, dma: &DeviceCell<I8257>) -> Result<(), Machi
 pub struct Extra {
     /// Serial ports.
     pub serial_ports: Vec<SerialPort>,
+    /// Parallel ports.
+    pub parallel_ports: Vec<acpi::ParallelPort>,
     /// The pvpanic port.
     pub pvpanic: Option<u16>,
 }
@@ -111,7 +114,8 @@ pub fn command_line_devices(builder: &mut Builder<'_>, chardevs: &Chardevs<'_>) 
                 builder.add("isa-serial", place, Arc::new(uart));
                 extra.serial_ports.push(SerialPort { number: index + 1, io: *iobase, irq: *irq });
             }
-            DeviceKind::IsaParallel { iobase, irq, chardev, .. } => {
+            DeviceKind::IsaParallel { index, iobase, irq, chardev } => {
+                extra.parallel_ports.push(acpi::ParallelPort { number: index + 1, io: *iobase, irq: *irq });
                 let mut output = serial::debug_output(chardevs(chardev)?);
                 let port = ParallelPort::new(builder.irq(*irq), Box::new(move |byte| output(&[byte])));
                 add_single(builder, "isa-parallel", place, port, *iobase, parallel::PORT_COUNT)?;
@@ -151,6 +155,7 @@ pub fn command_line_devices(builder: &mut Builder<'_>, chardevs: &Chardevs<'_>) 
         }
     }
     extra.serial_ports.sort_by_key(|port| port.number);
+    extra.parallel_ports.sort_by_key(|port| port.number);
     Ok(extra)
 }
 

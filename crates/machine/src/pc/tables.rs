@@ -42,6 +42,7 @@ pub fn acpi(builder: &Builder<'_>, extra: &Extra) -> AcpiConfig {
         }),
         numa: numa(config),
         serial_ports: extra.serial_ports.clone(),
+        parallel_ports: extra.parallel_ports.clone(),
     }
 }
 

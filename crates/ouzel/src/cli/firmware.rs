@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use machine::config::DiskUse;
-use machine::firmware::{BootOptions, BootOrder, FirmwareConfig, FirmwareFile, FirmwareRom, SleepOptions};
+use machine::firmware::{BootOptions, BootOrder, FirmwareConfig, FirmwareFile, FirmwareRom, OptionRom, SleepOptions};
 use machine::smbios::{self, SmbiosOptions};
 use vm::storage::{Interface, StorageConfig};
 
@@ -15,7 +15,8 @@ use super::{Argument, CliError};
 /// The firmware without `-bios`, and Debian's package that has it.
 const DEFAULT_ROM: (&str, &str) = ("bios-256k.bin", "seabios");
 /// Where firmware is looked for behind the directories of `-L`: Debian's packages and QEMU's data.
-const DIRECTORIES: [&str; 4] = ["/usr/share/seabios", "/usr/share/qemu", "/usr/share/ovmf", "/usr/share/OVMF"];
+const DIRECTORIES: [&str; 5] =
+    ["/usr/share/seabios", "/usr/share/qemu", "/usr/share/ovmf", "/usr/share/OVMF", "/usr/lib/ipxe/qemu"];
 /// ROM sizes are multiples of this.
 const ROM_GRANULE: usize = 64 << 10;
 /// The largest ROM: what lies below it belongs to interrupt controllers.
@@ -78,7 +79,7 @@ pub fn settings(
 ) -> Result<FirmwareConfig, CliError> {
     let named = last(arguments, "bios").map(|argument| argument.value).or(of_machine.firmware.as_deref());
     let has_flash = of_machine.flash.iter().any(Option::is_some) || uses_flash(arguments);
-    let wanted = if boots_kernel || has_flash { RomUse::None } else { RomUse::Bios(named) };
+    let wanted = if has_flash || (boots_kernel && named.is_none()) { RomUse::None } else { RomUse::Bios(named) };
     let mut flash: Vec<DiskUse> = of_machine
         .flash
         .iter()
@@ -94,6 +95,7 @@ pub fn settings(
         uuid,
         no_graphic: given(arguments, "nographic"),
         files: files(arguments)?,
+        option_roms: option_roms(arguments, boots_kernel && (has_flash || named.is_some()), has_flash)?,
         flash,
         max_size: of_machine.max_size,
         smm: of_machine.smm,
@@ -126,6 +128,42 @@ pub fn connect_flash(firmware: &mut FirmwareConfig, storage: &StorageConfig) -> 
         }
         None => Ok(()),
     }
+}
+
+/// `-option-rom file[,bootindex=N]`, and the ROM by which SeaBIOS boots a kernel.
+fn option_roms(arguments: &[Argument<'_>], boots_kernel: bool, has_flash: bool) -> Result<Vec<OptionRom>, CliError> {
+    const LINUX_BOOT: (&str, &str) = ("linuxboot_dma.bin", "qemu-system-data");
+    let mut roms = Vec::new();
+    let rom = |name: &str, boot_index| {
+        let refuse = |why: String| CliError::plain(format!("Could not open option rom '{name}': {why}"));
+        let path = find(arguments, name).ok_or_else(|| refuse("No such file or directory".to_owned()))?;
+        let bytes = std::fs::read(&path).map_err(|error| refuse(vm::host_error(&error)))?;
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        Ok::<_, CliError>(OptionRom { name, bytes: bytes.into(), boot_index })
+    };
+    if boots_kernel {
+        let (name, package) = LINUX_BOOT;
+        // OVMF needs none.
+        match find(arguments, name) {
+            Some(_) => roms.push(rom(name, Some(0))?),
+            None if has_flash => {}
+            None => {
+                let message = format!("could not load option ROM '{name}': install the package {package}");
+                return Err(CliError::plain(message));
+            }
+        }
+    }
+    for argument in all(arguments, "option-rom") {
+        let mut values = Values::parse(*argument, Some("romfile"))?;
+        let name = values.text("romfile")?.ok_or_else(|| argument.error("Option ROM file is not specified"))?;
+        let boot_index = match values.text("bootindex")? {
+            Some(text) => Some(text.parse().map_err(|_| argument.error("Parameter 'bootindex' expects a number"))?),
+            None => None,
+        };
+        values.finish()?;
+        roms.push(rom(&name, boot_index)?);
+    }
+    Ok(roms)
 }
 
 fn find(arguments: &[Argument<'_>], name: &str) -> Option<PathBuf> {
