@@ -20,6 +20,12 @@ struct CopyOnRead {
     tracker: Tracker,
 }
 
+/// The filter over `file`, for who puts it in without options. `bottom` is the name of the lowest node whose data is
+/// copied.
+pub fn over(file: Arc<Child>, bottom: Option<String>) -> Arc<dyn Driver> {
+    Arc::new(CopyOnRead { file, bottom, tracker: Tracker::default() })
+}
+
 impl DriverType for CopyOnReadType {
     fn name(&self) -> &'static str {
         "copy-on-read"

@@ -317,6 +317,18 @@ pub trait Driver: Send + Sync + 'static {
         self.flush()
     }
 
+    /// What the edge `child` uses and shares, where that does not follow from its role: `used` and `shared` hold for this
+    /// node.
+    fn child_permissions(
+        &self,
+        child: &Child,
+        used: Permissions,
+        shared: Permissions,
+    ) -> Option<(Permissions, Permissions)> {
+        let _ = (child, used, shared);
+        None
+    }
+
     /// Something that tests want to break at or to fail has happened in the parent or in the node, as `l2_update`. The
     /// future, if there is one, is waited for: it holds the request.
     fn debug_event(&self, event: &'static str) -> Option<IoFuture<'_>> {

@@ -4,6 +4,7 @@
 //! above a node and waits until what had entered has finished; inside of the graph nothing ever blocks for a drain.
 //! Closings nest.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::Notify;
@@ -21,7 +22,19 @@ pub struct Gate {
 /// A request inside of a gate; dropping it leaves.
 pub struct Inside<'a>(&'a Gate);
 
+/// As [`Inside`], for a request that outlives its caller.
+pub struct InsideOwned(Arc<Gate>);
+
 impl Gate {
+    /// As [`Gate::enter`], for a request that becomes a task of its own.
+    pub async fn enter_owned(self: &Arc<Self>) -> InsideOwned {
+        // The owner counts as inside from now on; the borrowed one leaves.
+        let borrowed = self.enter().await;
+        self.inside.fetch_add(1, Ordering::SeqCst);
+        drop(borrowed);
+        InsideOwned(Arc::clone(self))
+    }
+
     /// An open gate.
     pub fn new() -> Self {
         Self::default()
@@ -93,5 +106,11 @@ impl Drop for Inside<'_> {
         if self.0.inside.fetch_sub(1, Ordering::SeqCst) == 1 {
             self.0.emptied.notify_waiters();
         }
+    }
+}
+
+impl Drop for InsideOwned {
+    fn drop(&mut self) {
+        drop(Inside(&self.0));
     }
 }

@@ -298,11 +298,14 @@ impl Graph {
     }
 
     fn attach(&self, node: &Arc<Node>, parent: Parent, used: Permissions, shared: Permissions) -> Result<Arc<Child>> {
-        let child = Child::new("root", Role::Root, Arc::clone(node), parent);
+        self.attach_edge(Child::new("root", Role::Root, Arc::clone(node), parent), used, shared)
+    }
+
+    fn attach_edge(&self, child: Arc<Child>, used: Permissions, shared: Permissions) -> Result<Arc<Child>> {
         match self.set_permissions(&child, used, shared) {
             Ok(()) => Ok(child),
             Err(error) => {
-                node.remove_parent(&child);
+                child.node().remove_parent(&child);
                 Err(error)
             }
         }
@@ -335,10 +338,42 @@ impl Graph {
         let _changing = lock(&self.permissions);
         node.driver().set_permissions(used, shared)?;
         for child in node.children() {
-            let (used, shared) = permissions::of_child(child.role(), node.is_read_only(), used, shared);
+            let (used, shared) = permissions::of_edge(node, &child, used, shared);
             change_permissions(&child, used, shared)?;
         }
         Ok(())
+    }
+
+    /// Checks the users of `node` against each other, and derives what follows below; all of it or nothing.
+    pub(crate) fn refresh(&self, node: &Arc<Node>) -> Result<()> {
+        let _changing = lock(&self.permissions);
+        let mut undo = Vec::new();
+        let result = refresh(node, &mut undo);
+        if result.is_err() {
+            take_back(undo);
+        }
+        result
+    }
+
+    /// Forgets a node's name.
+    pub(crate) fn forget(&self, node: &Arc<Node>) {
+        self.with_nodes(|nodes| nodes.retain(|(_, known)| !std::ptr::eq(known.as_ptr(), Arc::as_ptr(node))));
+    }
+
+    /// As [`Graph::attach_user`], for an edge with a name of its own (`main node` of a job).
+    ///
+    /// # Errors
+    /// If what it uses conflicts with others.
+    pub fn attach_named(
+        &self,
+        node: &Arc<Node>,
+        (holder, name): (&str, &str),
+        gate: &Arc<Gate>,
+        used: Permissions,
+        shared: Permissions,
+    ) -> Result<Arc<Child>> {
+        let parent = Parent::Outside(holder.to_owned(), Some(Arc::clone(gate)));
+        self.attach_edge(Child::new(name, Role::Root, Arc::clone(node), parent), used, shared)
     }
 
     /// Removes an edge. When it was the last one to its node, the node is closed, and what it used below.
@@ -457,16 +492,21 @@ fn change_permissions(child: &Arc<Child>, used: Permissions, shared: Permissions
     let mut undo = Vec::new();
     let result = apply(child, used, shared, &mut undo);
     if result.is_err() {
-        for (child, used, shared) in undo.into_iter().rev() {
-            child.store_permissions(used, shared);
-            let (used, shared) = child.node().cumulative_permissions();
-            // Going back to what was held before asks for nothing new.
-            if let Err(error) = child.node().driver().set_permissions(used, shared) {
-                tracing::warn!("restoring locks of '{}': {error}", child.node().name());
-            }
-        }
+        take_back(undo);
     }
     result
+}
+
+/// Goes back to the permissions that edges had.
+fn take_back(undo: Undo) {
+    for (child, used, shared) in undo.into_iter().rev() {
+        child.store_permissions(used, shared);
+        let (used, shared) = child.node().cumulative_permissions();
+        // Going back to what was held before asks for nothing new.
+        if let Err(error) = child.node().driver().set_permissions(used, shared) {
+            tracing::warn!("restoring locks of '{}': {error}", child.node().name());
+        }
+    }
 }
 
 fn apply(child: &Arc<Child>, used: Permissions, shared: Permissions, undo: &mut Undo) -> Result<()> {
@@ -486,17 +526,38 @@ fn apply(child: &Arc<Child>, used: Permissions, shared: Permissions, undo: &mut 
     let before = node.cumulative_permissions();
     child.store_permissions(used, shared);
     undo.push((Arc::clone(child), old.0, old.1));
+    let after = node.cumulative_permissions();
+    if after == before {
+        // Nothing changes below. A chain that is joined image by image is not walked down each time.
+        return node.driver().set_permissions(after.0, after.1);
+    }
+    apply_below(&node, undo)
+}
+
+/// What follows for the edges below from what the users of `node` do.
+fn apply_below(node: &Arc<Node>, undo: &mut Undo) -> Result<()> {
     let (used, shared) = node.cumulative_permissions();
     node.driver().set_permissions(used, shared)?;
-    if (used, shared) == before {
-        // Nothing changes below. A chain that is joined image by image is not walked down each time.
-        return Ok(());
-    }
     for below in node.children() {
-        let (used, shared) = permissions::of_child(below.role(), node.is_read_only(), used, shared);
+        let (used, shared) = permissions::of_edge(node, &below, used, shared);
         apply(&below, used, shared, undo)?;
     }
     Ok(())
+}
+
+/// Checks the users of `node` against each other, and derives what follows below.
+fn refresh(node: &Arc<Node>, undo: &mut Undo) -> Result<()> {
+    let users = node.parents();
+    for user in &users {
+        let (used, _) = user.permissions();
+        for other in users.iter().filter(|other| !Arc::ptr_eq(other, user)) {
+            check_pair(node, user, used, other, other.permissions().1)?;
+        }
+        if node.is_read_only() && used.contains(Permissions::WRITE) {
+            return Err(Error::permission(format!("Block node is read-only: '{}'", node.name())));
+        }
+    }
+    apply_below(node, undo)
 }
 
 fn check_pair(node: &Node, user: &Child, used: Permissions, other: &Child, other_shares: Permissions) -> Result<()> {

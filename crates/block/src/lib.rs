@@ -31,7 +31,7 @@ pub mod options;
 pub mod permissions;
 pub mod raw;
 pub mod request;
-mod rewire;
+pub mod rewire;
 pub mod stats;
 pub mod throttle;
 pub mod tracker;

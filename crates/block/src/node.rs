@@ -5,6 +5,7 @@
 //! nothing was written.
 
 mod bitmaps;
+mod blockers;
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, Weak};
@@ -12,6 +13,8 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, Weak};
 use iobuf::IoBuf;
 use tokio::sync::Notify;
 
+pub use self::blockers::Blocker;
+use self::blockers::Blockers;
 use crate::bitmap::Bitmaps;
 use crate::child::{BackingSlot, Child, Parent};
 use crate::driver::{Driver, DriverKind, DriverType};
@@ -84,6 +87,8 @@ pub struct Node {
     no_flush: AtomicBool,
 
     bitmaps: Arc<Bitmaps>,
+    blockers: Arc<Blockers>,
+    implicit: AtomicBool,
     parents: Mutex<Vec<Weak<Child>>>,
     tracker: Tracker,
     in_flight: AtomicUsize,
@@ -134,6 +139,8 @@ impl Node {
             detect_zeroes: AtomicU8::new(config.detect_zeroes as u8),
             no_flush: AtomicBool::new(config.cache.no_flush),
             bitmaps,
+            blockers: Arc::default(),
+            implicit: AtomicBool::new(false),
             parents: Mutex::default(),
             tracker: Tracker::default(),
             in_flight: AtomicUsize::new(0),

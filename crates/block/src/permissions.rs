@@ -6,7 +6,8 @@
 
 use std::fmt;
 
-use crate::child::Role;
+use crate::child::{Child, Role};
+use crate::node::Node;
 
 /// A set of permissions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -97,5 +98,13 @@ pub fn of_child(role: Role, read_only: bool, used: Permissions, shared: Permissi
             let resize = if used.contains(P::WRITE) { P::RESIZE } else { P::NONE };
             (down | resize, shared & P::RESIZE.complement())
         }
+    }
+}
+
+/// What the edge `child` of `parent` uses and shares, when `used` and `shared` hold for `parent`.
+pub fn of_edge(parent: &Node, child: &Child, used: Permissions, shared: Permissions) -> (Permissions, Permissions) {
+    match parent.driver().child_permissions(child, used, shared) {
+        Some(own) => own,
+        None => of_child(child.role(), parent.is_read_only(), used, shared),
     }
 }

@@ -5,10 +5,13 @@
 use std::sync::{Arc, OnceLock};
 
 use crate::child::{Child, Parent, Role};
+use crate::driver::{Driver, DriverType, IoFuture};
 use crate::error::{Error, Result};
 use crate::graph::Graph;
-use crate::node::Node;
-use crate::permissions;
+use crate::node::{Node, NodeConfig};
+use crate::open::GENERIC_OPTIONS;
+use crate::options::Options;
+use crate::permissions::{self, Permissions};
 
 impl Graph {
     /// An edge below `parent` with the permissions that follow from the users of `parent`.
@@ -20,7 +23,7 @@ impl Graph {
         let child = Child::new(name, role, Arc::clone(node), Parent::Node(OnceLock::new()));
         child.set_parent_node(parent);
         let (used, shared) = parent.cumulative_permissions();
-        let (used, shared) = permissions::of_child(role, parent.is_read_only(), used, shared);
+        let (used, shared) = permissions::of_edge(parent, &child, used, shared);
         match self.set_permissions(&child, used, shared) {
             Ok(()) => Ok(child),
             Err(error) => {
@@ -90,6 +93,202 @@ impl Graph {
             slot.set(Some(backing));
         }
     }
+}
+
+/// A node that a job puts above another one.
+pub struct Above<'a> {
+    /// Its name; one is generated if absent, and the node is not shown as a medium.
+    pub name: Option<&'a str>,
+    /// The kind of driver.
+    pub driver_type: &'static dyn DriverType,
+    /// The name of the edge to the node below.
+    pub edge: &'static str,
+    /// Further edges: their names, roles and nodes.
+    pub others: &'a [(&'static str, Role, Arc<Node>)],
+}
+
+impl Graph {
+    /// Puts a filter above `node`, under drain: who used `node` uses the filter afterwards. `make` gets the edge to
+    /// `node` and the others. Opposite: [`Graph::dissolve`].
+    ///
+    /// # Errors
+    /// If the name is wrong or what the filter does conflicts with other users; then nothing has changed.
+    pub fn insert_above(
+        &self,
+        node: &Arc<Node>,
+        above: &Above<'_>,
+        make: impl FnOnce(Vec<Arc<Child>>) -> Arc<dyn Driver>,
+    ) -> Result<Arc<Node>> {
+        let name = match above.name {
+            Some(name) => {
+                self.check_new_name(name)?;
+                name.to_owned()
+            }
+            None => self.generate_name(),
+        };
+        let edge = Child::new(above.edge, Role::Filtered, Arc::clone(node), Parent::Node(OnceLock::new()));
+        let config = NodeConfig { read_only: node.is_read_only(), discard: true, ..NodeConfig::default() };
+        let mut edges = vec![Arc::clone(&edge)];
+        for (name, role, node) in above.others {
+            edges.push(Child::new(name, *role, Arc::clone(node), Parent::Node(OnceLock::new())));
+        }
+        let driver = make(edges.clone());
+        let filter = Node::new(name, above.driver_type, driver, Options::new(), config, Arc::default());
+        filter.set_implicit(above.name.is_none());
+        self.register(&filter)?;
+        let moved: Vec<_> = node.parents().into_iter().filter(|user| !leads_from(user, &filter)).collect();
+        for user in &moved {
+            user.replace(Arc::clone(&filter));
+        }
+        let (used, shared) = filter.cumulative_permissions();
+        for child in filter.children() {
+            let (used, shared) = permissions::of_edge(&filter, &child, used, shared);
+            if let Err(error) = self.set_permissions(&child, used, shared) {
+                for child in filter.children() {
+                    child.store_permissions(Permissions::NONE, Permissions::ALL);
+                }
+                for user in &moved {
+                    user.replace(Arc::clone(node));
+                }
+                self.forget(&filter);
+                for edge in &edges {
+                    let below = edge.node();
+                    below.remove_parent(edge);
+                    let (used, shared) = below.cumulative_permissions();
+                    self.loosen(&below, used, shared)?;
+                }
+                return Err(error);
+            }
+        }
+        Ok(filter)
+    }
+
+    /// Lets the users of `from` use `to` instead, under drain, but for those that are below `to` or made by it.
+    ///
+    /// # Errors
+    /// If that conflicts with other users of `to`; then nothing has changed.
+    pub fn move_users(&self, from: &Arc<Node>, to: &Arc<Node>) -> Result<()> {
+        let moved: Vec<_> = from.parents().into_iter().filter(|user| !leads_from(user, to)).collect();
+        for user in &moved {
+            user.replace(Arc::clone(to));
+        }
+        let refreshed = self.refresh(to);
+        if refreshed.is_err() {
+            for user in &moved {
+                user.replace(Arc::clone(from));
+            }
+            let (used, shared) = from.cumulative_permissions();
+            self.loosen(from, used, shared)?;
+        }
+        refreshed
+    }
+
+    /// Takes a filter out, under drain: its users use `to` instead, which is what it filtered or its replacement. The
+    /// filter is closed.
+    ///
+    /// # Errors
+    /// If its users conflict with those of `to`; then nothing has changed. Or what closing gives.
+    pub async fn dissolve(&self, filter: &Arc<Node>, to: &Arc<Node>) -> Result<()> {
+        let held: Vec<_> = filter.children().into_iter().map(|child| (child.permissions(), child)).collect();
+        for (_, child) in &held {
+            child.store_permissions(Permissions::NONE, Permissions::ALL);
+        }
+        // A replacement that has the filter below itself has what was filtered there from now on.
+        let filtered = held.first().map(|(_, child)| child.node());
+        let inner: Vec<_> = filter.parents().into_iter().filter(|user| leads_from(user, to)).collect();
+        for (user, below) in inner.iter().zip(filtered.iter().cycle()) {
+            user.replace(Arc::clone(below));
+        }
+        if let Err(error) = self.move_users(filter, to) {
+            for user in inner {
+                user.replace(Arc::clone(filter));
+            }
+            for ((used, shared), child) in held {
+                child.store_permissions(used, shared);
+            }
+            return Err(error);
+        }
+        for (_, child) in &held {
+            let node = child.node();
+            let (used, shared) = node.cumulative_permissions();
+            self.loosen(&node, used, shared)?;
+        }
+        self.close(filter).await
+    }
+
+    /// Exchanges the backing of `node`, under drain.
+    ///
+    /// # Errors
+    /// If the new one can't be attached, which leaves the node without a backing, or what closing the old one gives.
+    pub async fn exchange_backing(&self, node: &Arc<Node>, backing: Option<&Arc<Node>>) -> Result<()> {
+        let old = self.take_backing(node);
+        if let Some(old) = &old {
+            // Its users below must not stand against the new ones.
+            old.store_permissions(Permissions::NONE, Permissions::ALL);
+        }
+        let attached = backing.map_or(Ok(()), |backing| self.add_backing(node, backing));
+        let detached = match &old {
+            Some(old) => self.detach(old).await,
+            None => Ok(()),
+        };
+        attached.and(detached)
+    }
+
+    /// Lets the permissions of the edges below `node` follow from its users and its configuration.
+    ///
+    /// # Errors
+    /// If that conflicts with others; then nothing has changed.
+    pub fn recompute(&self, node: &Arc<Node>) -> Result<()> {
+        self.refresh(node)
+    }
+
+    /// Makes a node and what it stores its data in writable, or read-only again, under drain. Its other options stay.
+    ///
+    /// # Errors
+    /// What the drivers say.
+    pub fn set_read_only<'a>(&'a self, node: &'a Arc<Node>, read_only: bool) -> IoFuture<'a> {
+        Box::pin(async move {
+            if node.is_read_only() == read_only {
+                return Ok(());
+            }
+            let below: Vec<_> = node.driver().children();
+            if !read_only {
+                for child in &below {
+                    self.set_read_only(&child.node(), false).await?;
+                }
+            }
+            let all = node.children();
+            let mut own = Options::new();
+            for (name, value) in node.options().iter() {
+                let first = name.split('.').next().unwrap_or_default();
+                let is_child = first == "backing" || all.iter().any(|child| child.name() == first);
+                if !GENERIC_OPTIONS.contains(&name) && first != "cache" && !is_child {
+                    own.set(name, value.clone());
+                }
+            }
+            let config = node.config();
+            if node.driver().reopens_cache() {
+                own.set("cache.direct", config.cache.direct);
+            }
+            if read_only {
+                node.flush().await?;
+            }
+            node.driver().reopen(own, read_only).await?;
+            node.set_config(NodeConfig { read_only, ..config });
+            self.recompute(node)?;
+            if read_only {
+                for child in &below {
+                    self.set_read_only(&child.node(), true).await?;
+                }
+            }
+            Ok(())
+        })
+    }
+}
+
+/// Whether an edge is below `node` or belongs to it.
+fn leads_from(edge: &Child, node: &Arc<Node>) -> bool {
+    edge.parent_node().is_some_and(|parent| node.is_or_contains(&parent))
 }
 
 impl Node {

@@ -29,7 +29,7 @@ use std::sync::{Arc, Mutex, Weak};
 use block::backend::{BackendEvents, ErrorAction, IoErrorEvent};
 use block::image::{Corruption, CorruptionEvents};
 use block::throttle::Group;
-use block::{Backend, DriverType, Graph, Node};
+use block::{Backend, DriverType, Graph, Node, Registry};
 use block_filters::quorum::{self, QuorumEvent, QuorumEvents};
 use qapi::block::common::{BlockErrorAction, IoOperationType};
 use qapi::block::events::{BlockImageCorrupted, BlockIoError, QuorumFailure, QuorumOpType, QuorumReportBad};
@@ -45,9 +45,9 @@ use crate::inbox::Inbox;
 
 use self::aside::Aside;
 pub use self::drive::{DriveConfig, Interface, Snapshot};
-pub use self::jobs::{Jobs, Verb};
 pub use self::objects::Objects;
 pub use self::options::block_options;
+pub use block_jobs::Verb;
 
 /// What the command line says about the block layer. Objects are made first, then nodes, then drives.
 #[derive(Clone, Debug, Default)]
@@ -113,7 +113,7 @@ impl OwnerLink {
 pub struct Storage {
     graph: Arc<Graph>,
     objects: Objects,
-    jobs: Jobs,
+    jobs: block_jobs::Jobs,
     /// Groups of drives with their own limits, by name.
     groups: Vec<Arc<Group>>,
     /// The drives of the command line.
@@ -144,7 +144,7 @@ impl Storage {
         };
         let reactor = aio::IoThread::start("disks").map_err(|error| fail("disks", &error))?;
         let failures = Arc::new(Failures { events: events.clone(), owner: owner.clone() });
-        let graph = Graph::new(block_drivers::registry());
+        let graph = Graph::new(Registry::new(drivers()));
         let fd_sets = fd_sets.clone();
         let open_set = move |set: u64, writable| open_fd_set(&fd_sets, set, writable);
         graph.set_object(block::file::FdSets::OBJECT, Arc::new(block::file::FdSets::new(open_set)));
@@ -160,7 +160,7 @@ impl Storage {
         graph.set_object(CorruptionEvents::OBJECT, Arc::new(corruption));
         let mut storage = Self {
             objects: Objects::new(Arc::clone(&graph)),
-            jobs: Jobs::new(events.clone()),
+            jobs: jobs::new_jobs(events, owner),
             graph,
             groups: Vec::new(),
             drives: Vec::new(),
@@ -193,7 +193,7 @@ impl Storage {
     }
 
     /// The jobs.
-    pub fn jobs(&self) -> &Jobs {
+    pub fn jobs(&self) -> &block_jobs::Jobs {
         &self.jobs
     }
 
@@ -294,6 +294,7 @@ impl Storage {
 
     /// Closes everything: the program ends.
     pub fn close(&self) {
+        aio::block_on(self.jobs.cancel_all());
         let warn = |name: &str, result: block::Result<()>| {
             if let Err(error) = result {
                 eprintln!("closing '{name}': {error}");
@@ -325,7 +326,9 @@ fn open_fd_set(sets: &FdSets, set: u64, writable: bool) -> io::Result<OwnedFd> {
 
 /// The drivers of the program, by name.
 pub fn drivers() -> Vec<&'static dyn DriverType> {
-    block_drivers::drivers()
+    let mut drivers = block_drivers::drivers();
+    drivers.extend(block_jobs::drivers());
+    drivers
 }
 
 /// An error of the block layer for a client.

@@ -6,6 +6,7 @@
 
 pub mod bitmaps;
 pub mod blkdebug;
+pub mod block_job;
 pub mod common;
 pub mod create;
 pub mod crypto;

@@ -1,16 +1,16 @@
 //! `blockdev-create`: an image is created as a job.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use block::create::CreateRequest;
-use block::{Child, Defaults, DriverType, Graph, NodeConfig, OpenFlags, Options, Permissions, Value};
+use block::{Child, Defaults, DriverType, Graph, IoFuture, NodeConfig, OpenFlags, Options, Permissions, Value};
+use block_jobs::{Job, JobDriver, Kind, NewJob};
 use qapi::block::create::{BlockdevCreate, BlockdevCreateOptions};
-use qapi::block::job::JobType;
 use qapi::block::options::BlockdevOptions;
 use qapi::json;
 use qapi::{Error, Members, Path, QapiType};
 
-use super::{Storage, options};
+use super::{Storage, client_error, options};
 
 /// A node that an image is put on: there already, or to be opened.
 enum Target {
@@ -56,6 +56,27 @@ struct Plan {
     options: Options,
 }
 
+/// The work of the job.
+struct Create {
+    graph: Arc<Graph>,
+    plan: Mutex<Option<Plan>>,
+}
+
+impl JobDriver for Create {
+    fn run(self: Arc<Self>, job: Arc<Job>) -> IoFuture<'static> {
+        Box::pin(async move {
+            job.set_remaining(1);
+            let plan = self.plan.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let result = match plan {
+                Some(plan) => create(&self.graph, plan).await,
+                None => Ok(()),
+            };
+            job.advance(1);
+            result.inspect_err(|error| job.set_error_text(error.to_string()))
+        })
+    }
+}
+
 impl Storage {
     /// Starts the job.
     ///
@@ -63,16 +84,19 @@ impl Storage {
     /// The driver can't create images, or the job's id is taken.
     pub fn create_image(&self, command: &BlockdevCreate) -> Result<(), Error> {
         let plan = self.plan(&command.options)?;
-        let id = command.job_id.clone();
-        let graph = Arc::clone(&self.graph);
-        let jobs = self.jobs.clone();
-        let run = || {
-            self.reactor.handle().spawn(async move {
-                let result = create(&graph, plan).await.map_err(|error| error.to_string());
-                jobs.finish(&id, result);
-            });
+        let new = NewJob {
+            id: command.job_id.clone(),
+            kind: Kind::Create,
+            auto_finalize: true,
+            auto_dismiss: false,
+            speed: 0,
+            gate: Arc::default(),
+            transaction: None,
         };
-        self.jobs.start(&command.job_id, JobType::Create, run)
+        let work = Create { graph: Arc::clone(&self.graph), plan: Mutex::new(Some(plan)) };
+        let job = self.jobs.create(new, Arc::new(work)).map_err(client_error)?;
+        self.start_job(&job);
+        Ok(())
     }
 
     fn plan(&self, options: &BlockdevCreateOptions) -> Result<Plan, Error> {

@@ -67,10 +67,18 @@ fn backend_info(backend: &Arc<Backend>) -> Result<BlockInfo, Error> {
         // What has no device could get one with removable media.
         removable: device.as_ref().is_none_or(|device| device.is_removable()),
         locked: device.as_ref().is_some_and(|device| device.is_locked()),
-        inserted: backend.node().map(|node| device_info(&node, Some(backend), false)).transpose()?,
+        inserted: backend.node().map(|node| device_info(&explicit(node), Some(backend), false)).transpose()?,
         tray_open: device.filter(|device| device.has_tray()).map(|device| device.is_tray_open()),
         io_status,
     })
+}
+
+/// A medium without the filters that jobs have put above it.
+pub fn explicit(mut node: Arc<Node>) -> Arc<Node> {
+    while let Some(below) = node.filtered().filter(|_| node.is_implicit()) {
+        node = below.node();
+    }
+    node
 }
 
 fn device_info(node: &Arc<Node>, backend: Option<&Backend>, flat: bool) -> Result<BlockDeviceInfo, Error> {

@@ -1,174 +1,245 @@
-//! Jobs: work in the background with a name, a state and an end.
-//!
-//! A job works on the reactor; its state is here, and clients may change it at any time. Only `create` exists: it has no
-//! point where it could pause, so that pausing it takes effect when it is over, which is never.
+//! Jobs, as clients see them: names, verbs, queries and events. What jobs do is in the crate `block_jobs`.
 
-use std::sync::{Arc, Mutex, PoisonError};
+mod backup;
+mod chain;
+mod mirror;
 
-use qapi::Error;
+use std::sync::Arc;
+
+use block::Node;
+use block_jobs::{ErrorAction, Event, Info, IoStatus, Job, Kind, Observer, OnError, Status, Verb};
+use qapi::block::block_job::{
+    BlockJobCancelled, BlockJobCompleted, BlockJobError, BlockJobInfo, BlockJobPending, BlockJobReady,
+};
+use qapi::block::common::{BlockErrorAction, BlockdevOnError, IoOperationType};
+use qapi::block::info::BlockDeviceIoStatus;
 use qapi::block::job::{JobInfo, JobStatus, JobStatusChange, JobType};
-use qapi::schema::Enumeration;
+use qapi::{Error, ErrorClass};
 use qmp::EventSink;
 
-/// What a client wants of a job.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verb {
-    /// To end as soon as it can.
-    Cancel,
-    /// To pause.
-    Pause,
-    /// To go on.
-    Resume,
-    /// To come to its end, if it goes on until it is told.
-    Complete,
-    /// To make its last changes.
-    Finalize,
-    /// To be forgotten.
-    Dismiss,
+use super::{OwnerLink, Storage, client_error};
+
+/// Tells clients what happens to jobs.
+struct Teller(EventSink);
+
+fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
 }
 
-impl Verb {
-    fn name(self) -> &'static str {
-        ["cancel", "pause", "resume", "complete", "finalize", "dismiss"][self as usize]
+fn kind(kind: Kind) -> JobType {
+    match kind {
+        Kind::Commit => JobType::Commit,
+        Kind::Stream => JobType::Stream,
+        Kind::Mirror => JobType::Mirror,
+        Kind::Backup => JobType::Backup,
+        Kind::Create => JobType::Create,
+        Kind::Amend => JobType::Amend,
+        Kind::SnapshotLoad => JobType::SnapshotLoad,
+        Kind::SnapshotSave => JobType::SnapshotSave,
+        Kind::SnapshotDelete => JobType::SnapshotDelete,
     }
+}
 
-    fn is_allowed(self, status: JobStatus) -> bool {
-        use JobStatus::{Concluded, Created, Paused, Pending, Ready, Running, Standby, Waiting};
-        match self {
-            Self::Cancel => matches!(status, Created | Running | Paused | Ready | Standby | Waiting | Pending),
-            Self::Pause | Self::Resume => matches!(status, Created | Running | Paused | Ready | Standby),
-            Self::Complete => status == Ready,
-            Self::Finalize => status == Pending,
-            Self::Dismiss => status == Concluded,
+fn status(status: Status) -> JobStatus {
+    match status {
+        Status::Undefined => JobStatus::Undefined,
+        Status::Created => JobStatus::Created,
+        Status::Running => JobStatus::Running,
+        Status::Paused => JobStatus::Paused,
+        Status::Ready => JobStatus::Ready,
+        Status::Standby => JobStatus::Standby,
+        Status::Waiting => JobStatus::Waiting,
+        Status::Pending => JobStatus::Pending,
+        Status::Aborting => JobStatus::Aborting,
+        Status::Concluded => JobStatus::Concluded,
+        Status::Null => JobStatus::Null,
+    }
+}
+
+impl Observer for Teller {
+    fn event(&self, job: &Info, event: Event) {
+        let (r#type, device) = (kind(job.kind), job.id.clone());
+        let (len, offset, speed) = (signed(job.total), signed(job.current), signed(job.speed));
+        if let Event::Status(now) = event {
+            return self.0.emit(JobStatusChange { id: device, status: status(now) });
+        }
+        if !job.kind.is_block() {
+            return;
+        }
+        match event {
+            Event::Status(_) => {}
+            Event::Ready => self.0.emit(BlockJobReady { r#type, device, len, offset, speed }),
+            Event::Pending => self.0.emit(BlockJobPending { r#type, id: device }),
+            Event::Completed(error) => {
+                self.0.emit(BlockJobCompleted { r#type, device, len, offset, speed, error });
+            }
+            Event::Cancelled => self.0.emit(BlockJobCancelled { r#type, device, len, offset, speed }),
+            Event::Error { is_read, action } => self.0.emit(BlockJobError {
+                device,
+                operation: if is_read { IoOperationType::Read } else { IoOperationType::Write },
+                action: match action {
+                    ErrorAction::Report => BlockErrorAction::Report,
+                    ErrorAction::Ignore => BlockErrorAction::Ignore,
+                    ErrorAction::Stop => BlockErrorAction::Stop,
+                },
+            }),
         }
     }
-}
-
-struct Job {
-    info: JobInfo,
-    paused: bool,
-    cancelled: bool,
 }
 
 /// The jobs of a program.
-#[derive(Clone)]
-pub struct Jobs {
-    list: Arc<Mutex<Vec<Job>>>,
-    events: EventSink,
+pub(super) fn new_jobs(events: &EventSink, owner: &OwnerLink) -> block_jobs::Jobs {
+    let owner = owner.clone();
+    let poke = move || {
+        (owner.run)(Box::new(|storage: &mut Storage| {
+            let jobs = storage.jobs.clone();
+            aio::block_on(jobs.settle());
+        }));
+    };
+    block_jobs::Jobs::new(Arc::new(Teller(events.clone())), poke)
 }
 
-impl Jobs {
-    /// No jobs.
-    pub fn new(events: EventSink) -> Self {
-        Self { list: Arc::default(), events }
+/// What clients name a policy; a report if absent.
+fn on_error(policy: Option<BlockdevOnError>) -> OnError {
+    match policy {
+        None | Some(BlockdevOnError::Report) => OnError::Report,
+        Some(BlockdevOnError::Ignore) => OnError::Ignore,
+        Some(BlockdevOnError::Enospc) => OnError::Enospc,
+        Some(BlockdevOnError::Stop) => OnError::Stop,
+        Some(BlockdevOnError::Auto) => OnError::Auto,
+    }
+}
+
+impl Storage {
+    /// The job of that name.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn job(&self, id: &str) -> Result<Arc<Job>, Error> {
+        self.jobs.find(id).ok_or_else(|| Error::generic("Job not found"))
     }
 
-    fn with<R>(&self, visit: impl FnOnce(&mut Vec<Job>) -> R) -> R {
-        visit(&mut self.list.lock().unwrap_or_else(PoisonError::into_inner))
+    /// The job of a disk of that name.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn block_job(&self, id: &str) -> Result<Arc<Job>, Error> {
+        let job = self.jobs.find(id).filter(|job| job.kind().is_block());
+        job.ok_or_else(|| Error::new(ErrorClass::DeviceNotActive, format!("Block job '{id}' not found")))
+    }
+
+    /// Does what a client wants of a job, except for setting its speed.
+    ///
+    /// # Errors
+    /// It can't do that in its state.
+    pub fn apply(&self, job: &Arc<Job>, verb: Verb) -> Result<(), Error> {
+        let done = match verb {
+            Verb::Cancel => aio::block_on(self.jobs.cancel(job, true)),
+            Verb::Pause => job.user_pause(),
+            Verb::Resume => job.user_resume(),
+            Verb::Complete => job.complete(),
+            Verb::Finalize => aio::block_on(self.jobs.finalize(job)),
+            Verb::Dismiss => self.jobs.dismiss(job),
+            Verb::SetSpeed => job.check(verb),
+        };
+        done.map_err(client_error)
+    }
+
+    /// `block-job-cancel`.
+    ///
+    /// # Errors
+    /// There is no such job, it is paused, or can't be cancelled.
+    pub fn cancel_block_job(&self, id: &str, force: bool) -> Result<(), Error> {
+        let job = self.block_job(id)?;
+        if job.is_user_paused() && !force {
+            return Err(Error::generic(format!("The block job for device '{id}' is currently paused")));
+        }
+        aio::block_on(self.jobs.cancel(&job, force)).map_err(client_error)
     }
 
     /// `query-jobs`: the newest first.
-    pub fn query(&self) -> Vec<JobInfo> {
-        self.with(|jobs| jobs.iter().rev().map(|job| job.info.clone()).collect())
-    }
-
-    /// Starts a job: `run` gets the work going, which ends with [`Jobs::finish`].
-    ///
-    /// # Errors
-    /// The id is none, or is taken.
-    pub fn start(&self, id: &str, kind: JobType, run: impl FnOnce()) -> Result<(), Error> {
-        if !qapi::keyval::is_identifier(id) {
-            return Err(Error::generic(format!("Invalid job ID '{id}'")));
-        }
-        self.with(|jobs| {
-            if jobs.iter().any(|job| job.info.id == id) {
-                return Err(Error::generic(format!("Job ID '{id}' already in use")));
+    pub fn job_infos(&self) -> Vec<JobInfo> {
+        let info = |job: &Arc<Job>| {
+            let info = job.info();
+            JobInfo {
+                id: info.id,
+                r#type: kind(info.kind),
+                status: status(info.status),
+                current_progress: signed(info.current),
+                total_progress: signed(info.total),
+                error: info.error,
             }
-            let info = JobInfo {
-                id: id.to_owned(),
-                r#type: kind,
-                status: JobStatus::Created,
-                current_progress: 0,
-                total_progress: 1,
-                error: None,
-            };
-            jobs.push(Job { info, paused: false, cancelled: false });
-            Ok(())
-        })?;
-        self.tell(id, JobStatus::Created);
-        self.change(id, JobStatus::Running);
-        run();
-        Ok(())
-    }
-
-    fn tell(&self, id: &str, status: JobStatus) {
-        self.events.emit(JobStatusChange { id: id.to_owned(), status });
-    }
-
-    fn change(&self, id: &str, status: JobStatus) {
-        self.with(|jobs| {
-            if let Some(job) = jobs.iter_mut().find(|job| job.info.id == id) {
-                job.info.status = status;
-            }
-        });
-        self.tell(id, status);
-    }
-
-    /// The work of a job has ended, on any thread.
-    pub fn finish(&self, id: &str, result: Result<(), String>) {
-        let failed = self.with(|jobs| {
-            let job = jobs.iter_mut().find(|job| job.info.id == id)?;
-            job.info.current_progress = job.info.total_progress;
-            job.info.error = match result {
-                Err(error) => Some(error),
-                Ok(()) if job.cancelled => Some("Operation canceled".to_owned()),
-                Ok(()) => None,
-            };
-            Some(job.info.error.is_some())
-        });
-        let steps: &[JobStatus] = match failed {
-            None => return,
-            Some(true) => &[JobStatus::Aborting, JobStatus::Concluded],
-            Some(false) => &[JobStatus::Waiting, JobStatus::Pending, JobStatus::Concluded],
         };
-        for status in steps {
-            self.change(id, *status);
+        self.jobs.list().iter().map(info).collect()
+    }
+
+    /// `query-block-jobs`: the newest first.
+    pub fn block_job_infos(&self) -> Vec<BlockJobInfo> {
+        let info = |job: &Arc<Job>| {
+            let ready = job.is_ready();
+            let info = job.info();
+            BlockJobInfo {
+                r#type: kind(info.kind),
+                device: info.id,
+                len: signed(info.total),
+                offset: signed(info.current),
+                busy: info.busy,
+                paused: info.paused,
+                speed: signed(info.speed),
+                io_status: match info.io_status {
+                    IoStatus::Ok => BlockDeviceIoStatus::Ok,
+                    IoStatus::Failed => BlockDeviceIoStatus::Failed,
+                    IoStatus::NoSpace => BlockDeviceIoStatus::Nospace,
+                },
+                ready,
+                status: status(info.status),
+                auto_finalize: info.auto_finalize,
+                auto_dismiss: info.auto_dismiss,
+                error: info.error,
+            }
+        };
+        self.jobs.list().iter().filter(|job| job.kind().is_block()).map(info).collect()
+    }
+
+    /// Whether a client may change this node: no job uses it.
+    ///
+    /// # Errors
+    /// One does.
+    pub fn check_unblocked(&self, node: &Arc<Node>) -> Result<(), Error> {
+        let Some(reason) = node.blocked_by() else { return Ok(()) };
+        let name = super::device_of(&self.graph, node.name()).unwrap_or_else(|| node.name().to_owned());
+        Err(Error::generic(format!("Node '{name}' is busy: {reason}")))
+    }
+
+    /// The node that is the root of a disk: a back end's medium, or a node that no other one uses.
+    fn root_of(&self, name: &str) -> Result<Arc<Node>, Error> {
+        let node = self.node_by(Some(name), Some(name)).map_err(|error| {
+            let empty = self.graph.backend(name).is_some_and(|backend| backend.node().is_none());
+            if empty { Error::generic("Device has no medium") } else { error }
+        })?;
+        if node.parents().iter().any(|edge| edge.parent_node().is_some() || edge.name() != "root") {
+            return Err(Error::generic("Need a root block node"));
+        }
+        Ok(node)
+    }
+
+    /// The name of a job: as given, or that of the back end.
+    fn job_id(&self, given: Option<&str>, node: &Node) -> Result<String, Error> {
+        match given {
+            Some(id) => {
+                self.jobs.check_id(id).map_err(client_error)?;
+                Ok(id.to_owned())
+            }
+            None => {
+                let id = super::device_of(&self.graph, node.name()).unwrap_or_default();
+                self.jobs.check_id(&id).map_err(client_error)?;
+                Ok(id)
+            }
         }
     }
 
-    /// Does what a client wants.
-    ///
-    /// # Errors
-    /// There is no such job, or it can't do that in its state.
-    pub fn apply(&self, id: &str, verb: Verb) -> Result<(), Error> {
-        let dismissed = self.with(|jobs| {
-            let at = jobs.iter().position(|job| job.info.id == id).ok_or_else(|| Error::generic("Job not found"))?;
-            let Some(job) = jobs.get_mut(at) else { return Ok(false) };
-            if verb == Verb::Resume && !job.paused {
-                return Err(Error::generic("Can't resume a job that was not paused"));
-            }
-            if !verb.is_allowed(job.info.status) {
-                let (status, verb) = (job.info.status.name(), verb.name());
-                let text = format!("Job '{id}' in state '{status}' cannot accept command verb '{verb}'");
-                return Err(Error::generic(text));
-            }
-            match verb {
-                Verb::Cancel => job.cancelled = true,
-                Verb::Pause if job.paused => return Err(Error::generic("Job is already paused")),
-                Verb::Pause => job.paused = true,
-                Verb::Resume => job.paused = false,
-                // No job of today comes into a state where these are allowed.
-                Verb::Complete | Verb::Finalize => {}
-                Verb::Dismiss => {
-                    jobs.remove(at);
-                    return Ok(true);
-                }
-            }
-            Ok(false)
-        })?;
-        if dismissed {
-            self.tell(id, JobStatus::Null);
-        }
-        Ok(())
+    /// Starts a job that was made.
+    pub(super) fn start_job(&self, job: &Arc<Job>) {
+        self.jobs.start(job, self.reactor.handle());
     }
 }

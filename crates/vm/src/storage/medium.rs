@@ -132,9 +132,8 @@ impl Storage {
         let backend = self.drive(drive)?;
         let closed = || Error::generic(format!("Tray of device '{}' is not open", drive.name()));
         Self::check_exchange(&backend, closed, || drive.error("is not removable"))?;
-        if backend.root().is_none() {
-            return Ok(());
-        }
+        let Some(node) = backend.node() else { return Ok(()) };
+        self.check_unblocked(&node)?;
         let removed = aio::block_on(backend.remove(&self.graph)).map_err(client_error);
         if backend.device().is_some_and(|device| !device.has_tray()) {
             self.move_tray(&backend, false);

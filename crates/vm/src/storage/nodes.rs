@@ -150,6 +150,7 @@ impl Storage {
             if node.has_outside_parent() {
                 return Err(Error::generic(format!("Node {name} is in use")));
             }
+            self.check_unblocked(&node)?;
             self.check_no_backing(&node)?;
             if !node.parents().is_empty() {
                 return Err(Error::generic(format!("Block device {name} is in use")));
@@ -210,6 +211,10 @@ impl Storage {
         let size = u64::try_from(size).map_err(|_| Error::expects("size", "a >0 size"))?;
         if node.is_read_only() {
             return Err(Error::generic("Image is read-only"));
+        }
+        if node.blocked_by().is_some() {
+            let name = super::device_of(&self.graph, node.name()).unwrap_or_else(|| node.name().to_owned());
+            return Err(Error::generic(format!("Device '{name}' is in use")));
         }
         let root = self.graph.attach_root(node, "block_resize", Permissions::RESIZE, Permissions::ALL);
         let root = root.map_err(client_error)?;

@@ -1,0 +1,57 @@
+//! Chains of images, as jobs see them: filters and backings below a node.
+
+use std::sync::Arc;
+
+use block::{Node, filename};
+use block_tools::status;
+
+/// The next node of a chain: what a filter filters, or the backing.
+pub fn below(node: &Arc<Node>) -> Option<Arc<Node>> {
+    node.filtered().or_else(|| node.backing()).map(|child| child.node())
+}
+
+/// A node and all below it, along filters and backings.
+pub fn of(top: &Arc<Node>) -> impl Iterator<Item = Arc<Node>> + use<> {
+    std::iter::successors(Some(Arc::clone(top)), below)
+}
+
+/// Whether `node` is `top` or in the chain below it.
+pub fn contains(top: &Arc<Node>, node: &Arc<Node>) -> bool {
+    of(top).any(|known| Arc::ptr_eq(&known, node))
+}
+
+/// The lowest node of the chain of `top` that is above `base`, filters left out; without a base the lowest of all.
+pub fn overlay_of(top: &Arc<Node>, base: Option<&Arc<Node>>) -> Option<Arc<Node>> {
+    let base = base.map(status::skip_filters);
+    let mut overlay = None;
+    for node in of(top).filter(|node| node.filtered().is_none()) {
+        if base.as_ref().is_some_and(|base| Arc::ptr_eq(base, &node)) {
+            return overlay;
+        }
+        overlay = Some(node);
+    }
+    if base.is_some() { None } else { overlay }
+}
+
+/// The node of the chain below `top` whose file has this name, as clients write names.
+pub fn find_image(top: &Arc<Node>, name: &str) -> Option<Arc<Node>> {
+    let full = |path: &str| std::fs::canonicalize(path.strip_prefix("file:").unwrap_or(path)).ok();
+    let wanted = full(name);
+    let mut overlay: Option<Arc<Node>> = None;
+    for node in of(top) {
+        let above = overlay.replace(Arc::clone(&node));
+        let own = filename::of(&node);
+        let is_named_above = || {
+            let backing = status::skip_filters(above.as_ref()?).driver().image_backing()?;
+            Some(backing.file == name)
+        };
+        let is_same_file = wanted.is_some() && full(&own) == wanted;
+        if above.is_some()
+            && node.filtered().is_none()
+            && (own == name || is_named_above() == Some(true) || is_same_file)
+        {
+            return Some(node);
+        }
+    }
+    None
+}

@@ -1,0 +1,206 @@
+//! The filter `mirror_top` above the source of a mirror, and `commit_top` above that of a commit.
+//!
+//! In the mode `write-blocking` it writes what the guest writes to the target, too, and tells the guest when both are
+//! done. Ranges that the job copies just now are waited for. A part of a granule that was written to both sides does not
+//! change whether the granule is dirty.
+
+use std::future::Future;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+
+use block::driver::{Driver, DriverKind, DriverType};
+use block::{Child, DirtyBitmap, Error, IoFuture, OpenRequest, Permissions, Result, WriteFlags, ZeroFlags, done};
+use iobuf::IoBuf;
+
+use crate::job::{ErrorAction, Job, OnError};
+use crate::pass::pass_on;
+use crate::region::Regions;
+
+/// A filter that only jobs put in.
+struct JobFilter(&'static str);
+
+impl DriverType for JobFilter {
+    fn name(&self) -> &'static str {
+        self.0
+    }
+
+    fn kind(&self) -> DriverKind {
+        DriverKind::Filter
+    }
+
+    fn open(&self, _request: OpenRequest) -> IoFuture<'static, Arc<dyn Driver>> {
+        block::fail(Error::invalid(format!("Driver '{}' is of jobs alone", self.0)))
+    }
+}
+
+/// The driver `mirror_top`.
+pub(crate) static MIRROR_TOP: &dyn DriverType = &JobFilter("mirror_top");
+/// The driver `commit_top`.
+pub(crate) static COMMIT_TOP: &dyn DriverType = &JobFilter("commit_top");
+
+/// What the filter and the job share.
+pub(crate) struct Link {
+    /// What has to be copied.
+    pub(crate) dirty: Arc<DirtyBitmap>,
+    /// What is copied or written just now.
+    pub(crate) regions: Arc<Regions>,
+    /// The copy.
+    pub(crate) target: Arc<Child>,
+    /// Guests' writes go to the copy, too.
+    pub(crate) blocking: bool,
+    pub(crate) on_target_error: OnError,
+    pub(crate) job: OnceLock<Weak<Job>>,
+    /// The job has ended: nothing goes to the copy any more.
+    pub(crate) stopped: AtomicBool,
+    pub(crate) failed: Mutex<Option<Error>>,
+}
+
+impl Link {
+    fn is_active(&self) -> bool {
+        self.blocking && !self.stopped.load(Ordering::Acquire)
+    }
+
+    /// The error of a guest's write to the copy that ends the job.
+    pub(crate) fn take_failure(&self) -> Option<Error> {
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    fn target_failed(&self, error: Error) {
+        let Some(job) = self.job.get().and_then(Weak::upgrade) else { return };
+        if job.request_failed(self.on_target_error, false, &error) == ErrorAction::Report {
+            self.stopped.store(true, Ordering::Release);
+            self.failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+        }
+        job.wake();
+    }
+
+    /// The range is the same on both sides: whole granules of it are clean.
+    fn is_same(&self, offset: u64, len: u64) {
+        let granule = self.dirty.granularity();
+        let end = offset.saturating_add(len);
+        let from = offset.next_multiple_of(granule);
+        let to = if end >= self.dirty.size() { end } else { end / granule * granule };
+        if from < to {
+            self.dirty.unmark(from, to - from);
+        }
+    }
+}
+
+/// A filter above the source of a mirror.
+pub(crate) struct MirrorTop {
+    pub(crate) file: Arc<Child>,
+    pub(crate) is_commit: bool,
+    pub(crate) link: OnceLock<Arc<Link>>,
+}
+
+impl MirrorTop {
+    fn active(&self) -> Option<&Arc<Link>> {
+        self.link.get().filter(|link| link.is_active())
+    }
+
+    async fn both(
+        &self,
+        (offset, len): (u64, u64),
+        own: impl Future<Output = Result<()>>,
+        copy: impl AsyncFnOnce(&Child) -> Result<()>,
+    ) -> Result<()> {
+        let Some(link) = self.active() else { return own.await };
+        let end = offset.saturating_add(len);
+        let _region = link.regions.take(offset, end).await;
+        let result = own.await;
+        if result.is_err() || !link.is_active() {
+            // What is there now nobody knows, or nobody copies.
+            link.dirty.mark(offset, len);
+            return result;
+        }
+        match copy(&link.target).await {
+            Ok(()) => link.is_same(offset, len),
+            Err(error) => {
+                link.dirty.mark(offset, len);
+                link.target_failed(error);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Driver for MirrorTop {
+    pass_on!();
+
+    fn children(&self) -> Vec<Arc<Child>> {
+        vec![Arc::clone(&self.file)]
+    }
+
+    fn write(&self, offset: u64, buf: IoBuf, flags: WriteFlags) -> IoFuture<'_> {
+        Box::pin(async move {
+            let copy = buf.clone();
+            let plain = WriteFlags { fua: flags.fua, ..WriteFlags::default() };
+            let own = self.file.write(offset, buf, flags);
+            let len = copy.len() as u64;
+            self.both((offset, len), own, async |target: &Child| target.write(offset, copy, plain).await).await
+        })
+    }
+
+    fn write_zeroes(&self, offset: u64, len: u64, flags: ZeroFlags) -> IoFuture<'_> {
+        Box::pin(async move {
+            let own = self.file.write_zeroes(offset, len, flags);
+            let plain = ZeroFlags { no_fallback: false, ..flags };
+            self.both((offset, len), own, async |target: &Child| target.write_zeroes(offset, len, plain).await).await
+        })
+    }
+
+    fn discard(&self, offset: u64, len: u64) -> IoFuture<'_> {
+        Box::pin(async move {
+            let Some(link) = self.active() else { return self.file.discard(offset, len).await };
+            // What is read afterwards is not the same on both sides: the job copies it.
+            let _region = link.regions.take(offset, offset.saturating_add(len)).await;
+            let result = self.file.discard(offset, len).await;
+            link.dirty.mark(offset, len);
+            result
+        })
+    }
+
+    fn write_compressed(&self, offset: u64, buf: IoBuf) -> IoFuture<'_> {
+        self.write(offset, buf, WriteFlags { compressed: true, ..WriteFlags::default() })
+    }
+
+    fn child_permissions(
+        &self,
+        _child: &Child,
+        used: Permissions,
+        shared: Permissions,
+    ) -> Option<(Permissions, Permissions)> {
+        if !self.is_commit {
+            return None;
+        }
+        // What is in between is not consistent while its data goes down, and the job writes to a backing.
+        let used = used & Permissions::CONSISTENT_READ.complement();
+        Some((used, shared | Permissions::WRITE | Permissions::CONSISTENT_READ))
+    }
+}
+
+/// The filter above the top of a commit below the active image: what is above reads through it.
+pub(crate) struct CommitTop {
+    pub(crate) file: Arc<Child>,
+}
+
+impl Driver for CommitTop {
+    pass_on!();
+
+    fn children(&self) -> Vec<Arc<Child>> {
+        vec![Arc::clone(&self.file)]
+    }
+
+    fn flush(&self) -> IoFuture<'_> {
+        done(())
+    }
+
+    fn child_permissions(
+        &self,
+        _child: &Child,
+        _used: Permissions,
+        _shared: Permissions,
+    ) -> Option<(Permissions, Permissions)> {
+        Some((Permissions::NONE, Permissions::ALL))
+    }
+}

@@ -1,0 +1,223 @@
+//! `drive-backup`, `blockdev-backup`, alone and as actions of a transaction.
+
+use std::sync::Arc;
+
+use block::{BitmapUse, Node, NodeConfig, OpenFlags, Options};
+use block_jobs::backup::{self, BitmapMode, Sync};
+use block_jobs::{Job, Transaction};
+use block_tools::status;
+use qapi::Error;
+use qapi::block::block_job::{BitmapSyncMode, BlockdevBackup, DriveBackup, MirrorSyncMode};
+use qapi::block::snapshots::NewImageMode;
+use qapi::schema::Enumeration as _;
+
+use super::mirror::NewImage;
+use super::on_error;
+use crate::storage::{Storage, client_error};
+
+/// A backup that is made and not started. Its moment is that when it was made.
+pub struct PreparedBackup(Arc<Job>);
+
+impl PreparedBackup {
+    /// Starts it.
+    pub fn start(self, storage: &Storage) {
+        // It is started while the disk is held, so it pauses at first.
+        self.0.pause();
+        storage.start_job(&self.0);
+        self.0.resume();
+    }
+
+    /// Gives it up.
+    pub fn abandon(self, storage: &Storage) {
+        aio::block_on(storage.jobs.abandon(&self.0));
+    }
+}
+
+impl Storage {
+    /// Makes the backup of `blockdev-backup`, with the jobs of `transaction`.
+    ///
+    /// # Errors
+    /// The nodes can't be used so.
+    pub fn prepare_backup(
+        &self,
+        command: &BlockdevBackup,
+        transaction: Option<&Transaction>,
+    ) -> Result<PreparedBackup, Error> {
+        let source = self.medium_of(&command.device)?;
+        let target = self.node_by(Some(&command.target), Some(&command.target))?;
+        self.backup(&source, &target, command, transaction)
+    }
+
+    /// Makes the backup of `drive-backup` and its file, with the jobs of `transaction`.
+    ///
+    /// # Errors
+    /// The file can't be made or opened, or the disk can't be used so.
+    pub fn prepare_drive_backup(
+        &self,
+        command: &DriveBackup,
+        transaction: Option<&Transaction>,
+    ) -> Result<PreparedBackup, Error> {
+        let source = self.medium_of(&command.device)?;
+        let is_new = command.mode != Some(NewImageMode::Existing);
+        let format = command.format.as_deref().or(is_new.then(|| source.driver_type().name()));
+        self.check_unblocked(&source)?;
+        let backing = match command.sync {
+            MirrorSyncMode::Top => status::backing_of(&source),
+            MirrorSyncMode::None => Some(Arc::clone(&source)),
+            _ => None,
+        };
+        let sync = match (command.sync, &backing) {
+            (MirrorSyncMode::Top, None) => MirrorSyncMode::Full,
+            (sync, _) => sync,
+        };
+        if let (true, Some(format)) = (is_new, format) {
+            let size = source.len();
+            self.create_copy(&NewImage { filename: &command.target, format, size, backing: backing.as_ref() })?;
+        }
+        let mut more = Options::new().with("discard", "unmap").with("detect-zeroes", "unmap");
+        let flags = OpenFlags::default();
+        if is_new && let Some(backing) = &backing {
+            // The very node: its file is in use.
+            more.set("backing", backing.name());
+        }
+        let config = NodeConfig { cache: source.config().cache, ..NodeConfig::default() };
+        let target = self.open_copy(&command.target, format, more, config, flags)?;
+        let plain = BlockdevBackup {
+            job_id: command.job_id.clone(),
+            device: command.device.clone(),
+            sync,
+            speed: command.speed,
+            bitmap: command.bitmap.clone(),
+            bitmap_mode: command.bitmap_mode,
+            compress: command.compress,
+            on_source_error: command.on_source_error,
+            on_target_error: command.on_target_error,
+            auto_finalize: command.auto_finalize,
+            auto_dismiss: command.auto_dismiss,
+            filter_node_name: command.filter_node_name.clone(),
+            x_perf: command.x_perf.clone(),
+            target: target.name().to_owned(),
+        };
+        let made = self.backup(&source, &target, &plain, transaction);
+        if made.is_err()
+            && let Err(error) = aio::block_on(self.graph.close(&target))
+        {
+            tracing::warn!("closing '{}': {error}", command.target);
+        }
+        made
+    }
+
+    fn medium_of(&self, name: &str) -> Result<Arc<Node>, Error> {
+        self.node_by(Some(name), Some(name)).map_err(|error| {
+            let is_empty = self.graph.backend(name).is_some_and(|backend| backend.node().is_none());
+            if is_empty { Error::generic("Device has no medium") } else { error }
+        })
+    }
+
+    fn backup(
+        &self,
+        source: &Arc<Node>,
+        target: &Arc<Node>,
+        wish: &BlockdevBackup,
+        transaction: Option<&Transaction>,
+    ) -> Result<PreparedBackup, Error> {
+        let (sync, bitmap_mode) = bitmap_mode(wish, |name| source.bitmaps().find(name).is_some())?;
+        let bitmap = match (&wish.bitmap, bitmap_mode) {
+            (Some(name), Some(mode)) => {
+                let not_found = || Error::generic(format!("Bitmap '{name}' could not be found"));
+                let bitmap = source.bitmaps().find(name).ok_or_else(not_found)?;
+                let used = if mode == BitmapMode::Never { BitmapUse::Read } else { BitmapUse::Change };
+                bitmap.check(used).map_err(client_error)?;
+                Some((bitmap, mode))
+            }
+            _ => None,
+        };
+        let perf = wish.x_perf.as_ref();
+        let max_workers = perf.and_then(|perf| perf.max_workers).unwrap_or(64);
+        let Some(max_workers) = usize::try_from(max_workers).ok().filter(|n| (1..=i32::MAX as usize).contains(n))
+        else {
+            return Err(Error::generic(format!("max-workers must be between 1 and {}", i32::MAX)));
+        };
+        let max_chunk = u64::try_from(perf.and_then(|perf| perf.max_chunk).unwrap_or(0))
+            .map_err(|_| Error::generic("max-chunk must be zero (which means no limit) or positive"))?;
+        let id = self.job_id(wish.job_id.as_deref(), source)?;
+        self.check_unblocked(source)?;
+        self.check_unblocked(target)?;
+        let sync = match sync {
+            MirrorSyncMode::Top if status::backing_of(source).is_none() => Sync::Full,
+            MirrorSyncMode::Top => Sync::Top,
+            MirrorSyncMode::Full => Sync::Full,
+            MirrorSyncMode::None => Sync::None,
+            MirrorSyncMode::Incremental | MirrorSyncMode::Bitmap => Sync::Bitmap,
+        };
+        let options = backup::Options {
+            id,
+            source: Arc::clone(source),
+            target: Arc::clone(target),
+            sync,
+            bitmap,
+            compress: wish.compress.unwrap_or(false),
+            speed: wish.speed.unwrap_or(0),
+            on_source_error: on_error(wish.on_source_error),
+            on_target_error: on_error(wish.on_target_error),
+            filter_node_name: wish.filter_node_name.clone(),
+            auto_finalize: wish.auto_finalize.unwrap_or(true),
+            auto_dismiss: wish.auto_dismiss.unwrap_or(true),
+            max_workers: max_workers.min(64),
+            max_chunk,
+            transaction: transaction.cloned(),
+        };
+        backup::create(&self.graph, &self.jobs, options).map(PreparedBackup).map_err(client_error)
+    }
+}
+
+/// Checks the arguments about bitmaps against each other; gives the mode of copying, and what becomes of the bitmap.
+fn bitmap_mode(
+    wish: &BlockdevBackup,
+    is_there: impl Fn(&str) -> bool,
+) -> Result<(MirrorSyncMode, Option<BitmapMode>), Error> {
+    let mut sync = wish.sync;
+    let mut mode = wish.bitmap_mode;
+    if matches!(sync, MirrorSyncMode::Bitmap | MirrorSyncMode::Incremental) && wish.bitmap.is_none() {
+        let text = format!("must provide a valid bitmap name for '{}' sync mode", sync.name());
+        return Err(Error::generic(text));
+    }
+    if sync == MirrorSyncMode::Incremental {
+        if mode.is_some_and(|mode| mode != BitmapSyncMode::OnSuccess) {
+            let text = "Bitmap sync mode must be 'on-success' when using sync mode 'incremental'";
+            return Err(Error::generic(text));
+        }
+        mode = Some(BitmapSyncMode::OnSuccess);
+        sync = MirrorSyncMode::Bitmap;
+    }
+    if let Some(name) = wish.bitmap.as_deref().filter(|name| !is_there(name)) {
+        return Err(Error::generic(format!("Bitmap '{name}' could not be found")));
+    }
+    if wish.bitmap.is_none() {
+        if mode.is_some() {
+            return Err(Error::generic("Cannot specify bitmap sync mode without a bitmap"));
+        }
+        return Ok((sync, None));
+    }
+    let Some(mode) = mode else {
+        return Err(Error::generic("Bitmap sync mode must be given when providing a bitmap"));
+    };
+    if sync == MirrorSyncMode::None {
+        let text = format!("sync mode '{}' does not produce meaningful bitmap outputs", sync.name());
+        return Err(Error::generic(text));
+    }
+    if mode == BitmapSyncMode::Never && sync != MirrorSyncMode::Bitmap {
+        let text = format!(
+            "Bitmap sync mode '{}' has no meaningful effect when combined with sync mode '{}'",
+            mode.name(),
+            sync.name()
+        );
+        return Err(Error::generic(text));
+    }
+    let mode = match mode {
+        BitmapSyncMode::OnSuccess => BitmapMode::OnSuccess,
+        BitmapSyncMode::Never => BitmapMode::Never,
+        BitmapSyncMode::Always => BitmapMode::Always,
+    };
+    Ok((sync, Some(mode)))
+}
