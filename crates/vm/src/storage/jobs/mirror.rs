@@ -9,8 +9,8 @@ use block_tools::create::Creation;
 use block_tools::status;
 use qapi::Error;
 use qapi::block::block_job::{BlockdevMirror, DriveMirror, MirrorCopyMode, MirrorSyncMode};
-use qapi::block::snapshots::NewImageMode;
 use qapi::block::common::BlockdevOnError;
+use qapi::block::snapshots::NewImageMode;
 use qapi::schema::Enumeration as _;
 
 use super::on_error;
