@@ -169,19 +169,19 @@ fn cloud_kernel_package() -> Option<String> {
         .map(|rest| format!("linux-image-{rest}"))
 }
 
-/// A Python with the package `qemu.qmp`, in a virtual environment of the target directory.
+/// A Python with the packages `qemu.qmp` and `vncdotool`, in a virtual environment of the target directory.
 pub fn python_with_qmp() -> Outcome<PathBuf> {
     let directory = target().join("guest/python");
     let python = directory.join("bin/python3");
-    let works = |python: &Path| output(&python.to_string_lossy(), &["-c", "import qemu.qmp"]).is_some();
+    let works = |python: &Path| output(&python.to_string_lossy(), &["-c", "import qemu.qmp, vncdotool"]).is_some();
     if works(&python) {
         return Ok(python);
     }
-    step("installing the Python package qemu.qmp into a virtual environment");
+    step("installing the Python packages qemu.qmp and vncdotool into a virtual environment");
     if run("python3", &["-m", "venv", &directory.to_string_lossy()]).is_err() {
         install(&[&Package { name: "python3-venv", file: "/usr/share/doc/python3-venv" }]);
         run("python3", &["-m", "venv", &directory.to_string_lossy()])?;
     }
-    run(&python.to_string_lossy(), &["-m", "pip", "install", "--quiet", "qemu.qmp"])?;
-    if works(&python) { Ok(python) } else { Err("qemu.qmp can't be imported".into()) }
+    run(&python.to_string_lossy(), &["-m", "pip", "install", "--quiet", "qemu.qmp", "vncdotool"])?;
+    if works(&python) { Ok(python) } else { Err("qemu.qmp and vncdotool can't be imported".into()) }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io::{self, Read as _, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use aio::Stream;
@@ -46,12 +46,22 @@ impl fmt::Debug for TlsCredentials {
 #[derive(Clone)]
 pub struct TlsServerCredentials {
     config: Arc<ServerConfig>,
+    /// Where they come from, and whether clients are verified.
+    source: (PathBuf, bool),
 }
 
 impl TlsServerCredentials {
     /// What rustls wants, for sessions that are not of the block layer.
     pub fn config(&self) -> Arc<ServerConfig> {
         Arc::clone(&self.config)
+    }
+
+    /// The same with what the files say now.
+    ///
+    /// # Errors
+    /// If a file is missing or wrong.
+    pub fn reload(&self) -> Result<Self> {
+        Self::from_directory(&self.source.0, self.source.1)
     }
 }
 
@@ -210,7 +220,7 @@ impl TlsServerCredentials {
         let secret = PrivateKeyDer::from_pem_file(&key).map_err(|e| wrong("import server key", &key, e))?;
         let config =
             builder.with_single_cert(chain, secret).map_err(|e| wrong("use server certificate", &certificate, e))?;
-        Ok(Self { config: Arc::new(config) })
+        Ok(Self { config: Arc::new(config), source: (directory.to_owned(), verify_peer) })
     }
 }
 

@@ -16,8 +16,9 @@ pub trait Screen: Send + Sync {
         None
     }
 
-    /// Somebody who looks would like another size, in pixels. Says whether the card tells its guest of it.
-    fn suggest_size(&self, _width: u32, _height: u32) -> bool {
+    /// Somebody wants the head to have another size; nobody looks at it when a side is 0. Returns whether the card tells
+    /// its driver: most have no way to.
+    fn request_size(&self, _width: u32, _height: u32) -> bool {
         false
     }
 }
@@ -151,14 +152,15 @@ impl Console {
         Arc::clone(&lock(&self.shown).picture)
     }
 
-    /// Asks the card for another size; `false` if it has no way to tell its guest.
-    pub fn suggest_size(&self, width: u32, height: u32) -> bool {
-        self.screen.suggest_size(width, height)
-    }
-
     /// The hardware cursor.
     pub fn cursor(&self) -> Option<Cursor> {
         self.screen.cursor()
+    }
+
+    /// Asks the guest for another size; nobody looks at the head when a side is 0. Returns whether the guest is told; it
+    /// may do as it likes.
+    pub fn request_size(&self, width: u32, height: u32) -> bool {
+        self.screen.request_size(width, height)
     }
 
     /// A new reader, for whom everything is new.

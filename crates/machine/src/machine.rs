@@ -463,7 +463,7 @@ impl Machine {
     }
 
     /// Keys with time in between.
-    pub fn key_queue(&self) -> &KeyQueue {
+    pub fn key_queue(&self) -> &Arc<KeyQueue> {
         &self.screens.keys
     }
 

@@ -18,6 +18,7 @@ mod options;
 mod platform;
 mod qtest;
 mod readconfig;
+mod remote;
 mod run;
 mod types;
 mod usb;
@@ -124,6 +125,8 @@ pub fn parse(arguments: &[String]) -> Result<Request, CliError> {
         storage,
         qtest,
         monitors: character.monitors,
+        vnc: remote::settings(&arguments)?,
+        keyboard: arguments::last(&arguments, "k").map(|argument| argument.value.to_owned()),
         options: options::for_query(),
     };
     let (daemonize, pidfile, log) = (run.daemonize, run.pidfile, run.log);

@@ -4,6 +4,7 @@ The machine runs guests/hello on two processors. Ends with `quit`; prints `ok: N
 """
 import asyncio
 import os
+import socket
 import sys
 
 from qemu.qmp import ExecuteError, QMPClient
@@ -178,6 +179,35 @@ async def screen(run, told, directory):
     await told("not in suspended state", "system_wakeup")
 
 
+async def remote(client, run, told, directory):
+    """VNC: one server on a Unix socket with a password, moved to TCP and back, and a client that is handed in."""
+    here = {"type": "unix", "path": os.path.join(directory, "vnc")}
+    told_info = await run("query-vnc")
+    assert told_info["enabled"] and told_info["auth"] == "vnc" and told_info["clients"] == [], told_info
+    servers = await run("query-vnc-servers")
+    assert [server["id"] for server in servers] == ["default"] and servers[0]["server"][0]["family"] == "unix", servers
+    await run("change-vnc-password", password="secret")
+    await run("set_password", **{"protocol": "vnc", "password": "secret", "connected": "keep"})
+    await told("Invalid parameter 'connected'", "set_password", protocol="vnc", password="x", connected="fail")
+    await told("SPICE is not in use", "set_password", protocol="spice", password="x")
+    await run("expire_password", protocol="vnc", time="+60")
+    await told("Could not set password expire time", "expire_password", protocol="vnc", time="now", display="other")
+    await told("SPICE is not in use", "client_migrate_info", protocol="spice", hostname="h", port=1)
+    await told("vnc tls is not enabled", "display-reload", type="vnc", **{"tls-certs": True})
+    await run("display-update", type="vnc", addresses=[{"type": "inet", "host": "127.0.0.1", "port": "0"}])
+    assert (await run("query-vnc"))["family"] == "ipv4"
+    await run("display-update", type="vnc", addresses=[here])
+    assert await run("query-display-options") == {"type": "none"}
+    near, far = socket.socketpair()
+    with near, far:
+        client.send_fd_scm(far.fileno())
+        await client.execute("getfd", {"fdname": "viewer"})
+        await run("add_client", protocol="vnc", fdname="viewer", skipauth=True)
+        near.settimeout(60)
+        assert near.recv(12) == b"RFB 003.008\n"
+    await told("has not been found", "add_client", protocol="vnc", fdname="viewer")
+
+
 async def main(path, directory):
     used = set()
     client = QMPClient("peer")
@@ -252,6 +282,7 @@ async def main(path, directory):
     await rewired(run, told, {"driver": "file", "filename": os.path.join(directory, "made.img")})
     await snapshots(run, told, directory)
     await screen(run, told, directory)
+    await remote(client, run, told, directory)
 
     await run("system_reset")
     assert (await asyncio.wait_for(event("RESET"), 60))["reason"] == "host-qmp-system-reset"

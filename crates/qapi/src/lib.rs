@@ -68,6 +68,7 @@ pub mod schema;
 pub mod sockets;
 mod traits;
 pub mod ui;
+pub mod vnc;
 
 pub use error::{Error, ErrorClass};
 pub use path::Path;

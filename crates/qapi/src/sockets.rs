@@ -2,6 +2,21 @@
 
 use crate::QapiType;
 
+/// The kinds of network addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, QapiType)]
+pub enum NetworkAddressFamily {
+    /// IPv4.
+    Ipv4,
+    /// IPv6.
+    Ipv6,
+    /// Unix sockets.
+    Unix,
+    /// VSOCK.
+    Vsock,
+    /// Another one.
+    Unknown,
+}
+
 /// An address of the Internet.
 #[derive(Debug, Clone, PartialEq, Eq, Default, QapiType)]
 pub struct InetSocketAddress {

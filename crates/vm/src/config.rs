@@ -7,6 +7,7 @@ pub use qapi::run_state::{PanicAction, RebootAction, ShutdownAction, WatchdogAct
 
 use crate::qtest::QtestConfig;
 use crate::storage::StorageConfig;
+pub use crate::vnc::VncConfig;
 
 /// `-action`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +65,10 @@ pub struct VmConfig {
     pub qtest: Option<QtestConfig>,
     /// The QMP monitors.
     pub monitors: Vec<MonitorConfig>,
+    /// The VNC servers.
+    pub vnc: Vec<VncConfig>,
+    /// The layout of the guest's keyboard (`-k`).
+    pub keyboard: Option<String>,
     /// What `query-command-line-options` tells.
     pub options: Vec<CommandLineOptionInfo>,
 }

@@ -20,6 +20,7 @@ use crate::log;
 use crate::run_state::RunStates;
 use crate::snapshot::Snapshot;
 use crate::storage::{Storage, StorageOwner};
+use crate::vnc::Vnc;
 
 /// What the control thread shares with the monitors.
 pub struct SharedState {
@@ -42,6 +43,7 @@ pub struct Control {
     actions: Actions,
     shared: SharedState,
     storage: Storage,
+    vnc: Vnc,
     /// What is left to do before there is a machine (`--preconfig`).
     preconfig: Option<Preconfig>,
     /// Write the registers down at each reset (`-d cpu_reset`).
@@ -71,13 +73,31 @@ impl StorageOwner for Control {
     fn guest_time(&self) -> u64 {
         self.machine.now()
     }
+
+    fn change_vnc(&mut self, target: &str, argument: Option<&str>) -> Result<(), qapi::Error> {
+        match (target, argument) {
+            ("password" | "passwd", Some(password)) => self.vnc.set_password(None, password),
+            ("password" | "passwd", None) => Err(qapi::Error::missing_parameter("password")),
+            _ => self.vnc.change(target),
+        }
+    }
 }
 
 impl Control {
     /// Takes over a machine that has been built and reset.
     pub fn new(machine: Machine, storage: Storage, actions: Actions, shared: SharedState, logs_resets: bool) -> Self {
         let states = RunStates::new();
-        let control = Self { machine, states, actions, shared, storage, preconfig: None, logs_resets, ended: None };
+        let control = Self {
+            machine,
+            states,
+            actions,
+            shared,
+            storage,
+            vnc: Vnc::default(),
+            preconfig: None,
+            logs_resets,
+            ended: None,
+        };
         control.log_reset();
         control
     }
@@ -105,6 +125,7 @@ impl Control {
         match build(&config, &mut self.storage) {
             Ok(machine) => {
                 self.machine = machine;
+                self.vnc.attach(&self.machine);
                 self.shared.preconfig.store(false, Ordering::Release);
                 self.log_reset();
                 if autostart {
@@ -160,6 +181,21 @@ impl Control {
     /// The character devices.
     pub fn chardevs(&self) -> &Arc<Chardevs> {
         &self.shared.chardevs
+    }
+
+    /// The VNC servers.
+    pub fn vnc(&self) -> &Vnc {
+        &self.vnc
+    }
+
+    /// The VNC servers, with the objects that they use.
+    pub fn vnc_and_storage(&self) -> (&Vnc, &Storage) {
+        (&self.vnc, &self.storage)
+    }
+
+    /// Takes over the VNC servers.
+    pub fn set_vnc(&mut self, vnc: Vnc) {
+        self.vnc = vnc;
     }
 
     /// The run state.

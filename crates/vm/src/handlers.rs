@@ -14,6 +14,9 @@ mod numa;
 mod pci;
 mod qom;
 mod run_state;
+mod vnc;
+
+pub(crate) use self::display::console;
 
 use qapi::events;
 use qmp::{CommandTable, Reply};
@@ -39,6 +42,7 @@ pub fn table() -> Table {
     fd::register(&mut table);
     chardev::register(&mut table);
     display::register(&mut table);
+    vnc::register(&mut table);
     input::register(&mut table);
     block::register(&mut table);
     table.declare_event::<events::Stop>();

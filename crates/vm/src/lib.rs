@@ -18,6 +18,7 @@ pub mod run_state;
 pub mod snapshot;
 pub mod storage;
 pub mod version;
+pub mod vnc;
 
 /// The host's words for an error, without the number that Rust adds.
 pub fn host_error(error: &std::io::Error) -> String {

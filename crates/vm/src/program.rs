@@ -26,6 +26,7 @@ use crate::log::{LogConfig, LogItem};
 use crate::qtest;
 use crate::snapshot::Snapshot;
 use crate::storage::{OwnerLink, Storage, StorageError};
+use crate::vnc::{Vnc, VncError};
 
 /// Why the program can't start.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +37,9 @@ pub enum StartError {
     /// The block layer.
     #[error(transparent)]
     Storage(#[from] StorageError),
+    /// VNC.
+    #[error(transparent)]
+    Vnc(#[from] VncError),
     /// The machine.
     #[error(transparent)]
     Machine(#[from] MachineError),
@@ -218,6 +222,8 @@ impl Program {
         // Until clients have configured the machine there is an empty one.
         let first = if config.preconfig { empty(&config.machine) } else { config.machine.clone() };
         let machine = build(&first, &chardevs, &mut storage, (&guest_events, trace.clone()))?;
+        let keyboard = (config.keyboard.as_deref(), config.name.as_deref());
+        let vnc = Vnc::start(&config.vnc, keyboard, (&machine, &storage), (&events, &snapshot, &inbox))?;
         let shared = SharedState {
             events,
             snapshot,
@@ -226,6 +232,7 @@ impl Program {
             chardevs: Arc::clone(&chardevs),
         };
         let mut control = Control::new(machine, storage, config.actions, shared, log.has(LogItem::CpuReset));
+        control.set_vnc(vnc);
         let qtest = match &config.qtest {
             None => None,
             Some(qtest) => {

@@ -80,6 +80,14 @@ pub trait StorageOwner: 'static {
     fn guest_time(&self) -> u64 {
         0
     }
+
+    /// `change` of the device `vnc`, which is no drive: its password, or where it listens.
+    ///
+    /// # Errors
+    /// There is no VNC server, or it can't do that.
+    fn change_vnc(&mut self, _target: &str, _argument: Option<&str>) -> Result<(), Error> {
+        Err(Error::generic("Could not set password"))
+    }
 }
 
 /// Work for the thread that owns the block layer.
@@ -190,6 +198,11 @@ impl Storage {
     /// The objects that users have created.
     pub fn objects(&mut self) -> &mut Objects {
         &mut self.objects
+    }
+
+    /// Whether a user has created an object of that name.
+    pub fn has_object(&self, id: &str) -> bool {
+        self.objects.types().iter().any(|(known, _)| known == id)
     }
 
     /// The jobs.

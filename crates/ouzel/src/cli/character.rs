@@ -142,11 +142,9 @@ fn monitor_option(argument: &Argument<'_>) -> Result<MonitorConfig, CliError> {
 
 /// Options that exist so that a command line written for QEMU starts, and accept just what is true here.
 fn check_unavailable(arguments: &[Argument<'_>]) -> Result<(), CliError> {
-    for name in ["monitor", "display"] {
-        for argument in all(arguments, name) {
-            if argument.value != "none" {
-                return Err(argument.error(format!("'{}' is not available; only 'none' is", argument.value)));
-            }
+    for argument in all(arguments, "monitor") {
+        if argument.value != "none" {
+            return Err(argument.error(format!("'{}' is not available; only 'none' is", argument.value)));
         }
     }
     Ok(())

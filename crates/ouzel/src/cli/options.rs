@@ -133,6 +133,33 @@ const CHARDEV: Group = Group {
         text("backend"),
     ],
 };
+const VNC: Group = Group {
+    name: "vnc",
+    parameters: &[
+        flag("power-control"),
+        text("audiodev"),
+        flag("non-adaptive"),
+        flag("lossy"),
+        text("sasl-authz"),
+        text("tls-authz"),
+        flag("sasl"),
+        number("key-delay-ms"),
+        flag("lock-key-sync"),
+        flag("reverse"),
+        text("password-secret"),
+        flag("password"),
+        flag("ipv6"),
+        flag("ipv4"),
+        number("to"),
+        number("connections"),
+        number("head"),
+        text("display"),
+        text("share"),
+        text("tls-creds"),
+        text("websocket"),
+        text("vnc"),
+    ],
+};
 const MON: Group = Group { name: "mon", parameters: &[flag("pretty"), text("chardev"), text("mode")] };
 const NAME: Group = Group {
     name: "name",
@@ -305,7 +332,20 @@ pub const OPTIONS: &[OptionSpec] = &[
     option("qmp", Some("dev"), "put a QMP monitor on a new character device"),
     option("qmp-pretty", Some("dev"), "like -qmp, but replies are spread over lines"),
     option("monitor", Some("dev"), "the human monitor's character device; only 'none' is available"),
-    option("display", Some("type"), "select the display; only 'none' is available"),
+    option(
+        "display",
+        Some("none|vnc=…"),
+        "select the display; without any there is VNC on this host's port 5900 or behind",
+    ),
+    grouped(
+        "vnc",
+        "host:display|unix:path|none[,to=n][,password=on][,websocket=port][,tls-creds=id][,share=policy][,reverse=on]\
+         [,lossy=on][,non-adaptive=on][,display=device,head=n][,power-control=on][,key-delay-ms=n][,lock-key-sync=off]\
+         [,connections=n][,password-secret=id][,ipv4=on][,ipv6=on][,id=id]",
+        "show the screen to VNC clients",
+        &VNC,
+    ),
+    option("k", Some("layout"), "the guest's keyboard: en-us, en-gb, de, fr, es, it or sv"),
     option("nographic", None, "no display; the first serial port is on the terminal"),
     option("vga", Some("type"), "select the video card: std (there is one without -nodefaults), virtio or none"),
     option("usb", None, "USB host controllers of the board (as -machine usb=on)"),

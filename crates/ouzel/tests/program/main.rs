@@ -42,3 +42,4 @@ mod storage_guest;
 mod storage_slow;
 mod stress;
 mod support;
+mod vnc;

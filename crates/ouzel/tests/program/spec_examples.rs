@@ -16,6 +16,7 @@ const OLD: [&str; 3] = ["query-cpus", "query-events", "cpu"];
 fn fresh() -> (Machine, Session) {
     let mut machine = Setup::new()
         .args(["-S", "-m", "64", "-smp", "1,maxcpus=2", "-vga", "std", "-device", "secondary-vga,id=video0"])
+        .args(["-vnc", "unix:{dir}/vnc,password=on"])
         .start();
     let session = machine.connect(0);
     (machine, session)

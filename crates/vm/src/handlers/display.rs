@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use ::display::Console;
 use ::display::image::{self, ImageFormat};
+use machine::Machine;
 use qapi::Error;
 use qapi::ui::{self, Screendump};
 
@@ -37,16 +38,15 @@ fn console_of_dump(control: &Control, arguments: &Screendump) -> Result<Arc<Cons
         let first = control.machine().consoles().first().cloned();
         return first.ok_or_else(|| Error::generic("There is no console to take a screendump from"));
     };
-    console(control, device, arguments.head)
+    console(control.machine(), device, arguments.head)
 }
 
 /// The console of a head of a device.
 ///
 /// # Errors
 /// There is no such device, or it has no such head.
-pub fn console(control: &Control, device: &str, head: Option<i64>) -> Result<Arc<Console>, Error> {
+pub fn console(machine: &Machine, device: &str, head: Option<i64>) -> Result<Arc<Console>, Error> {
     let head = head.unwrap_or(0);
-    let machine = control.machine();
     let is_it = |console: &&Arc<Console>| {
         let origin = console.origin();
         origin.is_named(device) && i64::from(origin.head) == head

@@ -55,7 +55,7 @@ fn mice(control: &Control) -> Vec<MouseInfo> {
 
 fn send_event(control: &Control, arguments: &InputSendEvent) -> Result<(), Error> {
     let console = match &arguments.device {
-        Some(device) => Some(console(control, device, arguments.head)?),
+        Some(device) => Some(console(control.machine(), device, arguments.head)?),
         None => None,
     };
     if !can_hear(control) {

@@ -44,8 +44,7 @@ pub fn register<C: StorageOwner, S: 'static>(table: &mut CommandTable<C, S>) {
     });
     table.register_deferred::<Change>(|control, _, command, reply| {
         if command.device == "vnc" {
-            // There is no VNC server whose password could be changed.
-            return reply.send(Err(Error::generic("Could not set password")));
+            return reply.send(control.change_vnc(&command.target, command.arg.as_deref()));
         }
         let command = BlockdevChangeMedium {
             device: Some(command.device),

@@ -1,0 +1,43 @@
+//! `-vnc`, `-display`: who sees the screen.
+
+use vm::config::VncConfig;
+
+use super::arguments::{all, given};
+use super::{Argument, CliError};
+
+/// What there is without a word about displays.
+const DEFAULT: &str = "localhost:0,to=99,id=default";
+
+/// Reads the options.
+pub fn settings(arguments: &[Argument<'_>]) -> Result<Vec<VncConfig>, CliError> {
+    let mut servers = Vec::new();
+    let mut has_display = given(arguments, "nographic");
+    for argument in arguments {
+        let text = match argument.option.name {
+            "vnc" => argument.value,
+            "display" => match (argument.value, argument.value.strip_prefix("vnc")) {
+                ("none", _) => {
+                    has_display = true;
+                    continue;
+                }
+                ("default", _) => continue,
+                (_, Some(rest)) if rest.is_empty() => {
+                    return Err(argument.error("VNC requires a display argument vnc=<display>"));
+                }
+                (_, Some(rest)) if rest.starts_with('=') => &rest[1..],
+                (other, _) => {
+                    return Err(argument.error(format!("'{other}' is not available; 'none' and 'vnc=…' are")));
+                }
+            },
+            _ => continue,
+        };
+        let source = format!("-{} {}", argument.option.name, argument.value);
+        servers.push(VncConfig::parse(text, &source).map_err(|message| argument.error(message))?);
+    }
+    has_display |= !servers.is_empty() || all(arguments, "vnc").next().is_some();
+    if !has_display {
+        let source = format!("-vnc {DEFAULT}");
+        servers.push(VncConfig::parse(DEFAULT, &source).map_err(CliError::Plain)?);
+    }
+    Ok(servers)
+}
