@@ -18,7 +18,7 @@ pub trait Screen: Send + Sync {
 
     /// Somebody wants the head to have another size; nobody looks at it when a side is 0. Returns whether the card tells
     /// its driver: most have no way to.
-    fn request_size(&self, _width: u32, _height: u32) -> bool {
+    fn suggest_size(&self, _width: u32, _height: u32) -> bool {
         false
     }
 }
@@ -159,8 +159,8 @@ impl Console {
 
     /// Asks the guest for another size; nobody looks at the head when a side is 0. Returns whether the guest is told; it
     /// may do as it likes.
-    pub fn request_size(&self, width: u32, height: u32) -> bool {
-        self.screen.request_size(width, height)
+    pub fn suggest_size(&self, width: u32, height: u32) -> bool {
+        self.screen.suggest_size(width, height)
     }
 
     /// A new reader, for whom everything is new.

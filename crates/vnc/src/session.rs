@@ -240,7 +240,7 @@ fn take(display: &Arc<Display>, client: &Client, hands: &mut Hands, message: Mes
         Message::Xvp { version, action } => xvp(display, client, version, action)?,
         Message::SetDesktopSize { size: (width, height) } => {
             let console = Arc::clone(&display.seat().console);
-            let is_told = width > 0 && height > 0 && console.request_size(width.into(), height.into());
+            let is_told = width > 0 && height > 0 && console.suggest_size(width.into(), height.into());
             // 3: that can't be; 4: the guest is told.
             client.with(|shared| shared.resize_answer = Some((1, if is_told { 4 } else { 3 })));
         }
