@@ -163,6 +163,26 @@ async def snapshots(run, told, directory):
         await run("blockdev-del", **{"node-name": name})
 
 
+async def exported(run, told, event, directory):
+    """A node over NBD, in all spellings."""
+    socket = os.path.join(directory, "nbd.sock")
+    await run("blockdev-add", driver="null-co", size=65536, **{"node-name": "e"})
+    await told("not running", "nbd-server-stop")
+    await run("nbd-server-start", addr={"type": "unix", "data": {"path": socket}})
+    await run("block-export-add", type="nbd", id="one", **{"node-name": "e", "writable": True})
+    exports = [{"id": "one", "type": "nbd", "node-name": "e", "shutting-down": False}]
+    assert await run("query-block-exports") == exports
+    await run("block-export-del", id="one")
+    assert await event("BLOCK_EXPORT_DELETED") == {"id": "one"}
+    await run("nbd-server-add", device="e")
+    await run("nbd-server-remove", name="e")
+    assert await event("BLOCK_EXPORT_DELETED") == {"id": "e"}
+    await run("nbd-server-stop")
+    await run("nbd-server-start", addr={"type": "unix", "path": socket}, max_connections=1)
+    await run("nbd-server-stop")
+    await run("blockdev-del", **{"node-name": "e"})
+
+
 async def screen(run, told, directory):
     """The screen, the keys and what PCI shows."""
     picture = os.path.join(directory, "screen.ppm")
@@ -281,6 +301,7 @@ async def main(path, directory):
     await block(run, told, directory)
     await rewired(run, told, {"driver": "file", "filename": os.path.join(directory, "made.img")})
     await snapshots(run, told, directory)
+    await exported(run, told, event, directory)
     await screen(run, told, directory)
     await remote(client, run, told, directory)
 

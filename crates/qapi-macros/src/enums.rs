@@ -117,6 +117,13 @@ fn union(input: &DeriveInput, attributes: &Attributes, variants: &[Variant<'_>],
         let (case, name) = (variant.ident, &variant.name);
         match (variant.ty, &attributes.content) {
             (None, _) => quote!(#name => Self::#case,),
+            // The members may stand beside the tag, too.
+            (Some(ty), Some(content)) if attributes.flatten => quote!(#name => Self::#case(
+                match input.peek(#content) {
+                    ::core::option::Option::Some(_) => input.take(#content)?,
+                    ::core::option::Option::None => <#ty as ::qapi::Members>::take(input)?,
+                }
+            ),),
             (Some(_), Some(content)) => quote!(#name => Self::#case(input.take(#content)?),),
             (Some(ty), None) => {
                 quote!(#name => Self::#case(<#ty as ::qapi::Members>::take(input)?),)

@@ -26,7 +26,8 @@ fn finish(result: syn::Result<proc_macro2::TokenStream>) -> TokenStream {
 /// Implements `qapi::QapiType` (and `qapi::Members` or `qapi::schema::Enumeration`).
 ///
 /// On the type: `name = "…"`; `kebab`/`snake`/`upper` to choose the names' case; for unions
-/// `tag = "member"`, `tag_type = Enum`, `content = "data"`; `alternate`; on a union's variant `other` or `legacy`.
+/// `tag = "member"`, `tag_type = Enum`, `content = "data"` (with `flatten`, what is inside of it may stand beside the
+/// tag, too); `alternate`; on a union's variant `other` or `legacy`.
 #[proc_macro_derive(QapiType, attributes(qapi))]
 pub fn derive_qapi_type(input: TokenStream) -> TokenStream {
     let input = parse_macro_input!(input as DeriveInput);

@@ -78,3 +78,25 @@ pub struct QueryQmpSchema;
 #[derive(Debug, Clone, PartialEq, Command)]
 #[command(name = "quit", preconfig)]
 pub struct Quit;
+
+/// Kinds of monitors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, QapiType)]
+pub enum MonitorMode {
+    /// For people.
+    Readline,
+    /// For programs: QMP.
+    Control,
+}
+
+/// A monitor, on the command line.
+#[derive(Debug, Clone, PartialEq, Eq, QapiType)]
+pub struct MonitorOptions {
+    /// Its name.
+    pub id: Option<String>,
+    /// Its kind.
+    pub mode: Option<MonitorMode>,
+    /// Whether replies are spread over lines; not if absent.
+    pub pretty: Option<bool>,
+    /// The character device it speaks on.
+    pub chardev: String,
+}

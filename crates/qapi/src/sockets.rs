@@ -66,3 +66,26 @@ pub enum SocketAddress {
     /// A descriptor.
     Fd(FdSocketAddress),
 }
+
+/// An address of a socket, as commands from before 2.9 have it: its members in an object `data`. They may stand beside
+/// the type, too, as in today's addresses.
+#[derive(Debug, Clone, PartialEq, Eq, QapiType)]
+#[qapi(tag = "type", content = "data", flatten)]
+pub enum SocketAddressLegacy {
+    /// TCP.
+    Inet(InetSocketAddress),
+    /// A Unix socket.
+    Unix(UnixSocketAddress),
+    /// A descriptor.
+    Fd(FdSocketAddress),
+}
+
+impl From<SocketAddressLegacy> for SocketAddress {
+    fn from(address: SocketAddressLegacy) -> Self {
+        match address {
+            SocketAddressLegacy::Inet(inet) => Self::Inet(inet),
+            SocketAddressLegacy::Unix(unix) => Self::Unix(unix),
+            SocketAddressLegacy::Fd(fd) => Self::Fd(fd),
+        }
+    }
+}

@@ -18,10 +18,12 @@ mod vnc;
 
 pub(crate) use self::display::console;
 
+use qapi::control::{QueryVersion, Quit};
 use qapi::events;
 use qmp::{CommandTable, Reply};
 
 use crate::control::Control;
+use crate::daemon::Daemon;
 use crate::snapshot::Snapshot;
 
 /// The program's command table.
@@ -57,6 +59,18 @@ pub fn table() -> Table {
     table.declare_event::<events::Wakeup>();
     table.declare_event::<events::GuestPanicked>();
     table.declare_event::<events::Watchdog>();
+    table
+}
+
+/// Every command and event of a storage daemon.
+pub fn daemon_table() -> CommandTable<Daemon, ()> {
+    let mut table = CommandTable::new();
+    block::register(&mut table);
+    table.register::<Quit>(|daemon: &mut Daemon, _, _| {
+        daemon.end();
+        Ok(())
+    });
+    table.register_snapshot::<QueryVersion>(|_: &(), _, _| Ok(Snapshot::version()));
     table
 }
 

@@ -8,6 +8,7 @@
 pub mod config;
 pub mod control;
 mod cpu_log;
+pub mod daemon;
 pub mod handlers;
 pub mod inbox;
 pub mod log;

@@ -53,22 +53,22 @@ pub enum StartError {
     },
 }
 
-impl ControlQueue<Control> for Inbox<Control> {
-    fn push(&self, work: Work<Control>) {
+impl<C: 'static> ControlQueue<C> for Inbox<C> {
+    fn push(&self, work: Work<C>) {
         self.request(work);
     }
 }
 
 /// The thread that serves monitors and character devices.
-struct MonitorThread {
-    handle: tokio::runtime::Handle,
+pub(crate) struct MonitorThread {
+    pub(crate) handle: tokio::runtime::Handle,
     end: Option<tokio::sync::oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl MonitorThread {
     /// Starts the thread. The host's signals that ask the program to end go to `inbox`.
-    fn start(inbox: &Arc<Inbox<Control>>) -> io::Result<Self> {
+    pub(crate) fn start<C: 'static>(inbox: &Arc<Inbox<C>>) -> io::Result<Self> {
         let (tell, told) = mpsc::channel();
         let (end, ended) = tokio::sync::oneshot::channel();
         let inbox = Arc::clone(inbox);
@@ -104,7 +104,7 @@ impl Drop for MonitorThread {
 }
 
 /// Leaves SIGINT, SIGTERM and SIGHUP in the inbox.
-fn watch_signals(inbox: &Arc<Inbox<Control>>) -> io::Result<()> {
+fn watch_signals<C: 'static>(inbox: &Arc<Inbox<C>>) -> io::Result<()> {
     for kind in [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()] {
         let mut stream = signal(kind)?;
         let inbox = Arc::clone(inbox);
@@ -269,19 +269,19 @@ impl Program {
     /// Runs until the end; returns the exit status.
     pub fn run(mut self) -> i32 {
         let status = self.control.run(&self.inbox);
-        self.flush();
+        flush(&self.monitors, &self.chardevs);
         drop(self.server);
         drop(self.qtest);
         self.chardevs.close_all();
         status
     }
+}
 
-    /// Gives clients a moment to take the last replies.
-    fn flush(&self) {
-        const LIMIT: Duration = Duration::from_millis(500);
-        let start = Instant::now();
-        while self.monitors.iter().any(|id| self.chardevs.pending_output(id) > 0) && start.elapsed() < LIMIT {
-            std::thread::sleep(Duration::from_millis(1));
-        }
+/// Gives clients of monitors a moment to take the last replies.
+pub(crate) fn flush(monitors: &[String], chardevs: &Chardevs) {
+    const LIMIT: Duration = Duration::from_millis(500);
+    let start = Instant::now();
+    while monitors.iter().any(|id| chardevs.pending_output(id) > 0) && start.elapsed() < LIMIT {
+        std::thread::sleep(Duration::from_millis(1));
     }
 }

@@ -9,6 +9,7 @@ mod bitmaps;
 mod create;
 mod disk;
 mod drive;
+pub mod exports;
 pub mod info;
 mod jobs;
 pub mod medium;
@@ -45,6 +46,7 @@ use crate::inbox::Inbox;
 
 use self::aside::Aside;
 pub use self::drive::{DriveConfig, Interface, Snapshot};
+use self::exports::Exports;
 pub use self::objects::Objects;
 pub use self::options::block_options;
 pub use block_jobs::Verb;
@@ -122,6 +124,7 @@ pub struct Storage {
     graph: Arc<Graph>,
     objects: Objects,
     jobs: block_jobs::Jobs,
+    exports: Exports,
     /// Groups of drives with their own limits, by name.
     groups: Vec<Arc<Group>>,
     /// The drives of the command line.
@@ -169,6 +172,7 @@ impl Storage {
         let mut storage = Self {
             objects: Objects::new(Arc::clone(&graph)),
             jobs: jobs::new_jobs(events, owner),
+            exports: Exports::new(owner.clone()),
             graph,
             groups: Vec::new(),
             drives: Vec::new(),
@@ -306,7 +310,9 @@ impl Storage {
     }
 
     /// Closes everything: the program ends.
-    pub fn close(&self) {
+    pub fn close(&mut self) {
+        // Without a server there are no exports.
+        let _no_server = self.stop_nbd();
         aio::block_on(self.jobs.cancel_all());
         let warn = |name: &str, result: block::Result<()>| {
             if let Err(error) = result {

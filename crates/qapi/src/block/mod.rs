@@ -11,6 +11,7 @@ pub mod common;
 pub mod create;
 pub mod crypto;
 pub mod events;
+pub mod export;
 pub mod image;
 pub mod info;
 pub mod job;

@@ -1,6 +1,7 @@
 //! The block layer: nodes, media, throttling, statistics, jobs, objects, bitmaps, snapshots.
 
 mod bitmaps;
+mod exports;
 mod info;
 mod jobs;
 mod medium;
@@ -16,6 +17,7 @@ use crate::storage::StorageOwner;
 pub fn register<C: StorageOwner, S: 'static>(table: &mut CommandTable<C, S>) {
     nodes::register(table);
     info::register(table);
+    exports::register(table);
     medium::register(table);
     jobs::register(table);
     objects::register(table);

@@ -134,6 +134,7 @@ impl Storage {
         Self::check_exchange(&backend, closed, || drive.error("is not removable"))?;
         let Some(node) = backend.node() else { return Ok(()) };
         self.check_unblocked(&node)?;
+        self.end_exports_of(&backend);
         let removed = aio::block_on(backend.remove(&self.graph)).map_err(client_error);
         if backend.device().is_some_and(|device| !device.has_tray()) {
             self.move_tray(&backend, false);

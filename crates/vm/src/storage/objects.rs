@@ -210,6 +210,17 @@ impl Objects {
         Ok(thread.reactor.handle().clone())
     }
 
+    /// Somebody no longer uses an I/O thread.
+    pub fn release_io_thread(&mut self, id: &str) {
+        for (known, object) in &mut self.list {
+            if let Object::IoThread(thread) = object
+                && known == id
+            {
+                thread.users = thread.users.saturating_sub(1);
+            }
+        }
+    }
+
     /// A source of random numbers.
     ///
     /// # Errors

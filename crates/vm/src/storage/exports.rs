@@ -1,0 +1,289 @@
+//! Exports of nodes, and the NBD server that clients reach them by.
+//!
+//! Clients negotiate on the reactor that all disks share; then they belong to the reactor of their export. An export that
+//! is removed lives on until its last client has been cut off; the control thread then gives its node back.
+
+use std::sync::{Arc, Weak};
+
+use block::Backend;
+use block_export::nbd::{BitmapRef, Export, ExportOptions, MAX_CONNECTIONS, Server, ServerOptions};
+use block_export::{Address, Listener};
+use block_net::tls::server_credentials;
+use qapi::Error;
+use qapi::block::bitmaps::BlockDirtyBitmapOrStr;
+use qapi::block::export::{
+    BlockExportAdd, BlockExportDeleted, BlockExportDetail, BlockExportInfo, BlockExportOptionsNbd,
+    BlockExportRemoveMode, BlockExportType, NbdServerAdd, NbdServerOptions,
+};
+use qapi::sockets::SocketAddress;
+
+use super::{OwnerLink, Storage, client_error};
+
+/// The server, and the tasks that accept clients.
+struct NbdServer {
+    server: Arc<Server>,
+    tasks: Vec<aio::JoinHandle<()>>,
+}
+
+struct Entry {
+    id: String,
+    export: Arc<Export>,
+    iothread: Option<String>,
+    /// The back end whose medium it exports: without the medium it goes.
+    backend: Option<Weak<Backend>>,
+}
+
+/// The exports, the newest first.
+pub struct Exports {
+    owner: OwnerLink,
+    server: Option<NbdServer>,
+    list: Vec<Entry>,
+}
+
+impl Exports {
+    /// No exports.
+    pub fn new(owner: OwnerLink) -> Self {
+        Self { owner, server: None, list: Vec::new() }
+    }
+}
+
+/// Where to listen. A descriptor is one that the program was started with.
+///
+/// # Errors
+/// There is no such descriptor.
+pub fn listen_address(address: &SocketAddress) -> Result<Address, Error> {
+    Ok(match address {
+        SocketAddress::Unix(unix) if unix.r#abstract == Some(true) => {
+            Address::Abstract { name: unix.path.clone(), tight: unix.tight.unwrap_or(true) }
+        }
+        SocketAddress::Unix(unix) => Address::Unix { path: unix.path.clone() },
+        SocketAddress::Inet(inet) => Address::Tcp {
+            host: inet.host.clone(),
+            port: inet.port.clone(),
+            to: inet.to,
+            ipv4: inet.ipv4,
+            ipv6: inet.ipv6,
+        },
+        SocketAddress::Fd(fd) => {
+            let number = fd.str.parse().map_err(|_| Error::generic(format!("Unable to parse FD number {}", fd.str)))?;
+            let fd = chardev::inherited_fd(number).map_err(|error| Error::generic(error.to_string()))?;
+            Address::Fd(fd)
+        }
+    })
+}
+
+impl Storage {
+    /// `nbd-server-start`.
+    ///
+    /// # Errors
+    /// There is one, the address can't be had, or the credentials are wrong.
+    pub fn start_nbd(&mut self, address: Address, options: &NbdServerOptions) -> Result<(), Error> {
+        if self.exports.server.is_some() {
+            return Err(Error::generic("NBD server already running"));
+        }
+        if let Some(id) = &options.tls_authz {
+            let text = format!("There is no authorization object '{id}': this version has none");
+            return Err(Error::generic(text));
+        }
+        let credentials = options.tls_creds.as_ref().map(|id| server_credentials(&self.graph, id));
+        let listeners = Listener::bind(address).map_err(client_error)?;
+        let server = Server::new(ServerOptions {
+            credentials: credentials.transpose().map_err(client_error)?,
+            max_connections: options.max_connections.unwrap_or(MAX_CONNECTIONS),
+            ..ServerOptions::default()
+        });
+        let reactor = self.reactor.handle();
+        let serve = |listener| reactor.spawn(Arc::clone(&server).serve(listener));
+        let tasks = listeners.into_iter().map(serve).collect();
+        self.exports.server = Some(NbdServer { server, tasks });
+        Ok(())
+    }
+
+    /// `nbd-server-stop`: cuts all clients off and waits for what they have asked for.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn stop_nbd(&mut self) -> Result<(), Error> {
+        let Some(NbdServer { server, tasks }) = self.exports.server.take() else {
+            return Err(Error::generic("NBD server not running"));
+        };
+        server.close();
+        for entry in &self.exports.list {
+            entry.export.shut_down();
+        }
+        let ids: Vec<String> = self.exports.list.iter().map(|entry| entry.id.clone()).collect();
+        for id in ids {
+            self.finish_export(&id);
+        }
+        aio::block_on(async {
+            server.wait_unused().await;
+            for task in tasks {
+                task.await;
+            }
+        });
+        Ok(())
+    }
+
+    /// `block-export-add`.
+    ///
+    /// # Errors
+    /// The id is wrong or taken, there is no server, or the node can't be exported so.
+    pub fn add_export(&mut self, command: BlockExportAdd) -> Result<(), Error> {
+        self.add_export_of(command, None)
+    }
+
+    fn add_export_of(&mut self, command: BlockExportAdd, backend: Option<Weak<Backend>>) -> Result<(), Error> {
+        let BlockExportDetail::Nbd(nbd) = command.detail;
+        if !qapi::keyval::is_identifier(&command.id) {
+            return Err(Error::generic("Invalid block export id"));
+        }
+        if self.exports.list.iter().any(|entry| entry.id == command.id) {
+            return Err(Error::generic(format!("Block export id '{}' is already in use", command.id)));
+        }
+        let node = self
+            .graph
+            .lookup(&command.node_name)
+            .ok_or_else(|| Error::generic(format!("Cannot find device='' nor node-name='{}'", command.node_name)))?;
+        let writable = command.writable.unwrap_or(false);
+        if writable && node.is_read_only() {
+            return Err(Error::generic("Cannot export read-only node as writable"));
+        }
+        let running = self.exports.server.as_ref().map(|server| Arc::clone(&server.server));
+        let server = running.ok_or_else(|| Error::generic("NBD server not running"))?;
+        let reactor = match &command.iothread {
+            None => self.reactor.handle().clone(),
+            Some(id) => {
+                let missing = |_| Error::generic(format!("iothread \"{id}\" not found"));
+                self.objects.io_thread(id).map_err(missing)?
+            }
+        };
+        let BlockExportOptionsNbd { base, bitmaps, allocation_depth } = nbd;
+        let options = ExportOptions {
+            name: base.name.unwrap_or(command.node_name),
+            description: base.description,
+            writable,
+            writethrough: command.writethrough.unwrap_or(false),
+            multi_conn: server.has_multi_conn(),
+            allocation_depth: allocation_depth.unwrap_or(false),
+            bitmaps: bitmaps.unwrap_or_default().into_iter().map(bitmap).collect(),
+        };
+        let made = server.check_name(&options.name).and_then(|()| {
+            let export = Export::new(&self.graph, &node, options, reactor)?;
+            server.add(&export)?;
+            Ok(export)
+        });
+        let export = match made {
+            Ok(export) => export,
+            Err(error) => {
+                self.release_io_thread(command.iothread.as_deref());
+                return Err(client_error(error));
+            }
+        };
+        self.exports.list.insert(0, Entry { id: command.id, export, iothread: command.iothread, backend });
+        Ok(())
+    }
+
+    fn release_io_thread(&mut self, id: Option<&str>) {
+        if let Some(id) = id {
+            self.objects.release_io_thread(id);
+        }
+    }
+
+    /// `nbd-server-add`: a read-only node is exported as such, and the export goes with the medium of the device.
+    ///
+    /// # Errors
+    /// As [`Storage::add_export`].
+    pub fn add_nbd_export(&mut self, command: NbdServerAdd) -> Result<(), Error> {
+        let node = self.node_by(Some(&command.device), Some(&command.device))?;
+        let mut base = command.base;
+        let name = base.name.get_or_insert_with(|| command.device.clone()).clone();
+        let bitmaps = command.bitmap.map(|bitmap| vec![BlockDirtyBitmapOrStr::Local(bitmap)]);
+        let export = BlockExportAdd {
+            detail: BlockExportDetail::Nbd(BlockExportOptionsNbd { base, bitmaps, allocation_depth: None }),
+            id: name,
+            fixed_iothread: None,
+            iothread: None,
+            node_name: node.name().to_owned(),
+            writable: Some(command.writable.unwrap_or(false) && !node.is_read_only()),
+            writethrough: None,
+        };
+        let backend = self.graph.backend(&command.device).map(|backend| Arc::downgrade(&backend));
+        self.add_export_of(export, backend)
+    }
+
+    /// `block-export-del`. The export is gone when its last client is.
+    ///
+    /// # Errors
+    /// There is no such export, it ends already, or it has clients and they shall stay.
+    pub fn delete_export(&mut self, id: &str, mode: Option<BlockExportRemoveMode>) -> Result<(), Error> {
+        let entry = self.exports.list.iter().find(|entry| entry.id == id);
+        let entry = entry.ok_or_else(|| Error::generic(format!("Export '{id}' is not found")))?;
+        if entry.export.is_shutting_down() {
+            return Err(Error::generic(format!("Export '{id}' is already shutting down")));
+        }
+        let is_safe = mode.unwrap_or(BlockExportRemoveMode::Safe) == BlockExportRemoveMode::Safe;
+        if is_safe && entry.export.connections() > 0 {
+            return Err(Error::generic(format!("export '{id}' still in use")));
+        }
+        self.end_export(id);
+        Ok(())
+    }
+
+    /// Lets an export end by itself.
+    fn end_export(&self, id: &str) {
+        let Some(entry) = self.exports.list.iter().find(|entry| entry.id == id) else { return };
+        entry.export.shut_down();
+        if let Some(server) = &self.exports.server {
+            server.server.remove(&entry.export);
+        }
+        let (id, run) = (id.to_owned(), Arc::clone(&self.exports.owner.run));
+        let finish = move || run(Box::new(move |storage| storage.finish_export(&id)));
+        if entry.export.connections() == 0 {
+            return finish();
+        }
+        let export = Arc::clone(&entry.export);
+        drop(self.reactor.handle().spawn(async move {
+            export.wait_unused().await;
+            finish();
+        }));
+    }
+
+    /// Gives the node of an export back.
+    fn finish_export(&mut self, id: &str) {
+        // The server may have been stopped meanwhile.
+        let Some(at) = self.exports.list.iter().position(|entry| entry.id == id) else { return };
+        let entry = self.exports.list.remove(at);
+        if let Err(error) = aio::block_on(entry.export.close(&self.graph)) {
+            tracing::warn!("closing export '{id}': {error}");
+        }
+        self.release_io_thread(entry.iothread.as_deref());
+        self.events.emit(BlockExportDeleted { id: entry.id });
+    }
+
+    /// The medium of a back end is about to go: so do the exports that were made of it.
+    pub(super) fn end_exports_of(&self, backend: &Arc<Backend>) {
+        let is_of = |entry: &&Entry| entry.backend.as_ref().is_some_and(|known| known.as_ptr() == Arc::as_ptr(backend));
+        let ids: Vec<&String> = self.exports.list.iter().filter(is_of).map(|entry| &entry.id).collect();
+        for id in ids {
+            self.end_export(id);
+        }
+    }
+
+    /// `query-block-exports`.
+    pub fn export_infos(&self) -> Vec<BlockExportInfo> {
+        let info = |entry: &Entry| BlockExportInfo {
+            id: entry.id.clone(),
+            r#type: BlockExportType::Nbd,
+            node_name: entry.export.node().name().to_owned(),
+            shutting_down: entry.export.is_shutting_down(),
+        };
+        self.exports.list.iter().map(info).collect()
+    }
+}
+
+fn bitmap(wanted: BlockDirtyBitmapOrStr) -> BitmapRef {
+    match wanted {
+        BlockDirtyBitmapOrStr::Local(name) => BitmapRef::Below(name),
+        BlockDirtyBitmapOrStr::External(of) => BitmapRef::Of { node: of.node, name: of.name },
+    }
+}
