@@ -27,12 +27,13 @@ pub const PEERS: [Package; 13] = [
     Package { name: "nasm", file: "/usr/bin/nasm" },
     Package { name: "qemu-utils", file: "/usr/bin/qemu-img" },
     Package { name: "nbdkit", file: "/usr/bin/nbdkit" },
+    Package { name: "libnbd-bin", file: "/usr/bin/nbdcopy" },
     Package { name: "mtools", file: "/usr/bin/mcopy" },
     Package { name: "dosfstools", file: "/usr/sbin/fsck.fat" },
     Package { name: "openssl", file: "/usr/bin/openssl" },
 ];
 /// Peers of the block layer's tests, which look for them themselves and end early without them.
-pub const BLOCK_PEERS: [&str; 5] = ["qemu-utils", "nbdkit", "mtools", "dosfstools", "openssl"];
+pub const BLOCK_PEERS: [&str; 6] = ["qemu-utils", "nbdkit", "libnbd-bin", "mtools", "dosfstools", "openssl"];
 
 fn installed(package: &Package) -> bool {
     Path::new(package.file).exists()
