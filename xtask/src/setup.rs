@@ -16,7 +16,7 @@ pub struct Package {
 /// A static busybox: the guest's programs.
 pub const BUSYBOX: Package = Package { name: "busybox-static", file: "/bin/busybox" };
 /// What the tests compare with and drive Ouzel by.
-pub const PEERS: [Package; 13] = [
+pub const PEERS: [Package; 14] = [
     Package { name: "qemu-system-x86", file: "/usr/bin/qemu-system-x86_64" },
     Package { name: "seabios", file: "/usr/share/seabios/bios-256k.bin" },
     Package { name: "ovmf", file: "/usr/share/OVMF/OVMF_CODE_4M.fd" },
