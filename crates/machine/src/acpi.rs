@@ -7,14 +7,17 @@
 
 mod dsdt;
 mod fadt;
+mod hotplug;
 mod loader;
 mod srat;
 pub mod vmgenid;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use acpi_tables::sdt::Sdt;
 
+pub use self::hotplug::PciHotplugTables;
 pub use self::loader::{LOADER_FILE, RSDP_FILE, TABLES_FILE, TableFiles};
 use self::loader::{Script, Zone};
 pub use self::srat::NumaTables;
@@ -75,8 +78,12 @@ pub struct AcpiConfig {
     pub high_window: Option<(u64, u64)>,
     /// Local APIC id of each possible vCPU.
     pub apic_ids: Vec<u32>,
-    /// How many of them are present.
-    pub present: usize,
+    /// Which of them are present.
+    pub present: Arc<Vec<AtomicBool>>,
+    /// How PCI functions come and leave, if they do by ACPI.
+    pub pci_hotplug: Option<PciHotplugTables>,
+    /// The first port of the registers by which vCPUs come and leave.
+    pub cpu_hotplug: Option<u16>,
     /// First address above low RAM: where PCI memory begins.
     pub pci_hole_start: u32,
     /// Whether there is an HPET.
@@ -102,6 +109,13 @@ pub struct ParallelPort {
     pub io: u16,
     /// ISA interrupt.
     pub irq: u8,
+}
+
+impl AcpiConfig {
+    /// Whether the vCPU of this index is present now.
+    pub fn is_present(&self, index: usize) -> bool {
+        self.present.get(index).is_some_and(|is_present| is_present.load(Ordering::Acquire))
+    }
 }
 
 /// One ISA serial port.
@@ -294,7 +308,7 @@ fn madt(config: &AcpiConfig) -> Sdt {
     madt.write_u32(36, board::LOCAL_APIC);
     madt.write_u32(40, 1); // PCAT_COMPAT: there are 8259s
     for (index, &id) in config.apic_ids.iter().enumerate() {
-        let enabled = u32::from(index < config.present);
+        let enabled = u32::from(config.is_present(index));
         if let Ok(id) = u8::try_from(id)
             && id != 0xff
         {
@@ -360,7 +374,9 @@ mod tests {
             sleep: SleepStates { s3: true, s4: Some(2) },
             high_window: None,
             apic_ids: vec![0, 1, 2, 300],
-            present: 3,
+            present: Arc::new((0..4).map(|index| AtomicBool::new(index < 3)).collect()),
+            pci_hotplug: None,
+            cpu_hotplug: None,
             pci_hole_start: 0x0800_0000,
             hpet: true,
             pvpanic: Some(0x505),

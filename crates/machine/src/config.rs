@@ -339,6 +339,11 @@ pub enum UsbControllerKind {
 }
 
 impl UsbControllerKind {
+    /// Whether it can leave a running machine: those of chipsets can't.
+    pub fn can_leave(&self) -> bool {
+        !self.type_name().starts_with("ich9-")
+    }
+
     /// The name of its type.
     pub fn type_name(&self) -> &'static str {
         match self {
@@ -514,6 +519,19 @@ impl DeviceKind {
             Self::Display(config) => config.model == CardModel::Vga,
             Self::Virtio(config) => matches!(&config.model, VirtioModel::Gpu { vga: Some(_), .. }),
             _ => false,
+        }
+    }
+
+    /// What a PCI function is called in messages.
+    pub fn type_name(&self) -> &'static str {
+        match self {
+            Self::VirtioBlkPci(config) => config.type_name,
+            Self::Virtio(config) => config.type_name,
+            Self::UsbController(config) => config.kind.type_name(),
+            Self::Bridge { kind, .. } => kind.type_name(),
+            Self::PvpanicPci { .. } => "pvpanic-pci",
+            Self::I6300Esb { .. } => "i6300esb",
+            _ => "device",
         }
     }
 
@@ -714,11 +732,24 @@ pub struct BoardOptions {
     pub vmport: bool,
     /// `apic-id=` of the processor of an empty machine.
     pub apic_id: Option<u32>,
+    /// `PIIX4_PM.acpi-root-pci-hotplug`: functions of the root bus come and leave by ACPI.
+    pub acpi_root_hotplug: bool,
+    /// `acpi-pci-hotplug-with-bridge-support` of `PIIX4_PM` and `ICH9-LPC`, if it is not what the machine's version says:
+    /// those behind bridges and root ports do.
+    pub acpi_bridge_hotplug: Option<bool>,
 }
 
 impl Default for BoardOptions {
     fn default() -> Self {
-        Self { vmport: true, no_reboot: true, extended_tseg_mib: None, smbase_smram: None, apic_id: None }
+        Self {
+            vmport: true,
+            no_reboot: true,
+            extended_tseg_mib: None,
+            smbase_smram: None,
+            apic_id: None,
+            acpi_root_hotplug: true,
+            acpi_bridge_hotplug: None,
+        }
     }
 }
 

@@ -36,6 +36,8 @@ pub enum GuestEvent {
     },
     /// A watchdog's time is over.
     Watchdog,
+    /// The guest let PCI functions go that the user wanted back.
+    Unplugged,
     /// `isa-debug-exit`: end the process with this status.
     DebugExit(i32),
     /// A vCPU can't go on: the accelerator met something that it can't run.

@@ -1,6 +1,6 @@
 //! What the machine starts with: the firmware's ROM, and what the command line tells the firmware.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use crate::config::DiskUse;
 use crate::smbios::SmbiosOptions;
@@ -163,6 +163,8 @@ pub struct BootDevice {
     pub path: String,
     /// The geometry that the user gave: cylinders, heads, sectors.
     pub geometry: Option<(u32, u32, u32)>,
+    /// The path in the object tree of the device that leaves with it.
+    pub owner: Option<String>,
 }
 
 impl FirmwareConfig {
@@ -171,6 +173,9 @@ impl FirmwareConfig {
         self.rom.is_some() || !self.flash.is_empty()
     }
 }
+
+/// What firmware may boot from, as devices come and leave.
+pub type BootDevices = Arc<Mutex<Vec<BootDevice>>>;
 
 /// The file `bootorder`: the paths of devices with an index, in its order.
 pub fn boot_order_file(devices: &[BootDevice], strict: bool) -> Vec<u8> {
@@ -220,7 +225,8 @@ mod tests {
 
     #[test]
     fn boot_order_file_sorts_by_index_and_ends_strict_lists() {
-        let device = |index, path: &str| BootDevice { index, path: path.to_owned(), geometry: Some((1, 2, 3)) };
+        let device =
+            |index, path: &str| BootDevice { index, path: path.to_owned(), geometry: Some((1, 2, 3)), owner: None };
         let devices = [device(Some(5), "/second"), device(None, "/never"), device(Some(-1), "/first")];
         assert_eq!(boot_order_file(&devices, true), b"/first\n/second\nHALT\0");
         assert_eq!(boot_order_file(&devices[1..2], true), b"");

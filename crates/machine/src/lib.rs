@@ -42,4 +42,4 @@ pub use cpu::block::{Interruption, TraceSink};
 pub use cpu::fault::EventKind;
 pub use error::MachineError;
 pub use machine::{CpuSlot, GuestMemory, Machine, TraceFactory};
-pub use pc::{Backends, Chardevs};
+pub use pc::{Backends, Chardevs, Removed, UnplugError};

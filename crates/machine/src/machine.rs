@@ -20,13 +20,13 @@ use x86::regs::SegmentRegister;
 use crate::accelerator::{AcceleratorConfig, SoftwareAccelerator};
 use crate::acpi::{AcpiTables, PlacedTables};
 use crate::boot::{BootEnvironment, BootError, BootPlan};
-use crate::config::{ChipsetKind, MachineConfig};
+use crate::config::{ChipsetKind, DeviceConfig, MachineConfig};
 use crate::e820::E820;
 use crate::error::MachineError;
 use crate::event::{GuestEvents, WakeReason};
 use crate::icount::Icount;
 use crate::objects;
-use crate::pc::{self, Backends, Board};
+use crate::pc::{self, Backends, Board, Removed, UnplugError};
 use crate::qtest::{QtestAccelerator, QtestAccess};
 use crate::screens::Screens;
 use crate::vcpu::{NewVcpu, ThreadOptions, VcpuThreads};
@@ -106,6 +106,8 @@ pub struct Machine {
     physical_bits: u32,
     accelerator: Arc<dyn Accelerator>,
     vcpus: Arc<VcpuThreads>,
+    /// What it was made of, with the devices that there are now.
+    config: MachineConfig,
 }
 
 impl Machine {
@@ -166,7 +168,7 @@ impl Machine {
                 Some(BootPlan::new(source, &environment).map_err(|error| boot_error(config, error))?)
             }
         };
-        let (objects, paths) = objects::build(config, &board.devices)?;
+        let (objects, paths) = objects::build(config, &mut board.devices)?;
         let screens = std::mem::take(&mut board.screens);
         let path = |device| objects::device_path(config.cpus, &board.devices, device);
         let screens = Screens::new(screens, Arc::clone(&board.input), &clock, path);
@@ -209,6 +211,7 @@ impl Machine {
             physical_bits,
             accelerator,
             vcpus,
+            config: config.clone(),
         };
         machine.reset_to(ResetKind::Cold).map_err(|error| boot_error(config, error))?;
         Ok(machine)
@@ -465,6 +468,63 @@ impl Machine {
     /// Keys with time in between.
     pub fn key_queue(&self) -> &Arc<KeyQueue> {
         &self.screens.keys
+    }
+
+    // ---- Devices that come and leave ----
+
+    /// What it was made of, with the devices that there are now.
+    pub fn config(&self) -> &MachineConfig {
+        &self.config
+    }
+
+    /// Adds a device to the machine.
+    ///
+    /// # Errors
+    /// Why it can't be. Disks that it was given for its path are still connected.
+    pub fn plug(&mut self, device: &DeviceConfig, backends: &Backends<'_>) -> Result<(), String> {
+        let new = self.board.plug(&self.config, device, backends)?;
+        for device in &self.board.devices[new] {
+            objects::add(&mut self.objects, device).map_err(|error| error.to_string())?;
+        }
+        self.config.devices.push(device.clone());
+        Ok(())
+    }
+
+    /// Asks for a device, by id or path, to leave. The path of one that can be removed at once; nothing if the guest was
+    /// asked.
+    ///
+    /// # Errors
+    /// [`UnplugError`].
+    pub fn request_removal(&mut self, name: &str) -> Result<Option<String>, UnplugError> {
+        let path = if name.starts_with('/') { name.to_owned() } else { format!("/machine/peripheral/{name}") };
+        let object = self.objects.resolve(&path).map_err(|_| UnplugError::NotFound(name.to_owned()))?;
+        let path = self.objects.path(object).map_err(|_| UnplugError::NotFound(name.to_owned()))?;
+        Ok(self.board.request_removal(&path, name)?.then_some(path))
+    }
+
+    /// The paths of the devices that the guest has let go, and which have to be removed.
+    pub fn ejected(&self) -> Vec<String> {
+        self.board.ejected()
+    }
+
+    /// The paths of the devices that the guest was asked to let go. They have to be removed before a reset.
+    pub fn pending_removals(&self) -> Vec<String> {
+        self.board.pending()
+    }
+
+    /// Removes a device and all on its buses; those come first.
+    pub fn remove(&mut self, path: &str) -> Vec<Removed> {
+        let removed = self.board.remove(path);
+        for device in &removed {
+            if let Ok(object) = self.objects.resolve(&device.path) {
+                // It was just found.
+                let _removed = self.objects.remove(object);
+            }
+            if device.id.is_some() {
+                self.config.devices.retain(|config| config.id != device.id);
+            }
+        }
+        removed
     }
 
     /// Whether there is a device with that id or path.

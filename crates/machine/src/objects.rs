@@ -11,9 +11,13 @@ use crate::config::{ChipsetKind, MACHINE_TYPES, MachineConfig, MachineType};
 use crate::pc::{BoardDevice, Place};
 
 /// Builds the tree, and tells the paths of the vCPUs that are present.
-pub fn build(config: &MachineConfig, devices: &[BoardDevice]) -> Result<(ObjectTree, Vec<String>), ObjectError> {
+pub fn build(config: &MachineConfig, devices: &mut [BoardDevice]) -> Result<(ObjectTree, Vec<String>), ObjectError> {
     let machine_type = machine_type(config.machine_type);
     let cpu_type = config.cpu_model.type_name();
+    let paths: Vec<_> = (0..devices.len()).map(|index| device_path(config.cpus, devices, index)).collect();
+    for (device, path) in devices.iter_mut().zip(paths) {
+        device.path = path;
+    }
     let mut tree = ObjectTree::new(types(config, &cpu_type, devices)?);
     let root = tree.root();
     let machine = tree.add_child(root, "machine", &machine_type)?;
@@ -33,36 +37,43 @@ pub fn build(config: &MachineConfig, devices: &[BoardDevice]) -> Result<(ObjectT
             && let Some(device) = board.next()
         {
             let object = tree.add_child(parent, "device[*]", device.type_name)?;
-            device_properties(&mut tree, object)?;
+            device_properties(&mut tree, object, device)?;
         }
     }
     for device in board {
         let parent = tree.container("/machine/unattached")?;
         let object = tree.add_child(parent, "device[*]", device.type_name)?;
-        device_properties(&mut tree, object)?;
+        device_properties(&mut tree, object, device)?;
     }
     machine_properties(&mut tree, machine, config)?;
-    for device in devices {
-        let (parent, name) = match &device.place {
-            Place::Board => continue,
-            Place::Peripheral(id) => ("/machine/peripheral", id.as_str()),
-            Place::Anonymous => ("/machine/peripheral-anon", "device[*]"),
-            Place::Part(parent, name) => (parent.as_str(), *name),
-        };
-        let parent = tree.container(parent)?;
-        let object = tree.add_child(parent, name, device.type_name)?;
-        device_properties(&mut tree, object)?;
-        if let Some((name, type_name)) = device.part {
-            tree.add_child(object, name, type_name)?;
-        }
+    for device in devices.iter().filter(|device| device.place != Place::Board) {
+        add(&mut tree, device)?;
     }
     Ok((tree, cpus))
 }
 
+/// Adds a device to the tree, at the place that its path says; the type is made if it is not known.
+pub fn add(tree: &mut ObjectTree, device: &BoardDevice) -> Result<(), ObjectError> {
+    let (parent, name) = device.path.rsplit_once('/').unwrap_or_default();
+    for type_name in std::iter::once(device.type_name).chain(device.part.map(|(_, type_name)| type_name)) {
+        if tree.types().get(type_name).is_none() {
+            tree.types_mut().register(TypeInfo::new(type_name, "device"))?;
+        }
+    }
+    let parent = tree.container(parent)?;
+    let object = tree.add_child(parent, name, device.type_name)?;
+    device_properties(tree, object, device)?;
+    if let Some((name, type_name)) = device.part {
+        tree.add_child(object, name, type_name)?;
+    }
+    Ok(())
+}
+
 /// What every device says of itself.
-fn device_properties(tree: &mut ObjectTree, device: ObjectId) -> Result<(), ObjectError> {
-    for (name, value) in [("realized", true), ("hotpluggable", false), ("hotplugged", false)] {
-        tree.add_property(device, name, Property::fixed(value))?;
+fn device_properties(tree: &mut ObjectTree, object: ObjectId, device: &BoardDevice) -> Result<(), ObjectError> {
+    let can_leave = device.removal.is_possible();
+    for (name, value) in [("realized", true), ("hotpluggable", can_leave), ("hotplugged", device.is_hotplugged)] {
+        tree.add_property(object, name, Property::fixed(value))?;
     }
     Ok(())
 }
@@ -108,6 +119,9 @@ fn machine_properties(tree: &mut ObjectTree, machine: ObjectId, config: &Machine
 /// The path of device `index` of the list, in the tree that [`build`] makes.
 pub fn device_path(cpus: u32, devices: &[BoardDevice], index: usize) -> String {
     let Some(device) = devices.get(index) else { return String::new() };
+    if !device.path.is_empty() {
+        return device.path.clone();
+    }
     let before = |place: &Place| devices[..index].iter().filter(|other| other.place == *place).count();
     match &device.place {
         Place::Peripheral(id) => format!("/machine/peripheral/{id}"),

@@ -10,6 +10,7 @@ mod flash;
 mod floppy;
 mod fw_cfg;
 mod geometry;
+mod hotplug;
 mod ide;
 mod interrupts;
 mod isa;
@@ -41,6 +42,7 @@ use devices_isa::pvpanic::CRASH_LOADED;
 use devices_pci::MsiSink;
 use memory::{AccessSize, AddressSpace, Backing, GuestAddress, RamBlock, SpaceKind};
 
+pub use self::hotplug::{HotplugBus, Removal, Removed, UnplugError};
 pub use self::interrupts::{Controllers, Mailboxes};
 use self::isa::A20Gate;
 use crate::acpi::AcpiConfig;
@@ -48,7 +50,7 @@ use crate::config::{ChipsetKind, DriveGeometry, MachineConfig, Translation};
 use crate::entropy::Sources;
 use crate::error::MachineError;
 use crate::event::{GuestEvent, GuestEvents};
-use crate::firmware::BootDevice;
+use crate::firmware::{BootDevice, BootDevices};
 use crate::ram::{self, HostMemories};
 use crate::screens::NewScreen;
 use crate::smbios::Smbios;
@@ -92,6 +94,41 @@ pub struct BoardDevice {
     pub part: Option<(&'static str, &'static str)>,
     /// Reset and state.
     pub lifecycle: Arc<dyn Lifecycle>,
+    /// Its path in the object tree; that of a device of the board is known once all of them are there.
+    pub path: String,
+    /// How it leaves the running machine.
+    pub removal: Removal,
+    /// The path of the device that has the bus that it is on, if that device can leave.
+    pub parent: Option<String>,
+    /// It came while the machine ran.
+    pub is_hotplugged: bool,
+    /// The guest was asked to let it go; the request may be repeated from this time on.
+    pub leaves: Option<u64>,
+}
+
+impl BoardDevice {
+    /// A device of the board itself, or one that stays.
+    pub fn new(type_name: &'static str, place: Place, lifecycle: Arc<dyn Lifecycle>) -> Self {
+        Self {
+            type_name,
+            place,
+            part: None,
+            lifecycle,
+            path: String::new(),
+            removal: Removal::Fixed,
+            parent: None,
+            is_hotplugged: false,
+            leaves: None,
+        }
+    }
+
+    /// Its id, if the user gave it one.
+    pub fn id(&self) -> Option<&str> {
+        match &self.place {
+            Place::Peripheral(id) => Some(id),
+            _ => None,
+        }
+    }
 }
 
 /// The built board, without vCPUs.
@@ -127,6 +164,8 @@ pub struct Board {
     /// The chipset's PCI functions.
     chipset: Option<pci::Chipset>,
     rtc: Option<DeviceCell<Mc146818>>,
+    /// What devices that come later are built with, if any can come.
+    hotplug: Option<hotplug::Hotplug>,
 }
 
 /// What the parts of the board are built with.
@@ -152,8 +191,14 @@ struct Builder<'a> {
     ide_disks: Vec<(usize, DriveGeometry, Translation)>,
     /// What firmware may boot from.
     boot_devices: Vec<BootDevice>,
+    /// The same for firmware.
+    boot_list: BootDevices,
     screens: Vec<NewScreen>,
     input: Arc<Hub>,
+    /// The buses that are not PCI's.
+    buses: hotplug::Buses,
+    /// The buses behind bridges and ports, and how functions come and leave.
+    pci_hotplug: Option<hotplug::PciHotplug>,
 }
 
 impl Builder<'_> {
@@ -163,7 +208,23 @@ impl Builder<'_> {
 
     /// Registers a device for reset and migration.
     fn add(&mut self, type_name: &'static str, place: Place, lifecycle: Arc<dyn Lifecycle>) {
-        self.devices.push(BoardDevice { type_name, place, part: None, lifecycle });
+        let path = match &place {
+            Place::Board => String::new(),
+            Place::Peripheral(id) => self.next_path(false, Some(id)),
+            Place::Anonymous => self.next_path(false, None),
+            Place::Part(parent, name) => format!("{parent}/{name}"),
+        };
+        for boot in self.boot_devices.iter_mut().filter(|boot| boot.owner.is_none()) {
+            boot.owner = Some(path.clone());
+        }
+        self.devices.push(BoardDevice { path, ..BoardDevice::new(type_name, place, lifecycle) });
+    }
+
+    /// Says how the device that was added last leaves the machine, and whose bus it is on.
+    fn can_leave(&mut self, removal: Removal, parent: Option<String>) {
+        if let Some(device) = self.devices.last_mut() {
+            (device.removal, device.parent) = (removal, parent);
+        }
     }
 
     /// The same with a part that is an object of its own.
@@ -174,7 +235,10 @@ impl Builder<'_> {
         lifecycle: Arc<dyn Lifecycle>,
         part: (&'static str, &'static str),
     ) {
-        self.devices.push(BoardDevice { type_name, place, part: Some(part), lifecycle });
+        self.add(type_name, place, lifecycle);
+        if let Some(device) = self.devices.last_mut() {
+            device.part = Some(part);
+        }
     }
 
     /// The path in the object tree that the device to be added next will have, see [`crate::objects`].
@@ -186,7 +250,11 @@ impl Builder<'_> {
                 format!("/machine/unattached/device[{}]", count(&Place::Board) + self.config.cpus as usize)
             }
             Some(id) => format!("/machine/peripheral/{id}"),
-            None => format!("/machine/peripheral-anon/device[{}]", count(&Place::Anonymous)),
+            None => {
+                let mut paths = (0..).map(|number| format!("/machine/peripheral-anon/device[{number}]"));
+                let is_free = |path: &String| self.devices.iter().all(|device| device.path != *path);
+                paths.find(is_free).unwrap_or_default()
+            }
         }
     }
 
@@ -269,8 +337,11 @@ pub fn build(
         devices,
         ide_disks: Vec::new(),
         boot_devices: Vec::new(),
+        boot_list: BootDevices::default(),
         screens: Vec::new(),
         input: Arc::default(),
+        buses: hotplug::Buses::default(),
+        pci_hotplug: None,
     };
     let rtc = timers(&mut builder)?;
     let a20 = isa::keyboard_and_gates(&mut builder)?;
@@ -286,6 +357,7 @@ pub fn build(
         ChipsetKind::Q35 | ChipsetKind::Empty => q35::build(&mut builder, &shadowed, &fw_cfg)?,
     };
     platform::bridges(&mut builder, &chipset.bus)?;
+    hotplug::buses(&mut builder, &chipset)?;
     let extra = isa::command_line_devices(&mut builder, backends.chardevs)?;
     platform::command_line_devices(&mut builder, &chipset.bus)?;
     display::board_card(&mut builder, &chipset.bus)?;
@@ -294,12 +366,14 @@ pub fn build(
     floppy::build(&mut builder, &rtc, backends.disks)?;
     usb::build(&mut builder, &chipset, backends.disks)?;
     virtio::command_line_devices(&mut builder, &chipset.bus, backends)?;
+    builder.find_fixed_slots(&chipset.bus);
     let acpi = Arc::new(tables::acpi(&builder, &extra));
     let smbios = tables::smbios(&builder);
     fw_cfg::add_tables(&builder, &fw_cfg, (&acpi, &smbios), &chipset.bus)?;
     let boot = &config.firmware.boot;
     store_cmos(config, &mut rtc.lock());
     store_disks(&builder.ide_disks, &mut rtc.lock());
+    let hotplug = hotplug::Hotplug::take(&mut builder);
     Ok(Board {
         memory,
         smm_memory: smm,
@@ -317,6 +391,7 @@ pub fn build(
         input: builder.input,
         chipset: Some(chipset),
         rtc: Some(rtc),
+        hotplug: Some(hotplug),
     })
 }
 
@@ -357,6 +432,7 @@ fn empty(
         input: Arc::default(),
         chipset: None,
         rtc: None,
+        hotplug: None,
     })
 }
 

@@ -127,6 +127,7 @@ pub fn parse(arguments: &[String]) -> Result<Request, CliError> {
         monitors: character.monitors,
         vnc: remote::settings(&arguments)?,
         keyboard: arguments::last(&arguments, "k").map(|argument| argument.value.to_owned()),
+        devices: devices::parser(&arguments)?,
         options: options::for_query(),
     };
     let (daemonize, pidfile, log) = (run.daemonize, run.pidfile, run.log);

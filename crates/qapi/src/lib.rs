@@ -51,6 +51,7 @@ mod builtin;
 pub mod chardev;
 pub mod control;
 pub mod cpu;
+pub mod device;
 mod error;
 pub mod events;
 pub mod fd;

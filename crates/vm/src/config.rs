@@ -5,6 +5,7 @@ use machine::config::MachineConfig;
 use qapi::machine::CommandLineOptionInfo;
 pub use qapi::run_state::{PanicAction, RebootAction, ShutdownAction, WatchdogAction};
 
+use crate::hotplug::DeviceParser;
 use crate::qtest::QtestConfig;
 use crate::storage::StorageConfig;
 pub use crate::vnc::VncConfig;
@@ -63,6 +64,8 @@ pub struct VmConfig {
     pub storage: StorageConfig,
     /// The qtest server.
     pub qtest: Option<QtestConfig>,
+    /// Reads the properties of devices that clients add.
+    pub devices: DeviceParser,
     /// The QMP monitors.
     pub monitors: Vec<MonitorConfig>,
     /// The VNC servers.

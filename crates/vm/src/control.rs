@@ -15,6 +15,7 @@ use qapi::run_state::{RunState, ShutdownCause};
 use qmp::{EventSink, FdSets};
 
 use crate::config::{Actions, PanicAction, RebootAction, ShutdownAction, WatchdogAction};
+use crate::hotplug::DeviceSource;
 use crate::inbox::{Inbox, Item};
 use crate::log;
 use crate::run_state::RunStates;
@@ -44,6 +45,7 @@ pub struct Control {
     shared: SharedState,
     storage: Storage,
     vnc: Vnc,
+    source: DeviceSource,
     /// What is left to do before there is a machine (`--preconfig`).
     preconfig: Option<Preconfig>,
     /// Write the registers down at each reset (`-d cpu_reset`).
@@ -85,15 +87,22 @@ impl StorageOwner for Control {
 
 impl Control {
     /// Takes over a machine that has been built and reset.
-    pub fn new(machine: Machine, storage: Storage, actions: Actions, shared: SharedState, logs_resets: bool) -> Self {
-        let states = RunStates::new();
+    pub fn new(
+        machine: Machine,
+        storage: Storage,
+        actions: Actions,
+        shared: SharedState,
+        logs_resets: bool,
+        source: DeviceSource,
+    ) -> Self {
         let control = Self {
             machine,
-            states,
+            states: RunStates::new(),
             actions,
             shared,
             storage,
             vnc: Vnc::default(),
+            source,
             preconfig: None,
             logs_resets,
             ended: None,
@@ -173,6 +182,21 @@ impl Control {
         &self.machine
     }
 
+    /// The machine and the block layer, to change.
+    pub fn machine_and_storage(&mut self) -> (&mut Machine, &mut Storage) {
+        (&mut self.machine, &mut self.storage)
+    }
+
+    /// What devices that come later are made of.
+    pub fn device_source(&self) -> &DeviceSource {
+        &self.source
+    }
+
+    /// Where events go.
+    pub fn events(&self) -> &EventSink {
+        &self.shared.events
+    }
+
     /// The machine, to change.
     pub fn machine_mut(&mut self) -> &mut Machine {
         &mut self.machine
@@ -244,6 +268,7 @@ impl Control {
         self.machine.stop();
         self.storage.drop_requests();
         self.storage.drain();
+        self.remove_pending();
         self.machine.reset();
         self.log_reset();
         self.shared.events.emit(events::Reset { guest: cause.is_guest(), reason: cause });
@@ -320,6 +345,7 @@ impl Control {
             GuestEvent::PortChanged { id, open } => {
                 self.shared.events.emit(events::VserportChange { id, open });
             }
+            GuestEvent::Unplugged => self.remove_ejected(),
             GuestEvent::Suspend => self.suspend(),
             GuestEvent::Alarm => {
                 if self.states.current() == RunState::Suspended && self.machine.wakes_by_alarm() {

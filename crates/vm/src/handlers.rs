@@ -3,6 +3,7 @@
 mod block;
 mod chardev;
 mod cpu;
+mod device;
 mod display;
 mod fd;
 mod human;
@@ -43,6 +44,7 @@ pub fn table() -> Table {
     qom::register(&mut table);
     fd::register(&mut table);
     chardev::register(&mut table);
+    device::register(&mut table);
     display::register(&mut table);
     vnc::register(&mut table);
     input::register(&mut table);

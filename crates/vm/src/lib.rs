@@ -10,6 +10,7 @@ pub mod control;
 mod cpu_log;
 pub mod daemon;
 pub mod handlers;
+pub mod hotplug;
 pub mod inbox;
 pub mod log;
 pub mod numa;

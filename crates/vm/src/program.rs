@@ -21,6 +21,7 @@ use crate::config::VmConfig;
 use crate::control::{Control, Preconfig, SharedState};
 use crate::cpu_log;
 use crate::handlers;
+use crate::hotplug::DeviceSource;
 use crate::inbox::Inbox;
 use crate::log::{LogConfig, LogItem};
 use crate::qtest;
@@ -129,8 +130,13 @@ fn build(
         let added = storage.objects().add_default_memory(config.machine_type.ram_id(), config.ram_size);
         added.map_err(|error| MachineError::Memory(error.desc))?;
     }
+    with_backends(chardevs, storage, |backends| Machine::new(config, backends, events, trace))
+}
+
+/// What devices are connected to outside of the machine.
+pub fn with_backends<R>(chardevs: &Chardevs, storage: &mut Storage, work: impl FnOnce(&Backends<'_>) -> R) -> R {
     let storage = RefCell::new(storage);
-    let backends = Backends {
+    work(&Backends {
         chardevs: &|id| chardevs.attach(id),
         disks: &|requestor| storage.borrow_mut().attach_disk(requestor),
         entropy: &|id| storage.borrow().entropy(id),
@@ -142,8 +148,7 @@ fn build(
             }
             Ok(memory.take())
         },
-    };
-    Machine::new(config, &backends, events, trace)
+    })
 }
 
 /// The credentials of an object, for one side of a connection.
@@ -231,7 +236,8 @@ impl Program {
             fd_sets: server.fd_sets().clone(),
             chardevs: Arc::clone(&chardevs),
         };
-        let mut control = Control::new(machine, storage, config.actions, shared, log.has(LogItem::CpuReset));
+        let source = DeviceSource { parser: config.devices.clone(), chardevs: Arc::clone(&chardevs) };
+        let mut control = Control::new(machine, storage, config.actions, shared, log.has(LogItem::CpuReset), source);
         control.set_vnc(vnc);
         let qtest = match &config.qtest {
             None => None,

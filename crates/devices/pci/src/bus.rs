@@ -12,7 +12,7 @@ use memory::{AddressSpace, Backing, GuestAddress, MapError, RegionHandle, SpaceK
 
 use crate::capability::MsiSink;
 use crate::config::{BarKind, ConfigSpace, ROM_BAR, reg};
-use crate::root_port::bridge_reg;
+use crate::root_port::{RootPort, bridge_reg};
 
 /// A function's place on its bus.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -318,6 +318,18 @@ impl Label {
     }
 }
 
+/// How functions come to and leave a bus of a running machine.
+#[derive(Clone, Default)]
+pub enum Hotplug {
+    /// Not at all.
+    #[default]
+    None,
+    /// By ACPI code, which knows the bus by this selector.
+    Acpi(u32),
+    /// By the slot of the port above it.
+    Native(DeviceCell<RootPort>),
+}
+
 /// Why a function can't be attached.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum AttachError {
@@ -351,6 +363,19 @@ pub enum AttachError {
     /// No slot is free.
     #[error("PCI: no slot/function available for {0}, all in use or reserved")]
     Full(String),
+    /// A function of a slot that the guest looks at no more: it has seen its first function.
+    #[error(
+        "PCI: slot {} function 0 already occupied by {user}, new func {wanted} cannot be exposed to guest.",
+        .address.slot()
+    )]
+    Exposed {
+        /// The place.
+        address: Address,
+        /// The type of the function that was to be attached.
+        wanted: String,
+        /// The type of the first function.
+        user: String,
+    },
 }
 
 /// A bus.
@@ -365,6 +390,7 @@ pub struct PciBus {
     swizzle: PinSwizzle,
     messages: Arc<dyn MsiSink>,
     slots: Mutex<BTreeMap<Address, Arc<Slot>>>,
+    hotplug: Mutex<Hotplug>,
 }
 
 impl PciBus {
@@ -388,7 +414,17 @@ impl PciBus {
         swizzle: PinSwizzle,
         messages: Arc<dyn MsiSink>,
     ) -> Self {
-        Self { name: name.to_owned(), path, memory, ports, inputs, swizzle, messages, slots: Mutex::default() }
+        Self {
+            name: name.to_owned(),
+            path,
+            memory,
+            ports,
+            inputs,
+            swizzle,
+            messages,
+            slots: Mutex::default(),
+            hotplug: Mutex::default(),
+        }
     }
 
     /// The bus behind a bridge at `address` of this one. Its pins lead to those of the bridge, rotating by slot.
@@ -398,6 +434,22 @@ impl PciBus {
         let path = format!("{}/pci-bridge@{}", self.path, address.open_firmware());
         let swizzle: PinSwizzle = |slot, pin| usize::from(slot.wrapping_add(pin) & 3);
         Arc::new(Self::build((name, path), spaces, inputs, swizzle, self.messages()))
+    }
+
+    /// How functions come and leave while the machine runs.
+    pub fn hotplug(&self) -> Hotplug {
+        self.hotplug.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Says how functions come and leave while the machine runs.
+    pub fn set_hotplug(&self, hotplug: Hotplug) {
+        *self.hotplug.lock().unwrap_or_else(PoisonError::into_inner) = hotplug;
+    }
+
+    /// The buses behind its bridges, and where the bridges are.
+    pub fn children(&self) -> Vec<(Address, Arc<PciBus>)> {
+        let slots = self.slots();
+        slots.iter().filter_map(|(at, slot)| Some((*at, Arc::clone(slot.secondary.as_ref()?)))).collect()
     }
 
     /// Its Open Firmware path.
@@ -580,6 +632,35 @@ impl PciBus {
             slot.unmap();
         }
         slot.is_some()
+    }
+
+    /// Whether the function at `address` is the one that [`PciBus::attach`] returned this for.
+    pub fn is_attached(&self, address: Address, function: &Arc<dyn Lifecycle>) -> bool {
+        let there = self.slot(address);
+        there.is_some_and(|slot| std::ptr::addr_eq(Arc::as_ptr(&slot), Arc::as_ptr(function)))
+    }
+
+    /// Where there are functions.
+    pub fn addresses(&self) -> Vec<Address> {
+        self.slots().keys().copied().collect()
+    }
+
+    /// Detaches all functions of a slot; returns where they were.
+    pub fn detach_slot(&self, slot: u8) -> Vec<Address> {
+        let there: Vec<_> = self.slots().keys().copied().filter(|address| address.slot() == slot).collect();
+        there.into_iter().filter(|address| self.detach(*address)).collect()
+    }
+
+    /// Whether a function could be attached at `address` while the machine runs.
+    ///
+    /// # Errors
+    /// [`AttachError::Exposed`].
+    pub fn check_exposed(&self, address: Address, wanted: &str) -> Result<(), AttachError> {
+        let first = self.slot(Address::new(address.slot(), 0)).filter(|_| address.function() != 0);
+        first.map_or(Ok(()), |first| {
+            let (wanted, user) = (wanted.to_owned(), first.label.type_name.clone());
+            Err(AttachError::Exposed { address, wanted, user })
+        })
     }
 
     /// The lowest slot without any function.

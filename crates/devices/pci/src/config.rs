@@ -198,6 +198,13 @@ impl ConfigSpace {
         self.allow_u16(offset.wrapping_add(2), (mask >> 16) as u16);
     }
 
+    /// Says which bits of two bytes the guest clears by writing ones.
+    pub fn clear_u16(&mut self, offset: u8, mask: u16) {
+        let [low, high] = mask.to_le_bytes();
+        self.clearable[usize::from(offset)] = low;
+        self.clearable[usize::from(offset.wrapping_add(1))] = high;
+    }
+
     /// Makes this function the first of several in its slot.
     pub fn set_multifunction(&mut self) {
         self.set_u8(reg::HEADER_TYPE, 0x80);

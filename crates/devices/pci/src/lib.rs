@@ -3,6 +3,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod acpi_hotplug;
 pub mod bridge;
 pub mod bus;
 pub mod capability;
@@ -21,7 +22,7 @@ pub mod root_port;
 pub mod shadow;
 pub mod smram;
 
-pub use bus::{Address, AttachError, BarInfo, FunctionInfo, Label, PciBus, PciFunction, Window};
+pub use bus::{Address, AttachError, BarInfo, FunctionInfo, Hotplug, Label, PciBus, PciFunction, Window};
 pub use capability::{MsiMessage, MsiSink, Msix};
 pub use config::{Bar, BarKind, ConfigSpace, Identity};
 

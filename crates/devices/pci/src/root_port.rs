@@ -1,14 +1,21 @@
 //! PCI Express root ports: `pcie-root-port` (1b36:000c) and `ioh3420` (8086:3420), bridges with a slot behind them
 //! (PCI-to-PCI Bridge Architecture Specification 1.2; PCI Express Base Specification 2.0, 7.8).
 //!
-//! Left out: the bridge's windows do not filter what devices behind it decode, and the slot is never changed while the
-//! machine runs, so that its registers only say what is there.
+//! The slot has an attention button, a power controller, both indicators and an electromechanical interlock (6.7): the
+//! button asks the guest to let go of what is in the slot, and switching its power off, with the power indicator, is the
+//! guest's consent. Interrupts go by INTA or MSI.
+//!
+//! Left out: the bridge's windows do not filter what devices behind it decode; power does not reach the devices; QEMU's
+//! generic port has MSI-X in place of MSI.
 
-use device::{Device, DeviceCell, DeviceState, ResetKind};
+use std::sync::{Arc, Weak};
+
+use device::{AccessSize, Device, DeviceCell, DeviceState, IrqLine, ResetKind};
 use state::State;
 
-use crate::bus::PciFunction;
-use crate::config::{ConfigSpace, Identity, reg};
+use crate::bus::{Address, PciBus, PciFunction};
+use crate::capability::{Msi, MsiSink};
+use crate::config::{ConfigSpace, Identity, reg, status};
 
 /// Registers of header type 1.
 pub(crate) mod bridge_reg {
@@ -45,6 +52,32 @@ pub struct PortOptions {
     pub slot: u16,
     /// `multifunction=on`
     pub is_multifunction: bool,
+    /// `hotplug=`: functions may come and leave while the machine runs.
+    pub hotplug: bool,
+}
+
+/// What the slot of a port is wired to.
+pub struct SlotWiring {
+    /// The bus behind the port.
+    pub bus: Weak<PciBus>,
+    /// INTA.
+    pub line: IrqLine,
+    /// Where messages go.
+    pub messages: Arc<dyn MsiSink>,
+    /// Hears that the guest let go of the functions behind the port; they have left the bus. Called with the port's lock
+    /// held.
+    pub ejected: Box<dyn FnMut(&Arc<PciBus>, Vec<Address>) + Send>,
+}
+
+/// Why the slot does not let go of its functions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SlotError {
+    /// The interlock is engaged.
+    #[error("slot is electromechanically locked: Device or resource busy")]
+    Locked,
+    /// The guest is about to change the slot's power.
+    #[error("Hot-unplug failed: guest is busy (power indicator blinking)")]
+    Busy,
 }
 
 /// The guest-visible state.
@@ -56,12 +89,60 @@ struct RootPortState {
 
 /// A root port.
 pub struct RootPort {
+    // Fixed configuration.
+    msi: Msi,
+    // Wiring.
+    slot: Option<SlotWiring>,
     // Guest-visible state.
     state: RootPortState,
+    /// Derived: an interrupt was given for the events that are there.
+    is_notified: bool,
 }
 
 const SUBSYSTEM_CAPABILITY: (u8, u8, u8) = (0x0d, 0x40, 8);
 const EXPRESS: (u8, u8, u8) = (0x10, 0x90, 0x3c);
+const MSI_AT: u8 = 0x60;
+const LINK_STATUS: u8 = 0xa2;
+const SLOT_CONTROL: u8 = 0xa8;
+const SLOT_STATUS: u8 = 0xaa;
+/// Data link layer active.
+const LINK_ACTIVE: u16 = 1 << 13;
+
+/// Slot capabilities (7.8.9).
+mod slot_cap {
+    pub const ATTENTION_BUTTON: u32 = 1;
+    pub const POWER_CONTROLLER: u32 = 1 << 1;
+    pub const INDICATORS: u32 = 3 << 3;
+    pub const SURPRISE: u32 = 1 << 5;
+    pub const HOTPLUG: u32 = 1 << 6;
+    pub const INTERLOCK: u32 = 1 << 17;
+    pub const NUMBER_SHIFT: u32 = 19;
+}
+
+/// Slot control (7.8.10).
+mod slot_control {
+    pub const INTERRUPT: u16 = 1 << 5;
+    pub const ATTENTION_OFF: u16 = 3 << 6;
+    pub const POWER_INDICATOR: u16 = 3 << 8;
+    pub const POWER_ON_LIGHT: u16 = 1 << 8;
+    pub const POWER_BLINKS: u16 = 2 << 8;
+    pub const POWER_OFF_LIGHT: u16 = 3 << 8;
+    pub const POWER_OFF: u16 = 1 << 10;
+    pub const INTERLOCK: u16 = 1 << 11;
+    /// What the guest can write.
+    pub const WRITABLE: u16 = super::slot_status::EVENTS | INTERRUPT | 0x0fc0;
+}
+
+/// Slot status (7.8.11); events are enabled by the bits at the same places of the control register.
+mod slot_status {
+    pub const BUTTON: u16 = 1;
+    pub const PRESENCE_CHANGED: u16 = 1 << 3;
+    pub const COMPLETED: u16 = 1 << 4;
+    pub const PRESENT: u16 = 1 << 6;
+    pub const LOCKED: u16 = 1 << 7;
+    /// The events that there are.
+    pub const EVENTS: u16 = BUTTON | PRESENCE_CHANGED | COMPLETED;
+}
 
 /// Header type 1: buses and windows.
 pub(crate) fn bridge_header(config: &mut ConfigSpace) {
@@ -98,8 +179,14 @@ impl RootPort {
         config.set_interrupt_pin(1);
         let (id, at, len) = SUBSYSTEM_CAPABILITY;
         config.add_capability(id, at, len);
+        let msi = Msi::add(&mut config, MSI_AT, 0);
         Self::express(&mut config, options, is_occupied);
-        DeviceCell::new(Self { state: RootPortState { config } })
+        DeviceCell::new(Self { msi, slot: None, state: RootPortState { config }, is_notified: false })
+    }
+
+    /// Connects the slot, whose changes the guest is told of from now on.
+    pub fn connect(&mut self, wiring: SlotWiring) {
+        self.slot = Some(wiring);
     }
 
     fn express(config: &mut ConfigSpace, options: &PortOptions, is_occupied: bool) {
@@ -107,36 +194,178 @@ impl RootPort {
         const CAPABILITIES: u16 = 0x0142;
         /// A width of one lane, 2.5 GT/s; the port's number is in the top byte.
         const LINK: u32 = 0x0000_0011;
-        /// The link is up.
-        const LINK_STATUS: u16 = 0x0011 | 1 << 13;
-        const PRESENCE: u16 = 1 << 6;
+        /// Reports of the link's activity.
+        const REPORTS_LINK: u32 = 1 << 20;
         let (id, at, len) = EXPRESS;
         config.add_capability(id, at, len);
         config.set_u16(at + 2, CAPABILITIES);
         config.set_u32(at + 4, 0x8000);
         config.allow_u16(at + 8, 0x000f);
-        config.set_u32(at + 0x0c, LINK | u32::from(options.port) << 24);
+        config.set_u32(at + 0x0c, LINK | REPORTS_LINK | u32::from(options.port) << 24);
         config.allow_u16(at + 0x10, 0x0043);
-        config.set_u16(at + 0x12, if is_occupied { LINK_STATUS } else { 0x0011 });
-        config.set_u32(at + 0x14, u32::from(options.slot & 0x1fff) << 19);
-        config.allow_u16(at + 0x18, 0x07ff);
-        config.set_u16(at + 0x1a, if is_occupied { PRESENCE } else { 0 });
+        config.set_u16(at + 0x12, if is_occupied { 0x0011 | LINK_ACTIVE } else { 0x0011 });
+        let mut slot = u32::from(options.slot & 0x1fff) << slot_cap::NUMBER_SHIFT;
+        slot |= slot_cap::ATTENTION_BUTTON | slot_cap::POWER_CONTROLLER | slot_cap::INDICATORS | slot_cap::INTERLOCK;
+        slot |= if options.hotplug { slot_cap::SURPRISE | slot_cap::HOTPLUG } else { 0 };
+        config.set_u32(at + 0x14, slot);
+        config.set_u16(SLOT_CONTROL, Self::power_as_found(is_occupied));
+        config.allow_u16(SLOT_CONTROL, slot_control::WRITABLE);
+        config.set_u16(SLOT_STATUS, if is_occupied { slot_status::PRESENT } else { 0 });
+        config.allow_u16(SLOT_STATUS, 0);
+        config.clear_u16(SLOT_STATUS, slot_status::EVENTS);
         config.allow_u16(at + 0x1c, 0x000f);
         config.allow_u16(at + 0x28, 0x0020);
         config.set_u16(at + 0x30, 1);
     }
 }
 
+impl RootPort {
+    /// The slot control register after a reset: power is on where there is something.
+    fn power_as_found(is_occupied: bool) -> u16 {
+        use slot_control::{ATTENTION_OFF, POWER_OFF, POWER_OFF_LIGHT, POWER_ON_LIGHT};
+        ATTENTION_OFF | if is_occupied { POWER_ON_LIGHT } else { POWER_OFF | POWER_OFF_LIGHT }
+    }
+
+    fn bits(&self, offset: u8, mask: u16) -> u16 {
+        self.state.config.u16(offset) & mask
+    }
+
+    fn set_bits(&mut self, offset: u8, mask: u16, set: bool) {
+        self.state.config.store_bits_u16(offset, mask, set);
+    }
+
+    fn set_occupied(&mut self, is_occupied: bool) {
+        self.set_bits(SLOT_STATUS, slot_status::PRESENT, is_occupied);
+        self.set_bits(LINK_STATUS, LINK_ACTIVE, is_occupied);
+    }
+
+    /// A function has come into the slot; with the first one of its place the guest is told.
+    pub fn plugged(&mut self, address: Address) {
+        if address.function() == 0 {
+            self.set_occupied(true);
+            self.event(slot_status::PRESENCE_CHANGED | slot_status::BUTTON);
+        }
+    }
+
+    /// The user wants the functions back. `true`: they have left at once, since the guest does not use the slot.
+    ///
+    /// # Errors
+    /// [`SlotError`].
+    pub fn request_removal(&mut self) -> Result<bool, SlotError> {
+        if self.bits(SLOT_STATUS, slot_status::LOCKED) != 0 {
+            return Err(SlotError::Locked);
+        }
+        match self.bits(SLOT_CONTROL, slot_control::POWER_INDICATOR) {
+            slot_control::POWER_BLINKS => return Err(SlotError::Busy),
+            slot_control::POWER_OFF_LIGHT if self.bits(SLOT_CONTROL, slot_control::POWER_OFF) != 0 => {
+                self.emptied();
+                self.set_bits(SLOT_STATUS, slot_status::BUTTON, false);
+                return Ok(true);
+            }
+            _ => {}
+        }
+        self.event(slot_status::BUTTON);
+        Ok(false)
+    }
+
+    /// The functions have left the slot.
+    pub fn emptied(&mut self) {
+        self.set_occupied(false);
+        self.event(slot_status::PRESENCE_CHANGED);
+    }
+
+    /// The guest has switched the slot off: its functions leave.
+    fn let_go(&mut self) {
+        let Some(bus) = self.slot.as_ref().and_then(|slot| slot.bus.upgrade()) else { return };
+        let functions = bus.detach_slot(0);
+        self.set_occupied(false);
+        self.set_bits(SLOT_STATUS, slot_status::PRESENCE_CHANGED, true);
+        if let Some(slot) = &mut self.slot
+            && !functions.is_empty()
+        {
+            (slot.ejected)(&bus, functions);
+        }
+    }
+
+    fn event(&mut self, events: u16) {
+        self.set_bits(SLOT_STATUS, events, true);
+        self.notify();
+    }
+
+    fn is_pending(&self) -> bool {
+        let control = self.state.config.u16(SLOT_CONTROL);
+        control & slot_control::INTERRUPT != 0 && self.bits(SLOT_STATUS, control & slot_status::EVENTS) != 0
+    }
+
+    /// The interrupt follows the events that are enabled.
+    fn notify(&mut self) {
+        let (was, is) = (self.is_notified, self.is_pending());
+        self.is_notified = is;
+        let message = self.msi.message(&self.state.config, 0);
+        let level = is && !self.msi.is_enabled(&self.state.config);
+        self.set_bits(reg::STATUS, status::INTERRUPT, level);
+        let level = level && self.state.config.is_intx_enabled();
+        let Some(slot) = &mut self.slot else { return };
+        slot.line.set(level);
+        if let Some(message) = message.filter(|_| is && !was) {
+            slot.messages.deliver(message);
+        }
+    }
+
+    /// The guest has written the slot's registers, which were like this before.
+    fn slot_written(&mut self, (control, events): (u16, u16), (offset, size, value): (u8, AccessSize, u32)) {
+        use slot_control::{POWER_OFF, POWER_OFF_LIGHT};
+        let covers = |at: u8| offset < at + 2 && usize::from(offset) + size.bytes() > usize::from(at);
+        if covers(SLOT_STATUS) {
+            let shift = 8 * i32::from(SLOT_STATUS - offset.min(SLOT_STATUS));
+            let written = if offset <= SLOT_STATUS { value >> shift } else { 0 } as u16;
+            if written & !events & slot_status::EVENTS != 0 {
+                // Who clears what was not set has not looked: nothing is lost.
+                self.set_bits(SLOT_STATUS, events & slot_status::EVENTS, true);
+            }
+        }
+        if covers(SLOT_CONTROL) {
+            if self.bits(SLOT_CONTROL, slot_control::INTERLOCK) != 0 {
+                self.set_bits(SLOT_CONTROL, slot_control::INTERLOCK, false);
+                let locked = self.bits(SLOT_STATUS, slot_status::LOCKED) != 0;
+                self.set_bits(SLOT_STATUS, slot_status::LOCKED, !locked);
+            }
+            let is_off = |control: u16| control & (POWER_OFF | POWER_OFF_LIGHT) == (POWER_OFF | POWER_OFF_LIGHT);
+            let is_present = self.bits(SLOT_STATUS, slot_status::PRESENT) != 0;
+            if is_present && is_off(self.state.config.u16(SLOT_CONTROL)) && !is_off(control) {
+                self.let_go();
+            }
+            self.set_bits(SLOT_STATUS, slot_status::COMPLETED, true);
+        }
+        self.notify();
+    }
+}
+
 impl Device for RootPort {
     fn reset(&mut self, _kind: ResetKind) {
         self.state.config.reset();
+        if let Some(bus) = self.slot.as_ref().and_then(|slot| slot.bus.upgrade()) {
+            let is_occupied = bus.is_occupied(Address::new(0, 0));
+            self.set_occupied(is_occupied);
+            self.set_bits(SLOT_CONTROL, u16::MAX, false);
+            self.set_bits(SLOT_CONTROL, Self::power_as_found(is_occupied), true);
+        }
+        self.is_notified = false;
+        self.notify();
     }
 
     fn state(&mut self) -> DeviceState<'_> {
         DeviceState::State(&mut self.state)
     }
 
-    fn restored(&mut self) {}
+    fn restored(&mut self) {
+        self.is_notified = self.is_pending();
+        let config = &self.state.config;
+        let level = self.is_notified && !self.msi.is_enabled(config) && config.is_intx_enabled();
+        if let Some(slot) = &mut self.slot {
+            slot.line.restore(level);
+        }
+    }
 }
 
 impl PciFunction for RootPort {
@@ -146,5 +375,118 @@ impl PciFunction for RootPort {
 
     fn config_mut(&mut self) -> &mut ConfigSpace {
         &mut self.state.config
+    }
+    fn write_config(&mut self, offset: u8, size: AccessSize, value: u32) {
+        let before = (self.state.config.u16(SLOT_CONTROL), self.state.config.u16(SLOT_STATUS));
+        self.state.config.write(offset, size, value);
+        self.slot_written(before, (offset, size, value));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bus::{Label, i440fx_swizzle};
+    use crate::capability::MsiMessage;
+    use crate::pvpanic::PvpanicPci;
+    use memory::{AddressSpace, SpaceKind};
+    use std::sync::Mutex;
+
+    #[derive(Default)]
+    struct Log {
+        messages: Mutex<usize>,
+        ejected: Mutex<Vec<Address>>,
+    }
+
+    impl MsiSink for Log {
+        fn deliver(&self, _: MsiMessage) {
+            *self.messages.lock().expect("log") += 1;
+        }
+    }
+
+    fn bench() -> (DeviceCell<RootPort>, Arc<PciBus>, Arc<Log>) {
+        let log = Arc::new(Log::default());
+        let spaces = (Arc::new(AddressSpace::new(SpaceKind::Memory)), Arc::new(AddressSpace::new(SpaceKind::Ports)));
+        let bus = PciBus::new("p1", spaces, Vec::new(), i440fx_swizzle, Arc::clone(&log) as Arc<dyn MsiSink>);
+        let options = PortOptions { kind: PortKind::Generic, port: 0, slot: 1, is_multifunction: false, hotplug: true };
+        let port = RootPort::new(&options, false);
+        let seen = Arc::clone(&log);
+        port.lock().connect(SlotWiring {
+            bus: Arc::downgrade(&bus),
+            line: IrqLine::unconnected(),
+            messages: Arc::clone(&log) as Arc<dyn MsiSink>,
+            ejected: Box::new(move |_, gone| seen.ejected.lock().expect("log").extend(gone)),
+        });
+        port.lock().reset(ResetKind::Cold);
+        (port, bus, log)
+    }
+
+    fn plug(port: &DeviceCell<RootPort>, bus: &Arc<PciBus>) {
+        let function = PvpanicPci::new(3, Box::new(|_| ()));
+        let address = Address::new(0, 0);
+        bus.attach(address, Label::of_board("pvpanic-pci"), function, Vec::new()).expect("a free place");
+        port.lock().plugged(address);
+    }
+
+    fn write(port: &DeviceCell<RootPort>, offset: u8, value: u16) {
+        port.lock().write_config(offset, AccessSize::Word, value.into());
+    }
+
+    fn status_of(port: &DeviceCell<RootPort>) -> u16 {
+        port.lock().state.config.u16(SLOT_STATUS)
+    }
+
+    #[test]
+    fn plugged_function_is_present_and_interrupts_once_by_a_message() {
+        let (port, bus, log) = bench();
+        write(&port, MSI_AT + 2, 1);
+        // The button, presence and the interrupt are enabled, power goes off and on: commands complete without one.
+        write(&port, SLOT_CONTROL, 0x07e9);
+        assert_eq!(status_of(&port), slot_status::COMPLETED);
+        write(&port, SLOT_STATUS, slot_status::COMPLETED);
+        plug(&port, &bus);
+        assert_eq!(status_of(&port), slot_status::PRESENT | slot_status::BUTTON | slot_status::PRESENCE_CHANGED);
+        assert_eq!(*log.messages.lock().expect("log"), 1);
+        write(&port, SLOT_STATUS, slot_status::EVENTS);
+        assert_eq!(status_of(&port) & slot_status::EVENTS, 9, "it cleared more than it saw");
+        write(&port, SLOT_STATUS, 9);
+        assert_eq!(status_of(&port), slot_status::PRESENT);
+    }
+
+    #[test]
+    fn function_leaves_when_the_guest_switches_power_and_its_light_off() {
+        let (port, bus, log) = bench();
+        plug(&port, &bus);
+        write(&port, SLOT_CONTROL, 0x01c0);
+        assert_eq!(port.lock().request_removal(), Ok(false));
+        assert!(bus.is_occupied(Address::new(0, 0)));
+        write(&port, SLOT_CONTROL, 0x02c0);
+        assert_eq!(port.lock().request_removal(), Err(SlotError::Busy));
+        write(&port, SLOT_CONTROL, 0x07c0);
+        assert!(!bus.is_occupied(Address::new(0, 0)));
+        assert_eq!(*log.ejected.lock().expect("log"), [Address::new(0, 0)]);
+        assert_eq!(status_of(&port) & (slot_status::PRESENT | slot_status::PRESENCE_CHANGED), 8);
+    }
+
+    #[test]
+    fn slot_without_power_lets_go_at_once_and_a_locked_one_does_not() {
+        let (port, bus, _log) = bench();
+        plug(&port, &bus);
+        assert_eq!(port.lock().request_removal(), Ok(true), "power is still off");
+        write(&port, SLOT_CONTROL, 0x0fc0);
+        assert_eq!(port.lock().request_removal(), Err(SlotError::Locked));
+        write(&port, SLOT_CONTROL, 0x0fc0);
+        assert_eq!(port.lock().request_removal(), Ok(true));
+    }
+
+    #[test]
+    fn reset_finds_out_what_is_in_the_slot() {
+        let (port, bus, _log) = bench();
+        plug(&port, &bus);
+        port.lock().reset(ResetKind::Warm);
+        assert_eq!((status_of(&port), port.lock().state.config.u16(SLOT_CONTROL)), (slot_status::PRESENT, 0x01c0));
+        bus.detach_slot(0);
+        port.lock().reset(ResetKind::Warm);
+        assert_eq!((status_of(&port), port.lock().state.config.u16(SLOT_CONTROL)), (0, 0x07c0));
     }
 }

@@ -31,6 +31,7 @@ pub mod feature {
 mod message {
     pub const DEVICE_READY: u16 = 0;
     pub const PORT_ADD: u16 = 1;
+    pub const PORT_REMOVE: u16 = 2;
     pub const PORT_READY: u16 = 3;
     pub const CONSOLE_PORT: u16 = 4;
     pub const PORT_OPEN: u16 = 6;
@@ -222,6 +223,32 @@ impl Serial {
         let host_open = backend.is_some() && (is_open || is_console);
         self.ports.push(Port { number, name, is_console, backend, host_open, throttled: false, pending: None });
         Ok(number)
+    }
+
+    /// Tells the driver of a port that came while the machine runs.
+    pub fn plugged(access: &dyn Access<Self>, number: u32) {
+        Self::port(access, number, &mut |serial, common, _| serial.tell(common, number, message::PORT_ADD, 1));
+    }
+
+    /// Takes a port away, and tells the driver.
+    pub fn unplug(access: &dyn Access<Self>, number: u32) {
+        // The back end is let go without the device's lock: it may be about to call the port.
+        let mut gone = None;
+        Self::port(access, number, &mut |serial, common, index| {
+            let mut port = serial.ports.remove(index);
+            if let Some((token, _)) = port.pending.take() {
+                common.complete(token, 0);
+            }
+            if let Some(open) = serial.state.guest_open.get_mut(number as usize) {
+                *open = false;
+            }
+            if let Some(sent) = serial.state.sent(number) {
+                *sent = 0;
+            }
+            serial.tell(common, number, message::PORT_REMOVE, 1);
+            gone = Some(port);
+        });
+        drop(gone);
     }
 
     /// The names of the ports.

@@ -8,7 +8,7 @@ use acpi_tables::aml::{
 use acpi_tables::sdt::Sdt;
 use acpi_tables::{Aml, AmlSink};
 
-use super::{AcpiConfig, ChipsetTables, ParallelPort, SerialPort, SleepStates, board, table};
+use super::{AcpiConfig, ChipsetTables, ParallelPort, SerialPort, SleepStates, board, hotplug, table};
 
 /// The PCI interrupt links: name, routing register field, and the interrupt routed at start. The PIIX3 has the first
 /// four, the ICH9 all of them.
@@ -29,10 +29,10 @@ const FIRST_DIRECT: u32 = 16;
 /// PCI slots with an entry in `_PRT`.
 const SLOTS: u32 = 32;
 /// `_STA`: present, enabled, shown, functioning.
-const PRESENT: u8 = 0xf;
+pub(super) const PRESENT: u8 = 0xf;
 
 /// Encoded AML. Composing encoded pieces keeps each piece's life simple: the library's own objects borrow their parts.
-struct Code(Vec<u8>);
+pub(super) struct Code(pub(super) Vec<u8>);
 
 impl Aml for Code {
     fn to_aml_bytes(&self, sink: &mut dyn AmlSink) {
@@ -40,21 +40,21 @@ impl Aml for Code {
     }
 }
 
-fn code(object: &dyn Aml) -> Code {
+pub(super) fn code(object: &dyn Aml) -> Code {
     let mut bytes = Vec::new();
     object.to_aml_bytes(&mut bytes);
     Code(bytes)
 }
 
-fn borrowed(parts: &[Code]) -> Vec<&dyn Aml> {
+pub(super) fn borrowed(parts: &[Code]) -> Vec<&dyn Aml> {
     parts.iter().map(|part| part as &dyn Aml).collect()
 }
 
-fn name(path: &str, value: &dyn Aml) -> Code {
+pub(super) fn name(path: &str, value: &dyn Aml) -> Code {
     code(&Name::new(path.into(), value))
 }
 
-fn hid(eisa: &str) -> Code {
+pub(super) fn hid(eisa: &str) -> Code {
     name("_HID", &EISAName::new(eisa))
 }
 
@@ -62,23 +62,23 @@ fn resources(parts: &[Code]) -> Code {
     code(&ResourceTemplate::new(borrowed(parts)))
 }
 
-fn current_resources(parts: &[Code]) -> Code {
+pub(super) fn current_resources(parts: &[Code]) -> Code {
     name("_CRS", &resources(parts))
 }
 
-fn device(path: &str, children: &[Code]) -> Code {
+pub(super) fn device(path: &str, children: &[Code]) -> Code {
     code(&Device::new(path.into(), borrowed(children)))
 }
 
-fn method(path: &str, arguments: u8, body: &[Code]) -> Code {
+pub(super) fn method(path: &str, arguments: u8, body: &[Code]) -> Code {
     code(&Method::new(path.into(), arguments, false, borrowed(body)))
 }
 
-fn scope(path: &str, children: &[Code]) -> Code {
+pub(super) fn scope(path: &str, children: &[Code]) -> Code {
     code(&Scope::new(path.into(), borrowed(children)))
 }
 
-fn ports(first: u16, length: u8) -> Code {
+pub(super) fn ports(first: u16, length: u8) -> Code {
     code(&IO::new(first, first, 1, length))
 }
 
@@ -108,11 +108,26 @@ pub fn build(config: &AcpiConfig) -> Sdt {
         dsdt.append_slice(&mode.0);
     }
     root.push(processors(config));
+    root.push(scope("PCI0", &changing(config)));
     for state in sleep_states(config.sleep) {
         dsdt.append_slice(&state.0);
     }
     dsdt.append_slice(&scope("\\_SB_", &root).0);
+    if config.pci_hotplug.is_some() || config.cpu_hotplug.is_some() {
+        dsdt.append_slice(&hotplug::events(config.pci_hotplug.is_some(), config.cpu_hotplug.is_some()).0);
+    }
     dsdt
+}
+
+/// The registers and slots of what comes and leaves.
+fn changing(config: &AcpiConfig) -> Vec<Code> {
+    let mut parts = Vec::new();
+    if let Some(tables) = &config.pci_hotplug {
+        parts.extend(hotplug::pci_registers(tables));
+        parts.extend(hotplug::pci_slots(tables));
+    }
+    parts.extend(config.cpu_hotplug.map(hotplug::cpu_registers));
+    parts
 }
 
 /// `\_S3` to `\_S5`: the SLP_TYP of each sleep state (ACPI 1.0b, 7.5.2).
@@ -189,7 +204,7 @@ fn pcie_root(config: &AcpiConfig, isa: Code) -> Code {
         name("_CID", &EISAName::new("PNP0A03")),
         name("_UID", &ZERO),
         current_resources(&windows),
-        operating_system_capabilities(),
+        operating_system_capabilities(config.pci_hotplug.is_none()),
         tables("PRTP", &|pirq| LINKS[pirq].0),
         tables("PRTA", &|pirq| DIRECT_LINKS[pirq]),
         choose,
@@ -200,15 +215,16 @@ fn pcie_root(config: &AcpiConfig, isa: Code) -> Code {
 }
 
 /// `_OSC` (PCI firmware specification 3.0, 4.5.1): of what the operating system asks for in the third word, it gets all
-/// but native hot-plug of the SHPC.
-fn operating_system_capabilities() -> Code {
-    const GRANTED: u8 = 0x1d;
+/// but hot-plug of the SHPC, and native hot-plug where functions come by ACPI.
+fn operating_system_capabilities(has_native_hotplug: bool) -> Code {
+    const GRANTED: u8 = 0x1c;
+    let granted = GRANTED | u8::from(has_native_hotplug);
     method(
         "_OSC",
         4,
         &[
             code(&CreateDWordField::new(&Path::new("CDW3"), &Arg(3), &8_u8)),
-            code(&And::new(&Path::new("CDW3"), &Path::new("CDW3"), &GRANTED)),
+            code(&And::new(&Path::new("CDW3"), &Path::new("CDW3"), &granted)),
             code(&Return::new(&Arg(3))),
         ],
     )
@@ -358,9 +374,16 @@ fn interrupt_link(index: usize, (path, field, default): (&str, &[u8; 4], u32)) -
 /// `CPUS`: one device for each possible vCPU.
 fn processors(config: &AcpiConfig) -> Code {
     let mut children = vec![name("_HID", &"ACPI0010"), name("_CID", &EISAName::new("PNP0A05"))];
-    for index in 0..config.apic_ids.len() {
-        let status = if index < config.present { PRESENT } else { 0 };
-        let parts = [name("_HID", &"ACPI0007"), name("_UID", &(index as u32)), name("_STA", &status)];
+    if config.cpu_hotplug.is_some() {
+        children.extend(hotplug::cpu_methods(config.apic_ids.len()));
+    }
+    for (index, apic_id) in config.apic_ids.iter().enumerate() {
+        let mut parts = vec![name("_HID", &"ACPI0007"), name("_UID", &(index as u32))];
+        if config.cpu_hotplug.is_some() {
+            parts.extend(hotplug::cpu(index, *apic_id));
+        } else {
+            parts.push(name("_STA", if config.is_present(index) { &PRESENT } else { &0_u8 }));
+        }
         children.push(device(&format!("C{index:03X}"), &parts));
     }
     device("CPUS", &children)

@@ -10,7 +10,7 @@ use devices_ide::fdc::{DRIVES, DmaChannel, DmaTransfer, Fdc, REGION_INPUT, REGIO
 use memory::DmaView;
 
 use super::ide::PartOfController;
-use super::{Builder, Place};
+use super::{Builder, Place, Removal};
 use crate::config::{DeviceConfig, DeviceKind, FloppyConfig};
 use crate::error::MachineError;
 use crate::firmware::BootDevice;
@@ -83,6 +83,7 @@ fn drive(
     let disk = disks(&requestor)?;
     fdc.lock().connect(unit, config.drive_type, disk);
     builder.boot_devices.push(BootDevice {
+        owner: None,
         index: config.disk.boot_index,
         path: format!("/pci@i0cf8/isa@1/fdc@03f0/floppy@{unit}"),
         geometry: None,
@@ -93,5 +94,6 @@ fn drive(
         None => Place::Anonymous,
     };
     builder.add(TYPE, place, Arc::new(PartOfController));
+    builder.can_leave(Removal::NoBus("floppy-bus.0".to_owned()), None);
     Ok(())
 }

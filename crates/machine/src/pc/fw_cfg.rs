@@ -61,7 +61,12 @@ fn option_roms(builder: &mut Builder<'_>, device: &mut FwCfg) -> Result<(), File
         device.add_file(&file, Item::bytes(rom.bytes.to_vec()))?;
         if rom.boot_index.is_some() {
             let path = format!("/rom@{file}");
-            builder.boot_devices.push(BootDevice { index: rom.boot_index, path, geometry: None });
+            builder.boot_devices.push(BootDevice {
+                index: rom.boot_index,
+                path,
+                geometry: None,
+                owner: Some(String::new()),
+            });
         }
     }
     Ok(())
@@ -152,8 +157,16 @@ pub fn add_tables(
 ) -> Result<(), MachineError> {
     let strict = builder.config.firmware.boot.strict;
     let mut device = cell.lock();
-    device.add_file("bootorder", Item::bytes(boot_order_file(&builder.boot_devices, strict)))?;
-    device.add_file("bios-geometry", Item::bytes(geometry_file(&builder.boot_devices)))?;
+    builder.boot_list.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&builder.boot_devices);
+    // Devices that have come or left count from the next reset on.
+    let renewed = |file: fn(&[BootDevice], bool) -> Vec<u8>| -> fw_cfg::RenewCallback {
+        let list = Arc::clone(&builder.boot_list);
+        Box::new(move || Some(file(&list.lock().unwrap_or_else(PoisonError::into_inner), strict)))
+    };
+    let order = Item::bytes(boot_order_file(&builder.boot_devices, strict)).on_reset(renewed(boot_order_file));
+    device.add_file("bootorder", order)?;
+    let geometry = Item::bytes(geometry_file(&builder.boot_devices));
+    device.add_file("bios-geometry", geometry.on_reset(renewed(|devices, _| geometry_file(devices))))?;
     let files = AcpiTables::build(acpi).files();
     // The tables tell what firmware has set up before it selects the first of the files: those that follow must belong
     // to the same tables, though firmware may turn the devices off again in between.

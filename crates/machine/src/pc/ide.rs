@@ -9,7 +9,7 @@ use devices_pci::{Address, Label, PciBus};
 use memory::DmaView;
 
 use super::pci::Chipset;
-use super::{Builder, Place, geometry};
+use super::{Builder, Place, Removal, geometry};
 use crate::config::{ChipsetKind, DeviceConfig, DeviceKind, DriveKind, IdeDriveConfig};
 use crate::error::MachineError;
 use crate::firmware::BootDevice;
@@ -184,6 +184,7 @@ fn drive(
     let bus = &mut buses[index];
     bus.taken[unit] = true;
     builder.boot_devices.push(BootDevice {
+        owner: None,
         index: config.disk.boot_index,
         path: format!("/pci@i0cf8/{}/drive@{}/disk@{unit}", bus.firmware_path, bus.index),
         geometry: config.disk.firmware_geometry,
@@ -208,6 +209,8 @@ fn drive(
         Some(id) => Place::Peripheral(id.clone()),
         None => Place::Anonymous,
     };
+    let removal = Removal::NoBus(bus.name.clone());
     builder.add(config.type_name, place, Arc::new(PartOfController));
+    builder.can_leave(removal, None);
     Ok(())
 }

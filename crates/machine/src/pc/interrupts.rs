@@ -71,7 +71,7 @@ pub fn build(
             let sink = controllers.inputs();
             let inputs = (0..GSI_COUNT).map(|gsi| IrqInput::new(Arc::clone(&sink), gsi)).collect();
             let lifecycle = Arc::new(AcceleratorControllers(controllers));
-            devices.push(BoardDevice { type_name: "kvm-irqchip", place: Place::Board, part: None, lifecycle });
+            devices.push(BoardDevice::new("kvm-irqchip", Place::Board, lifecycle));
             Controllers { bus, inputs, local: Local::Accelerator, ioapic_tap: tap }
         }
     };
@@ -95,9 +95,9 @@ fn legacy_pair(
         ports.map(GuestAddress(first), count, 0, pic.region(region))?;
     }
     let lifecycle = Arc::new(pic.clone());
-    devices.push(BoardDevice { type_name: "isa-i8259", place: Place::Board, part: None, lifecycle });
+    devices.push(BoardDevice::new("isa-i8259", Place::Board, lifecycle));
     let lifecycle = Arc::new(ioapic.clone());
-    devices.push(BoardDevice { type_name: "ioapic", place: Place::Board, part: None, lifecycle });
+    devices.push(BoardDevice::new("ioapic", Place::Board, lifecycle));
     let router =
         GsiRouter::new(Arc::new(PicInputs(pic.clone())), Some(tap.in_front_of(Arc::new(IoApicInputs(ioapic)))));
     Ok(router.inputs())

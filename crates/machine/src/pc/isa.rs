@@ -17,7 +17,7 @@ use devices_isa::uart16550::{PORT_COUNT, Uart16550};
 use memory::GuestAddress;
 
 use super::interrupts::Mailboxes;
-use super::{Builder, Chardevs, Place};
+use super::{Builder, Chardevs, Place, Removal};
 use crate::acpi::{self, SerialPort};
 use crate::config::DeviceKind;
 use crate::error::MachineError;
@@ -112,6 +112,7 @@ pub fn command_line_devices(builder: &mut Builder<'_>, chardevs: &Chardevs<'_>) 
                 serial::connect(&uart, &chardev);
                 builder.map_ports(&uart, &[(0, u64::from(*iobase), PORT_COUNT)])?;
                 builder.add("isa-serial", place, Arc::new(uart));
+                builder.can_leave(Removal::NoBus("isa.0".to_owned()), None);
                 extra.serial_ports.push(SerialPort { number: index + 1, io: *iobase, irq: *irq });
             }
             DeviceKind::IsaParallel { index, iobase, irq, chardev } => {

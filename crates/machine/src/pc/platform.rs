@@ -8,35 +8,35 @@ use devices_pci::i6300esb::{self, I6300Esb};
 use devices_pci::pvpanic::{self, PvpanicPci};
 use devices_pci::{Address, Label, PciBus, PciFunction, Window};
 
-use super::{Builder, Place};
+use super::{Builder, Place, Removal};
 use crate::config::{DeviceConfig, DeviceKind, PciPlace};
 use crate::error::MachineError;
 
 /// Builds them.
 pub fn command_line_devices(builder: &mut Builder<'_>, bus: &Arc<PciBus>) -> Result<(), MachineError> {
     for device in &builder.config.devices {
-        let built = match &device.kind {
-            DeviceKind::I6300Esb { place } => {
-                let function = I6300Esb::new(&builder.clock, builder.watchdog());
-                let windows = I6300Esb::windows(&function);
-                attach(builder, bus, (device, i6300esb::TYPE, place), (function, windows))
-            }
-            DeviceKind::PvpanicPci { place, events } => {
-                let function = PvpanicPci::new(*events, builder.panic_report());
-                let windows = PvpanicPci::windows(&function);
-                attach(builder, bus, (device, pvpanic::TYPE, place), (function, windows))
-            }
-            DeviceKind::Vmgenid { .. } => {
-                without_state(builder, device, "vmgenid");
-                Ok(())
-            }
-            DeviceKind::Vmcoreinfo => {
-                without_state(builder, device, "vmcoreinfo");
-                Ok(())
-            }
-            _ => continue,
-        };
-        built.map_err(|message| MachineError::Device { option: device.source.clone(), message })?;
+        command_line_device(builder, bus, device)
+            .map_err(|message| MachineError::Device { option: device.source.clone(), message })?;
+    }
+    Ok(())
+}
+
+/// Builds a device, if it is one of these.
+pub fn command_line_device(builder: &mut Builder<'_>, bus: &Arc<PciBus>, device: &DeviceConfig) -> Result<(), String> {
+    match &device.kind {
+        DeviceKind::I6300Esb { place } => {
+            let function = I6300Esb::new(&builder.clock, builder.watchdog());
+            let windows = I6300Esb::windows(&function);
+            attach(builder, bus, (device, i6300esb::TYPE, place), (function, windows))?;
+        }
+        DeviceKind::PvpanicPci { place, events } => {
+            let function = PvpanicPci::new(*events, builder.panic_report());
+            let windows = PvpanicPci::windows(&function);
+            attach(builder, bus, (device, pvpanic::TYPE, place), (function, windows))?;
+        }
+        DeviceKind::Vmgenid { .. } => without_state(builder, device, "vmgenid"),
+        DeviceKind::Vmcoreinfo => without_state(builder, device, "vmcoreinfo"),
+        _ => {}
     }
     Ok(())
 }
@@ -69,7 +69,8 @@ pub fn bridges(builder: &mut Builder<'_>, root: &Arc<PciBus>) -> Result<(), Mach
     Ok(())
 }
 
-fn bridge(
+/// Builds a bridge with the bus behind it.
+pub fn bridge(
     builder: &mut Builder<'_>,
     root: &Arc<PciBus>,
     device: &DeviceConfig,
@@ -82,6 +83,7 @@ fn bridge(
     let lifecycle = bus.attach_bridge(address, label, bridge, &secondary).map_err(|error| error.to_string())?;
     let place = device.id.clone().map_or(Place::Anonymous, Place::Peripheral);
     builder.add(kind.type_name(), place, lifecycle);
+    builder.can_leave(Removal::Pci(bus, address), None);
     Ok(())
 }
 
@@ -110,5 +112,6 @@ fn attach<F: PciFunction>(
     let lifecycle = bus.attach(address, label, function, windows).map_err(|error| error.to_string())?;
     let place = device.id.clone().map_or(Place::Anonymous, Place::Peripheral);
     builder.add(type_name, place, lifecycle);
+    builder.can_leave(Removal::Pci(bus, address), None);
     Ok(())
 }

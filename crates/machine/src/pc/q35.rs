@@ -13,12 +13,12 @@ use devices_isa::fw_cfg::{FwCfg, Item, RenewCallback};
 use devices_pci::ich9::{Lpc, PM_WINDOW, RCRB_LEN, RCRB_WINDOW, Rcrb, SMBUS_WINDOW, SmbusFunction};
 use devices_pci::pirq::PirqRouter;
 use devices_pci::q35::{Mch, MchOptions, PCIEXBAR_DEFAULT, swizzle};
-use devices_pci::root_port::RootPort;
+use devices_pci::root_port::{RootPort, SlotWiring};
 use devices_pci::{Address, Label, PciBus, Window};
 use memory::{AddressSpace, Backing, SpaceKind};
 
 use super::pci::{Chipset, configuration_ports, shadow, sleep_request, system_management_ram};
-use super::{Builder, Place, firmware};
+use super::{Builder, Place, Removal, firmware, hotplug};
 use crate::config::{ChipsetKind, DeviceKind, RootPortConfig};
 use crate::error::MachineError;
 
@@ -192,10 +192,21 @@ fn root_port(
     };
     let bridge = RootPort::new(&port.options, is_used);
     let secondary = bus.behind(address, id.unwrap_or_default());
+    bridge.lock().connect(SlotWiring {
+        bus: Arc::downgrade(&secondary),
+        line: bus.intx(address, 0),
+        messages: bus.messages(),
+        ejected: hotplug::ejected(builder),
+    });
+    builder.buses.ports.push(Arc::clone(&secondary));
+    if port.options.hotplug {
+        builder.buses.slots.push((Arc::clone(&secondary), bridge.clone()));
+    }
     let label = Label { type_name: port.type_name.to_owned(), id: id.map(str::to_owned) };
     let lifecycle = bus.attach_bridge(address, label, bridge, &secondary)?;
     let place = id.map_or(Place::Anonymous, |id| Place::Peripheral(id.to_owned()));
     builder.add(port.type_name, place, lifecycle);
+    builder.can_leave(Removal::Pci(Arc::clone(bus), address), None);
     Ok(())
 }
 

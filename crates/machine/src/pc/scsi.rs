@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use devices_pci::PciBus;
-use devices_scsi::{LogicalUnit, ScsiBus, UnitKind};
+use devices_scsi::{Cancel, LogicalUnit, ScsiAddress, ScsiBus, UnitKind};
 use devices_virtio::device::Access;
 use devices_virtio::pci::VirtioPci;
 use devices_virtio::scsi::{FIXED_QUEUES, LIMITS, Scsi};
 
 use super::virtio::attach;
-use super::{Builder, Place};
+use super::{Builder, Place, Removal};
 use crate::config::{BlkOptions, DeviceConfig, DiskUse, ScsiDriveConfig, ScsiOptions, VirtioConfig, VirtioModel};
 use crate::firmware::BootDevice;
 use crate::storage::{DiskRequestor, Disks};
@@ -17,6 +17,8 @@ use crate::storage::{DiskRequestor, Disks};
 /// A host adapter's bus.
 pub struct Host {
     name: String,
+    /// The adapter's path in the object tree.
+    path: String,
     /// The adapter's Open Firmware path.
     firmware_path: String,
     bus: Arc<ScsiBus>,
@@ -26,13 +28,12 @@ pub struct Host {
     is_named: bool,
 }
 
-/// Builds a host adapter; `hosts` says how many buses without a name of their own there are.
+/// Builds a host adapter.
 pub fn host(
     builder: &mut Builder<'_>,
     root: &Arc<PciBus>,
-    hosts: &[Host],
     (device, config): (&DeviceConfig, &VirtioConfig),
-) -> Result<Host, String> {
+) -> Result<(), String> {
     let VirtioModel::Scsi { options, num_queues, iothread } = &config.model else {
         return Err(format!("'{}' is no SCSI adapter", config.type_name));
     };
@@ -46,30 +47,58 @@ pub fn host(
     let names = ("scsi", "virtio-scsi-device");
     let attached =
         attach(builder, root, (device, config), (vectors, names), |access| Scsi::new(options, shared, access))?;
+    let hosts = &mut builder.buses.scsi;
     let unnamed = hosts.iter().filter(|host| !host.is_named).count();
-    Ok(Host {
+    hosts.push(Host {
         name: device.id.as_ref().map_or_else(|| format!("scsi.{unnamed}"), |id| format!("{id}.0")),
+        path: builder.devices.last().map(|device| device.path.clone()).unwrap_or_default(),
         firmware_path: attached.firmware_path,
         bus,
         access: VirtioPci::access(&attached.function),
         iothread: iothread.clone(),
         is_named: device.id.is_some(),
-    })
+    });
+    Ok(())
 }
 
-/// Builds a drive on the bus of one of `hosts`.
+impl Host {
+    /// The path of the adapter in the object tree.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// A drive has come while the machine runs.
+    pub fn plugged(&self, address: ScsiAddress) {
+        Scsi::plugged(&*self.access, address, true);
+    }
+
+    /// Takes a drive off the bus, and tells the guest.
+    pub fn unplug(&self, address: ScsiAddress) {
+        if let Some(unit) = self.bus.detach(address) {
+            unit.cancel(|_| true, Cancel::Reset, || ());
+            Scsi::plugged(&*self.access, address, false);
+        }
+    }
+}
+
+/// Builds a drive on the bus of an adapter.
 pub fn drive(
     builder: &mut Builder<'_>,
-    hosts: &[Host],
     disks: &Disks<'_>,
     (device, config): (&DeviceConfig, &ScsiDriveConfig),
 ) -> Result<(), String> {
+    let path = builder.next_path(false, device.id.as_deref());
+    let hosts = &builder.buses.scsi;
     let host = match &config.bus {
         Some(name) => hosts.iter().find(|host| host.name == *name).ok_or_else(|| format!("Bus '{name}' not found"))?,
         None => hosts.first().ok_or_else(|| format!("No 'SCSI' bus found for device '{}'", config.type_name))?,
     };
     let address = host.bus.place(config.channel, config.target, config.lun).map_err(|error| error.to_string())?;
-    let path = builder.next_path(false, device.id.as_deref());
     let wish = DiskUse { iothread: host.iothread.clone(), ..config.disk.clone() };
     let requestor = DiskRequestor { id: device.id.as_deref(), path: &path, type_name: config.type_name, wish: &wish };
     let disk = disks(&requestor)?;
@@ -93,6 +122,7 @@ pub fn drive(
     host.bus.attach(address, device.id.as_deref(), unit.clone()).map_err(|error| error.to_string())?;
     Scsi::watch(&host.access, address, &unit);
     builder.boot_devices.push(BootDevice {
+        owner: None,
         index: config.disk.boot_index,
         path: format!(
             "{}/channel@{:x}/disk@{:x},{:x}",
@@ -101,6 +131,8 @@ pub fn drive(
         geometry: geometry.map(|it| (u32::from(it.cylinders), u32::from(it.heads), u32::from(it.sectors))),
     });
     let place = device.id.clone().map_or(Place::Anonymous, Place::Peripheral);
+    let (bus, parent) = (host.name.clone(), host.path.clone());
     builder.add(config.type_name, place, unit.lifecycle());
+    builder.can_leave(Removal::Scsi { bus, address }, Some(parent));
     Ok(())
 }

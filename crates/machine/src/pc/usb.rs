@@ -19,7 +19,7 @@ use memory::DmaView;
 
 use super::pci::Chipset;
 use super::platform::find_place;
-use super::{Builder, Place};
+use super::{Builder, Place, Removal};
 use crate::config::{
     BlkOptions, ChipsetKind, DeviceConfig, DeviceKind, DiskUse, PciPlace, UnitOptions, UsbControllerConfig,
     UsbControllerKind, UsbDeviceConfig, UsbDeviceKind,
@@ -58,18 +58,31 @@ impl Socket {
             Self::Hub(hub, port) => hub.plug(*port, device),
         }
     }
+
+    fn unplug(&self) {
+        match self {
+            Self::Uhci(controller, port) => controller.unplug(*port),
+            Self::Ehci(controller, port) => controller.unplug(*port),
+            Self::Xhci(controller, port) => controller.unplug(*port),
+            Self::Hub(hub, port) => hub.unplug(*port),
+        }
+    }
 }
 
-/// A free port.
+/// A port.
 struct Port {
     path: String,
     socket: Socket,
     speeds: Speeds,
+    /// The path in the object tree of the controller or hub that has it.
+    owner: String,
 }
 
 /// A bus.
-struct UsbBus {
+pub struct UsbBus {
     name: String,
+    /// The controller's path in the object tree.
+    path: String,
     /// The controller's place in serial numbers: `0000:00:01.2`.
     place: String,
     /// The controller's Open Firmware path.
@@ -78,6 +91,35 @@ struct UsbBus {
     ehci: Option<EhciCell>,
     /// The free ports, in the order in which they are given away.
     free: Vec<Port>,
+    /// The others, and who is told when what is there leaves.
+    taken: Vec<(Port, Leave)>,
+}
+
+/// What a device does when it is unplugged.
+type Leave = Box<dyn Fn()>;
+
+impl UsbBus {
+    /// The controller's path in the object tree.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Takes a device off its port, whose path this is. The ports of a hub are gone with it.
+    pub fn unplug(&mut self, path: &str) {
+        let Some(at) = self.taken.iter().position(|(port, _)| port.path == path) else { return };
+        let (port, leave) = self.taken.remove(at);
+        port.socket.unplug();
+        leave();
+        let below = format!("{path}.");
+        self.free.retain(|other| !other.path.starts_with(&below));
+        // As QEMU: it is given away last.
+        self.free.push(port);
+    }
 }
 
 /// A host controller that has been built.
@@ -89,28 +131,45 @@ struct Controller {
 
 /// Builds the board's controllers, those of the command line, and the devices, in the order of the command line.
 pub fn build(builder: &mut Builder<'_>, chipset: &Chipset, disks: &Disks<'_>) -> Result<(), MachineError> {
-    let mut buses = Vec::new();
     if builder.config.usb {
         let failed = |message| MachineError::Device { option: "-machine usb=on".to_owned(), message };
         for (address, config) in of_board(chipset.kind) {
             let place = PciPlace { address: Some(address), ..PciPlace::default() };
             let config = UsbControllerConfig { place, ..config };
-            controller(builder, &chipset.bus, &mut buses, (Place::Board, &config)).map_err(failed)?;
+            with_buses(builder, |builder, buses| controller(builder, &chipset.bus, buses, (Place::Board, &config)))
+                .map_err(failed)?;
         }
     }
     let config = builder.config;
     for device in &config.devices {
-        let built = match &device.kind {
-            DeviceKind::UsbController(config) => {
-                let place = device.id.clone().map_or(Place::Anonymous, Place::Peripheral);
-                controller(builder, &chipset.bus, &mut buses, (place, config))
-            }
-            DeviceKind::UsbDevice(config) => usb_device(builder, &mut buses, disks, (device, config)),
-            _ => continue,
-        };
-        built.map_err(|message| MachineError::Device { option: device.source.clone(), message })?;
+        command_line_device(builder, &chipset.bus, disks, device)
+            .map_err(|message| MachineError::Device { option: device.source.clone(), message })?;
     }
     Ok(())
+}
+
+/// Builds a controller or device, if it is one of these.
+pub fn command_line_device(
+    builder: &mut Builder<'_>,
+    pci: &Arc<PciBus>,
+    disks: &Disks<'_>,
+    device: &DeviceConfig,
+) -> Result<(), String> {
+    with_buses(builder, |builder, buses| match &device.kind {
+        DeviceKind::UsbController(config) => {
+            let place = device.id.clone().map_or(Place::Anonymous, Place::Peripheral);
+            controller(builder, pci, buses, (place, config))
+        }
+        DeviceKind::UsbDevice(config) => usb_device(builder, buses, disks, (device, config)),
+        _ => Ok(()),
+    })
+}
+
+fn with_buses<R>(builder: &mut Builder<'_>, work: impl FnOnce(&mut Builder<'_>, &mut Vec<UsbBus>) -> R) -> R {
+    let mut buses = std::mem::take(&mut builder.buses.usb);
+    let result = work(builder, &mut buses);
+    builder.buses.usb = buses;
+    result
 }
 
 /// The controllers of `-machine usb=on`.
@@ -185,10 +244,15 @@ fn controller(
             Controller { lifecycle, sockets }
         }
     };
+    let is_boards = place == Place::Board;
+    let path = builder.next_path(is_boards, id.as_deref());
     builder.add(type_name, place, built.lifecycle);
+    if !is_boards && config.kind.can_leave() {
+        builder.can_leave(Removal::Pci(Arc::clone(&pci), address), None);
+    }
     if !built.sockets.is_empty() {
         let firmware_path = format!("{}/usb@{}", pci.open_firmware(), address.open_firmware());
-        add_bus(buses, id, (dev_path(&pci, address), firmware_path), built.sockets);
+        add_bus(buses, id, (dev_path(&pci, address), firmware_path, path), built.sockets);
     }
     Ok(())
 }
@@ -237,18 +301,21 @@ fn dev_path(pci: &PciBus, address: Address) -> String {
 fn add_bus(
     buses: &mut Vec<UsbBus>,
     id: Option<String>,
-    (place, firmware_path): (String, String),
+    (place, firmware_path, path): (String, String, String),
     sockets: Vec<(Socket, Speeds)>,
 ) {
     let unnamed = buses.iter().filter(|bus| bus.name.starts_with("usb-bus.")).count();
     let name = id.map_or_else(|| format!("usb-bus.{unnamed}"), |id| format!("{id}.0"));
-    let port = |(number, (socket, speeds)): (usize, _)| Port { path: number.to_string(), socket, speeds };
+    let port = |(number, (socket, speeds)): (usize, _)| {
+        let owner = path.clone();
+        Port { path: number.to_string(), socket, speeds, owner }
+    };
     let ehci = sockets.iter().find_map(|(socket, _)| match socket {
         Socket::Ehci(controller, _) => Some(controller.clone()),
         _ => None,
     });
     let free = (1..).zip(sockets).map(port).collect();
-    buses.push(UsbBus { name, place, firmware_path, ehci, free });
+    buses.push(UsbBus { name, path, place, firmware_path, ehci, free, taken: Vec::new() });
 }
 
 // ---- Devices ----
@@ -269,7 +336,7 @@ fn usb_device(
     };
     let port = claim(builder, bus, disks, config)?;
     let place = device.id.clone().map_or(Place::Anonymous, Place::Peripheral);
-    plug(builder, bus, &port, disks, (place, config))
+    plug(builder, bus, port, disks, (place, config))
 }
 
 /// Takes a port off the free ones.
@@ -289,7 +356,7 @@ fn claim(
         let port = bus.free.remove(0);
         let kind = UsbDeviceKind::Hub { ports: devices_usb::hub::PORTS_MAX, switches_power: false };
         let hub = UsbDeviceConfig { bus: None, port: None, labels: Labels::default(), kind };
-        plug(builder, bus, &port, disks, (Place::Board, &hub))?;
+        plug(builder, bus, port, disks, (Place::Board, &hub))?;
     }
     if bus.free.is_empty() {
         let product = config.kind.product();
@@ -298,13 +365,40 @@ fn claim(
     Ok(bus.free.remove(0))
 }
 
+/// Plugs a device into a port, which stays free if that fails.
 fn plug(
+    builder: &mut Builder<'_>,
+    bus: &mut UsbBus,
+    port: Port,
+    disks: &Disks<'_>,
+    (place, config): (Place, &UsbDeviceConfig),
+) -> Result<(), String> {
+    match plug_into(builder, bus, &port, disks, (place, config)) {
+        Ok(leave) => {
+            bus.taken.push((port, leave));
+            Ok(())
+        }
+        Err(message) => {
+            let below = format!("{}.", port.path);
+            bus.free.retain(|other| !other.path.starts_with(&below));
+            bus.free.insert(0, port);
+            Err(message)
+        }
+    }
+}
+
+fn plug_into(
     builder: &mut Builder<'_>,
     bus: &mut UsbBus,
     port: &Port,
     disks: &Disks<'_>,
     (place, config): (Place, &UsbDeviceConfig),
-) -> Result<(), String> {
+) -> Result<Leave, String> {
+    let id = match &place {
+        Place::Peripheral(id) => Some(id.as_str()),
+        _ => None,
+    };
+    let path = builder.next_path(place == Place::Board, id);
     let type_name = config.kind.type_name();
     let labels = |own: &str| {
         let made = || format!("{own}-{}-{}", bus.place, port.path);
@@ -312,10 +406,13 @@ fn plug(
         Labels { serial, ..config.labels.clone() }
     };
     let mut unit = None;
+    let mut leave: Leave = Box::new(|| ());
     let (link, lifecycle): (Link, Arc<dyn Lifecycle>) = match &config.kind {
         UsbDeviceKind::Hid { kind, usb_version } => {
             let labels = labels(hid::serial(*kind));
             let cell = hid::new(*kind, *usb_version, labels, &builder.clock, &builder.input);
+            let left = cell.clone();
+            leave = Box::new(move || hid::leave(&left));
             (Arc::new(cell.clone()), Arc::new(cell))
         }
         UsbDeviceKind::Hub { ports, switches_power } => {
@@ -328,25 +425,31 @@ fn plug(
                 path: format!("{}.{}", port.path, index + 1),
                 socket: Socket::Hub(hub.clone(), index),
                 speeds: HubCell::SPEEDS,
+                owner: path.clone(),
             }));
             (Arc::new(hub.cell.clone()), Arc::new(hub.cell))
         }
         UsbDeviceKind::Storage { disk, unit: options } => {
-            let path = firmware_path(bus, port, "storage");
-            let built = storage_unit(builder, disks, (&place, path), (disk, options))?;
+            let firmware_path = firmware_path(bus, port, "storage");
+            let built = storage_unit(builder, disks, (&place, firmware_path), (disk, options))?;
             let cell = storage::new(built.0.clone(), labels(storage::SERIAL));
             unit = Some(built);
             (Arc::new(cell.clone()), Arc::new(cell))
         }
     };
-    check_speed(&link, config, bus, port)?;
+    if let Err(message) = check_speed(&link, config, bus, port) {
+        leave();
+        return Err(message);
+    }
     port.socket.plug(link);
     builder.add(type_name, place, lifecycle);
+    builder.can_leave(Removal::Usb { bus: bus.name.clone(), port: port.path.clone() }, Some(port.owner.clone()));
     if let Some((unit, place)) = unit {
         let type_name = if unit.kind() == UnitKind::Cd { "scsi-cd" } else { "scsi-hd" };
         builder.add(type_name, place, unit.lifecycle());
+        builder.can_leave(Removal::Fixed, Some(path));
     }
-    Ok(())
+    Ok(leave)
 }
 
 /// The SCSI unit of a mass storage device, and where it is.
@@ -381,6 +484,7 @@ fn storage_unit(
         unit.device_id = Some(disk_device.name()).filter(|name| !name.is_empty());
     }
     builder.boot_devices.push(BootDevice {
+        owner: None,
         index: disk.boot_index,
         path: format!("{firmware_path}/channel@0/disk@0,0"),
         geometry: None,

@@ -12,7 +12,7 @@ use devices_virtio::rng::Rng;
 use memory::DmaView;
 
 use super::platform::find_place;
-use super::{Backends, Builder, Place, scsi, virtio_serial};
+use super::{Backends, Builder, Place, Removal, scsi, virtio_serial};
 use crate::config::{DeviceConfig, DeviceKind, PciPlace, RngOptions, VirtioBlkConfig, VirtioConfig, VirtioModel};
 use crate::entropy::HostEntropy;
 use crate::error::MachineError;
@@ -28,40 +28,41 @@ pub fn command_line_devices(
     bus: &Arc<PciBus>,
     backends: &Backends<'_>,
 ) -> Result<(), MachineError> {
-    let mut hosts = Vec::new();
-    let mut consoles = Vec::new();
     for device in &builder.config.devices {
-        let built = match &device.kind {
-            DeviceKind::VirtioBlkPci(config) => block_device(builder, bus, backends.disks, (device, config)),
-            DeviceKind::Virtio(config) => match &config.model {
-                VirtioModel::Scsi { .. } => {
-                    scsi::host(builder, bus, &hosts, (device, config)).map(|host| hosts.push(host))
-                }
-                VirtioModel::Rng { options, source } => {
-                    random_numbers(builder, bus, backends, (device, config), (*options, source.as_deref()))
-                }
-                VirtioModel::Input(options) => {
-                    let hub = Arc::clone(&builder.input);
-                    let names = ("pci1af4,1052", "virtio-input-hid-device");
-                    let build = |_| Input::new(*options, hub);
-                    attach(builder, bus, (device, config), (2, names), build)
-                        .map(|attached| Input::connect(&VirtioPci::access(&attached.function)))
-                }
-                VirtioModel::Gpu { .. } => super::display::command_line_virtio_card(builder, bus, device, config),
-                VirtioModel::Serial(options) => {
-                    let built = virtio_serial::console(builder, bus, &consoles, (device, config), *options);
-                    built.map(|console| consoles.push(console))
-                }
-            },
-            DeviceKind::ScsiDrive(config) => scsi::drive(builder, &hosts, backends.disks, (device, config)),
-            DeviceKind::SerialPort(config) => {
-                virtio_serial::port(builder, &mut consoles, backends.chardevs, (device, config))
-            }
-            _ => continue,
-        };
-        built.map_err(|message| MachineError::Device { option: device.source.clone(), message })?;
+        command_line_device(builder, bus, backends, device)
+            .map_err(|message| MachineError::Device { option: device.source.clone(), message })?;
     }
     Ok(())
+}
+
+/// Builds a device, if it is one of these.
+pub fn command_line_device(
+    builder: &mut Builder<'_>,
+    bus: &Arc<PciBus>,
+    backends: &Backends<'_>,
+    device: &DeviceConfig,
+) -> Result<(), String> {
+    match &device.kind {
+        DeviceKind::VirtioBlkPci(config) => block_device(builder, bus, backends.disks, (device, config)),
+        DeviceKind::Virtio(config) => match &config.model {
+            VirtioModel::Scsi { .. } => scsi::host(builder, bus, (device, config)),
+            VirtioModel::Rng { options, source } => {
+                random_numbers(builder, bus, backends, (device, config), (*options, source.as_deref()))
+            }
+            VirtioModel::Input(options) => {
+                let hub = Arc::clone(&builder.input);
+                let names = ("pci1af4,1052", "virtio-input-hid-device");
+                let build = |_| Input::new(*options, hub);
+                attach(builder, bus, (device, config), (2, names), build)
+                    .map(|attached| Input::connect(&VirtioPci::access(&attached.function)))
+            }
+            VirtioModel::Gpu { .. } => super::display::command_line_virtio_card(builder, bus, device, config),
+            VirtioModel::Serial(options) => virtio_serial::console(builder, bus, (device, config), *options),
+        },
+        DeviceKind::ScsiDrive(config) => scsi::drive(builder, backends.disks, (device, config)),
+        DeviceKind::SerialPort(config) => virtio_serial::port(builder, backends.chardevs, (device, config)),
+        _ => Ok(()),
+    }
 }
 
 fn random_numbers(
@@ -109,6 +110,7 @@ pub fn attach<M: Model>(
     let lifecycle = bus.attach(address, label, function.clone(), windows).map_err(|error| error.to_string())?;
     let place = device.id.clone().map_or(Place::Anonymous, Place::Peripheral);
     builder.add_with_part(config.type_name, place, lifecycle, (BACKEND.0, names.1));
+    builder.can_leave(Removal::Pci(bus, address), None);
     Ok(Attached { function, firmware_path })
 }
 
@@ -130,10 +132,7 @@ fn block_device(
     let place = PciPlace { bus: config.bus.clone(), address: config.address };
     let (bus, address) = find_place(bus, &place, config.type_name)?;
     let config = completed(config, builder.config.cpus);
-    let path = match &device.id {
-        Some(id) => format!("/machine/peripheral/{id}/virtio-backend"),
-        None => format!("/machine/peripheral-anon/device[{}]/virtio-backend", anonymous(builder)),
-    };
+    let path = format!("{}/{}", builder.next_path(false, device.id.as_deref()), BACKEND.0);
     let requestor = DiskRequestor { id: device.id.as_deref(), path: &path, type_name: BACKEND.1, wish: &config.disk };
     let disk = disks(&requestor)?;
     config.blk.check(&disk.properties()).map_err(|error| text(&error))?;
@@ -143,6 +142,7 @@ fn block_device(
     let windows = VirtioPci::windows(&function);
     let label = Label { type_name: config.type_name.to_owned(), id: device.id.clone() };
     builder.boot_devices.push(BootDevice {
+        owner: None,
         index: config.disk.boot_index,
         path: format!("{}/scsi@{}/disk@0,0", bus.open_firmware(), address.open_firmware()),
         geometry: config.disk.firmware_geometry,
@@ -150,10 +150,6 @@ fn block_device(
     let lifecycle = bus.attach(address, label, function, windows).map_err(|error| text(&error))?;
     let place = device.id.clone().map_or(Place::Anonymous, Place::Peripheral);
     builder.add_with_part(config.type_name, place, lifecycle, BACKEND);
+    builder.can_leave(Removal::Pci(bus, address), None);
     Ok(())
-}
-
-/// How many devices without an id there are so far.
-fn anonymous(builder: &Builder<'_>) -> usize {
-    builder.devices.iter().filter(|device| device.place == Place::Anonymous).count()
 }

@@ -1,6 +1,13 @@
 //! `-device` and `-global`, and the serial ports that `-serial` asks for.
 
-use machine::config::{DeviceConfig, DeviceKind, PortKind, PortOptions, RootPortConfig, SerialPortConfig};
+use std::sync::Arc;
+
+use machine::config::{
+    DeviceConfig, DeviceKind, MachineConfig, PortKind, PortOptions, RootPortConfig, SerialPortConfig,
+};
+
+use qapi::json::Map;
+use vm::hotplug::DeviceParser;
 
 use super::arguments::all;
 use super::block::Media;
@@ -270,6 +277,7 @@ const ROOT_PORT_PROPERTIES: &[(&str, &str)] = &[
     ("addr", "slot and function, as 06.0 or 06 (default: the first free slot)"),
     ("bus", "the root bus pcie.0"),
     ("chassis", "chassis number (default 0)"),
+    ("hotplug", "on/off: devices may come and leave while the machine runs (default on)"),
     ("multifunction", "on/off: there are others in the slot (default off)"),
     ("port", "port number (default 0)"),
     ("slot", "slot number (default 0)"),
@@ -322,24 +330,49 @@ pub fn settings(arguments: &[Argument<'_>], character: &Character) -> Result<Vec
     }
     devices.extend(usb::legacy_devices(arguments)?);
     for argument in all(arguments, "device") {
-        let mut values = Values::parse(*argument, Some("driver"))?;
-        let name = values.required("driver")?;
-        let driver =
-            driver(&name).ok_or_else(|| argument.error(format!("'{name}' is not a valid device model name")))?;
-        for global in globals.iter().filter(|global| global.driver == driver.name) {
-            values.add_default(&global.property, &global.value);
-        }
-        let mut values = values.of_class(driver.name);
-        let id = values.text("id")?;
-        if let Some(id) = &id {
-            check_id(argument, id, &devices)?;
-        }
-        let kind = (driver.build)(&mut values, &devices)?;
-        values.finish()?;
-        check_chardev(argument, driver, &kind, character)?;
-        devices.push(DeviceConfig { id, source: format!("-device {}", argument.value), kind });
+        let values = Values::parse(*argument, Some("driver"))?;
+        let (driver, device) = device(argument, values, &globals, &devices)?;
+        check_chardev(argument, driver, &device.kind, character)?;
+        devices.push(device);
     }
     Ok(devices)
+}
+
+/// A device of its properties, among those that there are.
+fn device(
+    argument: &Argument<'_>,
+    mut values: Values<'_>,
+    globals: &[Global],
+    devices: &[DeviceConfig],
+) -> Result<(&'static Driver, DeviceConfig), CliError> {
+    let name = values.required("driver")?;
+    let driver = driver(&name).ok_or_else(|| argument.error(format!("'{name}' is not a valid device model name")))?;
+    for global in globals.iter().filter(|global| global.driver == driver.name) {
+        values.add_default(&global.property, &global.value);
+    }
+    let mut values = values.of_class(driver.name);
+    let id = values.text("id")?;
+    if let Some(id) = &id {
+        check_id(argument, id, devices)?;
+    }
+    let kind = (driver.build)(&mut values, devices)?;
+    values.finish()?;
+    Ok((driver, DeviceConfig { id, source: format!("-device {}", argument.value), kind }))
+}
+
+/// Reads the properties of devices that come while the machine runs, by the same rules.
+pub fn parser(arguments: &[Argument<'_>]) -> Result<DeviceParser, CliError> {
+    let globals = globals(arguments)?;
+    let option = super::options::find("device").ok_or_else(|| CliError::plain("there is no -device"))?;
+    Ok(DeviceParser(Arc::new(move |properties: &Map, machine: &MachineConfig| {
+        let argument = Argument { option, value: "" };
+        let values = Values::of_map(argument, properties.clone());
+        let made = device(&argument, values, &globals, &machine.devices);
+        made.map(|(_, device)| device).map_err(|error| match error {
+            CliError::Option { message, .. } => message,
+            other => other.to_string(),
+        })
+    })))
 }
 
 /// The device that `-drive if=virtio` stands for.
@@ -470,6 +503,7 @@ fn any_root_port(
         port: values.number("port", 0xff)?.unwrap_or(0) as u8,
         slot,
         is_multifunction: values.flag("multifunction")?.unwrap_or(false),
+        hotplug: values.flag("hotplug")?.unwrap_or(true),
     };
     Ok(DeviceKind::RootPort(RootPortConfig { type_name, address, chassis, options }))
 }

@@ -55,7 +55,8 @@ fn sleep(arguments: &[Argument<'_>]) -> Result<SleepOptions, CliError> {
     for argument in all(arguments, "global") {
         let Some((path, value)) = argument.value.split_once('=') else { continue };
         let Some(("PIIX4_PM" | "ICH9-LPC", property)) = path.split_once('.') else { continue };
-        if property == "noreboot" {
+        // The others are read with the board's.
+        if property == "noreboot" || property.starts_with("acpi-") {
             continue;
         }
         let number = qapi::keyval::parse_u64(value).filter(|number| *number < 8);

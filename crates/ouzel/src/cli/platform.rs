@@ -27,13 +27,22 @@ pub fn board(arguments: &[Argument<'_>]) -> Result<BoardOptions, CliError> {
         };
         match path {
             "ICH9-LPC.noreboot" => options.no_reboot = flag()?,
+            "PIIX4_PM.acpi-root-pci-hotplug" => options.acpi_root_hotplug = flag()?,
+            "PIIX4_PM.acpi-pci-hotplug-with-bridge-support" | "ICH9-LPC.acpi-pci-hotplug-with-bridge-support" => {
+                options.acpi_bridge_hotplug = Some(flag()?);
+            }
             "mch.smbase-smram" => options.smbase_smram = Some(flag()?),
             "mch.extended-tseg-mbytes" => {
                 let number = qapi::keyval::parse_u64(value).filter(|mib| *mib <= 0xfff);
                 let wrong = || argument.error("invalid extended-tseg-mbytes value");
                 options.extended_tseg_mib = Some(number.ok_or_else(wrong)? as u16);
             }
-            _ if path.starts_with("mch.") => return Err(argument.error(format!("Property '{path}' not found"))),
+            _ if path.starts_with("mch.")
+                || path.starts_with("PIIX4_PM.acpi-")
+                || path.starts_with("ICH9-LPC.acpi-") =>
+            {
+                return Err(argument.error(format!("Property '{path}' not found")));
+            }
             _ => {}
         }
     }

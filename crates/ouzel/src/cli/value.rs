@@ -21,6 +21,11 @@ impl<'a> Values<'a> {
         Ok(Self { argument, map: parsed.map, owner: None })
     }
 
+    /// What a client has given. Errors are those of the option.
+    pub fn of_map(argument: Argument<'a>, map: Map) -> Self {
+        Self { argument, map, owner: None }
+    }
+
     /// Unknown keys are properties that `class` does not have.
     pub fn of_class(mut self, class: &str) -> Self {
         self.owner = Some(class.to_owned());

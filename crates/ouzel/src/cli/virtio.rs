@@ -122,11 +122,13 @@ pub fn check_bus(values: &mut Values<'_>, driver: &str) -> Result<(), CliError> 
     bus(values, driver, &[]).map(drop)
 }
 
-/// The bus, unless it is the root bus of a `pc`. Those behind root ports have the ports' ids.
+/// The bus, unless it is the root bus of a `pc`. Those behind root ports and bridges have their ids.
 fn bus(values: &mut Values<'_>, driver: &str, devices: &[DeviceConfig]) -> Result<Option<String>, CliError> {
     let is_port = |bus: &str| {
         let is_it = |device: &DeviceConfig| device.id.as_deref() == Some(bus);
-        devices.iter().any(|device| is_it(device) && matches!(device.kind, DeviceKind::RootPort(_)))
+        devices
+            .iter()
+            .any(|device| is_it(device) && matches!(device.kind, DeviceKind::RootPort(_) | DeviceKind::Bridge { .. }))
     };
     match values.text("bus")?.as_deref() {
         None | Some("pci.0" | "pci") => Ok(None),

@@ -179,6 +179,41 @@ impl Storage {
         Ok(disk)
     }
 
+    /// The paths of all devices with disks.
+    pub fn device_paths(&self) -> Vec<String> {
+        let paths = self.graph.backends().into_iter().filter_map(|backend| Some(backend.device()?.qom_path()));
+        paths.collect()
+    }
+
+    /// The device at this path is gone, and its parts with it: its disks are free. A drive of the command line goes with
+    /// its device, as in QEMU.
+    pub fn release_device(&mut self, path: &str) {
+        let is_its =
+            |other: &str| other.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        for backend in self.graph.backends() {
+            if !backend.device().is_some_and(|device| is_its(&device.qom_path())) {
+                continue;
+            }
+            backend.fail_stopped();
+            if let Some(node) = backend.node() {
+                drop(aio::block_on(self.graph.drain(&node)));
+            }
+            backend.detach_device();
+            let goes = backend.name().is_empty() || self.is_drive(backend.name());
+            let ended = if goes {
+                self.drives.retain(|(drive, _)| drive != backend.name());
+                self.graph.remove_backend(&backend);
+                aio::block_on(backend.remove(&self.graph))
+            } else {
+                let root = backend.root();
+                root.map_or(Ok(()), |root| self.graph.set_permissions(&root, Permissions::NONE, Permissions::ALL))
+            };
+            if let Err(error) = ended {
+                tracing::warn!("closing '{}': {error}", backend.name());
+            }
+        }
+    }
+
     fn attach_error(&self, backend: &Backend, error: &block::Error) -> Error {
         let name = backend.name();
         if self.is_automatic_drive(name) {

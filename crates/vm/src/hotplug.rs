@@ -1,0 +1,113 @@
+//! Devices that come to the running machine and leave it: `device_add`, `device_del`, and what the guest agrees to.
+
+use std::fmt;
+use std::sync::Arc;
+
+use chardev::Chardevs;
+use machine::UnplugError;
+use machine::config::{DeviceConfig, MachineConfig};
+use qapi::device::DeviceDeleted;
+use qapi::json::Map;
+use qapi::{Error, ErrorClass};
+
+use crate::control::Control;
+use crate::program::with_backends;
+use crate::storage::StorageOwner;
+
+/// Makes a device of its properties: driver, id and the driver's own, by the rules of `-device`. The devices that there
+/// are already are in the machine's configuration. The error is a whole message.
+pub type ParseDevice = dyn Fn(&Map, &MachineConfig) -> Result<DeviceConfig, String> + Send + Sync;
+
+/// See [`ParseDevice`].
+#[derive(Clone)]
+pub struct DeviceParser(pub Arc<ParseDevice>);
+
+impl fmt::Debug for DeviceParser {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("DeviceParser")
+    }
+}
+
+/// What devices that come later are made of.
+#[derive(Clone)]
+pub struct DeviceSource {
+    /// Reads properties.
+    pub parser: DeviceParser,
+    /// The character devices.
+    pub chardevs: Arc<Chardevs>,
+}
+
+impl Control {
+    /// `device_add`.
+    ///
+    /// # Errors
+    /// The properties are wrong, or the device can't come to this machine.
+    pub fn add_device(&mut self, properties: &Map) -> Result<(), Error> {
+        self.remove_ejected();
+        let source = self.device_source().clone();
+        let device = (source.parser.0)(properties, self.machine().config()).map_err(Error::generic)?;
+        if let Some(id) = &device.id
+            && self.machine().has_device(&format!("/machine/peripheral/{id}"))
+        {
+            return Err(Error::generic(format!("Duplicate device ID '{id}'")));
+        }
+        let (machine, storage) = self.machine_and_storage();
+        let plugged = with_backends(&source.chardevs, storage, |backends| machine.plug(&device, backends));
+        plugged.map_err(|message| {
+            self.release_lost_disks();
+            Error::generic(message)
+        })
+    }
+
+    /// `device_del`: a device leaves at once, or the guest is asked.
+    ///
+    /// # Errors
+    /// There is no such device, or it can't leave.
+    pub fn request_removal(&mut self, name: &str) -> Result<(), Error> {
+        let path = self.machine_mut().request_removal(name).map_err(|error| {
+            let class = match error {
+                UnplugError::NotFound(_) => ErrorClass::DeviceNotFound,
+                _ => ErrorClass::GenericError,
+            };
+            Error::new(class, error.to_string())
+        })?;
+        if let Some(path) = path {
+            self.remove_device(&path);
+        }
+        Ok(())
+    }
+
+    /// Removes what the guest has let go.
+    pub fn remove_ejected(&mut self) {
+        for path in self.machine().ejected() {
+            self.remove_device(&path);
+        }
+    }
+
+    /// Removes what the guest was asked to let go: it won't come to it.
+    pub fn remove_pending(&mut self) {
+        for path in self.machine().pending_removals() {
+            self.remove_device(&path);
+        }
+    }
+
+    fn remove_device(&mut self, path: &str) {
+        let removed = self.machine_mut().remove(path);
+        for device in removed {
+            self.storage().release_device(&device.path);
+            if let Some(path) = device.part {
+                self.events().emit(DeviceDeleted { device: None, path });
+            }
+            self.events().emit(DeviceDeleted { device: device.id, path: device.path });
+        }
+    }
+
+    /// Disks that were given to a device that did not come.
+    fn release_lost_disks(&mut self) {
+        for path in self.storage().device_paths() {
+            if !self.machine().has_device(&path) {
+                self.storage().release_device(&path);
+            }
+        }
+    }
+}
