@@ -231,7 +231,6 @@ impl Session {
             return Err(Failed::error("-U conflicts with image options"));
         }
         open::set_engine(&self.graph, &mut options, name, mode.aio.as_deref());
-        let probed = name.is_some_and(|name| !name.starts_with("json:")) && !options.contains("driver");
         let mut access = Access {
             write: !mode.read_only && !mode.snapshot,
             unmap: mode.discard,
@@ -245,7 +244,7 @@ impl Session {
             return Err(failed(Error::invalid("Can't use copy-on-read on read-only device")));
         }
         let mut child = open::open(&self.graph, options, access).await.map_err(failed)?;
-        if let Some(warning) = open::probed_raw_warning(&child).filter(|_| probed) {
+        if let Some(warning) = block::open::guess_warning(&child.node()) {
             self.output.complain(&format!("{warning}\n"));
         }
         if mode.snapshot {

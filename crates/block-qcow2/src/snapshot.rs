@@ -33,11 +33,13 @@ pub struct Snapshot {
     pub unknown: Vec<u8>,
     /// Bytes of all extra data, as it is in the image.
     pub extra_len: usize,
+    /// Bytes of the id and the name, as they are in the image.
+    pub names_len: usize,
 }
 
 /// Bytes of the table of these snapshots.
 pub fn table_len(snapshots: &[Snapshot]) -> u64 {
-    let len = |s: &Snapshot| FIXED + s.extra_len + s.info.id.len() + s.info.name.len();
+    let len = |s: &Snapshot| FIXED + s.extra_len + s.names_len;
     snapshots.iter().map(|s| len(s).next_multiple_of(8) as u64).sum()
 }
 
@@ -49,7 +51,11 @@ impl Snapshot {
 
     /// An entry from its parts; of the extra data there may be less than the image has.
     fn parse(fixed: &[u8], extra_len: usize, extra: &[u8], (id, name): (&[u8], &[u8]), disk_size: u64) -> Self {
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        // Everybody else ends a text at its first zero.
+        let text = |bytes: &[u8]| {
+            let text = bytes.split(|byte| *byte == 0).next().unwrap_or_default();
+            String::from_utf8_lossy(text).into_owned()
+        };
         let known = |from: usize, default: u64| if extra_len >= from + 8 { be64(extra, from) } else { default };
         let info = SnapshotInfo {
             id: text(id),
@@ -62,7 +68,14 @@ impl Snapshot {
             disk_size: known(8, disk_size),
         };
         let unknown = extra.get(EXTRA..).unwrap_or_default().to_vec();
-        Self { l1_offset: be64(fixed, 0), l1_size: be32(fixed, 8), info, unknown, extra_len }
+        Self {
+            l1_offset: be64(fixed, 0),
+            l1_size: be32(fixed, 8),
+            info,
+            unknown,
+            extra_len,
+            names_len: id.len() + name.len(),
+        }
     }
 
     fn serialise(&self) -> Vec<u8> {
@@ -273,7 +286,10 @@ impl Image {
     /// Writes a new snapshot table and points the header to it.
     pub(crate) async fn write_snapshots(&self, meta: &mut Meta, mut snapshots: Vec<Snapshot>) -> Result<()> {
         let cluster = self.cluster_size();
-        snapshots.iter_mut().for_each(|s| s.extra_len = EXTRA + s.unknown.len());
+        for snapshot in &mut snapshots {
+            snapshot.extra_len = EXTRA + snapshot.unknown.len();
+            snapshot.names_len = snapshot.info.id.len() + snapshot.info.name.len();
+        }
         let bytes: Vec<u8> = snapshots.iter().flat_map(Snapshot::serialise).collect();
         if bytes.len() as u64 > crate::header::MAX_SNAPSHOT_TABLE_BYTES {
             return Err(Error::too_big("Snapshot table is too big"));
@@ -341,7 +357,14 @@ impl Image {
         let result = match result {
             Ok(l1_offset) => {
                 let l1_size = u32::try_from(l1.len()).unwrap_or(0);
-                snapshots.push(Snapshot { l1_offset, l1_size, info, unknown: Vec::new(), extra_len: EXTRA });
+                snapshots.push(Snapshot {
+                    l1_offset,
+                    l1_size,
+                    info,
+                    unknown: Vec::new(),
+                    extra_len: EXTRA,
+                    names_len: 0,
+                });
                 self.write_snapshots(&mut meta, snapshots).await
             }
             Err(error) => Err(error),

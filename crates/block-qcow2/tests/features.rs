@@ -522,3 +522,61 @@ fn unknown_header_extensions_are_kept() {
     let info = must("qemu-img", &["info", &path]);
     assert!(info.contains("backing file: b"), "{info}");
 }
+
+#[test]
+fn snapshots_that_can_not_be_read_are_not_given_up_by_a_check() {
+    if !has_tool("qemu-img") {
+        return;
+    }
+    let dir = Dir::new();
+    let path = dir.path("a.qcow2");
+    create_file(&path, 1 << 20, "").expect("creates");
+    must("qemu-io", &["-c", "write -P 1 0 64k", &path]);
+    must("qemu-img", &["snapshot", "-c", "one", &path]);
+    must("qemu-io", &["-c", "write -P 2 0 64k", &path]);
+    // The first entry pretends to have far more extra data than is allowed.
+    let table = be64(&path, 64);
+    patch(&path, table + 36, &2000u32.to_be_bytes());
+    assert!(open_file(&path, true).is_err_and(|error| error.to_string().contains("Too much extra metadata")));
+    let flags = OpenFlags { check: true, ..OpenFlags::default() };
+    let options =
+        Options::new().with("driver", "qcow2").with("file.driver", "file").with("file.filename", path.as_str());
+    let before = std::fs::read(&path).expect("reads");
+    for fix in [FixMode::default(), FixMode { leaks: true, errors: false }] {
+        let open = open_with(options.clone(), !fix.leaks, flags).expect("opens");
+        let error = aio::block_on(open.driver().check(fix)).expect_err("what the snapshot uses is not known");
+        assert!(error.hint().is_some_and(|hint| hint.contains("check -r all")), "{error}");
+        open.close().expect("closes");
+    }
+    assert!(std::fs::read(&path).expect("reads") == before, "nothing was changed");
+    let repaired = repair(&path, true, true);
+    assert_eq!((repaired.corruptions, repaired.leaks), (0, 0), "{repaired:?}");
+    assert!(repaired.messages.iter().any(|text| text.contains("(2000 > 1024)")), "{repaired:?}");
+    clean(&path);
+}
+
+#[test]
+fn upgrade_completes_the_entries_of_the_snapshot_table() {
+    if !has_tool("qemu-img") {
+        return;
+    }
+    let dir = Dir::new();
+    let path = dir.path("a.qcow2");
+    create_file(&path, 1 << 20, "compat=0.10").expect("creates");
+    must("qemu-img", &["snapshot", "-c", "one", &path]);
+    let table = be64(&path, 64);
+    let bytes = std::fs::read(&path).expect("reads");
+    let at = usize::try_from(table).expect("small");
+    // Version 2 does without extra data.
+    let mut entry = bytes[at..at + 40].to_vec();
+    entry[36..40].fill(0);
+    entry.extend(bytes[at + 64..].iter().take(8));
+    patch(&path, table, &entry);
+    let open = open_file(&path, false).expect("opens");
+    let request = AmendRequest::new(Options::new().with("compat", "1.1"), false);
+    aio::block_on(open.driver().amend(request)).expect("amends");
+    open.close().expect("closes");
+    let found = own_check(&path);
+    assert_eq!((found.corruptions, found.leaks), (0, 0), "{found:?}");
+    clean(&path);
+}

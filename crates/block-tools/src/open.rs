@@ -106,19 +106,6 @@ pub async fn overlay(graph: &Arc<Graph>, base: Arc<Child>, access: Access) -> Re
     overlay
 }
 
-/// What a user is to be told who opens a raw image for writing without saying that it is one.
-pub fn probed_raw_warning(child: &Arc<Child>) -> Option<String> {
-    let node = child.node();
-    (node.driver_type().name() == "raw" && !node.is_read_only()).then(|| {
-        format!(
-            "WARNING: Image format was not specified for '{}' and probing guessed raw.\n         \
-             Automatically detecting the format is dangerous for raw images, write operations on block 0 will be \
-             restricted.\n         Specify the 'raw' format explicitly to remove the restrictions.",
-            block::filename::of(&node)
-        )
-    })
-}
-
 /// The error with its hint, as tools print it.
 pub fn text_with_hint(error: &Error) -> String {
     match error.hint() {

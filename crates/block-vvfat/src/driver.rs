@@ -43,6 +43,8 @@ impl DriverType for VvfatType {
                 "12" | "16" | "32" => options.set("fat-type", word),
                 "floppy" => options.set("floppy", true),
                 "rw" => options.set("rw", true),
+                // What it is anyway.
+                "ro" => {}
                 _ => break,
             }
             rest = more;

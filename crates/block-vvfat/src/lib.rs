@@ -9,7 +9,7 @@
 //! out; a guest can't name anything outside of the directory.
 //!
 //! Options: `dir`, `fat-type` (12, 16, 32; default 16, 12 for a floppy), `floppy`, `label`, `rw`; or the name
-//! `fat:[12:|16:|32:][floppy:][rw:]DIRECTORY`.
+//! `fat:[12:|16:|32:][floppy:][ro:|rw:]DIRECTORY`.
 
 #![forbid(unsafe_code)]
 

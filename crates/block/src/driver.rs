@@ -292,6 +292,11 @@ pub trait Driver: Send + Sync + 'static {
         }
     }
 
+    /// Whether the node has this driver because no other recognised the image's bytes.
+    fn is_guess(&self) -> bool {
+        false
+    }
+
     /// The discards that the host has done, where the driver counts them.
     fn discards(&self) -> Option<DiscardCounts> {
         None

@@ -14,7 +14,7 @@ use crate::options::Options;
 use crate::value::Value;
 
 /// Bytes that drivers look at to recognise their images.
-const PROBE_LEN: usize = 2048;
+pub(crate) const PROBE_LEN: usize = 2048;
 /// How deep children may lie in one another: each is opened while its parent is.
 const MAX_DEPTH: u32 = 200;
 /// The longest chain of backings that is opened.
@@ -76,6 +76,8 @@ pub struct OpenRequest {
     pub flags: OpenFlags,
     /// The bitmaps that the node will have.
     pub bitmaps: Arc<Bitmaps>,
+    /// Nobody has said what the format is: the image's own bytes have.
+    pub is_guessed: bool,
     driver_type: &'static dyn DriverType,
     defaults: Defaults,
     opened: HashMap<String, Arc<Node>>,
@@ -246,6 +248,7 @@ impl Graph {
         let filename = options.get_str("filename").map(str::to_owned);
         let mut opened = HashMap::new();
         let mut driver_name = options.take_str("driver")?;
+        let is_guessed = driver_name.is_none() && !defaults.is_protocol;
         if driver_name.is_none() && defaults.is_protocol {
             if let Some(filename) = options.take_str("filename")? {
                 for (name, value) in protocol_options(self, &filename)?.iter() {
@@ -296,6 +299,7 @@ impl Graph {
             config,
             flags,
             bitmaps: Arc::clone(&bitmaps),
+            is_guessed,
             driver_type,
             defaults,
             opened,
@@ -345,11 +349,15 @@ impl Graph {
         let len = usize::try_from(file.len()).unwrap_or(usize::MAX).min(PROBE_LEN);
         let buf = iobuf::IoBuf::zeroed(len);
         file.read(0, buf.clone()).await.map_err(|e| e.context("Could not read image for determining its format"))?;
-        let head = buf.to_vec();
-        let best = self.registry().iter().map(|t| (t.probe(&head, filename), t)).max_by_key(|(score, _)| *score);
+        self.guess(&buf.to_vec(), filename).ok_or_else(|| Error::invalid("Could not determine image format"))
+    }
+
+    /// The driver that is surest that an image begins with these bytes; `raw` if none is.
+    pub(crate) fn guess(&self, head: &[u8], filename: &str) -> Option<&'static dyn DriverType> {
+        let best = self.registry().iter().map(|t| (t.probe(head, filename), t)).max_by_key(|(score, _)| *score);
         match best {
-            Some((score, driver)) if score > 0 => Ok(driver),
-            _ => self.registry().find("raw").ok_or_else(|| Error::invalid("Could not determine image format")),
+            Some((score, driver)) if score > 0 => Some(driver),
+            _ => self.registry().find("raw"),
         }
     }
 
@@ -391,6 +399,18 @@ fn backing_of(node: &Arc<Node>, mut options: Options, defaults: &Defaults) -> Re
     // The chain is opened one after the other: this is no deeper.
     let below = Defaults { depth: defaults.depth, ..defaults.below(config)? };
     Ok(Some(Below::New(options, below)))
+}
+
+/// What a user is to be told whose image was taken for a raw one because nobody said what it is.
+pub fn guess_warning(node: &Arc<Node>) -> Option<String> {
+    (node.driver().is_guess() && !node.is_read_only()).then(|| {
+        format!(
+            "WARNING: Image format was not specified for '{}' and probing guessed raw.\n         \
+             Automatically detecting the format is dangerous for raw images, write operations on block 0 will be \
+             restricted.\n         Specify the 'raw' format explicitly to remove the restrictions.",
+            node.driver().data_child().map_or_else(|| filename::of(node), |file| filename::of(&file.node()))
+        )
+    })
 }
 
 /// What belongs to the node itself: without the options of its children.

@@ -1,17 +1,19 @@
 //! The format without a format: bytes at an offset of the child.
 
 use std::any::Any;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
 use iobuf::IoBuf;
+use tokio::sync::MutexGuard;
 
 use crate::child::{Child, Role};
 use crate::create::{CreateOption, CreateRequest, Measure, MeasureRequest};
 use crate::driver::{Driver, DriverKind, DriverType, IoFuture};
 use crate::error::{Error, Result};
+use crate::graph::Graph;
 use crate::node::Node;
-use crate::open::OpenRequest;
+use crate::open::{OpenRequest, PROBE_LEN};
 use crate::options::Options;
 use crate::request::{BlockStatus, Limits, Preallocation, WriteFlags, ZeroFlags};
 
@@ -26,6 +28,15 @@ struct Raw {
     /// `UNLIMITED` if the child's size counts.
     size: AtomicU64,
     has_offset: AtomicBool,
+    guess: Option<Guess>,
+}
+
+/// Nobody has said that the image is raw. What is written to its beginning must not make it look like another format:
+/// whoever can write would choose the files that the host opens the next time.
+struct Guess {
+    graph: Weak<Graph>,
+    /// Held while the beginning is written.
+    writing: tokio::sync::Mutex<()>,
 }
 
 /// The window of a raw node lies inside of its file.
@@ -65,11 +76,13 @@ impl DriverType for RawType {
             let file = request.child("file", Role::PlainStorage).await?;
             request.finish()?;
             check_window(offset.unwrap_or(0), size, file.len())?;
+            let guess = Guess { graph: Arc::downgrade(&request.graph), writing: tokio::sync::Mutex::const_new(()) };
             let driver = Raw {
                 file,
                 offset: AtomicU64::new(offset.unwrap_or(0)),
                 size: AtomicU64::new(size.unwrap_or(UNLIMITED)),
                 has_offset: AtomicBool::new(offset.is_some()),
+                guess: request.is_guessed.then_some(guess),
             };
             Ok(Arc::new(driver) as Arc<dyn Driver>)
         })
@@ -113,6 +126,21 @@ impl Raw {
         offset.checked_add(self.start()).ok_or_else(|| Error::invalid("The request lies behind the largest offset"))
     }
 
+    /// Refuses to write what would be taken for another format.
+    async fn check_beginning<'a>(&self, guess: &'a Guess, offset: u64, buf: &IoBuf) -> Result<MutexGuard<'a, ()>> {
+        let writing = guess.writing.lock().await;
+        let mut head = vec![0; PROBE_LEN];
+        self.file.read_into(self.start(), &mut head).await?;
+        let start = usize::try_from(offset).unwrap_or(PROBE_LEN).min(PROBE_LEN);
+        let len = buf.len().min(PROBE_LEN - start);
+        buf.read_at(0, &mut head[start..start + len]);
+        let guessed = guess.graph.upgrade().and_then(|graph| graph.guess(&head, ""));
+        match guessed {
+            Some(driver) if driver.name() != "raw" => Err(Error::errno_only(rustix::io::Errno::PERM.raw_os_error())),
+            _ => Ok(writing),
+        }
+    }
+
     fn check_write(&self, offset: u64, len: u64) -> Result<u64> {
         let size = self.size.load(Ordering::Acquire);
         if size != UNLIMITED && (offset > size || len > size - offset) {
@@ -152,6 +180,11 @@ impl Driver for Raw {
     fn write(&self, offset: u64, buf: IoBuf, flags: WriteFlags) -> IoFuture<'_> {
         Box::pin(async move {
             let at = self.check_write(offset, buf.len() as u64)?;
+            let beginning = self.guess.as_ref().filter(|_| offset < PROBE_LEN as u64);
+            let _writing = match beginning {
+                Some(guess) => Some(self.check_beginning(guess, offset, &buf).await?),
+                None => None,
+            };
             self.file.event("write_aio").await;
             self.file.write(at, buf, flags).await
         })
@@ -170,7 +203,12 @@ impl Driver for Raw {
     }
 
     fn copy_from(&self, offset: u64, source: Arc<Node>, source_offset: u64, len: u64) -> IoFuture<'_> {
-        Box::pin(async move { self.file.copy_from(self.check_write(offset, len)?, source, source_offset, len).await })
+        Box::pin(async move {
+            if self.guess.is_some() && offset < PROBE_LEN as u64 {
+                return Err(Error::unsupported("The beginning of an image of unknown format is looked at"));
+            }
+            self.file.copy_from(self.check_write(offset, len)?, source, source_offset, len).await
+        })
     }
 
     fn truncate(&self, len: u64, exact: bool, preallocation: Preallocation) -> IoFuture<'_> {
@@ -214,6 +252,10 @@ impl Driver for Raw {
             self.has_offset.store(offset.is_some(), Ordering::Release);
             Ok(())
         })
+    }
+
+    fn is_guess(&self) -> bool {
+        self.guess.is_some()
     }
 
     fn forwards_events(&self) -> bool {

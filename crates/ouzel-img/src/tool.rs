@@ -94,11 +94,10 @@ impl Tool {
 
     /// Opens options; `name` is for messages.
     pub async fn open_named(&self, name: &str, options: Options, access: Access) -> Result<Arc<Child>, Failure> {
-        let probed = !options.contains("driver") && !name.starts_with("json:");
         let child = open::open(&self.graph, options, access)
             .await
             .map_err(|error| Failure::from(error.context(format!("Could not open '{name}'"))))?;
-        if let Some(warning) = open::probed_raw_warning(&child).filter(|_| probed) {
+        if let Some(warning) = block::open::guess_warning(&child.node()) {
             let _ = std::io::stdout().flush();
             eprintln!("{warning}");
         }

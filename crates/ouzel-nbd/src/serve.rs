@@ -122,7 +122,6 @@ async fn open_image(graph: &Arc<Graph>, line: &Line) -> Result<Arc<Child>, Strin
     };
     let name = (!line.image_opts).then_some(file);
     open::set_engine(graph, &mut options, name, line.aio.as_deref());
-    let probed = !line.image_opts && line.format.is_none() && !file.starts_with("json:");
     let access = Access {
         write: !line.read_only && !line.snapshot,
         unmap: line.discard == Some(true),
@@ -130,7 +129,7 @@ async fn open_image(graph: &Arc<Graph>, line: &Line) -> Result<Arc<Child>, Strin
         ..Access::default()
     };
     let mut root = open::open(graph, options, access).await.map_err(failed)?;
-    if let Some(warning) = open::probed_raw_warning(&root).filter(|_| probed) {
+    if let Some(warning) = block::open::guess_warning(&root.node()) {
         eprintln!("{warning}");
     }
     if line.snapshot {

@@ -77,7 +77,11 @@ pub fn parse(text: &str, grammar: &Grammar<'_>) -> Result<Parsed, Error> {
     let mut rest = text;
     let mut implied_key = grammar.implied_key;
     while !rest.is_empty() {
-        rest = one(rest, implied_key.take(), grammar, &mut parsed)?;
+        let (entry, after) = one(rest, implied_key.take(), grammar, &mut parsed)?;
+        if let Some((key, value)) = entry {
+            put(&mut parsed.map, &key, value)?;
+        }
+        rest = after;
     }
     let members = std::mem::take(&mut parsed.map);
     parsed.map = match listify(members, "")? {
@@ -85,6 +89,23 @@ pub fn parse(text: &str, grammar: &Grammar<'_>) -> Result<Parsed, Error> {
         _ => return Err(Error::invalid_parameter(text)),
     };
     Ok(parsed)
+}
+
+/// Parses the text of one of the older options, whose keys with dots are names as they are: `file=a,file.locking=off`
+/// names a file and says something about it. Keys and values in their order; the last one of a key counts.
+///
+/// # Errors
+/// What is wrong, in QEMU's words.
+pub fn parse_flat(text: &str, grammar: &Grammar<'_>) -> Result<Vec<(String, String)>, Error> {
+    let mut entries = Vec::new();
+    let mut rest = text;
+    let mut implied_key = grammar.implied_key;
+    while !rest.is_empty() {
+        let (entry, after) = one(rest, implied_key.take(), grammar, &mut Parsed::default())?;
+        entries.extend(entry);
+        rest = after;
+    }
+    Ok(entries)
 }
 
 /// Parses a text and reads it as a type of the schema.
@@ -95,33 +116,33 @@ pub fn from_keyval<T: Members>(text: &str, grammar: &Grammar<'_>) -> Result<T, E
     parse(text, grammar)?.read()
 }
 
-/// Parses one `key=value` and gives what follows its comma.
+/// Parses one `key=value` and gives it (unless it asks for help) and what follows its comma.
 fn one<'a>(
     text: &'a str,
     implied_key: Option<&str>,
     grammar: &Grammar<'_>,
     parsed: &mut Parsed,
-) -> Result<&'a str, Error> {
+) -> Result<(Option<(String, String)>, &'a str), Error> {
     let end = text.find(['=', ',']).unwrap_or(text.len());
     let (key, after) = text.split_at(end);
     if let Some(after) = after.strip_prefix('=') {
         let (value, rest) = value(after);
-        return put(&mut parsed.map, key, value).map(|()| rest);
+        return Ok((Some((key.to_owned(), value)), rest));
     }
     let after_comma = after.strip_prefix(',').unwrap_or(after);
     if key == "help" || key == "?" {
         parsed.help = true;
-        return Ok(after_comma);
+        return Ok((None, after_comma));
     }
     if let (Some(implied), false) = (implied_key, key.is_empty()) {
         // Only here a doubled comma can be at the key's end.
         let (value, rest) = value(text);
-        return put(&mut parsed.map, implied, value).map(|()| rest);
+        return Ok((Some((implied.to_owned(), value)), rest));
     }
     if grammar.boolean_shorthand && !key.is_empty() {
         parsed.short_forms.push(key.to_owned());
         let (key, value) = key.strip_prefix("no").map_or((key, "on"), |key| (key, "off"));
-        return put(&mut parsed.map, key, value.to_owned()).map(|()| after_comma);
+        return Ok((Some((key.to_owned(), value.to_owned())), after_comma));
     }
     fragments(key)?;
     Err(Error::generic(format!("Expected '=' after parameter '{key}'")))

@@ -437,13 +437,18 @@ impl HostFile {
         if failed != 0 {
             return Err(Error::errno_only(failed));
         }
-        self.current().sync_data().await.map_err(|error| {
+        self.current().sync_data().await.or_else(|error| {
             let error = Error::host(&error);
+            let regular = self.host_type == HostType::RegularFile || self.host_type == HostType::BlockDevice;
+            if !regular && error.errno() == Errno::INVAL.raw_os_error() {
+                // A device that keeps nothing back: /dev/null.
+                return Ok(());
+            }
             let direct = self.source.is_direct();
             if !direct && error.errno() != Errno::NOTSUP.raw_os_error() {
                 self.flush_error.store(error.errno(), Ordering::Release);
             }
-            error
+            Err(error)
         })
     }
 

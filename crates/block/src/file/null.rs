@@ -55,8 +55,11 @@ impl DriverType for NullType {
         let name = self.name;
         Box::pin(async move {
             let options = &mut request.options;
-            // Only the plain name gets here.
-            options.take("filename");
+            if let Some(filename) = options.take_str("filename")?
+                && filename != format!("{name}://")
+            {
+                return Err(Error::invalid(format!("The only allowed filename for this driver is '{name}://'")));
+            }
             let len = options.take_size("size")?.unwrap_or(1 << 30);
             if len > i64::MAX as u64 {
                 return Err(Error::invalid("The disk is too large"));

@@ -399,7 +399,11 @@ impl Drive<'_> {
             return self.empty();
         }
         if let Some(filename) = filename {
-            name_file(&mut self.options, filename, aio.is_some());
+            if self.options.contains("file.filename") {
+                return Err(self.argument.error("Can't specify 'file' and 'filename' options at the same time"));
+            }
+            let has_driver = self.options.contains("file.driver");
+            name_file(&mut self.options, filename, aio.is_some() || has_driver);
         }
         if let Some(aio) = aio {
             self.options.set("file.aio", aio);
@@ -443,8 +447,11 @@ fn drive(
     (ide, snapshot): (IdePlaces, bool),
 ) -> Result<(DriveConfig, Media), CliError> {
     let grammar = Grammar { implied_key: None, boolean_shorthand: true };
-    let parsed = keyval::parse(value, &grammar).map_err(|error| argument.error(error.desc))?;
-    let mut drive = Drive { argument, options: storage::block_options(&parsed.map) };
+    let mut options = Options::new();
+    for (name, value) in keyval::parse_flat(value, &grammar).map_err(|error| argument.error(error.desc))? {
+        options.set(&name, value);
+    }
+    let mut drive = Drive { argument, options };
     let kind = drive.interface()?;
     let (bus, unit) = drive.place(kind, ide, before)?;
     let media = drive.media()?;
@@ -651,6 +658,24 @@ mod tests {
             let error = parse(&words).map(|_| ()).expect_err(words[1]);
             assert!(error.starts_with(&words.join(" ")) && error.contains(expected), "{error}");
         }
+    }
+
+    #[test]
+    fn file_and_options_of_the_file_go_together() {
+        let medium = |text: &str| -> Vec<String> {
+            let Ok(drive) = one(text) else { panic!("{text} is refused") };
+            let medium = drive.medium.unwrap_or_default();
+            let told = |(name, _): &(&str, &Value)| name.starts_with("file") || *name == "driver";
+            medium.iter().filter(told).map(|(name, value)| format!("{name}={value}")).collect()
+        };
+        let null = medium("if=none,file=null-co://,file.read-zeroes=on");
+        assert_eq!(null, ["file.read-zeroes=\"on\"", "filename=\"null-co://\""]);
+        let plain = medium("if=none,file=x,format=raw,file.locking=off");
+        assert_eq!(plain, ["driver=\"raw\"", "file.locking=\"off\"", "filename=\"x\""]);
+        let driver = medium("if=none,file=x,file.driver=host_device");
+        assert_eq!(driver, ["file.driver=\"host_device\"", "file.filename=\"x\""]);
+        let error = one("if=none,file=x,file.filename=y").map(|drive| drive.id).expect_err("two names");
+        assert!(error.ends_with("Can't specify 'file' and 'filename' options at the same time"), "{error}");
     }
 
     #[test]

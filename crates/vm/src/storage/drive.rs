@@ -102,6 +102,7 @@ impl Storage {
                 Snapshot::Off => self.open(options.clone(), NodeConfig::default())?,
                 Snapshot::Temporary => self.open_with_overlay(options.clone())?,
             };
+            warn_of_guess(&node);
             if drive.copy_on_read && node.is_read_only() {
                 tracing::warn!("disabling copy-on-read on read-only drive");
             } else if drive.copy_on_read {
@@ -184,6 +185,13 @@ impl Storage {
     /// Whether this drive has a device that was made for it.
     pub fn is_automatic_drive(&self, name: &str) -> bool {
         self.drives.iter().any(|(drive, interface)| drive == name && *interface != Interface::None)
+    }
+}
+
+/// Tells whoever started the program that an image's format was guessed.
+pub(super) fn warn_of_guess(node: &Arc<Node>) {
+    if let Some(warning) = block::open::guess_warning(node) {
+        eprintln!("{warning}");
     }
 }
 

@@ -10,6 +10,7 @@ use qapi::Error;
 use qapi::block::events::DeviceTrayMoved;
 use qapi::block::medium::{BlockdevChangeMedium, BlockdevChangeReadOnlyMode};
 
+use super::drive::warn_of_guess;
 use super::info::device_name;
 use super::nodes::open;
 use super::{Storage, client_error};
@@ -230,6 +231,7 @@ impl Storage {
     /// Puts a medium that is open now in the place of the old one.
     fn exchange(&self, command: &BlockdevChangeMedium, node: &Arc<Node>) -> Result<(), Error> {
         let drive = Drive { device: command.device.as_deref(), id: command.id.as_deref() };
+        warn_of_guess(node);
         let exchanged = self.drive(drive).and_then(|backend| {
             self.require_tray(drive, command.force.unwrap_or(false))?;
             self.remove_medium(drive)?;
