@@ -149,8 +149,14 @@ impl File {
     }
 
     async fn perform(&self, action: Action) -> io::Result<usize> {
+        // The ring would copy to or from the page cache on the thread that asks; threads of the pool do it beside it.
+        let len = match &action {
+            Action::Read { buf, .. } | Action::Write { buf, .. } => buf.len(),
+            _ => 0,
+        };
+        let copies = self.nowait.cached && self.engine == Engine::Auto && len > INLINE_MAX;
         let operation = Operation::new(Arc::clone(&self.fd), action);
-        reactor::start(&operation, self.ring);
+        reactor::start(&operation, self.ring && !copies);
         Completion(operation).await
     }
 

@@ -68,8 +68,10 @@ struct Check<'a> {
     next_contiguous: u64,
     rebuild: bool,
     cleaned_l1: bool,
-    /// Faults of the snapshot table, which is written anew if they are to be repaired.
-    table_faults: u64,
+    /// Entries of the snapshot table with faults: it is written anew if they are to be repaired.
+    entry_faults: u64,
+    /// Entries behind the end of what the table may be.
+    overhanging: u64,
 }
 
 impl Image {
@@ -93,7 +95,8 @@ impl Image {
             next_contiguous: 0,
             rebuild: false,
             cleaned_l1: false,
-            table_faults: 0,
+            entry_faults: 0,
+            overhanging: 0,
         };
         if !self.snapshots_read.load(std::sync::atomic::Ordering::Acquire) {
             check.read_snapshots().await?;
@@ -256,7 +259,7 @@ impl Check<'_> {
         let mut count = header.nb_snapshots;
         if over > 0 && self.fix.errors {
             self.message(format!("Discarding {over} overhanging snapshots"));
-            self.table_faults += u64::from(over);
+            self.overhanging += u64::from(over);
             count = MAX_SNAPSHOTS;
         }
         let fits = header.check_snapshot_table(count, "snapshot table");
@@ -270,10 +273,11 @@ impl Check<'_> {
         let table = read_table(&self.image.file, &header, count, damage).await;
         let table = table.map_err(|error| error.context("ERROR failed to read the snapshot table"))?;
         table.left_out.into_iter().for_each(|text| self.message(text));
-        self.table_faults += table.faults;
+        self.entry_faults += table.entry_faults;
+        self.overhanging += table.overhanging;
         change(&self.image.snapshots, |known| *known = table.snapshots);
         // What was left out is only gone once the table is written.
-        if self.table_faults == 0 {
+        if self.entry_faults + self.overhanging == 0 {
             self.image.snapshots_read.store(true, std::sync::atomic::Ordering::Release);
         }
         self.image.add_inactive_l2().await
@@ -283,15 +287,22 @@ impl Check<'_> {
     async fn check_snapshots(&mut self, meta: &mut Meta) -> Result<()> {
         let snapshots = read(&self.image.snapshots, Clone::clone);
         let what = if self.fix.errors { "Repairing" } else { "ERROR" };
-        let mut found = self.table_faults;
+        let mut found = self.entry_faults;
         if read(&self.image.header, |h| h.version) >= 3 {
             for (index, _) in snapshots.iter().enumerate().filter(|(_, snapshot)| snapshot.is_incomplete()) {
                 self.message(format!("{what} snapshot table entry {index} is incomplete"));
                 found += 1;
             }
         }
+        let found_entries = found;
+        found += self.overhanging;
         if found > 0 && self.fix.errors {
-            self.image.write_snapshots(meta, snapshots).await?;
+            if found_entries > 0 {
+                self.image.write_snapshots(meta, snapshots).await?;
+            } else {
+                let count = u32::try_from(snapshots.len()).unwrap_or(u32::MAX);
+                self.image.update_header(|h| h.nb_snapshots = count).await?;
+            }
             self.image.flush_all(meta).await?;
             self.image.snapshots_read.store(true, std::sync::atomic::Ordering::Release);
             self.result.corruptions_fixed += found;

@@ -115,10 +115,12 @@ pub enum Damage {
 pub struct Table {
     /// The snapshots.
     pub snapshots: Vec<Snapshot>,
-    /// What was left out, in words, and how many faults that were.
+    /// What was left out, in words.
     pub left_out: Vec<String>,
-    /// How many faults that were.
-    pub faults: u64,
+    /// Entries of which a part was left out.
+    pub entry_faults: u64,
+    /// Entries at the end that were left out.
+    pub overhanging: u64,
 }
 
 /// Reads the first `count` entries of the snapshot table.
@@ -140,7 +142,7 @@ pub async fn read_table(file: &Child, header: &Header, count: u32, damage: Damag
             }
             let what = format!("extra metadata in snapshot table entry {index} ({extra_len} > {MAX_EXTRA})");
             table.left_out.push(format!("Discarding too much {what}"));
-            table.faults += 1;
+            table.entry_faults += 1;
         }
         let extra = file.read_vec(at + FIXED as u64, extra_len.min(MAX_EXTRA)).await?;
         let names = file.read_vec(at + (FIXED + extra_len) as u64, id_len + name_len).await?;
@@ -153,7 +155,7 @@ pub async fn read_table(file: &Child, header: &Header, count: u32, damage: Damag
                 return Err(Error::too_big("Snapshot table is too big").with_hint(hint));
             }
             table.left_out.push(format!("Discarding {over} overhanging snapshots (snapshot table is too big)"));
-            table.faults += u64::from(over);
+            table.overhanging += u64::from(over);
             break;
         };
         left = rest;

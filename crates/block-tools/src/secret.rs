@@ -109,6 +109,10 @@ pub fn add_object(graph: &Arc<Graph>, text: &str) -> Result<()> {
         crate::keyval::to_options(text, Some("qom-type"))
     };
     let kind = options.take_str("qom-type")?.ok_or_else(|| Error::invalid("Parameter 'qom-type' is missing"))?;
+    if kind == "tls-creds-psk" || kind == "tls-creds-anon" {
+        let text = format!("'{kind}' is not available: the TLS library has neither shared keys nor anonymous sessions");
+        return Err(Error::unsupported(text));
+    }
     if kind != "secret" && kind != "tls-creds-x509" {
         return Err(Error::invalid(format!("Parameter 'qom-type' does not accept value '{kind}'")));
     }

@@ -229,8 +229,8 @@ impl Graph {
         defaults: Defaults,
     ) -> Result<(Arc<Node>, OpenFlags, Option<Below>)> {
         let names_protocol = options.get_str("driver").and_then(|name| self.registry().find(name));
-        // A protocol that is named gets its file name as it is: it may come from an image.
-        if names_protocol.is_none_or(|driver| driver.kind() != DriverKind::Protocol) {
+        // A file of the host that is named gets its file name as it is: it may come from an image.
+        if names_protocol.is_none_or(|driver| !crate::file::is_host_file(driver.name())) {
             expand_filename(&mut options)?;
         }
         let explicit = options.clone();

@@ -39,6 +39,11 @@ use crate::request::{BlockStatus, Limits, Preallocation, WriteFlags, ZeroFlags};
 use lock::Claim;
 use source::Source;
 
+/// Whether this is the name of one of the drivers of host files.
+pub fn is_host_file(driver: &str) -> bool {
+    [Kind::File, Kind::Device, Kind::Cdrom].iter().any(|kind| kind.name() == driver)
+}
+
 /// Which of the three drivers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {

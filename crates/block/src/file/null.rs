@@ -140,6 +140,26 @@ impl Driver for Null {
         done(Some(0))
     }
 
+    fn reopen(&self, mut options: Options, _read_only: bool) -> IoFuture<'_> {
+        Box::pin(async move {
+            let same = [
+                ("size", options.take_size("size")?.is_none_or(|len| len == self.len)),
+                ("read-zeroes", options.take_bool("read-zeroes")?.is_none_or(|on| on == self.read_zeroes)),
+                (
+                    "latency-ns",
+                    options
+                        .take_u64("latency-ns")?
+                        .is_none_or(|latency| u128::from(latency) == self.latency.as_nanos()),
+                ),
+            ];
+            let changed = same.iter().find(|(_, same)| !same).map(|(name, _)| (*name).to_owned());
+            match changed.or_else(|| options.iter().next().map(|(name, _)| name.to_owned())) {
+                None => Ok(()),
+                Some(name) => Err(Error::invalid(format!("Cannot change the option '{name}'"))),
+            }
+        })
+    }
+
     fn exact_filename(&self) -> Option<String> {
         self.strong_options().is_empty().then(|| format!("{}://", self.name))
     }

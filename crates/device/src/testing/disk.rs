@@ -1,6 +1,9 @@
 //! A disk in memory.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use iobuf::IoBuf;
 
 use crate::disk::{Disk, DiskError, DiskObserver, DiskOperation, DiskProperties, DiskRequest, Removable};
 
@@ -16,6 +19,8 @@ pub struct FakeDisk {
     pub failure: Mutex<Option<DiskError>>,
     /// What was asked for, in order: `read 5+2` and so on, in sectors of 512 bytes.
     pub log: Mutex<Vec<String>>,
+    /// Reads are done at once; they are not in the log.
+    pub at_once: AtomicBool,
     queue: Mutex<Vec<DiskRequest>>,
     is_eager: Mutex<bool>,
     observer: Mutex<Option<Weak<dyn DiskObserver>>>,
@@ -47,6 +52,7 @@ impl FakeDisk {
             properties: Mutex::new(properties),
             failure: Mutex::default(),
             log: Mutex::default(),
+            at_once: AtomicBool::new(false),
             queue: Mutex::default(),
             is_eager: Mutex::default(),
             observer: Mutex::default(),
@@ -121,6 +127,17 @@ impl FakeDisk {
 impl Disk for FakeDisk {
     fn properties(&self) -> DiskProperties {
         lock(&self.properties).clone()
+    }
+
+    fn read_at_once(&self, offset: u64, buf: &IoBuf) -> bool {
+        if !self.at_once.load(Ordering::Relaxed) {
+            return false;
+        }
+        let data = lock(&self.data);
+        let range = usize::try_from(offset).ok().and_then(|start| data.get(start..start.checked_add(buf.len())?));
+        let Some(bytes) = range else { return false };
+        buf.write_at(0, bytes);
+        true
     }
 
     fn submit(&self, request: DiskRequest) {

@@ -21,6 +21,11 @@ use super::{Argument, CliError, devices, options, qtest, usb};
 pub fn settings(arguments: &[Argument<'_>], devices: &mut Vec<DeviceConfig>) -> Result<StorageConfig, CliError> {
     let mut config = StorageConfig::default();
     for argument in all(arguments, "object").filter(|argument| !qtest::is_object(argument)) {
+        let is_of = |kind: &str| argument.value.split([',', '"', '=']).any(|word| word == kind);
+        if let Some(kind) = ["tls-creds-psk", "tls-creds-anon"].into_iter().find(|kind| is_of(kind)) {
+            let text = "is not available: the TLS library has neither shared keys nor anonymous sessions";
+            return Err(argument.error(format!("'{kind}' {text}")));
+        }
         let object: ObjectAdd = typed(argument, "qom-type")?;
         config.objects.push((source(argument), object));
     }
@@ -654,6 +659,7 @@ mod tests {
             (["-blockdev", "null-co,node-name=a,x=1"], "Parameter 'x' is unexpected"),
             (["-object", "nope,id=a"], "Parameter 'qom-type' does not accept value 'nope'"),
             (["-object", "secret"], "Parameter 'id' is missing"),
+            (["-object", "tls-creds-psk,id=t,dir=/x"], "the TLS library has neither shared keys"),
         ] {
             let error = parse(&words).map(|_| ()).expect_err(words[1]);
             assert!(error.starts_with(&words.join(" ")) && error.contains(expected), "{error}");

@@ -216,6 +216,25 @@ fn queued_commands_are_at_the_disk_together() {
 }
 
 #[test]
+fn queued_reads_of_what_is_in_memory_end_at_once() {
+    let bench = Bench::new(DriveKind::Disk);
+    bench.disk.at_once.store(true, std::sync::atomic::Ordering::Relaxed);
+    for tag in 0..2u8 {
+        let address = DATA + u64::from(tag) * 512;
+        bench.prepare(u64::from(tag), queued(0x60, tag, 100 + tag, 1), 0, &[(address, 512)]);
+    }
+    bench.write_port(0x34, 3);
+    bench.issue(3);
+    assert_eq!((bench.disk.waiting(), bench.port(0x38), bench.port(0x34), bench.acknowledge()), (0, 0, 0, 8));
+    assert_eq!((bench.peek::<1>(DATA), bench.peek::<1>(DATA + 512)), ([100], [101]));
+    // A write waits for its disk.
+    bench.prepare(2, queued(0x61, 2, 7, 1), 0x40, &[(DATA, 512)]);
+    bench.write_port(0x34, 4);
+    bench.issue(4);
+    assert_eq!((bench.disk.waiting(), bench.port(0x34)), (1, 4));
+}
+
+#[test]
 fn failed_commands_raise_the_task_file_error() {
     let bench = Bench::new(DriveKind::Disk);
     *bench.disk.failure.lock().expect("failure") = Some(DiskError::Io);
