@@ -69,9 +69,14 @@ impl std::fmt::Debug for IoBuf {
 
 /// Zeroed heap memory with [`ALIGNMENT`].
 struct Heap {
-    start: NonNull<u8>,
+    /// What was allocated. The buffer may begin behind it.
+    allocated: NonNull<u8>,
     layout: std::alloc::Layout,
 }
+
+/// From this length on a buffer is taken from the host as zero pages, and costs nothing until it is used: the allocator
+/// does that for memory without a wish for alignment alone.
+const LAZY: usize = 128 << 10;
 
 // SAFETY: `Heap` only owns the allocation; accesses go through raw copies.
 unsafe impl Send for Heap {}
@@ -81,7 +86,7 @@ unsafe impl Sync for Heap {}
 impl Drop for Heap {
     fn drop(&mut self) {
         // SAFETY: allocated in `IoBuf::allocate` with the same layout, and freed once.
-        unsafe { std::alloc::dealloc(self.start.as_ptr(), self.layout) }
+        unsafe { std::alloc::dealloc(self.allocated.as_ptr(), self.layout) }
     }
 }
 
@@ -92,11 +97,16 @@ impl IoBuf {
             return Self::empty();
         }
         let align = if len >= 512 { ALIGNMENT } else { 16 };
-        let layout = std::alloc::Layout::from_size_align(len, align).expect("buffers are smaller than isize::MAX");
-        // SAFETY: `len` is not zero.
-        let start = unsafe { std::alloc::alloc_zeroed(layout) };
-        let Some(start) = NonNull::new(start) else { std::alloc::handle_alloc_error(layout) };
-        let owner: Owner = Arc::new(Heap { start, layout });
+        let (spare, allocated_align) = if len >= LAZY { (ALIGNMENT, 16) } else { (0, align) };
+        let layout = std::alloc::Layout::from_size_align(len.saturating_add(spare), allocated_align);
+        let layout = layout.expect("buffers are smaller than isize::MAX");
+        // SAFETY: the layout's size is not zero, as `len` is not.
+        let allocated = unsafe { std::alloc::alloc_zeroed(layout) };
+        let Some(allocated) = NonNull::new(allocated) else { std::alloc::handle_alloc_error(layout) };
+        let skipped = if spare == 0 { 0 } else { allocated.as_ptr().align_offset(align).min(spare) };
+        // SAFETY: at most `spare` bytes are skipped of an allocation of `len + spare` bytes.
+        let start = unsafe { allocated.add(skipped) };
+        let owner: Owner = Arc::new(Heap { allocated, layout });
         Self { segments: Segments::One([Segment { start, len }]), len, owners: Owners::One(owner) }
     }
 
