@@ -83,7 +83,6 @@ impl Ahci {
         let identity = Identity { vendor: 0x8086, device: 0x2922, revision: 2, class: 0x0106, prog_if: 1 };
         let mut config = ConfigSpace::new(&identity);
         config.set_u16(reg::STATUS, status::CAPABILITIES);
-        config.set_u8(reg::CACHE_LINE, 8);
         config.set_interrupt_pin(1);
         // The address map: AHCI mode.
         config.set_u8(0x90, 1 << 6);

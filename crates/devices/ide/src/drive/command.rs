@@ -85,6 +85,7 @@ impl Drive<'_> {
             return self.abort();
         }
         self.state.error = 0;
+        self.state.transferred = 0;
         self.state.status = status::BSY | status::DRDY;
         let step = if is_cd { self.cd_command(command) } else { self.disk_command(command, asked_native_max) };
         debug_assert!(!matches!(step, Step::None) || command == code::DEVICE_RESET || command == code::DIAGNOSTIC);
@@ -210,11 +211,11 @@ impl Drive<'_> {
         let Register { now, before } = self.state.count;
         match width {
             Width::Short => {
-                if now == 0 {
-                    256
-                } else {
-                    u32::from(now)
-                }
+                // The upper half of a SATA frame's field has no meaning here; QEMU takes it nevertheless, and its tests
+                // rely on that.
+                let upper = if self.host.has_ncq { u32::from(before) << 8 } else { 0 };
+                let count = upper | u32::from(now);
+                if count == 0 { 256 } else { count }
             }
             Width::Ext => {
                 let count = u32::from(before) << 8 | u32::from(now);

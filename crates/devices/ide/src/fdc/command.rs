@@ -222,7 +222,8 @@ impl Fdc {
     /// The first address that comes along.
     fn read_id(&mut self) {
         let Some(unit) = self.select() else { return self.fail(0x01, 0) };
-        if !self.is_readable(unit) {
+        // As in QEMU, an empty drive has an address, too, if its rate is the one that was chosen.
+        if !self.has_rate(unit) {
             return self.fail(0x01, 0);
         }
         if let Some(drive) = self.state.drives.get_mut(unit) {

@@ -46,7 +46,12 @@ impl Fdc {
 
     /// A medium is there that has the data rate that was chosen.
     pub(super) fn is_readable(&self, unit: usize) -> bool {
-        self.unit(unit).is_some_and(|unit| unit.properties.medium && unit.format.rate == self.state.dsr & dsr::RATE)
+        self.has_rate(unit) && self.unit(unit).is_some_and(|unit| unit.properties.medium)
+    }
+
+    /// The drive has the data rate that was chosen.
+    pub(super) fn has_rate(&self, unit: usize) -> bool {
+        self.unit(unit).is_some_and(|unit| unit.format.rate == self.state.dsr & dsr::RATE)
     }
 
     // ---- How transfers end ----
