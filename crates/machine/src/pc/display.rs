@@ -94,14 +94,14 @@ pub fn command_line_virtio_card(
     config: &VirtioConfig,
 ) -> Result<(), String> {
     let place = device.id.clone().map_or(Place::Anonymous, Place::Peripheral);
-    virtio_card(builder, bus, config, device.id.clone(), place)
+    virtio_card(builder, bus, config, device.id.as_deref(), place)
 }
 
 fn virtio_card(
     builder: &mut Builder<'_>,
     root: &Arc<PciBus>,
     config: &VirtioConfig,
-    id: Option<String>,
+    id: Option<&str>,
     place: Place,
 ) -> Result<(), String> {
     let text = |error: &dyn std::fmt::Display| error.to_string();
@@ -131,12 +131,12 @@ fn virtio_card(
     };
     let screen = vga.as_ref().map(VgaCard::screen);
     let screens = gpu::screens(&function, screen.as_ref());
-    let label = Label { type_name: config.type_name.to_owned(), id: id.clone() };
+    let label = Label { type_name: config.type_name.to_owned(), id: id.map(str::to_owned) };
     let lifecycle = bus.attach(address, label, function, windows).map_err(|error| text(&error))?;
-    let path = builder.next_path(place == Place::Board, id.as_deref());
+    let path = builder.next_path(place == Place::Board, id);
     let first = builder.devices.len();
     for (head, screen) in (0..).zip(screens) {
-        builder.screens.push(NewScreen { device: first, id: id.clone(), head, screen });
+        builder.screens.push(NewScreen { device: first, id: id.map(str::to_owned), head, screen });
     }
     builder.add_with_part(config.type_name, place, lifecycle, ("virtio-backend", "virtio-gpu-device"));
     if let Some(vga) = vga {

@@ -3,10 +3,11 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::support::{Machine, PATIENCE, Reply, Session, Setup, qemu};
+use crate::support::{Machine, PATIENCE, Reply, Session, Setup, ouzel, qemu};
 
 /// A client of the qtest server.
 struct Qtest(Session);
@@ -610,4 +611,41 @@ fn peer_qemu_firmware_shows_the_same_text_and_hears_the_same_keys() {
         fs::remove_file(image).expect("removed");
     }
     assert!(pictures[0] == pictures[1], "the screens differ");
+}
+
+#[test]
+fn heads_of_a_virtio_card_are_screens() {
+    let arguments = ["-S", "-m", "32", "-vga", "virtio", "-device", "virtio-gpu-pci,id=gpu,max_outputs=2"];
+    let mut machine = Setup::new().args(arguments).start();
+    let mut session = machine.connect(0);
+    let file = machine.file("screen.ppm");
+    for head in [0, 1] {
+        session.run("screendump", json!({ "filename": file, "device": "gpu", "head": head }));
+        assert!(fs::read(&file).expect("a picture").starts_with(b"P6\n640 480\n255\n"));
+    }
+    let arguments = json!({ "filename": file, "device": "gpu", "head": 2 });
+    session.generic_error("screendump", arguments);
+    // The board's card shows its VGA until a driver comes.
+    session.run("screendump", json!({ "filename": file }));
+    let functions = session.query("query-pci");
+    let function = |slot: i64| {
+        let devices = functions[0]["devices"].as_array().expect("devices");
+        devices.iter().find(|device| device["slot"] == slot).expect("a function").clone()
+    };
+    assert_eq!((&function(2)["id"]["device"], &function(2)["class_info"]["class"]), (&json!(0x1050), &json!(0x300)));
+    assert_eq!(function(3)["class_info"]["class"], 0x380);
+}
+
+#[test]
+fn machine_has_one_vga_and_virtio_cards_have_at_most_sixteen_heads() {
+    for (arguments, expected) in [
+        (&["-vga", "virtio", "-device", "VGA"][..], "there is a VGA already"),
+        (&["-device", "virtio-vga", "-device", "VGA"], "there is a VGA already"),
+        (&["-device", "virtio-gpu-pci,max_outputs=17"], "invalid max_outputs > 16"),
+        (&["-device", "virtio-gpu-pci,xres=x"], "xres"),
+    ] {
+        let output = Command::new(ouzel()).args(["-S", "-display", "none"]).args(arguments).output().expect("it runs");
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && text.contains(expected), "{arguments:?}: {text}");
+    }
 }

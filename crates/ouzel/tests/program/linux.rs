@@ -159,3 +159,12 @@ fn peer_linux_memory_saved_by_virtual_address_is_the_kernel_s() {
     assert!(error.contains("Invalid addr 0x0000000000001000/size 16 specified"), "{error}");
     assert_eq!(session.event("STOP"), Value::Null);
 }
+
+#[test]
+#[ignore = "peer: Debian's kernel and busybox, SeaBIOS, QEMU's option ROM"]
+fn peer_linux_is_booted_by_firmware_that_was_named() {
+    let mut machine = boot("poweroff", &["-bios", "bios-256k.bin"]);
+    powered_off(&mut machine);
+    // The firmware's, not those of a machine without one.
+    assert!(machine.serial().contains("SMBIOS 2.8 present") || machine.serial().contains("DMI: "), "no firmware");
+}
