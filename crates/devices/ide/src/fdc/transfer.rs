@@ -7,7 +7,7 @@ use device::disk::{DiskError, DiskOperation, DiskRequest};
 use iobuf::IoBuf;
 
 use super::geometry::Format;
-use super::{Fdc, Phase, dsr, st0};
+use super::{Fdc, Phase, Unit, dsr, st0};
 
 const SECTOR: usize = 512;
 const SIZE_CODE: u8 = 2;
@@ -51,7 +51,9 @@ impl Fdc {
 
     /// The drive has the data rate that was chosen.
     pub(super) fn has_rate(&self, unit: usize) -> bool {
-        self.unit(unit).is_some_and(|unit| unit.format.rate == self.state.dsr & dsr::RATE)
+        // That of an empty drive is the code 0: 500 kbit/s.
+        let rate = |unit: &Unit| if unit.properties.medium { unit.format.rate } else { 0 };
+        self.unit(unit).is_some_and(|unit| rate(unit) == self.state.dsr & dsr::RATE)
     }
 
     // ---- How transfers end ----
