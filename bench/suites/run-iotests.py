@@ -59,15 +59,19 @@ def environment(args, ours, work):
     links = f"{work}/bin"
     os.makedirs(links, exist_ok=True)
     programs = dict(os.environ)
-    for name, variable in (("qemu-img", "QEMU_IMG_PROG"), ("qemu-io", "QEMU_IO_PROG")):
-        path = f"/usr/bin/{name}"
-        if ours:
+    for name, variable, own in (
+        ("qemu-img", "QEMU_IMG_PROG", "ouzel-img"), ("qemu-io", "QEMU_IO_PROG", "ouzel-io"),
+        ("qemu-nbd", "QEMU_NBD_PROG", "ouzel-nbd"), ("qemu-storage-daemon", "QSD_PROG", "ouzel-storage"),
+        ("qemu-system-x86_64", "QEMU_PROG", "ouzel" if args.system else ""),
+    ):
+        path = args.qemu if variable == "QEMU_PROG" else f"/usr/bin/{name}"
+        program = os.path.abspath(f"{args.programs}/{own}")
+        if ours and own and os.path.exists(program):
             path = f"{links}/{name}"
             if not os.path.islink(path):
-                os.symlink(os.path.abspath(f"{args.programs}/{name.replace('qemu', 'ouzel')}"), path)
+                os.symlink(program, path)
         programs[variable] = path
-    programs.update(QEMU_PROG=args.qemu, QEMU_NBD_PROG="/usr/bin/qemu-nbd", QSD_PROG="/usr/bin/qemu-storage-daemon",
-                    PATH="/usr/bin:" + os.environ["PATH"], TEST_DIR=f"{work}/t", SOCK_DIR=f"{work}/s")
+    programs.update(PATH="/usr/bin:" + os.environ["PATH"], TEST_DIR=f"{work}/t", SOCK_DIR=f"{work}/s")
     return programs
 
 
@@ -105,8 +109,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prepare", action="store_true")
     parser.add_argument("--source", help="directory with the source package")
-    parser.add_argument("--programs", default="target/release", help="where ouzel-img and ouzel-io are")
+    parser.add_argument("--programs", default="target/release", help="where Ouzel's programs are")
     parser.add_argument("--qemu", default="/usr/bin/qemu-system-x86_64")
+    parser.add_argument("--system", action="store_true", help="Ouzel as the emulator, too")
     parser.add_argument("--limit", type=int, default=120, help="seconds for a test")
     parser.add_argument("--only", choices=["ouzel", "qemu"], help="run with these programs only")
     parser.add_argument("--logs", help="keep the logs of Ouzel's runs in this directory")

@@ -2,7 +2,8 @@
 
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 
 use aio::Stream;
 use block::{Error, Result};
@@ -48,17 +49,24 @@ pub enum Address {
 pub struct Listener {
     stream: Stream,
     tcp: bool,
-    /// Removed at the end.
-    path: Option<PathBuf>,
+    /// Removed at the end, if it is still the socket with this number.
+    path: Option<(PathBuf, u64)>,
 }
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        if let Some(path) = &self.path {
-            // It may be gone already.
+        // Somebody else may listen there already, or have removed it.
+        if let Some((path, number)) = &self.path
+            && inode(path) == Some(*number)
+        {
             let _ = std::fs::remove_file(path);
         }
     }
+}
+
+/// What tells a file from another one of the same name.
+fn inode(path: &Path) -> Option<u64> {
+    std::fs::symlink_metadata(path).ok().map(|metadata| metadata.ino())
 }
 
 fn listener(family: AddressFamily) -> rustix::io::Result<OwnedFd> {
@@ -96,7 +104,9 @@ impl Listener {
         let fd = listener(AddressFamily::UNIX)?;
         rustix::net::bind(&fd, &address).map_err(failed)?;
         rustix::net::listen(&fd, BACKLOG)?;
-        Ok(Self { stream: Stream::new(fd)?, tcp: false, path: Some(path.into()) })
+        let made = PathBuf::from(path);
+        let number = inode(&made);
+        Ok(Self { stream: Stream::new(fd)?, tcp: false, path: number.map(|number| (made, number)) })
     }
 
     fn abstract_unix(name: &str, tight: bool) -> Result<Self> {
@@ -163,6 +173,11 @@ impl Listener {
         }
         let tcp = sockopt::socket_domain(&fd).is_ok_and(|domain| domain != AddressFamily::UNIX);
         Ok(Self { stream: Stream::new(fd)?, tcp, path: None })
+    }
+
+    /// Leaves the socket in the file system.
+    pub fn leave(&mut self) {
+        self.path = None;
     }
 
     /// The port, if it is TCP.

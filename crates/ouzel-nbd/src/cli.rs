@@ -83,7 +83,6 @@ pub struct Line {
     pub shared: Option<u32>,
     pub format: Option<String>,
     pub persistent: bool,
-    pub verbose: bool,
     pub objects: Vec<String>,
     pub name: Option<String>,
     pub description: Option<String>,
@@ -173,7 +172,8 @@ impl Line {
             "L" => self.list = true,
             "s" => self.snapshot = true,
             "t" => self.persistent = true,
-            "v" => self.verbose = true,
+            // There is nothing more to say without the kernel's device.
+            "v" => {}
             "f" => self.format = text(),
             "x" if value.len() > MAX_STRING => return fail(format!("export name '{value}' too long")),
             "x" => self.name = text(),
@@ -349,7 +349,7 @@ pub fn usage(program: &str) -> String {
          -k, --socket=PATH         the unix socket to listen at\n  \
          -e, --shared=NUM          so many clients at once (default `1', 0 for any number)\n  \
          -t, --persistent          don't end with the last client\n  \
-         -v, --verbose             say more\n  \
+         -v, --verbose             accepted: there is nothing more to say\n  \
          -x, --export-name=NAME    the export's name (default is the empty one)\n  \
          -D, --description=TEXT    the export's description\n\n\
          Parts of the image:\n  \

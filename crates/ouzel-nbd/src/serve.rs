@@ -63,11 +63,8 @@ pub async fn run(line: &Line, activated: u32) -> Result<(), String> {
 
     let over = Arc::new(Notify::new());
     let options = ServerOptions { credentials, max_connections: shared, ..ServerOptions::default() };
-    let (last, persistent, verbose) = (Arc::clone(&over), line.persistent, line.verbose);
+    let (last, persistent) = (Arc::clone(&over), line.persistent);
     let server = Server::with_notice(options, move |left, chose| {
-        if verbose {
-            eprintln!("a client has left; there are {left}");
-        }
         if left == 0 && chose && !persistent {
             last.notify_one();
         }

@@ -311,8 +311,7 @@ impl Storage {
 
     /// Closes everything: the program ends.
     pub fn close(&mut self) {
-        // Without a server there are no exports.
-        let _no_server = self.stop_nbd();
+        self.end_nbd();
         aio::block_on(self.jobs.cancel_all());
         let warn = |name: &str, result: block::Result<()>| {
             if let Err(error) = result {

@@ -48,6 +48,7 @@ pub struct Server {
     /// Who negotiates.
     newcomers: Mutex<Vec<Weak<Stream>>>,
     closed: AtomicBool,
+    leaves_sockets: AtomicBool,
     changed: Notify,
     left: Option<Left>,
 }
@@ -97,6 +98,7 @@ impl Server {
             connections: AtomicU32::new(0),
             newcomers: Mutex::default(),
             closed: AtomicBool::new(false),
+            leaves_sockets: AtomicBool::new(false),
             changed: Notify::new(),
             left,
         }
@@ -159,7 +161,14 @@ impl Server {
     }
 
     /// Takes clients from a listener until the server is closed.
-    pub async fn serve(self: Arc<Self>, listener: Listener) {
+    pub async fn serve(self: Arc<Self>, mut listener: Listener) {
+        self.accept(&listener).await;
+        if self.leaves_sockets.load(Ordering::Acquire) {
+            listener.leave();
+        }
+    }
+
+    async fn accept(self: &Arc<Self>, listener: &Listener) {
         loop {
             self.wait_for_room().await;
             if self.closed.load(Ordering::Acquire) {
@@ -172,7 +181,7 @@ impl Server {
             };
             match accepted {
                 Ok(stream) => {
-                    let client = Arc::clone(&self).client(stream);
+                    let client = Arc::clone(self).client(stream);
                     drop(aio::spawn(client));
                 }
                 Err(error) => {
@@ -241,6 +250,11 @@ impl Server {
                 drop(counted);
             }));
         }
+    }
+
+    /// Has the sockets stay in the file system when the server is closed, as QEMU leaves them when it ends.
+    pub fn leave_sockets(&self) {
+        self.leaves_sockets.store(true, Ordering::Release);
     }
 
     /// Takes no more clients and cuts those off that negotiate. The exports end on their own ([`Export::close`]).

@@ -124,6 +124,15 @@ impl Storage {
         Ok(())
     }
 
+    /// The program ends: as `nbd-server-stop`, but sockets stay in the file system, as QEMU leaves them.
+    pub(super) fn end_nbd(&mut self) {
+        if let Some(running) = &self.exports.server {
+            running.server.leave_sockets();
+        }
+        // Without a server there are no exports.
+        let _no_server = self.stop_nbd();
+    }
+
     /// `block-export-add`.
     ///
     /// # Errors
@@ -230,21 +239,21 @@ impl Storage {
     }
 
     /// Lets an export end by itself.
-    fn end_export(&self, id: &str) {
+    fn end_export(&mut self, id: &str) {
         let Some(entry) = self.exports.list.iter().find(|entry| entry.id == id) else { return };
         entry.export.shut_down();
         if let Some(server) = &self.exports.server {
             server.server.remove(&entry.export);
         }
-        let (id, run) = (id.to_owned(), Arc::clone(&self.exports.owner.run));
-        let finish = move || run(Box::new(move |storage| storage.finish_export(&id)));
         if entry.export.connections() == 0 {
-            return finish();
+            // The event comes before the command's reply.
+            return self.finish_export(id);
         }
+        let (id, run) = (id.to_owned(), Arc::clone(&self.exports.owner.run));
         let export = Arc::clone(&entry.export);
         drop(self.reactor.handle().spawn(async move {
             export.wait_unused().await;
-            finish();
+            run(Box::new(move |storage| storage.finish_export(&id)));
         }));
     }
 
@@ -261,11 +270,11 @@ impl Storage {
     }
 
     /// The medium of a back end is about to go: so do the exports that were made of it.
-    pub(super) fn end_exports_of(&self, backend: &Arc<Backend>) {
+    pub(super) fn end_exports_of(&mut self, backend: &Arc<Backend>) {
         let is_of = |entry: &&Entry| entry.backend.as_ref().is_some_and(|known| known.as_ptr() == Arc::as_ptr(backend));
-        let ids: Vec<&String> = self.exports.list.iter().filter(is_of).map(|entry| &entry.id).collect();
+        let ids: Vec<String> = self.exports.list.iter().filter(is_of).map(|entry| entry.id.clone()).collect();
         for id in ids {
-            self.end_export(id);
+            self.end_export(&id);
         }
     }
 

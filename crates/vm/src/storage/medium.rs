@@ -129,7 +129,7 @@ impl Storage {
     ///
     /// # Errors
     /// There is no such device, its tray is closed, or the last writes fail.
-    pub fn remove_medium(&self, drive: Drive<'_>) -> Result<(), Error> {
+    pub fn remove_medium(&mut self, drive: Drive<'_>) -> Result<(), Error> {
         let backend = self.drive(drive)?;
         let closed = || Error::generic(format!("Tray of device '{}' is not open", drive.name()));
         Self::check_exchange(&backend, closed, || drive.error("is not removable"))?;
@@ -147,7 +147,7 @@ impl Storage {
     ///
     /// # Errors
     /// The tray can't be opened now, or the medium can't be removed.
-    pub fn eject(&self, drive: Drive<'_>, force: bool) -> Result<(), Error> {
+    pub fn eject(&mut self, drive: Drive<'_>, force: bool) -> Result<(), Error> {
         self.require_tray(drive, force)?;
         self.remove_medium(drive)
     }
@@ -229,7 +229,7 @@ impl Storage {
     }
 
     /// Puts a medium that is open now in the place of the old one.
-    fn exchange(&self, command: &BlockdevChangeMedium, node: &Arc<Node>) -> Result<(), Error> {
+    fn exchange(&mut self, command: &BlockdevChangeMedium, node: &Arc<Node>) -> Result<(), Error> {
         let drive = Drive { device: command.device.as_deref(), id: command.id.as_deref() };
         warn_of_guess(node);
         let exchanged = self.drive(drive).and_then(|backend| {
