@@ -13,7 +13,6 @@ mod srat;
 pub mod vmgenid;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use acpi_tables::sdt::Sdt;
 
@@ -78,12 +77,10 @@ pub struct AcpiConfig {
     pub high_window: Option<(u64, u64)>,
     /// Local APIC id of each possible vCPU.
     pub apic_ids: Vec<u32>,
-    /// Which of them are present.
-    pub present: Arc<Vec<AtomicBool>>,
+    /// How many of them are present.
+    pub present: usize,
     /// How PCI functions come and leave, if they do by ACPI.
     pub pci_hotplug: Option<PciHotplugTables>,
-    /// The first port of the registers by which vCPUs come and leave.
-    pub cpu_hotplug: Option<u16>,
     /// First address above low RAM: where PCI memory begins.
     pub pci_hole_start: u32,
     /// Whether there is an HPET.
@@ -109,13 +106,6 @@ pub struct ParallelPort {
     pub io: u16,
     /// ISA interrupt.
     pub irq: u8,
-}
-
-impl AcpiConfig {
-    /// Whether the vCPU of this index is present now.
-    pub fn is_present(&self, index: usize) -> bool {
-        self.present.get(index).is_some_and(|is_present| is_present.load(Ordering::Acquire))
-    }
 }
 
 /// One ISA serial port.
@@ -308,7 +298,7 @@ fn madt(config: &AcpiConfig) -> Sdt {
     madt.write_u32(36, board::LOCAL_APIC);
     madt.write_u32(40, 1); // PCAT_COMPAT: there are 8259s
     for (index, &id) in config.apic_ids.iter().enumerate() {
-        let enabled = u32::from(config.is_present(index));
+        let enabled = u32::from(index < config.present);
         if let Ok(id) = u8::try_from(id)
             && id != 0xff
         {
@@ -374,9 +364,8 @@ mod tests {
             sleep: SleepStates { s3: true, s4: Some(2) },
             high_window: None,
             apic_ids: vec![0, 1, 2, 300],
-            present: Arc::new((0..4).map(|index| AtomicBool::new(index < 3)).collect()),
+            present: 3,
             pci_hotplug: None,
-            cpu_hotplug: None,
             pci_hole_start: 0x0800_0000,
             hpet: true,
             pvpanic: Some(0x505),

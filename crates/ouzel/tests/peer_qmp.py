@@ -312,6 +312,15 @@ async def main(path, directory):
     assert await run("qom-get", path="/machine", property="type") == "pc-i440fx-7.2-machine"
     await told("not writable", "qom-set", path="/machine", property="type", value="x")
     await told("'/nothing' not found", "qom-list", path="/nothing")
+    await run("device_add", driver="virtio-rng-pci", id="plugged", addr="0x1e", vectors="4")
+    assert "plugged" in {entry["name"] for entry in await run("qom-list", path="/machine/peripheral")}
+    await told("Duplicate device ID 'plugged'", "device_add", driver="virtio-rng-pci", id="plugged")
+    await told("Bus 'isa.0' does not support hotplugging", "device_add", driver="ib700")
+    await told("'nothing' is not a valid device model name", "device_add", driver="nothing")
+    await told("Device 'nothing' not found", "device_del", id="nothing")
+    await run("device_del", id="plugged")
+    await run("system_reset")
+    assert (await asyncio.wait_for(event("DEVICE_DELETED"), 60))["path"] == "/machine/peripheral/plugged/virtio-backend"
     types = {entry["name"] for entry in await run("qom-list-types", implements="device")}
     assert {"VGA", "ide-hd", "qemu64-x86_64-cpu"} <= types and "iothread" not in types, types
     assert {"name": "type", "type": "string"} in await run("qom-list-properties", typename="iothread")

@@ -13,6 +13,7 @@ use std::sync::{Arc, Weak};
 use device::{AccessSize, Device, DeviceCell, DeviceState, IrqLine, ResetKind};
 use state::State;
 
+use crate::acpi_hotplug::Ejected;
 use crate::bus::{Address, PciBus, PciFunction};
 use crate::capability::{Msi, MsiSink};
 use crate::config::{ConfigSpace, Identity, reg, status};
@@ -66,7 +67,7 @@ pub struct SlotWiring {
     pub messages: Arc<dyn MsiSink>,
     /// Hears that the guest let go of the functions behind the port; they have left the bus. Called with the port's lock
     /// held.
-    pub ejected: Box<dyn FnMut(&Arc<PciBus>, Vec<Address>) + Send>,
+    pub ejected: Ejected,
 }
 
 /// Why the slot does not let go of its functions.

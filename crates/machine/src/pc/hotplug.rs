@@ -170,7 +170,7 @@ impl Hotplug {
 }
 
 /// Hears that functions have left their bus.
-pub(super) fn ejected(builder: &Builder<'_>) -> Box<dyn FnMut(&Arc<PciBus>, Vec<Address>) + Send> {
+pub(super) fn ejected(builder: &Builder<'_>) -> acpi_hotplug::Ejected {
     let events = Arc::clone(&builder.events);
     Box::new(move |_, _| events(GuestEvent::Unplugged))
 }

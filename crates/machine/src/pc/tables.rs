@@ -1,7 +1,6 @@
 //! What the firmware tables tell about this board.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use device::AccessSize;
 use devices_pci::q35::PCIEXBAR_DEFAULT;
@@ -33,12 +32,11 @@ pub fn acpi(builder: &Builder<'_>, extra: &Extra) -> AcpiConfig {
         sleep: SleepStates { s3: sleep.s3, s4: sleep.s4.then_some(sleep.s4_value) },
         high_window: None,
         apic_ids: (0..count).map(|index| topology.apic_id(index)).collect(),
-        present: Arc::new((0..count).map(|index| AtomicBool::new(index < config.cpus)).collect()),
+        present: config.cpus as usize,
         pci_hotplug: builder
             .pci_hotplug
             .as_ref()
             .map(|hotplug| PciHotplugTables { port: hotplug.first_port, buses: hotplug.acpi.clone() }),
-        cpu_hotplug: None,
         pci_hole_start: config.ram_split().0 as u32,
         hpet: config.hpet,
         pvpanic: extra.pvpanic,

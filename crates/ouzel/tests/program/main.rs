@@ -28,6 +28,7 @@ mod hostile;
 mod linux;
 mod linux_ata;
 mod linux_disk;
+mod linux_hotplug;
 mod linux_virtio;
 mod lockstep;
 mod platform;
