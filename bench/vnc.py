@@ -127,7 +127,7 @@ def guest():
     source = os.path.join(common.REPOSITORY, "bench/guest/vnc.c")
     program = os.path.join(tempfile.gettempdir(), "ouzel-bench-vnc.elf")
     command = ["gcc", "-m32", "-O2", "-w", "-ffreestanding", "-fno-pic", "-fno-stack-protector", "-nostdlib", "-static",
-               "-Wl,-Ttext=0x100000", "-Wl,--section-start=.multiboot=0xff000", "-Wl,--build-id=none", "-Wl,-N", "-o", program, source]
+               "-Wl,-Ttext=0x101000", "-Wl,--section-start=.multiboot=0x100000", "-Wl,--build-id=none", "-Wl,-N", "-o", program, source]
     subprocess.run(command, check=True)
     return program
 

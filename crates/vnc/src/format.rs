@@ -160,7 +160,7 @@ impl Converter {
         for ((table, max), shift) in tables.iter_mut().zip(format.max).zip(format.shift) {
             for (colour, entry) in (0_u32..).zip(table.iter_mut()) {
                 // The upper bits of the colour, as QEMU has it.
-                let value = colour * (u32::from(max) + 1) >> 8;
+                let value = (colour * (u32::from(max) + 1)) >> 8;
                 *entry = value.min(u32::from(max)).wrapping_shl(shift.into());
             }
         }

@@ -219,9 +219,18 @@ fn take(display: &Arc<Display>, client: &Client, hands: &mut Hands, message: Mes
             let whole = Rectangle { x: 0, y: 0, width: 0xffff, height: 0xffff };
             if is_room { shared.again.push(area) } else { shared.again = vec![whole] }
         }),
-        Message::Key { is_down, symbol } => return Ok(hands.symbol(symbol, is_down, client)),
-        Message::ExtendedKey { is_down, symbol, code } => return Ok(hands.place(symbol, code, is_down, client)),
-        Message::Pointer { buttons, position } => return Ok(hands.pointer(buttons, position)),
+        Message::Key { is_down, symbol } => {
+            hands.symbol(symbol, is_down, client);
+            return Ok(());
+        }
+        Message::ExtendedKey { is_down, symbol, code } => {
+            hands.place(symbol, code, is_down, client);
+            return Ok(());
+        }
+        Message::Pointer { buttons, position } => {
+            hands.pointer(buttons, position);
+            return Ok(());
+        }
         Message::CutText => return Ok(()),
         Message::ContinuousUpdates { is_on } => client.with(|shared| {
             if shared.is_continuous && !is_on {

@@ -25,9 +25,7 @@ pub fn settings(arguments: &[Argument<'_>]) -> Result<Vec<VncConfig>, CliError> 
                     return Err(argument.error("VNC requires a display argument vnc=<display>"));
                 }
                 (_, Some(rest)) if rest.starts_with('=') => &rest[1..],
-                (other, _) => {
-                    return Err(argument.error(format!("'{other}' is not available; 'none' and 'vnc=…' are")));
-                }
+                (other, _) => return Err(unavailable(argument, other)),
             },
             _ => continue,
         };
@@ -40,4 +38,15 @@ pub fn settings(arguments: &[Argument<'_>]) -> Result<Vec<VncConfig>, CliError> 
         servers.push(VncConfig::parse(DEFAULT, &source).map_err(CliError::Plain)?);
     }
     Ok(servers)
+}
+
+/// The displays of other programs' windows and terminals.
+const OTHERS: [&str; 7] = ["gtk", "sdl", "egl-headless", "curses", "cocoa", "spice-app", "dbus"];
+
+fn unavailable(argument: &Argument<'_>, text: &str) -> CliError {
+    let name = text.split(',').next().unwrap_or(text);
+    if OTHERS.contains(&name) {
+        return CliError::Plain(format!("Display '{name}' is not available."));
+    }
+    argument.error(format!("Parameter 'type' does not accept value '{name}'"))
 }

@@ -208,6 +208,10 @@ fn effect(example: &Example, reply: &Value, directory: &Path, machine: &Machine,
             ("tray_open", &cd["tray_open"], json!(true)),
             ("the node", &cd["inserted"]["node-name"], json!("node0")),
         ]),
+        // The password: what it lets in is tested in the crate `vnc`.
+        "change" if arguments["device"] == "vnc" => {
+            differences(&[("the authentication", &session.query("query-vnc")["auth"], json!("vnc"))])
+        }
         "change" | "blockdev-change-medium" if arguments["read-only-mode"].is_null() => differences(&[
             ("tray_open", &cd["tray_open"], json!(false)),
             ("the disc", &cd["inserted"]["file"], file("Fedora-12-x86_64-DVD.iso")),

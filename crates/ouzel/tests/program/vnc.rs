@@ -8,7 +8,7 @@ use std::process::Command;
 
 use serde_json::json;
 
-use crate::support::{PATIENCE, Reply, Setup, python, repository};
+use crate::support::{Directory, PATIENCE, Reply, Setup, python, repository};
 
 /// Says version 3.7 and no more than needed for a machine without a password, and reads up to the name.
 fn log_in<S: Read + Write>(stream: &mut S) -> (u16, u16) {
@@ -27,7 +27,7 @@ fn log_in<S: Read + Write>(stream: &mut S) -> (u16, u16) {
 #[test]
 fn clients_are_told_of_in_events_and_queries() {
     let mut machine = Setup::new()
-        .args(["-S", "-vga", "std", "-name", "guest", "-vnc", "unix:{dir}/vnc,id=one"])
+        .args(["-S", "-vga", "std", "-name", "guest", "-vnc", "unix:{dir}vnc,id=one"])
         .args(["-vnc", "127.0.0.1:0,to=999,websocket=on,password=on", "-display", "vnc=none"])
         .start();
     let mut session = machine.connect(0);
@@ -112,7 +112,8 @@ fn what_is_wrong_with_the_option_is_said() {
         (["-vnc", "none,display=none"], "-vnc none,display=none: Device 'none' not found"),
         (["-vnc", "unix:/nowhere/at/all"], "-vnc unix:/nowhere/at/all: Failed to bind socket /nowhere/at/all"),
         (["-display", "vnc"], "-display vnc: VNC requires a display argument vnc=<display>"),
-        (["-display", "gtk"], "-display gtk: 'gtk' is not available"),
+        (["-display", "gtk"], "Display 'gtk' is not available."),
+        (["-display", "foo"], "-display foo: Parameter 'type' does not accept value 'foo'"),
     ] {
         let mut machine = Setup::bare().args(["-nodefaults"]).args(arguments).start();
         assert_eq!(machine.wait_exit(PATIENCE).code(), Some(1));
@@ -144,4 +145,32 @@ fn peer_python_other_peoples_viewers_show_the_screen_as_it_is() {
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
     print!("{text}");
+}
+
+#[test]
+#[ignore = "peer: qemu.qmp of the Python environment, and openssl"]
+fn peer_python_tls_lets_clients_with_certificates_in_and_no_others() {
+    let script = repository().join("crates/ouzel/tests/peer_vnc_tls.py");
+    let certificates = Directory::new();
+    let directory = certificates.join("");
+    let made = Command::new(python()).arg(&script).arg("make").arg(&directory).status().expect("Python runs");
+    assert!(made.success(), "no certificates");
+    let free = || TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").port();
+    let (port, websocket) = (free(), free());
+    let display = i32::from(port) - 5900;
+    let mut machine = Setup::new()
+        .args(["-S", "-vga", "std"])
+        .args(["-object", &format!("tls-creds-x509,id=tls0,endpoint=server,dir={}", directory.display())])
+        .args(["-vnc", &format!("127.0.0.1:{display},tls-creds=tls0,websocket={websocket}")])
+        .start();
+    drop(machine.connect_raw(0));
+    let output = Command::new(python())
+        .arg(script)
+        .arg(machine.path("monitor0"))
+        .args([port.to_string(), websocket.to_string()])
+        .arg(&directory)
+        .output()
+        .expect("Python runs");
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{text}\n{}", machine.stderr());
 }

@@ -45,9 +45,9 @@ fn count(pixels: &[u32], index: &mut Index) -> Colours {
     while let Some(colour) = pixels.get(at).copied() {
         let run = pixels[at..].iter().take_while(|pixel| **pixel == colour).count();
         if run == 1 {
-            colours.singles += 1
+            colours.singles += 1;
         } else {
-            colours.runs += 1
+            colours.runs += 1;
         }
         if colours.list.len() <= PALETTE_MAX {
             let slot = index.slot(colour);

@@ -44,7 +44,7 @@ fn pictures() -> Vec<Surface> {
                 let mut x = 0;
                 while x < width {
                     let value = (numbers.next() % colours).wrapping_mul(0x0003_0507) & 0xff_ffff;
-                    let run = if numbers.next() % 4 == 0 { numbers.next() % 400 + 1 } else { 1 };
+                    let run = if numbers.next().is_multiple_of(4) { numbers.next() % 400 + 1 } else { 1 };
                     let row = picture.row_mut(y);
                     for pixel in row.iter_mut().skip(x as usize).take(run as usize) {
                         *pixel = value;

@@ -49,7 +49,7 @@ impl Screen for Lines {
         picture.resize(self.width.load(Ordering::Relaxed), 200);
         for y in 0..200 {
             for (x, pixel) in (0_u32..).zip(picture.row_mut(y)) {
-                *pixel = ((first + y).wrapping_mul(0x0101_0107) ^ x / 8) & 0xff_ffff;
+                *pixel = ((first + y).wrapping_mul(0x0101_0107) ^ (x / 8)) & 0xff_ffff;
             }
         }
     }
