@@ -130,14 +130,15 @@ impl Options {
         Ok(items)
     }
 
-    /// Removes and returns a string.
+    /// Removes and returns a string. A number stands for its digits, as in `"port": 10809`.
     ///
     /// # Errors
-    /// If it is not a string.
+    /// If it is neither.
     pub fn take_str(&mut self, name: &str) -> Result<Option<String>> {
         match self.take(name) {
             None => Ok(None),
             Some(Value::Str(text)) => Ok(Some(text)),
+            Some(Value::Int(number)) => Ok(Some(number.to_string())),
             Some(_) => Err(wrong_type(name, "string")),
         }
     }

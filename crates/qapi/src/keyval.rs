@@ -116,13 +116,16 @@ pub fn from_keyval<T: Members>(text: &str, grammar: &Grammar<'_>) -> Result<T, E
     parse(text, grammar)?.read()
 }
 
+/// A key and its value.
+type Entry = (String, String);
+
 /// Parses one `key=value` and gives it (unless it asks for help) and what follows its comma.
 fn one<'a>(
     text: &'a str,
     implied_key: Option<&str>,
     grammar: &Grammar<'_>,
     parsed: &mut Parsed,
-) -> Result<(Option<(String, String)>, &'a str), Error> {
+) -> Result<(Option<Entry>, &'a str), Error> {
     let end = text.find(['=', ',']).unwrap_or(text.len());
     let (key, after) = text.split_at(end);
     if let Some(after) = after.strip_prefix('=') {
