@@ -213,6 +213,37 @@ fn persistent_bitmap_of_a_disk_is_read_only_while_its_image_is() {
     assert_eq!(bitmap(&mut session, "p")["count"], json!(65536));
 }
 
+#[test]
+fn persistent_bitmap_records_again_when_its_image_becomes_writable() {
+    let directory = Directory::new();
+    let path = image(&directory);
+    let (machine, mut session, mut guest) = started(&path);
+    session.run(ADD, json!({"node": "d", "name": "p", "persistent": true}));
+    assert_eq!(guest.write(0, 0, &[1; 512]), OK);
+    quit(machine, &mut session);
+    let mut machine = Setup::new().args(["-S"]).start();
+    let mut session = machine.connect(0);
+    let file = json!({"driver": "file", "node-name": "f", "filename": text(&path), "auto-read-only": true});
+    session.run("blockdev-add", file);
+    let options = |read_only| json!({"driver": "qcow2", "node-name": "n", "file": "f", "read-only": read_only});
+    session.run("blockdev-add", options(true));
+    let flags = |session: &mut Session| {
+        let nodes = session.query("query-named-block-nodes");
+        nodes[0]["image"]["format-specific"]["data"]["bitmaps"][0]["flags"].clone()
+    };
+    let named = json!({"node": "n", "name": "p"});
+    let readonly = "Bitmap 'p' is readonly and cannot be modified";
+    assert_eq!(session.generic_error(CLEAR, named.clone()), readonly);
+    session.run("blockdev-reopen", json!({"options": [options(false)]}));
+    assert_eq!(flags(&mut session), json!(["in-use", "auto"]));
+    session.run(CLEAR, named.clone());
+    session.run("blockdev-reopen", json!({"options": [options(true)]}));
+    assert_eq!(flags(&mut session), json!(["auto"]));
+    assert_eq!(session.generic_error(CLEAR, named), readonly);
+    let nodes = session.query("query-named-block-nodes");
+    assert_eq!(nodes[0]["dirty-bitmaps"][0]["count"], json!(0));
+}
+
 /// Both programs are told to write the same, Ouzel by its guest, QEMU by `qemu-io` of its human monitor.
 const WRITES: [(u64, usize); 5] =
     [(0, 512), (3 << 10, 70_000 & !511), (0x8_0000, 512), (0xf_0000, 4096), (0xf_fe00, 512)];

@@ -104,6 +104,8 @@ fn create(storage: &Storage, path: &str, format: &str, node: &Arc<Node>) -> Resu
         creation.values.set("size", &node.len().next_multiple_of(512).to_string())?;
         creation.set_backing(Some(&backing.file), backing.format.as_deref())?;
         creation.resolve_backing(&storage.graph, false).await?;
+        // QEMU says so, too, and those who drive it read it.
+        println!("Formatting '{path}', fmt={format} {}", creation.values.describe());
         creation.run(&storage.graph).await
     });
     created.map_err(client_error)
