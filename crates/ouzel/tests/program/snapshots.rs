@@ -266,6 +266,7 @@ fn actions(machine: &Machine, round: usize) -> Vec<Value> {
             json!({"node-name": "nq", "snapshot-file": file("top"),
             "snapshot-node-name": "third"}),
         ),
+        action("blockdev-backup", json!({"job-id": "copy", "device": "q", "target": "target", "sync": "full"})),
     ]
 }
 
@@ -283,6 +284,7 @@ fn prepared() -> Disks {
     fs::write(machine.path("spare.qcow2"), qcow2_header_v3()).expect("an image");
     let file = json!({"driver": "file", "node-name": "spare-file", "filename": machine.file("spare.qcow2")});
     session.run("blockdev-add", json!({"driver": "qcow2", "node-name": "spare", "file": file, "backing": null}));
+    session.run("blockdev-add", json!({"driver": "null-co", "node-name": "target", "size": SIZE}));
     disks
 }
 
@@ -329,6 +331,8 @@ fn transaction_makes_all_changes_at_one_point_in_time() {
     for (disk, slot) in running {
         assert_eq!(guest.wait(disk, slot), OK);
     }
+    let done = session.event("BLOCK_JOB_COMPLETED");
+    assert_eq!((&done["device"], done.get("error")), (&json!("copy"), None));
     let below = node(&mut session, "nq").expect("the image");
     let shown: Vec<_> = below["dirty-bitmaps"]
         .as_array()
@@ -351,4 +355,73 @@ fn transaction_makes_all_changes_at_one_point_in_time() {
     assert_eq!(guest.read(1, 64, 4096), (OK, vec![5; 4096]));
     // The overlay of the second snapshot names the first.
     assert_eq!(r["backing_file"].as_str().map(|name| name.contains("spare.qcow2")), Some(true));
+}
+
+/// A node that fails all writes, of the disks' size.
+fn failing(session: &mut Session, name: &str) {
+    let image = json!({"driver": "null-co", "size": SIZE});
+    let rule = json!([{"event": "none", "iotype": "write", "errno": 5}, {"event": "none", "iotype": "write-zeroes",
+        "errno": 5}]);
+    session.run("blockdev-add", json!({"driver": "blkdebug", "node-name": name, "image": image, "inject-error": rule}));
+}
+
+#[test]
+fn backups_of_a_transaction_have_one_moment_and_end_together_if_they_shall() {
+    let Disks { directory: _directory, machine, mut session, mut guest, .. } = prepared();
+    let copy = machine.path("copy.img");
+    fs::write(&copy, vec![0xee; SIZE]).expect("a file");
+    let file = json!({"driver": "file", "filename": text(&copy)});
+    session.run("blockdev-add", json!({"driver": "raw", "node-name": "copy", "file": file}));
+    failing(&mut session, "bad");
+    for (disk, byte) in [(0, 1), (1, 2)] {
+        assert_eq!(guest.write(disk, 300, &[byte; 4096]), OK);
+    }
+    let backup = |name: &str, device: &str, target: &str, bitmap: bool| {
+        let mut data = json!({"job-id": name, "device": device, "target": target, "sync": "full"});
+        if bitmap {
+            data["sync"] = json!("incremental");
+            data["bitmap"] = json!("a");
+        }
+        action("blockdev-backup", data)
+    };
+    let ends = |session: &mut Session, name: &str| {
+        while session.query("query-jobs").to_string().contains(&format!("\"{name}\"")) {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+    };
+    // Each for itself: one fails, the other is the point in time.
+    let clear = action("block-dirty-bitmap-clear", json!({"node": "nq", "name": "a"}));
+    let list = json!([backup("good", "r", "copy", false), backup("lost", "q", "bad", false), clear]);
+    session.run("transaction", json!({ "actions": list }));
+    assert_eq!(guest.write(0, 300, &[9; 4096]), OK);
+    assert_eq!(guest.write(1, 600, &[9; 4096]), OK);
+    ends(&mut session, "good");
+    ends(&mut session, "lost");
+    assert!(fs::read(&copy).expect("the copy")[300 * 512..308 * 512].iter().all(|byte| *byte == 1));
+    let bitmap = |session: &mut Session| node(session, "nq").expect("the image")["dirty-bitmaps"][2].clone();
+    assert_eq!(bitmap(&mut session)["count"], json!(4096), "what was written since");
+    session.take_events();
+    // Together: the failure of one cancels the other, and its bitmap is as if nothing had been.
+    fs::write(&copy, vec![0; SIZE]).expect("a file");
+    let properties = json!({"completion-mode": "grouped"});
+    let list = json!([backup("good", "r", "bad", false), backup("bits", "q", "target", true)]);
+    session.run("transaction", json!({"actions": list, "properties": properties}));
+    ends(&mut session, "bits");
+    assert_eq!(
+        (bitmap(&mut session)["count"].clone(), bitmap(&mut session)["busy"].clone()),
+        (json!(4096), json!(false))
+    );
+    assert_eq!(session.query("query-jobs"), json!([]));
+    // One that can't be made takes the other back, before anything is copied.
+    let list = json!([backup("one", "r", "copy", false), backup("two", "q", "nowhere", false)]);
+    let text = session.generic_error("transaction", json!({ "actions": list }));
+    assert_eq!(text, "Cannot find device='nowhere' nor node-name='nowhere'");
+    assert_eq!(session.query("query-jobs"), json!([]));
+    assert_eq!(guest.write(0, 0, &[7; 512]), OK);
+    let list = json!([
+        backup("again", "r", "copy", false),
+        action("blockdev-snapshot-sync", json!({"device": "r", "snapshot-file": machine.file("x.qcow2")}))
+    ]);
+    let text = session.generic_error("transaction", json!({ "actions": list }));
+    assert!(text.contains("is busy: block device is in use by block job: backup"), "{text}");
 }

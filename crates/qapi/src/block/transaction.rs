@@ -1,6 +1,7 @@
 //! `transaction`: several changes of the block layer at one point in time, all or none (QEMU's `transaction.json`).
 
 use super::bitmaps::{BlockDirtyBitmap, BlockDirtyBitmapAdd, BlockDirtyBitmapMerge, XBlockDirtyBitmapMerge};
+use super::block_job::{BlockdevBackup, DriveBackup};
 use super::snapshots::{BlockdevSnapshot, BlockdevSnapshotInternal, BlockdevSnapshotSync};
 use crate::{Command, QapiType};
 
@@ -44,12 +45,17 @@ pub enum TransactionAction {
     /// The older form of `block-dirty-bitmap-merge`.
     #[qapi(legacy)]
     XBlockDirtyBitmapMerge(XBlockDirtyBitmapMerge),
+    /// Makes a backup to a node.
+    BlockdevBackup(BlockdevBackup),
     /// Puts an overlay that is a node already over another node.
     BlockdevSnapshot(BlockdevSnapshot),
     /// Makes a snapshot inside of an image.
     BlockdevSnapshotInternalSync(BlockdevSnapshotInternal),
     /// Puts an overlay in a file over a disk or a node.
     BlockdevSnapshotSync(BlockdevSnapshotSync),
+    /// Makes a backup to a file.
+    #[qapi(deprecated)]
+    DriveBackup(DriveBackup),
 }
 
 /// How a transaction goes on after its reply.

@@ -1,6 +1,6 @@
 //! Jobs, as clients see them: names, verbs, queries and events. What jobs do is in the crate `block_jobs`.
 
-mod backup;
+pub(super) mod backup;
 mod chain;
 mod mirror;
 

@@ -179,7 +179,16 @@ impl Transaction<'_> {
             if node.driver().reopens_cache() {
                 own.set("cache.direct", config.cache.direct);
             }
-            aio::block_on(node.driver().reopen(own, config.read_only)).map_err(client_error)?;
+            if old.read_only && !config.read_only {
+                // The driver may write at once: the node below must be writable before.
+                node.set_config(config);
+                self.recompute(node)?;
+            }
+            if let Err(error) = aio::block_on(node.driver().reopen(own, config.read_only)) {
+                node.set_config(old);
+                self.recompute(node)?;
+                return Err(client_error(error));
+            }
         }
         self.steps.push(Step::Options { node: Arc::clone(node), options: before, config: old });
         node.set_config(config);

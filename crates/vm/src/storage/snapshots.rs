@@ -52,6 +52,7 @@ impl Storage {
         if id.is_none() && name.is_none() {
             return Err(Error::generic("Name or id must be provided"));
         }
+        self.check_unblocked(&root)?;
         let image = snapshot_image(&root);
         let known = image.as_ref().map_or_else(|| Ok(Vec::new()), |image| image.driver().snapshots());
         let known = known.map_err(|error| client_error(error.context("Failed to get a snapshot list")))?;

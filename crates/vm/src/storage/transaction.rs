@@ -3,8 +3,10 @@
 //! Nothing is in flight while it runs: all users of nodes are held. The actions are prepared in their order; what is
 //! prepared is done so far that it can be taken back, and that nothing can fail any more. Then all are committed; or, if
 //! one can't be prepared, those before it are aborted, the last one first. An action that fails leaves nothing of its own
-//! behind, but for the file of an overlay that it has made, as with QEMU.
+//! behind, but for the file of an image that it has made, as with QEMU. Backups are made with their moment and started
+//! when all is final; with the completion mode `grouped` they end together.
 
+mod backup;
 mod bitmaps;
 mod external;
 mod internal;
@@ -30,6 +32,8 @@ trait Prepared {
 struct Context<'a> {
     storage: &'a Storage,
     mode: ActionCompletionMode,
+    /// The jobs that end together, if they shall.
+    jobs: Option<block_jobs::Transaction>,
     /// The guest's time, nanoseconds.
     now: u64,
 }
@@ -46,9 +50,11 @@ fn name(action: &TransactionAction) -> &'static str {
         TransactionAction::XBlockDirtyBitmapEnable(_) => "x-block-dirty-bitmap-enable",
         TransactionAction::XBlockDirtyBitmapDisable(_) => "x-block-dirty-bitmap-disable",
         TransactionAction::XBlockDirtyBitmapMerge(_) => "x-block-dirty-bitmap-merge",
+        TransactionAction::BlockdevBackup(_) => "blockdev-backup",
         TransactionAction::BlockdevSnapshot(_) => "blockdev-snapshot",
         TransactionAction::BlockdevSnapshotInternalSync(_) => "blockdev-snapshot-internal-sync",
         TransactionAction::BlockdevSnapshotSync(_) => "blockdev-snapshot-sync",
+        TransactionAction::DriveBackup(_) => "drive-backup",
     }
 }
 
@@ -66,27 +72,32 @@ impl Context<'_> {
     }
 
     fn prepare(&self, action: &TransactionAction) -> Result<Box<dyn Prepared>, Error> {
-        if let TransactionAction::Abort(_) = action {
-            return Err(Error::generic("Transaction aborted using Abort action"));
+        let (storage, jobs) = (self.storage, self.jobs.as_ref());
+        match action {
+            TransactionAction::Abort(_) => return Err(Error::generic("Transaction aborted using Abort action")),
+            TransactionAction::BlockdevBackup(wish) => return backup::node(storage, wish, jobs),
+            TransactionAction::DriveBackup(wish) => return backup::file(storage, wish, jobs),
+            _ => self.check_mode(action)?,
         }
-        self.check_mode(action)?;
+        self.prepare_at_once(action)
+    }
+
+    /// The actions that are done with the reply.
+    fn prepare_at_once(&self, action: &TransactionAction) -> Result<Box<dyn Prepared>, Error> {
+        use TransactionAction as A;
         let storage = self.storage;
         match action {
-            TransactionAction::Abort(_) => Err(Error::generic("Transaction aborted using Abort action")),
-            TransactionAction::BlockDirtyBitmapAdd(wish) => bitmaps::add(storage, wish),
-            TransactionAction::BlockDirtyBitmapRemove(which) => bitmaps::remove(storage, which),
-            TransactionAction::BlockDirtyBitmapClear(which) => bitmaps::clear(storage, which),
-            TransactionAction::BlockDirtyBitmapEnable(which) | TransactionAction::XBlockDirtyBitmapEnable(which) => {
-                bitmaps::enable(storage, which)
-            }
-            TransactionAction::BlockDirtyBitmapDisable(which) | TransactionAction::XBlockDirtyBitmapDisable(which) => {
-                bitmaps::disable(storage, which)
-            }
-            TransactionAction::BlockDirtyBitmapMerge(merge) => bitmaps::merge(storage, merge),
-            TransactionAction::XBlockDirtyBitmapMerge(merge) => bitmaps::merge(storage, &merge.clone().into()),
-            TransactionAction::BlockdevSnapshot(snapshot) => external::node(storage, snapshot),
-            TransactionAction::BlockdevSnapshotSync(snapshot) => external::file(storage, snapshot),
-            TransactionAction::BlockdevSnapshotInternalSync(snapshot) => internal::prepare(storage, snapshot, self.now),
+            A::Abort(_) | A::BlockdevBackup(_) | A::DriveBackup(_) => self.prepare(action),
+            A::BlockDirtyBitmapAdd(wish) => bitmaps::add(storage, wish),
+            A::BlockDirtyBitmapRemove(which) => bitmaps::remove(storage, which),
+            A::BlockDirtyBitmapClear(which) => bitmaps::clear(storage, which),
+            A::BlockDirtyBitmapEnable(which) | A::XBlockDirtyBitmapEnable(which) => bitmaps::enable(storage, which),
+            A::BlockDirtyBitmapDisable(which) | A::XBlockDirtyBitmapDisable(which) => bitmaps::disable(storage, which),
+            A::BlockDirtyBitmapMerge(merge) => bitmaps::merge(storage, merge),
+            A::XBlockDirtyBitmapMerge(merge) => bitmaps::merge(storage, &merge.clone().into()),
+            A::BlockdevSnapshot(snapshot) => external::node(storage, snapshot),
+            A::BlockdevSnapshotSync(snapshot) => external::file(storage, snapshot),
+            A::BlockdevSnapshotInternalSync(snapshot) => internal::prepare(storage, snapshot, self.now),
         }
     }
 }
@@ -104,7 +115,9 @@ impl Storage {
     ) -> Result<(), Error> {
         let storage = &*self;
         let mode = properties.and_then(|properties| properties.completion_mode);
-        let context = Context { storage, mode: mode.unwrap_or(ActionCompletionMode::Individual), now };
+        let mode = mode.unwrap_or(ActionCompletionMode::Individual);
+        let jobs = (mode == ActionCompletionMode::Grouped).then(block_jobs::Transaction::new);
+        let context = Context { storage, mode, jobs, now };
         let _no_other_change = storage.reopening.lock().unwrap_or_else(PoisonError::into_inner);
         let drained = aio::block_on(storage.graph.drain_all());
         let mut prepared = Vec::with_capacity(actions.len());

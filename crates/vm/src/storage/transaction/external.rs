@@ -53,6 +53,7 @@ fn close(storage: &Storage, node: &Arc<Node>) {
 /// A snapshot of the node may be made, and everything that was written to it is stable.
 fn settle(storage: &Storage, node: &Arc<Node>) -> Result<(), Error> {
     storage.check_no_backing(node)?;
+    storage.check_unblocked(node)?;
     if !node.is_read_only()
         && let Err(error) = aio::block_on(node.flush())
     {

@@ -46,6 +46,7 @@ pub fn prepare(storage: &Storage, wish: &BlockdevSnapshotInternal, now: u64) -> 
     let BlockdevSnapshotInternal { device, name } = wish;
     let root = storage.root_node(device)?;
     storage.check_no_backing(&root)?;
+    storage.check_unblocked(&root)?;
     if root.is_read_only() {
         return Err(Error::generic(format!("Device '{device}' is read only")));
     }
