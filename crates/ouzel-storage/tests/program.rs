@@ -64,7 +64,7 @@ fn the_daemon_exports_by_options_and_by_commands() {
     let (monitor, nbd) = (path("m"), path("n"));
     let arguments = [
         "--blockdev",
-        "null-co,node-name=n0,size=1M",
+        "null-co,node-name=n0,size=1048576",
         "--chardev",
         &format!("socket,id=m,path={monitor},server=on,wait=off"),
         "--monitor",
@@ -102,12 +102,12 @@ fn options_are_done_in_their_order() {
         let text = String::from_utf8_lossy(&output.stderr);
         assert!(!output.status.success() && text.contains(message), "{arguments:?}: {text}");
     };
-    let node = ["--blockdev", "null-co,node-name=n0,size=1M"];
+    let node = ["--blockdev", "null-co,node-name=n0,size=1048576"];
     let export = ["--export", "nbd,id=e,node-name=n0"];
     failed(&[export, node].concat(), "Cannot find device='' nor node-name='n0'");
     failed(&[node, export].concat(), "NBD server not running");
-    failed(&["--blockdev", "null-co,size=1M"], "'node-name' must be specified for the root node");
-    failed(&["--monitor", "m"], "--monitor m: ");
+    failed(&["--blockdev", "null-co,size=1048576"], "'node-name' must be specified for the root node");
+    failed(&["--monitor", "m"], "--monitor m: Chardev 'm' not found");
     failed(&["x"], "Unexpected argument");
     failed(&["--export", "fuse,id=e,node-name=n0,mountpoint=/x"], "does not accept value 'fuse'");
 }
