@@ -60,6 +60,9 @@ static u32 *screen(void)
     dispi(2, HEIGHT);
     dispi(3, 32);
     dispi(4, 0x41);
+    /* Without firmware the attribute controller is still dark. */
+    in8(0x3da);
+    out8(0x3c0, 0x20);
     return memory;
 }
 
