@@ -271,7 +271,7 @@ impl Fdc {
     // ---- Resets ----
 
     fn power_on(&mut self) {
-        self.state = FdcState { dor: dor::NOT_RESET | dor::DMA, dsr: 2, config: 0x20, ..FdcState::default() };
+        self.state = FdcState { dor: dor::NOT_RESET | dor::DMA, config: 0x20, ..FdcState::default() };
         for unit in 0..DRIVES {
             self.disk_changed(unit);
             self.state.drives[unit] = DriveState { sector: 1, changed: true, ..DriveState::default() };
