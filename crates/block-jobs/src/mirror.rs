@@ -192,6 +192,7 @@ fn build(
                 regions: Arc::default(),
                 target: target_edge,
                 blocking: options.write_blocking,
+                whole_granules: options.backing != Backing::Leave && options.sync != Sync::Full,
                 on_target_error: options.on_target_error,
                 job: OnceLock::new(),
                 stopped: AtomicBool::new(false),

@@ -48,6 +48,8 @@ pub(crate) struct Link {
     pub(crate) target: Arc<Child>,
     /// Guests' writes go to the copy, too.
     pub(crate) blocking: bool,
+    /// The copy gets its backing in the end: what a write leaves of a granule has to be copied, too.
+    pub(crate) whole_granules: bool,
     pub(crate) on_target_error: OnError,
     pub(crate) job: OnceLock<Weak<Job>>,
     /// The job has ended: nothing goes to the copy any more.
@@ -82,6 +84,13 @@ impl Link {
         let to = if end >= self.dirty.size() { end } else { end / granule * granule };
         if from < to {
             self.dirty.unmark(from, to - from);
+        }
+        if self.whole_granules {
+            for at in [offset, end.saturating_sub(1)] {
+                if at < from || at >= to {
+                    self.dirty.mark(at, 1);
+                }
+            }
         }
     }
 }

@@ -181,6 +181,43 @@ async def exported(run, told, event, directory):
     await run("nbd-server-start", addr={"type": "unix", "path": socket}, max_connections=1)
     await run("nbd-server-stop")
     await run("blockdev-del", **{"node-name": "e"})
+async def copies(run, told):
+    """Jobs that copy, from one node of zeroes to another."""
+    async def reaches(name, status):
+        while True:
+            jobs = {job["device"]: job for job in await run("query-block-jobs")}
+            if name not in jobs or jobs[name]["status"] == status:
+                return jobs.get(name)
+            await asyncio.sleep(0.01)
+
+    for name in ("js", "jt"):
+        await run("blockdev-add", driver="null-co", size=1 << 20, **{"node-name": name, "read-zeroes": True})
+    wish = {"device": "js", "target": "jt", "sync": "full"}
+    await told("An explicit job ID is required", "blockdev-mirror", **wish)
+    await run("blockdev-mirror", job_id="m", auto_dismiss=False, **wish)
+    assert (await reaches("m", "ready"))["ready"] is True
+    await told("is busy", "blockdev-backup", job_id="b", **{**wish, "device": "jt", "target": "js"})
+    await run("block-job-set-speed", device="m", speed=1 << 20)
+    await run("block-job-pause", device="m")
+    await told("already paused", "block-job-pause", device="m")
+    await run("block-job-resume", device="m")
+    await reaches("m", "ready")
+    await run("block-job-complete", device="m")
+    await reaches("m", "concluded")
+    await run("block-job-dismiss", id="m")
+    await run("blockdev-backup", job_id="b", auto_finalize=False, **wish)
+    await reaches("b", "pending")
+    await run("block-job-finalize", id="b")
+    assert await reaches("b", "null") is None
+    await run("blockdev-backup", job_id="b", **{**wish, "sync": "none"})
+    await run("block-job-cancel", device="b", force=True)
+    assert await reaches("b", "null") is None
+    for command in ("drive-mirror", "drive-backup"):
+        await told("Cannot find device", command, device="gone", target="x", sync="full")
+    await told("Cannot find device", "block-stream", device="gone")
+    await told("not found", "block-commit", device="gone")
+    for name in ("js", "jt"):
+        await run("blockdev-del", **{"node-name": name})
 
 
 async def screen(run, told, directory):
@@ -302,6 +339,7 @@ async def main(path, directory):
     await rewired(run, told, {"driver": "file", "filename": os.path.join(directory, "made.img")})
     await snapshots(run, told, directory)
     await exported(run, told, event, directory)
+    await copies(run, told)
     await screen(run, told, directory)
     await remote(client, run, told, directory)
 

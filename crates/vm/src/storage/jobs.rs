@@ -4,7 +4,7 @@ pub(super) mod backup;
 mod chain;
 mod mirror;
 
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard, PoisonError};
 
 use block::Node;
 use block_jobs::{ErrorAction, Event, Info, IoStatus, Job, Kind, Observer, OnError, Status, Verb};
@@ -92,8 +92,9 @@ pub(super) fn new_jobs(events: &EventSink, owner: &OwnerLink) -> block_jobs::Job
     let owner = owner.clone();
     let poke = move || {
         (owner.run)(Box::new(|storage: &mut Storage| {
-            let jobs = storage.jobs.clone();
-            aio::block_on(jobs.settle());
+            let reopening = Arc::clone(&storage.reopening);
+            let _no_other_change = reopening.lock().unwrap_or_else(PoisonError::into_inner);
+            aio::block_on(storage.jobs.settle());
         }));
     };
     block_jobs::Jobs::new(Arc::new(Teller(events.clone())), poke)
@@ -133,6 +134,7 @@ impl Storage {
     /// # Errors
     /// It can't do that in its state.
     pub fn apply(&self, job: &Arc<Job>, verb: Verb) -> Result<(), Error> {
+        let _no_other_change = self.alone();
         let done = match verb {
             Verb::Cancel => aio::block_on(self.jobs.cancel(job, true)),
             Verb::Pause => job.user_pause(),
@@ -154,6 +156,7 @@ impl Storage {
         if job.is_user_paused() && !force {
             return Err(Error::generic(format!("The block job for device '{id}' is currently paused")));
         }
+        let _no_other_change = self.alone();
         aio::block_on(self.jobs.cancel(&job, force)).map_err(client_error)
     }
 
@@ -236,6 +239,11 @@ impl Storage {
                 Ok(id)
             }
         }
+    }
+
+    /// Nobody else changes the graph as long as the result lives.
+    fn alone(&self) -> MutexGuard<'_, ()> {
+        self.reopening.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Starts a job that was made.

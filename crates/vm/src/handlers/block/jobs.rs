@@ -50,16 +50,8 @@ pub fn register<C: StorageOwner, S: 'static>(table: &mut CommandTable<C, S>) {
     table.register::<BlockCommit>(|control, _, command| control.storage().block_commit(&command));
     table.register::<BlockdevMirror>(|control, _, command| control.storage().blockdev_mirror(&command));
     table.register::<DriveMirrorCommand>(|control, _, command| control.storage().drive_mirror(&command.mirror));
-    table.register::<BlockdevBackupCommand>(|control, _, command| {
-        let storage = control.storage();
-        storage.prepare_backup(&command.backup, None)?.start(storage);
-        Ok(())
-    });
-    table.register::<DriveBackupCommand>(|control, _, command| {
-        let storage = control.storage();
-        storage.prepare_drive_backup(&command.backup, None)?.start(storage);
-        Ok(())
-    });
+    table.register::<BlockdevBackupCommand>(|control, _, command| control.storage().blockdev_backup(&command.backup));
+    table.register::<DriveBackupCommand>(|control, _, command| control.storage().drive_backup(&command.backup));
     table.register::<BlockdevCreate>(|control, _, command| control.storage().create_image(&command));
     table.declare_event::<JobStatusChange>();
     table.declare_event::<BlockJobCancelled>();

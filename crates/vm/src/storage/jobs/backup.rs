@@ -34,6 +34,26 @@ impl PreparedBackup {
 }
 
 impl Storage {
+    /// `blockdev-backup`.
+    ///
+    /// # Errors
+    /// The nodes can't be used so.
+    pub fn blockdev_backup(&self, command: &BlockdevBackup) -> Result<(), Error> {
+        let _no_other_change = self.alone();
+        self.prepare_backup(command, None)?.start(self);
+        Ok(())
+    }
+
+    /// `drive-backup`.
+    ///
+    /// # Errors
+    /// The file can't be made or opened, or the disk can't be used so.
+    pub fn drive_backup(&self, command: &DriveBackup) -> Result<(), Error> {
+        let _no_other_change = self.alone();
+        self.prepare_drive_backup(command, None)?.start(self);
+        Ok(())
+    }
+
     /// Makes the backup of `blockdev-backup`, with the jobs of `transaction`.
     ///
     /// # Errors

@@ -31,6 +31,7 @@ impl Storage {
         if let Some((_, names)) = exclusive.iter().find(|(both, _)| *both) {
             return Err(Error::generic(format!("{names} cannot be specified at the same time")));
         }
+        let _no_other_change = self.alone();
         let top = self.node_by(Some(&command.device), Some(&command.device))?;
         let (base, bottom) = self.stream_end(command, &top)?;
         for node in chain::of(&top) {
@@ -110,6 +111,7 @@ impl Storage {
         if self.graph.backend(device).is_none() && self.graph.lookup(device).is_none() {
             return Err(Error::device_not_found(device));
         }
+        let _no_other_change = self.alone();
         let active = self.root_of(device)?;
         self.check_unblocked(&active)?;
         let top = self.commit_top(command, &active)?;

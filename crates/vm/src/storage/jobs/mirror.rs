@@ -85,6 +85,7 @@ impl Storage {
     /// # Errors
     /// The nodes can't be used so.
     pub fn blockdev_mirror(&self, command: &BlockdevMirror) -> Result<(), Error> {
+        let _no_other_change = self.alone();
         let source = self.root_of(&command.device)?;
         let target = self.node_by(Some(&command.target), Some(&command.target))?;
         let wish = Wish {
@@ -110,6 +111,7 @@ impl Storage {
     /// # Errors
     /// The file can't be made or opened, or the disk can't be used so.
     pub fn drive_mirror(&self, command: &DriveMirror) -> Result<(), Error> {
+        let _no_other_change = self.alone();
         let source = self.root_of(&command.device)?;
         self.check_unblocked(&source)?;
         let is_new = command.mode != Some(NewImageMode::Existing);
