@@ -181,6 +181,8 @@ async def exported(run, told, event, directory):
     await run("nbd-server-start", addr={"type": "unix", "path": socket}, max_connections=1)
     await run("nbd-server-stop")
     await run("blockdev-del", **{"node-name": "e"})
+
+
 async def copies(run, told):
     """Jobs that copy, from one node of zeroes to another."""
     async def reaches(name, status):
