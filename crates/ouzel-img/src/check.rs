@@ -77,7 +77,7 @@ async fn check(tool: &Tool, node: &Arc<Node>, filename: &str, fix: FixMode, form
     let result = result.map_err(|error| {
         if error.hint().is_some() {
             // What can be done about it.
-            tool::complain(&block_tools::open::text_with_hint(&error));
+            tool::complain(block_tools::open::text_with_hint(&error));
         }
         Failure::new(format!("Check failed: {}", block::error::strerror(error.errno())))
     })?;

@@ -1,14 +1,12 @@
 //! Overlapping writes, zero writes and discards of two threads never break a qcow2 image: QEMU 7.2's does within
 //! seconds (its requests of one cluster don't wait for a discard of that cluster).
 
-mod common;
-
 use std::process::Command;
 use std::sync::{Arc, mpsc};
 
+use crate::common::{Dir, create, open};
 use block::{Child, Graph, Options, WriteFlags, ZeroFlags};
 use block_drivers::registry;
-use common::{Dir, create, open};
 use iobuf::IoBuf;
 
 const SECTOR: u64 = 512;

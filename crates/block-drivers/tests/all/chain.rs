@@ -1,18 +1,16 @@
 //! A disk at the end of 64 overlays costs about what one image costs: QEMU's becomes ten times slower. Counted are the
 //! reads that reach the files, not the time (`bench/chain.py` measures that).
 
-mod common;
-
 use std::any::Any;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
+use crate::common::{Dir, create, open};
 use block::driver::{Driver, DriverKind, DriverType, IoFuture};
 use block::{
     BlockStatus, Child, Defaults, Graph, NodeConfig, OpenFlags, OpenRequest, Options, Registry, Role, Value, WriteFlags,
 };
 use block_drivers::drivers;
-use common::{Dir, create, open};
 use iobuf::IoBuf;
 
 /// The reads of each counting node, by name.

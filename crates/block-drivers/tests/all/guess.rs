@@ -1,11 +1,9 @@
 //! An image that was taken for a raw one because nobody said what it is stays one: what a guest writes to its beginning
 //! does not choose what the host opens the next time.
 
-mod common;
-
+use crate::common::{Dir, open};
 use block::{Graph, Options, Registry, WriteFlags};
 use block_drivers::drivers;
-use common::{Dir, open};
 use iobuf::IoBuf;
 
 #[test]

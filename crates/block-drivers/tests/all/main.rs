@@ -1,0 +1,6 @@
+//! What needs several drivers.
+
+mod chain;
+mod common;
+mod guess;
+mod overlaps;
