@@ -113,7 +113,7 @@ impl OwnerLink {
                 work.request(Box::new(|control: &mut Control| storage_work(control.storage())));
             }),
             stop_guest: Arc::new(move || {
-                stop.request(Box::new(|control: &mut Control| control.stop(RunState::IoError)))
+                stop.request(Box::new(|control: &mut Control| control.stop(RunState::IoError)));
             }),
         }
     }

@@ -21,7 +21,7 @@ pub fn settings(arguments: &[Argument<'_>]) -> Result<Vec<VncConfig>, CliError> 
                     continue;
                 }
                 ("default", _) => continue,
-                (_, Some(rest)) if rest.is_empty() => {
+                (_, Some("")) => {
                     return Err(argument.error("VNC requires a display argument vnc=<display>"));
                 }
                 (_, Some(rest)) if rest.starts_with('=') => &rest[1..],

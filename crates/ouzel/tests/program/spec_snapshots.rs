@@ -182,11 +182,11 @@ fn wrong(example: &Example) -> Vec<String> {
             found.push(format!("a write to {} failed", DISKS[disk]));
         }
     }
-    for disk in 0..DISKS.len() {
+    for (disk, name) in DISKS.iter().enumerate() {
         let all = [guest.read(disk, 0, 4096).1, guest.read(disk, 512, 65536).1, guest.read(disk, 1024, 32768).1];
         for (data, byte) in all.iter().zip(1..) {
             if data.iter().any(|read| *read != byte) {
-                found.push(format!("{} does not hold what was written", DISKS[disk]));
+                found.push(format!("{name} does not hold what was written"));
             }
         }
     }

@@ -57,7 +57,7 @@ fn node_of_a_silent_server_keeps_only_its_session_waiting() {
     let mut bench = Bench::new();
     let connection = bench.begin("blockdev-add", &bench.silent_node("slow"));
     // What this session sends now has its turn later.
-    bench.waits.send("{\"execute\": \"query-version\", \"id\": \"next\"}\n".to_owned());
+    bench.waits.send("{\"execute\": \"query-version\", \"id\": \"next\"}\n");
     bench.others_go_on();
     drop(connection);
     let (class, text) = bench.end();

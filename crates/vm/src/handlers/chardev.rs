@@ -89,6 +89,7 @@ pub fn register(table: &mut Table) {
     });
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "the shape that `map_err` wants")]
 fn in_words(error: ::chardev::Error) -> Error {
     Error::generic(error.to_string())
 }

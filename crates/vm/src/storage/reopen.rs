@@ -74,7 +74,7 @@ impl Storage {
         let work = move || {
             let nodes = planned?;
             let _one_at_a_time = reopening.lock().unwrap_or_else(PoisonError::into_inner);
-            reopen(&graph, nodes)
+            reopen(&graph, &nodes)
         };
         self.aside.run(work, done);
     }
@@ -114,11 +114,11 @@ impl Drop for Held {
 }
 
 /// Gives nodes other options, all of them or none.
-fn reopen(graph: &Arc<Graph>, list: Vec<(Held, Options)>) -> Result<(), Error> {
+fn reopen(graph: &Arc<Graph>, list: &[(Held, Options)]) -> Result<(), Error> {
     let nodes: Vec<_> = list.iter().map(|(held, _)| held.edge.node()).collect();
     let drained: Vec<_> = nodes.iter().map(|node| aio::block_on(graph.drain(node))).collect();
     let mut transaction = Transaction { graph, steps: Vec::new() };
-    let mut todo = nodes.iter().zip(&list);
+    let mut todo = nodes.iter().zip(list);
     let result =
         todo.try_for_each(|(node, (_, options))| transaction.node(node, options.clone(), NodeConfig::default()));
     let ended = match result {

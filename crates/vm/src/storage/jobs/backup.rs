@@ -101,7 +101,7 @@ impl Storage {
             more.set("backing", backing.name());
         }
         let config = NodeConfig { cache: source.config().cache, ..NodeConfig::default() };
-        let target = self.open_copy(&command.target, format, more, config, flags)?;
+        let target = self.open_copy(&command.target, format, &more, config, flags)?;
         let plain = BlockdevBackup {
             job_id: command.job_id.clone(),
             device: command.device.clone(),

@@ -17,6 +17,9 @@ fn is(one: &Arc<Node>, other: &Arc<Node>) -> bool {
     Arc::ptr_eq(one, other)
 }
 
+/// The image that stays, or the lowest one whose data is taken; neither where all of the chain is taken.
+type StreamEnd = (Option<Arc<Node>>, Option<Arc<Node>>);
+
 impl Storage {
     /// `block-stream`.
     ///
@@ -71,12 +74,8 @@ impl Storage {
         Ok(())
     }
 
-    /// The image that stays, or the lowest one whose data is taken.
-    fn stream_end(
-        &self,
-        command: &BlockStream,
-        top: &Arc<Node>,
-    ) -> Result<(Option<Arc<Node>>, Option<Arc<Node>>), Error> {
+    /// Where a stream ends.
+    fn stream_end(&self, command: &BlockStream, top: &Arc<Node>) -> Result<StreamEnd, Error> {
         if let Some(name) = &command.base {
             let text = || Error::generic(format!("Can't find '{name}' in the backing chain"));
             return Ok((Some(chain::find_image(top, name).ok_or_else(text)?), None));

@@ -67,7 +67,7 @@ impl Storage {
         &self,
         filename: &str,
         format: Option<&str>,
-        more: Options,
+        more: &Options,
         config: NodeConfig,
         flags: OpenFlags,
     ) -> Result<Arc<Node>, Error> {
@@ -137,7 +137,7 @@ impl Storage {
             more.set("node-name", name.as_str());
         }
         let flags = OpenFlags { no_backing: true, ..OpenFlags::default() };
-        let target = self.open_copy(&command.target, format, more, source.config(), flags)?;
+        let target = self.open_copy(&command.target, format, &more, source.config(), flags)?;
         let is_zero = is_new && aio::block_on(status::zero_initialised(&target)).unwrap_or(false);
         let wish = Wish {
             job_id: command.job_id.as_deref(),
