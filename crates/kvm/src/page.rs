@@ -39,10 +39,16 @@ impl RunPage {
     pub(crate) fn set_io_data(&self, value: u32) {
         let page = self.0.as_ptr();
         // SAFETY: inside of the mapped page; any bytes are valid for these integers.
-        let (offset, size) =
-            unsafe { ((*page).__bindgen_anon_1.io.data_offset, usize::from((*page).__bindgen_anon_1.io.size.min(4))) };
-        // SAFETY: the kernel's documentation of KVM_EXIT_IO has the data at this offset of the mapping, which the
-        // exit's own slice is made of; at least one access of `size` bytes is there, and nobody borrows it now.
+        let (reason, direction, offset, size) = unsafe {
+            let io = &(*page).__bindgen_anon_1.io;
+            ((*page).exit_reason, io.direction, io.data_offset, usize::from(io.size.min(4)))
+        };
+        if reason != kvm_bindings::KVM_EXIT_IO || u32::from(direction) != kvm_bindings::KVM_EXIT_IO_IN {
+            return;
+        }
+        // SAFETY: the last exit is such a read, so the kernel has put the offset of its data here, which is inside of
+        // the vCPU's mapping (KVM_GET_VCPU_MMAP_SIZE, more than this page) with room for at least one access of `size`
+        // bytes. The slice that the exit was handed out with is gone: the vCPU's owner calls this between two entries.
         unsafe {
             let data = page.cast::<u8>().add(offset as usize);
             std::ptr::copy_nonoverlapping(value.to_le_bytes().as_ptr(), data, size);
