@@ -94,7 +94,7 @@ struct Backup {
 ///
 /// # Errors
 /// The nodes can't be used so; then nothing has changed.
-pub fn create(graph: &Arc<Graph>, jobs: &Jobs, options: Options) -> Result<Arc<Job>> {
+pub fn create(graph: &Arc<Graph>, jobs: &Jobs, options: &Options) -> Result<Arc<Job>> {
     jobs.check_id(&options.id)?;
     let (source, target) = (Arc::clone(&options.source), Arc::clone(&options.target));
     if Arc::ptr_eq(&source, &target) {
@@ -118,7 +118,7 @@ pub fn create(graph: &Arc<Graph>, jobs: &Jobs, options: Options) -> Result<Arc<J
         others: &[("target", Role::Data, Arc::clone(&target))],
     };
     // The bitmap changes hands at the moment of the copy.
-    let filter = aio::block_on(async {
+    aio::block_on(async {
         let _drained = graph.drain(&source).await;
         let filter = graph.insert_above(&source, &above, |mut edges| {
             let file = edges.remove(0);
@@ -135,7 +135,7 @@ pub fn create(graph: &Arc<Graph>, jobs: &Jobs, options: Options) -> Result<Arc<J
             }
         })?;
         let made = match cell.get() {
-            Some(Ok(copier)) => build(graph, jobs, &options, &filter, copier),
+            Some(Ok(copier)) => build(graph, jobs, options, &filter, copier),
             Some(Err(error)) => Err(error.clone()),
             None => Err(Error::invalid("The filter was not made")),
         };
@@ -143,8 +143,7 @@ pub fn create(graph: &Arc<Graph>, jobs: &Jobs, options: Options) -> Result<Arc<J
             Ok(job) => Ok(job),
             Err(error) => graph.dissolve(&filter, &source).await.and(Err(error)),
         }
-    });
-    filter
+    })
 }
 
 fn build(
@@ -160,10 +159,10 @@ fn build(
         let text = format!("Required max-chunk ({max}) is less than backup cluster size ({cluster})");
         return Err(Error::invalid(text));
     }
-    if let Some((bitmap, _)) = options.bitmap.as_ref() {
-        if options.sync == Sync::Bitmap {
-            copier.copy_only(bitmap);
-        }
+    if let Some((bitmap, _)) = options.bitmap.as_ref()
+        && options.sync == Sync::Bitmap
+    {
+        copier.copy_only(bitmap);
     }
     if options.sync == Sync::Top {
         copier.set_only_top();

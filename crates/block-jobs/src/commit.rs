@@ -62,7 +62,7 @@ struct Commit {
 ///
 /// # Errors
 /// The nodes can't be used so; then nothing has changed.
-pub fn create(graph: &Arc<Graph>, jobs: &Jobs, options: Options) -> Result<Arc<Job>> {
+pub fn create(graph: &Arc<Graph>, jobs: &Jobs, options: &Options) -> Result<Arc<Job>> {
     jobs.check_id(&options.id)?;
     let (top, base) = (Arc::clone(&options.top), Arc::clone(&options.base));
     if Arc::ptr_eq(&status::skip_filters(&top), &status::skip_filters(&base)) {
@@ -89,7 +89,7 @@ pub fn create(graph: &Arc<Graph>, jobs: &Jobs, options: Options) -> Result<Arc<J
     };
     let mut edges = Vec::new();
     let gate = Arc::new(block::gate::Gate::new());
-    let attached = attach(graph, &options, &gate, &filter, &mut edges);
+    let attached = attach(graph, options, &gate, &filter, &mut edges);
     let job = attached.and_then(|target| {
         let commit = Arc::new(Commit {
             graph: Arc::clone(graph),

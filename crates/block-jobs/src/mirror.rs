@@ -131,7 +131,7 @@ struct Mirror {
 ///
 /// # Errors
 /// The nodes can't be used so; then nothing has changed.
-pub fn create(graph: &Arc<Graph>, jobs: &Jobs, options: Options) -> Result<Arc<Job>> {
+pub fn create(graph: &Arc<Graph>, jobs: &Jobs, options: &Options) -> Result<Arc<Job>> {
     jobs.check_id(&options.id)?;
     let (source, target) = (Arc::clone(&options.source), Arc::clone(&options.target));
     if Arc::ptr_eq(&status::skip_filters(&source), &status::skip_filters(&target)) {
@@ -156,7 +156,7 @@ pub fn create(graph: &Arc<Graph>, jobs: &Jobs, options: Options) -> Result<Arc<J
             graph.set_read_only(&target, false).await
         })?;
     }
-    let built = build(graph, jobs, &options, is_commit, granularity, restore_read_only);
+    let built = build(graph, jobs, options, is_commit, granularity, restore_read_only);
     if built.is_err() && restore_read_only {
         aio::block_on(graph.set_read_only(&target, true))?;
     }

@@ -1,7 +1,8 @@
 //! The filter `mirror_top` above the source of a mirror, and `commit_top` above that of a commit.
 //!
 //! In the mode `write-blocking` it writes what the guest writes to the target, too, and tells the guest when both are
-//! done. Ranges that the job copies just now are waited for. A part of a granule that was written to both sides does not
+//! done. Both get the same bytes from a private copy: a guest may change its buffer while the disk reads it. Ranges that the
+//! job copies just now are waited for. A part of a granule that was written to both sides does not
 //! change whether the granule is dirty.
 
 use std::future::Future;
@@ -37,6 +38,10 @@ impl DriverType for JobFilter {
 pub(crate) static MIRROR_TOP: &dyn DriverType = &JobFilter("mirror_top");
 /// The driver `commit_top`.
 pub(crate) static COMMIT_TOP: &dyn DriverType = &JobFilter("commit_top");
+
+/// The longest piece of a guest's write that is copied at once, bytes, and what pieces end at a multiple of: whole clusters
+/// of every image format.
+const MAX_BOUNCE: u64 = 2 << 20;
 
 /// What the filter and the job share.
 pub(crate) struct Link {
@@ -131,6 +136,14 @@ impl MirrorTop {
         }
         Ok(())
     }
+
+    /// Writes what nobody changes any more to both sides.
+    async fn write_both(&self, offset: u64, bounce: IoBuf, flags: WriteFlags) -> Result<()> {
+        let plain = WriteFlags { fua: flags.fua, ..WriteFlags::default() };
+        let (len, copy) = (bounce.len() as u64, bounce.clone());
+        let own = self.file.write(offset, bounce, flags);
+        self.both((offset, len), own, async |target: &Child| target.write(offset, copy, plain).await).await
+    }
 }
 
 impl Driver for MirrorTop {
@@ -142,11 +155,20 @@ impl Driver for MirrorTop {
 
     fn write(&self, offset: u64, buf: IoBuf, flags: WriteFlags) -> IoFuture<'_> {
         Box::pin(async move {
-            let copy = buf.clone();
-            let plain = WriteFlags { fua: flags.fua, ..WriteFlags::default() };
-            let own = self.file.write(offset, buf, flags);
-            let len = copy.len() as u64;
-            self.both((offset, len), own, async |target: &Child| target.write(offset, copy, plain).await).await
+            if self.active().is_none() {
+                return self.file.write(offset, buf, flags).await;
+            }
+            let mut done = 0;
+            while done < buf.len() {
+                let at = offset.saturating_add(done as u64);
+                let room = MAX_BOUNCE - at % MAX_BOUNCE;
+                let len = (buf.len() - done).min(usize::try_from(room).unwrap_or(usize::MAX));
+                let bounce = IoBuf::zeroed(len);
+                bounce.copy_from(0, &buf, done, len);
+                self.write_both(at, bounce, flags).await?;
+                done += len;
+            }
+            Ok(())
         })
     }
 

@@ -63,7 +63,7 @@ struct Stream {
 ///
 /// # Errors
 /// The nodes can't be used so; then nothing has changed.
-pub fn create(graph: &Arc<Graph>, jobs: &Jobs, options: Options) -> Result<Arc<Job>> {
+pub fn create(graph: &Arc<Graph>, jobs: &Jobs, options: &Options) -> Result<Arc<Job>> {
     use Permissions as P;
     jobs.check_id(&options.id)?;
     let top = Arc::clone(&options.top);
@@ -90,7 +90,7 @@ pub fn create(graph: &Arc<Graph>, jobs: &Jobs, options: Options) -> Result<Arc<J
             edges.push(main);
             let unchanged = P::WRITE_UNCHANGED;
             edges.push(graph.attach_named(&top, (&holder, "active node"), &gate, unchanged, basic | P::WRITE)?);
-            let last = bottom_of(&options, &image);
+            let last = bottom_of(options, &image);
             for node in chain::of(&top).skip(1) {
                 if last.as_ref().is_none_or(|last| Arc::ptr_eq(last, &image)) {
                     break;

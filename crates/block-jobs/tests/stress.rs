@@ -242,7 +242,7 @@ impl Stress {
                     auto_finalize: true,
                     auto_dismiss: true,
                 };
-                stream::create(&self.graph, &self.jobs, options).map(|job| (job, Expected::Disk))
+                stream::create(&self.graph, &self.jobs, &options).map(|job| (job, Expected::Disk))
             }
             3 if depth > 1 => self.commit(id, speed, depth),
             _ => return self.snapshot(),
@@ -294,7 +294,7 @@ impl Stress {
             auto_dismiss: true,
         };
         let is_full = options.sync == mirror::Sync::Full;
-        let job = mirror::create(&self.graph, &self.jobs, options)?;
+        let job = mirror::create(&self.graph, &self.jobs, &options)?;
         // What is in the copy of a mirror is told when it ends.
         Ok((job, if is_full { Expected::Copy(path, format, Vec::new()) } else { Expected::Disk }))
     }
@@ -338,7 +338,7 @@ impl Stress {
             max_chunk: 0,
             transaction: None,
         };
-        let job = backup::create(&self.graph, &self.jobs, options)?;
+        let job = backup::create(&self.graph, &self.jobs, &options)?;
         Ok((job, Expected::Copy(path, format, self.model.clone())))
     }
 
@@ -368,7 +368,7 @@ impl Stress {
                 auto_finalize: true,
                 auto_dismiss: true,
             };
-            mirror::create(&self.graph, &self.jobs, options)?
+            mirror::create(&self.graph, &self.jobs, &options)?
         } else {
             let options = commit::Options {
                 id,
@@ -381,7 +381,7 @@ impl Stress {
                 auto_finalize: true,
                 auto_dismiss: true,
             };
-            commit::create(&self.graph, &self.jobs, options)?
+            commit::create(&self.graph, &self.jobs, &options)?
         };
         Ok((job, Expected::Disk))
     }

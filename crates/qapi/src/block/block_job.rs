@@ -44,7 +44,7 @@ pub enum MirrorCopyMode {
 /// How hard a backup works.
 #[derive(Debug, Clone, PartialEq, Eq, QapiType)]
 pub struct BackupPerf {
-    /// Let the host copy; off if absent.
+    /// Let the host copy; off if absent, and `true` is refused.
     pub use_copy_range: Option<bool>,
     /// The most requests in flight; 64 if absent.
     pub max_workers: Option<i64>,

@@ -153,6 +153,9 @@ impl Storage {
             _ => None,
         };
         let perf = wish.x_perf.as_ref();
+        if perf.and_then(|perf| perf.use_copy_range).unwrap_or(false) {
+            return Err(Error::generic("x-perf.use-copy-range=on is not supported"));
+        }
         let max_workers = perf.and_then(|perf| perf.max_workers).unwrap_or(64);
         let Some(max_workers) = usize::try_from(max_workers).ok().filter(|n| (1..=i32::MAX as usize).contains(n))
         else {
@@ -187,7 +190,7 @@ impl Storage {
             max_chunk,
             transaction: transaction.cloned(),
         };
-        backup::create(&self.graph, &self.jobs, options).map(PreparedBackup).map_err(client_error)
+        backup::create(&self.graph, &self.jobs, &options).map(PreparedBackup).map_err(client_error)
     }
 }
 

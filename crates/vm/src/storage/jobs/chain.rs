@@ -69,7 +69,7 @@ impl Storage {
             auto_finalize: command.auto_finalize.unwrap_or(true),
             auto_dismiss: command.auto_dismiss.unwrap_or(true),
         };
-        let job = stream::create(&self.graph, &self.jobs, options).map_err(client_error)?;
+        let job = stream::create(&self.graph, &self.jobs, &options).map_err(client_error)?;
         self.start_job(&job);
         Ok(())
     }
@@ -156,7 +156,7 @@ impl Storage {
                 auto_finalize,
                 auto_dismiss,
             };
-            mirror::create(&self.graph, &self.jobs, options)
+            mirror::create(&self.graph, &self.jobs, &options)
         } else {
             if let Some(overlay) = chain::overlay_of(&active, Some(&top)) {
                 self.check_unblocked(&overlay)?;
@@ -174,7 +174,7 @@ impl Storage {
                 auto_finalize,
                 auto_dismiss,
             };
-            commit::create(&self.graph, &self.jobs, options)
+            commit::create(&self.graph, &self.jobs, &options)
         };
         self.start_job(&job.map_err(client_error)?);
         Ok(())

@@ -218,7 +218,7 @@ impl Storage {
             auto_finalize: wish.auto_finalize.unwrap_or(true),
             auto_dismiss: wish.auto_dismiss.unwrap_or(true),
         };
-        let job = mirror::create(&self.graph, &self.jobs, options).map_err(client_error)?;
+        let job = mirror::create(&self.graph, &self.jobs, &options).map_err(client_error)?;
         self.start_job(&job);
         Ok(())
     }
