@@ -198,7 +198,7 @@ async def copies(run, told):
     await told("An explicit job ID is required", "blockdev-mirror", **wish)
     await run("blockdev-mirror", job_id="m", auto_dismiss=False, **wish)
     assert (await reaches("m", "ready"))["ready"] is True
-    await told("is busy", "blockdev-backup", job_id="b", **{**wish, "device": "jt", "target": "js"})
+    await told("is busy", "blockdev-backup", **{**wish, "job-id": "b", "device": "jt", "target": "js"})
     await run("block-job-set-speed", device="m", speed=1 << 20)
     await run("block-job-pause", device="m")
     await told("already paused", "block-job-pause", device="m")

@@ -36,6 +36,7 @@ mod protocol;
 mod python;
 mod snapshots;
 mod spec_examples;
+mod spec_jobs;
 mod spec_snapshots;
 mod spec_storage;
 mod storage;

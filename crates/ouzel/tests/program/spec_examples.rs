@@ -1,10 +1,11 @@
 //! Replays every example of the specification's documents that belongs to the commands of this product. Those of the block
-//! layer are in `spec_storage` and `spec_snapshots`.
+//! layer are in `spec_storage`, `spec_snapshots` and `spec_jobs`.
 
 use std::collections::BTreeSet;
 
 use serde_json::Value;
 
+use crate::spec_jobs::is_of_jobs;
 use crate::spec_snapshots::is_of_snapshots;
 use crate::spec_storage::is_of_storage;
 use crate::support::examples::{examples, problems, replay};
@@ -17,6 +18,8 @@ fn fresh() -> (Machine, Session) {
     let mut machine = Setup::new()
         .args(["-S", "-m", "64", "-smp", "1,maxcpus=2", "-vga", "std", "-device", "secondary-vga,id=video0"])
         .args(["-vnc", "unix:{dir}/vnc,password=on"])
+        // What the examples of devices and character devices name, as where QEMU's answers were recorded.
+        .args(["-device", "virtio-scsi-pci", "-chardev", "ringbuf,id=foo"])
         .start();
     let session = machine.connect(0);
     (machine, session)
@@ -35,10 +38,9 @@ fn every_example_of_the_commands_answers_in_the_documented_shape() {
         .collect();
     ours.extend(OLD.map(String::from));
     let (mut replayed, mut found) = (0, Vec::new());
-    for example in examples
-        .iter()
-        .filter(|example| ours.contains(&example.command) && !is_of_storage(example) && !is_of_snapshots(example))
-    {
+    for example in examples.iter().filter(|example| {
+        ours.contains(&example.command) && !is_of_storage(example) && !is_of_snapshots(example) && !is_of_jobs(example)
+    }) {
         if serde_json::from_str::<Value>(&example.request).is_err() {
             println!("{} ({}) is no JSON: {}", example.name, example.command, example.notes);
             continue;
@@ -53,9 +55,12 @@ fn every_example_of_the_commands_answers_in_the_documented_shape() {
         let refused =
             refused.filter(|error| !OLD.contains(&example.command.as_str()) || error["class"] != "CommandNotFound");
         let before = found.len();
-        // The example asks for an option that this product does not have: QEMU's answer for such a one.
+        // The example asks for an option or a device that this product does not have: QEMU's answer for such a one.
         if example.request.contains("option-rom") {
             assert_eq!(reply["error"]["desc"], "invalid option name: option-rom", "it exists: remove this exception");
+        } else if example.request.contains("e1000") {
+            let wanted = "'e1000' is not a valid device model name";
+            assert_eq!(reply["error"]["desc"], wanted, "it exists: remove this exception");
         } else if let Some(error) = refused {
             if reply["error"] != *error {
                 found.push(format!("wanted the error {error}, got {reply}"));
@@ -104,5 +109,5 @@ fn every_example_of_other_commands_is_answered_as_not_found_and_harms_nothing() 
         assert!(errors >= wanted, "{}: {}", example.name, example.request);
         replayed += 1;
     }
-    assert!(replayed > 50, "only {replayed} examples");
+    assert!(replayed > 20, "only {replayed} examples");
 }
