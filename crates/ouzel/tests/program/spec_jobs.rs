@@ -122,11 +122,11 @@ fn wrong(example: &Example) -> Vec<String> {
     if found.is_empty() {
         found = effect(example, &mut session, &place);
     }
-    for disk in 0..DISKS.len() {
+    for (disk, name) in DISKS.iter().enumerate() {
         let first = guest.read(disk, 0, 65536).1;
         let last = guest.read(disk, 1024, 32768).1;
         if first.iter().any(|read| *read != 1) || last.iter().any(|read| *read != 3) {
-            found.push(format!("{} does not hold what was written", DISKS[disk]));
+            found.push(format!("{name} does not hold what was written"));
         }
     }
     found
