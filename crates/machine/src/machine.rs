@@ -556,6 +556,16 @@ impl Machine {
         }
     }
 
+    /// Reads from an I/O port, as a CPU would; `size` is 1, 2 or 4.
+    pub fn read_port(&self, port: u64, size: usize) -> u64 {
+        self.board.ports.load(GuestAddress(port), port_width(size))
+    }
+
+    /// Writes to an I/O port, as a CPU would; `size` is 1, 2 or 4.
+    pub fn write_port(&self, port: u64, size: usize, value: u64) {
+        self.board.ports.store(GuestAddress(port), port_width(size), value);
+    }
+
     /// Guest memory, for whoever copies it in the background.
     pub fn guest_memory(&self) -> GuestMemory {
         GuestMemory { memory: Arc::clone(&self.board.memory), vcpus: Arc::clone(&self.vcpus) }
@@ -664,6 +674,14 @@ fn new_vcpus(
     // The board is new: nobody has told it about vCPUs before.
     let _first = board.mailboxes.set(signals);
     Ok(vcpus)
+}
+
+fn port_width(size: usize) -> AccessSize {
+    match size {
+        1 => AccessSize::Byte,
+        2 => AccessSize::Word,
+        _ => AccessSize::Dword,
+    }
 }
 
 /// Guest memory as a debugger reads it.

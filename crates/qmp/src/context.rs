@@ -28,6 +28,20 @@ pub struct SessionContext {
 }
 
 impl SessionContext {
+    /// The context of a monitor that is no QMP session.
+    #[must_use]
+    pub fn new(id: &str, fd_sets: FdSets) -> Self {
+        let monitor = MonitorData { id: id.to_owned(), fds: Mutex::default(), default_cpu: Mutex::default() };
+        Self { monitor: Arc::new(monitor), fd_sets, received: None }
+    }
+
+    /// A context for work on behalf of another, with its descriptors, but without what it has chosen.
+    #[must_use]
+    pub fn of(other: &mut Self) -> Self {
+        let received = other.received.take();
+        Self { received, ..Self::new(&other.monitor.id, other.fd_sets.clone()) }
+    }
+
     /// The id of the monitor.
     #[must_use]
     pub fn monitor_id(&self) -> &str {

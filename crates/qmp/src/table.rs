@@ -222,3 +222,46 @@ impl Inventory {
         Value::Array(wanted.map(entry).collect())
     }
 }
+
+/// The one who waits for a command of the program itself.
+type Waiting = Box<dyn FnOnce(Result<Value, Error>) + Send>;
+
+struct Told(std::sync::Mutex<Option<Waiting>>);
+
+impl crate::reply::ReplyTarget for Told {
+    fn finish(self: std::sync::Arc<Self>, _: u64, _: Option<Value>, result: Result<Value, Error>) {
+        let waiting = crate::lock(&self.0).take();
+        if let Some(tell) = waiting {
+            tell(result);
+        }
+    }
+}
+
+impl<C: 'static, S: 'static> CommandTable<C, S> {
+    /// Runs a command that the program itself asks for, on the control thread, and tells the result: at once or, where
+    /// the command answers later, from another thread.
+    pub fn call(
+        &self,
+        (control, state): (&mut C, &S),
+        context: &mut SessionContext,
+        name: &str,
+        arguments: Map,
+        done: impl FnOnce(Result<Value, Error>) + Send + 'static,
+    ) {
+        let entry = match self.find(name, false, false) {
+            Ok(entry) => entry,
+            Err(error) => return done(Err(error)),
+        };
+        match &entry.handler {
+            Handler::Control(prepare) => match prepare(Some(arguments)) {
+                Ok(run) => {
+                    let target = std::sync::Arc::new(Told(std::sync::Mutex::new(Some(Box::new(done)))));
+                    run(control, context, RawReply { target: Some(target), connection: 0, id: None });
+                }
+                Err(error) => done(Err(error)),
+            },
+            Handler::InPlace(run) => done(run(state, context, Some(arguments))),
+            Handler::Introspect(run) => done(run(&self.inventory, Some(arguments))),
+        }
+    }
+}

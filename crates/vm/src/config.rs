@@ -34,13 +34,15 @@ impl Default for Actions {
     }
 }
 
-/// A QMP monitor.
+/// A monitor.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MonitorConfig {
     /// The character device it speaks on.
     pub chardev: String,
     /// Whether replies are spread over lines.
     pub pretty: bool,
+    /// It is for a person, not for QMP.
+    pub is_human: bool,
 }
 
 /// Everything that the command line says.

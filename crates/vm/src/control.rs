@@ -35,6 +35,8 @@ pub struct SharedState {
     pub fd_sets: FdSets,
     /// The character devices.
     pub chardevs: Arc<Chardevs>,
+    /// The commands, for monitors of people.
+    pub table: Arc<crate::handlers::Table>,
 }
 
 /// The control thread's state.
@@ -200,6 +202,28 @@ impl Control {
     /// The machine, to change.
     pub fn machine_mut(&mut self) -> &mut Machine {
         &mut self.machine
+    }
+
+    /// Runs a QMP command for the program itself; see [`qmp::CommandTable::call`].
+    pub fn call(
+        &mut self,
+        context: &mut qmp::SessionContext,
+        name: &str,
+        arguments: qapi::json::Map,
+        done: impl FnOnce(Result<qapi::json::Value, qapi::Error>) + Send + 'static,
+    ) {
+        let (table, snapshot) = (Arc::clone(&self.shared.table), Arc::clone(&self.shared.snapshot));
+        table.call((self, &snapshot), context, name, arguments, done);
+    }
+
+    /// The graph of block nodes.
+    pub fn storage_graph(&self) -> &Arc<block::Graph> {
+        self.storage.graph()
+    }
+
+    /// The reactor of the block layer's requests.
+    pub fn storage_reactor(&self) -> aio::Handle {
+        self.storage.reactor()
     }
 
     /// The character devices.

@@ -11,6 +11,7 @@ mod cpu_log;
 pub mod daemon;
 pub mod handlers;
 pub mod hotplug;
+pub mod human;
 pub mod inbox;
 pub mod log;
 pub mod numa;

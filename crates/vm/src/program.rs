@@ -22,6 +22,7 @@ use crate::control::{Control, Preconfig, SharedState};
 use crate::cpu_log;
 use crate::handlers;
 use crate::hotplug::DeviceSource;
+use crate::human::HumanMonitor;
 use crate::inbox::Inbox;
 use crate::log::{LogConfig, LogItem};
 use crate::qtest;
@@ -185,6 +186,7 @@ pub struct Program {
     /// The character devices of monitors.
     monitors: Vec<String>,
     // Dropped in this order: sessions, then devices, then their thread.
+    people: Vec<HumanMonitor>,
     server: Server<Control, Snapshot>,
     qtest: Option<qtest::Server>,
     chardevs: Arc<Chardevs>,
@@ -224,6 +226,12 @@ impl Program {
         for spec in &config.chardevs {
             chardevs.add(spec)?;
         }
+        let mut people = Vec::new();
+        // Before devices: what shares a terminal with a serial port does not begin with the input.
+        for monitor in config.monitors.iter().filter(|monitor| monitor.is_human) {
+            let chardev = chardevs.attach(&monitor.chardev)?;
+            people.push(HumanMonitor::start(chardev, server.fd_sets().clone(), &inbox));
+        }
         // Until clients have configured the machine there is an empty one.
         let first = if config.preconfig { empty(&config.machine) } else { config.machine.clone() };
         let machine = build(&first, &chardevs, &mut storage, (&guest_events, trace.clone()))?;
@@ -235,6 +243,7 @@ impl Program {
             preconfig,
             fd_sets: server.fd_sets().clone(),
             chardevs: Arc::clone(&chardevs),
+            table: Arc::new(handlers::table()),
         };
         let source = DeviceSource { parser: config.devices.clone(), chardevs: Arc::clone(&chardevs) };
         let mut control = Control::new(machine, storage, config.actions, shared, log.has(LogItem::CpuReset), source);
@@ -263,19 +272,20 @@ impl Program {
         }
         // Only now can clients come: the start of the machine is no event for them.
         let mut monitors = Vec::new();
-        for monitor in &config.monitors {
+        for monitor in config.monitors.iter().filter(|monitor| !monitor.is_human) {
             let options = MonitorOptions { id: monitor.chardev.clone(), pretty: monitor.pretty };
             let chardev = chardevs.attach(&monitor.chardev)?;
             server.add_monitor(chardev, options);
             monitors.push(monitor.chardev.clone());
         }
-        Ok(Self { inbox, control, monitors, server, qtest, chardevs, _monitor_thread: monitor_thread })
+        Ok(Self { inbox, control, monitors, people, server, qtest, chardevs, _monitor_thread: monitor_thread })
     }
 
     /// Runs until the end; returns the exit status.
     pub fn run(mut self) -> i32 {
         let status = self.control.run(&self.inbox);
         flush(&self.monitors, &self.chardevs);
+        drop(self.people);
         drop(self.server);
         drop(self.qtest);
         self.chardevs.close_all();

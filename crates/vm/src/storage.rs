@@ -194,6 +194,11 @@ impl Storage {
         Ok(storage)
     }
 
+    /// Where requests run that are no device's.
+    pub fn reactor(&self) -> aio::Handle {
+        self.reactor.handle().clone()
+    }
+
     /// The graph.
     pub fn graph(&self) -> &Arc<Graph> {
         &self.graph

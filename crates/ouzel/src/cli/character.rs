@@ -11,7 +11,7 @@ use super::{Argument, CliError};
 pub struct Character {
     /// The devices to open, in order.
     pub chardevs: Vec<ChardevSpec>,
-    /// The QMP monitors.
+    /// The monitors.
     pub monitors: Vec<MonitorConfig>,
     /// For COM1, COM2, …: the device behind it, if the port exists.
     pub serials: Vec<Option<String>>,
@@ -28,6 +28,11 @@ impl Character {
             Legacy::Existing(id) => Ok(Some(id)),
             Legacy::New(spec) => {
                 let id = spec.id.clone();
+                // `mon:` puts a monitor on the device, too, where it is shared.
+                if argument.value.starts_with("mon:") {
+                    let monitor = MonitorConfig { chardev: id.clone(), pretty: false, is_human: true };
+                    self.monitors.push(monitor);
+                }
                 self.add(argument, spec)?;
                 Ok(Some(id))
             }
@@ -77,7 +82,6 @@ pub fn settings(arguments: &[Argument<'_>]) -> Result<Character, CliError> {
         character.debug_console = chardev;
     }
     monitors(arguments, &mut character)?;
-    check_unavailable(arguments)?;
     Ok(character)
 }
 
@@ -103,8 +107,10 @@ fn serials(arguments: &[Argument<'_>], character: &mut Character) -> Result<(), 
 }
 
 fn monitors(arguments: &[Argument<'_>], character: &mut Character) -> Result<(), CliError> {
-    for (index, argument) in
-        arguments.iter().filter(|argument| matches!(argument.option.name, "mon" | "qmp" | "qmp-pretty")).enumerate()
+    for (index, argument) in arguments
+        .iter()
+        .filter(|argument| matches!(argument.option.name, "mon" | "qmp" | "qmp-pretty" | "monitor"))
+        .enumerate()
     {
         let monitor = match argument.option.name {
             "mon" => monitor_option(argument)?,
@@ -112,7 +118,7 @@ fn monitors(arguments: &[Argument<'_>], character: &mut Character) -> Result<(),
                 // QEMU's own names, which clients see in query-chardev.
                 let id = format!("compat_monitor{index}");
                 let Some(chardev) = character.open(argument, &id)? else { continue };
-                MonitorConfig { chardev, pretty: name == "qmp-pretty" }
+                MonitorConfig { chardev, pretty: name == "qmp-pretty", is_human: name == "monitor" }
             }
         };
         if !character.has(&monitor.chardev) {
@@ -123,29 +129,20 @@ fn monitors(arguments: &[Argument<'_>], character: &mut Character) -> Result<(),
     Ok(())
 }
 
-/// `-mon chardev=ID,mode=control[,pretty=on]`.
+/// `-mon chardev=ID,mode=control[,pretty=on]`; without a mode it is for a person.
 fn monitor_option(argument: &Argument<'_>) -> Result<MonitorConfig, CliError> {
     let mut values = Values::parse(*argument, Some("chardev"))?;
     let chardev = values.required("chardev")?;
     let mode = values.text("mode")?;
     let pretty = values.flag("pretty")?.unwrap_or(false);
     match mode.as_deref() {
-        Some("control") => {}
-        None | Some("readline") => {
-            return Err(argument.error("the human monitor is not available; give mode=control"));
-        }
+        Some("control" | "readline") | None => {}
         Some(other) => return Err(argument.error(format!("Parameter 'mode' does not accept value '{other}'"))),
     }
-    values.finish()?;
-    Ok(MonitorConfig { chardev, pretty })
-}
-
-/// Options that exist so that a command line written for QEMU starts, and accept just what is true here.
-fn check_unavailable(arguments: &[Argument<'_>]) -> Result<(), CliError> {
-    for argument in all(arguments, "monitor") {
-        if argument.value != "none" {
-            return Err(argument.error(format!("'{}' is not available; only 'none' is", argument.value)));
-        }
+    let is_human = mode.as_deref() != Some("control");
+    if is_human && pretty {
+        return Err(argument.error("'pretty' is not compatible with HMP monitors"));
     }
-    Ok(())
+    values.finish()?;
+    Ok(MonitorConfig { chardev, pretty, is_human })
 }

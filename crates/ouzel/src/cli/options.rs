@@ -331,7 +331,7 @@ pub const OPTIONS: &[OptionSpec] = &[
     grouped("mon", "[chardev=]id,mode=control[,pretty=on]", "put a QMP monitor on a character device", &MON),
     option("qmp", Some("dev"), "put a QMP monitor on a new character device"),
     option("qmp-pretty", Some("dev"), "like -qmp, but replies are spread over lines"),
-    option("monitor", Some("dev"), "the human monitor's character device; only 'none' is available"),
+    option("monitor", Some("dev"), "the human monitor's character device"),
     option(
         "display",
         Some("none|vnc=…"),

@@ -1,0 +1,414 @@
+//! Disks: what they are, and what is done to them.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::sync::Arc;
+
+use ::hmp::Arguments;
+use block::{Backend, Permissions};
+use block_commands::{Output, Session};
+use qapi::json::Value;
+
+use super::info::each;
+use super::{Command, Human, Outcome, call, command, given, shown, text};
+
+/// The commands.
+pub const COMMANDS: &[Command] = &[
+    command(
+        "qemu-io",
+        "qdev:-d,device:B,command:s",
+        "[-d] [device] \"[command]\"",
+        "run a command of qemu-io on a disk",
+        qemu_io,
+    ),
+    command("block_resize", "device:B,size:o", "device size", "change a disk's size", |_, arguments| {
+        let size = arguments.number("size").unwrap_or(0);
+        call("block_resize", [("device", arguments.required("device").into()), ("size", size.into())])
+    }),
+    command("eject", "force:-f,device:B", "[-f] device", "eject a medium", |_, arguments| {
+        let force = arguments.flag("force");
+        call("eject", [("device", arguments.required("device").into()), ("force", force.into())])
+    }),
+    command(
+        "change",
+        "device:B,force:-f,target:F,arg:s?,read-only-mode:s?",
+        "device [-f] filename [format [read-only-mode]]",
+        "change a removable medium",
+        |_, arguments| {
+            call(
+                "blockdev-change-medium",
+                given([
+                    ("device", Some(arguments.required("device").into())),
+                    ("filename", Some(arguments.required("target").into())),
+                    ("format", arguments.text("arg").map(Value::from)),
+                    ("force", arguments.flag("force").then(|| true.into())),
+                    ("read-only-mode", arguments.text("read-only-mode").map(Value::from)),
+                ]),
+            )
+        },
+    ),
+    command(
+        "block_set_io_throttle",
+        "device:B,bps:l,bps_rd:l,bps_wr:l,iops:l,iops_rd:l,iops_wr:l",
+        "device bps bps_rd bps_wr iops iops_rd iops_wr",
+        "limit how fast a disk is",
+        |_, arguments| {
+            let number = |name| arguments.number(name).unwrap_or(0).into();
+            call(
+                "block_set_io_throttle",
+                [
+                    ("device", arguments.required("device").into()),
+                    ("bps", number("bps")),
+                    ("bps_rd", number("bps_rd")),
+                    ("bps_wr", number("bps_wr")),
+                    ("iops", number("iops")),
+                    ("iops_rd", number("iops_rd")),
+                    ("iops_wr", number("iops_wr")),
+                ],
+            )
+        },
+    ),
+    command("object_del", "id:s", "id", "remove an object", |_, arguments| {
+        call("object-del", [("id", arguments.required("id").into())])
+    }),
+    command("object_add", "object:S", "[qom-type=]type,id=str[,prop=value][,...]", "add an object", |_, arguments| {
+        let mut object = Vec::new();
+        for (index, item) in arguments.required("object").split(',').enumerate() {
+            let (name, value) = match item.split_once('=') {
+                Some(pair) => pair,
+                None if index == 0 => ("qom-type", item),
+                None => return format!("Error: Expected '=' after parameter '{item}'\n").into(),
+            };
+            object.push((name.to_owned(), value.to_owned()));
+        }
+        let map = qapi::json::Map::from_iter(object);
+        Outcome::Call { name: "object-add", arguments: map, show: Box::new(|_| String::new()) }
+    }),
+    command(
+        "block_stream",
+        "device:B,speed:o?,base:s?",
+        "device [speed [base]]",
+        "copy data from a backing file into a disk",
+        |_, arguments| {
+            call(
+                "block-stream",
+                given([
+                    ("device", Some(arguments.required("device").into())),
+                    ("base", arguments.text("base").map(Value::from)),
+                    ("speed", arguments.number("speed").map(Value::from)),
+                    ("on-error", Some("report".into())),
+                ]),
+            )
+        },
+    ),
+    command("block_job_set_speed", "device:B,speed:o", "device speed", "limit a job's speed", |_, arguments| {
+        let speed = arguments.number("speed").unwrap_or(0);
+        call("block-job-set-speed", [("device", arguments.required("device").into()), ("speed", speed.into())])
+    }),
+    command("block_job_cancel", "force:-f,device:B", "[-f] device", "end a job early", |_, arguments| {
+        let force = arguments.flag("force");
+        call("block-job-cancel", [("device", arguments.required("device").into()), ("force", force.into())])
+    }),
+    command("block_job_complete", "device:B", "device", "let a job end", |_, arguments| {
+        call("block-job-complete", [("device", arguments.required("device").into())])
+    }),
+    command("block_job_pause", "device:B", "device", "pause a job", |_, arguments| {
+        call("block-job-pause", [("device", arguments.required("device").into())])
+    }),
+    command("block_job_resume", "device:B", "device", "let a paused job go on", |_, arguments| {
+        call("block-job-resume", [("device", arguments.required("device").into())])
+    }),
+    command(
+        "snapshot_blkdev",
+        "reuse:-n,device:B,snapshot-file:s?,format:s?",
+        "[-n] device [new-image-file] [format]",
+        "put an overlay on a disk",
+        |_, arguments| {
+            let Some(file) = arguments.text("snapshot-file") else {
+                return "Error: Parameter 'snapshot-file' is missing\n".to_owned().into();
+            };
+            call(
+                "blockdev-snapshot-sync",
+                given([
+                    ("device", Some(arguments.required("device").into())),
+                    ("snapshot-file", Some(file.into())),
+                    ("format", arguments.text("format").map(Value::from)),
+                    ("mode", arguments.flag("reuse").then(|| "existing".into())),
+                ]),
+            )
+        },
+    ),
+    command(
+        "drive_mirror",
+        "reuse:-n,full:-f,device:B,target:s,format:s?",
+        "[-n] [-f] device target [format]",
+        "copy a disk and what is written to it",
+        |_, arguments| {
+            call(
+                "drive-mirror",
+                given([
+                    ("device", Some(arguments.required("device").into())),
+                    ("target", Some(arguments.required("target").into())),
+                    ("format", arguments.text("format").map(Value::from)),
+                    ("sync", Some(if arguments.flag("full") { "full" } else { "top" }.into())),
+                    ("mode", arguments.flag("reuse").then(|| "existing".into())),
+                ]),
+            )
+        },
+    ),
+    command(
+        "drive_backup",
+        "reuse:-n,full:-f,compress:-c,device:B,target:s,format:s?",
+        "[-n] [-f] [-c] device target [format]",
+        "copy a disk as it is now",
+        |_, arguments| {
+            call(
+                "drive-backup",
+                given([
+                    ("device", Some(arguments.required("device").into())),
+                    ("target", Some(arguments.required("target").into())),
+                    ("format", arguments.text("format").map(Value::from)),
+                    ("sync", Some(if arguments.flag("full") { "full" } else { "top" }.into())),
+                    ("mode", arguments.flag("reuse").then(|| "existing".into())),
+                    ("compress", arguments.flag("compress").then(|| true.into())),
+                ]),
+            )
+        },
+    ),
+];
+
+/// Where the commands of `qemu-io` print: on the program's own output, as in QEMU.
+struct Standard;
+
+impl Output for Standard {
+    fn print(&mut self, text: &str) {
+        // Nobody may be reading any more.
+        let _ = std::io::stdout().write_all(text.as_bytes());
+        let _ = std::io::stdout().flush();
+    }
+
+    fn complain(&mut self, text: &str) {
+        eprint!("{text}");
+    }
+}
+
+fn qemu_io(human: &mut Human<'_>, arguments: &Arguments) -> Outcome {
+    let graph = Arc::clone(human.control.storage_graph());
+    let name = arguments.required("device");
+    let by_device = arguments.flag("qdev");
+    let found = graph.backends().into_iter().find(|backend: &Arc<Backend>| {
+        if by_device {
+            backend.holder() == name
+                || backend
+                    .device()
+                    .is_some_and(|device| device.id().as_deref() == Some(name) || device.qom_path() == name)
+        } else {
+            backend.name() == name
+        }
+    });
+    let node = match found {
+        Some(backend) => match backend.node() {
+            Some(node) => node,
+            None => return format!("Error: Device '{name}' has no medium\n").into(),
+        },
+        None => match graph.lookup(name) {
+            Some(node) if !by_device => node,
+            _ => return format!("Error: Cannot find device='{name}' nor node-name='{name}'\n").into(),
+        },
+    };
+    let line = arguments.required("command").to_owned();
+    let reactor = human.control.storage_reactor();
+    Outcome::Aside(Box::new(move || {
+        let (tell, told) = std::sync::mpsc::channel();
+        reactor.spawn(async move {
+            let attached = graph.attach_root(&node, "qemu-io", Permissions::NONE, Permissions::ALL);
+            let result = match attached {
+                Ok(child) => {
+                    let mut session =
+                        Session::on(Arc::clone(&graph), Arc::clone(&child), "qemu-io", Box::new(Standard));
+                    session.run(&line).await;
+                    session.drain().await;
+                    drop(session);
+                    // The node has other users.
+                    let _ = graph.detach(&child).await;
+                    String::new()
+                }
+                Err(error) => format!("Error: {error}\n"),
+            };
+            // The receiver waits for exactly this.
+            let _ = tell.send(result);
+        });
+        told.recv().unwrap_or_default()
+    }))
+}
+
+/// `info block`
+pub fn info(_: &mut Human<'_>, arguments: &Arguments) -> Outcome {
+    let verbose = arguments.flag("verbose");
+    let wanted = arguments.text("device").map(str::to_owned);
+    if arguments.flag("nodes") {
+        return shown("query-named-block-nodes", [], move |list| {
+            let is_it = |one: &&Value| wanted.as_ref().is_none_or(|name| text(one, "node-name") == *name);
+            let list = list.as_array().unwrap_or_default().iter().filter(is_it);
+            list.map(|one| inserted(&text(one, "node-name"), None, Some(one), verbose)).collect::<Vec<_>>().join("\n")
+        });
+    }
+    shown("query-block", [], move |list| {
+        let is_it = |one: &&Value| wanted.as_ref().is_none_or(|name| text(one, "device") == *name);
+        let list = list.as_array().unwrap_or_default().iter().filter(is_it);
+        list.map(|one| inserted(&text(one, "device"), Some(one), one.get("inserted"), verbose))
+            .collect::<Vec<_>>()
+            .join("\n")
+    })
+}
+
+fn inserted(name: &str, device: Option<&Value>, medium: Option<&Value>, verbose: bool) -> String {
+    let mut shown = String::new();
+    if !name.is_empty() {
+        shown.push_str(name);
+    }
+    let Some(medium) = medium else {
+        shown.push_str(": [not inserted]\n");
+        return shown + &attached(device);
+    };
+    let node = text(medium, "node-name");
+    if device.is_some() && !node.is_empty() {
+        let _ = write!(shown, "{}({node})", if name.is_empty() { "" } else { " " });
+    }
+    let flag = |value: &Value, name: &str| text(value, name) == "true";
+    let _ = writeln!(
+        shown,
+        ": {} ({}{}{})",
+        text(medium, "file"),
+        text(medium, "drv"),
+        if flag(medium, "ro") { ", read-only" } else { "" },
+        if flag(medium, "encrypted") { ", encrypted" } else { "" }
+    );
+    shown += &attached(device);
+    let cache = medium.get("cache");
+    let on = |name: &str| cache.is_some_and(|cache| flag(cache, name));
+    let _ = writeln!(
+        shown,
+        "    Cache mode:       {}{}{}",
+        if on("writeback") { "writeback" } else { "writethrough" },
+        if on("direct") { ", direct" } else { "" },
+        if on("no-flush") { ", ignore flushes" } else { "" }
+    );
+    if medium.get("backing_file").is_some() {
+        let depth = text(medium, "backing_file_depth");
+        let _ = writeln!(shown, "    Backing file:     {} (chain depth: {depth})", text(medium, "backing_file"));
+    }
+    if text(medium, "detect_zeroes") != "off" && medium.get("detect_zeroes").is_some() {
+        let _ = writeln!(shown, "    Detect zeroes:    {}", text(medium, "detect_zeroes"));
+    }
+    let limits = ["bps", "bps_rd", "bps_wr", "iops", "iops_rd", "iops_wr"];
+    if limits.iter().any(|name| medium.get(name).and_then(Value::as_i64).unwrap_or(0) != 0) {
+        shown.push_str("    I/O throttling:  ");
+        for name in limits {
+            let _ = write!(shown, " {name}={}", text(medium, name));
+        }
+        shown.push('\n');
+    }
+    if let Some(image) = medium.get("image").filter(|_| verbose) {
+        let size = image.get("virtual-size").and_then(Value::as_i64).unwrap_or(0);
+        let _ = write!(
+            shown,
+            "\nImages:\nimage: {}\nfile format: {}\nvirtual size: {} ({size} bytes)\n",
+            text(image, "filename"),
+            text(image, "format"),
+            in_units(size)
+        );
+        if let Some(used) = image.get("actual-size").and_then(Value::as_i64) {
+            let _ = writeln!(shown, "disk size: {}", in_units(used));
+        }
+    }
+    shown
+}
+
+/// A size with three digits or so, as QEMU shows it.
+fn in_units(size: i64) -> String {
+    let (mut value, mut unit) = (size as f64, 0);
+    while value >= 1000.0 && unit < 6 {
+        value /= 1024.0;
+        unit += 1;
+    }
+    let name = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"][unit];
+    // Three significant digits.
+    let digits = if value >= 100.0 {
+        0
+    } else if value >= 10.0 {
+        1
+    } else {
+        2
+    };
+    let number = format!("{value:.digits$}");
+    let number =
+        if number.contains('.') { number.trim_end_matches('0').trim_end_matches('.').to_owned() } else { number };
+    format!("{number} {name}")
+}
+
+fn attached(device: Option<&Value>) -> String {
+    let Some(device) = device else { return String::new() };
+    let mut shown = String::new();
+    if device.get("qdev").is_some() {
+        let _ = writeln!(shown, "    Attached to:      {}", text(device, "qdev"));
+    }
+    if text(device, "removable") == "true" {
+        let lock = if text(device, "locked") == "true" { "" } else { "not " };
+        let tray = if text(device, "tray_open") == "true" { "open" } else { "closed" };
+        let _ = writeln!(shown, "    Removable device: {lock}locked, tray {tray}");
+    }
+    let status = text(device, "io-status");
+    if !status.is_empty() && status != "ok" {
+        let _ = writeln!(shown, "    I/O status:       {status}");
+    }
+    shown
+}
+
+/// `info blockstats`
+pub fn statistics(_: &mut Human<'_>, _: &Arguments) -> Outcome {
+    shown("query-blockstats", [], |list| {
+        each(list, |one| {
+            let Some(stats) = one.get("stats").filter(|_| one.get("device").is_some()) else { return String::new() };
+            let mut shown = format!("{}:", text(one, "device"));
+            for name in [
+                "rd_bytes",
+                "wr_bytes",
+                "rd_operations",
+                "wr_operations",
+                "flush_operations",
+                "wr_total_time_ns",
+                "rd_total_time_ns",
+                "flush_total_time_ns",
+                "rd_merged",
+                "wr_merged",
+                "idle_time_ns",
+            ] {
+                if stats.get(name).is_some() {
+                    let _ = write!(shown, " {name}={}", text(stats, name));
+                }
+            }
+            shown.push('\n');
+            shown
+        })
+    })
+}
+
+/// `info block-jobs`
+pub fn jobs(_: &mut Human<'_>, _: &Arguments) -> Outcome {
+    shown("query-block-jobs", [], |list| {
+        let shown = each(list, |one| {
+            let kind = text(one, "type");
+            let is_stream = kind == "stream";
+            let what = if is_stream { "Streaming device".to_owned() } else { format!("Type {kind}, device") };
+            format!(
+                "{what} {}: Completed {} of {} bytes, speed limit {} bytes/s\n",
+                text(one, "device"),
+                text(one, "offset"),
+                text(one, "len"),
+                text(one, "speed")
+            )
+        });
+        if shown.is_empty() { "No active jobs\n".into() } else { shown }
+    })
+}
