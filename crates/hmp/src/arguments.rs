@@ -307,7 +307,7 @@ mod tests {
         let shown = read("fmt:/,addr:l", "/10xg 0x10+1").unwrap();
         assert_eq!(shown.format(), Format { count: 10, kind: 'x', size: 8 });
         assert_eq!(shown.number("addr"), Some(0x11));
-        assert_eq!(read("on:b", "off").unwrap().flag("on"), false);
+        assert!(!read("on:b", "off").unwrap().flag("on"));
         assert_eq!(read("s:S", "all of it ").unwrap().text("s"), Some("all of it"));
     }
 

@@ -92,19 +92,31 @@ fn has(program: &str) -> bool {
     found
 }
 
+/// A program that ends with the test, also with one that fails, so that nobody waits for it for ever.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        _ = self.0.kill();
+        _ = self.0.wait();
+    }
+}
+
 /// Sends `bytes` from a program, and then to it. Its output begins with a prologue that ends with `skip`.
 fn exchange(tap: &Tap, command: &mut Command, bytes: &[u8], skip: Option<&[u8]>) {
-    let mut child: Child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
     let (mut input, mut output) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
     std::thread::scope(|scope| {
-        let (done, finished) = mpsc::channel::<()>();
+        let _running = Running(child);
+        let (_done, finished) = mpsc::channel::<()>();
         scope.spawn(move || {
             input.write_all(bytes).unwrap();
             // The end of its input would end the program.
             _ = finished.recv();
         });
         tap.takes(bytes);
-        let reader = scope.spawn(move || {
+        let (tell, told) = mpsc::channel();
+        scope.spawn(move || {
             if let Some(end) = skip {
                 let mut seen = Vec::new();
                 while !seen.ends_with(end) {
@@ -115,14 +127,12 @@ fn exchange(tap: &Tap, command: &mut Command, bytes: &[u8], skip: Option<&[u8]>)
             }
             let mut received = vec![0; bytes.len()];
             output.read_exact(&mut received).unwrap();
-            received == bytes
+            _ = tell.send(received);
         });
         tap.says(bytes);
-        assert!(reader.join().unwrap(), "what is received is what was written");
-        drop(done);
+        let received = told.recv_timeout(PATIENCE).expect("the program hands out all that it was told");
+        assert!(received == bytes, "what is received is what was written");
     });
-    _ = child.kill();
-    child.wait().unwrap();
 }
 
 fn socat(address: &str) -> Command {

@@ -25,6 +25,7 @@ mod debian;
 mod display;
 mod firmware;
 mod hostile;
+mod human;
 mod linux;
 mod linux_ata;
 mod linux_disk;

@@ -213,7 +213,8 @@ fn qemu_io(human: &mut Human<'_>, arguments: &Arguments) -> Outcome {
         },
         None => match graph.lookup(name) {
             Some(node) if !by_device => node,
-            _ => return format!("Error: Cannot find device='{name}' nor node-name='{name}'\n").into(),
+            _ if by_device => return format!("Error: Device '{name}' not found\n").into(),
+            _ => return format!("Error: Cannot find device='' nor node-name='{name}'\n").into(),
         },
     };
     let line = arguments.required("command").to_owned();
@@ -263,18 +264,19 @@ pub fn info(_: &mut Human<'_>, arguments: &Arguments) -> Outcome {
 }
 
 fn inserted(name: &str, device: Option<&Value>, medium: Option<&Value>, verbose: bool) -> String {
-    let mut shown = String::new();
-    if !name.is_empty() {
-        shown.push_str(name);
-    }
+    let node = medium.map(|medium| text(medium, "node-name")).filter(|node| !node.is_empty());
+    // A disk without a name goes by its node or its device.
+    let mut shown = match (name, &node, device.filter(|device| device.get("qdev").is_some())) {
+        ("", Some(node), _) => node.clone(),
+        ("", None, Some(device)) => text(device, "qdev"),
+        ("", None, None) => "<anonymous>".to_owned(),
+        (name, Some(node), _) if device.is_some() => format!("{name} ({node})"),
+        (name, ..) => name.to_owned(),
+    };
     let Some(medium) = medium else {
         shown.push_str(": [not inserted]\n");
         return shown + &attached(device);
     };
-    let node = text(medium, "node-name");
-    if device.is_some() && !node.is_empty() {
-        let _ = write!(shown, "{}({node})", if name.is_empty() { "" } else { " " });
-    }
     let flag = |value: &Value, name: &str| text(value, name) == "true";
     let _ = writeln!(
         shown,

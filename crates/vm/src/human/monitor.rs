@@ -25,6 +25,14 @@ struct State {
     /// The text of a line is complete: keys are taken again when it is read.
     finished: bool,
     is_open: bool,
+    /// How often somebody has come or gone: what was asked before is not answered to the next one.
+    visit: u64,
+}
+
+impl State {
+    fn next(&self, is_open: bool) -> Self {
+        Self { is_open, visit: self.visit.wrapping_add(1), ..Self::default() }
+    }
 }
 
 struct Shared {
@@ -78,13 +86,13 @@ impl Shared {
         let mut state = lock(&self.state);
         match event {
             Event::Opened => {
-                *state = State { is_open: true, ..State::default() };
+                *state = state.next(true);
                 let (major, minor, micro) = crate::version::TRIPLE;
                 let banner =
                     format!("QEMU {major}.{minor}.{micro} monitor - type 'help' for more information\r\n{PROMPT}");
                 self.show(&mut state, &banner);
             }
-            Event::Closed => *state = State::default(),
+            Event::Closed => *state = state.next(false),
             Event::FocusIn if state.is_open => self.show(&mut state, &format!("\r\n{PROMPT}")),
             Event::FocusIn | Event::FocusOut | Event::Break => {}
         }
@@ -116,21 +124,29 @@ impl Shared {
             self.finish(state, &text);
             return;
         }
-        let shared = Arc::clone(self);
+        let (shared, visit) = (Arc::clone(self), state.visit);
         self.inbox.request(Box::new(move |control| {
             let told = Arc::clone(&shared);
             let mut context = lock(&shared.context);
-            let done = Box::new(move |text: String| told.finish(&mut lock(&told.state), &text));
+            let done = Box::new(move |text: String| {
+                let mut state = lock(&told.state);
+                if state.visit == visit {
+                    told.finish(&mut state, &text);
+                }
+            });
             execute(control, &mut context, &line, done);
         }));
     }
 
     fn complete(self: &Arc<Self>, state: &mut State, line: String) {
         state.busy = true;
-        let shared = Arc::clone(self);
+        let (shared, visit) = (Arc::clone(self), state.visit);
         self.inbox.request(Box::new(move |control| {
             let (typed, found) = candidates(control, &line);
             let mut state = lock(&shared.state);
+            if state.visit != visit {
+                return;
+            }
             let (text, is_list) = state.readline.complete(&typed, &found);
             shared.show(&mut state, &text);
             if is_list {

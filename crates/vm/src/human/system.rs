@@ -174,9 +174,6 @@ pub const COMMANDS: &[Command] = &[
         }
         Outcome::Call { name: "device_add", arguments: all, show: Box::new(|_| String::new()) }
     }),
-    command("balloon", "value:M", "target", "ask the guest to use less memory", |_, arguments| {
-        call("balloon", [("value", arguments.number("value").unwrap_or(0).into())])
-    }),
 ];
 
 /// Opening may wait for names and connections.
