@@ -27,11 +27,13 @@ def equal(one, other):
 
 def tigervnc(display, directory, encoding, levels):
     """Starts the viewer on a screen of its own; gives the processes."""
-    number = 77
-    xvfb = subprocess.Popen(["Xvfb", f":{number}", "-screen", "0", "1024x768x24", "-nolisten", "tcp"],
-                            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while not os.path.exists(f"/tmp/.X11-unix/X{number}"):
-        time.sleep(0.05)
+    # The server takes a number that is free, and tells it when clients may come.
+    ready, told = os.pipe()
+    xvfb = subprocess.Popen(["Xvfb", "-displayfd", str(told), "-screen", "0", "1024x768x24", "-nolisten", "tcp"],
+                            pass_fds=[told], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    os.close(told)
+    with os.fdopen(ready) as file:
+        number = int(file.readline())
     environment = dict(os.environ, DISPLAY=f":{number}", HOME=directory)
     viewer = subprocess.Popen(
         ["xtigervncviewer", "-SecurityTypes=VncAuth", f"-passwd={directory}/passwd", f"-PreferredEncoding={encoding}",
@@ -59,7 +61,7 @@ def shown_by_tigervnc(display, directory, encoding, wanted):
         return False
     finally:
         for process in (viewer, xvfb):
-            process.kill()
+            process.terminate()
             process.wait()
 
 
