@@ -82,8 +82,13 @@ async def main(monitor, display, password, directory):
         if equal(first, await dump("second.ppm")):
             break
     captured = os.path.join(directory, "captured.png")
-    await asyncio.to_thread(vncdo, display, password, "capture", captured)
-    assert equal(captured, await dump("wanted.ppm")), "vncdotool shows something else"
+    # A cursor may blink between the two.
+    for _ in range(10):
+        await asyncio.to_thread(vncdo, display, password, "capture", captured)
+        if equal(captured, await dump("wanted.ppm")):
+            break
+    else:
+        raise AssertionError("vncdotool shows something else")
     wrong = await asyncio.create_subprocess_exec(
         "timeout", "20", os.path.join(os.path.dirname(sys.executable), "vncdo"), "-s", f"127.0.0.1::{5900 + int(display)}",
         "-p", "wrong", "key", "a", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
