@@ -102,7 +102,8 @@ fn step(name: &str, value: &str) -> Result<Step, String> {
             if monitor.mode == Some(MonitorMode::Readline) {
                 return Err("there is no human monitor here; give mode=control".to_owned());
             }
-            Step::Monitor(MonitorConfig { chardev: monitor.chardev, pretty: monitor.pretty.unwrap_or(false) })
+            let pretty = monitor.pretty.unwrap_or(false);
+            Step::Monitor(MonitorConfig { chardev: monitor.chardev, pretty, is_human: false })
         }
         "nbd-server" => {
             let server: NbdServerOptions = typed(value, None)?;
