@@ -460,7 +460,12 @@ fn a_hard_end_cuts_clients_off_in_the_midst() {
         client.request(WRITE, 0, 0, 1 << 20, &[]);
     }
     let export = Arc::clone(setup.export.as_ref().expect("an export"));
-    assert_eq!(export.connections(), 8);
+    // A client is counted when it has been handed over to the export, after its handshake.
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while export.connections() < 8 {
+        assert!(Instant::now() < deadline, "{} clients came", export.connections());
+        std::thread::sleep(Duration::from_millis(2));
+    }
     export.shut_down();
     aio::block_on(setup.handle().spawn(async move { export.wait_unused().await }));
     for client in &mut clients {

@@ -600,6 +600,10 @@ impl Mirror {
                 (None, None) => true,
                 _ => false,
             };
+            if self.sync == Sync::None {
+                // It is a backing image from now on, which others may open by its name: its metadata belong in its file.
+                self.source.flush().await?;
+            }
             if !is_so && target.backing_slot().is_some() {
                 self.graph.exchange_backing(&target, backing.as_ref()).await?;
             }
