@@ -4,7 +4,7 @@
 use libfuzzer_sys::fuzz_target;
 use vnc::keyboard::{Keyboard, Layout, Locks};
 use vnc::message::{self, Message};
-use vnc::websocket::{Decoder, Opening, open};
+use websocket::{Decoder, Opening, open};
 
 fuzz_target!(|data: &[u8]| {
     let Some((kind, data)) = data.split_first() else { return };

@@ -7,7 +7,7 @@ use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio_rustls::TlsAcceptor;
 
-use crate::websocket::{self, Decoder, Opening};
+use websocket::{Decoder, Opening};
 
 /// How much is read at once.
 const CHUNK: usize = 16 << 10;
@@ -58,8 +58,8 @@ impl Channel {
         loop {
             match websocket::open(&self.input) {
                 Opening::Incomplete => self.fill().await?,
-                Opening::Refused(answer) => {
-                    self.stream.write_all(answer.as_bytes()).await?;
+                Opening::Refused(status) => {
+                    self.stream.write_all(websocket::refusal(status).as_bytes()).await?;
                     self.stream.flush().await?;
                     return Err(broken("no WebSocket"));
                 }

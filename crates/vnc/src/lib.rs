@@ -24,7 +24,6 @@ pub mod message;
 mod painter;
 mod service;
 mod session;
-pub mod websocket;
 
 pub use address::{Address, ListenAddress, OwnedFdEq};
 pub use client::ClientInfo;

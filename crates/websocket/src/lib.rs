@@ -1,7 +1,9 @@
-//! RFB inside of WebSockets (RFC 6455): the opening handshake and frames of a server. Extensions and sub-protocols other
-//! than `binary` are left out.
+//! WebSockets (RFC 6455): the opening handshake and frames of a server. Extensions and sub-protocols other than `binary`
+//! are left out.
 //!
-//! Both readers are pure functions of bytes, so that they can be fuzzed.
+//! Both readers are pure functions of bytes: they know no socket, and can be fuzzed.
+
+#![forbid(unsafe_code)]
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -19,29 +21,29 @@ pub enum Opening {
     Incomplete,
     /// It is a WebSocket; the answer, and how long the request was.
     Accepted(String, usize),
-    /// It is none; the answer, behind which the connection ends.
-    Refused(String),
+    /// It is none; the status of HTTP that says why. The connection ends behind a [`refusal`].
+    Refused(&'static str),
 }
 
 /// Answers a client's opening handshake.
 pub fn open(bytes: &[u8]) -> Opening {
     let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") else {
         return if bytes.len() >= REQUEST_MAX {
-            refuse("431 Request Header Fields Too Large")
+            Opening::Refused("431 Request Header Fields Too Large")
         } else {
             Opening::Incomplete
         };
     };
     let Some(text) = bytes.get(..end).and_then(|text| std::str::from_utf8(text).ok()) else {
-        return refuse("400 Bad Request");
+        return Opening::Refused("400 Bad Request");
     };
     let mut lines = text.split("\r\n");
     let mut request = lines.next().unwrap_or_default().split(' ');
     if request.next() != Some("GET") {
-        return refuse("405 Method Not Allowed");
+        return Opening::Refused("405 Method Not Allowed");
     }
     if request.nth(1) != Some("HTTP/1.1") {
-        return refuse("505 HTTP Version Not Supported");
+        return Opening::Refused("505 HTTP Version Not Supported");
     }
     let headers: Vec<(&str, &str)> =
         lines.filter_map(|line| line.split_once(':')).map(|(name, value)| (name.trim(), value.trim())).collect();
@@ -51,17 +53,17 @@ pub fn open(bytes: &[u8]) -> Opening {
         header(name).is_some_and(|value| value.split(',').any(|item| item.trim().eq_ignore_ascii_case(wanted)))
     };
     if !lists("upgrade", "websocket") || !lists("connection", "upgrade") {
-        return refuse("426 Upgrade Required");
+        return Opening::Refused("426 Upgrade Required");
     }
     if header("sec-websocket-version") != Some("13") {
-        return refuse("426 Upgrade Required");
+        return Opening::Refused("426 Upgrade Required");
     }
-    let Some(key) = header("sec-websocket-key") else { return refuse("400 Bad Request") };
+    let Some(key) = header("sec-websocket-key") else { return Opening::Refused("400 Bad Request") };
     // QEMU wants `binary`; clients that name no sub-protocol at all mean the same today.
     let protocol = match header("sec-websocket-protocol") {
         None => "",
         Some(_) if lists("sec-websocket-protocol", "binary") => "Sec-WebSocket-Protocol: binary\r\n",
-        Some(_) => return refuse("400 Bad Request"),
+        Some(_) => return Opening::Refused("400 Bad Request"),
     };
     let mut hash = Sha1::new();
     hash.update(key.as_bytes());
@@ -74,14 +76,16 @@ pub fn open(bytes: &[u8]) -> Opening {
     Opening::Accepted(answer, end + 4)
 }
 
-fn refuse(status: &str) -> Opening {
-    Opening::Refused(format!(
+/// What is said to a client that is refused with a status of HTTP.
+pub fn refusal(status: &str) -> String {
+    format!(
         "HTTP/1.1 {status}\r\nServer: ouzel\r\nSec-WebSocket-Version: 13\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
-    ))
+    )
 }
 
 mod opcode {
     pub const CONTINUATION: u8 = 0;
+    pub const TEXT: u8 = 1;
     pub const BINARY: u8 = 2;
     pub const CLOSE: u8 = 8;
     pub const PING: u8 = 9;
@@ -100,12 +104,15 @@ pub enum FrameError {
     /// A control frame beyond 125 bytes.
     #[error("a control frame of {0} bytes")]
     Control(u64),
+    /// A control frame in pieces.
+    #[error("a control frame that is cut")]
+    Cut,
 }
 
 /// What a client's frames contained.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Received {
-    /// The stream of RFB.
+    /// What the stream carries.
     pub data: Vec<u8>,
     /// Frames to send back.
     pub answers: Vec<u8>,
@@ -113,6 +120,7 @@ pub struct Received {
     pub is_closed: bool,
 }
 
+#[derive(Debug)]
 struct Frame {
     opcode: u8,
     mask: [u8; 4],
@@ -123,13 +131,33 @@ struct Frame {
 }
 
 /// Takes frames of a client apart, in pieces as they come.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub struct Decoder {
     header: Vec<u8>,
     frame: Option<Frame>,
+    takes_text: bool,
+    has_said_farewell: bool,
 }
 
 impl Decoder {
+    /// One that takes text frames as it takes binary ones; by default they are an error.
+    pub fn with_text() -> Self {
+        Self { takes_text: true, ..Self::default() }
+    }
+
+    /// The frame that ends the stream normally (1000), unless its end has been said.
+    pub fn close(&mut self) -> Option<Vec<u8>> {
+        let mut frame = Vec::new();
+        self.say_farewell(&1000_u16.to_be_bytes(), &mut frame);
+        (!frame.is_empty()).then_some(frame)
+    }
+
+    fn say_farewell(&mut self, payload: &[u8], out: &mut Vec<u8>) {
+        if !std::mem::replace(&mut self.has_said_farewell, true) {
+            put_frame(opcode::CLOSE, payload, out);
+        }
+    }
+
     /// Takes bytes as they came.
     ///
     /// # Errors
@@ -141,7 +169,7 @@ impl Decoder {
                 let Some((first, rest)) = bytes.split_first() else { break };
                 self.header.push(*first);
                 bytes = rest;
-                self.frame = read_header(&self.header)?;
+                self.frame = read_header(&self.header, self.takes_text)?;
                 if self.frame.is_some() {
                     self.header.clear();
                 }
@@ -162,7 +190,7 @@ impl Decoder {
                 match opcode {
                     opcode::PING => put_frame(opcode::PONG, &control, &mut received.answers),
                     opcode::CLOSE => {
-                        put_frame(opcode::CLOSE, &control, &mut received.answers);
+                        self.say_farewell(&control, &mut received.answers);
                         received.is_closed = true;
                     }
                     _ => {}
@@ -174,10 +202,14 @@ impl Decoder {
 }
 
 /// Reads a frame's header; nothing while it is incomplete.
-fn read_header(bytes: &[u8]) -> Result<Option<Frame>, FrameError> {
+fn read_header(bytes: &[u8], takes_text: bool) -> Result<Option<Frame>, FrameError> {
     let [first, second, rest @ ..] = bytes else { return Ok(None) };
     let code = first & 0x0f;
-    let is_known = matches!(code, opcode::CONTINUATION | opcode::BINARY | opcode::CLOSE | opcode::PING | opcode::PONG);
+    let is_known = match code {
+        opcode::CONTINUATION | opcode::BINARY | opcode::CLOSE | opcode::PING | opcode::PONG => true,
+        opcode::TEXT => takes_text,
+        _ => false,
+    };
     if first & 0x70 != 0 || !is_known {
         return Err(FrameError::Kind(*first));
     }
@@ -196,6 +228,9 @@ fn read_header(bytes: &[u8]) -> Result<Option<Frame>, FrameError> {
     };
     if code >= opcode::CLOSE && left > 125 {
         return Err(FrameError::Control(left));
+    }
+    if code >= opcode::CLOSE && first & 0x80 == 0 {
+        return Err(FrameError::Cut);
     }
     let mask = mask.try_into().unwrap_or_default();
     Ok(Some(Frame { opcode: code, mask, left, seen: 0, control: Vec::new() }))
@@ -291,12 +326,25 @@ mod tests {
     }
 
     #[test]
+    fn text_is_taken_where_it_is_wanted_and_the_end_is_said_once() {
+        let mut decoder = Decoder::with_text();
+        let received = decoder.receive(&masked(opcode::TEXT, b"hello")).expect("text");
+        assert_eq!(received.data, b"hello");
+        assert_eq!(decoder.close().expect("a frame"), b"\x88\x02\x03\xe8");
+        assert_eq!(decoder.close(), None);
+        let received = decoder.receive(&masked(opcode::CLOSE, &[3, 232])).expect("the end");
+        assert!(received.is_closed && received.answers.is_empty());
+    }
+
+    #[test]
     fn frames_against_the_rules_are_errors() {
         let receive = |bytes: &[u8]| Decoder::default().receive(bytes);
         assert_eq!(receive(&[0x82, 1, 0]), Err(FrameError::Unmasked));
         assert_eq!(receive(&[0x81, 0x80]), Err(FrameError::Kind(0x81)));
         assert_eq!(receive(&[0xc2, 0x80]), Err(FrameError::Kind(0xc2)));
         assert_eq!(receive(&[0x89, 0xfe, 0, 126, 0, 0, 0, 0]), Err(FrameError::Control(126)));
+        assert_eq!(receive(&[0x09, 0x80, 0, 0, 0, 0]), Err(FrameError::Cut));
+        assert_eq!(Decoder::with_text().receive(&[0x83, 0x80]), Err(FrameError::Kind(0x83)));
         assert_eq!(header(5), [0x82, 5]);
         assert_eq!(header(126), [0x82, 126, 0, 126]);
         assert_eq!(header(0x1_0000)[..2], [0x82, 127]);
