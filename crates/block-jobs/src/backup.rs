@@ -7,6 +7,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use block::backend::ErrorAction;
 use block::rewire::Above;
 use block::{Child, DirtyBitmap, Error, Graph, IoFuture, Node, Permissions, Result, Role};
 use block_tools::status;
@@ -14,7 +15,8 @@ use block_tools::status;
 use crate::copy::{Copier, longest_piece};
 use crate::copy_before_write::{CopyBeforeWrite, CopyBeforeWriteType};
 use crate::flight::Flight;
-use crate::job::{ErrorAction, Job, JobDriver, Kind, OnError};
+use crate::info::{Kind, OnError};
+use crate::job::{Job, JobDriver};
 use crate::jobs::{Jobs, NewJob, Transaction};
 
 /// What is copied.

@@ -10,7 +10,8 @@ use block::gate::Gate;
 use block::{Error, Result};
 use tokio::sync::Notify;
 
-use crate::job::{Event, Info, Job, JobDriver, Kind, Parts, Status, Verb, check_speed};
+use crate::info::{Event, Info, Kind, Status, Verb};
+use crate::job::{Job, JobDriver, Parts, check_speed};
 
 /// Who is told what happens to jobs. Called with a job's state locked, on any thread: it must not call back.
 pub trait Observer: Send + Sync {

@@ -26,6 +26,7 @@ pub mod commit;
 pub mod copy;
 pub mod copy_before_write;
 mod flight;
+pub mod info;
 pub mod job;
 pub mod jobs;
 pub mod mirror;
@@ -35,7 +36,8 @@ mod rate;
 mod region;
 pub mod stream;
 
-pub use job::{ErrorAction, Event, Info, IoStatus, Job, JobDriver, Kind, OnError, Status, Verb};
+pub use info::{Event, Info, Kind, OnError, Status, Verb};
+pub use job::{Job, JobDriver};
 pub use jobs::{Jobs, NewJob, Observer, Transaction};
 
 use block::DriverType;

@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
+use block::backend::ErrorAction;
 use block::graph::Drained;
 use block::rewire::Above;
 use block::{
@@ -25,7 +26,8 @@ use iobuf::IoBuf;
 
 use crate::chain;
 use crate::flight::{Failure, Flight};
-use crate::job::{ErrorAction, Job, JobDriver, Kind, OnError};
+use crate::info::{Kind, OnError};
+use crate::job::{Job, JobDriver};
 use crate::jobs::{Jobs, NewJob};
 use crate::mirror_top::{Link, MIRROR_TOP, MirrorTop};
 

@@ -9,11 +9,13 @@ use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
+use block::backend::ErrorAction;
 use block::driver::{Driver, DriverKind, DriverType};
 use block::{Child, DirtyBitmap, Error, IoFuture, OpenRequest, Permissions, Result, WriteFlags, ZeroFlags, done};
 use iobuf::IoBuf;
 
-use crate::job::{ErrorAction, Job, OnError};
+use crate::info::OnError;
+use crate::job::Job;
 use crate::pass::pass_on;
 use crate::region::Regions;
 

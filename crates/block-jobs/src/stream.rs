@@ -5,6 +5,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use block::backend::ErrorAction;
 use block::image::ImageBacking;
 use block::rewire::Above;
 use block::{Child, DriverType, Graph, IoFuture, Node, Permissions, Result, filename};
@@ -14,7 +15,8 @@ use iobuf::IoBuf;
 
 use crate::chain;
 use crate::flight::{Failure, Flight};
-use crate::job::{ErrorAction, Job, JobDriver, Kind, OnError};
+use crate::info::{Kind, OnError};
+use crate::job::{Job, JobDriver};
 use crate::jobs::{Jobs, NewJob};
 
 /// Bytes that are copied at once.

@@ -40,14 +40,14 @@ impl ErrorPolicy {
     pub const NAMES: [&'static str; 4] = ["report", "ignore", "enospc", "stop"];
 }
 
-/// What was done about an error.
+/// What was done about an error of a guest's request, or of a job's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ErrorAction {
-    /// The guest was told.
+    /// The guest was told; the job fails.
     Report,
     /// Nothing.
     Ignore,
-    /// The machine stops.
+    /// The machine stops; the job pauses.
     Stop,
 }
 
@@ -76,7 +76,7 @@ pub trait BackendEvents: Send + Sync {
     fn io_error(&self, event: IoErrorEvent);
 }
 
-/// The state of I/O, as `query-block` says it.
+/// The state of a back end's I/O or a job's, as queries say it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum IoStatus {
     /// Fine.

@@ -405,13 +405,18 @@ struct Failures {
     owner: OwnerLink,
 }
 
+/// What was done about an error, in the words of QMP.
+fn error_action(action: ErrorAction) -> BlockErrorAction {
+    match action {
+        ErrorAction::Report => BlockErrorAction::Report,
+        ErrorAction::Ignore => BlockErrorAction::Ignore,
+        ErrorAction::Stop => BlockErrorAction::Stop,
+    }
+}
+
 impl BackendEvents for Failures {
     fn io_error(&self, event: IoErrorEvent) {
-        let action = match event.action {
-            ErrorAction::Report => BlockErrorAction::Report,
-            ErrorAction::Ignore => BlockErrorAction::Ignore,
-            ErrorAction::Stop => BlockErrorAction::Stop,
-        };
+        let action = error_action(event.action);
         self.events.emit(BlockIoError {
             device: event.device,
             node_name: event.node,

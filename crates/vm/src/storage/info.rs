@@ -51,15 +51,20 @@ pub fn device_name(backend: &Backend) -> Option<String> {
     backend.device().map(|device| device.id().unwrap_or_else(|| device.qom_path()))
 }
 
+/// The state of I/O in the words of QMP.
+pub(super) fn io_status(status: IoStatus) -> BlockDeviceIoStatus {
+    match status {
+        IoStatus::Ok => BlockDeviceIoStatus::Ok,
+        IoStatus::Failed => BlockDeviceIoStatus::Failed,
+        IoStatus::NoSpace => BlockDeviceIoStatus::Nospace,
+    }
+}
+
 fn backend_info(backend: &Arc<Backend>) -> Result<BlockInfo, Error> {
     let device = backend.device();
     let (on_read, on_write) = backend.error_policies();
     let can_stop = on_read == ErrorPolicy::Stop || matches!(on_write, ErrorPolicy::Stop | ErrorPolicy::Enospc);
-    let io_status = (device.is_some() && can_stop).then(|| match backend.io_status() {
-        IoStatus::Ok => BlockDeviceIoStatus::Ok,
-        IoStatus::Failed => BlockDeviceIoStatus::Failed,
-        IoStatus::NoSpace => BlockDeviceIoStatus::Nospace,
-    });
+    let io_status = (device.is_some() && can_stop).then(|| io_status(backend.io_status()));
     Ok(BlockInfo {
         device: backend.name().to_owned(),
         qdev: device_name(backend),

@@ -7,12 +7,11 @@ mod mirror;
 use std::sync::{Arc, MutexGuard, PoisonError};
 
 use block::Node;
-use block_jobs::{ErrorAction, Event, Info, IoStatus, Job, Kind, Observer, OnError, Status, Verb};
+use block_jobs::{Event, Info, Job, Kind, Observer, OnError, Status, Verb};
 use qapi::block::block_job::{
     BlockJobCancelled, BlockJobCompleted, BlockJobError, BlockJobInfo, BlockJobPending, BlockJobReady,
 };
-use qapi::block::common::{BlockErrorAction, BlockdevOnError, IoOperationType};
-use qapi::block::info::BlockDeviceIoStatus;
+use qapi::block::common::{BlockdevOnError, IoOperationType};
 use qapi::block::job::{JobInfo, JobStatus, JobStatusChange, JobType};
 use qapi::{Error, ErrorClass};
 use qmp::EventSink;
@@ -77,11 +76,7 @@ impl Observer for Teller {
             Event::Error { is_read, action } => self.0.emit(BlockJobError {
                 device,
                 operation: if is_read { IoOperationType::Read } else { IoOperationType::Write },
-                action: match action {
-                    ErrorAction::Report => BlockErrorAction::Report,
-                    ErrorAction::Ignore => BlockErrorAction::Ignore,
-                    ErrorAction::Stop => BlockErrorAction::Stop,
-                },
+                action: super::error_action(action),
             }),
         }
     }
@@ -189,11 +184,7 @@ impl Storage {
                 busy: info.busy,
                 paused: info.paused,
                 speed: signed(info.speed),
-                io_status: match info.io_status {
-                    IoStatus::Ok => BlockDeviceIoStatus::Ok,
-                    IoStatus::Failed => BlockDeviceIoStatus::Failed,
-                    IoStatus::NoSpace => BlockDeviceIoStatus::Nospace,
-                },
+                io_status: super::info::io_status(info.io_status),
                 ready,
                 status: status(info.status),
                 auto_finalize: info.auto_finalize,
