@@ -234,15 +234,7 @@ impl Graph {
     /// Closes the gates of everybody who reaches `node` from above and waits until nothing is in flight at `node` and
     /// below. The gates open when the result is dropped.
     pub async fn drain(&self, node: &Arc<Node>) -> Drained {
-        let mut gates = Vec::new();
-        collect_gates(node, &mut gates);
-        for gate in &gates {
-            gate.close();
-        }
-        let drained = Drained(gates);
-        for gate in &drained.0 {
-            gate.wait_empty().await;
-        }
+        let drained = hold_users(std::slice::from_ref(node)).await;
         // Users without a gate wait for their own requests.
         self.wait_idle(node).await;
         drained
@@ -251,17 +243,7 @@ impl Graph {
     /// As [`Graph::drain`], for all nodes at once: nothing is in flight anywhere.
     pub async fn drain_all(&self) -> Drained {
         let nodes = self.nodes();
-        let mut gates = Vec::new();
-        for node in &nodes {
-            collect_gates(node, &mut gates);
-        }
-        for gate in &gates {
-            gate.close();
-        }
-        let drained = Drained(gates);
-        for gate in &drained.0 {
-            gate.wait_empty().await;
-        }
+        let drained = hold_users(&nodes).await;
         for node in &nodes {
             node.wait_idle().await;
         }
@@ -465,6 +447,22 @@ impl Drop for Drained {
             gate.open();
         }
     }
+}
+
+/// Closes the gates of everybody who reaches one of `nodes` from above, and waits until their requests have ended.
+async fn hold_users(nodes: &[Arc<Node>]) -> Drained {
+    let mut gates = Vec::new();
+    for node in nodes {
+        collect_gates(node, &mut gates);
+    }
+    for gate in &gates {
+        gate.close();
+    }
+    let drained = Drained(gates);
+    for gate in &drained.0 {
+        gate.wait_empty().await;
+    }
+    drained
 }
 
 fn collect_gates(node: &Arc<Node>, gates: &mut Vec<Arc<Gate>>) {
