@@ -222,7 +222,7 @@ fn build(
             Ok(job)
         }
         Err(error) => {
-            // The filter stays for now: nothing is closed.
+            // Just this edge goes: the caller takes the filter out and closes it.
             drop(graph.set_permissions(&main, Permissions::NONE, Permissions::ALL));
             main.node().forget_edge(&main);
             Err(error)
