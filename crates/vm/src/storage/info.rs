@@ -5,13 +5,13 @@ use std::sync::Arc;
 use block::backend::{ErrorPolicy, IoStatus};
 use block::throttle::Bucket;
 use block::{Backend, DetectZeroes, DriverKind, Node, filename};
+use block_jobs::chain::below;
 use qapi::block::common::BlockdevDetectZeroesOptions;
 use qapi::block::image::{ImageInfo, ImageInfoSpecific, SnapshotInfo};
 use qapi::block::info::{BlockDeviceInfo, BlockDeviceIoStatus, BlockInfo, BlockdevCacheInfo};
 use qapi::json;
 use qapi::{Error, Path, QapiType};
 
-use super::nodes::below;
 use super::{Storage, bitmaps, options};
 
 impl Storage {

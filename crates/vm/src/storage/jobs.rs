@@ -205,18 +205,6 @@ impl Storage {
         Err(Error::generic(format!("Node '{name}' is busy: {reason}")))
     }
 
-    /// The node that is the root of a disk: a back end's medium, or a node that no other one uses.
-    fn root_of(&self, name: &str) -> Result<Arc<Node>, Error> {
-        let node = self.node_by(Some(name), Some(name)).map_err(|error| {
-            let empty = self.graph.backend(name).is_some_and(|backend| backend.node().is_none());
-            if empty { Error::generic("Device has no medium") } else { error }
-        })?;
-        if node.parents().iter().any(|edge| edge.parent_node().is_some() || edge.name() != "root") {
-            return Err(Error::generic("Need a root block node"));
-        }
-        Ok(node)
-    }
-
     /// The name of a job: as given, or that of the back end.
     fn job_id(&self, given: Option<&str>, node: &Node) -> Result<String, Error> {
         match given {

@@ -4,6 +4,7 @@ use std::sync::{Arc, PoisonError};
 
 use block::image::ImageBacking;
 use block::{Backend, Defaults, Graph, Node, NodeConfig, OpenFlags, Permissions, Preallocation, Role};
+use block_jobs::chain;
 use qapi::Error;
 use qapi::block::events::BlockWriteThreshold;
 use qapi::block::nodes::XBlockdevChange;
@@ -293,17 +294,10 @@ impl Storage {
     pub fn change_backing_file(&self, device: &str, image: &str, backing_file: &str) -> Result<(), Error> {
         let top = self.node_by(Some(device), Some(device))?;
         let image = self.node_by(None, Some(image))?;
-        if below(&image).is_none() {
+        if chain::below(&image).is_none() {
             return Err(Error::generic("not allowing backing file change on an image without a backing file"));
         }
-        let mut at = Some(top);
-        while let Some(node) = &at {
-            if Arc::ptr_eq(node, &image) {
-                break;
-            }
-            at = below(node);
-        }
-        if at.is_none() {
+        if !chain::contains(&top, &image) {
             return Err(Error::generic(format!("'{device}' and image file are not in the same chain")));
         }
         let format = Some(image.driver_type().name().to_owned());
@@ -327,9 +321,4 @@ impl Storage {
             changed.and(ended)
         })
     }
-}
-
-/// The next node of a chain: what a filter filters, or the backing.
-pub fn below(node: &Arc<Node>) -> Option<Arc<Node>> {
-    node.filtered().or_else(|| node.backing()).map(|child| child.node())
 }

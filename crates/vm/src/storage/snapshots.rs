@@ -78,13 +78,13 @@ impl Storage {
         Ok(info::snapshot(found))
     }
 
-    /// The node that is the top of its tree: by a back end or its own name.
+    /// The node that is the root of a disk: the medium of a back end, or a node that no other one and no job uses.
     ///
     /// # Errors
-    /// There is no such node, or it is below another one.
+    /// There is no such node, or one uses it.
     pub(super) fn root_node(&self, name: &str) -> Result<Arc<Node>, Error> {
         let node = self.node_by(Some(name), Some(name))?;
-        if node.parents().iter().any(|parent| parent.parent_node().is_some()) {
+        if node.parents().iter().any(|edge| edge.parent_node().is_some() || edge.name() != "root") {
             return Err(Error::generic("Need a root block node"));
         }
         Ok(node)

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use block::stats::{Histogram, Kind, Latency};
 use block::{Backend, DriverKind, Node, Role};
+use block_jobs::chain::below;
 use qapi::Error;
 use qapi::block::image::{BlockStatsSpecific, BlockStatsSpecificFile};
 use qapi::block::stats::{
@@ -12,7 +13,6 @@ use qapi::block::stats::{
 
 use super::Storage;
 use super::info::device_name;
-use super::nodes::below;
 
 impl Storage {
     /// Statistics of the back ends, each with those of its nodes.

@@ -63,7 +63,7 @@ impl Storage {
         command: &BlockdevBackup,
         transaction: Option<&Transaction>,
     ) -> Result<PreparedBackup, Error> {
-        let source = self.medium_of(&command.device)?;
+        let source = self.node_by(Some(&command.device), Some(&command.device))?;
         let target = self.node_by(Some(&command.target), Some(&command.target))?;
         self.backup(&source, &target, command, transaction)
     }
@@ -77,7 +77,7 @@ impl Storage {
         command: &DriveBackup,
         transaction: Option<&Transaction>,
     ) -> Result<PreparedBackup, Error> {
-        let source = self.medium_of(&command.device)?;
+        let source = self.node_by(Some(&command.device), Some(&command.device))?;
         let is_new = command.mode != Some(NewImageMode::Existing);
         let format = command.format.as_deref().or(is_new.then(|| source.driver_type().name()));
         self.check_unblocked(&source)?;
@@ -125,13 +125,6 @@ impl Storage {
             tracing::warn!("closing '{}': {error}", command.target);
         }
         made
-    }
-
-    fn medium_of(&self, name: &str) -> Result<Arc<Node>, Error> {
-        self.node_by(Some(name), Some(name)).map_err(|error| {
-            let is_empty = self.graph.backend(name).is_some_and(|backend| backend.node().is_none());
-            if is_empty { Error::generic("Device has no medium") } else { error }
-        })
     }
 
     fn backup(

@@ -107,11 +107,11 @@ impl Storage {
     /// The images can't be used so.
     pub fn block_commit(&self, command: &BlockCommit) -> Result<(), Error> {
         let device = &command.device;
-        if self.graph.backend(device).is_none() && self.graph.lookup(device).is_none() {
+        if self.node_by(Some(device), Some(device)).is_err() {
             return Err(Error::device_not_found(device));
         }
         let _no_other_change = self.alone();
-        let active = self.root_of(device)?;
+        let active = self.root_node(device)?;
         self.check_unblocked(&active)?;
         let top = self.commit_top(command, &active)?;
         let base = self.commit_base(command, &top)?;

@@ -86,7 +86,7 @@ impl Storage {
     /// The nodes can't be used so.
     pub fn blockdev_mirror(&self, command: &BlockdevMirror) -> Result<(), Error> {
         let _no_other_change = self.alone();
-        let source = self.root_of(&command.device)?;
+        let source = self.root_node(&command.device)?;
         let target = self.node_by(Some(&command.target), Some(&command.target))?;
         let wish = Wish {
             job_id: command.job_id.as_deref(),
@@ -112,7 +112,7 @@ impl Storage {
     /// The file can't be made or opened, or the disk can't be used so.
     pub fn drive_mirror(&self, command: &DriveMirror) -> Result<(), Error> {
         let _no_other_change = self.alone();
-        let source = self.root_of(&command.device)?;
+        let source = self.root_node(&command.device)?;
         self.check_unblocked(&source)?;
         let is_new = command.mode != Some(NewImageMode::Existing);
         let format = command.format.as_deref().or(is_new.then(|| source.driver_type().name()));
