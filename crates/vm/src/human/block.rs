@@ -23,11 +23,11 @@ pub const COMMANDS: &[Command] = &[
     ),
     command("block_resize", "device:B,size:o", "device size", "change a disk's size", |_, arguments| {
         let size = arguments.number("size").unwrap_or(0);
-        call("block_resize", [("device", arguments.required("device").into()), ("size", size.into())])
+        call("block_resize", [device(arguments), ("size", size.into())])
     }),
     command("eject", "force:-f,device:B", "[-f] device", "eject a medium", |_, arguments| {
         let force = arguments.flag("force");
-        call("eject", [("device", arguments.required("device").into()), ("force", force.into())])
+        call("eject", [device(arguments), ("force", force.into())])
     }),
     command(
         "change",
@@ -57,7 +57,7 @@ pub const COMMANDS: &[Command] = &[
             call(
                 "block_set_io_throttle",
                 [
-                    ("device", arguments.required("device").into()),
+                    device(arguments),
                     ("bps", number("bps")),
                     ("bps_rd", number("bps_rd")),
                     ("bps_wr", number("bps_wr")),
@@ -103,20 +103,20 @@ pub const COMMANDS: &[Command] = &[
     ),
     command("block_job_set_speed", "device:B,speed:o", "device speed", "limit a job's speed", |_, arguments| {
         let speed = arguments.number("speed").unwrap_or(0);
-        call("block-job-set-speed", [("device", arguments.required("device").into()), ("speed", speed.into())])
+        call("block-job-set-speed", [device(arguments), ("speed", speed.into())])
     }),
     command("block_job_cancel", "force:-f,device:B", "[-f] device", "end a job early", |_, arguments| {
         let force = arguments.flag("force");
-        call("block-job-cancel", [("device", arguments.required("device").into()), ("force", force.into())])
+        call("block-job-cancel", [device(arguments), ("force", force.into())])
     }),
     command("block_job_complete", "device:B", "device", "let a job end", |_, arguments| {
-        call("block-job-complete", [("device", arguments.required("device").into())])
+        call("block-job-complete", [device(arguments)])
     }),
     command("block_job_pause", "device:B", "device", "pause a job", |_, arguments| {
-        call("block-job-pause", [("device", arguments.required("device").into())])
+        call("block-job-pause", [device(arguments)])
     }),
     command("block_job_resume", "device:B", "device", "let a paused job go on", |_, arguments| {
-        call("block-job-resume", [("device", arguments.required("device").into())])
+        call("block-job-resume", [device(arguments)])
     }),
     command(
         "snapshot_blkdev",
@@ -143,18 +143,7 @@ pub const COMMANDS: &[Command] = &[
         "reuse:-n,full:-f,device:B,target:s,format:s?",
         "[-n] [-f] device target [format]",
         "copy a disk and what is written to it",
-        |_, arguments| {
-            call(
-                "drive-mirror",
-                given([
-                    ("device", Some(arguments.required("device").into())),
-                    ("target", Some(arguments.required("target").into())),
-                    ("format", arguments.text("format").map(Value::from)),
-                    ("sync", Some(if arguments.flag("full") { "full" } else { "top" }.into())),
-                    ("mode", arguments.flag("reuse").then(|| "existing".into())),
-                ]),
-            )
-        },
+        |_, arguments| call("drive-mirror", given(copy(arguments))),
     ),
     command(
         "drive_backup",
@@ -162,20 +151,27 @@ pub const COMMANDS: &[Command] = &[
         "[-n] [-f] [-c] device target [format]",
         "copy a disk as it is now",
         |_, arguments| {
-            call(
-                "drive-backup",
-                given([
-                    ("device", Some(arguments.required("device").into())),
-                    ("target", Some(arguments.required("target").into())),
-                    ("format", arguments.text("format").map(Value::from)),
-                    ("sync", Some(if arguments.flag("full") { "full" } else { "top" }.into())),
-                    ("mode", arguments.flag("reuse").then(|| "existing".into())),
-                    ("compress", arguments.flag("compress").then(|| true.into())),
-                ]),
-            )
+            let compress = arguments.flag("compress").then(|| ("compress", true.into()));
+            call("drive-backup", given(copy(arguments)).into_iter().chain(compress))
         },
     ),
 ];
+
+/// The disk or the job that a command means.
+fn device(arguments: &Arguments) -> (&'static str, Value) {
+    ("device", arguments.required("device").into())
+}
+
+/// What both commands that copy a disk are told.
+fn copy(arguments: &Arguments) -> [(&'static str, Option<Value>); 5] {
+    [
+        ("device", Some(arguments.required("device").into())),
+        ("target", Some(arguments.required("target").into())),
+        ("format", arguments.text("format").map(Value::from)),
+        ("sync", Some(if arguments.flag("full") { "full" } else { "top" }.into())),
+        ("mode", arguments.flag("reuse").then(|| "existing".into())),
+    ]
+}
 
 /// Where the commands of `qemu-io` print: on the program's own output, as in QEMU.
 struct Standard;
