@@ -69,6 +69,11 @@ fn call(name: &'static str, arguments: impl IntoIterator<Item = (&'static str, V
     shown(name, arguments, |_| String::new())
 }
 
+/// The same with arguments that are an object already.
+fn call_quietly(name: &'static str, arguments: Map) -> Outcome {
+    Outcome::Call { name, arguments, show: Box::new(|_| String::new()) }
+}
+
 /// A QMP command, and how its result is shown.
 fn shown(
     name: &'static str,

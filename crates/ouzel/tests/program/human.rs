@@ -238,6 +238,15 @@ fn peer_qemu_human_monitor_prints_the_same() {
         "sendkey nothing",
         "qemu-io nothing \"read 0 512\"",
         "x/q 0",
+        "object_add memory-backend-ram,id=m,size=1M",
+        "object_add memory-backend-ram,id=m,size=1M",
+        "object_add memory-backend-ram,id=k,size=1Z",
+        "object_add nothing,id=k",
+        "object_del m",
+        "object_del m",
+        "device_add nothing",
+        "device_add virtio-rng-pci,id=r,disable-legacy=on",
+        "device_add virtio-rng-pci,id=r",
     ] {
         let (ours, theirs) = (command(&mut our_session, line), command(&mut their_session, line));
         if ours != theirs {

@@ -7,10 +7,13 @@ use std::sync::Arc;
 use ::hmp::Arguments;
 use block::{Backend, Permissions};
 use block_commands::{Output, Session};
+use qapi::Members as _;
 use qapi::json::Value;
+use qapi::keyval::{Grammar, from_keyval};
+use qapi::objects::ObjectAdd;
 
 use super::info::each;
-use super::{Command, Human, Outcome, call, command, given, shown, text};
+use super::{Command, Human, Outcome, call, call_quietly, command, given, shown, text};
 
 /// The commands.
 pub const COMMANDS: &[Command] = &[
@@ -72,17 +75,11 @@ pub const COMMANDS: &[Command] = &[
         call("object-del", [("id", arguments.required("id").into())])
     }),
     command("object_add", "object:S", "[qom-type=]type,id=str[,prop=value][,...]", "add an object", |_, arguments| {
-        let mut object = Vec::new();
-        for (index, item) in arguments.required("object").split(',').enumerate() {
-            let (name, value) = match item.split_once('=') {
-                Some(pair) => pair,
-                None if index == 0 => ("qom-type", item),
-                None => return format!("Error: Expected '=' after parameter '{item}'\n").into(),
-            };
-            object.push((name.to_owned(), value.to_owned()));
+        // Read as the schema has it, so that sizes and numbers may be written as on the command line.
+        match from_keyval::<ObjectAdd>(arguments.required("object"), &Grammar::implied("qom-type")) {
+            Ok(object) => call_quietly("object-add", object.to_map()),
+            Err(error) => format!("Error: {}\n", error.desc).into(),
         }
-        let map = qapi::json::Map::from_iter(object);
-        Outcome::Call { name: "object-add", arguments: map, show: Box::new(|_| String::new()) }
     }),
     command(
         "block_stream",

@@ -6,9 +6,10 @@ use ::display::input::{Axis, Button, Event};
 use ::display::keys::Key;
 use ::hmp::Arguments;
 use qapi::json::Value;
+use qapi::keyval::{self, Grammar};
 use qapi::run_state::{RunState, ShutdownCause};
 
-use super::{Command, Human, Outcome, call, command, given, shown, silent, text};
+use super::{Command, Human, Outcome, call, call_quietly, command, given, shown, silent, text};
 
 /// The commands.
 pub const COMMANDS: &[Command] = &[
@@ -163,16 +164,12 @@ pub const COMMANDS: &[Command] = &[
     command("device_del", "id:s", "device", "remove a device", |_, arguments| {
         call("device_del", [("id", arguments.required("id").into())])
     }),
-    command("device_add", "device:O", "driver[,prop=value][,...]", "add a device", |_, arguments| {
-        let mut all = qapi::json::Map::new();
-        for (index, item) in arguments.required("device").split(',').enumerate() {
-            match item.split_once('=') {
-                Some((name, value)) => _ = all.insert(name, value),
-                None if index == 0 => _ = all.insert("driver", item),
-                None => _ = all.insert(item, "on"),
-            }
-        }
-        Outcome::Call { name: "device_add", arguments: all, show: Box::new(|_| String::new()) }
+    command("device_add", "device:O", "driver[,prop=value][,...]", "add a device", |_, arguments| match keyval::parse(
+        arguments.required("device"),
+        &Grammar::implied("driver").with_shorthand(),
+    ) {
+        Ok(parsed) => call_quietly("device_add", parsed.map),
+        Err(error) => format!("Error: {}\n", error.desc).into(),
     }),
 ];
 
