@@ -158,7 +158,7 @@ impl Fdc {
     /// of the last medium that it has had; before the first one it stays at track 0.
     pub(super) fn step(&mut self, unit: usize, track: u8) {
         let has_medium = self.has_medium(unit);
-        if track > self.unit(unit).map_or(0, |unit| unit.reach) {
+        if track > self.unit(unit).and_then(|unit| unit.seen).map_or(0, |format| format.tracks) {
             return;
         }
         if let Some(drive) = self.state.drives.get_mut(unit) {

@@ -146,8 +146,8 @@ struct FdcState {
 
 /// A drive's host side.
 struct Unit {
-    /// How far its head moves: the tracks of the last medium.
-    reach: u8,
+    /// The format of the last medium that it has had: how far its head moves.
+    seen: Option<Format>,
     disk: Arc<dyn Disk>,
     properties: DiskProperties,
     drive_type: DriveType,
@@ -243,7 +243,7 @@ impl Fdc {
         if let Some(place) = self.units.get_mut(unit) {
             *place = Some(Unit {
                 disk,
-                reach: if properties.medium { format.tracks } else { 0 },
+                seen: properties.medium.then_some(format),
                 properties,
                 drive_type,
                 format,
@@ -263,7 +263,7 @@ impl Fdc {
             unit.properties = unit.disk.properties();
             unit.format = Format::of(unit.properties.size, Some(unit.drive_type));
             if unit.properties.medium {
-                unit.reach = unit.format.tracks;
+                unit.seen = Some(unit.format);
             }
         }
     }

@@ -272,6 +272,20 @@ fn changed_media_are_seen_until_a_step() {
 }
 
 #[test]
+fn transfer_without_medium_moves_the_head() {
+    let bench = Bench::new();
+    bench.send(&[0x4a, 4]);
+    assert_eq!(bench.results()[..5], [4, 0, 0, 0, 1]);
+    let events = Events { handle: bench.fdc.handle(), unit: 0 };
+    bench.disk.properties.lock().expect("properties").medium = false;
+    events.medium_changed(false);
+    bench.send(&[0xd6, 0, 3, 0, 2, 2, 18, 0x1b, 0xff]);
+    assert_eq!(bench.results(), [0x40, 1, 0, 3, 0, 2, 2]);
+    bench.send(&[0xd6, 0, 90, 1, 2, 2, 18, 0x1b, 0xff]);
+    assert_eq!(bench.results(), [0x40, 1, 0, 3, 0, 2, 2], "no such track");
+}
+
+#[test]
 fn drives_become_what_their_media_want() {
     let bench = Bench::new();
     assert_eq!(bench.fdc.lock().drive_type(0), Some(DriveType::D144));

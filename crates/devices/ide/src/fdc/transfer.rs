@@ -86,6 +86,12 @@ impl Fdc {
         let unit = self.current_unit();
         let start = Place { track: self.byte(2), head: self.byte(3) & 1, sector: self.byte(4) };
         let Some(format) = self.unit(unit).map(|unit| unit.format).filter(|_| self.is_readable(unit)) else {
+            // As in QEMU the head has moved by then, on the tracks of the last medium that the drive has had.
+            let seen = self.unit(unit).and_then(|unit| unit.seen);
+            if seen.is_some_and(|format| format.has(start.track, start.head, start.sector)) {
+                self.step(unit, start.track);
+                self.move_to(start);
+            }
             self.fail(MISSING_MARK, 0);
             return None;
         };
