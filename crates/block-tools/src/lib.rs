@@ -7,11 +7,13 @@
 //! - [`compare`], [`commit`], [`rebase`].
 //! - [`info`]: describes an image as `ImageInfo`.
 //! - [`parallel`]: several futures of one task.
-//! - [`open`]: opens an image the way tools do; [`keyval`], [`secret`], [`size`]: what command lines are made of.
+//! - [`open`]: opens an image the way tools do; [`arguments`], [`keyval`], [`secret`], [`size`]: what command lines are
+//!   made of.
 //! - [`json`]: JSON with the layout and the order of keys that QEMU's tools print.
 
 #![forbid(unsafe_code)]
 
+pub mod arguments;
 pub mod commit;
 pub mod compare;
 pub mod copy;

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use block::Graph;
 use block_commands::{OpenMode, Output, Session};
+use block_tools::arguments::{Argument, Arguments, LongOption};
 use block_tools::{keyval, open, secret};
 
 struct Terminal;
@@ -43,28 +44,25 @@ enum Instead {
     Fail(String),
 }
 
-/// Long options, whether they take a value, and their letters (`O` and `I` for those without).
-const LONG: &[(&str, bool, char)] = &[
-    ("help", false, 'h'),
-    ("version", false, 'V'),
-    ("cmd", true, 'c'),
-    ("format", true, 'f'),
-    ("read-only", false, 'r'),
-    ("snapshot", false, 's'),
-    ("nocache", false, 'n'),
-    ("copy-on-read", false, 'C'),
-    ("misalign", false, 'm'),
-    ("native-aio", false, 'k'),
-    ("aio", true, 'i'),
-    ("discard", true, 'd'),
-    ("cache", true, 't'),
-    ("trace", true, 'T'),
-    ("object", true, 'O'),
-    ("image-opts", false, 'I'),
-    ("force-share", false, 'U'),
+const OPTIONS: &[LongOption] = &[
+    ("help", false, "h"),
+    ("version", false, "V"),
+    ("cmd", true, "c"),
+    ("format", true, "f"),
+    ("read-only", false, "r"),
+    ("snapshot", false, "s"),
+    ("nocache", false, "n"),
+    ("copy-on-read", false, "C"),
+    ("misalign", false, "m"),
+    ("native-aio", false, "k"),
+    ("aio", true, "i"),
+    ("discard", true, "d"),
+    ("cache", true, "t"),
+    ("trace", true, "T"),
+    ("object", true, "object"),
+    ("image-opts", false, "image-opts"),
+    ("force-share", false, "U"),
 ];
-const WITH_VALUE: &str = "cdfitTO";
-const LETTERS: &str = "hVcdfrsnCmkitTU";
 
 fn main() -> ExitCode {
     let mut args = std::env::args_os().map(|arg| arg.to_string_lossy().into_owned());
@@ -92,49 +90,14 @@ fn main() -> ExitCode {
 fn parse(program: &str, args: &[String]) -> Result<Line, Instead> {
     let mut line = Line::default();
     let mut operands = Vec::new();
-    let mut args = args.iter();
-    while let Some(arg) = args.next() {
-        if arg == "--" {
-            operands.extend(args.cloned());
-            break;
-        }
+    for argument in Arguments::new(args, OPTIONS) {
         let wrong = |text: String| {
             eprintln!("{program}: {text}");
             Instead::Help(1)
         };
-        if let Some(text) = arg.strip_prefix("--") {
-            let (name, value) =
-                text.split_once('=').map_or((text, None), |(name, value)| (name, Some(value.to_owned())));
-            let exact = LONG.iter().find(|(long, ..)| *long == name);
-            let mut similar = LONG.iter().filter(|(long, ..)| long.starts_with(name));
-            let found = exact.or_else(|| similar.next().filter(|_| similar.next().is_none()));
-            let &(long, takes_value, letter) = found.ok_or_else(|| wrong(format!("unrecognized option '--{name}'")))?;
-            let value = match (takes_value, value) {
-                (true, Some(value)) => value,
-                (true, None) => {
-                    args.next().cloned().ok_or_else(|| wrong(format!("option '--{long}' requires an argument")))?
-                }
-                (false, None) => String::new(),
-                (false, Some(_)) => return Err(wrong(format!("option '--{long}' doesn't allow an argument"))),
-            };
-            line.take(letter, &value)?;
-        } else if let Some(cluster) = arg.strip_prefix('-').filter(|cluster| !cluster.is_empty()) {
-            for (at, letter) in cluster.char_indices() {
-                if !LETTERS.contains(letter) {
-                    return Err(wrong(format!("invalid option -- '{letter}'")));
-                }
-                if !WITH_VALUE.contains(letter) {
-                    line.take(letter, "")?;
-                    continue;
-                }
-                let rest = &cluster[at + letter.len_utf8()..];
-                let value = if rest.is_empty() { args.next().cloned() } else { Some(rest.to_owned()) };
-                let value = value.ok_or_else(|| wrong(format!("option requires an argument -- '{letter}'")))?;
-                line.take(letter, &value)?;
-                break;
-            }
-        } else {
-            operands.push(arg.clone());
+        match argument.map_err(wrong)? {
+            Argument::Option(key, value) => line.take(key, &value)?,
+            Argument::Operand(file) => operands.push(file),
         }
     }
     if operands.len() > 1 {
@@ -148,17 +111,19 @@ fn parse(program: &str, args: &[String]) -> Result<Line, Instead> {
 }
 
 impl Line {
-    fn take(&mut self, letter: char, value: &str) -> Result<(), Instead> {
-        match letter {
-            'h' => return Err(Instead::Help(0)),
-            'V' => return Err(Instead::Version),
-            'c' => self.commands.push(value.to_owned()),
-            'f' => self.format = Some(value.to_owned()),
-            'm' => self.misalign = true,
-            'T' => return Err(Instead::Fail("Trace events are not supported".to_owned())),
-            'O' => self.objects.push(value.to_owned()),
-            'I' => self.image_opts = true,
-            letter => self.mode.apply(letter, value).map_err(Instead::Fail)?,
+    fn take(&mut self, key: &str, value: &str) -> Result<(), Instead> {
+        match key {
+            "h" => return Err(Instead::Help(0)),
+            "V" => return Err(Instead::Version),
+            "c" => self.commands.push(value.to_owned()),
+            "f" => self.format = Some(value.to_owned()),
+            "m" => self.misalign = true,
+            "T" => return Err(Instead::Fail("Trace events are not supported".to_owned())),
+            "object" => self.objects.push(value.to_owned()),
+            "image-opts" => self.image_opts = true,
+            letter => {
+                letter.chars().try_for_each(|letter| self.mode.apply(letter, value)).map_err(Instead::Fail)?;
+            }
         }
         Ok(())
     }

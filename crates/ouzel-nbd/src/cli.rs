@@ -3,6 +3,7 @@
 use block::{CacheMode, DetectZeroes};
 use block_export::Address;
 use block_net::nbd::wire::MAX_STRING;
+use block_tools::arguments::{Argument, Arguments, LongOption};
 use block_tools::open;
 
 /// The port of NBD.
@@ -20,8 +21,7 @@ pub enum Instead {
     Misuse(String),
 }
 
-/// Long options, whether they take a value, and their keys: the letter, or the name again.
-const LONG: &[(&str, bool, &str)] = &[
+const OPTIONS: &[LongOption] = &[
     ("help", false, "h"),
     ("version", false, "V"),
     ("bind", true, "b"),
@@ -57,8 +57,6 @@ const LONG: &[(&str, bool, &str)] = &[
     ("pid-file", true, "pid-file"),
     ("selinux-label", true, "selinux-label"),
 ];
-const LETTERS: &str = "hVbopkrsncdvefltxTDABL";
-const WITH_VALUE: &str = "bopckefxlTDB";
 
 /// What the command line says.
 #[derive(Debug, Default)]
@@ -103,57 +101,13 @@ impl Line {
     /// Reads the arguments behind the program's name.
     pub fn parse(args: &[String]) -> Result<Self, Instead> {
         let mut line = Self::default();
-        let mut args = args.iter();
-        while let Some(arg) = args.next() {
-            if arg == "--" {
-                line.files.extend(args.cloned());
-                break;
-            }
-            if let Some(text) = arg.strip_prefix("--") {
-                let (name, value) =
-                    text.split_once('=').map_or((text, None), |(name, value)| (name, Some(value.to_owned())));
-                let exact = LONG.iter().find(|(long, ..)| *long == name);
-                let mut similar = LONG.iter().filter(|(long, ..)| long.starts_with(name));
-                let found = exact.or_else(|| similar.next().filter(|_| similar.next().is_none()));
-                let unknown = || Instead::Misuse(format!("unrecognized option '--{name}'"));
-                let &(long, takes_value, key) = found.ok_or_else(unknown)?;
-                let value = match (takes_value, value) {
-                    (true, Some(value)) => value,
-                    (true, None) => args
-                        .next()
-                        .cloned()
-                        .ok_or_else(|| Instead::Misuse(format!("option '--{long}' requires an argument")))?,
-                    (false, None) => String::new(),
-                    (false, Some(_)) => {
-                        return Err(Instead::Misuse(format!("option '--{long}' doesn't allow an argument")));
-                    }
-                };
-                line.take(key, &value)?;
-            } else if let Some(cluster) = arg.strip_prefix('-').filter(|cluster| !cluster.is_empty()) {
-                line.letters(cluster, &mut args)?;
-            } else {
-                line.files.push(arg.clone());
+        for argument in Arguments::new(args, OPTIONS) {
+            match argument.map_err(Instead::Misuse)? {
+                Argument::Option(key, value) => line.take(key, &value)?,
+                Argument::Operand(file) => line.files.push(file),
             }
         }
         line.finish()
-    }
-
-    fn letters<'a>(&mut self, cluster: &str, args: &mut impl Iterator<Item = &'a String>) -> Result<(), Instead> {
-        for (at, letter) in cluster.char_indices() {
-            if !LETTERS.contains(letter) {
-                return Err(Instead::Misuse(format!("invalid option -- '{letter}'")));
-            }
-            let key = letter.to_string();
-            if !WITH_VALUE.contains(letter) {
-                self.take(&key, "")?;
-                continue;
-            }
-            let rest = &cluster[at + letter.len_utf8()..];
-            let value = if rest.is_empty() { args.next().cloned() } else { Some(rest.to_owned()) };
-            let missing = || Instead::Misuse(format!("option requires an argument -- '{letter}'"));
-            return self.take(&key, &value.ok_or_else(missing)?);
-        }
-        Ok(())
     }
 
     fn take(&mut self, key: &str, value: &str) -> Result<(), Instead> {
