@@ -12,16 +12,7 @@ use cli::{Line, Request};
 use vm::daemon::DaemonProgram;
 
 fn main() -> ExitCode {
-    let args: Vec<String> = std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect();
-    let program = args.first().and_then(|name| name.rsplit('/').next()).filter(|name| !name.is_empty());
-    let program = program.unwrap_or("ouzel-storage").to_owned();
-    match run(&program, &args) {
-        Ok(code) => ExitCode::from(code),
-        Err(message) => {
-            eprintln!("{program}: {message}");
-            ExitCode::FAILURE
-        }
-    }
+    process::main("ouzel-storage", run)
 }
 
 fn run(program: &str, args: &[String]) -> Result<u8, String> {

@@ -1,4 +1,4 @@
-//! A program's process: running in the background, and the file with its id.
+//! A program's process: its name and its exit, running in the background, and the file with its id.
 //!
 //! A daemon is the same program started again in a session of its own: threads do not survive a `fork`, and starting
 //! anew needs no unsafe code. The child tells its parent through a pipe on its standard output that it is ready, so
@@ -10,7 +10,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitCode, Stdio};
 
 use rustix::fs::{FlockOperation, flock};
 
@@ -23,6 +23,21 @@ const READY: &[u8] = b"ready\n";
 fn host_error(error: &std::io::Error) -> String {
     let text = error.to_string();
     text.split(" (os error").next().unwrap_or(&text).to_owned()
+}
+
+/// Runs a program by its name, which is `default` if it was started without one, and by all its arguments. An error's text
+/// goes behind the name to standard error.
+pub fn main(default: &str, run: impl FnOnce(&str, &[String]) -> Result<u8, String>) -> ExitCode {
+    let arguments: Vec<String> = std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect();
+    let name = arguments.first().and_then(|path| path.rsplit('/').next()).filter(|name| !name.is_empty());
+    let name = name.unwrap_or(default);
+    match run(name, &arguments) {
+        Ok(code) => ExitCode::from(code),
+        Err(message) => {
+            eprintln!("{name}: {message}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 /// Whether this process is the daemon that a parent started.
