@@ -76,7 +76,7 @@ pub fn create(graph: &Arc<Graph>, jobs: &Jobs, options: &Options) -> Result<Arc<
     let filter = aio::block_on(async {
         let _drained = graph.drain(&base).await;
         if restore_read_only {
-            graph.set_read_only(&base, false).await?;
+            graph.make_writable(&base).await?;
         }
         graph.insert_above(&top, &above, |mut edges| Arc::new(CommitTop { file: edges.remove(0) }))
     });
@@ -84,7 +84,7 @@ pub fn create(graph: &Arc<Graph>, jobs: &Jobs, options: &Options) -> Result<Arc<
         Ok(filter) => filter,
         Err(error) => {
             if restore_read_only {
-                aio::block_on(graph.set_read_only(&base, true))?;
+                aio::block_on(graph.make_read_only(&base))?;
             }
             return Err(error);
         }
@@ -135,7 +135,7 @@ pub fn create(graph: &Arc<Graph>, jobs: &Jobs, options: &Options) -> Result<Arc<
                     graph.detach(edge).await?;
                 }
                 if restore_read_only {
-                    graph.set_read_only(&base, true).await?;
+                    graph.make_read_only(&base).await?;
                 }
                 result
             });
@@ -257,7 +257,7 @@ impl Commit {
             let backing = ImageBacking { file: file.clone(), format: format.clone() };
             let was_read_only = overlay.is_read_only();
             if was_read_only {
-                self.graph.set_read_only(&overlay, false).await?;
+                self.graph.make_writable(&overlay).await?;
             }
             let changed = overlay.driver().change_backing(Some(backing)).await;
             let flushed = match &changed {
@@ -265,7 +265,7 @@ impl Commit {
                 Err(_) => Ok(()),
             };
             if was_read_only {
-                self.graph.set_read_only(&overlay, true).await?;
+                self.graph.make_read_only(&overlay).await?;
             }
             match changed {
                 Err(error) if !error.is_unsupported() => return Err(error),
@@ -293,7 +293,7 @@ impl Commit {
             result = result.and(self.graph.detach(&edge).await);
         }
         if self.restore_read_only {
-            result = result.and(self.graph.set_read_only(&self.base, true).await);
+            result = result.and(self.graph.make_read_only(&self.base).await);
         }
         result
     }

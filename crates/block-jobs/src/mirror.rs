@@ -155,12 +155,12 @@ pub fn create(graph: &Arc<Graph>, jobs: &Jobs, options: &Options) -> Result<Arc<
     if restore_read_only {
         aio::block_on(async {
             let _drained = graph.drain(&target).await;
-            graph.set_read_only(&target, false).await
+            graph.make_writable(&target).await
         })?;
     }
     let built = build(graph, jobs, options, is_commit, granularity, restore_read_only);
     if built.is_err() && restore_read_only {
-        aio::block_on(graph.set_read_only(&target, true))?;
+        aio::block_on(graph.make_read_only(&target))?;
     }
     built
 }
@@ -569,7 +569,7 @@ impl Mirror {
         }
         self.to_replace.lock().unwrap_or_else(PoisonError::into_inner).take();
         if self.restore_read_only && !(pivots && result.is_ok()) {
-            result = result.and(self.graph.set_read_only(&self.target, true).await);
+            result = result.and(self.graph.make_read_only(&self.target).await);
         }
         result
     }

@@ -81,7 +81,7 @@ pub fn create(graph: &Arc<Graph>, jobs: &Jobs, options: &Options) -> Result<Arc<
     let filter = aio::block_on(async {
         let _drained = graph.drain(&top).await;
         if restore_read_only {
-            graph.set_read_only(&image, false).await?;
+            graph.make_writable(&image).await?;
         }
         let bottom = bottom.as_ref().map(|node| node.name().to_owned());
         let filter = graph.insert_above(&top, &above, |mut edges| copy_on_read::over(edges.remove(0), bottom))?;
@@ -149,7 +149,7 @@ pub fn create(graph: &Arc<Graph>, jobs: &Jobs, options: &Options) -> Result<Arc<
         }
         Err(error) => {
             if restore_read_only {
-                aio::block_on(graph.set_read_only(&image, true))?;
+                aio::block_on(graph.make_read_only(&image))?;
             }
             Err(error)
         }
@@ -307,7 +307,7 @@ impl Stream {
             result = result.and(self.graph.detach(&edge).await);
         }
         if self.restore_read_only {
-            result = result.and(self.graph.set_read_only(&self.image, true).await);
+            result = result.and(self.graph.make_read_only(&self.image).await);
         }
         result
     }

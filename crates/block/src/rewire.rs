@@ -5,11 +5,10 @@
 use std::sync::{Arc, OnceLock};
 
 use crate::child::{Child, Parent, Role};
-use crate::driver::{Driver, DriverType, IoFuture};
+use crate::driver::{Driver, DriverType};
 use crate::error::{Error, Result};
 use crate::graph::Graph;
 use crate::node::{Node, NodeConfig};
-use crate::open::GENERIC_OPTIONS;
 use crate::options::Options;
 use crate::permissions::{self, Permissions};
 
@@ -232,57 +231,6 @@ impl Graph {
             None => Ok(()),
         };
         attached.and(detached)
-    }
-
-    /// Lets the permissions of the edges below `node` follow from its users and its configuration.
-    ///
-    /// # Errors
-    /// If that conflicts with others; then nothing has changed.
-    pub fn recompute(&self, node: &Arc<Node>) -> Result<()> {
-        self.refresh(node)
-    }
-
-    /// Makes a node and what it stores its data in writable, or read-only again, under drain. Its other options stay.
-    ///
-    /// # Errors
-    /// What the drivers say.
-    pub fn set_read_only<'a>(&'a self, node: &'a Arc<Node>, read_only: bool) -> IoFuture<'a> {
-        Box::pin(async move {
-            if node.is_read_only() == read_only {
-                return Ok(());
-            }
-            let below: Vec<_> = node.driver().children();
-            if !read_only {
-                for child in &below {
-                    self.set_read_only(&child.node(), false).await?;
-                }
-            }
-            let all = node.children();
-            let mut own = Options::new();
-            for (name, value) in node.options().iter() {
-                let first = name.split('.').next().unwrap_or_default();
-                let is_child = first == "backing" || all.iter().any(|child| child.name() == first);
-                if !GENERIC_OPTIONS.contains(&name) && first != "cache" && !is_child {
-                    own.set(name, value.clone());
-                }
-            }
-            let config = node.config();
-            if node.driver().reopens_cache() {
-                own.set("cache.direct", config.cache.direct);
-            }
-            if read_only {
-                node.flush().await?;
-            }
-            node.driver().reopen(own, read_only).await?;
-            node.set_config(NodeConfig { read_only, ..config });
-            self.recompute(node)?;
-            if read_only {
-                for child in &below {
-                    self.set_read_only(&child.node(), true).await?;
-                }
-            }
-            Ok(())
-        })
     }
 }
 
