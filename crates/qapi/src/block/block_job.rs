@@ -293,35 +293,9 @@ pub struct BlockdevMirror {
 /// A backup into a file.
 #[derive(Debug, Clone, PartialEq, Eq, QapiType)]
 pub struct DriveBackup {
-    /// The job; the back end's name if absent.
-    pub job_id: Option<String>,
-    /// The back end or the node.
-    pub device: String,
-    /// What is copied.
-    pub sync: MirrorSyncMode,
-    /// Bytes a second; 0 is no limit.
-    pub speed: Option<i64>,
-    /// The bitmap.
-    pub bitmap: Option<String>,
-    /// What becomes of the bitmap.
-    pub bitmap_mode: Option<BitmapSyncMode>,
-    /// Whether the copy is compressed; off if absent.
-    pub compress: Option<bool>,
-    /// What errors of the source lead to; a report if absent.
-    pub on_source_error: Option<BlockdevOnError>,
-    /// What errors of the copy lead to; a report if absent.
-    pub on_target_error: Option<BlockdevOnError>,
-    /// Whether it makes its last changes without being told; on if absent.
-    pub auto_finalize: Option<bool>,
-    /// Whether it is forgotten when it has ended; on if absent.
-    pub auto_dismiss: Option<bool>,
-    /// The node of the filter that the job makes.
-    pub filter_node_name: Option<String>,
-    /// How hard it works.
-    #[qapi(unstable)]
-    pub x_perf: Option<BackupPerf>,
-    /// The file of the copy.
-    pub target: String,
+    /// As into a node, but that its target is a file.
+    #[qapi(flatten)]
+    pub backup: BlockdevBackup,
     /// Its format; that of the source if absent and the file is made, else it is probed.
     pub format: Option<String>,
     /// Whether the file is made; it is if absent.

@@ -77,22 +77,23 @@ impl Storage {
         command: &DriveBackup,
         transaction: Option<&Transaction>,
     ) -> Result<PreparedBackup, Error> {
-        let source = self.node_by(Some(&command.device), Some(&command.device))?;
+        let wish = &command.backup;
+        let source = self.node_by(Some(&wish.device), Some(&wish.device))?;
         let is_new = command.mode != Some(NewImageMode::Existing);
         let format = command.format.as_deref().or(is_new.then(|| source.driver_type().name()));
         self.check_unblocked(&source)?;
-        let backing = match command.sync {
+        let backing = match wish.sync {
             MirrorSyncMode::Top => status::backing_of(&source),
             MirrorSyncMode::None => Some(Arc::clone(&source)),
             _ => None,
         };
-        let sync = match (command.sync, &backing) {
+        let sync = match (wish.sync, &backing) {
             (MirrorSyncMode::Top, None) => MirrorSyncMode::Full,
             (sync, _) => sync,
         };
         if let (true, Some(format)) = (is_new, format) {
             let size = source.len();
-            self.create_copy(&NewImage { filename: &command.target, format, size, backing: backing.as_ref() })?;
+            self.create_copy(&NewImage { filename: &wish.target, format, size, backing: backing.as_ref() })?;
         }
         let mut more = Options::new().with("discard", "unmap").with("detect-zeroes", "unmap");
         let flags = OpenFlags::default();
@@ -101,28 +102,13 @@ impl Storage {
             more.set("backing", backing.name());
         }
         let config = NodeConfig { cache: source.config().cache, ..NodeConfig::default() };
-        let target = self.open_copy(&command.target, format, &more, config, flags)?;
-        let plain = BlockdevBackup {
-            job_id: command.job_id.clone(),
-            device: command.device.clone(),
-            sync,
-            speed: command.speed,
-            bitmap: command.bitmap.clone(),
-            bitmap_mode: command.bitmap_mode,
-            compress: command.compress,
-            on_source_error: command.on_source_error,
-            on_target_error: command.on_target_error,
-            auto_finalize: command.auto_finalize,
-            auto_dismiss: command.auto_dismiss,
-            filter_node_name: command.filter_node_name.clone(),
-            x_perf: command.x_perf.clone(),
-            target: target.name().to_owned(),
-        };
-        let made = self.backup(&source, &target, &plain, transaction);
+        let target = self.open_copy(&wish.target, format, &more, config, flags)?;
+        let on_node = BlockdevBackup { sync, target: target.name().to_owned(), ..wish.clone() };
+        let made = self.backup(&source, &target, &on_node, transaction);
         if made.is_err()
             && let Err(error) = aio::block_on(self.graph.close(&target))
         {
-            tracing::warn!("closing '{}': {error}", command.target);
+            tracing::warn!("closing '{}': {error}", wish.target);
         }
         made
     }
