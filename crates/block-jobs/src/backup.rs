@@ -187,7 +187,11 @@ fn build(
         on_source_error: options.on_source_error,
         on_target_error: options.on_target_error,
         workers: if options.max_workers == 0 { 64 } else { options.max_workers },
-        chunk: if options.max_chunk == 0 { longest_piece(cluster) } else { options.max_chunk },
+        chunk: match options.max_chunk {
+            0 => longest_piece(cluster),
+            // A client does not say how much memory a piece takes.
+            max => max.min(longest_piece(cluster)),
+        },
         bitmap_done: AtomicBool::new(false),
     });
     let bitmaps = options.source.bitmaps();

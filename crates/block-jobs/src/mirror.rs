@@ -35,6 +35,8 @@ use crate::mirror_top::{Link, MIRROR_TOP, MirrorTop};
 const MAX_IN_FLIGHT: u64 = 16;
 /// The usual length of a request, bytes.
 const MAX_IO: u64 = 1 << 20;
+/// The longest request that a client can ask for by a large buffer, bytes.
+const LONGEST_IO: u64 = 64 << 20;
 /// What may be dirty when the source is drained for the last copies, bytes.
 const LAST_COPIES: u64 = 4 << 20;
 /// How often a job that is ready looks for new writes.
@@ -202,7 +204,7 @@ fn build(
             });
             let buf_size = if options.buf_size == 0 { MAX_IN_FLIGHT * MAX_IO } else { options.buf_size };
             let buf_size = buf_size.checked_next_multiple_of(granularity).unwrap_or(granularity);
-            let chunk = (buf_size / MAX_IN_FLIGHT).max(MAX_IO).min(buf_size) / granularity * granularity;
+            let chunk = (buf_size / MAX_IN_FLIGHT).clamp(MAX_IO, LONGEST_IO).min(buf_size) / granularity * granularity;
             let chunk = chunk.max(granularity);
             let mirror = Arc::new(Mirror {
                 graph: Arc::clone(graph),
