@@ -17,7 +17,7 @@ use crate::copy_before_write::{CopyBeforeWrite, CopyBeforeWriteType};
 use crate::flight::Flight;
 use crate::info::{Kind, OnError};
 use crate::job::{Job, JobDriver};
-use crate::jobs::{Jobs, NewJob, Transaction};
+use crate::jobs::{Common, Jobs, NewJob, Transaction};
 
 /// What is copied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,8 +45,8 @@ pub enum BitmapMode {
 
 /// What a backup is made with.
 pub struct Options {
-    /// Its name.
-    pub id: String,
+    /// What every job has.
+    pub common: Common,
     /// The source.
     pub source: Arc<Node>,
     /// The copy.
@@ -57,18 +57,12 @@ pub struct Options {
     pub bitmap: Option<(Arc<DirtyBitmap>, BitmapMode)>,
     /// The copy is stored compressed.
     pub compress: bool,
-    /// Bytes a second; 0 for no limit.
-    pub speed: i64,
     /// What errors of the source lead to.
     pub on_source_error: OnError,
     /// What errors of the copy lead to.
     pub on_target_error: OnError,
     /// The name of the filter.
     pub filter_node_name: Option<String>,
-    /// It makes its last changes without being told.
-    pub auto_finalize: bool,
-    /// It is forgotten when it has ended.
-    pub auto_dismiss: bool,
     /// The most pieces in flight; 0 for the default.
     pub max_workers: usize,
     /// The longest piece, bytes; 0 for the default.
@@ -97,7 +91,7 @@ struct Backup {
 /// # Errors
 /// The nodes can't be used so; then nothing has changed.
 pub fn create(graph: &Arc<Graph>, jobs: &Jobs, options: &Options) -> Result<Arc<Job>> {
-    jobs.check_id(&options.id)?;
+    jobs.check_id(&options.common.id)?;
     let (source, target) = (Arc::clone(&options.source), Arc::clone(&options.target));
     if Arc::ptr_eq(&source, &target) {
         return Err(Error::invalid("Source and target cannot be the same"));
@@ -172,7 +166,7 @@ fn build(
     if options.compress {
         copier.set_compressed();
     }
-    let holder = Job::holder(Kind::Backup, &options.id);
+    let holder = Job::holder(Kind::Backup, &options.common.id);
     let gate = Arc::new(block::gate::Gate::new());
     let shared = Permissions::CONSISTENT_READ | Permissions::WRITE_UNCHANGED | Permissions::WRITE;
     let main = graph.attach_named(filter, (&holder, "main node"), &gate, Permissions::NONE, shared)?;
@@ -200,11 +194,8 @@ fn build(
             bitmaps.create_successor(bitmap)?;
         }
         let new = NewJob {
-            id: options.id.clone(),
+            common: options.common.clone(),
             kind: Kind::Backup,
-            auto_finalize: options.auto_finalize,
-            auto_dismiss: options.auto_dismiss,
-            speed: options.speed,
             gate,
             transaction: options.transaction.clone(),
         };

@@ -17,7 +17,7 @@ use crate::chain;
 use crate::flight::{Failure, Flight};
 use crate::info::{Kind, OnError};
 use crate::job::{Job, JobDriver};
-use crate::jobs::{Jobs, NewJob};
+use crate::jobs::{Common, Jobs, NewJob};
 use crate::mirror_top::{COMMIT_TOP, CommitTop};
 
 /// Bytes that are copied at once.
@@ -27,24 +27,18 @@ const IN_FLIGHT: usize = 16;
 
 /// What a commit is made with.
 pub struct Options {
-    /// Its name.
-    pub id: String,
+    /// What every job has.
+    pub common: Common,
     /// The topmost image whose data goes down.
     pub top: Arc<Node>,
     /// The image that the data goes to.
     pub base: Arc<Node>,
     /// The name that the image above the top gets for its backing; that of the base if absent.
     pub backing_file: Option<String>,
-    /// Bytes a second; 0 for no limit.
-    pub speed: i64,
     /// What errors lead to.
     pub on_error: OnError,
     /// The name of the filter.
     pub filter_node_name: Option<String>,
-    /// It makes its last changes without being told.
-    pub auto_finalize: bool,
-    /// It is forgotten when it has ended.
-    pub auto_dismiss: bool,
 }
 
 struct Commit {
@@ -65,7 +59,7 @@ struct Commit {
 /// # Errors
 /// The nodes can't be used so; then nothing has changed.
 pub fn create(graph: &Arc<Graph>, jobs: &Jobs, options: &Options) -> Result<Arc<Job>> {
-    jobs.check_id(&options.id)?;
+    jobs.check_id(&options.common.id)?;
     let (top, base) = (Arc::clone(&options.top), Arc::clone(&options.base));
     if Arc::ptr_eq(&status::skip_filters(&top), &status::skip_filters(&base)) {
         return Err(Error::invalid("Invalid files for merge: top and base are the same"));
@@ -105,15 +99,7 @@ pub fn create(graph: &Arc<Graph>, jobs: &Jobs, options: &Options) -> Result<Arc<
             restore_read_only,
             left: AtomicBool::new(false),
         });
-        let new = NewJob {
-            id: options.id.clone(),
-            kind: Kind::Commit,
-            auto_finalize: options.auto_finalize,
-            auto_dismiss: options.auto_dismiss,
-            speed: options.speed,
-            gate,
-            transaction: None,
-        };
+        let new = NewJob { common: options.common.clone(), kind: Kind::Commit, gate, transaction: None };
         jobs.create(new, commit)
     });
     match job {
@@ -152,7 +138,7 @@ fn attach(
     edges: &mut Vec<Arc<Child>>,
 ) -> Result<Arc<Child>> {
     use Permissions as P;
-    let holder = Job::holder(Kind::Commit, &options.id);
+    let holder = Job::holder(Kind::Commit, &options.common.id);
     let between = P::WRITE_UNCHANGED | P::WRITE;
     edges.push(graph.attach_named(filter, (&holder, "main node"), gate, P::NONE, P::ALL)?);
     for node in chain::of(&options.top).take_while(|node| !Arc::ptr_eq(node, &options.base)) {

@@ -45,18 +45,25 @@ impl Transaction {
     }
 }
 
-/// What a job is made with.
-pub struct NewJob {
+/// What clients say of every job.
+#[derive(Clone, Debug)]
+pub struct Common {
     /// Its name.
     pub id: String,
-    /// Its kind.
-    pub kind: Kind,
+    /// Bytes a second, or 0 for no limit. A negative one is refused.
+    pub speed: i64,
     /// It makes its last changes without being told.
     pub auto_finalize: bool,
     /// It is forgotten when it has ended.
     pub auto_dismiss: bool,
-    /// Bytes a second, or 0 for no limit. A negative one is refused.
-    pub speed: i64,
+}
+
+/// What a job is made with.
+pub struct NewJob {
+    /// What the client has said.
+    pub common: Common,
+    /// Its kind.
+    pub kind: Kind,
     /// Where its requests enter the graph.
     pub gate: Arc<Gate>,
     /// The jobs that it ends with.
@@ -132,21 +139,22 @@ impl Jobs {
     /// # Errors
     /// As [`Jobs::check_id`].
     pub fn create(&self, new: NewJob, driver: Arc<dyn JobDriver>) -> Result<Arc<Job>> {
-        self.check_id(&new.id)?;
+        let common = new.common;
+        self.check_id(&common.id)?;
         let transaction = new.transaction.unwrap_or_default();
         let job = Job::new(Parts {
-            id: new.id,
+            id: common.id,
             kind: new.kind,
-            auto_finalize: new.auto_finalize,
-            auto_dismiss: new.auto_dismiss,
-            speed: u64::try_from(new.speed).unwrap_or(0),
+            auto_finalize: common.auto_finalize,
+            auto_dismiss: common.auto_dismiss,
+            speed: u64::try_from(common.speed).unwrap_or(0),
             gate: new.gate,
             observer: Arc::clone(&self.0.observer),
             driver,
             transaction: transaction.clone(),
         });
         job.change(Status::Created);
-        if let Err(error) = check_speed(new.speed) {
+        if let Err(error) = check_speed(common.speed) {
             job.change(Status::Null);
             return Err(error);
         }

@@ -38,7 +38,7 @@ pub mod stream;
 
 pub use info::{Event, Info, Kind, OnError, Status, Verb};
 pub use job::{Job, JobDriver};
-pub use jobs::{Jobs, NewJob, Observer, Transaction};
+pub use jobs::{Common, Jobs, NewJob, Observer, Transaction};
 
 use block::DriverType;
 

@@ -28,7 +28,7 @@ use crate::chain;
 use crate::flight::{Failure, Flight};
 use crate::info::{Kind, OnError};
 use crate::job::{Job, JobDriver};
-use crate::jobs::{Jobs, NewJob};
+use crate::jobs::{Common, Jobs, NewJob};
 use crate::mirror_top::{Link, MIRROR_TOP, MirrorTop};
 
 /// The most requests in flight.
@@ -66,8 +66,8 @@ pub enum Backing {
 
 /// What a mirror is made with.
 pub struct Options {
-    /// Its name.
-    pub id: String,
+    /// What every job has.
+    pub common: Common,
     /// [`Kind::Mirror`], or [`Kind::Commit`].
     pub kind: Kind,
     /// The source.
@@ -90,18 +90,12 @@ pub struct Options {
     pub granularity: u64,
     /// Bytes in flight; 0 for the default.
     pub buf_size: u64,
-    /// Bytes a second; 0 for no limit.
-    pub speed: i64,
     /// What errors of the source lead to.
     pub on_source_error: OnError,
     /// What errors of the copy lead to.
     pub on_target_error: OnError,
     /// The name of the filter.
     pub filter_node_name: Option<String>,
-    /// It makes its last changes without being told.
-    pub auto_finalize: bool,
-    /// It is forgotten when it has ended.
-    pub auto_dismiss: bool,
 }
 
 /// A mirror.
@@ -136,7 +130,7 @@ struct Mirror {
 /// # Errors
 /// The nodes can't be used so; then nothing has changed.
 pub fn create(graph: &Arc<Graph>, jobs: &Jobs, options: &Options) -> Result<Arc<Job>> {
-    jobs.check_id(&options.id)?;
+    jobs.check_id(&options.common.id)?;
     let (source, target) = (Arc::clone(&options.source), Arc::clone(&options.target));
     if Arc::ptr_eq(&status::skip_filters(&source), &status::skip_filters(&target)) {
         return Err(Error::invalid("Can't mirror node into itself"));
@@ -230,15 +224,7 @@ fn build(
                 drained: Mutex::default(),
                 left: AtomicBool::new(false),
             });
-            let new = NewJob {
-                id: options.id.clone(),
-                kind: options.kind,
-                auto_finalize: options.auto_finalize,
-                auto_dismiss: options.auto_dismiss,
-                speed: options.speed,
-                gate,
-                transaction: None,
-            };
+            let new = NewJob { common: options.common.clone(), kind: options.kind, gate, transaction: None };
             let job = jobs.create(new, mirror).inspect_err(|_| source.bitmaps().release(&dirty))?;
             Ok((job, link))
         });
@@ -276,7 +262,7 @@ type Edges = (Arc<block::gate::Gate>, Vec<Arc<Child>>, Arc<Child>);
 
 fn attach(graph: &Graph, options: &Options, filter: &Arc<Node>, is_commit: bool) -> Result<Edges> {
     use Permissions as P;
-    let holder = Job::holder(options.kind, &options.id);
+    let holder = Job::holder(options.kind, &options.common.id);
     let gate = Arc::new(block::gate::Gate::new());
     let mut edges = Vec::new();
     let result = (|| {

@@ -17,7 +17,7 @@ use crate::chain;
 use crate::flight::{Failure, Flight};
 use crate::info::{Kind, OnError};
 use crate::job::{Job, JobDriver};
-use crate::jobs::{Jobs, NewJob};
+use crate::jobs::{Common, Jobs, NewJob};
 
 /// Bytes that are copied at once.
 const CHUNK: u64 = 1 << 19;
@@ -26,24 +26,18 @@ const IN_FLIGHT: usize = 16;
 
 /// What a stream is made with.
 pub struct Options {
-    /// Its name.
-    pub id: String,
+    /// What every job has.
+    pub common: Common,
     /// The image that the data goes to.
     pub top: Arc<Node>,
     /// The lowest image whose data is taken, no filter; all images if absent.
     pub bottom: Option<Arc<Node>>,
     /// The name that the image gets for its new backing; that of the backing if absent.
     pub backing_file: Option<String>,
-    /// Bytes a second; 0 for no limit.
-    pub speed: i64,
     /// What errors lead to.
     pub on_error: OnError,
     /// The name of the filter.
     pub filter_node_name: Option<String>,
-    /// It makes its last changes without being told.
-    pub auto_finalize: bool,
-    /// It is forgotten when it has ended.
-    pub auto_dismiss: bool,
 }
 
 struct Stream {
@@ -67,7 +61,7 @@ struct Stream {
 /// The nodes can't be used so; then nothing has changed.
 pub fn create(graph: &Arc<Graph>, jobs: &Jobs, options: &Options) -> Result<Arc<Job>> {
     use Permissions as P;
-    jobs.check_id(&options.id)?;
+    jobs.check_id(&options.common.id)?;
     let top = Arc::clone(&options.top);
     let image = status::skip_filters(&top);
     let bottom = options.bottom.clone().or_else(|| chain::overlay_of(&top, None));
@@ -75,7 +69,7 @@ pub fn create(graph: &Arc<Graph>, jobs: &Jobs, options: &Options) -> Result<Arc<
     let static_type: &'static dyn DriverType = &CopyOnReadType;
     let above =
         Above { name: options.filter_node_name.as_deref(), driver_type: static_type, edge: "file", others: &[] };
-    let holder = Job::holder(Kind::Stream, &options.id);
+    let holder = Job::holder(Kind::Stream, &options.common.id);
     let gate = Arc::new(block::gate::Gate::new());
     let mut edges = Vec::new();
     let filter = aio::block_on(async {
@@ -122,15 +116,8 @@ pub fn create(graph: &Arc<Graph>, jobs: &Jobs, options: &Options) -> Result<Arc<
             restore_read_only,
             left: AtomicBool::new(false),
         });
-        let new = NewJob {
-            id: options.id.clone(),
-            kind: Kind::Stream,
-            auto_finalize: options.auto_finalize,
-            auto_dismiss: options.auto_dismiss,
-            speed: options.speed,
-            gate: Arc::clone(&gate),
-            transaction: None,
-        };
+        let new =
+            NewJob { common: options.common.clone(), kind: Kind::Stream, gate: Arc::clone(&gate), transaction: None };
         match jobs.create(new, stream) {
             Ok(job) => Ok((job, filter)),
             Err(error) => aio::block_on(undo(graph, &filter, &top, &edges)).and(Err(error)),

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use block::driver::{Driver, DriverKind, DriverType};
 use block::graph::Registry;
 use block::{Child, Defaults, Graph, IoFuture, NodeConfig, OpenFlags, OpenRequest, Options, WriteFlags, done};
-use block_jobs::{Event, Info, Jobs, Kind, Observer, OnError, mirror};
+use block_jobs::{Common, Event, Info, Jobs, Kind, Observer, OnError, mirror};
 use iobuf::IoBuf;
 
 /// Bytes of the disks.
@@ -90,7 +90,7 @@ fn write_whose_buffer_the_guest_changes_meanwhile_is_the_same_on_both_sides() {
     };
     let jobs = Jobs::new(Arc::new(Silent), || {});
     let options = mirror::Options {
-        id: "job".to_owned(),
+        common: Common { id: "job".to_owned(), speed: 0, auto_finalize: true, auto_dismiss: true },
         kind: Kind::Mirror,
         source: open("source"),
         target: open("target"),
@@ -102,12 +102,9 @@ fn write_whose_buffer_the_guest_changes_meanwhile_is_the_same_on_both_sides() {
         unmap: false,
         granularity: 0,
         buf_size: 0,
-        speed: 0,
         on_source_error: OnError::Report,
         on_target_error: OnError::Report,
         filter_node_name: Some("filter".to_owned()),
-        auto_finalize: true,
-        auto_dismiss: true,
     };
     let _job = mirror::create(&graph, &jobs, &options).expect("a mirror");
     let buffer = IoBuf::copy_of(&[0x11; 4096]);

@@ -13,7 +13,7 @@ use block::backend::Operation;
 use block::graph::Registry;
 use block::{Backend, Defaults, Graph, Node, NodeConfig, OpenFlags, Options, Permissions, WriteFlags, ZeroFlags};
 use block_jobs::backup::{self, BitmapMode};
-use block_jobs::{Event, Info, Job, Jobs, Kind, Observer, OnError, Status, chain, commit, mirror, stream};
+use block_jobs::{Common, Event, Info, Job, Jobs, Kind, Observer, OnError, Status, chain, commit, mirror, stream};
 use block_tools::create::Creation;
 use iobuf::IoBuf;
 
@@ -24,6 +24,10 @@ const DEPTH: usize = 8;
 
 #[derive(Default)]
 struct Log(Mutex<Vec<String>>);
+
+fn common(id: String, speed: i64) -> Common {
+    Common { id, speed, auto_finalize: true, auto_dismiss: true }
+}
 
 impl Observer for Log {
     fn event(&self, job: &Info, event: Event) {
@@ -232,15 +236,12 @@ impl Stress {
                 let bottom = images[self.random.below(images.len())].clone();
                 let bottom = (self.below(2) == 0).then_some(bottom);
                 let options = stream::Options {
-                    id,
+                    common: common(id, speed),
                     top,
                     bottom,
                     backing_file: None,
-                    speed,
                     on_error: OnError::Report,
                     filter_node_name: None,
-                    auto_finalize: true,
-                    auto_dismiss: true,
                 };
                 stream::create(&self.graph, &self.jobs, &options).map(|job| (job, Expected::Disk))
             }
@@ -274,7 +275,7 @@ impl Stress {
         let config = NodeConfig { discard: true, ..NodeConfig::default() };
         let target = aio::block_on(self.graph.open(options, Defaults::new(config, OpenFlags::default())))?;
         let options = mirror::Options {
-            id,
+            common: common(id, speed),
             kind: Kind::Mirror,
             source: top,
             target,
@@ -286,12 +287,9 @@ impl Stress {
             unmap: self.below(2) == 0,
             granularity: [0, 512, 65536, 1 << 20][self.below(4)],
             buf_size: [0, 65536][self.below(2)],
-            speed,
             on_source_error: OnError::Report,
             on_target_error: OnError::Report,
             filter_node_name: None,
-            auto_finalize: true,
-            auto_dismiss: true,
         };
         let is_full = options.sync == mirror::Sync::Full;
         let job = mirror::create(&self.graph, &self.jobs, &options)?;
@@ -316,7 +314,7 @@ impl Stress {
             Some((bitmap, [BitmapMode::OnSuccess, BitmapMode::Never, BitmapMode::Always][self.below(3)]))
         };
         let options = backup::Options {
-            id,
+            common: common(id, speed),
             source: top,
             target,
             sync: if is_top {
@@ -328,12 +326,9 @@ impl Stress {
             },
             bitmap,
             compress: format == "qcow2" && self.below(3) == 0,
-            speed,
             on_source_error: OnError::Report,
             on_target_error: OnError::Report,
             filter_node_name: None,
-            auto_finalize: true,
-            auto_dismiss: true,
             max_workers: [0, 1, 4][self.below(3)],
             max_chunk: 0,
             transaction: None,
@@ -349,7 +344,7 @@ impl Stress {
         let (top_node, base_node) = (Arc::clone(&images[top]), Arc::clone(&images[base]));
         let job = if top == 0 {
             let options = mirror::Options {
-                id,
+                common: common(id, speed),
                 kind: Kind::Commit,
                 source: top_node,
                 target: base_node,
@@ -361,25 +356,19 @@ impl Stress {
                 unmap: true,
                 granularity: 0,
                 buf_size: 0,
-                speed,
                 on_source_error: OnError::Report,
                 on_target_error: OnError::Report,
                 filter_node_name: None,
-                auto_finalize: true,
-                auto_dismiss: true,
             };
             mirror::create(&self.graph, &self.jobs, &options)?
         } else {
             let options = commit::Options {
-                id,
+                common: common(id, speed),
                 top: top_node,
                 base: base_node,
                 backing_file: None,
-                speed,
                 on_error: OnError::Report,
                 filter_node_name: None,
-                auto_finalize: true,
-                auto_dismiss: true,
             };
             commit::create(&self.graph, &self.jobs, &options)?
         };

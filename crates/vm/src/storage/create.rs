@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use block::create::CreateRequest;
 use block::{Child, Defaults, DriverType, Graph, IoFuture, NodeConfig, OpenFlags, Options, Permissions, Value};
-use block_jobs::{Job, JobDriver, Kind, NewJob};
+use block_jobs::{Common, Job, JobDriver, Kind, NewJob};
 use qapi::block::create::{BlockdevCreate, BlockdevCreateOptions};
 use qapi::block::options::BlockdevOptions;
 use qapi::json;
@@ -85,11 +85,8 @@ impl Storage {
     pub fn create_image(&self, command: &BlockdevCreate) -> Result<(), Error> {
         let plan = self.plan(&command.options)?;
         let new = NewJob {
-            id: command.job_id.clone(),
+            common: Common { id: command.job_id.clone(), speed: 0, auto_finalize: true, auto_dismiss: false },
             kind: Kind::Create,
-            auto_finalize: true,
-            auto_dismiss: false,
-            speed: 0,
             gate: Arc::default(),
             transaction: None,
         };

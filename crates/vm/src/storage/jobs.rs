@@ -7,7 +7,7 @@ mod mirror;
 use std::sync::{Arc, MutexGuard, PoisonError};
 
 use block::Node;
-use block_jobs::{Event, Info, Job, Kind, Observer, OnError, Status, Verb};
+use block_jobs::{Common, Event, Info, Job, Kind, Observer, OnError, Status, Verb};
 use qapi::block::block_job::{
     BlockJobCancelled, BlockJobCompleted, BlockJobError, BlockJobInfo, BlockJobPending, BlockJobReady,
 };
@@ -93,6 +93,16 @@ pub(super) fn new_jobs(events: &EventSink, owner: &OwnerLink) -> block_jobs::Job
         }));
     };
     block_jobs::Jobs::new(Arc::new(Teller(events.clone())), poke)
+}
+
+/// What a command says of every job, with the defaults of QMP.
+fn common(id: String, speed: Option<i64>, auto_finalize: Option<bool>, auto_dismiss: Option<bool>) -> Common {
+    Common {
+        id,
+        speed: speed.unwrap_or(0),
+        auto_finalize: auto_finalize.unwrap_or(true),
+        auto_dismiss: auto_dismiss.unwrap_or(true),
+    }
 }
 
 /// What clients name a policy; a report if absent.

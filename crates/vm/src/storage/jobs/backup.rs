@@ -12,7 +12,7 @@ use qapi::block::snapshots::NewImageMode;
 use qapi::schema::Enumeration as _;
 
 use super::mirror::NewImage;
-use super::on_error;
+use super::{common, on_error};
 use crate::storage::{Storage, client_error};
 
 /// A backup that is made and not started. Its moment is that when it was made.
@@ -153,18 +153,15 @@ impl Storage {
             MirrorSyncMode::Incremental | MirrorSyncMode::Bitmap => Sync::Bitmap,
         };
         let options = backup::Options {
-            id,
+            common: common(id, wish.speed, wish.auto_finalize, wish.auto_dismiss),
             source: Arc::clone(source),
             target: Arc::clone(target),
             sync,
             bitmap,
             compress: wish.compress.unwrap_or(false),
-            speed: wish.speed.unwrap_or(0),
             on_source_error: on_error(wish.on_source_error),
             on_target_error: on_error(wish.on_target_error),
             filter_node_name: wish.filter_node_name.clone(),
-            auto_finalize: wish.auto_finalize.unwrap_or(true),
-            auto_dismiss: wish.auto_dismiss.unwrap_or(true),
             max_workers: max_workers.min(64),
             max_chunk,
             transaction: transaction.cloned(),

@@ -10,7 +10,7 @@ use block_tools::status;
 use qapi::Error;
 use qapi::block::block_job::{BlockCommit, BlockStream};
 
-use super::on_error;
+use super::{common, on_error};
 use crate::storage::{Storage, client_error, device_of};
 
 fn is(one: &Arc<Node>, other: &Arc<Node>) -> bool {
@@ -58,16 +58,14 @@ impl Storage {
             }
             (None, None) => None,
         };
+        let id = self.job_id(command.job_id.as_deref(), &top)?;
         let options = stream::Options {
-            id: self.job_id(command.job_id.as_deref(), &top)?,
+            common: common(id, command.speed, command.auto_finalize, command.auto_dismiss),
             top,
             bottom,
             backing_file: command.backing_file.clone(),
-            speed: command.speed.unwrap_or(0),
             on_error: on_error(command.on_error),
             filter_node_name: command.filter_node_name.clone(),
-            auto_finalize: command.auto_finalize.unwrap_or(true),
-            auto_dismiss: command.auto_dismiss.unwrap_or(true),
         };
         let job = stream::create(&self.graph, &self.jobs, &options).map_err(client_error)?;
         self.start_job(&job);
@@ -124,9 +122,8 @@ impl Storage {
         }
         let is_active = is(&status::skip_filters(&top), &status::skip_filters(&active));
         let has_writer = top.cumulative_permissions().0.contains(Permissions::WRITE);
-        let (auto_finalize, auto_dismiss) =
-            (command.auto_finalize.unwrap_or(true), command.auto_dismiss.unwrap_or(true));
-        let (on_error, speed) = (on_error(command.on_error), command.speed.unwrap_or(0));
+        let common = |id| common(id, command.speed, command.auto_finalize, command.auto_dismiss);
+        let on_error = on_error(command.on_error);
         let filter_node_name = command.filter_node_name.clone();
         let job = if is_active || has_writer {
             if command.backing_file.is_some() {
@@ -134,10 +131,10 @@ impl Storage {
                 return Err(Error::generic(format!("'backing-file' specified, but 'top' {why}")));
             }
             let options = mirror::Options {
-                id: match &command.job_id {
+                common: common(match &command.job_id {
                     Some(id) => id.clone(),
                     None => device_of(&self.graph, active.name()).unwrap_or_default(),
-                },
+                }),
                 kind: Kind::Commit,
                 source: top,
                 target: base,
@@ -149,12 +146,9 @@ impl Storage {
                 unmap: true,
                 granularity: 0,
                 buf_size: 0,
-                speed,
                 on_source_error: on_error,
                 on_target_error: on_error,
                 filter_node_name,
-                auto_finalize,
-                auto_dismiss,
             };
             mirror::create(&self.graph, &self.jobs, &options)
         } else {
@@ -163,17 +157,7 @@ impl Storage {
             }
             let id = self.job_id(command.job_id.as_deref(), &active)?;
             let backing_file = command.backing_file.clone();
-            let options = commit::Options {
-                id,
-                top,
-                base,
-                backing_file,
-                speed,
-                on_error,
-                filter_node_name,
-                auto_finalize,
-                auto_dismiss,
-            };
+            let options = commit::Options { common: common(id), top, base, backing_file, on_error, filter_node_name };
             commit::create(&self.graph, &self.jobs, &options)
         };
         self.start_job(&job.map_err(client_error)?);

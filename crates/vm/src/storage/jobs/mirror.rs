@@ -13,7 +13,7 @@ use qapi::block::common::BlockdevOnError;
 use qapi::block::snapshots::NewImageMode;
 use qapi::schema::Enumeration as _;
 
-use super::on_error;
+use super::{common, on_error};
 use crate::storage::{Storage, client_error};
 
 /// What both commands have in common.
@@ -199,7 +199,7 @@ impl Storage {
         let buf_size =
             u64::try_from(wish.buf_size.unwrap_or(0)).map_err(|_| Error::generic("Invalid parameter 'buf-size'"))?;
         let options = mirror::Options {
-            id: self.job_id(wish.job_id, source)?,
+            common: common(self.job_id(wish.job_id, source)?, wish.speed, wish.auto_finalize, wish.auto_dismiss),
             kind: Kind::Mirror,
             source: Arc::clone(source),
             target: Arc::clone(target),
@@ -211,12 +211,9 @@ impl Storage {
             unmap: wish.unmap,
             granularity,
             buf_size,
-            speed: wish.speed.unwrap_or(0),
             on_source_error: on_error(wish.on_source_error),
             on_target_error: on_error(wish.on_target_error),
             filter_node_name: wish.filter_node_name.map(str::to_owned),
-            auto_finalize: wish.auto_finalize.unwrap_or(true),
-            auto_dismiss: wish.auto_dismiss.unwrap_or(true),
         };
         let job = mirror::create(&self.graph, &self.jobs, &options).map_err(client_error)?;
         self.start_job(&job);
