@@ -371,15 +371,19 @@ impl DeviceKind {
 
     /// The PCI bus that it names.
     pub fn bus(&self) -> Option<&str> {
-        match self {
-            Self::VirtioBlkPci(config) => config.bus.as_deref(),
-            Self::Virtio(config) => config.place.bus.as_deref(),
-            Self::UsbController(config) => config.place.bus.as_deref(),
-            Self::PvpanicPci { place, .. } | Self::I6300Esb { place } | Self::Bridge { place, .. } => {
-                place.bus.as_deref()
-            }
-            _ => None,
-        }
+        self.place().0
+    }
+
+    /// The PCI bus that it names, and its address there.
+    pub fn place(&self) -> (Option<&str>, Option<Address>) {
+        let place = match self {
+            Self::VirtioBlkPci(config) => return (config.bus.as_deref(), config.address),
+            Self::Virtio(config) => &config.place,
+            Self::UsbController(config) => &config.place,
+            Self::PvpanicPci { place, .. } | Self::I6300Esb { place } | Self::Bridge { place, .. } => place,
+            _ => return (None, None),
+        };
+        (place.bus.as_deref(), place.address)
     }
 }
 

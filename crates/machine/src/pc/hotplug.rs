@@ -356,22 +356,14 @@ impl Board {
         if !is_pci {
             return Ok(());
         }
-        let bus = match kind.bus() {
+        let (bus, address) = kind.place();
+        let bus = match bus {
             Some(name) => root.by_name(name).ok_or_else(|| format!("Bus '{name}' not found"))?,
             None => Arc::clone(root),
         };
         if matches!(bus.hotplug(), BusHotplug::None) {
             return Err(format!("Bus '{}' does not support hotplugging", bus.name()));
         }
-        let address = match kind {
-            DeviceKind::VirtioBlkPci(config) => config.address,
-            DeviceKind::Virtio(config) => config.place.address,
-            DeviceKind::UsbController(config) => config.place.address,
-            DeviceKind::PvpanicPci { place, .. }
-            | DeviceKind::I6300Esb { place }
-            | DeviceKind::Bridge { place, .. } => place.address,
-            _ => None,
-        };
         match address {
             Some(address) if !bus.is_occupied(address) => {
                 let name = kind.type_name();
