@@ -5,15 +5,16 @@
 //! back, as the mode says.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use block::backend::ErrorAction;
 use block::rewire::Above;
-use block::{Child, DirtyBitmap, Error, Graph, IoFuture, Node, Permissions, Result, Role};
+use block::{DirtyBitmap, Error, Graph, IoFuture, Node, Permissions, Result, Role};
 use block_tools::status;
 
 use crate::copy::{Copier, longest_piece};
 use crate::copy_before_write::{CopyBeforeWrite, CopyBeforeWriteType};
+use crate::edges::{self, Edges};
 use crate::flight::Flight;
 use crate::info::{Kind, OnError};
 use crate::job::{Job, JobDriver};
@@ -76,7 +77,7 @@ struct Backup {
     source: Arc<Node>,
     filter: Arc<Node>,
     copier: Arc<Copier>,
-    edges: Mutex<Vec<Arc<Child>>>,
+    edges: Edges,
     sync: Sync,
     bitmap: Option<(Arc<DirtyBitmap>, BitmapMode)>,
     on_source_error: OnError,
@@ -353,9 +354,7 @@ impl JobDriver for Backup {
     fn clean<'a>(&'a self, _job: &'a Arc<Job>) -> IoFuture<'a> {
         Box::pin(async move {
             let drained = self.graph.drain(&self.source).await;
-            let edges = std::mem::take(&mut *self.edges.lock().unwrap_or_else(PoisonError::into_inner));
-            for edge in &edges {
-                self.graph.set_permissions(edge, Permissions::NONE, Permissions::ALL)?;
+            for edge in &edges::take(&self.graph, &self.edges)? {
                 edge.node().forget_edge(edge);
             }
             let result = self.graph.dissolve(&self.filter, &self.source).await;

@@ -2,7 +2,7 @@
 //! the chain. (A commit of the active image is a [`crate::mirror`].)
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use block::backend::ErrorAction;
 use block::image::ImageBacking;
@@ -14,6 +14,7 @@ use block_tools::status;
 use iobuf::IoBuf;
 
 use crate::chain;
+use crate::edges::{self, Edges};
 use crate::flight::{Failure, Flight};
 use crate::info::{Kind, OnError};
 use crate::job::{Job, JobDriver};
@@ -47,7 +48,7 @@ struct Commit {
     base: Arc<Node>,
     filter: Arc<Node>,
     target: Arc<Child>,
-    edges: Mutex<Vec<Arc<Child>>>,
+    edges: Edges,
     backing_file: Option<String>,
     on_error: OnError,
     restore_read_only: bool,
@@ -112,9 +113,7 @@ pub fn create(graph: &Arc<Graph>, jobs: &Jobs, options: &Options) -> Result<Arc<
         Err(error) => {
             let undone = aio::block_on(async {
                 let drained = graph.drain(&base).await;
-                for edge in &edges {
-                    graph.set_permissions(edge, Permissions::NONE, Permissions::ALL)?;
-                }
+                edges::give_up_claims(graph, &edges)?;
                 let result = graph.dissolve(&filter, &top).await;
                 drop(drained);
                 for edge in &edges {
@@ -266,18 +265,12 @@ impl Commit {
             return Ok(());
         }
         let drained = self.graph.drain(&self.base).await;
-        let edges = std::mem::take(&mut *self.edges.lock().unwrap_or_else(PoisonError::into_inner));
-        for edge in &edges {
-            self.graph.set_permissions(edge, Permissions::NONE, Permissions::ALL)?;
-        }
+        let edges = edges::take(&self.graph, &self.edges)?;
         let renamed = if success { self.rename_backing().await } else { Ok(()) };
         let to = if success && renamed.is_ok() { &self.base } else { &self.top };
         let dissolved = self.graph.dissolve(&self.filter, to).await;
         drop(drained);
-        let mut result = renamed.and(dissolved);
-        for edge in edges {
-            result = result.and(self.graph.detach(&edge).await);
-        }
+        let mut result = renamed.and(dissolved).and(edges::detach(&self.graph, &edges).await);
         if self.restore_read_only {
             result = result.and(self.graph.make_read_only(&self.base).await);
         }

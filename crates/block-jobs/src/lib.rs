@@ -25,6 +25,7 @@ pub mod chain;
 pub mod commit;
 pub mod copy;
 pub mod copy_before_write;
+mod edges;
 mod flight;
 pub mod info;
 pub mod job;

@@ -25,6 +25,7 @@ use block_tools::status;
 use iobuf::IoBuf;
 
 use crate::chain;
+use crate::edges::{self, Edges};
 use crate::flight::{Failure, Flight};
 use crate::info::{Kind, OnError};
 use crate::job::{Job, JobDriver};
@@ -106,7 +107,7 @@ struct Mirror {
     filter: Arc<Node>,
     link: Arc<Link>,
     /// The job's own edges.
-    edges: Mutex<Vec<Arc<Child>>>,
+    edges: Edges,
     sync: Sync,
     backing: Backing,
     base: Option<Arc<Node>>,
@@ -258,9 +259,9 @@ fn build(
     }
 }
 
-type Edges = (Arc<block::gate::Gate>, Vec<Arc<Child>>, Arc<Child>);
+type Attached = (Arc<block::gate::Gate>, Vec<Arc<Child>>, Arc<Child>);
 
-fn attach(graph: &Graph, options: &Options, filter: &Arc<Node>, is_commit: bool) -> Result<Edges> {
+fn attach(graph: &Graph, options: &Options, filter: &Arc<Node>, is_commit: bool) -> Result<Attached> {
     use Permissions as P;
     let holder = Job::holder(options.kind, &options.common.id);
     let gate = Arc::new(block::gate::Gate::new());
@@ -542,19 +543,12 @@ impl Mirror {
             None => self.graph.drain(&self.source).await,
         };
         self.source.bitmaps().release(&self.link.dirty);
-        let edges = std::mem::take(&mut *self.edges.lock().unwrap_or_else(PoisonError::into_inner));
-        for edge in &edges {
-            // Kept, so that nothing is closed yet, but without a claim.
-            self.graph.set_permissions(edge, Permissions::NONE, Permissions::ALL)?;
-        }
+        let edges = edges::take(&self.graph, &self.edges)?;
         let pivoted = if pivots { self.pivot().await } else { Ok(()) };
         let to = if pivots && pivoted.is_ok() && self.replaces.is_none() { &self.target } else { &self.source };
         let dissolved = self.graph.dissolve(&self.filter, to).await;
         drop(drained);
-        let mut result = pivoted.and(dissolved);
-        for edge in edges {
-            result = result.and(self.graph.detach(&edge).await);
-        }
+        let mut result = pivoted.and(dissolved).and(edges::detach(&self.graph, &edges).await);
         self.to_replace.lock().unwrap_or_else(PoisonError::into_inner).take();
         if self.restore_read_only && !(pivots && result.is_ok()) {
             result = result.and(self.graph.make_read_only(&self.target).await);

@@ -3,7 +3,7 @@
 //! The job reads through a `copy-on-read` filter, which keeps its copies apart from the guest's writes.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use block::backend::ErrorAction;
 use block::image::ImageBacking;
@@ -14,6 +14,7 @@ use block_tools::status;
 use iobuf::IoBuf;
 
 use crate::chain;
+use crate::edges::{self, Edges};
 use crate::flight::{Failure, Flight};
 use crate::info::{Kind, OnError};
 use crate::job::{Job, JobDriver};
@@ -48,7 +49,7 @@ struct Stream {
     /// What is below the lowest image whose data is taken.
     bottom: Option<Arc<Node>>,
     filter: Arc<Node>,
-    edges: Mutex<Vec<Arc<Child>>>,
+    edges: Edges,
     backing_file: Option<String>,
     on_error: OnError,
     restore_read_only: bool,
@@ -149,14 +150,9 @@ fn bottom_of(options: &Options, image: &Arc<Node>) -> Option<Arc<Node>> {
 }
 
 async fn undo(graph: &Graph, filter: &Arc<Node>, top: &Arc<Node>, edges: &[Arc<Child>]) -> Result<()> {
-    for edge in edges {
-        graph.set_permissions(edge, Permissions::NONE, Permissions::ALL)?;
-    }
-    let mut result = graph.dissolve(filter, top).await;
-    for edge in edges {
-        result = result.and(graph.detach(edge).await);
-    }
-    result
+    edges::give_up_claims(graph, edges)?;
+    let dissolved = graph.dissolve(filter, top).await;
+    dissolved.and(edges::detach(graph, edges).await)
 }
 
 impl Stream {
@@ -282,17 +278,11 @@ impl Stream {
             return Ok(());
         }
         let drained = self.graph.drain(&self.top).await;
-        let edges = std::mem::take(&mut *self.edges.lock().unwrap_or_else(PoisonError::into_inner));
-        for edge in &edges {
-            self.graph.set_permissions(edge, Permissions::NONE, Permissions::ALL)?;
-        }
+        let edges = edges::take(&self.graph, &self.edges)?;
         let dissolved = self.graph.dissolve(&self.filter, &self.top).await;
         let taken = if success { self.take_over().await } else { Ok(()) };
         drop(drained);
-        let mut result = dissolved.and(taken);
-        for edge in edges {
-            result = result.and(self.graph.detach(&edge).await);
-        }
+        let mut result = dissolved.and(taken).and(edges::detach(&self.graph, &edges).await);
         if self.restore_read_only {
             result = result.and(self.graph.make_read_only(&self.image).await);
         }
