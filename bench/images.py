@@ -71,7 +71,8 @@ def main():
     parser.add_argument("--mib", type=int, default=1024)
     parser.add_argument("names", nargs="*")
     args = parser.parse_args()
-    directory = args.directory
+    # Images of another size are not taken for these.
+    directory = f"{args.directory}/{args.mib}"
     os.makedirs(directory, exist_ok=True)
     for kind in ("half", "mix"):
         raw = f"{directory}/{kind}.raw"

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 
-from PIL import Image
+from PIL import Image, ImageChops
 from qemu.qmp import QMPClient
 
 
@@ -82,13 +82,26 @@ async def main(monitor, display, password, directory):
         if equal(first, await dump("second.ppm")):
             break
     captured = os.path.join(directory, "captured.png")
-    # A cursor may blink between the two.
-    for _ in range(10):
+
+    async def comes_to_show(picture):
+        """Whether the screen shows `picture` within three seconds: a cursor that blinks makes two pictures of it."""
+        end = time.time() + 3
+        while time.time() < end:
+            if equal(picture, await dump("wanted.ppm")):
+                return True
+            await asyncio.sleep(0.05)
+        return False
+
+    # The firmware may still write after a pause.
+    end = time.time() + 90
+    while time.time() < end:
         await asyncio.to_thread(vncdo, display, password, "capture", captured)
-        if equal(captured, await dump("wanted.ppm")):
+        if await comes_to_show(captured):
             break
     else:
-        raise AssertionError("vncdotool shows something else")
+        one, other = (Image.open(path).convert("RGB") for path in (captured, os.path.join(directory, "wanted.ppm")))
+        where = ImageChops.difference(one, other).getbbox() if one.size == other.size else None
+        raise AssertionError(f"vncdotool shows something else: {one.size}, {other.size}, first to last difference {where}")
     wrong = await asyncio.create_subprocess_exec(
         "timeout", "20", os.path.join(os.path.dirname(sys.executable), "vncdo"), "-s", f"127.0.0.1::{5900 + int(display)}",
         "-p", "wrong", "key", "a", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
