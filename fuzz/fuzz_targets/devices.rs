@@ -3,23 +3,27 @@
 
 #![no_main]
 
-use std::sync::{LazyLock, Mutex};
+use std::cell::RefCell;
 
 use libfuzzer_sys::fuzz_target;
 use machine::harness::Harness;
 
-// One machine for all inputs: each begins and ends with resets.
-static HARNESS: LazyLock<Mutex<Harness>> = LazyLock::new(|| {
-    let machine = std::env::var("OUZEL_FUZZ_MACHINE").unwrap_or_else(|_| "q35".to_owned());
-    Mutex::new(match std::env::var("OUZEL_FUZZ_DEVICE") {
-        Ok(device) => Harness::of_device(&machine, &device),
-        Err(_) => Harness::new(&machine),
-    })
-});
+thread_local! {
+    // One machine for all inputs: each begins and ends with resets.
+    static HARNESS: RefCell<Harness> = RefCell::new({
+        let machine = std::env::var("OUZEL_FUZZ_MACHINE").unwrap_or_else(|_| "q35".to_owned());
+        match std::env::var("OUZEL_FUZZ_DEVICE") {
+            Ok(device) => Harness::of_device(&machine, &device),
+            Err(_) => Harness::new(&machine),
+        }
+    });
+}
 
 fuzz_target!(|input: &[u8]| {
-    let harness = HARNESS.lock().expect("one thread");
-    let mut broken = harness.play(input);
-    broken.extend(harness.check());
+    let broken = HARNESS.with_borrow_mut(|harness| {
+        let mut broken = harness.play(input);
+        broken.extend(harness.check());
+        broken
+    });
     assert!(broken.is_empty(), "{broken:#?}");
 });
