@@ -172,6 +172,8 @@ const AT_ONCE_MAX: usize = 16 << 10;
 /// What a device uses of the graph.
 pub struct Backend {
     name: String,
+    /// The name is not used any more.
+    nameless: AtomicBool,
     root: RwLock<Option<Arc<Child>>>,
     gate: Arc<Gate>,
     state: Mutex<State>,
@@ -207,6 +209,7 @@ impl Backend {
                 reactor: None,
                 io_status: IoStatus::Ok,
             }),
+            nameless: AtomicBool::new(false),
             write_cache: AtomicBool::new(true),
             throttled: AtomicBool::new(false),
             at_once: AtomicBool::new(false),
@@ -219,13 +222,18 @@ impl Backend {
 
     /// Its name.
     pub fn name(&self) -> &str {
-        &self.name
+        if self.nameless.load(Ordering::Acquire) { "" } else { &self.name }
+    }
+
+    /// Takes its name away: others may have it now.
+    pub fn forget_name(&self) {
+        self.nameless.store(true, Ordering::Release);
     }
 
     /// How messages name it.
     pub fn holder(&self) -> String {
         let device = self.with(|state| state.device.clone());
-        match (self.name.as_str(), device) {
+        match (self.name(), device) {
             ("", Some(device)) => match device.id() {
                 Some(id) => format!("block device '{id}'"),
                 None => format!("block device '{}'", device.qom_path()),

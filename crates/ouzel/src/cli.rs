@@ -128,6 +128,7 @@ pub fn parse(arguments: &[String]) -> Result<Request, CliError> {
         vnc: remote::settings(&arguments)?,
         keyboard: arguments::last(&arguments, "k").map(|argument| argument.value.to_owned()),
         devices: devices::parser(&arguments)?,
+        drives: self::block::parser(&arguments)?,
         options: options::for_query(),
     };
     let (daemonize, pidfile, log) = (run.daemonize, run.pidfile, run.log);

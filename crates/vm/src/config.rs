@@ -5,7 +5,7 @@ use machine::config::MachineConfig;
 use qapi::machine::CommandLineOptionInfo;
 pub use qapi::run_state::{PanicAction, RebootAction, ShutdownAction, WatchdogAction};
 
-use crate::hotplug::DeviceParser;
+use crate::hotplug::{DeviceParser, DriveParser};
 use crate::qtest::QtestConfig;
 use crate::storage::StorageConfig;
 pub use crate::vnc::VncConfig;
@@ -68,6 +68,8 @@ pub struct VmConfig {
     pub qtest: Option<QtestConfig>,
     /// Reads the properties of devices that clients add.
     pub devices: DeviceParser,
+    /// Reads the drives that clients add.
+    pub drives: DriveParser,
     /// The QMP monitors.
     pub monitors: Vec<MonitorConfig>,
     /// The VNC servers.

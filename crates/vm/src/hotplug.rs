@@ -12,7 +12,7 @@ use qapi::{Error, ErrorClass};
 
 use crate::control::Control;
 use crate::program::with_backends;
-use crate::storage::StorageOwner;
+use crate::storage::{DriveConfig, Interface, StorageOwner};
 
 /// Makes a device of its properties: driver, id and the driver's own, by the rules of `-device`. The devices that there
 /// are already are in the machine's configuration. The error is a whole message.
@@ -28,11 +28,27 @@ impl fmt::Debug for DeviceParser {
     }
 }
 
+/// Makes a drive of its option, by the rules of `-drive`, among drives that are connected so. The error is a whole
+/// message.
+pub type ParseDrive = dyn Fn(&str, &[Interface]) -> Result<DriveConfig, String> + Send + Sync;
+
+/// See [`ParseDrive`].
+#[derive(Clone)]
+pub struct DriveParser(pub Arc<ParseDrive>);
+
+impl fmt::Debug for DriveParser {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("DriveParser")
+    }
+}
+
 /// What devices that come later are made of.
 #[derive(Clone)]
 pub struct DeviceSource {
     /// Reads properties.
     pub parser: DeviceParser,
+    /// Reads drives.
+    pub drives: DriveParser,
     /// The character devices.
     pub chardevs: Arc<Chardevs>,
 }
@@ -57,6 +73,23 @@ impl Control {
             self.release_lost_disks();
             Error::generic(message)
         })
+    }
+
+    /// `drive_add` of the human monitor: a drive for a device that comes later.
+    ///
+    /// # Errors
+    /// A whole message.
+    pub fn add_drive(&mut self, option: &str) -> Result<(), String> {
+        let parser = self.device_source().drives.clone();
+        let drive = (parser.0)(option, &self.storage().interfaces())?;
+        let kind = match drive.interface {
+            Interface::None => return self.storage().add_drive(&drive).map_err(|error| error.desc),
+            Interface::Ide { .. } => 1,
+            Interface::Floppy { .. } => 3,
+            Interface::Flash(_) => 4,
+            Interface::Virtio => 7,
+        };
+        Err(format!("Can't hot-add drive to type {kind}"))
     }
 
     /// `device_del`: a device leaves at once, or the guest is asked.

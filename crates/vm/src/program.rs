@@ -245,7 +245,11 @@ impl Program {
             chardevs: Arc::clone(&chardevs),
             table: Arc::new(handlers::table()),
         };
-        let source = DeviceSource { parser: config.devices.clone(), chardevs: Arc::clone(&chardevs) };
+        let source = DeviceSource {
+            parser: config.devices.clone(),
+            drives: config.drives.clone(),
+            chardevs: Arc::clone(&chardevs),
+        };
         let mut control = Control::new(machine, storage, config.actions, shared, log.has(LogItem::CpuReset), source);
         control.set_vnc(vnc);
         let qtest = match &config.qtest {

@@ -314,6 +314,7 @@ impl Board {
         }
         self.devices = std::mem::take(&mut builder.devices);
         self.hotplug = Some(hotplug);
+        self.name_board_devices(config, first);
         for device in &mut self.devices[first..] {
             device.is_hotplugged = true;
             device.lifecycle.reset(device::ResetKind::Cold);
@@ -323,6 +324,18 @@ impl Board {
             self.tell_plugged(index);
         }
         Ok(first..self.devices.len())
+    }
+
+    /// Paths for what the board adds of its own: hubs for USB buses that are full.
+    fn name_board_devices(&mut self, config: &MachineConfig, first: usize) {
+        for index in first..self.devices.len() {
+            if self.devices[index].path.is_empty() {
+                let mut numbers = config.cpus as usize + first..;
+                let path = |number| format!("/machine/unattached/device[{number}]");
+                let is_free = |number: &usize| self.devices.iter().all(|device| device.path != path(*number));
+                self.devices[index].path = numbers.find(is_free).map(path).unwrap_or_default();
+            }
+        }
     }
 
     fn builder<'a>(&mut self, config: &'a MachineConfig, hotplug: Hotplug) -> Builder<'a> {

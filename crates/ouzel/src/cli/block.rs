@@ -5,6 +5,8 @@
 //! layer. Left out: controllers other than virtio, IDE and floppy (a SCSI
 //! adapter is a `-device`).
 
+use std::sync::Arc;
+
 use block::Options;
 use block::backend::ErrorPolicy;
 use block::throttle::{Bucket, Limits, Rate};
@@ -12,6 +14,7 @@ use machine::config::{ChipsetKind, DeviceConfig};
 use qapi::block::options::BlockdevOptions;
 use qapi::keyval::{self, Grammar};
 use qapi::objects::ObjectAdd;
+use vm::hotplug::DriveParser;
 use vm::storage::{self, DriveConfig, Interface, Snapshot, StorageConfig};
 
 use super::arguments::{all, given};
@@ -53,7 +56,8 @@ pub fn settings(arguments: &[Argument<'_>], devices: &mut Vec<DeviceConfig>) -> 
         } else {
             argument.value
         };
-        let drive = match drive(argument, value, &config.drives, (ide, snapshot)) {
+        let before: Vec<Interface> = config.drives.iter().map(|drive| drive.interface).collect();
+        let drive = match drive(argument, value, &before, (ide, snapshot)) {
             // The user has put another one there.
             Err(_) if is_default => continue,
             drive => drive?,
@@ -73,6 +77,20 @@ pub fn settings(arguments: &[Argument<'_>], devices: &mut Vec<DeviceConfig>) -> 
         config.drives.push(drive.0);
     }
     Ok(config)
+}
+
+/// Reads drives that come while the machine runs, by the same rules.
+pub fn parser(arguments: &[Argument<'_>]) -> Result<DriveParser, CliError> {
+    let option = options::find("drive").ok_or_else(|| CliError::plain("there is no option -drive"))?;
+    let snapshot = all(arguments, "snapshot").next().is_some();
+    let ide = IdePlaces::of(super::machine::chipset(arguments));
+    Ok(DriveParser(Arc::new(move |value: &str, before: &[Interface]| {
+        let made = drive(&Argument { option, value }, value, before, (ide, snapshot));
+        made.map(|(config, _)| config).map_err(|error| match error {
+            CliError::Option { message, .. } => message,
+            other => other.to_string(),
+        })
+    })))
 }
 
 /// The drives that a machine has without being told: an empty CD drive and an empty floppy drive.
@@ -255,7 +273,7 @@ impl Drive<'_> {
     }
 
     /// Bus and unit: as given, or the first that are free.
-    fn place(&mut self, kind: Bus, ide: IdePlaces, before: &[DriveConfig]) -> Result<(u64, u64), CliError> {
+    fn place(&mut self, kind: Bus, ide: IdePlaces, before: &[Interface]) -> Result<(u64, u64), CliError> {
         let units = if kind == Bus::Ide { ide.units } else { 0 };
         let given_bus = self.number("bus", "bus")?;
         let given_unit = self.number("unit", "unit")?;
@@ -271,7 +289,7 @@ impl Drive<'_> {
             };
         }
         let is_taken =
-            |bus, unit| before.iter().any(|drive| kind.of(ide, bus, unit).is_some_and(|it| it == drive.interface));
+            |bus, unit| before.iter().any(|other| kind.of(ide, bus, unit).is_some_and(|it| it == *other));
         let unit = match unit {
             Some(unit) if units != 0 && unit >= units => {
                 return Err(self.argument.error(format!("unit {unit} too big (max is {})", units - 1)));
@@ -280,7 +298,7 @@ impl Drive<'_> {
             // Drives without a place of their own are only counted.
             None if matches!(kind, Bus::None | Bus::Virtio) => {
                 let same = if kind == Bus::None { Interface::None } else { Interface::Virtio };
-                before.iter().filter(|drive| drive.interface == same).count() as u64
+                before.iter().filter(|other| **other == same).count() as u64
             }
             None => {
                 let mut unit = 0;
@@ -448,7 +466,7 @@ fn name_file(options: &mut Options, filename: String, has_file_options: bool) {
 fn drive(
     argument: &Argument<'_>,
     value: &str,
-    before: &[DriveConfig],
+    before: &[Interface],
     (ide, snapshot): (IdePlaces, bool),
 ) -> Result<(DriveConfig, Media), CliError> {
     let grammar = Grammar { implied_key: None, boolean_shorthand: true };

@@ -8,12 +8,14 @@ use ::hmp::Arguments;
 use block::{Backend, Permissions};
 use block_commands::{Output, Session};
 use qapi::Members as _;
+use qapi::block::options::BlockdevOptions;
 use qapi::json::Value;
 use qapi::keyval::{Grammar, from_keyval};
 use qapi::objects::ObjectAdd;
 
 use super::info::each;
-use super::{Command, Human, Outcome, call, call_quietly, command, given, shown, text};
+use super::{Command, Human, Outcome, call, call_quietly, command, given, shown, silent, text};
+use crate::storage::StorageOwner as _;
 
 /// The commands.
 pub const COMMANDS: &[Command] = &[
@@ -24,6 +26,20 @@ pub const COMMANDS: &[Command] = &[
         "run a command of qemu-io on a disk",
         qemu_io,
     ),
+    command(
+        "drive_add",
+        "node:-n,pci_addr:s,opts:s",
+        "[-n] [[<domain>:]<bus>:]<slot> [file=file][,if=type][,bus=n][,unit=m][,media=d][,index=i][,snapshot=on|off]\
+         [,cache=...][,readonly=on|off][,copy-on-read=on|off]",
+        "add a drive for a device that comes later",
+        drive_add,
+    ),
+    command("drive_del", "id:B", "device", "remove a drive, even under its device", |human, arguments| {
+        match human.control.storage().delete_drive(arguments.required("id")) {
+            Ok(()) => silent(),
+            Err(error) => format!("Error: {}\n", error.desc).into(),
+        }
+    }),
     command("block_resize", "device:B,size:o", "device size", "change a disk's size", |_, arguments| {
         let size = arguments.number("size").unwrap_or(0);
         call("block_resize", [device(arguments), ("size", size.into())])
@@ -153,6 +169,22 @@ pub const COMMANDS: &[Command] = &[
         },
     ),
 ];
+
+/// Adds a drive, or a node alone.
+fn drive_add(human: &mut Human<'_>, arguments: &Arguments) -> Outcome {
+    let options = arguments.required("opts");
+    if !arguments.flag("node") {
+        return match human.control.add_drive(options) {
+            Ok(()) => "OK\n".to_owned().into(),
+            Err(message) => format!("{message}\n").into(),
+        };
+    }
+    match from_keyval::<BlockdevOptions>(options, &Grammar::strict()) {
+        Ok(node) if node.node_name.is_none() => "Error: 'node-name' needs to be specified\n".to_owned().into(),
+        Ok(node) => call_quietly("blockdev-add", node.to_map()),
+        Err(error) => format!("Error: {}\n", error.desc).into(),
+    }
+}
 
 /// The disk or the job that a command means.
 fn device(arguments: &Arguments) -> (&'static str, Value) {

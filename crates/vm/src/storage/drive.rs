@@ -177,6 +177,46 @@ impl Storage {
         created.map_err(|error| client_error(error.context(format!("Could not create temporary overlay '{filename}'"))))
     }
 
+    /// What the drives are connected to.
+    pub fn interfaces(&self) -> Vec<Interface> {
+        self.drives.iter().map(|(_, interface)| *interface).collect()
+    }
+
+    /// `drive_del` of the human monitor: a drive goes with its medium, even under a device, which has an empty drive
+    /// without a name then; or a node goes that nobody uses.
+    ///
+    /// # Errors
+    /// There is no such drive, or something else needs it.
+    pub fn delete_drive(&mut self, name: &str) -> Result<(), Error> {
+        if self.graph.lookup(name).is_some() {
+            return self.delete_node(name);
+        }
+        let Some(backend) = self.graph.backend(name) else {
+            return Err(Error::generic(format!("Device '{name}' not found")));
+        };
+        if !self.is_drive(name) {
+            return Err(Error::generic("Deleting device added with blockdev-add is not supported"));
+        }
+        if let Some(node) = backend.node() {
+            self.check_unblocked(&node)?;
+            self.end_exports_of(&backend);
+            if let Err(error) = aio::block_on(backend.remove(&self.graph)) {
+                tracing::warn!("closing '{name}': {error}");
+            }
+        }
+        self.drives.retain(|(drive, _)| drive != name);
+        backend.forget_name();
+        match backend.device() {
+            Some(device) => {
+                // What fails from now on must not stop the guest.
+                backend.set_error_policies(ErrorPolicy::Report, ErrorPolicy::Report);
+                device.resized();
+            }
+            None => self.graph.remove_backend(&backend),
+        }
+        Ok(())
+    }
+
     /// Whether the command line has made this back end.
     pub fn is_drive(&self, name: &str) -> bool {
         self.drives.iter().any(|(drive, _)| drive == name)

@@ -137,8 +137,11 @@ impl Storage {
         self.check_unblocked(&node)?;
         self.end_exports_of(&backend);
         let removed = aio::block_on(backend.remove(&self.graph)).map_err(client_error);
-        if backend.device().is_some_and(|device| !device.has_tray()) {
-            self.move_tray(&backend, false);
+        match backend.device() {
+            Some(device) if !device.has_tray() => self.move_tray(&backend, false),
+            // The tray does not move, but there is nothing in it any more.
+            Some(device) => device.resized(),
+            None => {}
         }
         removed
     }
@@ -191,8 +194,10 @@ impl Storage {
             ),
         };
         backend.insert(&self.graph, node, used, shared).map_err(client_error)?;
-        if backend.device().is_some_and(|device| !device.has_tray()) {
-            self.move_tray(backend, true);
+        match backend.device() {
+            Some(device) if !device.has_tray() => self.move_tray(backend, true),
+            Some(device) => device.resized(),
+            None => {}
         }
         Ok(())
     }
@@ -217,7 +222,8 @@ impl Storage {
         let backend = self.drive(Drive { device: command.device.as_deref(), id: command.id.as_deref() })?;
         let old = backend.node().map(|node| node.config());
         let read_only = match command.read_only_mode.unwrap_or(BlockdevChangeReadOnlyMode::Retain) {
-            BlockdevChangeReadOnlyMode::Retain => old.is_some_and(|old| old.read_only),
+            // As in QEMU, the drive of a device that was made without one is for reading.
+            BlockdevChangeReadOnlyMode::Retain => old.map_or(backend.name().is_empty(), |old| old.read_only),
             BlockdevChangeReadOnlyMode::ReadOnly => true,
             BlockdevChangeReadOnlyMode::ReadWrite => false,
         };

@@ -131,7 +131,7 @@ struct FdcState {
     fifo: Vec<u8>,
     fifo_position: u8,
     /// The data of a transfer, and how far the host has moved it.
-    #[state(max_len = 0x2_0000)]
+    #[state(max_len = 0x4_0000)]
     data: Vec<u8>,
     data_position: u32,
     /// Sectors of a transfer that are still to be written.

@@ -152,7 +152,7 @@ fn read_by_dma_takes_what_the_channel_wants() {
     bench.set_dma(0x2_0000, 4 * 512);
     bench.send(&[READ, 0, 2, 0, 17, 2, 18, 0x1b, 0xff]);
     assert_eq!(bench.read(4), 0x10);
-    assert_eq!(bench.results(), [0x04, 0, 0, 2, 1, 3, 2]);
+    assert_eq!(bench.results(), [0x24, 0, 0, 2, 1, 3, 2]);
     let first = 2 * 36 + 16;
     assert_eq!(bench.disk.take_log(), [format!("read {first}+20")]);
     let bytes = bench.memory(0x2_0000, 5 * 512);
@@ -172,8 +172,22 @@ fn read_without_dma_goes_through_the_fifo() {
         assert_eq!(bench.read(4), 0xf0);
         assert_eq!(bench.read(5), 20 + (index / 512) as u8);
     }
-    assert_eq!(bench.results(), [0x04, 0, 0, 1, 1, 1, 2]);
+    assert_eq!(bench.results(), [0x04, 0, 0, 0, 1, 4, 2], "at the last sector, not behind it");
     assert!(!bench.pin.level());
+}
+
+#[test]
+fn read_of_both_sides_without_dma_goes_on_at_the_next_track() {
+    let bench = Bench::new();
+    bench.send(&[0x03, 0xaf, 0x01]);
+    bench.send(&[READ, 0, 0, 0, 1, 2, 19, 0x1b, 0xff]);
+    bench.disk.work();
+    assert_eq!(bench.disk.take_log(), ["read 0+38"]);
+    for index in 0..38 * 512 {
+        assert_eq!(bench.read(4), 0xf0);
+        assert_eq!(bench.read(5), (index / 512) as u8);
+    }
+    assert_eq!(bench.results(), [0x20, 0, 0, 1, 0, 2, 2]);
 }
 
 #[test]
@@ -182,14 +196,14 @@ fn writes_reach_the_disk_both_ways() {
     bench.space.write(GuestAddress(0x3_0000), &[0x77; 512]);
     bench.set_dma(0x3_0000, 512);
     bench.send(&[WRITE, 0, 1, 0, 5, 2, 18, 0x1b, 0xff]);
-    assert_eq!(bench.results(), [0, 0, 0, 1, 0, 6, 2]);
+    assert_eq!(bench.results(), [0x20, 0, 0, 1, 0, 6, 2]);
     bench.send(&[0x03, 0xaf, 0x01]);
     bench.send(&[0x45, 0, 0, 0, 18, 2, 18, 0x1b, 0xff]);
     for _ in 0..512 {
         assert_eq!(bench.read(4), 0xb0);
         bench.write(5, 0x88);
     }
-    assert_eq!(bench.results(), [0, 0, 0, 1, 0, 1, 2]);
+    assert_eq!(bench.results(), [0x20, 0, 0, 1, 0, 1, 2]);
     assert_eq!(bench.disk.take_log(), ["write 40+1", "write 17+1"]);
     let data = bench.disk.data.lock().expect("data");
     assert_eq!((data[40 * 512], data[17 * 512 + 511], data[18 * 512]), (0x77, 0x88, 18));
@@ -211,7 +225,7 @@ fn format_fills_the_sectors_that_are_named() {
 fn verify_and_read_id_move_nothing() {
     let bench = Bench::new();
     bench.send(&[0xd6, 0, 0, 0, 1, 2, 18, 0x1b, 0xff]);
-    assert_eq!(bench.results(), [0, 0, 0, 1, 0, 1, 2]);
+    assert_eq!(bench.results(), [0x20, 0, 0, 1, 0, 1, 2]);
     bench.send(&[0x07, 0]);
     bench.send(&[0x08]);
     bench.results();
@@ -268,7 +282,7 @@ fn changed_media_are_seen_until_a_step() {
     bench.write(7, 2);
     bench.set_dma(0, 512);
     bench.send(&[READ, 0, 0, 0, 10, 2, 10, 0x1b, 0xff]);
-    assert_eq!(bench.results()[..2], [0x40, 0x04], "nine sectors");
+    assert_eq!(bench.results()[..2], [0x60, 0x04], "nine sectors");
 }
 
 #[test]

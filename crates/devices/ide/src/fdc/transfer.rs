@@ -60,7 +60,7 @@ impl Fdc {
 
     fn result(&mut self, status0: u8, status1: u8, status2: u8) {
         let drive = self.state.drives.get(self.current_unit()).cloned().unwrap_or_default();
-        self.state.st0 = status0 | drive.head << 2 | self.state.selected;
+        self.state.st0 = (self.state.st0 & st0::SEEK_END) | status0 | drive.head << 2 | self.state.selected;
         let results = [self.state.st0, status1, status2, drive.track, drive.head, drive.sector, SIZE_CODE];
         self.state.data.clear();
         self.state.data_position = 0;
@@ -95,8 +95,7 @@ impl Fdc {
             self.fail(MISSING_MARK, 0);
             return None;
         };
-        let mut end = self.byte(6);
-        if self.byte(5) != SIZE_CODE || end < start.sector {
+        if self.byte(5) != SIZE_CODE || self.byte(6) < start.sector {
             self.fail(MISSING_MARK, 0);
             return None;
         }
@@ -105,15 +104,12 @@ impl Fdc {
             self.fail(status1, 0);
             return None;
         }
-        self.step(unit, start.track);
-        end = end.min(format.sectors);
-        let is_multi_track = self.byte(0) & 0x80 != 0;
-        let mut places: Vec<Place> = (start.sector..=end).map(|sector| Place { sector, ..start }).collect();
-        if is_multi_track && start.head == 0 && format.sides == 2 {
-            places.extend((1..=end).map(|sector| Place { sector, head: 1, ..start }));
+        if self.state.drives.get(unit).is_some_and(|drive| drive.track != start.track) {
+            self.state.st0 |= st0::SEEK_END;
         }
+        self.step(unit, start.track);
         self.move_to(start);
-        Some((format, places))
+        self.places()
     }
 
     fn move_to(&mut self, place: Place) {
@@ -132,33 +128,49 @@ impl Fdc {
             return Some((format, places.map(place).collect()));
         }
         let start = Place { track: self.byte(2), head: self.byte(3) & 1, sector: self.byte(4) };
-        let end = self.byte(6).min(format.sectors);
-        let mut places: Vec<Place> = (start.sector..=end).map(|sector| Place { sector, ..start }).collect();
-        if self.byte(0) & 0x80 != 0 && start.head == 0 && format.sides == 2 {
-            places.extend((1..=end).map(|sector| Place { sector, head: 1, ..start }));
-        }
-        Some((format, places))
+        let end = usize::from(self.byte(6));
+        let first_side = (end + 1).saturating_sub(usize::from(start.sector));
+        let count = first_side + if self.is_multi_track() { end } else { 0 };
+        let is_there = |place: &Place| format.has(place.track, place.head, place.sector);
+        let places = std::iter::successors(Some(start), |place| match self.behind(format, *place) {
+            (next, true) => Some(next).filter(is_there),
+            (_, false) => None,
+        });
+        Some((format, places.take(count).collect()))
     }
 
-    /// Stands behind the sector number `count` of the command's.
-    fn stand_behind(&mut self, count: usize) {
+    fn is_multi_track(&self) -> bool {
+        self.byte(0) & 0x80 != 0
+    }
+
+    /// What follows a sector, and whether a transfer goes on there. As in QEMU it goes on at the first side of the next
+    /// track, if the command is for both sides and wants more.
+    fn behind(&self, format: Format, place: Place) -> (Place, bool) {
+        if place.sector < format.sectors && place.sector != self.byte(6) {
+            return (Place { sector: place.sector + 1, ..place }, true);
+        }
+        let track = place.track.saturating_add(1);
+        match (self.is_multi_track(), place.head, format.sides) {
+            (true, 0, 2) => (Place { head: 1, sector: 1, ..place }, true),
+            (true, _, sides) => (Place { track, head: 0, sector: 1 }, sides == 2),
+            (false, ..) => (Place { track, sector: 1, ..place }, false),
+        }
+    }
+
+    /// Stands at the last of the first `count` sectors of the command, or behind it.
+    fn stand(&mut self, count: usize, is_behind: bool) {
         let Some((format, places)) = self.places() else { return };
-        let is_multi_track = self.byte(0) & 0x80 != 0;
-        if let Some(next) = places.get(count) {
-            return self.move_to(*next);
+        let Some(last) = count.checked_sub(1).and_then(|index| places.get(index)).copied() else { return };
+        let place = if is_behind { self.behind(format, last).0 } else { last };
+        if places.first().is_some_and(|first| first.track != place.track) {
+            self.state.st0 |= st0::SEEK_END;
         }
-        let Some(last) = places.last().copied() else { return };
-        let next = if is_multi_track && last.head == 0 && format.sides == 2 {
-            Place { head: 1, sector: 1, ..last }
-        } else {
-            let head = if is_multi_track { 0 } else { last.head };
-            Place { track: last.track.saturating_add(1), head, sector: 1 }
-        };
-        // The head itself stays where it is; the result names the next address.
-        let unit = self.current_unit();
-        if let Some(drive) = self.state.drives.get_mut(unit) {
-            (drive.track, drive.head, drive.sector) = (next.track, next.head, next.sector);
-        }
+        self.move_to(place);
+    }
+
+    /// Stands behind the first `count` sectors of the command.
+    fn stand_behind(&mut self, count: usize) {
+        self.stand(count, true);
     }
 
     // ---- Requests ----
@@ -238,10 +250,10 @@ impl Fdc {
         self.succeed();
     }
 
-    /// The host has read everything.
+    /// The host has read everything: nobody has asked for what is behind the last sector.
     pub(super) fn transfer_ended(&mut self) {
         let sectors = self.state.data.len() / SECTOR;
-        self.stand_behind(sectors);
+        self.stand(sectors, false);
         self.succeed();
     }
 
