@@ -46,10 +46,11 @@ pub fn save_and_restore_agree(name: &str, device: &dyn Lifecycle) -> Result<(), 
     loaded.map_err(|error| format!("{name}: refuses what it has saved: {error}"))?;
     device.restored();
     let after = state_of(device).unwrap_or_default();
-    match (0..before.len().max(after.len())).find(|at| before.get(*at) != after.get(*at)) {
-        None => Ok(()),
-        Some(at) => Err(format!("{name}: byte {at} is another after a restore")),
+    if before == after {
+        return Ok(());
     }
+    let at = before.iter().zip(&after).take_while(|(before, after)| before == after).count();
+    Err(format!("{name}: byte {at} is another after a restore"))
 }
 
 /// Bytes that decide what is accessed; zeroes when they are used up.

@@ -1,6 +1,6 @@
 //! One harness for all devices of a machine: it accesses whatever they have mapped, lets time pass, and checks the laws
-//! of [`device::testing`]. Tests give it random bytes, the fuzzer its own; the fuzzer may look at one device alone, which
-//! is found where firmware puts it, and whose structures in memory the script writes.
+//! of [`device::testing`]. Tests give it random bytes, the fuzzer its own; the fuzzer may look at one device alone, on a
+//! machine without the others: it is found where firmware puts it, and the script writes its structures in memory.
 
 mod devices;
 
@@ -67,17 +67,22 @@ impl Harness {
     /// # Panics
     /// It can't be built: `name` is no machine, or a device refuses its configuration.
     pub fn new(name: &str) -> Self {
-        let (machine, disks) = devices::build(name);
+        Self::with_devices(name, |_| true)
+    }
+
+    fn with_devices(name: &str, wanted: impl Fn(&str) -> bool) -> Self {
+        let (machine, disks) = devices::build(name, wanted);
         let access = machine.qtest_access();
         Self { machine, access, disks, focus: None }
     }
 
-    /// The same for one device: one of [`Harness::names`].
+    /// The machine with one device: one of [`Harness::names`], and what belongs to it.
     ///
     /// # Panics
     /// As [`Harness::new`], or there is no such device.
     pub fn of_device(name: &str, device: &str) -> Self {
-        let mut harness = Self::new(name);
+        let whose = if device == "companion" { "ehci" } else { device };
+        let mut harness = Self::with_devices(name, |owner| owner == whose);
         harness.machine.after_firmware();
         harness.focus = Some(harness.find(device).unwrap_or_else(|| panic!("no device {device}")));
         harness

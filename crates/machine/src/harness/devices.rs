@@ -24,11 +24,12 @@ use crate::{Backends, Machine};
 /// Sectors of the disks, as a floppy has them.
 const SECTORS: usize = 2880;
 
-/// The machine, whose vCPUs never run, and its disks.
+/// The machine, whose vCPUs never run, and its disks. Beside what the board has it has the devices that `wanted` asks for by
+/// the name of the device they belong to: a controller's units come with it.
 ///
 /// # Panics
 /// It can't be built: `name` is no machine, or a device refuses its configuration.
-pub(super) fn build(name: &str) -> (Machine, Vec<Arc<FakeDisk>>) {
+pub(super) fn build(name: &str, wanted: impl Fn(&str) -> bool) -> (Machine, Vec<Arc<FakeDisk>>) {
     let accelerator = AcceleratorConfig::Qtest;
     let (cpu_model, _) = CpuModel::parse("qemu64", &accelerator.host()).expect("a model");
     let card = |model| DeviceKind::Display(DisplayConfig { model, address: None, options: CardOptions::default() });
@@ -49,7 +50,10 @@ pub(super) fn build(name: &str) -> (Machine, Vec<Arc<FakeDisk>>) {
         bridge(BridgeKind::PcieToPci),
     ];
     let names = ["secondary-vga", "bochs-display", "", "", "", "i6300esb", "pvpanic-pci", "", "", "", "", "", ""];
-    let plain = kinds.into_iter().zip(names).map(|(kind, name)| named(name, kind));
+    let owners = ["secondary-vga", "bochs-display", "pvpanic", "", "ib700", "i6300esb", "pvpanic-pci"];
+    let owners = owners.into_iter().chain(std::iter::repeat(""));
+    let plain = kinds.into_iter().zip(names).zip(owners).map(|((kind, name), owner)| (owner, named(name, kind)));
+    let devices = plain.chain(usb_devices()).chain(virtio_devices()).chain(disks(name == "q35"));
     let config = MachineConfig {
         machine_type: MachineType::by_name(name).expect("a machine"),
         ram_size: 32 << 20,
@@ -66,12 +70,12 @@ pub(super) fn build(name: &str) -> (Machine, Vec<Arc<FakeDisk>>) {
         dump_guest_core: true,
         firmware: FirmwareConfig::default(),
         boot: None,
-        vga: Some(card(CardModel::Vga)),
+        vga: wanted("vga").then(|| card(CardModel::Vga)),
         board: BoardOptions { no_reboot: false, ..BoardOptions::default() },
         memory: MemoryOptions::default(),
         numa: Numa::default(),
         types: Vec::new(),
-        devices: plain.chain(usb_devices()).chain(virtio_devices()).chain(disks(name == "q35")).collect(),
+        devices: devices.filter(|(owner, _)| wanted(owner)).map(|(_, device)| device).collect(),
     };
     let made = std::cell::RefCell::new(Vec::new());
     let backends = Backends {
@@ -97,8 +101,8 @@ fn named(id: &str, kind: DeviceKind) -> DeviceConfig {
     DeviceConfig { id: Some(id.to_owned()).filter(|id| !id.is_empty()), source: String::new(), kind }
 }
 
-/// Drives on all kinds of buses.
-fn disks(is_q35: bool) -> Vec<DeviceConfig> {
+/// Drives on all kinds of buses, and the controllers that they belong to.
+fn disks(is_q35: bool) -> Vec<(&'static str, DeviceConfig)> {
     let disk = || DiskUse { drive: "disk".to_owned(), removable: true, ..DiskUse::default() };
     let ide = |unit: u32, kind| {
         let (bus, unit) = if is_q35 { (format!("ide.{unit}"), 0) } else { (format!("ide.{}", unit / 2), unit % 2) };
@@ -130,30 +134,30 @@ fn disks(is_q35: bool) -> Vec<DeviceConfig> {
     };
     let floppy = FloppyConfig { unit: None, drive_type: None, disk: disk(), is_boards: false };
     vec![
-        ide(0, DriveKind::Disk),
-        ide(1, DriveKind::Cd),
-        ide(2, DriveKind::Disk),
-        scsi(0, UnitKind::Disk, "scsi-hd"),
-        scsi(1, UnitKind::Cd, "scsi-cd"),
-        usb("ehci"),
-        usb("xhci"),
-        named("virtio-blk-pci", DeviceKind::VirtioBlkPci(Box::new(blk))),
-        named("", DeviceKind::Floppy(Box::new(floppy))),
+        ("ide", ide(0, DriveKind::Disk)),
+        ("ide", ide(1, DriveKind::Cd)),
+        ("ide", ide(2, DriveKind::Disk)),
+        ("virtio-scsi-pci", scsi(0, UnitKind::Disk, "scsi-hd")),
+        ("virtio-scsi-pci", scsi(1, UnitKind::Cd, "scsi-cd")),
+        ("ehci", usb("ehci")),
+        ("xhci", usb("xhci")),
+        ("virtio-blk-pci", named("virtio-blk-pci", DeviceKind::VirtioBlkPci(Box::new(blk)))),
+        ("fdc", named("", DeviceKind::Floppy(Box::new(floppy)))),
     ]
 }
 
-/// USB controllers of all kinds with devices, for machines that are to be harnessed.
-fn usb_devices() -> Vec<DeviceConfig> {
+/// USB controllers of all kinds with devices. A companion goes with its controller.
+fn usb_devices() -> Vec<(&'static str, DeviceConfig)> {
     let place = |slot, function| PciPlace { address: Some(Address::new(slot, function)), ..PciPlace::default() };
-    let controller = |id: &str, place, kind| {
+    let controller = |id: &'static str, place, kind| {
         let config = UsbControllerConfig { place, is_multifunction: true, kind };
-        let kind = DeviceKind::UsbController(Box::new(config));
-        DeviceConfig { id: Some(id.to_owned()), source: String::new(), kind }
+        let owner = if id == "companion" { "ehci" } else { id };
+        (owner, named(id, DeviceKind::UsbController(Box::new(config))))
     };
-    let device = |bus: &str, kind| {
-        let (bus, labels) = (Some(format!("{bus}.0")), UsbLabels::default());
+    let device = |owner: &'static str, kind| {
+        let (bus, labels) = (Some(format!("{owner}.0")), UsbLabels::default());
         let kind = DeviceKind::UsbDevice(Box::new(UsbDeviceConfig { bus, port: None, labels, kind }));
-        DeviceConfig { id: None, source: String::new(), kind }
+        (owner, named("", kind))
     };
     let uhci = |index: usize, companion| UsbControllerKind::Uhci {
         model: UHCI_MODELS[index],
@@ -177,12 +181,12 @@ fn usb_devices() -> Vec<DeviceConfig> {
     ]
 }
 
-/// virtio devices of all kinds that need no disk, for machines that are to be harnessed.
-fn virtio_devices() -> Vec<DeviceConfig> {
+/// virtio devices of all kinds that need no disk.
+fn virtio_devices() -> Vec<(&'static str, DeviceConfig)> {
     let device = |type_name, legacy, model| {
         let pci = PciOptions { legacy, ..PciOptions::default() };
         let config = VirtioConfig { type_name, place: PciPlace::default(), pci, vectors: None, model };
-        named(type_name, DeviceKind::Virtio(Box::new(config)))
+        (type_name, named(type_name, DeviceKind::Virtio(Box::new(config))))
     };
     let scsi = VirtioModel::Scsi { options: ScsiOptions::default(), num_queues: None, iothread: None };
     let gpu = GpuOptions { max_outputs: 2, ..GpuOptions::default() };
@@ -199,7 +203,7 @@ fn virtio_devices() -> Vec<DeviceConfig> {
         device("virtio-scsi-pci", true, scsi),
         device("virtio-rng-pci", true, VirtioModel::Rng { options: RngOptions::default(), source: None }),
         device("virtio-serial-pci", true, VirtioModel::Serial(SerialOptions::default())),
-        DeviceConfig { id: None, source: String::new(), kind: DeviceKind::SerialPort(port) },
+        ("virtio-serial-pci", named("", DeviceKind::SerialPort(port))),
         device("virtio-keyboard-pci", false, input(InputKind::Keyboard)),
         device("virtio-mouse-pci", false, input(InputKind::Mouse)),
         device("virtio-tablet-pci", false, input(InputKind::Tablet)),
