@@ -16,7 +16,7 @@ pub struct Package {
 /// A static busybox: the guest's programs.
 pub const BUSYBOX: Package = Package { name: "busybox-static", file: "/bin/busybox" };
 /// What the tests compare with and drive Ouzel by.
-pub const PEERS: [Package; 14] = [
+pub const PEERS: [Package; 15] = [
     Package { name: "qemu-system-x86", file: "/usr/bin/qemu-system-x86_64" },
     Package { name: "seabios", file: "/usr/share/seabios/bios-256k.bin" },
     Package { name: "ovmf", file: "/usr/share/OVMF/OVMF_CODE_4M.fd" },
@@ -31,6 +31,7 @@ pub const PEERS: [Package; 14] = [
     Package { name: "mtools", file: "/usr/bin/mcopy" },
     Package { name: "dosfstools", file: "/usr/sbin/fsck.fat" },
     Package { name: "openssl", file: "/usr/bin/openssl" },
+    Package { name: "gdb", file: "/usr/bin/gdb" },
 ];
 /// Peers of the block layer's tests, which look for them themselves and end early without them.
 pub const BLOCK_PEERS: [&str; 6] = ["qemu-utils", "nbdkit", "libnbd-bin", "mtools", "dosfstools", "openssl"];

@@ -77,6 +77,7 @@ fn peers(guests: &Guests) -> (Vec<Peer>, Option<PathBuf>) {
         package("seabios", "seabios"),
         package("ovmf", "ovmf"),
         package("nasm", "nasm"),
+        package("gdb", "gdb"),
         Peer { name: "python", missing: no_python, from_debian: false },
         Peer { name: "test386", missing: no_suite, from_debian: false },
         Peer { name: "linux", missing: linux, from_debian: true },

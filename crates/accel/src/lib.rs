@@ -9,6 +9,7 @@
 mod accelerator;
 mod apic;
 pub mod backdoor;
+mod debug;
 mod interrupts;
 mod signals;
 mod statistics;
@@ -17,6 +18,7 @@ pub use accelerator::{
     AccelError, Accelerator, DirtyLog, FerrLine, InterruptSource, Interrupts, MachineSpaces, VcpuConfig,
 };
 pub use apic::{ApicMsrError, LocalApic};
+pub use debug::{DebugRequest, DebugStop, Watchpoint};
 pub use interrupts::{ApicRegisters, IoApicEnd, IrqControllers, LocalApics, Msi, PicOutput};
 pub use signals::{CpuSignals, Signal};
 pub use statistics::TranslatorStats;
@@ -69,6 +71,16 @@ pub trait Vcpu: Send {
 
     /// The vCPU's local APIC, when the accelerator has it ([`Interrupts::LocalApics`], [`Interrupts::All`]).
     fn local_apic(&mut self) -> Option<&mut dyn ApicRegisters> {
+        None
+    }
+
+    /// Sets what stops the vCPU for a debugger. `false`: the accelerator can't.
+    fn set_debug(&mut self, _request: &DebugRequest) -> bool {
+        false
+    }
+
+    /// Why the vCPU stopped for a debugger, once.
+    fn debug_stop(&mut self) -> Option<DebugStop> {
         None
     }
 

@@ -405,12 +405,13 @@ impl Cpu {
         if let Translator::On(jit) = &mut inner.jit {
             jit.set_delivers(deliver && inner.trace.is_none());
         }
-        let exit = self.exec_loop(inner);
+        let exit = if self.debugger.is_active { self.exec_loop::<true>(inner) } else { self.exec_loop::<false>(inner) };
         self.blocks = cache;
         exit
     }
 
-    fn exec_loop(&mut self, cache: &mut Inner) -> BlockExit {
+    /// `DEBUGGED`: somebody outside of the guest wants to stop somewhere.
+    fn exec_loop<const DEBUGGED: bool>(&mut self, cache: &mut Inner) -> BlockExit {
         loop {
             let pending = self.signals.pending() & self.signal_mask;
             if pending & Signal::CODE.0 != 0 {
@@ -470,7 +471,18 @@ impl Cpu {
                 self.count(1);
                 return self.exec_first(ops);
             }
-            if block.heat != NEVER
+            if DEBUGGED {
+                if self.debugger.stops_at(linear) {
+                    // The outer loop sees it, too.
+                    return self.leave();
+                }
+                if self.debugger.stops_within(linear, u64::from(block.bytes)) {
+                    self.count(1);
+                    return self.exec_first(ops);
+                }
+            }
+            if !DEBUGGED
+                && block.heat != NEVER
                 && let Some(outcome) = self.run_translated(cache, index, linear)
             {
                 if self.code_modified {

@@ -1,5 +1,6 @@
-//! Hardware breakpoints: what DR0–DR3 and DR7 match (SDM vol. 3, chapter 17).
+//! Hardware breakpoints: what DR0–DR3 and DR7 match (SDM vol. 3, chapter 17); and those of a debugger outside.
 
+use accel::{DebugRequest, DebugStop, Watchpoint};
 use memory::AccessSize;
 
 use crate::control::dr6;
@@ -19,11 +20,68 @@ enum Condition {
     ReadWrite = 3,
 }
 
+/// A debugger outside of the guest: its breakpoints are compared with where blocks begin and end, so that nothing is
+/// written to guest memory, and code without breakpoints in it is run by whole blocks. Translated code is not entered.
+#[derive(Debug, Default)]
+pub(crate) struct Debugger {
+    request: DebugRequest,
+    /// Anything is wanted.
+    pub(crate) is_active: bool,
+    /// Accesses are wanted.
+    watches: bool,
+    /// Why the vCPU has to come back.
+    pub(crate) stop: Option<DebugStop>,
+}
+
+impl Debugger {
+    /// Whether one instruction is to be executed.
+    pub(crate) fn steps(&self) -> bool {
+        self.request.step
+    }
+
+    /// Whether interrupts wait.
+    pub(crate) fn masks_interrupts(&self) -> bool {
+        self.request.step && self.request.masks_interrupts
+    }
+
+    /// Whether there is a breakpoint at `linear`.
+    pub(crate) fn stops_at(&self, linear: u64) -> bool {
+        self.request.breakpoints.contains(&linear)
+    }
+
+    /// Whether there is a breakpoint behind the first of `len` bytes of code.
+    pub(crate) fn stops_within(&self, linear: u64, len: u64) -> bool {
+        self.request.breakpoints.iter().any(|at| (1..len).contains(&at.wrapping_sub(linear)))
+    }
+
+    fn watched(&self, at: u64, len: u64, kind: Option<AccessKind>) -> Option<Watchpoint> {
+        let meets = |point: &&Watchpoint| {
+            let wanted = match kind {
+                None => true,
+                Some(AccessKind::Write) => point.writes,
+                Some(_) => point.reads,
+            };
+            wanted && at < point.address.saturating_add(point.len) && point.address < at.saturating_add(len)
+        };
+        self.request.watchpoints.iter().find(meets).copied()
+    }
+}
+
 impl Cpu {
-    /// Whether any breakpoint is enabled.
+    /// Takes what a debugger wants.
+    pub(crate) fn set_debug(&mut self, request: &DebugRequest) {
+        self.debugger.request.clone_from(request);
+        self.debugger.is_active = !request.is_empty();
+        self.debugger.watches = !request.watchpoints.is_empty();
+        self.debugger.stop = None;
+        // Watched pages must not be in the tables for fast accesses.
+        self.tlb.flush_all();
+    }
+
+    /// Whether any breakpoint is enabled, the guest's or a debugger's on data.
     #[inline]
     pub(crate) fn has_breakpoints(&self) -> bool {
-        self.dr[7] & 0xff != 0
+        self.dr[7] & 0xff != 0 || self.debugger.watches
     }
 
     /// Breakpoint `slot` if it is enabled: condition, first address and length in bytes.
@@ -65,7 +123,9 @@ impl Cpu {
     /// Whether a data breakpoint lies in the page of `linear`.
     pub(crate) fn watches_page(&self, linear: u64) -> bool {
         let conditions = [Condition::Write, Condition::ReadWrite];
-        self.has_breakpoints() && self.matches(linear & !0xfff, 0x1000, &conditions) != 0
+        self.has_breakpoints()
+            && (self.matches(linear & !0xfff, 0x1000, &conditions) != 0
+                || self.debugger.watched(linear & !0xfff, 0x1000, None).is_some())
     }
 
     /// Notes the data breakpoints that an access meets; they trap after the instruction.
@@ -75,6 +135,11 @@ impl Cpu {
             let all = [Condition::ReadWrite, Condition::Write];
             let conditions = if kind == AccessKind::Write { &all[..] } else { &all[..1] };
             self.pending_debug |= self.matches(linear, len, conditions);
+            if self.debugger.watches
+                && let Some(point) = self.debugger.watched(linear, len, Some(kind))
+            {
+                self.debugger.stop = Some(DebugStop::Watchpoint(point));
+            }
         }
     }
 

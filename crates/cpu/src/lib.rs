@@ -171,6 +171,15 @@ impl Vcpu for SoftCpu {
         self.cpu.walk_quietly(linear).map(GuestAddress)
     }
 
+    fn set_debug(&mut self, request: &accel::DebugRequest) -> bool {
+        self.cpu.set_debug(request);
+        true
+    }
+
+    fn debug_stop(&mut self) -> Option<accel::DebugStop> {
+        self.cpu.debugger.stop.take()
+    }
+
     fn translator_stats(&self) -> Option<TranslatorStats> {
         let stats = self.cpu.blocks.translator_stats()?;
         let lockstep = self.cpu.lockstep_stats().unwrap_or_default();

@@ -81,6 +81,7 @@ impl Cpu {
             smi_count: 0,
             pending_debug: 0,
             step: false,
+            debugger: crate::debug::Debugger::default(),
             fault_address: 0,
             tlb,
             blocks: BlockCache::default(),

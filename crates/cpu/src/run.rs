@@ -21,6 +21,9 @@ impl Cpu {
         loop {
             self.sync_map();
             self.exit_request = false;
+            if self.debugger.is_active && self.debugger.stop.is_some() {
+                return VcpuExit::Debug;
+            }
             let pending = self.signals.pending();
             if (pending & CONTROL != 0 || self.init_pending)
                 && let Some(exit) = self.control_signals()
@@ -86,6 +89,13 @@ impl Cpu {
             return true;
         }
         let open = self.system_flag(rflags::IF) && self.shadow == Shadow::None;
+        if self.debugger.masks_interrupts() {
+            if pending & Signal::INTR.0 != 0 && open && self.activity == Activity::Halted {
+                // It is awake, and the interrupt comes later.
+                self.activity = Activity::Running;
+            }
+            return false;
+        }
         if pending & Signal::INTR.0 != 0
             && open
             && let Some(vector) = self.apic.acknowledge()
@@ -99,6 +109,13 @@ impl Cpu {
 
     /// Runs code until the outer loop is wanted.
     fn execute(&mut self) {
+        if self.debugger.is_active && !self.debugger.steps() {
+            let linear = self.linear(x86::regs::SegmentRegister::Cs, self.rip);
+            if self.debugger.stops_at(linear) {
+                self.debugger.stop = Some(accel::DebugStop::Breakpoint);
+                return;
+            }
+        }
         // After a load of SS instruction breakpoints are passed over (SDM vol. 3, section 18.3.1.1).
         if self.has_breakpoints() && !self.system_flag(rflags::RF) && self.shadow != Shadow::MovSs {
             let bits = self.instruction_breakpoints();
@@ -112,9 +129,13 @@ impl Cpu {
         self.system_flags &= !rflags::RF;
         let shadow = std::mem::take(&mut self.shadow);
         self.step = self.system_flag(rflags::TF);
-        self.one_instruction = self.step || self.has_breakpoints() || shadow != Shadow::None;
+        self.one_instruction = self.step || self.debugger.steps() || self.has_breakpoints() || shadow != Shadow::None;
         self.signal_mask = self.wanted_signals();
-        match self.exec_with(true) {
+        let exit = self.exec_with(true);
+        if self.debugger.steps() && self.debugger.stop.is_none() {
+            self.debugger.stop = Some(accel::DebugStop::Step);
+        }
+        match exit {
             BlockExit::Fault(fault) => {
                 if fault.kind() == EventKind::Fault {
                     // The instruction will run again and meet its data breakpoints then.

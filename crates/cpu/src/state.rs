@@ -274,6 +274,8 @@ pub struct Cpu {
     pub(crate) pending_debug: u64,
     /// Whether the current instruction ends with a single-step trap.
     pub(crate) step: bool,
+    /// What a debugger outside of the guest wants, and what it got.
+    pub(crate) debugger: crate::debug::Debugger,
     /// The linear address of the page fault being raised.
     pub fault_address: u64,
 

@@ -16,6 +16,11 @@ pub enum GuestEvent {
         /// Seconds that it is ahead of the machine's time of day.
         offset: i64,
     },
+    /// A vCPU has stopped for a debugger.
+    Debug {
+        /// Which.
+        cpu: usize,
+    },
     /// The guest opened or closed a port of a virtio console.
     PortChanged {
         /// The port's id.

@@ -224,6 +224,12 @@ impl Machine {
         self.vcpus.resume();
     }
 
+    /// Lets the vCPUs run while guest time stands: a debugger moves some of them by an instruction.
+    pub fn start_without_time(&self) {
+        self.accelerator.start();
+        self.vcpus.resume();
+    }
+
     /// Stops the vCPUs and guest time.
     pub fn stop(&self) {
         self.vcpus.pause();
@@ -695,6 +701,26 @@ impl GuestMemory {
     /// Reads guest-physical memory; where there is none, zeros.
     pub fn read_physical(&self, address: u64, into: &mut [u8]) {
         self.memory.read(GuestAddress(address), into);
+    }
+
+    /// Writes guest-physical memory; where there is none, nothing.
+    pub fn write_physical(&self, address: u64, from: &[u8]) {
+        self.memory.write(GuestAddress(address), from);
+    }
+
+    /// Writes memory as vCPU `cpu` sees it, whatever its rights say; `false` where no page is mapped.
+    pub fn write_virtual(&self, cpu: usize, address: u64, from: &[u8]) -> bool {
+        const PAGE: u64 = 4096;
+        let mut rest = from;
+        let mut at = address;
+        while !rest.is_empty() {
+            let (piece, after) = rest.split_at(((PAGE - at % PAGE) as usize).min(rest.len()));
+            let Some(Some(frame)) = self.vcpus.with(cpu, move |cpu| cpu.translate(at)) else { return false };
+            self.memory.write(frame, piece);
+            at = at.wrapping_add(piece.len() as u64);
+            rest = after;
+        }
+        true
     }
 
     /// Reads memory as vCPU `cpu` sees it; `false` where no page is mapped.

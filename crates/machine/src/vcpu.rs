@@ -45,6 +45,8 @@ struct Inner {
     stopped: bool,
     /// Which of the thread's vCPUs it is for, and what to do.
     mail: VecDeque<(usize, Mail)>,
+    /// Which of the thread's vCPUs stand while the others run; those that are not in the list run.
+    held: Vec<bool>,
 }
 
 /// What a thread shares with those that want something of it.
@@ -169,7 +171,7 @@ impl VcpuThreads {
             _ => Some(SliceTimer::start(&signals)?),
         };
         let seats = vcpus.into_iter().map(|(index, vcpu)| Seat::new(index, vcpu)).collect();
-        let inner = Inner { wanted: Wanted::Stop, stopped: true, mail: VecDeque::new() };
+        let inner = Inner { wanted: Wanted::Stop, stopped: true, mail: VecDeque::new(), held: Vec::new() };
         let shared = Arc::new(Shared { inner: Mutex::new(inner), changed: Condvar::new(), vcpus: signals });
         let turns = slices.as_ref().map(SliceTimer::turns);
         let driver = Driver::new(seats, Arc::clone(&shared), Arc::clone(events), turns, icount, enter);
@@ -211,6 +213,15 @@ impl VcpuThreads {
     pub fn resume(&self) {
         for thread in &self.threads {
             thread.shared.want(Wanted::Run);
+        }
+    }
+
+    /// Which vCPUs stay where they are when the others are let run (a debugger moves some only); `false` and those that
+    /// are not in the list run. Only while all are stopped.
+    pub fn hold(&self, held: &[bool]) {
+        for (index, thread) in self.threads.iter().enumerate() {
+            let own = self.seats.iter().enumerate().filter(|(_, (owner, _))| *owner == index);
+            thread.shared.lock().held = own.map(|(vcpu, _)| held.get(vcpu).copied().unwrap_or(false)).collect();
         }
     }
 

@@ -125,6 +125,7 @@ pub fn parse(arguments: &[String]) -> Result<Request, CliError> {
         storage,
         qtest,
         monitors: character.monitors,
+        gdb: character.gdb,
         vnc: remote::settings(&arguments)?,
         keyboard: arguments::last(&arguments, "k").map(|argument| argument.value.to_owned()),
         devices: devices::parser(&arguments)?,

@@ -70,7 +70,9 @@ pub struct VmConfig {
     pub devices: DeviceParser,
     /// Reads the drives that clients add.
     pub drives: DriveParser,
-    /// The QMP monitors.
+    /// The character device of the server for gdb.
+    pub gdb: Option<String>,
+    /// The monitors.
     pub monitors: Vec<MonitorConfig>,
     /// The VNC servers.
     pub vnc: Vec<VncConfig>,

@@ -35,6 +35,8 @@ pub struct SharedState {
     pub fd_sets: FdSets,
     /// The character devices.
     pub chardevs: Arc<Chardevs>,
+    /// Where others leave work for this thread.
+    pub inbox: Arc<Inbox<Control>>,
     /// The commands, for monitors of people.
     pub table: Arc<crate::handlers::Table>,
 }
@@ -52,6 +54,8 @@ pub struct Control {
     preconfig: Option<Preconfig>,
     /// Write the registers down at each reset (`-d cpu_reset`).
     logs_resets: bool,
+    /// The server for gdb, which wants to know when the machine stops.
+    gdb: Option<Arc<crate::gdb::Gdb>>,
     /// The program ends with this status.
     ended: Option<i32>,
 }
@@ -107,6 +111,7 @@ impl Control {
             source,
             preconfig: None,
             logs_resets,
+            gdb: None,
             ended: None,
         };
         control.log_reset();
@@ -226,6 +231,11 @@ impl Control {
         self.storage.reactor()
     }
 
+    /// The descriptors that clients have passed.
+    pub fn fd_sets(&self) -> &FdSets {
+        &self.shared.fd_sets
+    }
+
     /// The character devices.
     pub fn chardevs(&self) -> &Arc<Chardevs> {
         &self.shared.chardevs
@@ -256,6 +266,14 @@ impl Control {
     /// # Errors
     /// The machine needs a reset first.
     pub fn resume(&mut self) -> Result<(), qapi::Error> {
+        self.resume_debugged(true)
+    }
+
+    /// The same for a debugger, which may let guest time stand.
+    ///
+    /// # Errors
+    /// The machine needs a reset first.
+    pub fn resume_debugged(&mut self, with_time: bool) -> Result<(), qapi::Error> {
         if self.states.is_running() || self.states.current() == RunState::Suspended {
             return Ok(());
         }
@@ -266,12 +284,40 @@ impl Control {
         self.shared.events.emit(events::Resume);
         log::VM_STATE_NOTIFY.emit(format_args!("running 1 reason 9 (running)"));
         self.storage.resume_requests();
-        self.machine.start();
+        if with_time {
+            self.machine.start();
+        } else {
+            self.machine.start_without_time();
+        }
         Ok(())
     }
 
     /// Stops the guest if it runs, and says why in the run state.
     pub fn stop(&mut self, state: RunState) {
+        self.stop_at(state, None);
+    }
+
+    /// Starts to tell `gdb` when the machine stops; returns who was told before.
+    pub fn set_gdb(&mut self, gdb: Option<Arc<crate::gdb::Gdb>>) -> Option<Arc<crate::gdb::Gdb>> {
+        std::mem::replace(&mut self.gdb, gdb)
+    }
+
+    /// The server for gdb.
+    pub fn gdb(&self) -> Option<&Arc<crate::gdb::Gdb>> {
+        self.gdb.as_ref()
+    }
+
+    /// Whether there is no configured machine yet.
+    pub fn awaits_preconfig(&self) -> bool {
+        self.preconfig.is_some()
+    }
+
+    /// Where others leave work for this thread.
+    pub fn inbox(&self) -> &Arc<Inbox<Self>> {
+        &self.shared.inbox
+    }
+
+    fn stop_at(&mut self, state: RunState, cpu: Option<usize>) {
         if !self.states.is_running() {
             return;
         }
@@ -280,6 +326,9 @@ impl Control {
         self.change(state);
         self.shared.events.emit(events::Stop);
         log::VM_STATE_NOTIFY.emit(format_args!("running 0 reason {state:?}"));
+        if let Some(gdb) = self.gdb.clone() {
+            gdb.stopped(self, state, cpu);
+        }
     }
 
     /// Resets the machine, as its reset button does. A machine that does not run waits in `prelaunch` afterwards.
@@ -362,6 +411,7 @@ impl Control {
 
     fn guest_event(&mut self, event: GuestEvent) {
         match event {
+            GuestEvent::Debug { cpu } => self.stop_at(RunState::Debug, Some(cpu)),
             GuestEvent::Reset => self.reset(ShutdownCause::GuestReset),
             GuestEvent::ClockChanged { offset } => {
                 self.shared.events.emit(events::RtcChange { offset, qom_path: self.machine.rtc_path().to_owned() });

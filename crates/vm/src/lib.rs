@@ -9,6 +9,7 @@ pub mod config;
 pub mod control;
 mod cpu_log;
 pub mod daemon;
+pub mod gdb;
 pub mod handlers;
 pub mod hotplug;
 pub mod human;

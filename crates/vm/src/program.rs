@@ -20,6 +20,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::config::VmConfig;
 use crate::control::{Control, Preconfig, SharedState};
 use crate::cpu_log;
+use crate::gdb;
 use crate::handlers;
 use crate::hotplug::DeviceSource;
 use crate::human::HumanMonitor;
@@ -45,6 +46,9 @@ pub enum StartError {
     /// The machine.
     #[error(transparent)]
     Machine(#[from] MachineError),
+    /// The server for gdb.
+    #[error("{0}")]
+    Gdb(String),
     /// The host refuses a thread or a signal handler.
     #[error("the host refuses {what}: {source}")]
     Host {
@@ -243,6 +247,7 @@ impl Program {
             preconfig,
             fd_sets: server.fd_sets().clone(),
             chardevs: Arc::clone(&chardevs),
+            inbox: Arc::clone(&inbox),
             table: Arc::new(handlers::table()),
         };
         let source = DeviceSource {
@@ -274,6 +279,9 @@ impl Program {
             // A machine in prelaunch can always be started.
             let _started = control.resume();
         }
+        if let Some(id) = &config.gdb {
+            gdb::serve(&mut control, id, id == "gdb").map_err(StartError::Gdb)?;
+        }
         // Only now can clients come: the start of the machine is no event for them.
         let mut monitors = Vec::new();
         for monitor in config.monitors.iter().filter(|monitor| !monitor.is_human) {
@@ -288,6 +296,10 @@ impl Program {
     /// Runs until the end; returns the exit status.
     pub fn run(mut self) -> i32 {
         let status = self.control.run(&self.inbox);
+        if let Some(gdb) = self.control.gdb() {
+            gdb.program_ends(status);
+            self.monitors.push(gdb.chardev().to_owned());
+        }
         flush(&self.monitors, &self.chardevs);
         drop(self.people);
         drop(self.server);

@@ -28,12 +28,15 @@ pub struct BadTransition {
 
 /// The allowed transitions.
 const TRANSITIONS: &[(RunState, &[RunState])] = {
-    use RunState::{GuestPanicked, InternalError, IoError, Paused, Prelaunch, Running, Shutdown, Suspended, Watchdog};
+    use RunState::{
+        Debug, GuestPanicked, InternalError, IoError, Paused, Prelaunch, Running, Shutdown, Suspended, Watchdog,
+    };
     &[
         (Prelaunch, &[Running, Paused]),
-        (Running, &[Paused, Shutdown, GuestPanicked, InternalError, IoError, Suspended, Watchdog]),
+        (Running, &[Debug, Paused, Shutdown, GuestPanicked, InternalError, IoError, Suspended, Watchdog]),
         (Suspended, &[Running, Prelaunch, Shutdown]),
         (Paused, &[Running, Prelaunch, Shutdown]),
+        (Debug, &[Running, Paused, Prelaunch, Shutdown]),
         (IoError, &[Running, Paused, Prelaunch, Shutdown]),
         (Shutdown, &[Paused, Prelaunch]),
         (GuestPanicked, &[Running, Paused, Prelaunch, Shutdown]),

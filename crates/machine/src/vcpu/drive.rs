@@ -22,18 +22,25 @@ pub(super) struct Seat {
     signals: Arc<CpuSignals>,
     /// After a triple fault the vCPU does not run until mail (a reset) or a stop arrives.
     parked: bool,
+    /// It stands while others run.
+    held: bool,
     /// What a halted vCPU sleeps for.
     sleeps_for: Option<Signal>,
 }
 
 impl Seat {
     pub(super) fn new(index: usize, vcpu: NewVcpu) -> Self {
-        Self { index, cpu: vcpu.cpu, signals: vcpu.signals, parked: false, sleeps_for: None }
+        Self { index, cpu: vcpu.cpu, signals: vcpu.signals, parked: false, held: false, sleeps_for: None }
+    }
+
+    /// Whether the vCPU takes part.
+    fn is_in(&self) -> bool {
+        !self.parked && !self.held
     }
 
     /// Whether the vCPU can use a turn.
     fn is_ready(&self) -> bool {
-        !self.parked && self.sleeps_for.is_none_or(|signal| self.signals.is_raised(signal))
+        self.is_in() && self.sleeps_for.is_none_or(|signal| self.signals.is_raised(signal))
     }
 
     /// The vCPU halted: finds out for what.
@@ -102,9 +109,12 @@ impl Driver {
                 }
                 continue;
             }
+            for (index, seat) in self.seats.iter_mut().enumerate() {
+                seat.held = inner.held.get(index).copied().unwrap_or(false);
+            }
             match inner.wanted {
                 Wanted::Exit => return,
-                Wanted::Run if self.seats.iter().any(|seat| !seat.parked) => {
+                Wanted::Run if self.seats.iter().any(Seat::is_in) => {
                     inner.stopped = false;
                     drop(inner);
                 }
@@ -150,7 +160,11 @@ impl Driver {
             turns.end();
         }
         match exit {
-            VcpuExit::Stopped | VcpuExit::Debug => {}
+            VcpuExit::Stopped => {}
+            VcpuExit::Debug => {
+                seat.parked = true;
+                (self.events)(GuestEvent::Debug { cpu: seat.index });
+            }
             VcpuExit::Halted => seat.fall_asleep(),
             VcpuExit::Shutdown => {
                 seat.parked = true;
@@ -171,7 +185,7 @@ impl Driver {
     fn sleep(&mut self) {
         let waits = |seat: &Seat| seat.sleeps_for.unwrap_or(WAKE);
         let seats: Vec<_> =
-            self.seats.iter().filter(|seat| !seat.parked).map(|seat| (&*seat.signals, waits(seat))).collect();
+            self.seats.iter().filter(|seat| seat.is_in()).map(|seat| (&*seat.signals, waits(seat))).collect();
         match &mut self.icount {
             None => CpuSignals::wait_any(&seats, None),
             Some(icount) => icount.sleep(&seats),

@@ -11,6 +11,8 @@ use super::{Argument, CliError};
 pub struct Character {
     /// The devices to open, in order.
     pub chardevs: Vec<ChardevSpec>,
+    /// The device behind the server for gdb.
+    pub gdb: Option<String>,
     /// The monitors.
     pub monitors: Vec<MonitorConfig>,
     /// For COM1, COM2, …: the device behind it, if the port exists.
@@ -23,7 +25,12 @@ pub struct Character {
 
 impl Character {
     fn open(&mut self, argument: &Argument<'_>, id: &str) -> Result<Option<String>, CliError> {
-        match parse_legacy(id, argument.value).map_err(|error| argument.error(error.to_string()))? {
+        let device = parse_legacy(id, argument.value).map_err(|error| argument.error(error.to_string()))?;
+        self.take(argument, device)
+    }
+
+    fn take(&mut self, argument: &Argument<'_>, device: Legacy) -> Result<Option<String>, CliError> {
+        match device {
             Legacy::Nothing => Ok(None),
             Legacy::Existing(id) => Ok(Some(id)),
             Legacy::New(spec) => {
@@ -57,6 +64,7 @@ impl Character {
 pub fn settings(arguments: &[Argument<'_>]) -> Result<Character, CliError> {
     let mut character = Character {
         chardevs: Vec::new(),
+        gdb: None,
         monitors: Vec::new(),
         serials: Vec::new(),
         parallels: Vec::new(),
@@ -82,6 +90,7 @@ pub fn settings(arguments: &[Argument<'_>]) -> Result<Character, CliError> {
         character.debug_console = chardev;
     }
     monitors(arguments, &mut character)?;
+    gdb(arguments, &mut character)?;
     Ok(character)
 }
 
@@ -102,6 +111,20 @@ fn serials(arguments: &[Argument<'_>], character: &mut Character) -> Result<(), 
         let terminal = Argument { value: "mon:stdio", ..*argument };
         let chardev = character.open(&terminal, "serial0")?;
         character.serials.push(chardev);
+    }
+    Ok(())
+}
+
+/// `-gdb DEVICE`, and `-s` for TCP port 1234.
+fn gdb(arguments: &[Argument<'_>], character: &mut Character) -> Result<(), CliError> {
+    let Some(argument) = arguments.iter().rev().find(|argument| matches!(argument.option.name, "gdb" | "s")) else {
+        return Ok(());
+    };
+    let text = if argument.option.name == "s" { vm::gdb::DEFAULT_DEVICE } else { argument.value };
+    let device = vm::gdb::device(text).map_err(|error| argument.error(error.to_string()))?;
+    character.gdb = character.take(argument, device)?;
+    if let Some(id) = character.gdb.as_ref().filter(|id| !character.has(id)) {
+        return Err(argument.error(format!("could not find chardev '{id}'")));
     }
     Ok(())
 }

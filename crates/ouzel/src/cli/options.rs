@@ -331,6 +331,8 @@ pub const OPTIONS: &[OptionSpec] = &[
     grouped("mon", "[chardev=]id,mode=control[,pretty=on]", "put a QMP monitor on a character device", &MON),
     option("qmp", Some("dev"), "put a QMP monitor on a new character device"),
     option("qmp-pretty", Some("dev"), "like -qmp, but replies are spread over lines"),
+    option("gdb", Some("dev"), "serve gdb on a character device"),
+    option("s", None, "serve gdb on TCP port 1234"),
     option("monitor", Some("dev"), "the human monitor's character device"),
     option(
         "display",

@@ -24,6 +24,7 @@ mod ctl;
 mod debian;
 mod display;
 mod firmware;
+mod gdb;
 mod hostile;
 mod human;
 mod linux;

@@ -5,9 +5,12 @@ use std::sync::Arc;
 use ::display::input::{Axis, Button, Event};
 use ::display::keys::Key;
 use ::hmp::Arguments;
+use chardev::Legacy;
 use qapi::json::Value;
 use qapi::keyval::{self, Grammar};
 use qapi::run_state::{RunState, ShutdownCause};
+
+use crate::gdb;
 
 use super::{Command, Human, Outcome, call, call_quietly, command, given, shown, silent, text};
 
@@ -164,6 +167,13 @@ pub const COMMANDS: &[Command] = &[
     command("device_del", "id:s", "device", "remove a device", |_, arguments| {
         call("device_del", [("id", arguments.required("id").into())])
     }),
+    command(
+        "gdbserver",
+        "device:s?",
+        "[device]",
+        "serve gdb on 'device' (tcp::1234), or no longer ('none')",
+        gdb_server,
+    ),
     command("device_add", "device:O", "driver[,prop=value][,...]", "add a device", |_, arguments| match keyval::parse(
         arguments.required("device"),
         &Grammar::implied("driver").with_shorthand(),
@@ -172,6 +182,42 @@ pub const COMMANDS: &[Command] = &[
         Err(error) => format!("Error: {}\n", error.desc).into(),
     }),
 ];
+
+/// `gdbserver [DEVICE]`
+fn gdb_server(human: &mut Human<'_>, arguments: &Arguments) -> Outcome {
+    let device = arguments.text("device").unwrap_or(gdb::DEFAULT_DEVICE).to_owned();
+    let wanted = gdb::device(&device);
+    gdb::end(human.control);
+    let (id, spec) = match wanted {
+        Ok(Legacy::Nothing) => return "Disabled gdbserver\n".to_owned().into(),
+        Ok(Legacy::Existing(id)) => (id, None),
+        Ok(Legacy::New(spec)) => (spec.id.clone(), Some(spec)),
+        Err(error) => return format!("{error}\nCould not open gdbserver on device '{device}'\n").into(),
+    };
+    let (chardevs, inbox) = (Arc::clone(human.control.chardevs()), Arc::clone(human.control.inbox()));
+    // Opening may wait for names and connections.
+    Outcome::Aside(Box::new(move || {
+        let owns_device = spec.is_some();
+        let opened = spec.map_or(Ok(()), |spec| chardevs.add(&spec)).map_err(|error| error.to_string());
+        let served = opened.and_then(|()| {
+            let (tell, told) = std::sync::mpsc::channel();
+            inbox.request(Box::new(move |control| {
+                let served = gdb::serve(control, &id, owns_device);
+                if served.is_err() && owns_device {
+                    // It was opened for this.
+                    let _gone = control.chardevs().remove(&id);
+                }
+                // The receiver waits below.
+                let _ = tell.send(served);
+            }));
+            told.recv().unwrap_or_else(|_| Err("the program ends".into()))
+        });
+        match served {
+            Ok(()) => format!("Waiting for gdb connection on device '{device}'\n"),
+            Err(error) => format!("{error}\nCould not open gdbserver on device '{device}'\n"),
+        }
+    }))
+}
 
 /// Opening may wait for names and connections.
 fn with_chardev(
