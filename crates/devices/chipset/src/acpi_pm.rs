@@ -408,6 +408,8 @@ impl Device for AcpiPm {
     }
 
     fn state(&mut self) -> DeviceState<'_> {
+        // What time has brought belongs to it.
+        self.poll();
         DeviceState::State(&mut self.registers)
     }
 
@@ -499,6 +501,14 @@ mod tests {
         fn smi_command(&self, value: u64) {
             self.block.lock().write(REGION_APM, 0, AccessSize::Byte, value);
         }
+    }
+
+    #[test]
+    fn state_saved_after_an_overflow_nobody_saw_has_it() {
+        let bench = Bench::new();
+        bench.clock.step(3 * SECOND);
+        assert_eq!(device::testing::save_and_restore_agree("acpi_pm", &bench.block), Ok(()));
+        assert_eq!(bench.read(0, AccessSize::Word) & u64::from(pm1::TMR), 1);
     }
 
     #[test]
