@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use crate::client::Client;
 use crate::guest::{self, Guests};
 use crate::run::{Outcome, run, step, target};
+use crate::web;
 
 /// How long the guest may take to boot, and to power off.
 const BOOT: Duration = Duration::from_secs(300);
@@ -21,10 +22,14 @@ pub fn run_demo() -> Outcome {
     let started = Instant::now();
     println!("The demo needs Debian's packages linux-image-cloud-amd64 (unpacked, not installed) and busybox-static,");
     println!("and a C compiler. It installs what is missing; without a kernel it boots a guest of its own.");
+    println!("For the web console (-web) it runs `npm ci` in web/, and installs nodejs and npm if they are not there.");
     let guests = guest::build()?;
     let program = match std::env::var_os("OUZEL_BIN") {
         Some(program) => PathBuf::from(program),
         None => {
+            if let Err(error) = web::build() {
+                println!("no pages for the web console: {error}");
+            }
             step("building the emulator and the image tool: cargo build --release --package ouzel --package ouzel-img");
             run("cargo", &["build", "--release", "--package", "ouzel", "--package", "ouzel-img"])?;
             target().join("release/ouzel")

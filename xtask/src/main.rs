@@ -10,6 +10,7 @@ mod layers;
 mod run;
 mod setup;
 mod test;
+mod web;
 
 use std::process::ExitCode;
 
@@ -20,6 +21,7 @@ usage: cargo xtask TASK
   test          set up, then run every check and test
   check-layers  check which crate may depend on which, and where `unsafe` may be
   debian        build the Debian disk image of the firmware tests and print its name
+  web           build the web console's pages, with Node.js; the next build of ouzel embeds them
   guest         build the test guests (kernel, initrd, bare-metal images) and print their directory
 ";
 
@@ -29,6 +31,7 @@ fn main() -> ExitCode {
         "demo" => demo::run_demo(),
         "test" => test::run_tests(),
         "check-layers" => layers::check(),
+        "web" => web::build(),
         "debian" => debian::image().map(|image| println!("{}", image.display())),
         "guest" => guest::build().map(|guests| println!("{}", guests.directory.display())),
         "help" | "--help" | "-h" => {

@@ -33,6 +33,11 @@ pub const PEERS: [Package; 15] = [
     Package { name: "openssl", file: "/usr/bin/openssl" },
     Package { name: "gdb", file: "/usr/bin/gdb" },
 ];
+/// A browser for the web console's test, and letters for it.
+pub const BROWSER: [Package; 2] = [
+    Package { name: "chromium", file: "/usr/bin/chromium" },
+    Package { name: "fonts-dejavu-core", file: "/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf" },
+];
 /// Peers of the block layer's tests, which look for them themselves and end early without them.
 pub const BLOCK_PEERS: [&str; 6] = ["qemu-utils", "nbdkit", "libnbd-bin", "mtools", "dosfstools", "openssl"];
 

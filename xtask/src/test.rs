@@ -11,6 +11,7 @@ use crate::guest::{self, Guests};
 use crate::layers;
 use crate::run::{Outcome, root, run, run_command, step, target};
 use crate::setup;
+use crate::web;
 
 /// What an ignored test needs. Such a test's own name (not its module's) begins with `peer_<name>_` or `<name>_`.
 struct Peer {
@@ -31,7 +32,8 @@ pub fn run_tests() -> Outcome {
     layers::check()?;
     timed("set-up");
     let guests = guest::build()?;
-    let (peers, python) = peers(&guests);
+    let pages = web::build();
+    let (peers, python) = peers(&guests, pages.err());
     check_peers(&peers)?;
     timed("lints");
     run("cargo", &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])?;
@@ -51,7 +53,7 @@ pub fn run_tests() -> Outcome {
 }
 
 /// Installs the peers and says which are there.
-fn peers(guests: &Guests) -> (Vec<Peer>, Option<PathBuf>) {
+fn peers(guests: &Guests, no_pages: Option<String>) -> (Vec<Peer>, Option<PathBuf>) {
     let wanted: Vec<&setup::Package> = setup::PEERS.iter().collect();
     let missing = setup::install(&wanted);
     let package = |name: &'static str, package: &'static str| Peer {
@@ -68,6 +70,11 @@ fn peers(guests: &Guests) -> (Vec<Peer>, Option<PathBuf>) {
     let no_suite = std::env::var_os("OUZEL_TEST386").is_none();
     let no_suite = no_suite.then(|| "OUZEL_TEST386 names no ROM; see bench/suites/README.md".to_owned());
     let debian = debian::image().err();
+    let no_browser = match (no_pages, setup::install(&setup::BROWSER.each_ref())) {
+        (Some(error), _) => Some(format!("the web console can't be built: {error}")),
+        (None, missing) if missing.is_empty() => None,
+        (None, missing) => Some(format!("Debian's packages {} can't be installed", missing.join(", "))),
+    };
     for name in setup::BLOCK_PEERS.iter().filter(|name| missing.contains(name)) {
         println!("SKIPPED: comparisons with {name} in block-*, ouzel-img and ouzel-io (their tests end early)");
     }
@@ -79,6 +86,7 @@ fn peers(guests: &Guests) -> (Vec<Peer>, Option<PathBuf>) {
         package("nasm", "nasm"),
         package("gdb", "gdb"),
         Peer { name: "python", missing: no_python, from_debian: false },
+        Peer { name: "chromium", missing: no_browser, from_debian: false },
         Peer { name: "test386", missing: no_suite, from_debian: false },
         Peer { name: "linux", missing: linux, from_debian: true },
         // Building it takes a package registry and the rights to make a root file system.

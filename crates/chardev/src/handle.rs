@@ -3,6 +3,7 @@
 use crate::backend::Opened;
 use crate::mux::MuxPort;
 use crate::port::{Event, EventFn, InputFn, Port, Sink, WritableFn, lock};
+use crate::tap::Tap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -13,6 +14,8 @@ use std::sync::Arc;
 /// none runs afterwards: do not hold a lock there that a callback takes.
 pub struct Chardev {
     side: Side,
+    /// Who listens besides the back end.
+    tap: Option<Arc<Tap>>,
 }
 
 pub(crate) enum Side {
@@ -36,11 +39,17 @@ impl std::fmt::Debug for Chardev {
 
 impl Chardev {
     pub(crate) fn whole(port: Arc<Port>, release: Box<dyn Fn() + Send + Sync>) -> Self {
-        Self { side: Side::Whole { port, release, owned: None } }
+        Self { side: Side::Whole { port, release, owned: None }, tap: None }
     }
 
     pub(crate) fn shared(port: Arc<MuxPort>) -> Self {
-        Self { side: Side::Shared(port) }
+        Self { side: Side::Shared(port), tap: None }
+    }
+
+    pub(crate) fn tapped(self, tap: Arc<Tap>) -> Self {
+        let mut chardev = self;
+        chardev.tap = Some(tap);
+        chardev
     }
 
     /// A character device over an open socket, terminal or pipe, which nobody else knows.
@@ -50,7 +59,7 @@ impl Chardev {
     pub fn from_fd(id: &str, fd: OwnedFd, runtime: &tokio::runtime::Handle) -> Result<Self, crate::Error> {
         let opened = crate::backend::from_fd(id, fd, runtime)?;
         let port = Arc::clone(&opened.port);
-        Ok(Self { side: Side::Whole { port, release: Box::new(|| {}), owned: Some(opened) } })
+        Ok(Self { side: Side::Whole { port, release: Box::new(|| {}), owned: Some(opened) }, tap: None })
     }
 
     fn port(&self) -> &Port {
@@ -82,10 +91,14 @@ impl Chardev {
     /// all, the writable callback is called when there is room. Output to nobody is taken.
     #[must_use = "what was not taken has to be written later"]
     pub fn write(&self, bytes: &[u8]) -> usize {
-        match &self.side {
+        let taken = match &self.side {
             Side::Whole { port, .. } => port.write(bytes),
             Side::Shared(shared) => shared.write(bytes),
+        };
+        if let Some(tap) = &self.tap {
+            tap.say(bytes.get(..taken).unwrap_or_default());
         }
+        taken
     }
 
     /// How much output the other side has not yet read off us, in bytes.
@@ -96,6 +109,14 @@ impl Chardev {
 
     /// Sets who gets the input. Until then input stays with the host.
     pub fn set_input(&self, input: InputFn) {
+        let input: InputFn = match &self.tap {
+            None => input,
+            Some(tap) => {
+                tap.set_input(Some(input));
+                let tap = Arc::clone(tap);
+                Box::new(move |bytes| tap.give(bytes))
+            }
+        };
         match &self.side {
             Side::Whole { port, .. } => {
                 *lock(&port.input) = Some(input);
@@ -133,6 +154,9 @@ impl Chardev {
 
     /// Says that the input callback can take more.
     pub fn resume_input(&self) {
+        if let Some(tap) = &self.tap {
+            tap.resume();
+        }
         match &self.side {
             Side::Whole { port, .. } => port.poke(|state| state.resume = true),
             Side::Shared(shared) => shared.resume_input(),
@@ -182,12 +206,18 @@ impl Chardev {
             }
             Side::Shared(shared) => shared.detach(),
         }
+        if let Some(tap) = &self.tap {
+            tap.set_input(None);
+        }
     }
 }
 
 impl Drop for Chardev {
     fn drop(&mut self) {
         self.detach();
+        if let Some(tap) = self.tap.take() {
+            tap.end();
+        }
         match &mut self.side {
             Side::Whole { release, owned, .. } => {
                 owned.take();

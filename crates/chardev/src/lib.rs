@@ -33,6 +33,7 @@ mod serve;
 mod session;
 mod socket;
 mod stream;
+mod tap;
 mod telnet;
 mod terminal;
 mod tls;
@@ -51,4 +52,5 @@ pub use options::{
 pub use port::{Event, EventFn, InputFn, OUTPUT_LIMIT, WritableFn};
 pub use registry::{BACKENDS, ChardevInfo, Chardevs, InnerFn};
 pub use session::Protocol;
+pub use tap::TapReader;
 pub use tls::TlsConfig;

@@ -4,9 +4,10 @@ use crate::backend::{self, FindTls, Opened};
 use crate::mux::{ExitFn, Mux};
 use crate::options::{Backend, ChardevSpec};
 use crate::port::{Event, Port, Sink, lock};
-use crate::{Chardev, Error, terminal};
+use crate::tap::Tap;
+use crate::{Chardev, Error, TapReader, terminal};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use tokio::runtime::Handle;
 
 /// What `query-chardev` says of a device.
@@ -65,6 +66,8 @@ pub struct Chardevs {
     exit: Arc<ExitFn>,
     tls: Mutex<Option<Arc<FindTls>>>,
     inner: Mutex<Option<Arc<InnerFn>>>,
+    has_taps: AtomicBool,
+    taps: Mutex<Vec<Weak<Tap>>>,
 }
 
 /// Takes our own end of a back end that is inside this program, such as a mouse.
@@ -86,6 +89,8 @@ impl Chardevs {
             exit: Arc::default(),
             tls: Mutex::default(),
             inner: Mutex::default(),
+            has_taps: AtomicBool::new(false),
+            taps: Mutex::default(),
         }
     }
 
@@ -212,6 +217,44 @@ impl Chardevs {
         let in_use = Arc::clone(&entry.in_use);
         let release = Box::new(move || in_use.store(false, Ordering::Relaxed));
         Ok(Chardev::whole(Arc::clone(entry.port()), release))
+    }
+
+    /// Lets others than back ends listen to guests' devices that come from now on: [`Chardevs::tap`].
+    pub fn set_taps(&self) {
+        self.has_taps.store(true, Ordering::Relaxed);
+    }
+
+    /// Gives a device to a front end that belongs to the guest.
+    ///
+    /// # Errors
+    /// As [`Chardevs::attach`].
+    pub fn attach_guest(&self, id: &str) -> Result<Chardev, Error> {
+        let chardev = self.attach(id)?;
+        if !self.has_taps.load(Ordering::Relaxed) {
+            return Ok(chardev);
+        }
+        let mut taps = lock(&self.taps);
+        taps.retain(|tap| tap.strong_count() > 0);
+        let known: Vec<_> = taps.iter().filter_map(Weak::upgrade).collect();
+        let is_free = |name: &String| known.iter().all(|tap| tap.name() != name);
+        // Several of the guest's devices may share a terminal.
+        let mut names = std::iter::once(id.to_owned()).chain((2_u32..).map(|number| format!("{id}#{number}")));
+        let tap = Tap::new(names.find(is_free).unwrap_or_default());
+        taps.push(Arc::downgrade(&tap));
+        Ok(chardev.tapped(tap))
+    }
+
+    /// The names of the guest's devices that can be listened to.
+    #[must_use]
+    pub fn tap_names(&self) -> Vec<String> {
+        lock(&self.taps).iter().filter_map(Weak::upgrade).map(|tap| tap.name().to_owned()).collect()
+    }
+
+    /// Listens to a guest's device.
+    #[must_use]
+    pub fn tap(&self, name: &str) -> Option<TapReader> {
+        let found = lock(&self.taps).iter().filter_map(Weak::upgrade).find(|tap| tap.name() == name)?;
+        Some(TapReader::new(&found))
     }
 
     /// Closes a device that no front end uses.

@@ -21,6 +21,11 @@ impl Ring {
         self.bytes.extend(kept);
     }
 
+    /// What is in it, which stays there.
+    pub(crate) fn contents(&self) -> Vec<u8> {
+        self.bytes.iter().copied().collect()
+    }
+
     pub(crate) fn read(&mut self, size: usize) -> Vec<u8> {
         self.bytes.drain(..size.min(self.bytes.len())).collect()
     }

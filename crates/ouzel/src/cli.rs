@@ -127,6 +127,7 @@ pub fn parse(arguments: &[String]) -> Result<Request, CliError> {
         monitors: character.monitors,
         gdb: character.gdb,
         vnc: remote::settings(&arguments)?,
+        web: remote::web(&arguments)?,
         keyboard: arguments::last(&arguments, "k").map(|argument| argument.value.to_owned()),
         devices: devices::parser(&arguments)?,
         drives: self::block::parser(&arguments)?,

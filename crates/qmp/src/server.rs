@@ -87,6 +87,14 @@ impl<C: 'static, S: Send + Sync + 'static> Server<C, S> {
         lock(&self.sessions).push(session);
     }
 
+    /// Ends the monitors of that id, whose clients have gone.
+    pub fn remove_monitor(&self, id: &str) {
+        let gone: Vec<_> = lock(&self.sessions).extract_if(.., |session| session.id() == id).collect();
+        for session in gone {
+            session.detach();
+        }
+    }
+
     /// Where events are sent to.
     #[must_use]
     pub fn events(&self) -> &EventSink {

@@ -401,6 +401,11 @@ impl<C: 'static, S: Send + Sync + 'static> Session<C, S> {
 }
 
 impl<C, S> Session<C, S> {
+    /// The monitor's id.
+    pub(crate) fn id(&self) -> &str {
+        &self.data.id
+    }
+
     /// Lets go of the character device, so that no callback runs any more.
     pub(crate) fn detach(&self) {
         self.chardev.detach();

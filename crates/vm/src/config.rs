@@ -76,6 +76,8 @@ pub struct VmConfig {
     pub monitors: Vec<MonitorConfig>,
     /// The VNC servers.
     pub vnc: Vec<VncConfig>,
+    /// The web console.
+    pub web: Option<web::Options>,
     /// The layout of the guest's keyboard (`-k`).
     pub keyboard: Option<String>,
     /// What `query-command-line-options` tells.

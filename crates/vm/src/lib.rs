@@ -23,6 +23,7 @@ pub mod snapshot;
 pub mod storage;
 pub mod version;
 pub mod vnc;
+pub mod web;
 
 /// The host's words for an error, without the number that Rust adds.
 pub fn host_error(error: &std::io::Error) -> String {

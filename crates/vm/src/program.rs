@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::io;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Weak, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -30,6 +30,7 @@ use crate::qtest;
 use crate::snapshot::Snapshot;
 use crate::storage::{OwnerLink, Storage, StorageError};
 use crate::vnc::{Vnc, VncError};
+use crate::web::Console;
 
 /// Why the program can't start.
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +41,9 @@ pub enum StartError {
     /// The block layer.
     #[error(transparent)]
     Storage(#[from] StorageError),
+    /// The web console.
+    #[error("-web: {0}")]
+    Web(#[from] ::web::Error),
     /// VNC.
     #[error(transparent)]
     Vnc(#[from] VncError),
@@ -142,7 +146,7 @@ fn build(
 pub fn with_backends<R>(chardevs: &Chardevs, storage: &mut Storage, work: impl FnOnce(&Backends<'_>) -> R) -> R {
     let storage = RefCell::new(storage);
     work(&Backends {
-        chardevs: &|id| chardevs.attach(id),
+        chardevs: &|id| chardevs.attach_guest(id),
         disks: &|requestor| storage.borrow_mut().attach_disk(requestor),
         entropy: &|id| storage.borrow().entropy(id),
         memories: &|id| {
@@ -189,9 +193,10 @@ pub struct Program {
     control: Control,
     /// The character devices of monitors.
     monitors: Vec<String>,
-    // Dropped in this order: sessions, then devices, then their thread.
+    // Dropped in this order: browsers, sessions, then devices, then their thread.
+    web: Option<::web::Server>,
     people: Vec<HumanMonitor>,
-    server: Server<Control, Snapshot>,
+    server: Arc<Server<Control, Snapshot>>,
     qtest: Option<qtest::Server>,
     chardevs: Arc<Chardevs>,
     _monitor_thread: MonitorThread,
@@ -213,14 +218,17 @@ impl Program {
         let snapshot = Arc::new(Snapshot::new(config));
         let preconfig = Arc::new(AtomicBool::new(config.preconfig));
         let events = EventSink::new(monitor_thread.handle.clone());
-        let server = Server::new(ServerOptions {
+        if config.web.is_some() {
+            chardevs.set_taps();
+        }
+        let server = Arc::new(Server::new(ServerOptions {
             table: handlers::table(),
             control: Arc::clone(&inbox) as Arc<dyn ControlQueue<Control>>,
             snapshot: Arc::clone(&snapshot),
             events: events.clone(),
             version: Snapshot::version(),
             preconfig: Arc::clone(&preconfig),
-        });
+        }));
         let guest = Arc::clone(&inbox);
         let guest_events: GuestEvents = Arc::new(move |event| guest.guest_event(event));
         let trace = log.follows_cpu().then(|| cpu_log::factory(log));
@@ -240,7 +248,9 @@ impl Program {
         let first = if config.preconfig { empty(&config.machine) } else { config.machine.clone() };
         let machine = build(&first, &chardevs, &mut storage, (&guest_events, trace.clone()))?;
         let keyboard = (config.keyboard.as_deref(), config.name.as_deref());
-        let vnc = Vnc::start(&config.vnc, keyboard, (&machine, &storage), (&events, &snapshot, &inbox))?;
+        let displays = (config.vnc.as_slice(), config.web.is_some());
+        let vnc = Vnc::start(displays, keyboard, (&machine, &storage), (&events, &snapshot, &inbox))?;
+        let screen = vnc.hidden().cloned();
         let shared = SharedState {
             events,
             snapshot,
@@ -290,7 +300,23 @@ impl Program {
             server.add_monitor(chardev, options);
             monitors.push(monitor.chardev.clone());
         }
-        Ok(Self { inbox, control, monitors, people, server, qtest, chardevs, _monitor_thread: monitor_thread })
+        let web = match (&config.web, screen) {
+            (Some(options), Some(screen)) => {
+                let console = Console {
+                    name: config.name.clone(),
+                    runtime: monitor_thread.handle.clone(),
+                    server: Arc::clone(&server),
+                    chardevs: Arc::clone(&chardevs),
+                    screen,
+                    monitors: AtomicU64::new(0),
+                };
+                let web = ::web::Server::start(&monitor_thread.handle, options, Arc::new(console))?;
+                eprintln!("web console: {}", web.url());
+                Some(web)
+            }
+            _ => None,
+        };
+        Ok(Self { inbox, control, monitors, web, people, server, qtest, chardevs, _monitor_thread: monitor_thread })
     }
 
     /// Runs until the end; returns the exit status.
@@ -301,6 +327,7 @@ impl Program {
             self.monitors.push(gdb.chardev().to_owned());
         }
         flush(&self.monitors, &self.chardevs);
+        drop(self.web);
         drop(self.people);
         drop(self.server);
         drop(self.qtest);

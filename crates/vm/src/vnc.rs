@@ -122,6 +122,8 @@ struct Entry {
 #[derive(Default)]
 pub struct Vnc {
     entries: Vec<Entry>,
+    /// One that nobody can connect to by himself, for the web console.
+    hidden: Option<Entry>,
     // After the servers: its thread ends here.
     service: Option<Service>,
 }
@@ -160,12 +162,12 @@ impl Vnc {
     /// # Errors
     /// The first option that can't be had.
     pub fn start(
-        configs: &[VncConfig],
+        (configs, has_web): (&[VncConfig], bool),
         (keyboard, guest): (Option<&str>, Option<&str>),
         (machine, storage): (&Machine, &Storage),
         (events, snapshot, inbox): (&EventSink, &Arc<Snapshot>, &Arc<Inbox<Control>>),
     ) -> Result<Self, VncError> {
-        if configs.is_empty() {
+        if configs.is_empty() && !has_web {
             return Ok(Self::default());
         }
         let program = Program { events: events.clone(), snapshot: Arc::clone(snapshot), inbox: Arc::clone(inbox) };
@@ -175,12 +177,18 @@ impl Vnc {
             message: format!("the host refuses a thread: {error}"),
         })?;
         let title = guest.map_or_else(|| "QEMU".to_owned(), |name| format!("QEMU ({name})"));
-        let mut vnc = Self { entries: Vec::new(), service: None };
+        let mut vnc = Self { entries: Vec::new(), hidden: None, service: None };
         for config in configs {
             let failed = |message: String| VncError { option: config.source.clone(), message };
             let id = vnc.free_id(config.id.as_deref()).map_err(failed)?;
             let entry = Entry::start(config, &service, (id, title.clone(), keyboard), machine, storage);
             vnc.entries.push(entry.map_err(failed)?);
+        }
+        if has_web {
+            let failed = |message: String| VncError { option: "-web".to_owned(), message };
+            let config = VncConfig::parse("none,share=ignore", "-web").map_err(failed)?;
+            let entry = Entry::start(&config, &service, ("web".to_owned(), title, keyboard), machine, storage);
+            vnc.hidden = Some(entry.map_err(failed)?);
         }
         vnc.service = Some(service);
         Ok(vnc)
@@ -200,12 +208,17 @@ impl Vnc {
 
     /// There is another machine.
     pub fn attach(&self, machine: &Machine) {
-        for entry in &self.entries {
+        for entry in self.entries.iter().chain(&self.hidden) {
             match seat(machine, entry.wanted.as_ref()) {
                 Ok(seat) => entry.display.set_seat(seat),
                 Err(error) => eprintln!("-vnc: {error}"),
             }
         }
+    }
+
+    /// The web console's screen.
+    pub fn hidden(&self) -> Option<&Arc<Display>> {
+        self.hidden.as_ref().map(|entry| &entry.display)
     }
 
     /// The server of that name; the first without one.

@@ -36,6 +36,16 @@ impl Channel {
         Self { stream, frames: None, input: Vec::new() }
     }
 
+    /// A connection that has become a WebSocket already.
+    pub fn framed(stream: Stream) -> Self {
+        Self { frames: Some(Decoder::default()), ..Self::new(stream) }
+    }
+
+    /// Whether it is a WebSocket.
+    pub fn is_framed(&self) -> bool {
+        self.frames.is_some()
+    }
+
     /// Goes on inside of TLS; returns the client's certificate, if it has shown one.
     ///
     /// # Errors

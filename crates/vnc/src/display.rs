@@ -11,7 +11,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
 use crate::address::{Address, ListenAddress};
-use crate::channel::Stream;
+use crate::channel::Channel;
 use crate::client::{Client, ClientInfo, Share};
 use crate::keyboard::{Layout, Locks};
 use crate::listener::{self, Bound};
@@ -332,7 +332,7 @@ impl Display {
                     match listener.accept().await {
                         Ok((stream, address)) => {
                             let Some(display) = display.upgrade() else { return };
-                            display.welcome(stream, address, is_websocket, None);
+                            display.welcome(Channel::new(stream), address, is_websocket, None);
                         }
                         Err(error) => {
                             tracing::debug!("accepting a VNC client: {error}");
@@ -363,14 +363,25 @@ impl Display {
         self.adopt(socket, skip_auth.then_some(Auth::None))
     }
 
-    fn adopt(self: &Arc<Self>, socket: OwnedFd, auth: Option<Auth>) -> Result<(), Error> {
+    /// Serves a WebSocket whose opening somebody else has answered, and whose client has proved that it may look.
+    ///
+    /// # Errors
+    /// The descriptor is no socket.
+    pub fn add_websocket(self: &Arc<Self>, socket: OwnedFd) -> Result<(), Error> {
         let _context = self.runtime.enter();
         let (stream, address) = listener::adopt(socket).map_err(|error| Error::new(crate::reason(&error)))?;
-        self.welcome(stream, address, false, auth);
+        self.welcome(Channel::framed(stream), address, true, Some(Auth::None));
         Ok(())
     }
 
-    fn welcome(self: &Arc<Self>, stream: Stream, address: Address, is_websocket: bool, auth: Option<Auth>) {
+    fn adopt(self: &Arc<Self>, socket: OwnedFd, auth: Option<Auth>) -> Result<(), Error> {
+        let _context = self.runtime.enter();
+        let (stream, address) = listener::adopt(socket).map_err(|error| Error::new(crate::reason(&error)))?;
+        self.welcome(Channel::new(stream), address, false, auth);
+        Ok(())
+    }
+
+    fn welcome(self: &Arc<Self>, channel: Channel, address: Address, is_websocket: bool, auth: Option<Auth>) {
         let auth = auth.unwrap_or_else(|| self.auth(is_websocket));
         let info = ClientInfo { address, is_websocket, x509_dname: None };
         let client = {
@@ -388,7 +399,7 @@ impl Display {
         };
         self.tell(Event::Connected, &client);
         let display = Arc::clone(self);
-        self.runtime.spawn(async move { session::run(display, client, stream, auth).await });
+        self.runtime.spawn(async move { session::run(display, client, channel, auth).await });
     }
 
     /// A client has said whether it wants to be alone; whether it may stay.

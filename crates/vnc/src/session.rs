@@ -9,7 +9,7 @@ use ::display::Rectangle;
 use ::display::input::{ABSOLUTE_MAX, Axis, Button, Event as Input};
 use ::display::keys::Key;
 
-use crate::channel::{Channel, Reader, Stream, Writer};
+use crate::channel::{Channel, Reader, Writer};
 use crate::client::{Client, Features, Request, Share, Shared};
 use crate::display::{Auth, Display, Seat};
 use crate::encode::{Encoding, Style, put_header};
@@ -39,9 +39,9 @@ fn broken(text: impl Into<String>) -> io::Error {
 }
 
 /// Serves a client until it leaves or is told to.
-pub async fn run(display: Arc<Display>, client: Arc<Client>, stream: Stream, auth: Auth) {
+pub async fn run(display: Arc<Display>, client: Arc<Client>, channel: Channel, auth: Auth) {
     let result = tokio::select! {
-        result = serve(&display, &client, stream, auth) => result,
+        result = serve(&display, &client, channel, auth) => result,
         () = client.kick.notified() => Ok(()),
     };
     if let Err(error) = result {
@@ -50,10 +50,10 @@ pub async fn run(display: Arc<Display>, client: Arc<Client>, stream: Stream, aut
     display.leave(&client);
 }
 
-async fn serve(display: &Arc<Display>, client: &Arc<Client>, stream: Stream, auth: Auth) -> io::Result<()> {
+async fn serve(display: &Arc<Display>, client: &Arc<Client>, channel: Channel, auth: Auth) -> io::Result<()> {
     let handshake = async {
-        let mut channel = Channel::new(stream);
-        if client.info().is_websocket {
+        let mut channel = channel;
+        if client.info().is_websocket && !channel.is_framed() {
             if let Some(config) = display.tls() {
                 let certificate;
                 (channel, certificate) = channel.start_tls(&config).await?;

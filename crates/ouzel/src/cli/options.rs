@@ -347,6 +347,11 @@ pub const OPTIONS: &[OptionSpec] = &[
         "show the screen to VNC clients",
         &VNC,
     ),
+    option(
+        "web",
+        Some("[address:]port[,token=…|auth=off][,host=name]"),
+        "a console for browsers; on this host alone and with a token that is told at the start, unless told otherwise",
+    ),
     option("k", Some("layout"), "the guest's keyboard: en-us, en-gb, de, fr, es, it or sv"),
     option("nographic", None, "no display; the first serial port is on the terminal"),
     option("vga", Some("type"), "select the video card: std (there is one without -nodefaults), virtio or none"),

@@ -1,8 +1,8 @@
-//! `-vnc`, `-display`: who sees the screen.
+//! `-vnc`, `-display`, `-web`: who sees the screen.
 
 use vm::config::VncConfig;
 
-use super::arguments::{all, given};
+use super::arguments::{all, given, last};
 use super::{Argument, CliError};
 
 /// What there is without a word about displays.
@@ -11,7 +11,7 @@ const DEFAULT: &str = "localhost:0,to=99,id=default";
 /// Reads the options.
 pub fn settings(arguments: &[Argument<'_>]) -> Result<Vec<VncConfig>, CliError> {
     let mut servers = Vec::new();
-    let mut has_display = given(arguments, "nographic");
+    let mut has_display = given(arguments, "nographic") || given(arguments, "web");
     for argument in arguments {
         let text = match argument.option.name {
             "vnc" => argument.value,
@@ -38,6 +38,12 @@ pub fn settings(arguments: &[Argument<'_>]) -> Result<Vec<VncConfig>, CliError> 
         servers.push(VncConfig::parse(DEFAULT, &source).map_err(CliError::Plain)?);
     }
     Ok(servers)
+}
+
+/// Reads `-web`.
+pub fn web(arguments: &[Argument<'_>]) -> Result<Option<web::Options>, CliError> {
+    let Some(argument) = last(arguments, "web") else { return Ok(None) };
+    web::Options::parse(argument.value).map(Some).map_err(|error| argument.error(error.to_string()))
 }
 
 /// The displays of other programs' windows and terminals.

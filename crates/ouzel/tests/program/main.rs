@@ -47,3 +47,4 @@ mod storage_slow;
 mod stress;
 mod support;
 mod vnc;
+mod web;
