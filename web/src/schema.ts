@@ -27,6 +27,30 @@ export interface Argument {
   deprecated: boolean;
   /** Which case of which other argument has it. */
   when: string;
+  /** The cases in which it has to be there. */
+  neededIn: Set<string>;
+}
+
+/** The value that is given to the argument which chooses a variant. */
+function chosen(one: Argument, prefix: string, pairs: string[]): string | undefined {
+  const tag = `${prefix}${one.when.split("=")[0]}=`;
+  return pairs.find((pair) => pair.startsWith(tag))?.slice(tag.length);
+}
+
+/** Whether an argument has a meaning beside what is given: those of other variants have none. */
+export function applies(one: Argument, prefix: string, pairs: string[]): boolean {
+  const value = one.when && chosen(one, prefix, pairs);
+  return !value || (one.when.split("=")[1] ?? "").split(", ").includes(value);
+}
+
+/** Whether the command can't do without it. */
+export function isNeeded(one: Argument, prefix: string, pairs: string[]): boolean {
+  return one.when ? one.neededIn.has(chosen(one, prefix, pairs) ?? "") : one.required;
+}
+
+/** Whether it is known by what is given that it belongs there. */
+export function isChosen(one: Argument, prefix: string, pairs: string[]): boolean {
+  return !one.when || chosen(one, prefix, pairs) !== undefined;
 }
 
 export class Schema {
@@ -66,14 +90,16 @@ export class Schema {
         standard,
         deprecated: features?.includes("deprecated") ?? false,
         when,
+        neededIn: new Set<string>(),
       }));
     const own = plain(entry.members, "");
     const found = new Map<string, Argument>();
     for (const variant of entry.variants ?? []) {
       for (const member of this.members(variant.type)) {
-        const known = found.get(member.name);
+        let known = found.get(member.name);
         if (known) known.when += `, ${variant.case}`;
-        else found.set(member.name, { ...member, required: false, when: `${entry.tag}=${variant.case}` });
+        else found.set(member.name, (known = { ...member, required: false, when: `${entry.tag}=${variant.case}`, neededIn: new Set() }));
+        if (member.required) known.neededIn.add(variant.case);
       }
     }
     own.sort((a, b) => Number(b.required) - Number(a.required));

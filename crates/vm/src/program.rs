@@ -312,6 +312,11 @@ impl Program {
                 };
                 let web = ::web::Server::start(&monitor_thread.handle, options, Arc::new(console))?;
                 eprintln!("web console: {}", web.url());
+                if !web.is_local() {
+                    eprintln!(
+                        "warning: -web: others on the network can read what goes to and fro: it is not encrypted"
+                    );
+                }
                 Some(web)
             }
             _ => None,

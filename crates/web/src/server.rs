@@ -62,6 +62,7 @@ pub struct Site {
 pub struct Server {
     task: AbortHandle,
     url: String,
+    is_local: bool,
 }
 
 impl Server {
@@ -89,7 +90,12 @@ impl Server {
             sockets: Arc::new(Semaphore::new(SOCKETS_MAX)),
         });
         let task = runtime.spawn(listen(listener, site)).abort_handle();
-        Ok(Self { task, url: url(local, token.as_deref()) })
+        Ok(Self { task, url: url(local, token.as_deref()), is_local: local.ip().is_loopback() })
+    }
+
+    /// Whether nobody but this host can come here.
+    pub fn is_local(&self) -> bool {
+        self.is_local
     }
 
     /// The address for a browser, with its token.

@@ -3,7 +3,7 @@
 import { button, h, icon, toast } from "../dom";
 import type { Context, Pane } from "../main";
 import { QmpError, type Json, type QmpEvent } from "../qmp";
-import { Schema, request, words, type Argument } from "../schema";
+import { Schema, applies, isChosen, isNeeded, request, words } from "../schema";
 
 interface Choice {
   text: string;
@@ -113,10 +113,12 @@ export function make({ qmp }: Context): Pane {
       const known = schema;
       const pairs = all.slice(1, -1).map((word) => word.text);
       const found = (type ? schema.members(type) : []).filter((one) => `${prefix}${one.name}`.startsWith(last.text) && !given.has(prefix + one.name) && applies(one, prefix, pairs));
+      const needed = new Set(found.filter((one) => isNeeded(one, prefix, pairs)));
+      found.sort((a, b) => Number(needed.has(b)) - Number(needed.has(a)));
       offer(
         found.map((one) => ({
           text: prefix + one.name,
-          hint: `${known.describe(one.type, 1)}${one.required ? " · required" : ""}${one.when ? ` · ${one.when}` : ""}`,
+          hint: `${known.describe(one.type, 1)}${needed.has(one) ? " · required" : ""}${isChosen(one, prefix, pairs) ? "" : ` · ${one.when}`}`,
           after: known.isObject(one.type) ? "." : "=",
         })),
         last.start,
@@ -135,14 +137,6 @@ export function make({ qmp }: Context): Pane {
         if (mine === round) offer(fitting([...new Set([...names, ...(values ?? [])])], kind), start);
       }, () => undefined);
     }
-  }
-
-  /** Whether an argument has a meaning beside what is given: those of other variants have none. */
-  function applies(one: Argument, prefix: string, pairs: string[]): boolean {
-    if (!one.when) return true;
-    const [tag, cases] = one.when.split("=") as [string, string];
-    const value = pairs.find((pair) => pair.startsWith(`${prefix}${tag}=`))?.slice(prefix.length + tag.length + 1);
-    return value === undefined || cases.split(", ").includes(value);
   }
 
   function offer(found: Choice[], start: number): void {
@@ -196,7 +190,9 @@ export function make({ qmp }: Context): Pane {
       return;
     }
     const known = schema;
-    const given = (one: Argument) => words(text).some((word) => word.text.startsWith(`${one.when.split("=")[0]}=`));
+    const pairs = words(text).map((word) => word.text);
+    const shown = command.arguments.filter((one) => applies(one, "", pairs));
+    shown.sort((a, b) => Number(isNeeded(b, "", pairs)) - Number(isNeeded(a, "", pairs)));
     const current = (words(text).at(-1)?.text ?? "").split("=")[0]?.split(".")[0];
     documentation.replaceChildren(
       h(
@@ -212,7 +208,7 @@ export function make({ qmp }: Context): Pane {
             "table",
             {},
             h("tbody", {},
-              ...command.arguments.filter((one) => applies(one, "", words(text).map((word) => word.text))).slice(0, 40).map((one) =>
+              ...shown.slice(0, 60).map((one) =>
                 h(
                   "tr",
                   { class: one.name === current ? "current" : null },
@@ -221,8 +217,8 @@ export function make({ qmp }: Context): Pane {
                   h(
                     "td",
                     { class: "quiet" },
-                    one.required ? "required" : one.standard !== null && one.standard !== undefined ? `default ${JSON.stringify(one.standard)}` : "optional",
-                    one.when && !given(one) ? ` · ${one.when}` : "",
+                    isNeeded(one, "", pairs) ? "required" : one.standard !== null && one.standard !== undefined ? `default ${JSON.stringify(one.standard)}` : "optional",
+                    isChosen(one, "", pairs) ? "" : ` · ${one.when}`,
                     one.deprecated ? " · deprecated" : "",
                   ),
                 ),
