@@ -77,8 +77,10 @@ pub struct AcpiConfig {
     pub high_window: Option<(u64, u64)>,
     /// Local APIC id of each possible vCPU.
     pub apic_ids: Vec<u32>,
-    /// How many of them are present.
-    pub present: usize,
+    /// Which of them are present.
+    pub present: Vec<bool>,
+    /// The first port of the registers by which vCPUs come and leave, if they do.
+    pub cpu_hotplug: Option<u16>,
     /// How PCI functions come and leave, if they do by ACPI.
     pub pci_hotplug: Option<PciHotplugTables>,
     /// First address above low RAM: where PCI memory begins.
@@ -95,6 +97,12 @@ pub struct AcpiConfig {
     pub serial_ports: Vec<SerialPort>,
     /// The ISA parallel ports that exist, in order of LPT number.
     pub parallel_ports: Vec<ParallelPort>,
+}
+
+impl AcpiConfig {
+    fn is_present(&self, index: usize) -> bool {
+        self.present.get(index).copied().unwrap_or(false)
+    }
 }
 
 /// One ISA parallel port.
@@ -298,7 +306,7 @@ fn madt(config: &AcpiConfig) -> Sdt {
     madt.write_u32(36, board::LOCAL_APIC);
     madt.write_u32(40, 1); // PCAT_COMPAT: there are 8259s
     for (index, &id) in config.apic_ids.iter().enumerate() {
-        let enabled = u32::from(index < config.present);
+        let enabled = u32::from(config.is_present(index));
         if let Ok(id) = u8::try_from(id)
             && id != 0xff
         {
@@ -364,7 +372,8 @@ mod tests {
             sleep: SleepStates { s3: true, s4: Some(2) },
             high_window: None,
             apic_ids: vec![0, 1, 2, 300],
-            present: 3,
+            present: vec![true, true, true, false],
+            cpu_hotplug: Some(0xaf00),
             pci_hotplug: None,
             pci_hole_start: 0x0800_0000,
             hpet: true,

@@ -41,8 +41,17 @@ pub enum GuestEvent {
     },
     /// A watchdog's time is over.
     Watchdog,
-    /// The guest let PCI functions go that the user wanted back.
+    /// The guest let PCI functions or vCPUs go.
     Unplugged,
+    /// The guest's operating system tells how it went with a vCPU that came or shall leave.
+    CpuReport {
+        /// The vCPU's index.
+        cpu: usize,
+        /// What it is about: a notification, or an event of the system's own.
+        event: u32,
+        /// How it went: 0 is well.
+        status: u32,
+    },
     /// `isa-debug-exit`: end the process with this status.
     DebugExit(i32),
     /// A vCPU can't go on: the accelerator met something that it can't run.

@@ -38,6 +38,7 @@ const FIXED: &[Fixed] = &[
     ("fw_cfg", &[(0x510, 12)], &[]),
     ("acpi_pm", &[(0x600, 0x80), (0xafe0, 4), (0xb2, 2)], &[]),
     ("smbus", &[(0x700, 0x40)], &[]),
+    ("acpi-cpu-hotplug", &[(0xaf00, 0x20)], &[]),
     ("pci-host", &[(0xcf8, 8)], &[]),
     ("ioapic", &[], &[(0xfec0_0000, 0x1000)]),
     ("hpet", &[], &[(0xfed0_0000, 0x400)]),

@@ -38,6 +38,7 @@ pub mod pci {
 pub mod vcpu;
 
 pub use cpu::TranslatorConfig;
+pub use devices_chipset::cpu_hotplug::Report as CpuReport;
 pub use cpu::block::{Interruption, TraceSink};
 pub use cpu::fault::EventKind;
 pub use error::MachineError;

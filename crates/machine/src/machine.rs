@@ -1,9 +1,11 @@
 //! A machine that has been built: start, stop, reset, and what monitors ask about it.
 
+mod cpus;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use accel::{Accelerator, CpuSignals, MachineSpaces, Signal, VcpuConfig, VcpuReset};
+use accel::{AccelError, Accelerator, CpuSignals, MachineSpaces, Signal, VcpuConfig, VcpuReset};
 use clock::Clock;
 use cpu::CpuConfig;
 use cpu::block::TraceSink;
@@ -20,7 +22,7 @@ use x86::regs::SegmentRegister;
 use crate::accelerator::{AcceleratorConfig, SoftwareAccelerator};
 use crate::acpi::{AcpiTables, PlacedTables};
 use crate::boot::{BootEnvironment, BootError, BootPlan};
-use crate::config::{ChipsetKind, DeviceConfig, MachineConfig};
+use crate::config::{ChipsetKind, DeviceConfig, DeviceKind, MachineConfig};
 use crate::e820::E820;
 use crate::error::MachineError;
 use crate::event::{GuestEvents, WakeReason};
@@ -195,7 +197,7 @@ impl Machine {
         let physical_bits = config.cpu_model.physical_bits();
         let cpu_type = config.cpu_model.type_name();
         let vcpus = Arc::new(vcpus);
-        let machine = Self {
+        let mut machine = Self {
             board,
             objects,
             screens,
@@ -213,6 +215,12 @@ impl Machine {
             vcpus,
             config: config.clone(),
         };
+        for device in &config.devices {
+            if let DeviceKind::Cpu(wish) = &device.kind {
+                let plugged = machine.plug_cpu(device.id.as_deref(), wish, false);
+                plugged.map_err(|message| MachineError::Device { option: device.source.clone(), message })?;
+            }
+        }
         machine.reset_to(ResetKind::Cold).map_err(|error| boot_error(config, error))?;
         Ok(machine)
     }
@@ -313,18 +321,22 @@ impl Machine {
             if let Some(signals) = self.vcpus.signals(index) {
                 signals.clear(pending_inputs());
             }
-            let mtrrs = if self.boot.is_some() { firmware_mtrrs(self.physical_bits) } else { Vec::new() };
-            self.vcpus.with(index, move |cpu| {
-                cpu.reset(VcpuReset::PowerOn);
-                let mut registers = cpu.registers();
-                for (index, value) in &mut registers.msrs {
-                    if let Some((_, firmware)) = mtrrs.iter().find(|(mtrr, _)| mtrr == index) {
-                        *value = *firmware;
-                    }
-                }
-                cpu.set_registers(&registers);
-            });
+            self.reset_vcpu(index);
         }
+    }
+
+    fn reset_vcpu(&self, index: usize) {
+        let mtrrs = if self.boot.is_some() { firmware_mtrrs(self.physical_bits) } else { Vec::new() };
+        self.vcpus.with(index, move |cpu| {
+            cpu.reset(VcpuReset::PowerOn);
+            let mut registers = cpu.registers();
+            for (index, value) in &mut registers.msrs {
+                if let Some((_, firmware)) = mtrrs.iter().find(|(mtrr, _)| mtrr == index) {
+                    *value = *firmware;
+                }
+            }
+            cpu.set_registers(&registers);
+        });
     }
 
     fn reset_to(&self, kind: ResetKind) -> Result<(), BootError> {
@@ -453,7 +465,7 @@ impl Machine {
 
     /// The slot of vCPU `index`, if it is present.
     pub fn cpu(&self, index: usize) -> Option<&CpuSlot> {
-        self.slots.get(index).filter(|_| index < self.vcpus.count())
+        self.slots.get(index).filter(|_| self.vcpus.is_present(index))
     }
 
     /// The vCPUs' object type.
@@ -488,6 +500,11 @@ impl Machine {
     /// # Errors
     /// Why it can't be. Disks that it was given for its path are still connected.
     pub fn plug(&mut self, device: &DeviceConfig, backends: &Backends<'_>) -> Result<(), String> {
+        if let DeviceKind::Cpu(wish) = &device.kind {
+            self.plug_cpu(device.id.as_deref(), wish, true)?;
+            self.config.devices.push(device.clone());
+            return Ok(());
+        }
         let new = self.board.plug(&self.config, device, backends)?;
         for device in &self.board.devices[new] {
             objects::add(&mut self.objects, device).map_err(|error| error.to_string())?;
@@ -505,12 +522,17 @@ impl Machine {
         let path = if name.starts_with('/') { name.to_owned() } else { format!("/machine/peripheral/{name}") };
         let object = self.objects.resolve(&path).map_err(|_| UnplugError::NotFound(name.to_owned()))?;
         let path = self.objects.path(object).map_err(|_| UnplugError::NotFound(name.to_owned()))?;
+        if let Some(index) = self.cpu_at(&path) {
+            return self.request_cpu_removal(index).map(|()| None);
+        }
         Ok(self.board.request_removal(&path, name)?.then_some(path))
     }
 
     /// The paths of the devices that the guest has let go, and which have to be removed.
     pub fn ejected(&self) -> Vec<String> {
-        self.board.ejected()
+        let mut gone = self.board.ejected();
+        gone.extend(self.ejected_cpus());
+        gone
     }
 
     /// The paths of the devices that the guest was asked to let go. They have to be removed before a reset.
@@ -520,6 +542,9 @@ impl Machine {
 
     /// Removes a device and all on its buses; those come first.
     pub fn remove(&mut self, path: &str) -> Vec<Removed> {
+        if let Some(index) = self.cpu_at(path) {
+            return vec![self.remove_cpu(index, path)];
+        }
         let removed = self.board.remove(path);
         for device in &removed {
             if let Ok(object) = self.objects.resolve(&device.path) {
@@ -645,41 +670,48 @@ fn new_vcpus(
     board: &Board,
     accelerator: &dyn Accelerator,
 ) -> Result<Vec<NewVcpu>, MachineError> {
+    let present = slots.iter().take(config.cpus as usize).enumerate();
+    let vcpus: Result<Vec<_>, AccelError> =
+        present.map(|(index, slot)| new_vcpu(config, (index, slot), board, accelerator)).collect();
+    Ok(vcpus?)
+}
+
+/// Makes a vCPU, and its local APIC if that is the board's.
+fn new_vcpu(
+    config: &MachineConfig,
+    (index, slot): (usize, &CpuSlot),
+    board: &Board,
+    accelerator: &dyn Accelerator,
+) -> Result<NewVcpu, AccelError> {
     let tsc_khz = config.cpu_model.tsc_frequency().map(|hertz| hertz / 1000);
-    let mut vcpus = Vec::new();
-    for (index, slot) in slots.iter().take(config.cpus as usize).enumerate() {
-        let signals = Arc::new(CpuSignals::default());
-        let features = Arc::new(config.cpu_model.build(config.topology, slot.apic_id));
-        let interrupts = board.controllers.source(&lapic::CpuConfig {
-            index,
-            apic_id: slot.apic_id,
-            is_boot_cpu: index == 0,
-            has_x2apic: features.has(x86::cpuid::Feature::X2apic),
-            tsc_khz: tsc_khz.unwrap_or(CpuConfig::DEFAULT_TSC_KHZ),
-            signals: Arc::clone(&signals),
-        });
-        let cpu = accelerator.create_vcpu(VcpuConfig {
-            index,
-            apic_id: slot.apic_id,
-            boot_processor: index == 0,
-            features,
-            memory: Arc::clone(&board.memory),
-            smm_memory: board.smm_memory.clone(),
-            ports: Arc::clone(&board.ports),
-            clock: board.clock.clone(),
-            tsc_khz,
-            microcode_revision: config.cpu_model.microcode_revision(),
-            signals: Arc::clone(&signals),
-            interrupts,
-            a20: Arc::clone(&board.a20.open),
-            ferr: Arc::clone(&board.ferr),
-        })?;
-        vcpus.push(NewVcpu { cpu, signals });
-    }
-    let signals = vcpus.iter().map(|vcpu| Arc::clone(&vcpu.signals)).collect();
-    // The board is new: nobody has told it about vCPUs before.
-    let _first = board.mailboxes.set(signals);
-    Ok(vcpus)
+    let signals = Arc::new(CpuSignals::default());
+    let features = Arc::new(config.cpu_model.build(config.topology, slot.apic_id));
+    let interrupts = board.controllers.source(&lapic::CpuConfig {
+        index,
+        apic_id: slot.apic_id,
+        is_boot_cpu: index == 0,
+        has_x2apic: features.has(x86::cpuid::Feature::X2apic),
+        tsc_khz: tsc_khz.unwrap_or(CpuConfig::DEFAULT_TSC_KHZ),
+        signals: Arc::clone(&signals),
+    });
+    let cpu = accelerator.create_vcpu(VcpuConfig {
+        index,
+        apic_id: slot.apic_id,
+        boot_processor: index == 0,
+        features,
+        memory: Arc::clone(&board.memory),
+        smm_memory: board.smm_memory.clone(),
+        ports: Arc::clone(&board.ports),
+        clock: board.clock.clone(),
+        tsc_khz,
+        microcode_revision: config.cpu_model.microcode_revision(),
+        signals: Arc::clone(&signals),
+        interrupts,
+        a20: Arc::clone(&board.a20.open),
+        ferr: Arc::clone(&board.ferr),
+    })?;
+    board.mailboxes.set(index, Some(Arc::clone(&signals)));
+    Ok(NewVcpu { cpu, signals })
 }
 
 fn port_width(size: usize) -> AccessSize {

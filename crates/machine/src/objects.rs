@@ -69,6 +69,23 @@ pub fn add(tree: &mut ObjectTree, device: &BoardDevice) -> Result<(), ObjectErro
     Ok(())
 }
 
+/// The first path that is free for an object that a user did not name.
+pub fn anonymous_path(tree: &ObjectTree) -> String {
+    let mut paths = (0_usize..).map(|number| format!("/machine/peripheral-anon/device[{number}]"));
+    paths.find(|path| tree.resolve(path).is_err()).unwrap_or_default()
+}
+
+/// Adds a processor that comes beside those of `-smp`.
+pub fn add_cpu(tree: &mut ObjectTree, path: &str, cpu_type: &str, is_hotplugged: bool) -> Result<(), ObjectError> {
+    let (parent, name) = path.rsplit_once('/').unwrap_or_default();
+    let parent = tree.container(parent)?;
+    let object = tree.add_child(parent, name, cpu_type)?;
+    for (name, value) in [("realized", true), ("hotpluggable", true), ("hotplugged", is_hotplugged)] {
+        tree.add_property(object, name, Property::fixed(value))?;
+    }
+    Ok(())
+}
+
 /// What every device says of itself.
 fn device_properties(tree: &mut ObjectTree, object: ObjectId, device: &BoardDevice) -> Result<(), ObjectError> {
     let can_leave = device.removal.is_possible();

@@ -4,6 +4,7 @@
 //! Fixed addresses are those of every PC; what is QEMU's choice (power management at 0x600, GPE at 0xafe0, fw_cfg at
 //! 0x510) is QEMU's, so that guests find it.
 
+mod cpus;
 mod display;
 mod firmware;
 mod flash;
@@ -34,10 +35,12 @@ use chardev::Chardev;
 use clock::{Clock, WallClock};
 use device::{DeviceCell, IoDevice, IrqInput, IrqLine, Lifecycle};
 use devices_chipset::acpi_pm::AcpiPm;
+use devices_chipset::cpu_hotplug::CpuHotplug;
 use devices_chipset::hpet::Hpet;
 use devices_chipset::i8254::{self, I8254};
 use devices_chipset::legacy::LegacyReplacement;
 use devices_chipset::mc146818::Mc146818;
+use devices_isa::fw_cfg::FwCfg;
 use devices_isa::pvpanic::CRASH_LOADED;
 use devices_pci::MsiSink;
 use memory::{AccessSize, AddressSpace, Backing, GuestAddress, RamBlock, SpaceKind};
@@ -143,7 +146,7 @@ pub struct Board {
     pub clock: Clock,
     /// The interrupt controllers, as far as they are the board's.
     pub controllers: Controllers,
-    /// Takes the vCPUs' mailboxes, once they exist.
+    /// Takes the vCPUs' mailboxes.
     pub mailboxes: Mailboxes,
     /// The A20 gate.
     pub a20: A20Gate,
@@ -164,6 +167,11 @@ pub struct Board {
     /// The chipset's PCI functions.
     chipset: Option<pci::Chipset>,
     rtc: Option<DeviceCell<Mc146818>>,
+    fw_cfg: Option<DeviceCell<FwCfg>>,
+    /// How processors come and leave.
+    cpus: Option<DeviceCell<CpuHotplug>>,
+    /// The paths of processors that came.
+    cpu_paths: Vec<String>,
     /// What devices that come later are built with, if any can come.
     hotplug: Option<hotplug::Hotplug>,
 }
@@ -199,6 +207,8 @@ struct Builder<'a> {
     buses: hotplug::Buses,
     /// The buses behind bridges and ports, and how functions come and leave.
     pci_hotplug: Option<hotplug::PciHotplug>,
+    /// Paths that are taken by what is no device of this list.
+    taken: Vec<String>,
 }
 
 impl Builder<'_> {
@@ -252,7 +262,9 @@ impl Builder<'_> {
             Some(id) => format!("/machine/peripheral/{id}"),
             None => {
                 let mut paths = (0..).map(|number| format!("/machine/peripheral-anon/device[{number}]"));
-                let is_free = |path: &String| self.devices.iter().all(|device| device.path != *path);
+                let is_free = |path: &String| {
+                    self.devices.iter().all(|device| device.path != *path) && !self.taken.contains(path)
+                };
                 paths.find(is_free).unwrap_or_default()
             }
         }
@@ -331,7 +343,7 @@ pub fn build(
         smm: smm.clone(),
         gsi: controllers.inputs.clone(),
         messages: controllers.messages(&memory),
-        mailboxes: Arc::clone(&mailboxes),
+        mailboxes: mailboxes.clone(),
         legacy: LegacyReplacement::default(),
         dma: None,
         devices,
@@ -342,6 +354,7 @@ pub fn build(
         input: Arc::default(),
         buses: hotplug::Buses::default(),
         pci_hotplug: None,
+        taken: Vec::new(),
     };
     let rtc = timers(&mut builder)?;
     let a20 = isa::keyboard_and_gates(&mut builder)?;
@@ -367,9 +380,10 @@ pub fn build(
     usb::build(&mut builder, &chipset, backends.disks)?;
     virtio::command_line_devices(&mut builder, &chipset.bus, backends)?;
     builder.find_fixed_slots(&chipset.bus);
+    let cpus = cpus::build(&mut builder)?;
     let acpi = Arc::new(tables::acpi(&builder, &extra));
     let smbios = tables::smbios(&builder);
-    fw_cfg::add_tables(&builder, &fw_cfg, (&acpi, &smbios), &chipset.bus)?;
+    fw_cfg::add_tables(&builder, &fw_cfg, (&acpi, &smbios), (&chipset.bus, &cpus))?;
     let boot = &config.firmware.boot;
     store_cmos(config, &mut rtc.lock());
     store_disks(&builder.ide_disks, &mut rtc.lock());
@@ -391,6 +405,9 @@ pub fn build(
         input: builder.input,
         chipset: Some(chipset),
         rtc: Some(rtc),
+        fw_cfg: Some(fw_cfg),
+        cpus: Some(cpus),
+        cpu_paths: Vec::new(),
         hotplug: Some(hotplug),
     })
 }
@@ -432,6 +449,9 @@ fn empty(
         input: Arc::default(),
         chipset: None,
         rtc: None,
+        fw_cfg: None,
+        cpus: None,
+        cpu_paths: Vec::new(),
         hotplug: None,
     })
 }

@@ -19,7 +19,7 @@ mod slice;
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, mpsc};
 use std::thread::JoinHandle;
 
 use accel::{CpuSignals, Signal, Vcpu};
@@ -120,17 +120,42 @@ pub struct ThreadOptions {
 /// One thread.
 struct Thread {
     shared: Arc<Shared>,
-    handle: Option<JoinHandle<()>>,
+    handle: Mutex<Option<JoinHandle<()>>>,
     host_id: i32,
     /// Ends turns, where several vCPUs share the thread.
     _slices: Option<SliceTimer>,
 }
 
+impl Thread {
+    /// Ends the thread. Who waits for an answer to mail gets none.
+    fn end(&self) {
+        self.shared.want(Wanted::Exit);
+        if let Some(handle) = self.handle.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            // A panic of a vCPU thread was reported when it happened.
+            let _ = handle.join();
+        }
+        self.shared.lock().mail.clear();
+    }
+}
+
+/// A vCPU's thread, and its index among the vCPUs of that.
+type SeatOf = (Arc<Thread>, usize);
+
+#[derive(Default)]
+struct Seats {
+    threads: Vec<Arc<Thread>>,
+    /// By the vCPUs' indices, with gaps.
+    seats: Vec<Option<SeatOf>>,
+}
+
 /// All the vCPU threads of a machine. Dropping it ends them.
 pub struct VcpuThreads {
-    threads: Vec<Thread>,
-    /// Thread, and index among its vCPUs, of each vCPU.
-    seats: Vec<(usize, usize)>,
+    seats: RwLock<Seats>,
+    events: GuestEvents,
+    accelerator: String,
+    enter: fn(usize),
+    /// All vCPUs are on one thread: none can come or leave.
+    is_shared: bool,
 }
 
 impl VcpuThreads {
@@ -141,30 +166,33 @@ impl VcpuThreads {
     pub fn start(vcpus: Vec<NewVcpu>, events: &GuestEvents, options: ThreadOptions) -> io::Result<Self> {
         let ThreadOptions { accelerator, threads, icount, enter } = options;
         let all = vcpus.into_iter().enumerate().collect::<Vec<_>>();
-        let mut started = Self { threads: Vec::new(), seats: Vec::new() };
-        if (threads == Threads::Single || icount.is_some()) && !all.is_empty() {
+        let is_shared = threads == Threads::Single || icount.is_some();
+        let started = Self { seats: RwLock::default(), events: Arc::clone(events), accelerator, enter, is_shared };
+        if is_shared && !all.is_empty() {
             let name = match all.len() {
-                1 => format!("CPU 0/{accelerator}"),
-                _ => format!("ALL CPUs/{accelerator}"),
+                1 => format!("CPU 0/{}", started.accelerator),
+                _ => format!("ALL CPUs/{}", started.accelerator),
             };
-            started.spawn(name, all, events, icount, enter)?;
+            started.spawn(name, all, icount)?;
             return Ok(started);
         }
         for (index, vcpu) in all {
-            started.spawn(format!("CPU {index}/{accelerator}"), vec![(index, vcpu)], events, None, enter)?;
+            started.spawn(format!("CPU {index}/{}", started.accelerator), vec![(index, vcpu)], None)?;
         }
         Ok(started)
     }
 
+    fn read(&self) -> RwLockReadGuard<'_, Seats> {
+        self.seats.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Seats> {
+        self.seats.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Starts one thread.
-    fn spawn(
-        &mut self,
-        name: String,
-        vcpus: Vec<(usize, NewVcpu)>,
-        events: &GuestEvents,
-        icount: Option<Icount>,
-        enter: fn(usize),
-    ) -> io::Result<()> {
+    fn spawn(&self, name: String, vcpus: Vec<(usize, NewVcpu)>, icount: Option<Icount>) -> io::Result<()> {
+        let indices: Vec<usize> = vcpus.iter().map(|(index, _)| *index).collect();
         let signals: Vec<_> = vcpus.iter().map(|(_, vcpu)| Arc::clone(&vcpu.signals)).collect();
         let slices = match (&icount, signals.len()) {
             (Some(_), _) | (None, 0..=1) => None,
@@ -174,7 +202,7 @@ impl VcpuThreads {
         let inner = Inner { wanted: Wanted::Stop, stopped: true, mail: VecDeque::new(), held: Vec::new() };
         let shared = Arc::new(Shared { inner: Mutex::new(inner), changed: Condvar::new(), vcpus: signals });
         let turns = slices.as_ref().map(SliceTimer::turns);
-        let driver = Driver::new(seats, Arc::clone(&shared), Arc::clone(events), turns, icount, enter);
+        let driver = Driver::new(seats, Arc::clone(&shared), Arc::clone(&self.events), turns, icount, self.enter);
         let (tell, told) = mpsc::channel();
         let handle = std::thread::Builder::new().name(name).spawn(move || {
             // The receiver waits for exactly this message.
@@ -182,20 +210,63 @@ impl VcpuThreads {
             driver.run();
         })?;
         let host_id = told.recv().map_err(|_| io::Error::other("a vCPU thread ended at its start"))?;
-        let thread = self.threads.len();
-        self.seats.extend((0..shared.vcpus.len()).map(|seat| (thread, seat)));
-        self.threads.push(Thread { shared, handle: Some(handle), host_id, _slices: slices });
+        let thread = Arc::new(Thread { shared, handle: Mutex::new(Some(handle)), host_id, _slices: slices });
+        let mut all = self.write();
+        for (seat, index) in indices.into_iter().enumerate() {
+            if all.seats.len() <= index {
+                all.seats.resize_with(index + 1, || None);
+            }
+            if let Some(place) = all.seats.get_mut(index) {
+                *place = Some((Arc::clone(&thread), seat));
+            }
+        }
+        all.threads.push(thread);
         Ok(())
     }
 
-    /// How many vCPUs there are.
-    pub fn count(&self) -> usize {
-        self.seats.len()
+    /// Whether vCPUs can come and leave: each has a thread of its own.
+    pub fn can_change(&self) -> bool {
+        !self.is_shared
     }
 
-    fn seat(&self, index: usize) -> Option<(&Thread, usize)> {
-        let &(thread, seat) = self.seats.get(index)?;
-        Some((self.threads.get(thread)?, seat))
+    /// Adds vCPU `index`, on a thread of its own, which is stopped until [`VcpuThreads::resume`].
+    ///
+    /// # Errors
+    /// The host refuses a thread.
+    pub fn add(&self, index: usize, vcpu: NewVcpu) -> io::Result<()> {
+        self.spawn(format!("CPU {index}/{}", self.accelerator), vec![(index, vcpu)], None)
+    }
+
+    /// Ends vCPU `index`, if it has a thread of its own. Must not be called from a vCPU thread.
+    pub fn remove(&self, index: usize) {
+        if self.is_shared {
+            return;
+        }
+        let gone = {
+            let mut all = self.write();
+            let Some((thread, _)) = all.seats.get_mut(index).and_then(Option::take) else { return };
+            all.threads.retain(|other| !Arc::ptr_eq(other, &thread));
+            thread
+        };
+        gone.end();
+    }
+
+    /// One more than the highest index. There may be gaps.
+    pub fn count(&self) -> usize {
+        self.read().seats.len()
+    }
+
+    /// Whether there is a vCPU with this index.
+    pub fn is_present(&self, index: usize) -> bool {
+        self.seat(index).is_some()
+    }
+
+    fn seat(&self, index: usize) -> Option<SeatOf> {
+        self.read().seats.get(index)?.clone()
+    }
+
+    fn threads(&self) -> Vec<Arc<Thread>> {
+        self.read().threads.clone()
     }
 
     /// The host's thread id of vCPU `index`.
@@ -204,14 +275,14 @@ impl VcpuThreads {
     }
 
     /// The mailbox of vCPU `index`.
-    pub fn signals(&self, index: usize) -> Option<&Arc<CpuSignals>> {
+    pub fn signals(&self, index: usize) -> Option<Arc<CpuSignals>> {
         let (thread, seat) = self.seat(index)?;
-        thread.shared.vcpus.get(seat)
+        thread.shared.vcpus.get(seat).cloned()
     }
 
     /// Lets all vCPUs run.
     pub fn resume(&self) {
-        for thread in &self.threads {
+        for thread in self.threads() {
             thread.shared.want(Wanted::Run);
         }
     }
@@ -219,18 +290,36 @@ impl VcpuThreads {
     /// Which vCPUs stay where they are when the others are let run (a debugger moves some only); `false` and those that
     /// are not in the list run. Only while all are stopped.
     pub fn hold(&self, held: &[bool]) {
-        for (index, thread) in self.threads.iter().enumerate() {
-            let own = self.seats.iter().enumerate().filter(|(_, (owner, _))| *owner == index);
-            thread.shared.lock().held = own.map(|(vcpu, _)| held.get(vcpu).copied().unwrap_or(false)).collect();
+        let all = self.read();
+        for thread in &all.threads {
+            let mut of_thread = vec![false; thread.shared.vcpus.len()];
+            for (vcpu, seat) in all.seats.iter().enumerate() {
+                let Some((_, seat)) = seat.as_ref().filter(|(owner, _)| Arc::ptr_eq(owner, thread)) else { continue };
+                if let Some(place) = of_thread.get_mut(*seat) {
+                    *place = held.get(vcpu).copied().unwrap_or(false);
+                }
+            }
+            thread.shared.lock().held = of_thread;
+        }
+    }
+
+    /// Lets vCPU `index` run as the others do.
+    pub fn join_others(&self, index: usize) {
+        let Some((own, _)) = self.seat(index) else { return };
+        let others = self.threads();
+        let mut others = others.iter().filter(|other| !Arc::ptr_eq(other, &own));
+        if others.any(|other| other.shared.lock().wanted == Wanted::Run) {
+            own.shared.want(Wanted::Run);
         }
     }
 
     /// Stops all vCPUs and waits until each stands between two instructions.
     pub fn pause(&self) {
-        for thread in &self.threads {
+        let threads = self.threads();
+        for thread in &threads {
             thread.shared.want(Wanted::Stop);
         }
-        for thread in &self.threads {
+        for thread in &threads {
             thread.shared.wait_stopped();
         }
     }
@@ -248,7 +337,14 @@ impl VcpuThreads {
             // The receiver waits below; if it were gone, nobody would miss the result.
             let _ = send.send(work(cpu));
         });
-        thread.shared.lock().mail.push_back((seat, mail));
+        {
+            let mut inner = thread.shared.lock();
+            // A thread that ends takes no more mail.
+            if inner.wanted == Wanted::Exit {
+                return None;
+            }
+            inner.mail.push_back((seat, mail));
+        }
         thread.shared.call();
         receive.recv().ok()
     }
@@ -256,14 +352,12 @@ impl VcpuThreads {
 
 impl Drop for VcpuThreads {
     fn drop(&mut self) {
-        for thread in &self.threads {
+        let threads = self.threads();
+        for thread in &threads {
             thread.shared.want(Wanted::Exit);
         }
-        for thread in &mut self.threads {
-            if let Some(handle) = thread.handle.take() {
-                // A panic of a vCPU thread was reported when it happened.
-                let _ = handle.join();
-            }
+        for thread in &threads {
+            thread.end();
         }
     }
 }
@@ -355,6 +449,28 @@ mod tests {
         assert_eq!(events.recv().expect("event"), GuestEvent::Reset);
         threads.pause();
         assert!(events.try_recv().is_err());
+    }
+
+    #[test]
+    fn vcpus_come_and_leave_while_others_run() {
+        let (threads, _count, _events) = start(u64::MAX, false);
+        threads.resume();
+        let count = Arc::new(AtomicU64::new(0));
+        let signals = Arc::new(CpuSignals::default());
+        let (own, seen) = (Arc::clone(&signals), Arc::clone(&count));
+        let cpu = Box::new(Counter { signals: own, count: seen, fault_at: u64::MAX, halt: false });
+        threads.add(3, NewVcpu { cpu, signals }).expect("a thread");
+        assert_eq!((threads.count(), threads.is_present(2), threads.is_present(3)), (4, false, true));
+        assert_eq!(threads.with(3, |cpu| cpu.registers().rip), Some(0), "it stands");
+        threads.join_others(3);
+        while count.load(Ordering::SeqCst) == 0 {
+            std::thread::yield_now();
+        }
+        threads.remove(3);
+        let last = count.load(Ordering::SeqCst);
+        assert_eq!((threads.with(3, |_| ()), threads.host_thread_id(3)), (None, None));
+        threads.pause();
+        assert_eq!(count.load(Ordering::SeqCst), last);
     }
 
     #[test]

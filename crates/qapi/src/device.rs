@@ -1,7 +1,7 @@
 //! Devices that come to a running machine and leave it (QEMU's `qdev.json`).
 
 use crate::json::Map;
-use crate::{Command, Event};
+use crate::{Command, Event, QapiType};
 
 /// Adds a device, as `-device` does.
 #[derive(Debug, Clone, PartialEq, Command)]
@@ -34,4 +34,51 @@ pub struct DeviceDeleted {
     pub device: Option<String>,
     /// Its path in the object tree.
     pub path: String,
+}
+
+/// Adds the processor with this index, as old monitors did; now it is `device_add`.
+#[derive(Debug, Clone, PartialEq, Eq, Command)]
+#[command(name = "cpu-add")]
+pub struct CpuAdd {
+    /// The index.
+    pub id: i64,
+}
+
+/// What can come and leave by ACPI.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, QapiType)]
+pub enum ACPISlotType {
+    /// A memory module.
+    #[qapi(name = "DIMM")]
+    Dimm,
+    /// A processor.
+    #[qapi(name = "CPU")]
+    Cpu,
+}
+
+/// What an operating system reported of a slot (ACPI 4.0, 6.3.5).
+#[derive(Debug, Clone, PartialEq, Eq, QapiType)]
+pub struct ACPIOSTInfo {
+    /// The id of the device in the slot.
+    pub device: Option<String>,
+    /// The slot's number.
+    pub slot: String,
+    /// What the slot is for.
+    pub slot_type: ACPISlotType,
+    /// The event that is reported on.
+    pub source: i64,
+    /// How it went; 0 is well.
+    pub status: i64,
+}
+
+/// What the operating system reported last of each slot.
+#[derive(Debug, Clone, PartialEq, Eq, Command)]
+#[command(name = "query-acpi-ospm-status", returns = Vec<ACPIOSTInfo>)]
+pub struct QueryAcpiOspmStatus;
+
+/// The operating system reports how it went with a device that came or shall leave.
+#[derive(Debug, Clone, PartialEq, Eq, Event)]
+#[event(name = "ACPI_DEVICE_OST")]
+pub struct AcpiDeviceOst {
+    /// The report.
+    pub info: ACPIOSTInfo,
 }

@@ -10,6 +10,7 @@ use chardev::Chardevs;
 use machine::config::MachineConfig;
 use machine::event::{GuestEvent, WakeReason};
 use machine::{Machine, MachineError};
+use qapi::device::AcpiDeviceOst;
 use qapi::events::{self, GuestPanicAction};
 use qapi::run_state::{RunState, ShutdownCause};
 use qmp::{EventSink, FdSets};
@@ -420,6 +421,11 @@ impl Control {
                 self.shared.events.emit(events::VserportChange { id, open });
             }
             GuestEvent::Unplugged => self.remove_ejected(),
+            GuestEvent::CpuReport { cpu, event, status } => {
+                let id = self.machine.cpu_reports().into_iter().nth(cpu).and_then(|(id, _)| id);
+                let info = crate::handlers::device::cpu_report(cpu, id, machine::CpuReport { event, status });
+                self.shared.events.emit(AcpiDeviceOst { info });
+            }
             GuestEvent::Suspend => self.suspend(),
             GuestEvent::Alarm => {
                 if self.states.current() == RunState::Suspended && self.machine.wakes_by_alarm() {

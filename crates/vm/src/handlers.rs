@@ -3,7 +3,7 @@
 mod block;
 mod chardev;
 mod cpu;
-mod device;
+pub(crate) mod device;
 mod display;
 mod fd;
 mod human;

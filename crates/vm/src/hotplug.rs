@@ -92,6 +92,31 @@ impl Control {
         Err(format!("Can't hot-add drive to type {kind}"))
     }
 
+    /// `cpu-add`: the processor of this index comes, of the machine's type.
+    ///
+    /// # Errors
+    /// There is no such place, or it is taken.
+    pub fn add_cpu(&mut self, index: i64) -> Result<(), Error> {
+        let slots = self.machine().cpu_slots();
+        let slot = usize::try_from(index).ok().and_then(|index| slots.get(index));
+        let Some(slot) = slot.filter(|_| self.machine().has_cpu_slots()) else {
+            let last = slots.len().saturating_sub(1);
+            return Err(Error::generic(format!("Unable to add CPU: {index}, max allowed: {last}")));
+        };
+        if slot.path.is_some() {
+            return Err(Error::generic(format!("Unable to add CPU: {index}, it already exists")));
+        }
+        let mut properties = Map::new();
+        properties.insert("driver", self.machine().cpu_type().to_owned());
+        let place = [("socket-id", Some(slot.socket)), ("die-id", slot.die), ("core-id", Some(slot.core))];
+        for (name, value) in place.into_iter().chain([("thread-id", Some(slot.thread))]) {
+            if let Some(value) = value {
+                properties.insert(name, i64::from(value));
+            }
+        }
+        self.add_device(&properties)
+    }
+
     /// `device_del`: a device leaves at once, or the guest is asked.
     ///
     /// # Errors

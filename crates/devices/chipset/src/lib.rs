@@ -6,6 +6,7 @@
 
 pub mod acpi_pm;
 pub mod cfi01;
+pub mod cpu_hotplug;
 pub mod hpet;
 pub mod i8042;
 pub mod i8254;

@@ -28,8 +28,10 @@ const DIRECT_LINKS: [&str; 8] = ["GSIA", "GSIB", "GSIC", "GSID", "GSIE", "GSIF",
 const FIRST_DIRECT: u32 = 16;
 /// PCI slots with an entry in `_PRT`.
 const SLOTS: u32 = 32;
+/// `_STA`: nothing there.
+const ZERO_STATUS: u8 = 0;
 /// `_STA`: present, enabled, shown, functioning.
-const PRESENT: u8 = 0xf;
+pub(super) const PRESENT: u8 = 0xf;
 
 /// Encoded AML. Composing encoded pieces keeps each piece's life simple: the library's own objects borrow their parts.
 pub(super) struct Code(pub(super) Vec<u8>);
@@ -113,8 +115,9 @@ pub fn build(config: &AcpiConfig) -> Sdt {
         dsdt.append_slice(&state.0);
     }
     dsdt.append_slice(&scope("\\_SB_", &root).0);
-    if config.pci_hotplug.is_some() {
-        dsdt.append_slice(&hotplug::events().0);
+    let (has_pci, has_cpus) = (config.pci_hotplug.is_some(), config.cpu_hotplug.is_some());
+    if has_pci || has_cpus {
+        dsdt.append_slice(&hotplug::events(has_pci, has_cpus).0);
     }
     dsdt
 }
@@ -126,6 +129,7 @@ fn changing(config: &AcpiConfig) -> Vec<Code> {
         parts.extend(hotplug::pci_registers(tables));
         parts.extend(hotplug::pci_slots(tables));
     }
+    parts.extend(config.cpu_hotplug.map(hotplug::cpu_registers));
     parts
 }
 
@@ -373,10 +377,16 @@ fn interrupt_link(index: usize, (path, field, default): (&str, &[u8; 4], u32)) -
 /// `CPUS`: one device for each possible vCPU.
 fn processors(config: &AcpiConfig) -> Code {
     let mut children = vec![name("_HID", &"ACPI0010"), name("_CID", &EISAName::new("PNP0A05"))];
-    for index in 0..config.apic_ids.len() {
-        let status = if index < config.present { PRESENT } else { 0 };
-        let parts = [name("_HID", &"ACPI0007"), name("_UID", &(index as u32)), name("_STA", &status)];
+    for (index, apic_id) in config.apic_ids.iter().enumerate() {
+        let mut parts = vec![name("_HID", &"ACPI0007"), name("_UID", &(index as u32))];
+        match config.cpu_hotplug {
+            Some(_) => parts.extend(hotplug::cpu(index, *apic_id)),
+            None => parts.push(name("_STA", if config.is_present(index) { &PRESENT } else { &ZERO_STATUS })),
+        }
         children.push(device(&format!("C{index:03X}"), &parts));
+    }
+    if config.cpu_hotplug.is_some() {
+        children.extend(hotplug::cpu_methods(config.apic_ids.len()));
     }
     device("CPUS", &children)
 }

@@ -1,14 +1,15 @@
-//! AML for PCI functions that come and leave (ACPI 1.0b, 5.6.3 and 6.3): general-purpose event 1 asks the ports of
-//! `devices_pci::acpi_hotplug` what has changed.
+//! AML for PCI functions and processors that come and leave (ACPI 1.0b, 5.6.3 and 6.3): general-purpose event 1 asks the
+//! ports of `devices_pci::acpi_hotplug` what has changed, event 2 those of `devices_chipset::cpu_hotplug`.
 //!
 //! Every slot of a bus has a device, filled or not, but for those whose functions never leave.
 
 use acpi_tables::aml::{
-    Acquire, And, Arg, Field, FieldAccessType, FieldEntry, FieldLockRule, FieldUpdateRule, If, MethodCall, Mutex,
-    Notify, ONE, OpRegion, OpRegionSpace, Path, Release, Return, ShiftLeft, Store, ZERO,
+    Acquire, Add, And, Arg, BufferData, Equal, Field, FieldAccessType, FieldEntry, FieldLockRule, FieldUpdateRule, If,
+    LessThan, Local, MethodCall, Mutex, Notify, ONE, OpRegion, OpRegionSpace, Path, Release, Return, ShiftLeft, Store,
+    While, ZERO,
 };
 
-use super::dsdt::{Code, borrowed, code, current_resources, device, hid, method, name, ports, scope};
+use super::dsdt::{Code, PRESENT, borrowed, code, current_resources, device, hid, method, name, ports, scope};
 use crate::pc::HotplugBus;
 
 /// How PCI functions come and leave.
@@ -22,6 +23,7 @@ pub struct PciHotplugTables {
 
 const WAIT: u16 = 0xffff;
 const PCI_PORTS: u8 = 0x18;
+const CPU_PORTS: u8 = 12;
 
 fn path(name: &str) -> Path {
     Path::new(name)
@@ -136,8 +138,137 @@ fn bus(buses: &[HotplugBus], bridges: &[devices_pci::Address], place: &str) -> V
     parts
 }
 
-/// The handler of the event.
-pub fn events() -> Code {
-    let body = [acquire("\\_SB_.PCI0.BLCK"), call("\\_SB_.PCI0.PCNT", &[]), release("\\_SB_.PCI0.BLCK")];
-    scope("\\_GPE", &[name("_HID", &"ACPI0006"), method("_E01", 0, &body)])
+/// The handlers of the events.
+pub fn events(has_pci: bool, has_cpus: bool) -> Code {
+    let mut parts = vec![name("_HID", &"ACPI0006")];
+    if has_pci {
+        let body = [acquire("\\_SB_.PCI0.BLCK"), call("\\_SB_.PCI0.PCNT", &[]), release("\\_SB_.PCI0.BLCK")];
+        parts.push(method("_E01", 0, &body));
+    }
+    if has_cpus {
+        parts.push(method("_E02", 0, &[call("\\_SB_.CPUS.CSCN", &[])]));
+    }
+    scope("\\_GPE", &parts)
+}
+
+/// The registers of processors, below `PCI0`.
+pub fn cpu_registers(port: u16) -> Code {
+    let field = |access: FieldAccessType, update: FieldUpdateRule, entries: Vec<FieldEntry>| {
+        code(&Field::new("PRST".into(), access, FieldLockRule::NoLock, update, entries))
+    };
+    let bit = |name: &[u8; 4]| FieldEntry::Named(*name, 1);
+    let status = vec![
+        FieldEntry::Reserved(32),
+        bit(b"CPEN"),
+        bit(b"CINS"),
+        bit(b"CRMV"),
+        bit(b"CEJ0"),
+        FieldEntry::Reserved(4),
+        FieldEntry::Named(*b"CCMD", 8),
+    ];
+    let data = vec![FieldEntry::Named(*b"CSEL", 32), FieldEntry::Reserved(32), FieldEntry::Named(*b"CDAT", 32)];
+    device(
+        "PRES",
+        &[
+            hid("PNP0A06"),
+            name("_UID", &"CPU Hotplug resources"),
+            name("_STA", &0xb_u8),
+            current_resources(&[ports(port, CPU_PORTS)]),
+            code(&Mutex::new("CPLK".into(), 0)),
+            region("PRST", port, CPU_PORTS),
+            field(FieldAccessType::Byte, FieldUpdateRule::WriteAsZeroes, status),
+            field(FieldAccessType::DWord, FieldUpdateRule::Preserve, data),
+            // The first write switches to these registers.
+            method("_INI", 0, &[store("CSEL", &ZERO)]),
+        ],
+    )
+}
+
+const LOCK: &str = "\\_SB_.PCI0.PRES.CPLK";
+const SELECTOR: &str = "\\_SB_.PCI0.PRES.CSEL";
+const COMMAND: &str = "\\_SB_.PCI0.PRES.CCMD";
+const DATA: &str = "\\_SB_.PCI0.PRES.CDAT";
+const ENABLED: &str = "\\_SB_.PCI0.PRES.CPEN";
+const INSERTED: &str = "\\_SB_.PCI0.PRES.CINS";
+const REMOVE: &str = "\\_SB_.PCI0.PRES.CRMV";
+const EJECT: &str = "\\_SB_.PCI0.PRES.CEJ0";
+
+/// The methods that the processors share, below `CPUS`: status, ejection, the system's report, and what has changed.
+pub fn cpu_methods(count: usize) -> Vec<Code> {
+    let select = || store(SELECTOR, &Arg(0));
+    let is_on = code(&Store::new(&Local(0), &PRESENT));
+    let status = [
+        acquire(LOCK),
+        select(),
+        code(&Store::new(&Local(0), &ZERO)),
+        code(&If::new(&Equal::new(&path(ENABLED), &ONE), vec![&is_on])),
+        release(LOCK),
+        code(&Return::new(&Local(0))),
+    ];
+    let eject = [acquire(LOCK), select(), store(EJECT, &ONE), release(LOCK)];
+    let report = [
+        acquire(LOCK),
+        select(),
+        store(COMMAND, &ONE),
+        store(DATA, &Arg(1)),
+        store(COMMAND, &2_u8),
+        store(DATA, &Arg(2)),
+        release(LOCK),
+    ];
+    let notify: Vec<Code> = (0..count)
+        .map(|index| {
+            let told = code(&Notify::new(&path(&format!("C{index:03X}")), &Arg(1)));
+            code(&If::new(&Equal::new(&Arg(0), &(index as u32)), vec![&told]))
+        })
+        .collect();
+    let changed = |flag: &str, value: u8| {
+        let body = [call("CTFY", &[code(&Local(0)), code(&value)]), store(flag, &ONE)];
+        code(&If::new(&Equal::new(&path(flag), &ONE), borrowed(&body)))
+    };
+    let step = [
+        store(SELECTOR, &Local(0)),
+        changed(INSERTED, 1),
+        changed(REMOVE, 3),
+        code(&Add::new(&Local(0), &Local(0), &ONE)),
+    ];
+    let scan = [
+        acquire(LOCK),
+        code(&Store::new(&Local(0), &ZERO)),
+        code(&While::new(&LessThan::new(&Local(0), &(count as u32)), borrowed(&step))),
+        release(LOCK),
+    ];
+    vec![
+        method("CSTA", 1, &status),
+        method("CEJ0", 1, &eject),
+        method("COST", 3, &report),
+        method("CTFY", 2, &notify),
+        method("CSCN", 0, &scan),
+    ]
+}
+
+/// What one processor's device has beside its names.
+pub fn cpu(index: usize, apic_id: u32) -> Vec<Code> {
+    let number = code(&(index as u32));
+    let with = |method: &str, more: &[Code]| {
+        let mut arguments = vec![Code(number.0.clone())];
+        arguments.extend(more.iter().map(|code| Code(code.0.clone())));
+        call(method, &arguments)
+    };
+    let mut entry = vec![0_u8, 8, index as u8, apic_id as u8];
+    entry.extend(1_u32.to_le_bytes());
+    if apic_id > 0xfe {
+        entry = vec![9, 16, 0, 0];
+        for value in [apic_id, 1, index as u32] {
+            entry.extend(value.to_le_bytes());
+        }
+    }
+    let mut parts = vec![
+        method("_STA", 0, &[code(&Return::new(&with("CSTA", &[])))]),
+        name("_MAT", &BufferData::new(entry)),
+        method("_OST", 3, &[with("COST", &[code(&Arg(0)), code(&Arg(1))])]),
+    ];
+    if index != 0 {
+        parts.push(method("_EJ0", 1, &[with("CEJ0", &[])]));
+    }
+    parts
 }

@@ -25,6 +25,8 @@ pub use devices_virtio::serial::SerialOptions;
 /// What an `isa-…` or other device of the command line is, with its properties checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DeviceKind {
+    /// A processor.
+    Cpu(CpuDeviceConfig),
     /// A 16550 serial port.
     IsaSerial {
         /// COM number minus one.
@@ -329,6 +331,25 @@ pub struct RootPortConfig {
     pub chassis: u8,
     /// What it says of itself.
     pub options: PortOptions,
+}
+
+/// A processor that comes beside those of `-smp`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CpuDeviceConfig {
+    /// Its type.
+    pub type_name: String,
+    /// The local APIC id, which stands for all of the place.
+    pub apic_id: Option<u32>,
+    /// The socket.
+    pub socket: Option<u32>,
+    /// The die in its socket.
+    pub die: Option<u32>,
+    /// The core in its die.
+    pub core: Option<u32>,
+    /// The thread in its core.
+    pub thread: Option<u32>,
+    /// The NUMA node.
+    pub node: Option<u32>,
 }
 
 impl DeviceKind {

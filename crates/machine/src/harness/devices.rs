@@ -58,7 +58,7 @@ pub(super) fn build(name: &str, wanted: impl Fn(&str) -> bool) -> (Machine, Vec<
         machine_type: MachineType::by_name(name).expect("a machine"),
         ram_size: 32 << 20,
         cpus: 1,
-        topology: Topology { sockets: 1, dies: 1, cores: 1, threads: 1 },
+        topology: Topology { sockets: 2, dies: 1, cores: 1, threads: 1 },
         cpu_model,
         accelerator,
         threads: Threads::Multi,

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use device::DeviceCell;
+use devices_chipset::cpu_hotplug::CpuHotplug;
 use devices_isa::fw_cfg::{self, FileError, FwCfg, Item, key};
 use devices_pci::PciBus;
 
@@ -153,7 +154,7 @@ pub fn add_tables(
     builder: &Builder<'_>,
     cell: &DeviceCell<FwCfg>,
     (acpi, smbios): (&Arc<AcpiConfig>, &Smbios),
-    bus: &Arc<PciBus>,
+    (bus, cpus): (&Arc<PciBus>, &DeviceCell<CpuHotplug>),
 ) -> Result<(), MachineError> {
     let strict = builder.config.firmware.boot.strict;
     let mut device = cell.lock();
@@ -172,10 +173,11 @@ pub fn add_tables(
     // to the same tables, though firmware may turn the devices off again in between.
     let built: Arc<Mutex<Option<TableFiles>>> = Arc::default();
     let once = |select: fn(&TableFiles) -> &Vec<u8>| -> fw_cfg::RenewCallback {
-        let (acpi, bus, built) = (Arc::clone(acpi), Arc::clone(bus), Arc::clone(&built));
+        let (acpi, bus, cpus, built) = (Arc::clone(acpi), Arc::clone(bus), cpus.clone(), Arc::clone(&built));
         Box::new(move || {
             let mut built = built.lock().unwrap_or_else(PoisonError::into_inner);
-            let files = built.get_or_insert_with(|| AcpiTables::build(&super::tables::as_set_up(&acpi, &bus)).files());
+            let build = || AcpiTables::build(&super::tables::as_set_up(&acpi, &bus, &cpus.lock())).files();
+            let files = built.get_or_insert_with(build);
             Some(select(files).clone())
         })
     };

@@ -349,7 +349,7 @@ impl Board {
             smm: self.smm_memory.clone(),
             gsi: self.controllers.inputs.clone(),
             messages: hotplug.messages,
-            mailboxes: Arc::clone(&self.mailboxes),
+            mailboxes: self.mailboxes.clone(),
             legacy: devices_chipset::legacy::LegacyReplacement::default(),
             dma: None,
             devices: std::mem::take(&mut self.devices),
@@ -360,6 +360,7 @@ impl Board {
             input: Arc::clone(&self.input),
             buses: hotplug.buses,
             pci_hotplug: hotplug.pci,
+            taken: self.cpu_paths.clone(),
         }
     }
 

@@ -1,6 +1,6 @@
 //! Who has the interrupt controllers: the board, the accelerator, or each a part.
 
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, PoisonError, RwLock, Weak};
 
 use accel::{
     Accelerator, CpuSignals, InterruptSource, Interrupts, IoApicEnd, IrqControllers, LocalApics, Msi, PicOutput, Signal,
@@ -18,8 +18,32 @@ use super::{BoardDevice, Place};
 use crate::error::MachineError;
 use crate::qtest::IrqTap;
 
-/// The mailboxes of all vCPUs, once they exist.
-pub type Mailboxes = Arc<OnceLock<Vec<Arc<CpuSignals>>>>;
+/// The mailboxes of the vCPUs that exist.
+#[derive(Clone, Default)]
+pub struct Mailboxes(Arc<RwLock<Vec<Option<Arc<CpuSignals>>>>>);
+
+impl Mailboxes {
+    /// That of vCPU `index`.
+    pub fn of(&self, index: usize) -> Option<Arc<CpuSignals>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).get(index).cloned().flatten()
+    }
+
+    /// All of them.
+    pub fn all(&self) -> Vec<Arc<CpuSignals>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).iter().flatten().cloned().collect()
+    }
+
+    /// A vCPU comes, or leaves.
+    pub fn set(&self, index: usize, mailbox: Option<Arc<CpuSignals>>) {
+        let mut all = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        if all.len() <= index {
+            all.resize(index + 1, None);
+        }
+        if let Some(place) = all.get_mut(index) {
+            *place = mailbox;
+        }
+    }
+}
 
 /// The board's interrupt controllers and the way to the accelerator's.
 pub struct Controllers {
@@ -61,7 +85,7 @@ pub fn build(
         }
         Interrupts::LocalApics(apics) => {
             let bus = ApicBus::remote(clock, apics);
-            let output = Arc::new(BootProcessorPin(Arc::clone(mailboxes)));
+            let output = Arc::new(BootProcessorPin(mailboxes.clone()));
             let pic = DeviceCell::new(I8259::new(IrqInput::new(output, 0).line()));
             let inputs = legacy_pair(&bus, &pic, (memory, ports), &tap, devices)?;
             Controllers { bus, inputs, local: Local::BehindPic(pic), ioapic_tap: tap }
@@ -158,7 +182,7 @@ struct BootProcessorPin(Mailboxes);
 
 impl IrqSink for BootProcessorPin {
     fn set_level(&self, _pin: u32, level: bool) {
-        let Some(signals) = self.0.get().and_then(|mailboxes| mailboxes.first()) else { return };
+        let Some(signals) = self.0.of(0) else { return };
         if level {
             signals.raise(Signal::INTR);
         } else {
@@ -307,7 +331,7 @@ mod tests {
         let controllers =
             build(&stub, &Clock::manual(), (&memory, &ports), &mailboxes, &mut devices).expect("controllers");
         let signals = Arc::new(CpuSignals::default());
-        mailboxes.set(vec![Arc::clone(&signals)]).expect("the first");
+        mailboxes.set(0, Some(Arc::clone(&signals)));
         Bench { controllers, memory, ports, devices, signals }
     }
 

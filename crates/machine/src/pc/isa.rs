@@ -30,7 +30,7 @@ use crate::serial::{self, ChardevBackend};
 pub struct A20Gate {
     /// Whether address bit 20 passes.
     pub open: Arc<AtomicBool>,
-    /// The vCPUs' mailboxes, once they exist.
+    /// The vCPUs' mailboxes.
     vcpus: Mailboxes,
 }
 
@@ -46,7 +46,7 @@ impl A20Gate {
         let gate = self.clone();
         Box::new(move |open| {
             if gate.open.swap(open, Ordering::AcqRel) != open {
-                for signals in gate.vcpus.get().into_iter().flatten() {
+                for signals in gate.vcpus.all() {
                     signals.raise(Signal::REMAP);
                 }
             }
@@ -56,7 +56,7 @@ impl A20Gate {
 
 /// Keyboard controller and port 0x92, which both drive the A20 gate and can reset the machine.
 pub fn keyboard_and_gates(builder: &mut Builder<'_>) -> Result<A20Gate, MachineError> {
-    let gate = A20Gate { open: Arc::new(AtomicBool::new(true)), vcpus: Arc::clone(&builder.mailboxes) };
+    let gate = A20Gate { open: Arc::new(AtomicBool::new(true)), vcpus: builder.mailboxes.clone() };
     let keyboard = I8042::new(builder.irq(1), builder.irq(12), gate.callback(), builder.reset_request());
     let ports = [(i8042::REGION_DATA, 0x60, 1), (i8042::REGION_COMMAND, 0x64, 1)];
     let keyboard = DeviceCell::new(keyboard);

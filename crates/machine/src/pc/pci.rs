@@ -101,9 +101,9 @@ pub fn sleep_request(builder: &Builder<'_>) -> SleepRequest {
 
 /// The PIIX4 interrupts the boot processor.
 fn smi_request(builder: &Builder<'_>) -> SmiRequest {
-    let vcpus = Arc::clone(&builder.mailboxes);
+    let vcpus = builder.mailboxes.clone();
     Box::new(move || {
-        if let Some(signals) = vcpus.get().and_then(|vcpus| vcpus.first()) {
+        if let Some(signals) = vcpus.of(0) {
             signals.raise(Signal::SMI);
         }
     })

@@ -66,12 +66,11 @@ fn locked(agreement: &Mutex<SmiAgreement>) -> MutexGuard<'_, SmiAgreement> {
 
 /// SMIs go to the processor that asked for one, or to all where firmware wants that.
 fn smi_request(builder: &Builder<'_>, agreement: Arc<Mutex<SmiAgreement>>) -> SmiRequest {
-    let vcpus = Arc::clone(&builder.mailboxes);
+    let vcpus = builder.mailboxes.clone();
     Box::new(move || {
-        let Some(vcpus) = vcpus.get() else { return };
         if locked(&agreement).agreed.is_some_and(|features| features & SMI_BROADCAST != 0) {
-            vcpus.iter().for_each(|signals| signals.raise(Signal::SMI));
-        } else if let Some(signals) = vcpus.get(lapic::current()) {
+            vcpus.all().iter().for_each(|signals| signals.raise(Signal::SMI));
+        } else if let Some(signals) = vcpus.of(lapic::current()) {
             signals.raise(Signal::SMI);
         }
     })

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use device::AccessSize;
+use devices_chipset::cpu_hotplug::CpuHotplug;
 use devices_pci::q35::PCIEXBAR_DEFAULT;
 use devices_pci::{Address, PciBus};
 
-use super::Builder;
+use super::{Builder, cpus};
 use super::isa::Extra;
 use crate::acpi::{AcpiConfig, ChipsetTables, NumaTables, PciHotplugTables, SleepStates};
 use crate::config::{ChipsetKind, DeviceKind, MachineConfig};
@@ -32,7 +33,8 @@ pub fn acpi(builder: &Builder<'_>, extra: &Extra) -> AcpiConfig {
         sleep: SleepStates { s3: sleep.s3, s4: sleep.s4.then_some(sleep.s4_value) },
         high_window: None,
         apic_ids: (0..count).map(|index| topology.apic_id(index)).collect(),
-        present: config.cpus as usize,
+        present: (0..count).map(|index| index < config.cpus).collect(),
+        cpu_hotplug: Some(cpus::first_port(config)),
         pci_hotplug: builder
             .pci_hotplug
             .as_ref()
@@ -72,7 +74,7 @@ pub fn hotplug_window(config: &MachineConfig) -> Option<(u64, u64)> {
 }
 
 /// The same, with what the firmware has set up by now.
-pub fn as_set_up(config: &AcpiConfig, bus: &PciBus) -> AcpiConfig {
+pub fn as_set_up(config: &AcpiConfig, bus: &PciBus, cpus: &CpuHotplug) -> AcpiConfig {
     /// Windows above 4 GiB end at multiples of this.
     const GRANULE: u64 = 1 << 30;
     let all = bus.functions();
@@ -89,7 +91,8 @@ pub fn as_set_up(config: &AcpiConfig, bus: &PciBus) -> AcpiConfig {
         Some(window.map_or((start, last), |(first, end)| (first.min(start), end.max(last))))
     });
     let high_window = window.map(|(first, last)| (first & !(GRANULE - 1), last | (GRANULE - 1)));
-    AcpiConfig { chipset, high_window, pm_base: pm_base(config.chipset, bus), ..config.clone() }
+    let (present, pm_base) = (cpus.present().to_vec(), pm_base(config.chipset, bus));
+    AcpiConfig { chipset, high_window, pm_base, present, ..config.clone() }
 }
 
 /// Where firmware put the power management block: PMBA of the PIIX4, PMBASE of the ICH9.

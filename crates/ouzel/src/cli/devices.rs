@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use machine::config::{
-    DeviceConfig, DeviceKind, MachineConfig, PortKind, PortOptions, RootPortConfig, SerialPortConfig,
+    CpuDeviceConfig, DeviceConfig, DeviceKind, MachineConfig, PortKind, PortOptions, RootPortConfig, SerialPortConfig,
 };
 
 use qapi::json::Map;
+use x86::model::CpuModel;
 use vm::hotplug::DeviceParser;
 
 use super::arguments::all;
@@ -346,7 +347,11 @@ fn device(
     devices: &[DeviceConfig],
 ) -> Result<(&'static Driver, DeviceConfig), CliError> {
     let name = values.required("driver")?;
-    let driver = driver(&name).ok_or_else(|| argument.error(format!("'{name}' is not a valid device model name")))?;
+    let driver = match driver(&name) {
+        Some(driver) => driver,
+        None if is_cpu_type(&name) => &CPU,
+        None => return Err(argument.error(format!("'{name}' is not a valid device model name"))),
+    };
     for global in globals.iter().filter(|global| global.driver == driver.name) {
         values.add_default(&global.property, &global.value);
     }
@@ -355,9 +360,41 @@ fn device(
     if let Some(id) = &id {
         check_id(argument, id, devices)?;
     }
-    let kind = (driver.build)(&mut values, devices)?;
+    let mut kind = (driver.build)(&mut values, devices)?;
     values.finish()?;
+    if let DeviceKind::Cpu(cpu) = &mut kind {
+        cpu.type_name = name;
+    }
     Ok((driver, DeviceConfig { id, source: format!("-device {}", argument.value), kind }))
+}
+
+/// The type of a CPU model.
+fn is_cpu_type(name: &str) -> bool {
+    let model = name.strip_suffix("-x86_64-cpu");
+    model.is_some_and(|model| CpuModel::list().iter().any(|known| known.name == model))
+}
+
+/// Processors, whose types are those of the CPU models.
+const CPU: Driver = Driver {
+    name: "x86_64-cpu",
+    alias: None,
+    bus: "none",
+    description: "a processor of the machine's type",
+    properties: &[],
+    build: cpu,
+};
+
+fn cpu(values: &mut Values<'_>, _: &[DeviceConfig]) -> Result<DeviceKind, CliError> {
+    let mut number = |key: &str| Ok::<_, CliError>(values.number(key, u64::from(u32::MAX))?.map(|value| value as u32));
+    Ok(DeviceKind::Cpu(CpuDeviceConfig {
+        type_name: String::new(),
+        apic_id: number("apic-id")?,
+        socket: number("socket-id")?,
+        die: number("die-id")?,
+        core: number("core-id")?,
+        thread: number("thread-id")?,
+        node: number("node-id")?,
+    }))
 }
 
 /// Reads the properties of devices that come while the machine runs, by the same rules.

@@ -210,6 +210,38 @@ fn query_hotpluggable_cpus_has_a_path_for_those_that_are_there() {
 }
 
 #[test]
+fn processors_come_by_device_add_and_by_the_command_line_where_there_is_a_place() {
+    let cpu = "qemu64-x86_64-cpu,id=first,socket-id=1,core-id=0,thread-id=0";
+    let smp = "1,sockets=2,cores=2,maxcpus=4";
+    let mut machine = Setup::new().args(["-S", "-smp", smp, "-device", cpu]).start();
+    let mut session = machine.connect(0);
+    let count = |session: &mut Session| session.query("query-cpus-fast").as_array().map_or(0, Vec::len);
+    assert_eq!(count(&mut session), 2);
+    let place = |driver: &str, socket: i64, core: i64| {
+        json!({"driver": format!("{driver}-x86_64-cpu"), "socket-id": socket, "core-id": core, "thread-id": 0})
+    };
+    for (arguments, expected) in [
+        (place("qemu64", 1, 0), "CPU[2] with APIC ID 2 exists"),
+        (place("max", 1, 1), "Invalid CPU type, expected cpu type: 'qemu64-x86_64-cpu'"),
+        (place("qemu64", 2, 0), "Invalid CPU socket-id: 2 must be in range 0:1"),
+        (place("qemu64", 0, 7), "Invalid CPU core-id: 7 must be in range 0:1"),
+        (json!({"driver": "qemu64-x86_64-cpu", "socket-id": 0, "core-id": 1}), "CPU thread-id is not set"),
+    ] {
+        assert_eq!(session.generic_error("device_add", arguments), expected);
+    }
+    session.run("device_add", place("qemu64", 1, 1));
+    session.run("cpu-add", json!({"id": 1}));
+    assert_eq!(count(&mut session), 4);
+    let error = session.generic_error("cpu-add", json!({"id": 1}));
+    assert_eq!(error, "Unable to add CPU: 1, it already exists");
+    let error = session.generic_error("device_del", json!({"id": "/machine/unattached/device[0]"}));
+    assert_eq!(error, "Boot CPU is unpluggable");
+    session.run("cont", json!({}));
+    session.run("system_reset", json!({}));
+    assert_eq!(count(&mut session), 4, "a reset changes nothing");
+}
+
+#[test]
 fn query_cpus_fast_names_real_threads_of_the_process() {
     let mut machine = Setup::new().args(["-S", "-smp", "4"]).start();
     let cpus = machine.connect(0).query("query-cpus-fast");

@@ -110,6 +110,34 @@ fn human_terminal_that_comes_back_is_greeted_again() {
 }
 
 #[test]
+fn human_drives_come_and_go_even_under_their_devices() {
+    let mut machine = Setup::new().args(["-S", "-nodefaults", "-device", "virtio-scsi-pci"]).start();
+    let image = machine.path("image");
+    std::fs::write(&image, vec![0_u8; 1 << 20]).expect("a file");
+    let mut session = machine.connect(0);
+    let options = format!("if=none,id=hot,format=raw,file={}", image.display());
+    assert_eq!(command(&mut session, &format!("drive_add 0 {options}")), "OK\r\n");
+    let again = command(&mut session, &format!("drive_add 0 {options}"));
+    assert!(again.contains("'hot' already exists"), "{again}");
+    assert_eq!(command(&mut session, "drive_add 0 if=virtio,id=other"), "Can't hot-add drive to type 7\r\n");
+    session.run("device_add", json!({"driver": "scsi-hd", "drive": "hot", "id": "disk"}));
+    assert_eq!(command(&mut session, "drive_del hot"), "");
+    let left = session.query("query-block");
+    assert_eq!((left[0]["device"].as_str(), left[0].get("inserted")), (Some(""), None), "{left}");
+    assert!(left[0]["qdev"].as_str().is_some_and(|path| path.ends_with("disk")), "{left}");
+    // The name is free again.
+    assert_eq!(command(&mut session, &format!("drive_add 0 {options}")), "OK\r\n");
+    assert_eq!(command(&mut session, "drive_del hot"), "");
+    session.run("device_del", json!({"id": "disk"}));
+    assert_eq!(session.event("DEVICE_DELETED")["device"], "disk");
+    assert_eq!(session.query("query-block"), json!([]));
+    assert_eq!(command(&mut session, "drive_del hot"), "Error: Device 'hot' not found\r\n");
+    let node = format!("drive_add -n 0 driver=file,node-name=file0,filename={}", image.display());
+    assert_eq!(command(&mut session, &node), "");
+    assert_eq!(command(&mut session, "drive_del file0"), "");
+}
+
+#[test]
 fn human_commands_that_are_listed_exist() {
     let mut machine = Setup::new().args(["-S"]).start();
     let mut session = machine.connect(0);

@@ -61,3 +61,35 @@ fn peer_linux_uses_scsi_disks_that_come_and_leave() {
     let disk = json!({"driver": "scsi-hd", "drive": "image", "id": "disk", "bus": "sc.0", "scsi-id": "3"});
     plug_twice("scsi", &["-device", "virtio-scsi-pci,id=sc"], &disk, "sda");
 }
+
+#[test]
+#[ignore = "peer: Debian's kernel and busybox"]
+fn peer_linux_brings_processors_online_and_lets_them_go() {
+    let cpu = json!({"driver": "qemu64-x86_64-cpu", "id": "second", "socket-id": 1, "core-id": 0, "thread-id": 0});
+    for board in ["pc", "q35"] {
+        let smp = ["-machine", board, "-smp", "1,sockets=3,maxcpus=3"];
+        let mut machine = boot_linux("watch", &smp);
+        let mut session = machine.connect(0);
+        machine.wait_serial("WATCH-BEGIN\n", BOOT_PATIENCE);
+        for round in 1..=2 {
+            session.run("device_add", cpu.clone());
+            // Its sum was made on the new processor.
+            wait_count(&machine, "CAME cpu1 ", round);
+            let cpus = session.query("query-cpus-fast");
+            let paths = [&cpus[0]["qom-path"], &cpus[1]["qom-path"], &cpus[2]];
+            assert_eq!(paths, [&json!("/machine/unattached/device[0]"), &json!("/machine/peripheral/second"), &Value::Null]);
+            session.run("device_del", json!({"id": "second"}));
+            loop {
+                if session.event_within("DEVICE_DELETED", BOOT_PATIENCE)["device"] == "second" {
+                    break;
+                }
+            }
+            wait_count(&machine, "WENT cpu1\n", round);
+            assert_eq!(session.query("query-cpus-fast").as_array().map(Vec::len), Some(1));
+        }
+        let reports = session.query("query-acpi-ospm-status");
+        assert_eq!(reports[1], json!({"slot": "1", "slot-type": "CPU", "source": 3, "status": 0}), "{reports}");
+        session.query("system_powerdown");
+        wait_power_off(&mut machine, &mut session);
+    }
+}

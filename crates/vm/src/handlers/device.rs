@@ -1,6 +1,9 @@
 //! Devices that come to the running machine and leave it.
 
-use qapi::device::{DeviceAdd, DeviceDel, DeviceDeleted};
+use machine::CpuReport;
+use qapi::device::{
+    AcpiDeviceOst, ACPIOSTInfo, ACPISlotType, CpuAdd, DeviceAdd, DeviceDel, DeviceDeleted, QueryAcpiOspmStatus,
+};
 
 use super::Table;
 
@@ -18,4 +21,21 @@ pub fn register(table: &mut Table) {
     });
     table.register::<DeviceDel>(|control, _, wanted| control.request_removal(&wanted.id));
     table.declare_event::<DeviceDeleted>();
+    table.register::<CpuAdd>(|control, _, wanted| control.add_cpu(wanted.id));
+    table.register::<QueryAcpiOspmStatus>(|control, _, _| {
+        let reports = control.machine().cpu_reports().into_iter().enumerate();
+        Ok(reports.map(|(index, (id, report))| cpu_report(index, id, report)).collect())
+    });
+    table.declare_event::<AcpiDeviceOst>();
+}
+
+/// What an operating system said of a processor.
+pub fn cpu_report(index: usize, device: Option<String>, report: CpuReport) -> ACPIOSTInfo {
+    ACPIOSTInfo {
+        device,
+        slot: index.to_string(),
+        slot_type: ACPISlotType::Cpu,
+        source: i64::from(report.event),
+        status: i64::from(report.status),
+    }
 }

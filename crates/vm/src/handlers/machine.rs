@@ -46,7 +46,7 @@ fn machines() -> Vec<MachineInfo> {
         alias: machine.alias.map(str::to_owned),
         is_default: machine.is_default.then_some(true),
         cpu_max: if machine.chipset == ChipsetKind::Empty { 1 } else { i64::from(MAX_VCPUS) },
-        hotpluggable_cpus: false,
+        hotpluggable_cpus: machine.chipset != ChipsetKind::Empty,
         numa_mem_supported: false,
         deprecated: machine.deprecated,
         default_cpu_type: (machine.chipset != ChipsetKind::Empty).then(|| "qemu64-x86_64-cpu".to_owned()),

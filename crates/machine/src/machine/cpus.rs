@@ -1,0 +1,147 @@
+//! vCPUs that come to the machine and leave it. The place is named by socket, die, core and thread, or by the local APIC
+//! id; messages are QEMU's.
+//!
+//! A vCPU comes at once, and the guest is told by ACPI (`devices_chipset::cpu_hotplug`). It leaves when the guest ejects
+//! it: the registers call it disabled from then on, and the control thread ends its thread. A reset changes nothing.
+
+use devices_chipset::cpu_hotplug::Report;
+
+use super::{CpuSlot, DirectTables, Machine, new_vcpu};
+use crate::config::CpuDeviceConfig;
+use crate::objects;
+use crate::pc::{Removed, UnplugError};
+
+impl CpuSlot {
+    fn place(&self) -> [u32; 4] {
+        [self.socket, self.die.unwrap_or(0), self.core, self.thread]
+    }
+}
+
+impl Machine {
+    /// The index of the slot that a processor wants.
+    fn wanted_slot(&self, wish: &CpuDeviceConfig) -> Result<usize, String> {
+        let last = self.slots.len().saturating_sub(1);
+        if let Some(apic_id) = wish.apic_id {
+            let found = self.slots.iter().position(|slot| slot.apic_id == apic_id);
+            return found.ok_or_else(|| format!("Invalid CPU with APIC ID {apic_id}, valid index range 0:{last}"));
+        }
+        let topology = self.config.topology;
+        let die = wish.die.or((topology.dies <= 1).then_some(0));
+        let parts = [
+            ("socket", wish.socket, topology.sockets),
+            ("die", die, topology.dies),
+            ("core", wish.core, topology.cores),
+            ("thread", wish.thread, topology.threads),
+        ];
+        let mut place = [0; 4];
+        for (into, (name, value, count)) in place.iter_mut().zip(parts) {
+            *into = value.ok_or_else(|| format!("CPU {name}-id is not set"))?;
+            let max = count.saturating_sub(1);
+            if *into > max {
+                return Err(format!("Invalid CPU {name}-id: {into} must be in range 0:{max}"));
+            }
+        }
+        let [socket, die, core, thread] = place;
+        self.slots.iter().position(|slot| slot.place() == place).ok_or_else(|| {
+            format!(
+                "Invalid CPU [socket: {socket}, die: {die}, core: {core}, thread: {thread}], valid index range 0:{last}"
+            )
+        })
+    }
+
+    /// Adds a processor; with `is_later` the machine has been started, and the guest is told.
+    pub(super) fn plug_cpu(&mut self, id: Option<&str>, wish: &CpuDeviceConfig, is_later: bool) -> Result<(), String> {
+        if wish.type_name != self.cpu_type {
+            return Err(format!("Invalid CPU type, expected cpu type: '{}'", self.cpu_type));
+        }
+        if self.board.cpu_hotplug().is_none() {
+            return Err("this machine has no places for CPUs".to_owned());
+        }
+        let index = self.wanted_slot(wish)?;
+        let slot = &self.slots[index];
+        if slot.path.is_some() {
+            return Err(format!("CPU[{index}] with APIC ID {} exists", slot.apic_id));
+        }
+        if let (Some(node), Some(own)) = (wish.node, slot.node)
+            && node != u32::from(own)
+        {
+            return Err(format!("node-id={node} must match numa node specified with -numa option"));
+        }
+        if !self.vcpus.can_change() {
+            return Err("CPUs that share a thread are fixed".to_owned());
+        }
+        let path = match id {
+            Some(id) => format!("/machine/peripheral/{id}"),
+            None => objects::anonymous_path(&self.objects),
+        };
+        let cpu = new_vcpu(&self.config, (index, slot), &self.board, &*self.accelerator);
+        let cpu = cpu.map_err(|error| error.to_string())?;
+        if let Err(error) = self.vcpus.add(index, cpu) {
+            self.board.cpu_removed(index, &path);
+            return Err(error.to_string());
+        }
+        objects::add_cpu(&mut self.objects, &path, &self.cpu_type, is_later).map_err(|error| error.to_string())?;
+        self.slots[index].path = Some(path.clone());
+        self.reset_vcpu(index);
+        self.vcpus.join_others(index);
+        self.board.cpu_plugged(index, &path, is_later);
+        self.renew_tables();
+        Ok(())
+    }
+
+    /// The tables for a kernel without firmware tell of the processors from the next reset on.
+    fn renew_tables(&mut self) {
+        if let Some(at) = self.tables.as_ref().map(|tables| tables.at) {
+            self.tables = DirectTables::new(&self.board, at);
+        }
+    }
+
+    /// The index of the vCPU at this path of the object tree.
+    pub(super) fn cpu_at(&self, path: &str) -> Option<usize> {
+        self.slots.iter().position(|slot| slot.path.as_deref() == Some(path))
+    }
+
+    pub(super) fn request_cpu_removal(&self, index: usize) -> Result<(), UnplugError> {
+        if index == 0 {
+            return Err(UnplugError::Other("Boot CPU is unpluggable".to_owned()));
+        }
+        if !self.vcpus.can_change() || self.board.cpu_hotplug().is_none() {
+            return Err(UnplugError::Other("CPUs that share a thread are fixed".to_owned()));
+        }
+        self.board.request_cpu_removal(index);
+        Ok(())
+    }
+
+    /// The paths of the processors that the guest has let go, and whose threads have to end.
+    pub(super) fn ejected_cpus(&self) -> Vec<String> {
+        let Some(cpus) = self.board.cpu_hotplug() else { return Vec::new() };
+        let present = cpus.lock().present().to_vec();
+        let slots = self.slots.iter().zip(present);
+        slots.filter(|(_, present)| !present).filter_map(|(slot, _)| slot.path.clone()).collect()
+    }
+
+    pub(super) fn remove_cpu(&mut self, index: usize, path: &str) -> Removed {
+        self.vcpus.remove(index);
+        self.board.cpu_removed(index, path);
+        if let Some(slot) = self.slots.get_mut(index) {
+            slot.path = None;
+        }
+        if let Ok(object) = self.objects.resolve(path) {
+            // It was just found.
+            let _removed = self.objects.remove(object);
+        }
+        let id = path.strip_prefix("/machine/peripheral/").map(str::to_owned);
+        if id.is_some() {
+            self.config.devices.retain(|config| config.id != id);
+        }
+        self.renew_tables();
+        Removed { id, path: path.to_owned(), part: None }
+    }
+
+    /// What the guest's operating system reported last of each possible processor: the device's id, and the report.
+    pub fn cpu_reports(&self) -> Vec<(Option<String>, Report)> {
+        let reports = self.board.cpu_hotplug().map_or_else(Vec::new, |cpus| cpus.lock().reports());
+        let id = |slot: &CpuSlot| slot.path.as_deref()?.strip_prefix("/machine/peripheral/").map(str::to_owned);
+        self.slots.iter().map(id).zip(reports).collect()
+    }
+}
