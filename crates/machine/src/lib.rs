@@ -38,9 +38,9 @@ pub mod pci {
 pub mod vcpu;
 
 pub use cpu::TranslatorConfig;
-pub use devices_chipset::cpu_hotplug::Report as CpuReport;
 pub use cpu::block::{Interruption, TraceSink};
 pub use cpu::fault::EventKind;
+pub use devices_chipset::cpu_hotplug::Report as CpuReport;
 pub use error::MachineError;
 pub use machine::{CpuSlot, GuestMemory, Machine, TraceFactory};
 pub use pc::{Backends, Chardevs, Removed, UnplugError};

@@ -35,11 +35,7 @@ pub(super) fn build(builder: &mut Builder<'_>) -> Result<DeviceCell<CpuHotplug>,
     for index in 0..config.cpus as usize {
         ports.lock().set_present(index, true);
     }
-    builder.add_ports(
-        "acpi-cpu-hotplug",
-        &ports,
-        &[(0, u64::from(first_port(config)), cpu_hotplug::PORT_COUNT)],
-    )?;
+    builder.add_ports("acpi-cpu-hotplug", &ports, &[(0, u64::from(first_port(config)), cpu_hotplug::PORT_COUNT)])?;
     Ok(ports)
 }
 

@@ -7,8 +7,8 @@ use devices_chipset::cpu_hotplug::CpuHotplug;
 use devices_pci::q35::PCIEXBAR_DEFAULT;
 use devices_pci::{Address, PciBus};
 
-use super::{Builder, cpus};
 use super::isa::Extra;
+use super::{Builder, cpus};
 use crate::acpi::{AcpiConfig, ChipsetTables, NumaTables, PciHotplugTables, SleepStates};
 use crate::config::{ChipsetKind, DeviceKind, MachineConfig};
 use crate::smbios::{self, Smbios, SmbiosConfig};

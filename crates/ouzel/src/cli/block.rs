@@ -288,8 +288,7 @@ impl Drive<'_> {
                 units => (index / units, Some(index % units)),
             };
         }
-        let is_taken =
-            |bus, unit| before.iter().any(|other| kind.of(ide, bus, unit).is_some_and(|it| it == *other));
+        let is_taken = |bus, unit| before.iter().any(|other| kind.of(ide, bus, unit).is_some_and(|it| it == *other));
         let unit = match unit {
             Some(unit) if units != 0 && unit >= units => {
                 return Err(self.argument.error(format!("unit {unit} too big (max is {})", units - 1)));

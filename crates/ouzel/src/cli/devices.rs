@@ -7,8 +7,8 @@ use machine::config::{
 };
 
 use qapi::json::Map;
-use x86::model::CpuModel;
 use vm::hotplug::DeviceParser;
+use x86::model::CpuModel;
 
 use super::arguments::all;
 use super::block::Media;

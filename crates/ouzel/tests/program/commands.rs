@@ -217,9 +217,7 @@ fn processors_come_by_device_add_and_by_the_command_line_where_there_is_a_place(
     let mut session = machine.connect(0);
     let count = |session: &mut Session| session.query("query-cpus-fast").as_array().map_or(0, Vec::len);
     assert_eq!(count(&mut session), 2);
-    let place = |driver: &str, socket: i64, core: i64| {
-        json!({"driver": format!("{driver}-x86_64-cpu"), "socket-id": socket, "core-id": core, "thread-id": 0})
-    };
+    let place = |driver: &str, socket: i64, core: i64| json!({"driver": format!("{driver}-x86_64-cpu"), "socket-id": socket, "core-id": core, "thread-id": 0});
     for (arguments, expected) in [
         (place("qemu64", 1, 0), "CPU[2] with APIC ID 2 exists"),
         (place("max", 1, 1), "Invalid CPU type, expected cpu type: 'qemu64-x86_64-cpu'"),

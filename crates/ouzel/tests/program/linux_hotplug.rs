@@ -77,7 +77,10 @@ fn peer_linux_brings_processors_online_and_lets_them_go() {
             wait_count(&machine, "CAME cpu1 ", round);
             let cpus = session.query("query-cpus-fast");
             let paths = [&cpus[0]["qom-path"], &cpus[1]["qom-path"], &cpus[2]];
-            assert_eq!(paths, [&json!("/machine/unattached/device[0]"), &json!("/machine/peripheral/second"), &Value::Null]);
+            assert_eq!(
+                paths,
+                [&json!("/machine/unattached/device[0]"), &json!("/machine/peripheral/second"), &Value::Null]
+            );
             session.run("device_del", json!({"id": "second"}));
             loop {
                 if session.event_within("DEVICE_DELETED", BOOT_PATIENCE)["device"] == "second" {

@@ -2,7 +2,7 @@
 
 use machine::CpuReport;
 use qapi::device::{
-    AcpiDeviceOst, ACPIOSTInfo, ACPISlotType, CpuAdd, DeviceAdd, DeviceDel, DeviceDeleted, QueryAcpiOspmStatus,
+    ACPIOSTInfo, ACPISlotType, AcpiDeviceOst, CpuAdd, DeviceAdd, DeviceDel, DeviceDeleted, QueryAcpiOspmStatus,
 };
 
 use super::Table;

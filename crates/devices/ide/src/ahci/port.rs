@@ -1,8 +1,8 @@
 //! A port: its registers (AHCI, 3.3), the command list, FISes, and the drive behind it.
 //!
 //! A command that is not queued occupies the drive until it ends; queued ones (READ and WRITE FPDMA QUEUED) go to the
-//! disk all at once and end in any order. As in QEMU, a slot is free as soon as its command has ended, also after an
-//! error, and each end is told by a device-to-host FIS.
+//! disk all at once and end in any order. Each end is told by a device-to-host FIS. A command that failed keeps its slot,
+//! and no other one is started before the host has stopped the list (6.2.2.1).
 
 use std::sync::Arc;
 
@@ -78,6 +78,8 @@ pub struct PortState {
     queued: u32,
     /// A software reset is held.
     in_reset: bool,
+    /// A command has failed: the list waits to be stopped.
+    has_failed: bool,
     /// Something has become pending that no message has told of.
     news: bool,
     pub(super) drive: DriveState,
@@ -172,6 +174,7 @@ impl Port<'_> {
     fn reset_link(&mut self) {
         self.drop_queued();
         (self.state.is_ready, self.state.slot, self.state.in_reset) = (false, NO_SLOT, false);
+        self.state.has_failed = false;
         self.state.signature = u32::MAX;
         match self.drive() {
             Some(mut drive) => drive.hard_reset(),
@@ -278,7 +281,7 @@ impl Port<'_> {
         if old & cmd::START != 0 && new & cmd::START == 0 {
             // The list is given up; what the disk does already is not waited for.
             self.drop_queued();
-            self.state.slot = NO_SLOT;
+            (self.state.slot, self.state.has_failed) = (NO_SLOT, false);
         }
         if value & cmd::CLEAR_BUSY != 0 {
             self.state.drive.status &= !(status::BSY | status::DRQ);
@@ -395,7 +398,7 @@ impl Port<'_> {
 
     /// Starts what was issued, the lowest slot first.
     fn process(&mut self) {
-        while self.state.command & cmd::START != 0 && self.state.slot == NO_SLOT {
+        while self.state.command & cmd::START != 0 && self.state.slot == NO_SLOT && !self.state.has_failed {
             let waiting = self.state.issued & !self.state.queued;
             let is_busy = self.drive().is_none_or(|drive| drive.is_working() && !drive.is_reset_held());
             if waiting == 0 || is_busy || !self.state.is_ready {
@@ -495,7 +498,11 @@ impl Port<'_> {
         if self.host.dma.map().write(at, &transferred.to_le_bytes()).is_err() {
             self.raise(interrupt::HOST_BUS);
         }
-        self.state.issued &= !1u32.checked_shl(u32::from(slot)).unwrap_or(0);
+        if self.state.drive.status & status::ERR != 0 {
+            self.state.has_failed = true;
+        } else {
+            self.state.issued &= !1u32.checked_shl(u32::from(slot)).unwrap_or(0);
+        }
         self.raise(bits);
         self.send_end();
     }

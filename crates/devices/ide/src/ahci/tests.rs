@@ -109,6 +109,12 @@ impl Bench {
         }
     }
 
+    /// What a host does after an error: it stops the list and starts it again.
+    fn recover(&self) {
+        self.write_port(0x18, 0x10);
+        self.write_port(0x18, 0x11);
+    }
+
     fn issue(&self, slots: u32) {
         self.write_port(0x38, slots);
     }
@@ -241,7 +247,8 @@ fn failed_commands_raise_the_task_file_error() {
     bench.prepare(0, fis(0xc8, 9, 1), 0, &[(DATA, 512)]);
     bench.issue(1);
     bench.disk.work();
-    assert_eq!((bench.acknowledge(), bench.port(0x20), bench.port(0x38)), (0x4000_0001, 0x441, 0));
+    assert_eq!((bench.acknowledge(), bench.port(0x20), bench.port(0x38)), (0x4000_0001, 0x441, 1), "it keeps its slot");
+    bench.recover();
     bench.prepare(1, queued(0x60, 1, 9, 1), 0, &[(DATA, 512)]);
     bench.write_port(0x34, 2);
     bench.issue(2);
@@ -252,11 +259,80 @@ fn failed_commands_raise_the_task_file_error() {
 }
 
 #[test]
+fn failed_command_holds_the_others_until_the_list_is_started_again() {
+    let bench = Bench::new(DriveKind::Disk);
+    *bench.disk.failure.lock().expect("failure") = Some(DiskError::Io);
+    for slot in [0, 1] {
+        bench.prepare(slot, fis(0xc8, 9, 1), 0, &[(DATA, 512)]);
+    }
+    bench.issue(3);
+    bench.disk.work();
+    *bench.disk.failure.lock().expect("failure") = None;
+    bench.disk.work();
+    bench.issue(4);
+    assert_eq!((bench.disk.waiting(), bench.port(0x38)), (0, 7));
+    bench.recover();
+    bench.acknowledge();
+    bench.issue(2);
+    bench.disk.work();
+    assert_eq!((bench.acknowledge(), bench.port(0x38), bench.port(0x20)), (1, 0, 0x50));
+}
+
+#[test]
+fn request_of_before_a_reset_leaves_the_new_state_alone() {
+    let adapter: fn(&Bench) = |bench| {
+        bench.write(4, 1);
+        bench.set_up();
+    };
+    let link: fn(&Bench) = |bench| {
+        bench.write_port(0x2c, 1);
+        bench.write_port(0x2c, 0);
+        bench.write_port(0x30, u32::MAX);
+    };
+    let software: fn(&Bench) = |bench| {
+        bench.recover();
+        for (slot, control) in [(4, 4), (5, 0)] {
+            let mut reset = [0; 16];
+            (reset[0], reset[15]) = (0x27, control);
+            bench.prepare(slot, reset, 0, &[]);
+            bench.issue(1 << slot);
+        }
+    };
+    for (name, reset) in [("adapter", adapter), ("link", link), ("software", software)] {
+        for is_queued in [false, true] {
+            let bench = Bench::new(DriveKind::Disk);
+            let old = if is_queued { queued(0x60, 0, 9, 1) } else { fis(0xc8, 9, 1) };
+            bench.prepare(0, old, 0, &[(DATA, 512)]);
+            bench.write_port(0x34, u32::from(is_queued));
+            bench.issue(1);
+            assert_eq!(bench.disk.waiting(), 1, "{name}");
+            reset(&bench);
+            if name != "software" || is_queued {
+                bench.acknowledge();
+                let before = [0x10, 0x20, 0x30, 0x34, 0x38].map(|offset| bench.port(offset));
+                bench.disk.work();
+                let after = [0x10, 0x20, 0x30, 0x34, 0x38].map(|offset| bench.port(offset));
+                assert_eq!(before, after, "{name}");
+            } else {
+                bench.disk.work();
+            }
+            bench.acknowledge();
+            bench.prepare(1, fis(0xc8, 20, 1), 0, &[(DATA + 512, 512)]);
+            bench.issue(2);
+            bench.disk.work();
+            assert_eq!((bench.acknowledge(), bench.port(0x20), bench.port(0x38)), (1, 0x50, 0), "{name}");
+            assert_eq!(bench.peek::<1>(DATA + 512), [20], "{name}");
+        }
+    }
+}
+
+#[test]
 fn memory_that_is_none_and_short_tables_are_told() {
     let bench = Bench::new(DriveKind::Disk);
     bench.prepare(0, fis(0xc8, 9, 1), 0, &[(0x20_0000, 512)]);
     bench.issue(1);
-    assert_eq!((bench.acknowledge(), bench.port(0x38)), (0x6000_0001, 0));
+    assert_eq!((bench.acknowledge(), bench.port(0x38)), (0x6000_0001, 1));
+    bench.recover();
     bench.prepare(0, fis(0xc8, 9, 2), 0, &[(DATA, 512)]);
     bench.issue(1);
     bench.disk.work();
