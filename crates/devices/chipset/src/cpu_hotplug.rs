@@ -370,8 +370,8 @@ mod tests {
         let (ports, _) = modern();
         ports.lock().plugged(1);
         write(&ports, 0, DWORD, 1);
-        reset_twice_is_once(&ports);
-        save_and_restore_agree(&ports);
+        reset_twice_is_once("acpi-cpu-hotplug", &ports, ResetKind::Warm).expect("reset");
+        save_and_restore_agree("acpi-cpu-hotplug", &ports).expect("saved");
         {
             let mut ports = ports.lock();
             ports.state = HotplugState { selector: 3, news: vec![0xff], ..HotplugState::default() };
