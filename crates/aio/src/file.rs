@@ -65,6 +65,18 @@ pub enum Engine {
     Native,
 }
 
+impl Engine {
+    /// The engine of this name in QEMU's options (`aio=`).
+    pub fn by_name(name: &str) -> Option<Self> {
+        Some(match name {
+            "threads" => Self::Threads,
+            "native" => Self::Native,
+            "io_uring" => Self::Uring,
+            _ => return None,
+        })
+    }
+}
+
 /// An open host file. Clones share the descriptor.
 #[derive(Clone, Debug)]
 pub struct File {

@@ -8,7 +8,7 @@ use iobuf::IoBuf;
 
 use crate::args::{Args, MAX_REQUEST, number, pattern};
 use crate::format::{Report, dump};
-use crate::session::{Failed, Session};
+use crate::session::{Direction, Failed, Session};
 
 /// The number of an error for a request behind the end.
 fn out_of_range() -> Error {
@@ -176,7 +176,14 @@ async fn read_and_check(
     let started = Instant::now();
     let result = match (place, check_range(&child, offset, count)) {
         (Place::VmState, _) => session.with(node.driver().read_vm_state(offset, buf.clone())).await,
-        (Place::Disk, Ok(())) => session.with(child.read(offset, buf.clone())).await,
+        (Place::Disk, Ok(())) => {
+            let entrance = session.entrance();
+            let read = async {
+                let _inside = entrance.enter(count, Direction::Read).await;
+                child.read(offset, buf.clone()).await
+            };
+            session.with(read).await
+        }
         (Place::Disk, error) => error,
     };
     result.map_err(|error| Failed::printed(format!("{name} failed: {}\n", errno_text(&error))))?;
@@ -221,11 +228,16 @@ pub async fn write(session: &mut Session, words: &[&str], usage: Usage) -> Resul
         Err(error)
     } else if args.has('z') {
         let flags = ZeroFlags { may_unmap: args.has('u'), no_fallback: args.has('n'), fua };
-        session.with(child.write_zeroes(offset, count, flags)).await
+        let entrance = session.entrance();
+        let write = async {
+            let _inside = entrance.enter(count, Direction::Write).await;
+            child.write_zeroes(offset, count, flags).await
+        };
+        session.with(write).await
     } else {
         let compressed = args.has('c');
         let flags = WriteFlags { fua: fua && !compressed, compressed, ..WriteFlags::default() };
-        session.with(child.write(offset, buf, flags)).await
+        write_data(session, &child, offset, buf, flags).await
     };
     let time = started.elapsed();
     result.map_err(|error| Failed::printed(format!("write failed: {}\n", errno_text(&error))))?;
@@ -233,6 +245,21 @@ pub async fn write(session: &mut Session, words: &[&str], usage: Usage) -> Resul
         return Ok(String::new());
     }
     Ok(Report { what: "wrote", offset, count, total: count, time, machine: args.has('C') }.text())
+}
+
+async fn write_data(
+    session: &mut Session,
+    child: &Child,
+    offset: u64,
+    buf: IoBuf,
+    flags: WriteFlags,
+) -> block::Result<()> {
+    let entrance = session.entrance();
+    let write = async {
+        let _inside = entrance.enter(buf.len() as u64, Direction::Write).await;
+        child.write(offset, buf, flags).await
+    };
+    session.with(write).await
 }
 
 fn check_write_options(args: &Args<'_>) -> Result<(), Failed> {
@@ -280,7 +307,7 @@ pub async fn writev(session: &mut Session, words: &[&str], usage: Usage) -> Resu
     let buf = buffer(session, count, check.pattern.unwrap_or(0xcd));
     let started = Instant::now();
     let result = match check_range(&child, offset, count) {
-        Ok(()) => session.with(child.write(offset, buf, flags)).await,
+        Ok(()) => write_data(session, &child, offset, buf, flags).await,
         error => error,
     };
     let time = started.elapsed();
@@ -301,7 +328,9 @@ pub async fn aio_read(session: &mut Session, words: &[&str], usage: Usage) -> Re
     let child = session.image()?;
     let buf = buffer(session, count, 0xab);
     let started = Instant::now();
+    let entrance = session.entrance();
     session.pending.push(async move {
+        let _inside = entrance.enter(count, Direction::Read).await;
         let result = match check_range(&child, offset, count) {
             Ok(()) => child.read(offset, buf.clone()).await,
             error => error,
@@ -340,7 +369,9 @@ pub async fn aio_write(session: &mut Session, words: &[&str], usage: Usage) -> R
     };
     let child = session.image()?;
     let started = Instant::now();
+    let entrance = session.entrance();
     session.pending.push(async move {
+        let _inside = entrance.enter(count, Direction::Write).await;
         let result = if let Err(error) = check_range(&child, offset, count) {
             Err(error)
         } else if zero {
@@ -367,7 +398,14 @@ pub async fn discard(session: &mut Session, words: &[&str], usage: Usage) -> Res
     let child = session.image()?;
     let started = Instant::now();
     let result = match check_range(&child, offset, count) {
-        Ok(()) => session.with(child.discard(offset, count)).await,
+        Ok(()) => {
+            let entrance = session.entrance();
+            let discard = async {
+                let _inside = entrance.enter(0, Direction::Write).await;
+                child.discard(offset, count).await
+            };
+            session.with(discard).await
+        }
         error => error,
     };
     let time = started.elapsed();

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use block::{CacheMode, Child, Error, Graph, Node, Options, Permissions, Preallocation};
+use block::gate::{Gate, InsideOwned};
+use block::{Backend, CacheMode, Child, Engine, Error, Graph, Node, Options, Permissions, Preallocation};
 use block_tools::open::{self, Access};
 use block_tools::parallel::Set;
 
@@ -78,12 +79,40 @@ impl Default for OpenMode {
     }
 }
 
+/// What requests have to pass on their way to an image that others use, too.
+#[derive(Clone, Default)]
+pub(crate) struct Entrance {
+    gate: Option<Arc<Gate>>,
+    disk: Option<Arc<Backend>>,
+}
+
+impl Entrance {
+    /// Waits until a request may go on. It is under way until the result is dropped.
+    pub(crate) async fn enter(&self, bytes: u64, direction: Direction) -> Option<InsideOwned> {
+        let gate = self.gate.as_ref()?;
+        let inside = gate.enter_owned().await;
+        if let Some(group) = self.disk.as_ref().and_then(|disk| disk.throttle()) {
+            group.admit(bytes, direction == Direction::Write, gate).await;
+        }
+        Some(inside)
+    }
+}
+
+/// Which limits of throughput count for a request.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Direction {
+    Read,
+    Write,
+}
+
 /// An interpreter of commands.
 pub struct Session {
     pub(crate) graph: Arc<Graph>,
     pub(crate) output: Box<dyn Output>,
     pub(crate) program: String,
     pub(crate) child: Option<Arc<Child>>,
+    /// What requests have to pass.
+    entrance: Entrance,
     pub(crate) writethrough: bool,
     pub(crate) misalign: bool,
     /// Operands of `open` are lists of options.
@@ -106,6 +135,7 @@ impl Session {
             output,
             program: program.to_owned(),
             child: None,
+            entrance: Entrance::default(),
             writethrough: true,
             misalign: false,
             image_opts: false,
@@ -120,6 +150,17 @@ impl Session {
     /// A session on an edge that somebody else opened and closes.
     pub fn on(graph: Arc<Graph>, child: Arc<Child>, program: &str, output: Box<dyn Output>) -> Self {
         Self { child: Some(child), writethrough: false, standalone: false, ..Self::new(graph, program, output) }
+    }
+
+    /// A session on the medium of a disk: its requests are held and throttled as those of the disk's guest.
+    pub fn on_disk(graph: Arc<Graph>, disk: &Arc<Backend>, program: &str, output: Box<dyn Output>) -> Option<Self> {
+        let entrance = Entrance { gate: Some(Arc::clone(disk.gate())), disk: Some(Arc::clone(disk)) };
+        Some(Self { entrance, ..Self::on(graph, disk.root()?, program, output) })
+    }
+
+    /// Requests pass this gate, so that a drain holds them.
+    pub fn set_gate(&mut self, gate: Arc<Gate>) {
+        self.entrance.gate = Some(gate);
     }
 
     /// Buffers begin at addresses that are not aligned.
@@ -140,6 +181,11 @@ impl Session {
     /// The image.
     pub(crate) fn image(&self) -> Result<Arc<Child>, Failed> {
         self.child.clone().ok_or_else(Failed::silent)
+    }
+
+    /// What requests have to pass.
+    pub(crate) fn entrance(&self) -> Entrance {
+        self.entrance.clone()
     }
 
     /// The topmost node.
@@ -170,7 +216,10 @@ impl Session {
 
     /// Prints an error behind the program's name.
     pub fn report(&mut self, text: &str) {
-        let text = format!("{}: {text}\n", self.program);
+        let text = match self.program.as_str() {
+            "" => format!("{text}\n"),
+            program => format!("{program}: {text}\n"),
+        };
         self.output.complain(&text);
     }
 
@@ -226,11 +275,9 @@ impl Session {
         if self.child.is_some() {
             return Err(Failed::error("file open already, try 'help close'"));
         }
-        let mut options = options;
         if mode.force_share && options.get_str("force-share").is_some_and(|value| value != "on") {
             return Err(Failed::error("-U conflicts with image options"));
         }
-        open::set_engine(&self.graph, &mut options, name, mode.aio.as_deref());
         let mut access = Access {
             write: !mode.read_only && !mode.snapshot,
             unmap: mode.discard,
@@ -238,6 +285,7 @@ impl Session {
             ..Access::default()
         };
         access.flags.force_share = mode.force_share;
+        access.flags.engine = mode.aio.as_deref().and_then(Engine::by_name).unwrap_or_default();
         let context = name.map_or("can't open".to_owned(), |name| format!("can't open device {name}"));
         let failed = |error: Error| Failed::error(open::text_with_hint(&error.context(&context)));
         if mode.copy_on_read && mode.read_only {

@@ -10,7 +10,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use block::driver::{Driver, DriverKind, DriverType, IoFuture};
 use block::{
-    BlockStatus, Child, Error, Limits, OpenRequest, Options, Preallocation, Result, Role, WriteFlags, ZeroFlags,
+    BlockStatus, Child, Error, Limits, OpenRequest, Options, Permissions, Preallocation, Result, Role, WriteFlags,
+    ZeroFlags, permissions,
 };
 use iobuf::IoBuf;
 use tokio::sync::Notify;
@@ -121,10 +122,31 @@ pub struct Blkdebug {
     image: Arc<Child>,
     config: Option<String>,
     limits: Limits,
+    /// What is used of the node below besides what is used of the filter.
+    takes: Permissions,
+    /// What others may not use of it.
+    unshares: Permissions,
     strong: Options,
     state_number: AtomicU32,
     state: Mutex<State>,
     resumed: Notify,
+}
+
+/// A list of permissions.
+fn take_permissions(options: &mut Options, name: &str) -> Result<Permissions> {
+    const NAMES: [(&str, Permissions); 4] = [
+        ("consistent-read", Permissions::CONSISTENT_READ),
+        ("write", Permissions::WRITE),
+        ("write-unchanged", Permissions::WRITE_UNCHANGED),
+        ("resize", Permissions::RESIZE),
+    ];
+    let mut all = Permissions::NONE;
+    for item in options.take_list(name)? {
+        let known = NAMES.iter().find(|(name, _)| *name == item);
+        let (_, one) = known.ok_or_else(|| Error::invalid(format!("Invalid parameter '{item}'")))?;
+        all = all | *one;
+    }
+    Ok(all)
 }
 
 impl DriverType for BlkdebugType {
@@ -175,11 +197,8 @@ impl DriverType for BlkdebugType {
                 }
             }
             let own = take_limits(options)?;
-            for name in ["take-child-perms", "unshare-child-perms"] {
-                if !options.take_list(name)?.is_empty() {
-                    return Err(Error::unsupported(format!("blkdebug's '{name}' is not supported")));
-                }
-            }
+            let takes = take_permissions(options, "take-child-perms")?;
+            let unshares = take_permissions(options, "unshare-child-perms")?;
             let image = request.child("image", Role::Filtered).await?;
             request.finish()?;
             let limits = merge(own, image.node().driver().limits());
@@ -189,6 +208,8 @@ impl DriverType for BlkdebugType {
                 image,
                 config,
                 limits,
+                takes,
+                unshares,
                 strong,
                 state_number: AtomicU32::new(1),
                 state: Mutex::new(state),
@@ -512,6 +533,16 @@ impl Driver for Blkdebug {
             self.check(offset, len, IoType::BlockStatus)?;
             crate::pass_status(offset, len).await
         })
+    }
+
+    fn child_permissions(
+        &self,
+        child: &Child,
+        used: Permissions,
+        shared: Permissions,
+    ) -> Option<(Permissions, Permissions)> {
+        let (used, shared) = permissions::of_child(child.role(), false, used, shared);
+        Some((used | self.takes, shared & self.unshares.complement()))
     }
 
     fn exact_filename(&self) -> Option<String> {

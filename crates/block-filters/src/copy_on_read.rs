@@ -71,26 +71,36 @@ impl CopyOnRead {
     async fn source(&self, offset: u64, len: u64) -> Result<(u64, bool)> {
         let mut len = len;
         let mut is_top = true;
-        for node in chain(&self.file.node()) {
-            if node.filtered().is_some() {
+        let mut next = Some((self.file.node(), offset));
+        while let Some((node, at)) = next {
+            if let Some(filtered) = node.filtered() {
+                next = Some((filtered.node(), at));
                 continue;
             }
-            let status = node.block_status(offset, len, false).await?;
+            let status = node.block_status(at, len, false).await?;
             if status.len == 0 {
                 // Behind the end of a short backing.
                 return Ok((len, false));
             }
             len = status.len;
+            let is_bottom = self.bottom.as_deref() == Some(node.name());
+            // A raw node has all that it shows from the node below, which may be an overlay.
+            let raw = Some(&node).filter(|node| node.driver_type().name() == "raw" && !is_bottom);
+            if let Some(below) = raw.and_then(|node| node.driver().data_child()) {
+                next = Some((below.node(), status.offset.unwrap_or(at)));
+                continue;
+            }
             if status.allocated {
                 return Ok((len, !is_top));
             }
             if self.bottom.is_none() {
                 return Ok((len, true));
             }
-            if self.bottom.as_deref() == Some(node.name()) {
+            if is_bottom {
                 return Ok((len, false));
             }
             is_top = false;
+            next = node.backing().map(|backing| (backing.node(), at));
         }
         Ok((len, false))
     }

@@ -75,6 +75,7 @@ pub struct Options {
 struct Backup {
     graph: Arc<Graph>,
     source: Arc<Node>,
+    target: Arc<Node>,
     filter: Arc<Node>,
     copier: Arc<Copier>,
     edges: Edges,
@@ -97,7 +98,8 @@ pub fn create(graph: &Arc<Graph>, jobs: &Jobs, options: &Options) -> Result<Arc<
     if Arc::ptr_eq(&source, &target) {
         return Err(Error::invalid("Source and target cannot be the same"));
     }
-    if options.compress && status::skip_filters(&target).driver_type().name() != "qcow2" {
+    const COMPRESSING: [&str; 3] = ["qcow", "qcow2", "vmdk"];
+    if options.compress && !COMPRESSING.contains(&status::skip_filters(&target).driver_type().name()) {
         let text = format!("Compression is not supported for this drive {}", target.name());
         return Err(Error::unsupported(text));
     }
@@ -174,6 +176,7 @@ fn build(
     let backup = Arc::new(Backup {
         graph: Arc::clone(graph),
         source: Arc::clone(&options.source),
+        target: Arc::clone(&options.target),
         filter: Arc::clone(filter),
         copier: Arc::clone(copier),
         edges: Mutex::new(vec![Arc::clone(&main)]),
@@ -318,6 +321,11 @@ impl Backup {
 }
 
 impl JobDriver for Backup {
+    fn cancel(&self, _job: &Job, _force: bool) -> bool {
+        self.target.cancel_in_flight();
+        true
+    }
+
     fn run(self: Arc<Self>, job: Arc<Job>) -> IoFuture<'static> {
         Box::pin(async move {
             if self.sync == Sync::None {

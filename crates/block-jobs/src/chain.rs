@@ -55,3 +55,16 @@ pub fn find_image(top: &Arc<Node>, name: &str) -> Option<Arc<Node>> {
     }
     None
 }
+
+/// The nodes from `top` down to just above `base`. Those that only filter the base come with true: they show the same as it.
+pub fn between(top: &Arc<Node>, base: &Arc<Node>) -> Vec<(Arc<Node>, bool)> {
+    let first = overlay_of(top, Some(base)).and_then(|overlay| overlay.backing()).map(|child| child.node());
+    let mut is_filter = false;
+    let above = of(top).take_while(|node| !Arc::ptr_eq(node, base));
+    above
+        .map(|node| {
+            is_filter |= first.as_ref().is_some_and(|first| Arc::ptr_eq(first, &node));
+            (node, is_filter)
+        })
+        .collect()
+}

@@ -4,7 +4,6 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-use block::backend::ErrorAction;
 use block::image::ImageBacking;
 use block::rewire::Above;
 use block::{
@@ -15,16 +14,12 @@ use iobuf::IoBuf;
 
 use crate::chain;
 use crate::edges::{self, Edges};
-use crate::flight::{Failure, Flight};
+use crate::flight::Failure;
 use crate::info::{Kind, OnError};
 use crate::job::{Job, JobDriver};
 use crate::jobs::{Common, Jobs, NewJob};
 use crate::mirror_top::{COMMIT_TOP, CommitTop};
-
-/// Bytes that are copied at once.
-const CHUNK: u64 = 1 << 20;
-/// The most pieces in flight.
-const IN_FLIGHT: usize = 16;
+use crate::sweep::{self, Ignored, Need, Sweep};
 
 /// What a commit is made with.
 pub struct Options {
@@ -78,6 +73,7 @@ pub fn create(graph: &Arc<Graph>, jobs: &Jobs, options: &Options) -> Result<Arc<
     let filter = match filter {
         Ok(filter) => filter,
         Err(error) => {
+            jobs.announce_stillborn(&options.common, Kind::Commit);
             if restore_read_only {
                 aio::block_on(graph.make_read_only(&base))?;
             }
@@ -86,7 +82,8 @@ pub fn create(graph: &Arc<Graph>, jobs: &Jobs, options: &Options) -> Result<Arc<
     };
     let mut edges = Vec::new();
     let gate = Arc::new(block::gate::Gate::new());
-    let attached = attach(graph, options, &gate, &filter, &mut edges);
+    let attached = attach(graph, options, &gate, &filter, &mut edges)
+        .inspect_err(|_| jobs.announce_stillborn(&options.common, Kind::Commit));
     let job = attached.and_then(|target| {
         let commit = Arc::new(Commit {
             graph: Arc::clone(graph),
@@ -138,10 +135,11 @@ fn attach(
 ) -> Result<Arc<Child>> {
     use Permissions as P;
     let holder = Job::holder(Kind::Commit, &options.common.id);
-    let between = P::WRITE_UNCHANGED | P::WRITE;
     edges.push(graph.attach_named(filter, (&holder, "main node"), gate, P::NONE, P::ALL)?);
-    for node in chain::of(&options.top).take_while(|node| !Arc::ptr_eq(node, &options.base)) {
-        edges.push(graph.attach_named(&node, (&holder, "intermediate node"), gate, P::NONE, between)?);
+    for (node, is_filter) in chain::between(&options.top, &options.base) {
+        let read = if is_filter { P::CONSISTENT_READ } else { P::NONE };
+        let shared = P::WRITE_UNCHANGED | P::WRITE | read;
+        edges.push(graph.attach_named(&node, (&holder, "intermediate node"), gate, P::NONE, shared)?);
     }
     let mut used = P::CONSISTENT_READ | P::WRITE;
     if options.base.len() < options.top.len() {
@@ -154,86 +152,6 @@ fn attach(
 }
 
 impl Commit {
-    async fn copy_range(&self, offset: u64, len: u64, is_zero: bool) -> Result<(), Failure> {
-        let fail = |is_read| move |error| Failure { offset, len, is_read, error };
-        if is_zero {
-            let flags = ZeroFlags { may_unmap: true, ..ZeroFlags::default() };
-            return self.target.write_zeroes(offset, len, flags).await.map_err(fail(false));
-        }
-        let buf = IoBuf::zeroed(usize::try_from(len).unwrap_or(0));
-        self.top.read(offset, buf.clone()).await.map_err(fail(true))?;
-        self.target.write(offset, buf, WriteFlags::default()).await.map_err(fail(false))
-    }
-
-    async fn copy(self: &Arc<Self>, job: &Arc<Job>, flight: &Arc<Flight>) -> Result<()> {
-        let len = self.top.len();
-        let mut offset = 0;
-        let mut again: Vec<(u64, u64)> = Vec::new();
-        loop {
-            for failure in flight.failures() {
-                if job.request_failed(self.on_error, failure.is_read, &failure.error) == ErrorAction::Report {
-                    return Err(failure.error);
-                }
-                again.push((failure.offset, failure.len));
-            }
-            if job.should_pause() {
-                flight.idle().await;
-                job.pause_point().await;
-                continue;
-            }
-            if job.is_cancel_requested() {
-                return Ok(());
-            }
-            let (at, most) = match again.pop() {
-                Some(piece) => piece,
-                None if offset < len => (offset, CHUNK.min(len - offset)),
-                None if flight.running() > 0 => {
-                    flight.one_less().await;
-                    continue;
-                }
-                None => return Ok(()),
-            };
-            flight.slot().await;
-            let inside = job.gate().enter_owned().await;
-            let extent = match status::above(&self.top, Some(&self.base), at, most).await {
-                Ok(extent) => extent,
-                Err(error) => {
-                    drop(inside);
-                    if job.request_failed(self.on_error, true, &error) == ErrorAction::Report {
-                        return Err(error);
-                    }
-                    if at != offset {
-                        again.push((at, most));
-                    }
-                    continue;
-                }
-            };
-            let n = extent.len.clamp(1, most);
-            if at == offset {
-                offset += n;
-            } else if n < most {
-                again.push((at + n, most - n));
-            }
-            if !extent.allocated {
-                drop(inside);
-                job.advance(n);
-                continue;
-            }
-            let (commit, its_job, is_zero) = (Arc::clone(self), Arc::clone(job), extent.zero);
-            flight.start(async move {
-                let copied = commit.copy_range(at, n, is_zero).await;
-                if copied.is_ok() {
-                    its_job.advance(n);
-                }
-                drop(inside);
-                copied
-            });
-            if !is_zero {
-                job.throttle(n).await;
-            }
-        }
-    }
-
     /// Gives the images above the top the base as their backing.
     async fn rename_backing(&self) -> Result<()> {
         let file = self.backing_file.clone().unwrap_or_else(|| filename::of(&self.base));
@@ -292,6 +210,32 @@ fn overlays(node: &Arc<Node>) -> Vec<Arc<Node>> {
     found
 }
 
+impl Sweep for Commit {
+    const CHUNK: u64 = 1 << 20;
+    const IGNORED: Ignored = Ignored::Again;
+
+    async fn look(&self, offset: u64, len: u64) -> Result<(u64, Need)> {
+        let extent = status::above(&self.top, Some(&self.base), offset, len).await?;
+        let need = match (extent.allocated, extent.zero) {
+            (false, _) => Need::Nothing,
+            (true, true) => Need::Zero,
+            (true, false) => Need::Copy,
+        };
+        Ok((extent.len, need))
+    }
+
+    async fn copy(&self, offset: u64, len: u64, need: Need) -> Result<(), Failure> {
+        let fail = |is_read| move |error| Failure { offset, len, is_read, error };
+        if need == Need::Zero {
+            let flags = ZeroFlags { may_unmap: true, ..ZeroFlags::default() };
+            return self.target.write_zeroes(offset, len, flags).await.map_err(fail(false));
+        }
+        let buf = IoBuf::zeroed(usize::try_from(len).unwrap_or(0));
+        self.top.read(offset, buf.clone()).await.map_err(fail(true))?;
+        self.target.write(offset, buf, WriteFlags::default()).await.map_err(fail(false))
+    }
+}
+
 impl JobDriver for Commit {
     fn run(self: Arc<Self>, job: Arc<Job>) -> IoFuture<'static> {
         Box::pin(async move {
@@ -301,10 +245,7 @@ impl JobDriver for Commit {
                 let _inside = job.gate().enter().await;
                 self.target.truncate(len, false, Preallocation::Off).await?;
             }
-            let flight = Flight::new(IN_FLIGHT);
-            let result = self.copy(&job, &flight).await;
-            flight.idle().await;
-            result?;
+            sweep::run(&self, &job, len, self.on_error).await?;
             let _inside = job.gate().enter().await;
             self.target.flush().await
         })

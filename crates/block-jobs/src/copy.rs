@@ -6,7 +6,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
-use block::{Bitmaps, Child, DirtyBitmap, Result, WriteFlags, ZeroFlags};
+use block::{Bitmaps, BlockStatus, Child, DirtyBitmap, Error, Result, WriteFlags, ZeroFlags};
 use block_tools::status;
 use iobuf::IoBuf;
 
@@ -16,6 +16,8 @@ use crate::region::{Region, Regions};
 
 /// The smallest unit of copying, bytes.
 const MIN_CLUSTER: u64 = 65536;
+/// The number of the error "Permission denied".
+pub(crate) const EACCES: i32 = 13;
 /// The longest piece that is copied at once, bytes.
 const MAX_PIECE: u64 = 1 << 20;
 
@@ -25,12 +27,14 @@ pub struct Copier {
     target: Arc<Child>,
     todo: Arc<DirtyBitmap>,
     /// Keeps the bitmap: it belongs to no node.
-    _bitmaps: Bitmaps,
+    bitmaps: Bitmaps,
     regions: Arc<Regions>,
     compressed: AtomicBool,
     /// What the topmost image does not have is not copied: the target has the same backing.
     only_top: AtomicBool,
     job: OnceLock<Weak<Job>>,
+    /// What belongs to the snapshot; all of it if absent.
+    access: OnceLock<Arc<DirtyBitmap>>,
 }
 
 /// A piece that somebody copies.
@@ -55,11 +59,12 @@ impl Copier {
             source,
             target,
             todo,
-            _bitmaps: bitmaps,
+            bitmaps,
             regions: Arc::default(),
             compressed: AtomicBool::new(false),
             only_top: AtomicBool::new(false),
             job: OnceLock::new(),
+            access: OnceLock::new(),
         }))
     }
 
@@ -82,6 +87,97 @@ impl Copier {
             self.todo.mark(offset, len);
             at = offset + len;
         }
+    }
+
+    /// Only what has to be copied now may be read as the snapshot's.
+    ///
+    /// # Errors
+    /// The bitmap would be too large.
+    pub(crate) fn restrict_access(&self) -> Result<()> {
+        let access = self.bitmaps.create(self.todo.size(), self.cluster(), None)?;
+        access.restore(self.todo.contents());
+        let _ = self.access.set(access);
+        Ok(())
+    }
+
+    fn check_access(&self, offset: u64, len: u64) -> Result<()> {
+        let end = offset.saturating_add(len);
+        match self.access.get().and_then(|access| access.next_clean(offset, end)) {
+            Some(at) if at < end => Err(Error::errno_only(EACCES)),
+            _ => Ok(()),
+        }
+    }
+
+    /// How far the range from `offset` on comes from one side, and whether that is the source.
+    fn side(&self, offset: u64, end: u64) -> (u64, bool) {
+        match self.todo.next_dirty(offset, end, u64::MAX) {
+            Some((at, len)) if at <= offset => ((at + len).min(end) - offset, true),
+            Some((at, _)) => (at - offset, false),
+            None => (end - offset, false),
+        }
+    }
+
+    /// Reads the snapshot: what was copied from the copy, the rest from the source, which nobody writes meanwhile.
+    ///
+    /// # Errors
+    /// The range does not belong to the snapshot, or can't be read.
+    pub(crate) async fn read(&self, offset: u64, buf: IoBuf) -> Result<()> {
+        let end = offset + buf.len() as u64;
+        let _region = self.hold(offset, end).await;
+        self.check_access(offset, buf.len() as u64)?;
+        let mut at = offset;
+        while at < end {
+            let (len, from_source) = self.side(at, end);
+            let side = if from_source { &self.source } else { &self.target };
+            let start = usize::try_from(at - offset).unwrap_or(usize::MAX);
+            side.read(at, buf.slice(start, usize::try_from(len).unwrap_or(usize::MAX))).await?;
+            at += len;
+        }
+        Ok(())
+    }
+
+    async fn hold(&self, offset: u64, end: u64) -> Region {
+        let cluster = self.cluster();
+        self.regions.take(offset / cluster * cluster, end.next_multiple_of(cluster)).await
+    }
+
+    /// What is known of the snapshot's range.
+    ///
+    /// # Errors
+    /// As for [`Copier::read`].
+    pub(crate) async fn status(&self, offset: u64, len: u64) -> Result<BlockStatus> {
+        let _region = self.hold(offset, offset + len).await;
+        self.check_access(offset, len)?;
+        let (len, from_source) = self.side(offset, offset + len);
+        let side = if from_source { &self.source } else { &self.target };
+        let extent = status::above(&side.node(), None, offset, len).await?;
+        let len = extent.len.clamp(1, len);
+        Ok(if extent.zero { BlockStatus::zero(len) } else { BlockStatus::data(len, None) })
+    }
+
+    /// Whoever reads the snapshot needs whole clusters of this range no more.
+    ///
+    /// # Errors
+    /// What discarding the copy gives.
+    pub(crate) async fn discard(&self, offset: u64, len: u64) -> Result<()> {
+        let cluster = self.cluster();
+        let end = offset.saturating_add(len);
+        let start = offset.next_multiple_of(cluster);
+        let end = if end >= self.todo.size() { self.todo.size() } else { end / cluster * cluster };
+        if start >= end {
+            return Ok(());
+        }
+        let _region = self.hold(start, end).await;
+        if let Some(access) = self.access.get() {
+            access.unmark(start, end - start);
+        } else {
+            let access = self.bitmaps.create(self.todo.size(), cluster, None)?;
+            access.mark(0, self.todo.size());
+            access.unmark(start, end - start);
+            let _ = self.access.set(access);
+        }
+        self.todo.unmark(start, end - start);
+        self.target.discard(start, end - start).await
     }
 
     /// What the topmost image does not have is not copied.

@@ -2,17 +2,24 @@
 //!
 //! Options: `file`, `target`, `bitmap` (just what is dirty there counts), `on-cbw-error` (`break-guest-write`: the write
 //! fails; `break-snapshot`: nothing is copied any more), `cbw-timeout` (seconds after which copying counts as failed).
+//!
+//! The driver `snapshot-access` over it shows the disk as it was.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use block::driver::{Driver, DriverKind, DriverType};
-use block::{Child, Error, IoFuture, OpenRequest, Options, Permissions, Result, Role, WriteFlags, ZeroFlags};
+use block::{
+    BlockStatus, Child, Error, IoFuture, OpenRequest, Options, Permissions, Result, Role, WriteFlags, ZeroFlags,
+};
 use iobuf::IoBuf;
 
-use crate::copy::Copier;
+use crate::copy::{Copier, EACCES};
 use crate::pass::pass_on;
+
+/// The number of the error "Connection timed out".
+const ETIMEDOUT: i32 = 110;
 
 /// The driver `copy-before-write`.
 pub struct CopyBeforeWriteType;
@@ -65,7 +72,7 @@ impl CopyBeforeWrite {
                     if let std::task::Poll::Ready(result) = copy.as_mut().poll(context) {
                         return std::task::Poll::Ready(result.map_err(|failure| failure.error));
                     }
-                    timer.as_mut().poll(context).map(|()| Err(Error::io("Copying took too long")))
+                    timer.as_mut().poll(context).map(|()| Err(Error::errno_only(ETIMEDOUT)))
                 })
                 .await
             }
@@ -105,6 +112,7 @@ impl DriverType for CopyBeforeWriteType {
                 let bitmap = node.bitmaps().named(&name)?;
                 bitmap.check(block::BitmapUse::Read)?;
                 copier.copy_only(&bitmap);
+                copier.restrict_access()?;
             }
             Ok(Arc::new(CopyBeforeWrite {
                 file,
@@ -169,5 +177,93 @@ impl Driver for CopyBeforeWrite {
 
     fn strong_options(&self) -> Options {
         Options::new()
+    }
+}
+
+/// The driver `snapshot-access`.
+pub struct SnapshotAccessType;
+
+/// What a `copy-before-write` filter has kept, as a node that is read.
+struct SnapshotAccess {
+    file: Arc<Child>,
+}
+
+impl DriverType for SnapshotAccessType {
+    fn name(&self) -> &'static str {
+        "snapshot-access"
+    }
+
+    fn kind(&self) -> DriverKind {
+        DriverKind::Format
+    }
+
+    fn open(&self, mut request: OpenRequest) -> IoFuture<'static, Arc<dyn Driver>> {
+        Box::pin(async move {
+            let file = request.child("file", Role::Data).await?;
+            request.finish()?;
+            if file.node().driver().as_any().downcast_ref::<CopyBeforeWrite>().is_none() {
+                let text = "The node below has no snapshot: it is no 'copy-before-write' filter";
+                return Err(Error::unsupported(text));
+            }
+            Ok(Arc::new(SnapshotAccess { file }) as Arc<dyn Driver>)
+        })
+    }
+}
+
+impl SnapshotAccess {
+    /// What the filter below copies with.
+    fn copier(&self) -> Result<Arc<Copier>> {
+        let node = self.file.node();
+        let Some(filter) = node.driver().as_any().downcast_ref::<CopyBeforeWrite>() else {
+            return Err(Error::unsupported("The node below has no snapshot"));
+        };
+        if filter.broken.load(Ordering::Acquire) {
+            return Err(Error::errno_only(EACCES));
+        }
+        Ok(Arc::clone(&filter.copier))
+    }
+}
+
+impl Driver for SnapshotAccess {
+    fn len(&self) -> u64 {
+        self.file.len()
+    }
+
+    fn children(&self) -> Vec<Arc<Child>> {
+        vec![Arc::clone(&self.file)]
+    }
+
+    fn read(&self, offset: u64, buf: IoBuf) -> IoFuture<'_> {
+        Box::pin(async move {
+            let copier = self.copier()?;
+            copier.read(offset, buf).await
+        })
+    }
+
+    fn discard(&self, offset: u64, len: u64) -> IoFuture<'_> {
+        Box::pin(async move {
+            let copier = self.copier()?;
+            copier.discard(offset, len).await
+        })
+    }
+
+    fn block_status(&self, offset: u64, len: u64, _precise: bool) -> IoFuture<'_, BlockStatus> {
+        Box::pin(async move {
+            let copier = self.copier()?;
+            copier.status(offset, len).await
+        })
+    }
+
+    fn child_permissions(
+        &self,
+        _child: &Child,
+        _used: Permissions,
+        _shared: Permissions,
+    ) -> Option<(Permissions, Permissions)> {
+        Some((Permissions::NONE, Permissions::ALL))
+    }
+
+    fn as_any(&self) -> &dyn std::any::Any {
+        self
     }
 }

@@ -345,6 +345,13 @@ impl Job {
         state.total = state.current.saturating_add(remaining);
     }
 
+    /// Sets how much is done.
+    pub(crate) fn set_current(&self, current: u64) {
+        let mut state = self.state();
+        state.current = current;
+        state.total = state.total.max(current);
+    }
+
     /// So much more is done.
     pub fn advance(&self, by: u64) {
         let mut state = self.state();

@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use block::backend::IoStatus;
 use block::gate::Gate;
 use block::{Error, Result};
 use tokio::sync::Notify;
@@ -122,9 +123,6 @@ impl Jobs {
     /// # Errors
     /// It is none, or is taken.
     pub fn check_id(&self, id: &str) -> Result<()> {
-        if id.is_empty() {
-            return Err(Error::invalid("An explicit job ID is required"));
-        }
         if !is_identifier(id) {
             return Err(Error::invalid(format!("Invalid job ID '{id}'")));
         }
@@ -161,6 +159,28 @@ impl Jobs {
         transaction.with(|group| group.jobs.insert(0, Arc::clone(&job)));
         self.with(|jobs| jobs.push(Arc::clone(&job)));
         Ok(job)
+    }
+
+    /// Tells of a job that can't be made after all: clients see it come and go.
+    pub(crate) fn announce_stillborn(&self, common: &Common, kind: Kind) {
+        let mut info = Info {
+            id: common.id.clone(),
+            kind,
+            status: Status::Created,
+            current: 0,
+            total: 0,
+            speed: u64::try_from(common.speed).unwrap_or(0),
+            busy: false,
+            paused: true,
+            io_status: IoStatus::Ok,
+            auto_finalize: common.auto_finalize,
+            auto_dismiss: common.auto_dismiss,
+            error: None,
+        };
+        for status in [Status::Created, Status::Null] {
+            info.status = status;
+            self.0.observer.event(&info, Event::Status(status));
+        }
     }
 
     /// Starts a job's work on `reactor`.

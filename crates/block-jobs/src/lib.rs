@@ -36,6 +36,7 @@ mod pass;
 mod rate;
 mod region;
 pub mod stream;
+mod sweep;
 
 pub use info::{Event, Info, Kind, OnError, Status, Verb};
 pub use job::{Job, JobDriver};
@@ -45,5 +46,5 @@ use block::DriverType;
 
 /// The drivers of this crate that clients may name.
 pub fn drivers() -> Vec<&'static dyn DriverType> {
-    vec![&copy_before_write::CopyBeforeWriteType]
+    vec![&copy_before_write::CopyBeforeWriteType, &copy_before_write::SnapshotAccessType]
 }

@@ -32,6 +32,8 @@ use crate::job::{Job, JobDriver};
 use crate::jobs::{Common, Jobs, NewJob};
 use crate::mirror_top::{Link, MIRROR_TOP, MirrorTop};
 
+/// The number of the error "Operation not permitted".
+const EPERM: i32 = 1;
 /// The most requests in flight.
 const MAX_IN_FLIGHT: u64 = 16;
 /// The usual length of a request, bytes.
@@ -97,6 +99,23 @@ pub struct Options {
     pub on_target_error: OnError,
     /// The name of the filter.
     pub filter_node_name: Option<String>,
+}
+
+/// Whether a copy of `source` can take the place of `node` without anybody seeing other data: `node` shows the same, below
+/// filters, or is a child of a quorum that nobody else reads.
+pub fn can_replace(source: &Arc<Node>, node: &Arc<Node>) -> bool {
+    if Arc::ptr_eq(source, node) {
+        return true;
+    }
+    if let Some(filtered) = source.filtered() {
+        return can_replace(&filtered.node(), node);
+    }
+    let is_child = || source.children().iter().any(|child| Arc::ptr_eq(&child.node(), node));
+    let reads = |edge: &Arc<Child>| edge.permissions().0.contains(Permissions::CONSISTENT_READ);
+    let is_of_source = |edge: &Arc<Child>| edge.parent_node().is_some_and(|parent| Arc::ptr_eq(&parent, source));
+    source.driver_type().name() == "quorum"
+        && is_child()
+        && !node.parents().iter().any(|edge| !is_of_source(edge) && reads(edge))
 }
 
 /// A mirror.
@@ -182,7 +201,9 @@ fn build(
             Arc::clone(driver.get_or_init(|| top)) as Arc<dyn block::Driver>
         })
     })?;
-    let made = attach(graph, options, &filter, is_commit).and_then(|(gate, edges, target_edge)| {
+    let attached = attach(graph, options, &filter, is_commit);
+    let attached = attached.inspect_err(|_| jobs.announce_stillborn(&options.common, options.kind));
+    let made = attached.and_then(|(gate, edges, target_edge)| {
         let dirty = source.bitmaps().create(source.len(), granularity, None);
         let dirty = dirty.and_then(|dirty| {
             dirty.set_enabled(!options.write_blocking);
@@ -280,9 +301,9 @@ fn attach(graph: &Graph, options: &Options, filter: &Arc<Node>, is_commit: bool)
         edges.push(Arc::clone(&target));
         edges.push(graph.attach_named(&options.source, (&holder, "source"), &gate, P::NONE, shared)?);
         if is_commit {
-            let between = chain::of(&options.source).skip(1).take_while(|node| !Arc::ptr_eq(node, &options.target));
-            for node in between {
-                let shared = P::WRITE_UNCHANGED | P::WRITE;
+            for (node, is_filter) in chain::between(&options.source, &options.target).into_iter().skip(1) {
+                let read = if is_filter { P::CONSISTENT_READ } else { P::NONE };
+                let shared = P::WRITE_UNCHANGED | P::WRITE | read;
                 edges.push(graph.attach_named(&node, (&holder, "intermediate node"), &gate, P::NONE, shared)?);
             }
         }
@@ -597,6 +618,15 @@ impl Mirror {
         }
         let replaced = self.to_replace.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some((node, _blocker)) = replaced {
+            if !can_replace(&self.source, &node) {
+                tracing::warn!(
+                    "Can no longer replace '{}' by '{}', because it can no longer be guaranteed that doing so would not \
+                     lead to an abrupt change of visible data",
+                    node.name(),
+                    self.target.name()
+                );
+                return Err(Error::errno_only(EPERM));
+            }
             let _drained = self.graph.drain(&node).await;
             self.graph.move_users(&node, &self.target)?;
         }
@@ -638,7 +668,11 @@ impl JobDriver for Mirror {
     }
 
     fn cancel(&self, job: &Job, force: bool) -> bool {
-        force || !job.is_ready()
+        let gives_up = force || !job.is_ready();
+        if gives_up {
+            self.target.cancel_in_flight();
+        }
+        gives_up
     }
 
     fn prepare<'a>(&'a self, job: &'a Arc<Job>) -> IoFuture<'a> {

@@ -11,7 +11,9 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use block::backend::ErrorAction;
 use block::driver::{Driver, DriverKind, DriverType};
-use block::{Child, DirtyBitmap, Error, IoFuture, OpenRequest, Permissions, Result, WriteFlags, ZeroFlags, done};
+use block::{
+    Child, DirtyBitmap, Error, IoFuture, OpenRequest, Permissions, Result, WriteFlags, ZeroFlags, done, filename,
+};
 use iobuf::IoBuf;
 
 use crate::info::OnError;
@@ -151,6 +153,10 @@ impl MirrorTop {
 impl Driver for MirrorTop {
     pass_on!();
 
+    fn exact_filename(&self) -> Option<String> {
+        Some(filename::of(&self.file.node()))
+    }
+
     fn children(&self) -> Vec<Arc<Child>> {
         vec![Arc::clone(&self.file)]
     }
@@ -219,6 +225,10 @@ pub(crate) struct CommitTop {
 
 impl Driver for CommitTop {
     pass_on!();
+
+    fn exact_filename(&self) -> Option<String> {
+        Some(filename::of(&self.file.node()))
+    }
 
     fn children(&self) -> Vec<Arc<Child>> {
         vec![Arc::clone(&self.file)]

@@ -5,7 +5,6 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-use block::backend::ErrorAction;
 use block::image::ImageBacking;
 use block::rewire::Above;
 use block::{Child, DriverType, Graph, IoFuture, Node, Permissions, Result, filename};
@@ -15,15 +14,11 @@ use iobuf::IoBuf;
 
 use crate::chain;
 use crate::edges::{self, Edges};
-use crate::flight::{Failure, Flight};
+use crate::flight::Failure;
 use crate::info::{Kind, OnError};
 use crate::job::{Job, JobDriver};
 use crate::jobs::{Common, Jobs, NewJob};
-
-/// Bytes that are copied at once.
-const CHUNK: u64 = 1 << 19;
-/// The most pieces in flight.
-const IN_FLIGHT: usize = 16;
+use crate::sweep::{self, Ignored, Need, Sweep};
 
 /// What a stream is made with.
 pub struct Options {
@@ -101,7 +96,10 @@ pub fn create(graph: &Arc<Graph>, jobs: &Jobs, options: &Options) -> Result<Arc<
         })();
         match attached {
             Ok(()) => Ok(filter),
-            Err(error) => undo(graph, &filter, &top, &edges).await.and(Err(error)),
+            Err(error) => {
+                jobs.announce_stillborn(&options.common, Kind::Stream);
+                undo(graph, &filter, &top, &edges).await.and(Err(error))
+            }
         }
     });
     let made = filter.and_then(|filter| {
@@ -161,98 +159,6 @@ impl Stream {
         self.bottom.as_ref().and_then(|bottom| bottom.backing()).map(|child| child.node())
     }
 
-    /// How long the range from `offset` on is alike, and whether it has to be copied.
-    async fn look(&self, offset: u64, len: u64) -> Result<(u64, bool)> {
-        let own = status::of_node(&self.image, offset, len).await?;
-        if own.allocated || own.len == 0 {
-            return Ok((own.len.max(1), false));
-        }
-        let Some(backing) = status::backing_of(&self.image) else { return Ok((own.len, false)) };
-        let base = self.base();
-        let below = status::above(&backing, base.as_ref(), offset, own.len).await?;
-        if below.len == 0 {
-            // Behind the end of the backing there is nothing to copy.
-            return Ok((own.len, false));
-        }
-        Ok((below.len.min(own.len), below.allocated))
-    }
-
-    async fn copy(self: &Arc<Self>, job: &Arc<Job>, flight: &Arc<Flight>) -> Result<()> {
-        let len = self.image.len();
-        let (mut offset, mut again, mut ignored): (u64, Vec<(u64, u64)>, Option<block::Error>) = (0, Vec::new(), None);
-        loop {
-            for failure in flight.failures() {
-                match job.request_failed(self.on_error, failure.is_read, &failure.error) {
-                    ErrorAction::Report => return Err(failure.error),
-                    ErrorAction::Stop => again.push((failure.offset, failure.len)),
-                    ErrorAction::Ignore => {
-                        job.advance(failure.len);
-                        ignored.get_or_insert(failure.error);
-                    }
-                }
-            }
-            if job.should_pause() {
-                flight.idle().await;
-                job.pause_point().await;
-                continue;
-            }
-            if job.is_cancel_requested() {
-                return Ok(());
-            }
-            let (at, most) = match again.pop() {
-                Some(piece) => piece,
-                None if offset < len => (offset, CHUNK.min(len - offset)),
-                None if flight.running() > 0 => {
-                    flight.one_less().await;
-                    continue;
-                }
-                // With errors the backing is still needed.
-                None => return ignored.map_or(Ok(()), Err),
-            };
-            flight.slot().await;
-            let inside = job.gate().enter_owned().await;
-            let (n, copies) = match self.look(at, most).await {
-                Ok((n, copies)) => (n.min(most), copies),
-                Err(error) => {
-                    drop(inside);
-                    match job.request_failed(self.on_error, true, &error) {
-                        ErrorAction::Report => return Err(error),
-                        ErrorAction::Stop if at != offset => again.push((at, most)),
-                        ErrorAction::Stop => {}
-                        ErrorAction::Ignore => {
-                            if at == offset {
-                                offset += most;
-                            }
-                            ignored.get_or_insert(error);
-                        }
-                    }
-                    continue;
-                }
-            };
-            if at == offset {
-                offset += n;
-            } else if n < most {
-                again.push((at + n, most - n));
-            }
-            if !copies {
-                drop(inside);
-                job.advance(n);
-                continue;
-            }
-            let (stream, its_job) = (Arc::clone(self), Arc::clone(job));
-            flight.start(async move {
-                let buf = IoBuf::zeroed(usize::try_from(n).unwrap_or(0));
-                let copied = stream.filter.read(at, buf).await;
-                if copied.is_ok() {
-                    its_job.advance(n);
-                }
-                drop(inside);
-                copied.map_err(|error| Failure { offset: at, len: n, is_read: true, error })
-            });
-            job.throttle(n).await;
-        }
-    }
-
     async fn take_over(&self) -> Result<()> {
         let base = self.base();
         if self.image.backing().is_none() {
@@ -290,6 +196,33 @@ impl Stream {
     }
 }
 
+impl Sweep for Stream {
+    const CHUNK: u64 = 1 << 19;
+    // With errors the backing is still needed.
+    const IGNORED: Ignored = Ignored::Skipped;
+
+    async fn look(&self, offset: u64, len: u64) -> Result<(u64, Need)> {
+        let own = status::of_node(&self.image, offset, len).await?;
+        if own.allocated || own.len == 0 {
+            return Ok((own.len, Need::Nothing));
+        }
+        let Some(backing) = status::backing_of(&self.image) else { return Ok((own.len, Need::Nothing)) };
+        let base = self.base();
+        let below = status::above(&backing, base.as_ref(), offset, own.len).await?;
+        if below.len == 0 {
+            // Behind the end of the backing there is nothing to copy.
+            return Ok((own.len, Need::Nothing));
+        }
+        Ok((below.len.min(own.len), if below.allocated { Need::Copy } else { Need::Nothing }))
+    }
+
+    async fn copy(&self, offset: u64, len: u64, _need: Need) -> Result<(), Failure> {
+        let buf = IoBuf::zeroed(usize::try_from(len).unwrap_or(0));
+        let copied = self.filter.read(offset, buf).await;
+        copied.map_err(|error| Failure { offset, len, is_read: true, error })
+    }
+}
+
 impl JobDriver for Stream {
     fn run(self: Arc<Self>, job: Arc<Job>) -> IoFuture<'static> {
         Box::pin(async move {
@@ -297,11 +230,9 @@ impl JobDriver for Stream {
                 // There is nothing to take.
                 return Ok(());
             }
-            job.set_total(self.image.len());
-            let flight = Flight::new(IN_FLIGHT);
-            let result = self.copy(&job, &flight).await;
-            flight.idle().await;
-            result
+            let len = self.image.len();
+            job.set_total(len);
+            sweep::run(&self, &job, len, self.on_error).await
         })
     }
 

@@ -74,21 +74,6 @@ pub async fn open(graph: &Arc<Graph>, mut options: Options, access: Access) -> R
     }
 }
 
-/// Chooses the engine of the file below a format.
-pub fn set_engine(graph: &Graph, options: &mut Options, filename: Option<&str>, engine: Option<&str>) {
-    let driver = options.get_str("driver").and_then(|driver| graph.registry().find(driver));
-    let is_format = driver.is_none_or(|driver| driver.kind() == block::DriverKind::Format);
-    if let (Some(engine), Some(name)) = (engine, filename)
-        && is_format
-        && block::filename::protocol_of(name).is_none()
-    {
-        options.take("filename");
-        options.set("file.driver", "file");
-        options.set("file.filename", name);
-        options.set("file.aio", engine);
-    }
-}
-
 /// Puts a temporary image on top of `base`, which nobody finds in the file system.
 ///
 /// # Errors

@@ -87,6 +87,14 @@ impl Child {
         &self.parent
     }
 
+    /// How messages name a parent outside of the graph.
+    pub fn holder(&self) -> Option<&str> {
+        match &self.parent {
+            Parent::Outside(holder, _) => Some(holder),
+            Parent::Node(_) => None,
+        }
+    }
+
     /// The parent, if it is a node that exists.
     pub fn parent_node(&self) -> Option<Arc<Node>> {
         match &self.parent {

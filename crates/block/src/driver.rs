@@ -182,6 +182,9 @@ pub trait Driver: Send + Sync + 'static {
         None
     }
 
+    /// Whoever waits for a server that does not answer is told to give up: nobody wants the result any more.
+    fn cancel_in_flight(&self) {}
+
     /// Options that [`Driver::exact_filename`] does not contain: they make a `json:` name necessary.
     fn strong_options(&self) -> Options {
         Options::new()

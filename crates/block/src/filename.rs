@@ -102,12 +102,18 @@ pub fn to_options(node: &Arc<Node>) -> Value {
         entries.push(("backing".to_owned(), to_options(&backing.node())));
     }
     if node.driver().children().is_empty()
+        && names_file(node)
         && let Some(name) = node.driver().exact_filename()
         && !entries.iter().any(|(key, _)| key == "filename")
     {
         entries.push(("filename".to_owned(), name.into()));
     }
     crate::options::Options::from_value(&Value::Dict(entries)).to_value()
+}
+
+/// Whether a file name belongs to what describes a node: all but those that are made of nothing.
+fn names_file(node: &Node) -> bool {
+    !matches!(node.driver_type().name(), "null-co" | "null-aio")
 }
 
 /// The dictionary behind `json:`.

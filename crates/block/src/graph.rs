@@ -294,9 +294,9 @@ impl Graph {
     }
 
     /// The permissions of an edge whose parent nobody uses yet.
-    pub(crate) fn grant_initial(&self, child: &Arc<Child>, read_only: bool, force_share: bool) -> Result<()> {
+    pub(crate) fn grant_initial(&self, child: &Arc<Child>, read_only: bool) -> Result<()> {
         let (used, shared) = permissions::of_child(child.role(), read_only, Permissions::NONE, Permissions::ALL);
-        let shared = if force_share { Permissions::ALL } else { shared };
+        let shared = if child.node().config().force_share { Permissions::ALL } else { shared };
         match self.set_permissions(child, used, shared) {
             Ok(()) => Ok(()),
             Err(error) => {

@@ -37,6 +37,7 @@ pub mod throttle;
 pub mod tracker;
 pub mod value;
 
+pub use aio::Engine;
 pub use append::Appended;
 pub use backend::Backend;
 pub use bitmap::{BitmapUse, Bitmaps, DirtyBitmap, NewBitmap};

@@ -68,6 +68,8 @@ pub struct NodeConfig {
     pub detect_zeroes: DetectZeroes,
     /// Cache behaviour.
     pub cache: CacheMode,
+    /// The node is used in spite of what others do with it, and lets them (read-only nodes).
+    pub force_share: bool,
 }
 
 /// Called when a write passes the threshold: the offset behind the threshold that it reaches, and the threshold.
@@ -190,6 +192,14 @@ impl Node {
     /// Replaces the options after a reopen.
     pub fn set_options(&self, options: Options) {
         *self.options.write().unwrap_or_else(PoisonError::into_inner) = options;
+    }
+
+    /// Lets requests give up that wait for a server, here and in the files below; backings are not asked.
+    pub fn cancel_in_flight(&self) {
+        self.driver.cancel_in_flight();
+        for child in self.driver.children() {
+            child.node().cancel_in_flight();
+        }
     }
 
     /// The configuration.

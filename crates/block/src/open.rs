@@ -3,6 +3,8 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, OnceLock};
 
+use aio::Engine;
+
 use crate::bitmap::Bitmaps;
 use crate::child::{Child, Parent, Role, missing_child};
 use crate::driver::{DriverKind, DriverType};
@@ -31,6 +33,8 @@ pub struct OpenFlags {
     pub check: bool,
     /// Open in spite of other users (read-only nodes).
     pub force_share: bool,
+    /// How files are read and written whose own options don't say it.
+    pub engine: Engine,
 }
 
 /// What a node inherits unless its options say otherwise.
@@ -132,7 +136,7 @@ impl OpenRequest {
             Box::pin(self.graph.open(options, defaults)).await?
         };
         let child = Child::new(name, role, node, Parent::Node(OnceLock::new()));
-        self.graph.grant_initial(&child, self.config.read_only, self.flags.force_share)?;
+        self.graph.grant_initial(&child, self.config.read_only)?;
         Ok(Some(child))
     }
 
@@ -148,7 +152,7 @@ impl OpenRequest {
         let defaults = self.defaults.below(self.config)?;
         let node = Box::pin(self.graph.open(options, defaults)).await?;
         let child = Child::new(name, role, node, Parent::Node(OnceLock::new()));
-        self.graph.grant_initial(&child, self.config.read_only, self.flags.force_share)?;
+        self.graph.grant_initial(&child, self.config.read_only)?;
         Ok(child)
     }
 
@@ -187,7 +191,7 @@ impl Graph {
     /// Unknown drivers and options, and what opening the files gives.
     pub async fn open(self: &Arc<Self>, options: Options, defaults: Defaults) -> Result<Arc<Node>> {
         // A chain may be long: it is opened from its top down without recursion, and joined from its bottom up.
-        let mut chain: Vec<(Arc<Node>, OpenFlags)> = Vec::new();
+        let mut chain: Vec<Arc<Node>> = Vec::new();
         let mut next = Some(Below::New(options, defaults));
         let mut names = HashSet::new();
         while let Some(below) = next.take() {
@@ -195,7 +199,7 @@ impl Graph {
                 return Err(Error::invalid(format!("The chain of images is longer than {MAX_CHAIN}")));
             }
             let opened = match below {
-                Below::Known(name) => self.find(&name).map(|node| (node, defaults.flags, None)),
+                Below::Known(name) => self.find(&name).map(|node| (node, None)),
                 // An error of the top itself has no context here.
                 Below::New(options, defaults) => {
                     let opened = Box::pin(self.open_one(options, defaults)).await;
@@ -203,19 +207,19 @@ impl Graph {
                     opened.map_err(|error| (0..above).fold(error, |error, _| error.context(NO_BACKING)))
                 }
             };
-            let (node, flags, below) = opened?;
+            let (node, below) = opened?;
             if let Some(name) = filename::exact(&node)
                 && !names.insert(name.clone())
             {
                 return Err(Error::invalid(format!("The backing files of '{name}' lead back to it")));
             }
-            chain.push((node, flags));
+            chain.push(node);
             next = below;
         }
         let mut below: Option<Arc<Node>> = None;
-        while let Some((node, flags)) = chain.pop() {
+        while let Some(node) = chain.pop() {
             if let Some(backing) = below {
-                self.attach_backing(&node, backing, flags)?;
+                self.attach_backing(&node, backing)?;
             }
             below = Some(node);
         }
@@ -227,7 +231,7 @@ impl Graph {
         self: &Arc<Self>,
         mut options: Options,
         defaults: Defaults,
-    ) -> Result<(Arc<Node>, OpenFlags, Option<Below>)> {
+    ) -> Result<(Arc<Node>, Option<Below>)> {
         let names_protocol = options.get_str("driver").and_then(|name| self.registry().find(name));
         // A file of the host that is named gets its file name as it is: it may come from an image.
         if names_protocol.is_none_or(|driver| !crate::file::is_host_file(driver.name())) {
@@ -238,12 +242,12 @@ impl Graph {
         if let Some(name) = &node_name {
             self.check_new_name(name)?;
         }
-        let (config, force_share) = take_config(&mut options, &defaults.config)?;
-        let mut flags = defaults.flags;
-        flags.force_share |= force_share;
-        if force_share && !config.read_only {
+        let inherited = NodeConfig { force_share: defaults.flags.force_share, ..defaults.config };
+        let config = take_config(&mut options, &inherited)?;
+        if config.force_share && !config.read_only {
             return Err(Error::invalid("force-share=on can only be used with read-only images"));
         }
+        let flags = OpenFlags { force_share: config.force_share, ..defaults.flags };
         let defaults = Defaults { flags, ..defaults };
         let filename = options.get_str("filename").map(str::to_owned);
         let mut opened = HashMap::new();
@@ -316,7 +320,7 @@ impl Graph {
             }
             None => None,
         };
-        Ok((node, flags, below))
+        Ok((node, below))
     }
 
     async fn open_for_probing(
@@ -361,7 +365,7 @@ impl Graph {
         }
     }
 
-    fn attach_backing(&self, node: &Arc<Node>, backing: Arc<Node>, flags: OpenFlags) -> Result<()> {
+    fn attach_backing(&self, node: &Arc<Node>, backing: Arc<Node>) -> Result<()> {
         let Some(slot) = node.backing_slot() else {
             return Err(Error::invalid(format!(
                 "Driver '{}' of node '{}' does not support backing files",
@@ -371,7 +375,7 @@ impl Graph {
         };
         let child = Child::new("backing", Role::Cow, backing, Parent::Node(OnceLock::new()));
         child.set_parent_node(node);
-        self.grant_initial(&child, true, flags.force_share)?;
+        self.grant_initial(&child, true)?;
         slot.set(Some(child));
         Ok(())
     }
@@ -466,7 +470,7 @@ pub const GENERIC_OPTIONS: [&str; 9] = [
     "backing",
 ];
 
-fn take_config(options: &mut Options, inherited: &NodeConfig) -> Result<(NodeConfig, bool)> {
+fn take_config(options: &mut Options, inherited: &NodeConfig) -> Result<NodeConfig> {
     let mut config = *inherited;
     if let Some(read_only) = options.take_bool("read-only")? {
         config.read_only = read_only;
@@ -488,6 +492,8 @@ fn take_config(options: &mut Options, inherited: &NodeConfig) -> Result<(NodeCon
     let direct = options.take_bool("cache.direct")?.unwrap_or(config.cache.direct);
     let no_flush = options.take_bool("cache.no-flush")?.unwrap_or(config.cache.no_flush);
     config.cache = CacheMode { direct, no_flush };
-    let force_share = options.take_bool("force-share")?.unwrap_or(false);
-    Ok((config, force_share))
+    if let Some(force_share) = options.take_bool("force-share")? {
+        config.force_share = force_share;
+    }
+    Ok(config)
 }

@@ -103,8 +103,10 @@ pub fn of_child(role: Role, read_only: bool, used: Permissions, shared: Permissi
 
 /// What the edge `child` of `parent` uses and shares, when `used` and `shared` hold for `parent`.
 pub fn of_edge(parent: &Node, child: &Child, used: Permissions, shared: Permissions) -> (Permissions, Permissions) {
-    match parent.driver().child_permissions(child, used, shared) {
+    let (used, shared) = match parent.driver().child_permissions(child, used, shared) {
         Some(own) => own,
         None => of_child(child.role(), parent.is_read_only(), used, shared),
-    }
+    };
+    let is_forced = child.node().config().force_share;
+    (used, if is_forced { Permissions::ALL } else { shared })
 }

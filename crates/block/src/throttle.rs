@@ -207,6 +207,12 @@ impl Group {
         Ok(())
     }
 
+    /// Lets everything go from now on: the program ends.
+    pub fn lift(&self) {
+        self.with(|state| state.limits = Limits::default());
+        self.changed.notify_waiters();
+    }
+
     /// Waits until a request of `bytes` may go, and counts it. Goes on at once while `gate` is closed by a drain.
     pub async fn admit(&self, bytes: u64, is_write: bool, gate: &Gate) {
         if !self.with(|state| state.limits.is_limited()) {

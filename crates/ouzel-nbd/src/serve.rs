@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 
-use block::{Child, DetectZeroes, Graph, Options};
+use block::{Child, DetectZeroes, Engine, Graph, OpenFlags, Options};
 use block_export::nbd::{BitmapRef, Export, ExportOptions, Server, ServerOptions};
 use block_export::{Address, Listener};
 use block_net::tls::server_credentials;
@@ -112,14 +112,14 @@ fn watch_signals(over: &Arc<Notify>) -> Result<(), String> {
 async fn open_image(graph: &Arc<Graph>, line: &Line) -> Result<Arc<Child>, String> {
     let file = line.file();
     let failed = |error: block::Error| open::text_with_hint(&error.context(format!("Failed to blk_new_open '{file}'")));
-    let mut options = if line.image_opts {
+    let options = if line.image_opts {
         keyval::to_options(file, Some("file"))
     } else {
         open::file_options(file, line.format.as_deref())
     };
-    let name = (!line.image_opts).then_some(file);
-    open::set_engine(graph, &mut options, name, line.aio.as_deref());
+    let engine = line.aio.as_deref().and_then(Engine::by_name).unwrap_or_default();
     let access = Access {
+        flags: OpenFlags { engine, ..OpenFlags::default() },
         write: !line.read_only && !line.snapshot,
         unmap: line.discard == Some(true),
         cache: line.cache.map(|(mode, _)| mode).unwrap_or_default(),

@@ -120,6 +120,12 @@ async def rewired(run, told, file):
     await run("x-blockdev-change", parent="q", node="c")
     await told("does not have child", "x-blockdev-change", parent="q", child="children.7")
     await run("x-blockdev-change", parent="q", child="children.2")
+    graph = await run("x-debug-query-block-graph")
+    numbers = {node["name"]: node["id"] for node in graph["nodes"] if node["type"] == "block-driver"}
+    assert any(edge["parent"] == numbers["q"] for edge in graph["edges"])
+    await told("Cannot find iothread nosuch", "x-blockdev-set-iothread", node_name="c", iothread="nosuch")
+    await told("Failed to find node", "x-blockdev-set-iothread", node_name="nosuch", iothread=None)
+    await run("x-blockdev-set-iothread", node_name="c", iothread=None)
     for name in ("q", "a", "b", "c"):
         await run("blockdev-del", **{"node-name": name})
     await run("blockdev-add", driver="raw", **{"node-name": "r", "file": file})
@@ -195,7 +201,7 @@ async def copies(run, told):
     for name in ("js", "jt"):
         await run("blockdev-add", driver="null-co", size=1 << 20, **{"node-name": name, "read-zeroes": True})
     wish = {"device": "js", "target": "jt", "sync": "full"}
-    await told("An explicit job ID is required", "blockdev-mirror", **wish)
+    await told("Invalid job ID ''", "blockdev-mirror", **wish)
     await run("blockdev-mirror", job_id="m", auto_dismiss=False, **wish)
     assert (await reaches("m", "ready"))["ready"] is True
     await told("is busy", "blockdev-backup", **{**wish, "job-id": "b", "device": "jt", "target": "js"})

@@ -10,10 +10,12 @@ mod create;
 mod disk;
 mod drive;
 pub mod exports;
+mod graph;
 pub mod info;
 mod jobs;
 pub mod medium;
 pub mod memory;
+mod node_threads;
 mod nodes;
 mod objects;
 mod options;
@@ -129,6 +131,8 @@ pub struct Storage {
     groups: Vec<Arc<Group>>,
     /// The drives of the command line.
     drives: Vec<(String, Interface)>,
+    /// The I/O threads that do the jobs and exports of some nodes, by name.
+    node_threads: Vec<(Weak<Node>, String, aio::Handle)>,
     failures: Arc<dyn BackendEvents>,
     events: EventSink,
     aside: Aside,
@@ -176,6 +180,7 @@ impl Storage {
             graph,
             groups: Vec::new(),
             drives: Vec::new(),
+            node_threads: Vec::new(),
             failures,
             events: events.clone(),
             aside: Aside::new(owner.clone()),
@@ -317,6 +322,10 @@ impl Storage {
     /// Closes everything: the program ends.
     pub fn close(&mut self) {
         self.end_nbd();
+        // Nobody waits at the end for a request that a limit holds.
+        for group in &self.groups {
+            group.lift();
+        }
         aio::block_on(self.jobs.cancel_all());
         let warn = |name: &str, result: block::Result<()>| {
             if let Err(error) = result {
@@ -358,6 +367,12 @@ pub fn drivers() -> Vec<&'static dyn DriverType> {
 #[expect(clippy::needless_pass_by_value, reason = "it is for map_err")]
 pub fn client_error(error: block::Error) -> Error {
     Error::new(ErrorClass::GenericError, error.to_string())
+}
+
+/// An error of the block layer for who has started the program: with its hint.
+#[expect(clippy::needless_pass_by_value, reason = "it is for map_err")]
+pub(crate) fn starter_error(error: block::Error) -> Error {
+    Error::new(ErrorClass::GenericError, block_tools::open::text_with_hint(&error))
 }
 
 /// The name of the back end whose medium this node is.

@@ -11,6 +11,7 @@ mod options;
 pub mod wire;
 
 use std::any::Any;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -20,6 +21,7 @@ use block::{
     Permissions, Preallocation, Result, WriteFlags, ZeroFlags, done, fail,
 };
 use iobuf::IoBuf;
+use tokio::sync::Notify;
 
 use crate::tls::client_credentials;
 use crate::transport::Address;
@@ -79,6 +81,8 @@ impl DriverType for NbdType {
                 export,
                 link: Mutex::new(Link { connection, lost_at: None }),
                 connecting: tokio::sync::Mutex::default(),
+                impatient: AtomicBool::new(false),
+                given_up: Notify::new(),
             }) as Arc<dyn Driver>)
         })
     }
@@ -158,6 +162,9 @@ struct Nbd {
     export: Export,
     link: Mutex<Link>,
     connecting: tokio::sync::Mutex<()>,
+    /// Nobody wants to wait for a lost connection until there is one again.
+    impatient: AtomicBool,
+    given_up: Notify,
 }
 
 impl Nbd {
@@ -180,8 +187,18 @@ impl Nbd {
         if let Some(connection) = self.alive() {
             return Ok(connection);
         }
-        let left = self.options.reconnect_delay.saturating_sub(aio::now().saturating_sub(lost_at));
-        let connection = connect_within(&self.options, &self.wanted, left).await.map_err(|error| {
+        let mut given_up = std::pin::pin!(self.given_up.notified());
+        given_up.as_mut().enable();
+        let left = match self.impatient.load(Ordering::Acquire) {
+            true => Duration::ZERO,
+            false => self.options.reconnect_delay.saturating_sub(aio::now().saturating_sub(lost_at)),
+        };
+        let connected = tokio::select! {
+            biased;
+            connected = connect_within(&self.options, &self.wanted, left) => connected,
+            () = given_up => Err(Error::io("The request was cancelled")),
+        };
+        let connection = connected.map_err(|error| {
             tracing::debug!("NBD: {error}");
             Error::errno_only(rustix::io::Errno::IO.raw_os_error())
         })?;
@@ -191,6 +208,7 @@ impl Nbd {
             return Err(Error::io("The NBD server's export has changed"));
         }
         *self.link() = Link { connection: Arc::clone(&connection), lost_at: None };
+        self.impatient.store(false, Ordering::Release);
         Ok(connection)
     }
 
@@ -229,6 +247,13 @@ impl Nbd {
 impl Driver for Nbd {
     fn len(&self) -> u64 {
         self.export.size
+    }
+
+    fn cancel_in_flight(&self) {
+        if self.alive().is_none() {
+            self.impatient.store(true, Ordering::Release);
+            self.given_up.notify_waiters();
+        }
     }
 
     fn limits(&self) -> Limits {

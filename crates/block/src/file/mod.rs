@@ -210,7 +210,8 @@ impl Able {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct OwnOptions {
     filename: String,
-    engine: Engine,
+    /// How the client wants it read and written, if it has said that.
+    engine: Option<Engine>,
     locking: bool,
 }
 
@@ -227,12 +228,12 @@ impl OwnOptions {
             },
         };
         let engine = match choice(options, "aio", &["threads", "native", "io_uring"])? {
-            None => Engine::Auto,
-            Some(0) => Engine::Threads,
-            Some(1) => Engine::Native,
-            Some(_) => Engine::Uring,
+            None => None,
+            Some(0) => Some(Engine::Threads),
+            Some(1) => Some(Engine::Native),
+            Some(_) => Some(Engine::Uring),
         };
-        check_engine(engine, direct)?;
+        check_engine(engine.unwrap_or_default(), direct)?;
         let locking = choice(options, "locking", &["auto", "on", "off"])? != Some(2);
         if let Some(id) = options.take_str("pr-manager")? {
             return Err(Error::invalid(format!("No persistent reservation manager with id '{id}'")));
@@ -264,6 +265,7 @@ struct Open {
 struct HostFile {
     source: Source,
     options: OwnOptions,
+    engine: Engine,
     auto_read_only: bool,
     no_flush: bool,
     host_type: HostType,
@@ -295,12 +297,15 @@ impl HostFile {
         let host_type = source.check_type(&fd)?;
         let limits = Self::find_limits(&fd, host_type, cache.direct);
         let len = Self::find_len(&fd, host_type)?;
-        let file = Self::file(fd, options.engine)?;
+        let engine = options.engine.unwrap_or(request.flags.engine);
+        check_engine(engine, cache.direct)?;
+        let file = Self::file(fd, engine)?;
         let regular = host_type == HostType::RegularFile;
         let block = host_type == HostType::BlockDevice;
         Ok(Self {
             source,
             options,
+            engine,
             auto_read_only,
             no_flush: cache.no_flush,
             host_type,
@@ -381,7 +386,7 @@ impl HostFile {
             match self.source.open_again(open.file.fd(), writable) {
                 Ok(fd) => {
                     limits = Self::find_limits(&fd, self.host_type, self.source.is_direct());
-                    Some(Self::file(fd, self.options.engine)?)
+                    Some(Self::file(fd, self.engine)?)
                 }
                 // More than what is needed now does no harm.
                 Err(_) if open.writable && !other_cache => None,
@@ -419,14 +424,14 @@ impl HostFile {
         let changed = match options.iter().next() {
             Some((name, _)) => Some(name),
             None if new.filename != known.filename => Some("filename"),
-            None if new.engine != known.engine => Some("aio"),
+            None if new.engine.is_some_and(|engine| engine != self.engine) => Some("aio"),
             None if new.locking != known.locking => Some("locking"),
             None => None,
         };
         if let Some(name) = changed {
             return Err(Error::invalid(format!("Cannot change the option '{name}'")));
         }
-        check_engine(new.engine, direct)?;
+        check_engine(self.engine, direct)?;
         let claim = self.open.read().unwrap_or_else(PoisonError::into_inner).claim;
         self.adapt_cache(claim, read_only, direct)?;
         self.read_only.store(read_only, Ordering::Release);

@@ -7,6 +7,7 @@
 
 use std::sync::Arc;
 
+use block::Engine;
 use block::Options;
 use block::backend::ErrorPolicy;
 use block::throttle::{Bucket, Limits, Rate};
@@ -383,6 +384,12 @@ impl Drive<'_> {
         }
     }
 
+    /// How the files of the drive are read and written.
+    fn engine(&mut self) -> Result<Engine, CliError> {
+        let Some(name) = self.text("aio")? else { return Ok(Engine::default()) };
+        Engine::by_name(&name).ok_or_else(|| self.argument.error("invalid aio option"))
+    }
+
     /// What is left belongs to the medium; short names become the block layer's.
     fn medium(mut self, media: Media) -> Result<Option<Options>, CliError> {
         if self.options.contains("readonly") {
@@ -407,11 +414,6 @@ impl Drive<'_> {
             }
             self.options.set("driver", format);
         }
-        let aio = self.text("aio")?;
-        match aio.as_deref() {
-            None | Some("threads" | "native" | "io_uring") => {}
-            Some(_) => return Err(self.argument.error("invalid aio option")),
-        }
         // `file` is a name here, not a node.
         let filename = self.text("file")?.filter(|name| !name.is_empty());
         let names_medium = |name: &str| {
@@ -425,10 +427,7 @@ impl Drive<'_> {
                 return Err(self.argument.error("Can't specify 'file' and 'filename' options at the same time"));
             }
             let has_driver = self.options.contains("file.driver");
-            name_file(&mut self.options, filename, aio.is_some() || has_driver);
-        }
-        if let Some(aio) = aio {
-            self.options.set("file.aio", aio);
+            name_file(&mut self.options, filename, has_driver);
         }
         for (name, on) in
             [("cache.direct", false), ("cache.no-flush", false), ("read-only", false), ("auto-read-only", true)]
@@ -507,12 +506,14 @@ fn drive(
         true => Snapshot::Temporary,
         false => Snapshot::Off,
     };
+    let engine = drive.engine()?;
     let medium = drive.medium(media)?;
     let config = DriveConfig {
         id,
         interface,
         source: source(argument),
         medium,
+        engine,
         snapshot,
         copy_on_read,
         write_cache,

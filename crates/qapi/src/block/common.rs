@@ -15,6 +15,8 @@ pub enum BlockdevDriver {
     Cloop,
     /// A filter that stores what is written compressed.
     Compress,
+    /// A filter that copies what is about to be overwritten.
+    CopyBeforeWrite,
     /// A filter that copies what is read from the backing file.
     CopyOnRead,
     /// Disk images of macOS.
@@ -51,6 +53,8 @@ pub enum BlockdevDriver {
     Quorum,
     /// As it is, or a part of it.
     Raw,
+    /// What a `copy-before-write` filter has saved, and what was not overwritten yet: the disk as it was.
+    SnapshotAccess,
     /// A filter that limits throughput.
     Throttle,
     /// Images of `VirtualBox`.

@@ -1,7 +1,8 @@
 //! Commands that make, change and delete nodes.
 
+use super::common::BlockPermission;
 use super::options::BlockdevOptions;
-use crate::Command;
+use crate::{Command, Null, QapiType};
 
 /// Makes a node, with the nodes below it.
 #[derive(Debug, Clone, PartialEq, Command)]
@@ -60,6 +61,79 @@ pub struct XBlockdevChange {
     pub child: Option<String>,
     /// The node that is added.
     pub node: Option<String>,
+}
+
+/// What a node of the block graph is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, QapiType)]
+pub enum XDbgBlockGraphNodeType {
+    /// A back end.
+    BlockBackend,
+    /// A job.
+    BlockJob,
+    /// A node of the block layer.
+    BlockDriver,
+}
+
+/// A node of the block graph.
+#[derive(Debug, Clone, PartialEq, Eq, QapiType)]
+pub struct XDbgBlockGraphNode {
+    /// Its number in this answer.
+    pub id: u64,
+    /// What it is.
+    pub r#type: XDbgBlockGraphNodeType,
+    /// Its name.
+    pub name: String,
+}
+
+/// An edge of the block graph.
+#[derive(Debug, Clone, PartialEq, Eq, QapiType)]
+pub struct XDbgBlockGraphEdge {
+    /// The number of who uses the child.
+    pub parent: u64,
+    /// The number of the node that is used.
+    pub child: u64,
+    /// What the child is to its parent.
+    pub name: String,
+    /// What the parent uses the child for.
+    pub perm: Vec<BlockPermission>,
+    /// What it lets others use it for.
+    pub shared_perm: Vec<BlockPermission>,
+}
+
+/// The block graph.
+#[derive(Debug, Clone, PartialEq, Eq, QapiType)]
+pub struct XDbgBlockGraph {
+    /// Its nodes.
+    pub nodes: Vec<XDbgBlockGraphNode>,
+    /// Its edges.
+    pub edges: Vec<XDbgBlockGraphEdge>,
+}
+
+/// Tells the whole block graph, for tests.
+#[derive(Debug, Clone, PartialEq, Command)]
+#[command(name = "x-debug-query-block-graph", returns = XDbgBlockGraph, unstable, preconfig)]
+pub struct XDebugQueryBlockGraph {}
+
+/// A name, or nothing.
+#[derive(Debug, Clone, PartialEq, Eq, QapiType)]
+#[qapi(alternate)]
+pub enum StrOrNull {
+    /// A name.
+    S(String),
+    /// Nothing.
+    N(Null),
+}
+
+/// Has the jobs and exports of a node done by an I/O thread.
+#[derive(Debug, Clone, PartialEq, Command)]
+#[command(name = "x-blockdev-set-iothread", unstable, preconfig)]
+pub struct XBlockdevSetIothread {
+    /// The node.
+    pub node_name: String,
+    /// The I/O thread, or `null` for the thread of all disks.
+    pub iothread: StrOrNull,
+    /// Whether it is done although a device uses the node; it is not if absent.
+    pub force: Option<bool>,
 }
 
 /// Changes the size of a disk.

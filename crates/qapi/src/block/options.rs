@@ -1,5 +1,6 @@
 //! The options that a block node is opened with.
 
+use super::bitmaps::BlockDirtyBitmap;
 use super::blkdebug::BlockdevOptionsBlkdebug;
 use super::common::{BlockdevDetectZeroesOptions, BlockdevDiscardOptions, BlockdevDriver};
 use super::protocols::{
@@ -66,6 +67,30 @@ pub struct BlockdevOptionsBlkverify {
     pub test: BlockdevRef,
     /// The raw node that it is compared with.
     pub raw: BlockdevRef,
+}
+
+/// What happens to a write when what it overwrites can't be copied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, QapiType)]
+pub enum OnCbwError {
+    /// The write fails.
+    BreakGuestWrite,
+    /// The write goes on, and the copy is worth nothing any more.
+    BreakSnapshot,
+}
+
+/// Options of the driver `copy-before-write`.
+#[derive(Debug, Clone, PartialEq, Eq, QapiType)]
+pub struct BlockdevOptionsCbw {
+    /// The node below.
+    pub file: BlockdevRef,
+    /// Where the copies go.
+    pub target: BlockdevRef,
+    /// What is copied; all if absent.
+    pub bitmap: Option<BlockDirtyBitmap>,
+    /// What happens to a write when copying fails; it fails if absent.
+    pub on_cbw_error: Option<OnCbwError>,
+    /// After so many seconds copying counts as failed; never if absent or 0.
+    pub cbw_timeout: Option<u32>,
 }
 
 /// Options of the driver `copy-on-read`.
@@ -140,6 +165,7 @@ pub enum BlockdevDriverOptions {
     Bochs(BlockdevOptionsGenericFormat),
     Cloop(BlockdevOptionsGenericFormat),
     Compress(BlockdevOptionsGenericFormat),
+    CopyBeforeWrite(BlockdevOptionsCbw),
     CopyOnRead(BlockdevOptionsCor),
     Dmg(BlockdevOptionsGenericFormat),
     File(BlockdevOptionsFile),
@@ -159,6 +185,7 @@ pub enum BlockdevDriverOptions {
     Qed(BlockdevOptionsGenericCOWFormat),
     Quorum(BlockdevOptionsQuorum),
     Raw(BlockdevOptionsRaw),
+    SnapshotAccess(BlockdevOptionsGenericFormat),
     Throttle(BlockdevOptionsThrottle),
     Vdi(BlockdevOptionsGenericFormat),
     Vhdx(BlockdevOptionsGenericFormat),

@@ -5,7 +5,8 @@ use std::io::Write as _;
 use std::sync::Arc;
 
 use ::hmp::Arguments;
-use block::{Backend, Permissions};
+use block::gate::Gate;
+use block::{Backend, Graph, Node, Permissions};
 use block_commands::{Output, Session};
 use qapi::Members as _;
 use qapi::block::options::BlockdevOptions;
@@ -202,8 +203,14 @@ fn copy(arguments: &Arguments) -> [(&'static str, Option<Value>); 5] {
     ]
 }
 
-/// Where the commands of `qemu-io` print: on the program's own output, as in QEMU.
-struct Standard;
+/// Where the commands of `qemu-io` print: on the program's own output, as in QEMU; errors go to the monitor.
+struct Standard(std::sync::mpsc::Sender<Said>);
+
+/// What a command of `qemu-io` tells the monitor.
+enum Said {
+    Text(String),
+    Done,
+}
 
 impl Output for Standard {
     fn print(&mut self, text: &str) {
@@ -213,7 +220,12 @@ impl Output for Standard {
     }
 
     fn complain(&mut self, text: &str) {
-        eprint!("{text}");
+        // The monitor has gone on if the request outlived its command.
+        if let Err(unheard) = self.0.send(Said::Text(text.to_owned()))
+            && let Said::Text(text) = unheard.0
+        {
+            eprint!("{text}");
+        }
     }
 }
 
@@ -231,13 +243,13 @@ fn qemu_io(human: &mut Human<'_>, arguments: &Arguments) -> Outcome {
             backend.name() == name
         }
     });
-    let node = match found {
-        Some(backend) => match backend.node() {
-            Some(node) => node,
-            None => return format!("Error: Device '{name}' has no medium\n").into(),
-        },
+    let user = match found {
+        Some(backend) if backend.node().is_none() => {
+            return format!("Error: Device '{name}' has no medium\n").into();
+        }
+        Some(backend) => User::Disk(backend),
         None => match graph.lookup(name) {
-            Some(node) if !by_device => node,
+            Some(node) if !by_device => User::Node(node),
             _ if by_device => return format!("Error: Device '{name}' not found\n").into(),
             _ => return format!("Error: Cannot find device='' nor node-name='{name}'\n").into(),
         },
@@ -246,33 +258,63 @@ fn qemu_io(human: &mut Human<'_>, arguments: &Arguments) -> Outcome {
     let reactor = human.control.storage_reactor();
     Outcome::Aside(Box::new(move || {
         let (tell, told) = std::sync::mpsc::channel();
-        reactor.spawn(async move {
-            let attached = graph.attach_root(&node, "qemu-io", Permissions::NONE, Permissions::ALL);
-            let result = match attached {
+        reactor.spawn(run_qemu_io(graph, user, line, tell));
+        let mut text = String::new();
+        while let Ok(Said::Text(more)) = told.recv() {
+            text.push_str(&more);
+        }
+        text
+    }))
+}
+
+/// Whose requests those of `qemu-io` are.
+enum User {
+    /// A disk's.
+    Disk(Arc<Backend>),
+    /// Its own, on a node.
+    Node(Arc<Node>),
+}
+
+async fn run_qemu_io(graph: Arc<Graph>, user: User, line: String, tell: std::sync::mpsc::Sender<Said>) {
+    let output = Box::new(Standard(tell.clone()));
+    match user {
+        User::Disk(disk) => {
+            let Some(mut session) = Session::on_disk(graph, &disk, "", output) else { return };
+            session.run(&line).await;
+            // Requests that were only started go on behind the command.
+            let _ = tell.send(Said::Done);
+            session.drain().await;
+        }
+        User::Node(node) => {
+            let gate = Arc::new(Gate::new());
+            let attached = graph.attach_user(&node, "qemu-io", &gate, Permissions::NONE, Permissions::ALL);
+            match attached {
                 Ok(child) => {
-                    let mut session =
-                        Session::on(Arc::clone(&graph), Arc::clone(&child), "qemu-io", Box::new(Standard));
+                    let mut session = Session::on(Arc::clone(&graph), Arc::clone(&child), "", output);
+                    session.set_gate(gate);
                     session.run(&line).await;
                     session.drain().await;
                     drop(session);
                     // The node has other users.
                     let _ = graph.detach(&child).await;
-                    String::new()
                 }
-                Err(error) => format!("Error: {error}\n"),
-            };
-            // The receiver waits for exactly this.
-            let _ = tell.send(result);
-        });
-        told.recv().unwrap_or_default()
-    }))
+                Err(error) => {
+                    let _ = tell.send(Said::Text(format!("Error: {error}\n")));
+                }
+            }
+            let _ = tell.send(Said::Done);
+        }
+    }
 }
 
 /// `info block`
-pub fn info(_: &mut Human<'_>, arguments: &Arguments) -> Outcome {
+pub fn info(human: &mut Human<'_>, arguments: &Arguments) -> Outcome {
     let verbose = arguments.flag("verbose");
     let wanted = arguments.text("device").map(str::to_owned);
-    if arguments.flag("nodes") {
+    let backends = human.control.storage_graph().backends();
+    // What is no back end may be a node.
+    let is_node = wanted.as_ref().is_some_and(|name| !backends.iter().any(|backend| backend.name() == name));
+    if arguments.flag("nodes") || is_node {
         return shown("query-named-block-nodes", [], move |list| {
             let is_it = |one: &&Value| wanted.as_ref().is_none_or(|name| text(one, "node-name") == *name);
             let list = list.as_array().unwrap_or_default().iter().filter(is_it);

@@ -125,12 +125,16 @@ impl Shared {
             return;
         }
         let (shared, visit) = (Arc::clone(self), state.visit);
+        // Nothing is asked for any more behind this one.
+        let is_last = matches!(line.split_whitespace().next(), Some("q" | "quit"));
         self.inbox.request(Box::new(move |control| {
             let told = Arc::clone(&shared);
             let mut context = lock(&shared.context);
             let done = Box::new(move |text: String| {
                 let mut state = lock(&told.state);
-                if state.visit == visit {
+                if state.visit == visit && is_last {
+                    told.show(&mut state, &text.replace('\n', "\r\n"));
+                } else if state.visit == visit {
                     told.finish(&mut state, &text);
                 }
             });

@@ -60,6 +60,8 @@ pub struct DriveConfig {
     pub source: String,
     /// The options that its medium is opened with; an empty drive has none.
     pub medium: Option<Options>,
+    /// How its files are read and written.
+    pub engine: block::Engine,
     /// Where its writes go.
     pub snapshot: Snapshot,
     /// Whether reads copy from the backing into the image.
@@ -99,8 +101,8 @@ impl Storage {
         }
         if let Some(options) = &drive.medium {
             let mut node = match drive.snapshot {
-                Snapshot::Off => self.open(options.clone(), NodeConfig::default())?,
-                Snapshot::Temporary => self.open_with_overlay(options.clone())?,
+                Snapshot::Off => self.open_drive(options.clone(), drive.engine)?,
+                Snapshot::Temporary => self.open_with_overlay(options.clone(), drive.engine)?,
             };
             warn_of_guess(&node);
             if drive.copy_on_read && node.is_read_only() {
@@ -131,11 +133,11 @@ impl Storage {
     }
 
     /// Opens an image for reading, under an overlay in a file without a name.
-    fn open_with_overlay(&self, mut options: Options) -> Result<Arc<Node>, Error> {
+    fn open_with_overlay(&self, mut options: Options, engine: block::Engine) -> Result<Arc<Node>, Error> {
         let reads_only = options.get("read-only").is_some_and(|value| *value == Value::from(true));
         options.set("read-only", true);
         options.set("auto-read-only", false);
-        let image = self.open(options, NodeConfig::default())?;
+        let image = self.open_drive(options, engine)?;
         if reads_only {
             return Ok(image);
         }

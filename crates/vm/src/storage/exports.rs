@@ -160,7 +160,7 @@ impl Storage {
         let running = self.exports.server.as_ref().map(|server| Arc::clone(&server.server));
         let server = running.ok_or_else(|| Error::generic("NBD server not running"))?;
         let reactor = match &command.iothread {
-            None => self.reactor.handle().clone(),
+            None => self.reactor_of(&node),
             Some(id) => {
                 let missing = |_| Error::generic(format!("iothread \"{id}\" not found"));
                 self.objects.io_thread(id).map_err(missing)?

@@ -90,7 +90,7 @@ fn device_info(node: &Arc<Node>, backend: Option<&Backend>, flat: bool) -> Resul
     let config = node.config();
     let backing = node.backing().map(|child| child.node());
     let mut image = image_info(node)?;
-    let depth = if flat { 0 } else { add_chain(node, &mut image)? };
+    let depth = if flat { 0 } else { add_chain(node, backend.is_some(), &mut image)? };
     let mut info = BlockDeviceInfo {
         file: image.filename.clone(),
         node_name: Some(node.name().to_owned()),
@@ -163,10 +163,12 @@ fn add_limits(info: &mut BlockDeviceInfo, group: &block::throttle::Group) {
 }
 
 /// Appends the images below and says how many there are.
-fn add_chain(node: &Arc<Node>, image: &mut ImageInfo) -> Result<i64, Error> {
+fn add_chain(node: &Arc<Node>, of_backend: bool, image: &mut ImageInfo) -> Result<i64, Error> {
     let mut images = Vec::new();
     let mut next = below(node);
     while let Some(node) = next {
+        // What jobs have put in is told of nodes only.
+        let node = if of_backend { explicit(node) } else { node };
         images.push(image_info(&node)?);
         next = below(&node);
     }

@@ -237,6 +237,12 @@ impl Storage {
 
     /// Starts a job that was made.
     pub(super) fn start_job(&self, job: &Arc<Job>) {
-        self.jobs.start(job, self.reactor.handle());
+        let holder = Job::holder(job.kind(), job.id());
+        let has_job = |node: &Arc<Node>| node.parents().iter().any(|edge| edge.holder() == Some(&holder));
+        let mut nodes = self.node_threads.iter().filter_map(|(node, ..)| node.upgrade());
+        match nodes.find(has_job) {
+            Some(node) => self.jobs.start(job, &self.reactor_of(&node)),
+            None => self.jobs.start(job, self.reactor.handle()),
+        }
     }
 }

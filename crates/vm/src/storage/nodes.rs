@@ -10,7 +10,7 @@ use qapi::block::events::BlockWriteThreshold;
 use qapi::block::nodes::XBlockdevChange;
 use qapi::block::options::BlockdevOptions;
 
-use super::{Storage, client_error, options};
+use super::{Storage, client_error, options, starter_error};
 
 /// What becomes of a node of `blockdev-add`.
 struct NewNode {
@@ -100,7 +100,15 @@ impl Storage {
     /// # Errors
     /// What the block layer says.
     pub fn open(&self, options: block::Options, config: NodeConfig) -> Result<Arc<Node>, Error> {
-        open(&self.graph, options, config)
+        let opened = self.graph.open(options, Defaults::new(config, OpenFlags::default()));
+        aio::block_on(opened).map_err(starter_error)
+    }
+
+    /// As [`Storage::open`], for a drive: all its files are read and written in this way.
+    pub(super) fn open_drive(&self, options: block::Options, engine: block::Engine) -> Result<Arc<Node>, Error> {
+        let flags = OpenFlags { engine, ..OpenFlags::default() };
+        let opened = self.graph.open(options, Defaults::new(NodeConfig::default(), flags));
+        aio::block_on(opened).map_err(starter_error)
     }
 
     /// A back end with the program's threads and events.
@@ -148,11 +156,11 @@ impl Storage {
     /// There is no such node, or it can't be deleted.
     pub fn delete_node(&self, name: &str) -> Result<(), Error> {
         if let Some(node) = self.graph.lookup(name) {
+            self.check_no_backing(&node)?;
+            self.check_unblocked(&node)?;
             if node.has_outside_parent() {
                 return Err(Error::generic(format!("Node {name} is in use")));
             }
-            self.check_unblocked(&node)?;
-            self.check_no_backing(&node)?;
             if !node.parents().is_empty() {
                 return Err(Error::generic(format!("Block device {name} is in use")));
             }

@@ -30,6 +30,16 @@ struct Transaction<'a> {
     steps: Vec<Step>,
 }
 
+/// Whether an edge may lead elsewhere: no job relies on it, which uses the nodes on both ends.
+fn check_not_frozen(node: &Node, edge: &Child) -> Result<(), Error> {
+    let below = edge.node();
+    if node.blocked_by().is_none() || below.blocked_by().is_none() {
+        return Ok(());
+    }
+    let (edge, from, to) = (edge.name(), node.name(), below.name());
+    Err(Error::generic(format!("Cannot change frozen '{edge}' link from '{from}' to '{to}'")))
+}
+
 fn cannot_change(name: &str) -> Error {
     Error::generic(format!("Cannot change the option '{name}'"))
 }
@@ -256,6 +266,7 @@ impl Transaction<'_> {
             return Err(cannot_change(child.name()));
         }
         let new = self.find(node, child.name(), name)?;
+        check_not_frozen(node, child)?;
         let keeper = self.graph.attach_root(&child.node(), "blockdev-reopen", Permissions::NONE, Permissions::ALL);
         let keeper = keeper.map_err(client_error)?;
         if let Err(error) = aio::block_on(self.graph.replace_child(child, new)) {
@@ -267,6 +278,7 @@ impl Transaction<'_> {
     }
 
     fn detach(&mut self, node: &Arc<Node>, backing: &Arc<Child>) -> Result<(), Error> {
+        check_not_frozen(node, backing)?;
         let permissions = backing.permissions();
         self.graph.take_backing(node);
         let step = Step::Detached { node: Arc::clone(node), backing: Arc::clone(backing), permissions };

@@ -12,7 +12,7 @@ use qapi::block::stats::{
 };
 
 use super::Storage;
-use super::info::device_name;
+use super::info::{device_name, explicit};
 
 impl Storage {
     /// Statistics of the back ends, each with those of its nodes.
@@ -71,6 +71,8 @@ fn empty() -> BlockStats {
 
 /// A node's own statistics: there is little, since devices count their requests at the back end.
 fn of_node(node: &Arc<Node>, of_backend: bool) -> BlockStats {
+    // What jobs have put in is told of nodes only.
+    let node = &if of_backend { explicit(Arc::clone(node)) } else { Arc::clone(node) };
     let stats =
         BlockDeviceStats { wr_highest_offset: node.highest_write().cast_signed(), ..BlockDeviceStats::default() };
     let parent = data_child(node).map(|node| Box::new(of_node(&node, of_backend)));

@@ -3,7 +3,7 @@
 use qapi::block::events::{BlockIoError, BlockWriteThreshold, QuorumFailure, QuorumReportBad};
 use qapi::block::nodes::{
     BlockResize, BlockSetWriteThreshold, BlockdevAdd, BlockdevDel, BlockdevReopen, ChangeBackingFile, XBlockdevChange,
-    XBlockdevDel, XBlockdevReopen,
+    XBlockdevDel, XBlockdevReopen, XBlockdevSetIothread, XDebugQueryBlockGraph,
 };
 use qapi::block::throttle::BlockSetIoThrottle;
 
@@ -17,6 +17,8 @@ pub fn register<C: StorageOwner, S: 'static>(table: &mut CommandTable<C, S>) {
         let done = move |_: &mut Storage, added| reply.send(added);
         control.storage().add_node_aside(&command.options, command.id.as_deref(), done);
     });
+    table.register::<XDebugQueryBlockGraph>(|control, _, _| Ok(control.storage().block_graph()));
+    table.register::<XBlockdevSetIothread>(|control, _, command| control.storage().set_io_thread(&command));
     table.register::<BlockdevDel>(|control, _, command| control.storage().delete_node(&command.node_name));
     table.register::<XBlockdevDel>(|control, _, command| {
         control.storage().delete_backend_or_node(command.id.as_deref(), command.node_name.as_deref())

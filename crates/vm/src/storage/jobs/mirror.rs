@@ -192,6 +192,14 @@ impl Storage {
         };
         if let Some(name) = wish.replaces {
             let replaced = self.node_by(None, Some(name))?;
+            self.check_unblocked(&replaced)?;
+            if !mirror::can_replace(source, &replaced) {
+                return Err(Error::generic(format!(
+                    "Cannot replace '{name}' by a node mirrored from '{}', because it cannot be guaranteed that doing so \
+                     would not lead to an abrupt change of visible data",
+                    source.name()
+                )));
+            }
             if replaced.len() != source.len() {
                 return Err(Error::generic("cannot replace image with a mirror image of different size"));
             }

@@ -25,10 +25,21 @@ enum Change {
 }
 
 impl Prepared for Change {
-    fn commit(self: Box<Self>, _storage: &Storage) {
+    fn commit(self: Box<Self>, storage: &Storage) {
         if let Self::Retired { node, bitmap } = *self {
             bitmap.set_busy(false);
+            let was_stored = bitmap.is_persistent() && node.is_read_only();
             node.bitmaps().release(&bitmap);
+            if was_stored {
+                // A snapshot of the same transaction has stored it on the way: all are stored again, without it.
+                let stored = aio::block_on(async {
+                    storage.graph.make_writable(&node).await?;
+                    storage.graph.make_read_only(&node).await
+                });
+                if let Err(error) = stored {
+                    tracing::warn!("removing a bitmap from '{}': {error}", node.name());
+                }
+            }
         }
     }
 
