@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use block::driver::{ChildList, Driver, DriverKind, DriverType, IoFuture};
 use block::{
-    BlockStatus, Child, Error, OpenRequest, Options, Preallocation, Result, Role, Value, WriteFlags, ZeroFlags,
+    BlockStatus, Child, Error, OpenRequest, Options, Permissions, Preallocation, Result, Role, Value, WriteFlags,
+    ZeroFlags,
 };
 use iobuf::IoBuf;
 
@@ -269,6 +270,18 @@ impl Driver for Quorum {
 
     fn limits(&self) -> block::Limits {
         block::Limits { max_transfer: 16 << 20, ..block::Limits::default() }
+    }
+
+    fn child_permissions(
+        &self,
+        _child: &Child,
+        used: Permissions,
+        shared: Permissions,
+    ) -> Option<(Permissions, Permissions)> {
+        let repairs = if self.rewrite { Permissions::WRITE } else { Permissions::NONE };
+        // Written by others, the copies would differ.
+        let share = Permissions::CONSISTENT_READ | Permissions::WRITE_UNCHANGED;
+        Some((used | repairs, shared & share))
     }
 
     fn children(&self) -> Vec<Arc<Child>> {

@@ -42,7 +42,10 @@ pub fn find_image(top: &Arc<Node>, name: &str) -> Option<Arc<Node>> {
         let above = overlay.replace(Arc::clone(&node));
         let own = filename::of(&node);
         let is_named_above = || {
-            let backing = status::skip_filters(above.as_ref()?).driver().image_backing()?;
+            let overlay = status::skip_filters(above.as_ref()?);
+            // A name that means another node here says nothing.
+            let is_overridden = filename::has_other_backing(&overlay, &filename::of_image(&overlay));
+            let backing = overlay.driver().image_backing().filter(|_| !is_overridden)?;
             Some(backing.file == name)
         };
         let is_same_file = wanted.is_some() && full(&own) == wanted;

@@ -168,7 +168,8 @@ impl Driver for CopyBeforeWrite {
             // Whoever reads the copy while it is made may do so, and may write to it.
             return Some((Permissions::WRITE, Permissions::ALL));
         }
-        if used.is_empty() {
+        if used.is_empty() && shared == Permissions::ALL {
+            // Nobody has the filter yet.
             return None;
         }
         let writes = Permissions::WRITE | Permissions::RESIZE;

@@ -619,7 +619,8 @@ impl Mirror {
         let replaced = self.to_replace.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some((node, _blocker)) = replaced {
             if !can_replace(&self.source, &node) {
-                tracing::warn!(
+                // The job's error is just a number.
+                eprintln!(
                     "Can no longer replace '{}' by '{}', because it can no longer be guaranteed that doing so would not \
                      lead to an abrupt change of visible data",
                     node.name(),

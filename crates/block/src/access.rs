@@ -56,6 +56,10 @@ impl Graph {
         let mut changed = Vec::new();
         let result = async {
             for below in self.own_children(node) {
+                if below.is_read_only() && below.options().take_bool("read-only")? == Some(true) {
+                    // Its user has said so of this very node.
+                    return Err(Error::permission("Block node is read-only"));
+                }
                 self.make_writable(&below).await?;
                 changed.push(below);
             }

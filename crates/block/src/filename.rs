@@ -37,6 +37,11 @@ pub fn exact(node: &Arc<Node>) -> Option<String> {
     plain(node).filter(|name| !has_other_backing(node, name))
 }
 
+/// The plain name of the image of a node, whatever its backing is; empty if it has none.
+pub fn of_image(node: &Arc<Node>) -> String {
+    plain(node).unwrap_or_default()
+}
+
 fn plain(node: &Arc<Node>) -> Option<String> {
     if let Some(name) = node.driver().exact_filename() {
         return Some(name);
@@ -52,7 +57,7 @@ fn plain(node: &Arc<Node>) -> Option<String> {
 }
 
 /// Whether the backing of the node `name` is another one than its image names.
-fn has_other_backing(node: &Arc<Node>, name: &str) -> bool {
+pub fn has_other_backing(node: &Arc<Node>, name: &str) -> bool {
     let Some(backing) = node.backing() else { return false };
     let mut below = backing.node();
     while let Some(filtered) = below.filtered() {

@@ -60,7 +60,8 @@ impl Log {
         let seconds = self.start.elapsed().as_secs_f64();
         if let Some(to) = &mut self.to {
             // A log that can't be written is no reason to fail a test.
-            let _lost = writeln!(to, "[{kind} +{seconds:.6}] {line}");
+            let sign = if kind == 'I' { "" } else { "+" };
+            let _lost = writeln!(to, "[{kind} {sign}{seconds:.6}] {line}");
         }
     }
 }

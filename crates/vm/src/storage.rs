@@ -323,7 +323,7 @@ impl Storage {
     pub fn close(&mut self) {
         self.end_nbd();
         // Nobody waits at the end for a request that a limit holds.
-        for group in &self.groups {
+        for group in self.groups.iter().chain(self.objects.throttle_groups()) {
             group.lift();
         }
         aio::block_on(self.jobs.cancel_all());

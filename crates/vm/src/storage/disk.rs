@@ -200,6 +200,9 @@ impl Storage {
             }
             backend.detach_device();
             let goes = backend.name().is_empty() || self.is_drive(backend.name());
+            if let Some(node) = backend.node().filter(|_| self.is_drive(backend.name())) {
+                self.cancel_jobs_of(&node);
+            }
             let ended = if goes {
                 self.drives.retain(|(drive, _)| drive != backend.name());
                 self.graph.remove_backend(&backend);

@@ -215,6 +215,22 @@ impl Storage {
         Err(Error::generic(format!("Node '{name}' is busy: {reason}")))
     }
 
+    /// Cancels the jobs that use this node: its disk goes.
+    pub(super) fn cancel_jobs_of(&self, node: &Arc<Node>) {
+        let _no_other_change = self.alone();
+        let nodes: Vec<_> = block_jobs::chain::of(node).take_while(|below| below.is_implicit()).collect();
+        let image = nodes.last().and_then(block_jobs::chain::below).unwrap_or_else(|| Arc::clone(node));
+        let edges: Vec<_> = nodes.iter().chain([&image]).flat_map(|node| node.parents()).collect();
+        for job in self.jobs.list() {
+            let holder = Job::holder(job.kind(), job.id());
+            if edges.iter().any(|edge| edge.holder() == Some(&holder))
+                && let Err(error) = aio::block_on(self.jobs.cancel(&job, false))
+            {
+                tracing::debug!("job '{}': {error}", job.id());
+            }
+        }
+    }
+
     /// The name of a job: as given, or that of the back end.
     fn job_id(&self, given: Option<&str>, node: &Node) -> Result<String, Error> {
         match given {

@@ -196,6 +196,14 @@ impl Objects {
         Ok(())
     }
 
+    /// The groups that share limits of throughput.
+    pub fn throttle_groups(&self) -> impl Iterator<Item = &Arc<Group>> {
+        self.list.iter().filter_map(|(_, object)| match object {
+            Object::ThrottleGroup(group) => Some(group),
+            _ => None,
+        })
+    }
+
     /// The reactor of an I/O thread, for one more disk.
     ///
     /// # Errors
