@@ -29,11 +29,13 @@ impl Prepared for Change {
         if let Self::Retired { node, bitmap } = *self {
             bitmap.set_busy(false);
             let was_stored = bitmap.is_persistent() && node.is_read_only();
+            let name = bitmap.name().unwrap_or_default();
             node.bitmaps().release(&bitmap);
             if was_stored {
-                // A snapshot of the same transaction has stored it on the way: all are stored again, without it.
+                // A snapshot of the same transaction has stored it on the way.
                 let stored = aio::block_on(async {
                     storage.graph.make_writable(&node).await?;
+                    node.driver().remove_stored_bitmap(name).await?;
                     storage.graph.make_read_only(&node).await
                 });
                 if let Err(error) = stored {
