@@ -20,7 +20,7 @@ pub struct Throttle {
     graph: Arc<Graph>,
     group: Mutex<Arc<Group>>,
     /// Never closed: inside of the graph requests wait for no drain, and throttled ones end by themselves.
-    gate: Gate,
+    gate: Arc<Gate>,
 }
 
 fn find_group(graph: &Graph, options: &mut Options) -> Result<Arc<Group>> {
@@ -43,7 +43,8 @@ impl DriverType for ThrottleType {
             let file = request.child("file", Role::Filtered).await?;
             request.finish()?;
             let graph = Arc::clone(&request.graph);
-            Ok(Arc::new(Throttle { file, graph, group: Mutex::new(group), gate: Gate::new() }) as Arc<dyn Driver>)
+            Ok(Arc::new(Throttle { file, graph, group: Mutex::new(group), gate: Arc::new(Gate::new()) })
+                as Arc<dyn Driver>)
         })
     }
 }
@@ -60,6 +61,10 @@ impl Throttle {
 }
 
 impl Driver for Throttle {
+    fn limiting_gate(&self) -> Option<&Arc<Gate>> {
+        Some(&self.gate)
+    }
+
     fn len(&self) -> u64 {
         self.file.len()
     }

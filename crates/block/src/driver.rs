@@ -23,6 +23,7 @@ use iobuf::IoBuf;
 use crate::child::{BackingSlot, Child, Role};
 use crate::create::{CreateOption, CreateRequest, Measure, MeasureRequest};
 use crate::error::{Error, Result};
+use crate::gate::Gate;
 use crate::image::{AmendRequest, CheckResult, FixMode, ImageBacking, ImageDetails, SnapshotInfo};
 use crate::node::Node;
 use crate::open::OpenRequest;
@@ -179,6 +180,11 @@ pub trait Driver: Send + Sync + 'static {
 
     /// The plain file name that opens this node again without options, or `None` if only options do.
     fn exact_filename(&self) -> Option<String> {
+        None
+    }
+
+    /// The gate that a drain closes so that requests go on which a limit of throughput holds. Nobody enters it.
+    fn limiting_gate(&self) -> Option<&Arc<Gate>> {
         None
     }
 

@@ -458,11 +458,41 @@ async fn hold_users(nodes: &[Arc<Node>]) -> Drained {
     for gate in &gates {
         gate.close();
     }
+    let held = gates.len();
+    let limits = limiting_gates(nodes);
+    limits.iter().for_each(|gate| gate.close());
+    gates.extend(limits);
     let drained = Drained(gates);
-    for gate in &drained.0 {
+    for gate in drained.0.iter().take(held) {
         gate.wait_empty().await;
     }
     drained
+}
+
+/// The gates of the drivers above and below `nodes` that hold requests by a limit: what waits there goes on while they are
+/// closed.
+fn limiting_gates(nodes: &[Arc<Node>]) -> Vec<Arc<Gate>> {
+    let mut gates = Vec::new();
+    for goes_up in [false, true] {
+        let mut seen = std::collections::HashSet::new();
+        let mut left = nodes.to_vec();
+        while let Some(node) = left.pop() {
+            if !seen.insert(Arc::as_ptr(&node)) {
+                continue;
+            }
+            if let Some(gate) = node.driver().limiting_gate()
+                && !gates.iter().any(|known| Arc::ptr_eq(known, gate))
+            {
+                gates.push(Arc::clone(gate));
+            }
+            if goes_up {
+                left.extend(node.parents().iter().filter_map(|edge| edge.parent_node()));
+            } else {
+                left.extend(node.children().iter().map(|edge| edge.node()));
+            }
+        }
+    }
+    gates
 }
 
 fn collect_gates(node: &Arc<Node>, gates: &mut Vec<Arc<Gate>>) {
