@@ -123,8 +123,8 @@ async def rewired(run, told, file):
     graph = await run("x-debug-query-block-graph")
     numbers = {node["name"]: node["id"] for node in graph["nodes"] if node["type"] == "block-driver"}
     assert any(edge["parent"] == numbers["q"] for edge in graph["edges"])
-    await told("Cannot find iothread nosuch", "x-blockdev-set-iothread", node_name="c", iothread="nosuch")
-    await told("Failed to find node", "x-blockdev-set-iothread", node_name="nosuch", iothread=None)
+    await told("Cannot find iothread nosuch", "x-blockdev-set-iothread", **{"node-name": "c", "iothread": "nosuch"})
+    await told("Failed to find node", "x-blockdev-set-iothread", **{"node-name": "nosuch", "iothread": None})
     await run("x-blockdev-set-iothread", node_name="c", iothread=None)
     for name in ("q", "a", "b", "c"):
         await run("blockdev-del", **{"node-name": name})
