@@ -24,6 +24,7 @@ use rustix::fs::FallocateFlags as Flags;
 
 use crate::clock::host_now;
 use crate::operation::{Action, Completion, Operation, vectored};
+use crate::writer::Writer;
 use crate::{reactor, ring};
 
 /// The longest transfer that is tried at once on the reactor's thread, bytes. Longer ones would keep other tasks waiting.
@@ -84,6 +85,7 @@ pub struct File {
     engine: Engine,
     ring: bool,
     nowait: Arc<Nowait>,
+    writer: Arc<Writer>,
 }
 
 /// What can be done at once with a file.
@@ -135,7 +137,13 @@ impl File {
             writes_after: AtomicU64::new(0),
             suspicious_until: AtomicU64::new(0),
         };
-        Self { fd: Arc::new(fd), engine: Engine::Auto, ring: ring::is_available(), nowait: Arc::new(nowait) }
+        Self {
+            fd: Arc::new(fd),
+            engine: Engine::Auto,
+            ring: ring::is_available(),
+            nowait: Arc::new(nowait),
+            writer: Arc::default(),
+        }
     }
 
     /// The operations on `fd` with the given engine.
@@ -167,8 +175,13 @@ impl File {
             _ => 0,
         };
         let copies = self.nowait.cached && self.engine == Engine::Auto && len > INLINE_MAX;
+        let queued = copies && matches!(action, Action::Write { sync: false, .. });
         let operation = Operation::new(Arc::clone(&self.fd), action);
-        reactor::start(&operation, self.ring && !copies);
+        if queued && !is_deterministic() && !crate::is_attempting() {
+            self.writer.start(Arc::clone(&operation));
+        } else {
+            reactor::start(&operation, self.ring && !copies);
+        }
         Completion(operation).await
     }
 

@@ -24,6 +24,7 @@ pub mod stream;
 mod task;
 pub mod testing;
 mod timer;
+mod writer;
 
 pub use attempt::{attempt, is_attempting, not_in_an_attempt};
 pub use clock::{Clock, VirtualClock, now, sleep};

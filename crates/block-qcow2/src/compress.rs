@@ -18,61 +18,106 @@ const DEFLATE_LEVEL: u32 = 6;
 /// zstd's default level.
 const ZSTD_LEVEL: i32 = 3;
 
-thread_local! {
-    /// What zstd needs to compress and to expand: too large to be made for each cluster.
-    static ZSTD: RefCell<(Option<Compressor<'static>>, Option<Decompressor<'static>>)> = const { RefCell::new((None, None)) };
-    /// The state of deflate, likewise.
-    static DEFLATE: RefCell<Option<flate2::Compress>> = const { RefCell::new(None) };
+/// Buffers up to this size are kept for the next cluster.
+const KEPT: usize = 256 << 10;
+
+/// What a thread keeps between two clusters: too large, and too much of the processor's time, to be made for each.
+#[derive(Default)]
+struct Workshop {
+    zstd_in: Option<Compressor<'static>>,
+    zstd_out: Option<Decompressor<'static>>,
+    deflate: Option<flate2::Compress>,
+    inflate: Option<flate2::Decompress>,
+    plain: Vec<u8>,
+    packed: Vec<u8>,
 }
 
-/// Compresses a cluster; `None` if that does not make it smaller.
-pub fn compress(zstd: bool, plain: &[u8]) -> Result<Option<Vec<u8>>> {
-    let failed = |error: &dyn std::fmt::Display| Error::io(format!("Compression failed: {error}"));
-    let mut packed = vec![0; plain.len() - 1];
-    if zstd {
-        return ZSTD.with_borrow_mut(|(compressor, _)| {
-            let compressor = match compressor {
+thread_local! {
+    static WORKSHOP: RefCell<Workshop> = RefCell::default();
+}
+
+/// The first `len` bytes of a buffer that is kept.
+fn room(kept: &mut Vec<u8>, len: usize) -> &mut [u8] {
+    if kept.len() < len {
+        kept.resize(len, 0);
+    }
+    &mut kept[..len]
+}
+
+impl Workshop {
+    /// Compresses `self.plain`, `len` bytes, to `self.packed`: the length, or `None` if that does not make it smaller.
+    fn compress(&mut self, zstd: bool, len: usize) -> Result<Option<usize>> {
+        let failed = |error: &dyn std::fmt::Display| Error::io(format!("Compression failed: {error}"));
+        let plain = &self.plain[..len];
+        let packed = room(&mut self.packed, len - 1);
+        if zstd {
+            let compressor = match &mut self.zstd_in {
                 Some(compressor) => compressor,
                 none => none.insert(Compressor::new(ZSTD_LEVEL).map_err(|error| failed(&error))?),
             };
             // The only error that is left is a lack of room.
-            let Ok(len) = compressor.compress_to_buffer(plain, &mut packed) else { return Ok(None) };
-            packed.truncate(len);
-            Ok(Some(packed))
-        });
-    }
-    DEFLATE.with_borrow_mut(|deflate| {
-        let level = flate2::Compression::new(DEFLATE_LEVEL);
-        let deflate = deflate.get_or_insert_with(|| flate2::Compress::new_with_window_bits(level, false, WINDOW_BITS));
-        deflate.reset();
-        let status = deflate.compress(plain, &mut packed, flate2::FlushCompress::Finish).map_err(|e| failed(&e))?;
-        if status != flate2::Status::StreamEnd {
-            return Ok(None);
+            return Ok(compressor.compress_to_buffer(plain, packed).ok());
         }
-        packed.truncate(usize::try_from(deflate.total_out()).unwrap_or(0));
-        Ok(Some(packed))
+        let level = flate2::Compression::new(DEFLATE_LEVEL);
+        let new = || flate2::Compress::new_with_window_bits(level, false, WINDOW_BITS);
+        let deflate = self.deflate.get_or_insert_with(new);
+        deflate.reset();
+        let status = deflate.compress(plain, packed, flate2::FlushCompress::Finish).map_err(|e| failed(&e))?;
+        Ok((status == flate2::Status::StreamEnd).then(|| usize::try_from(deflate.total_out()).unwrap_or(0)))
+    }
+
+    /// Expands the first `packed` bytes of `self.packed` to `len` bytes of `self.plain`: whether they were complete.
+    fn expand(&mut self, zstd: bool, packed: usize, len: usize) -> bool {
+        let packed = &self.packed[..packed];
+        let plain = room(&mut self.plain, len);
+        // The stream may be followed by other bytes of its last sector.
+        if zstd {
+            if self.zstd_out.is_none() {
+                self.zstd_out = Decompressor::new().ok();
+            }
+            let frame = zstd::zstd_safe::find_frame_compressed_size(packed).ok().and_then(|size| packed.get(..size));
+            let expanded = self.zstd_out.as_mut().zip(frame).map(|(d, frame)| d.decompress_to_buffer(frame, plain));
+            return matches!(expanded, Some(Ok(size)) if size == len);
+        }
+        let inflate = self.inflate.get_or_insert_with(|| flate2::Decompress::new_with_window_bits(false, WINDOW_BITS));
+        inflate.reset(false);
+        inflate.decompress(packed, plain, flate2::FlushDecompress::Finish).is_ok() && inflate.total_out() == len as u64
+    }
+
+    /// Gives large buffers back.
+    fn tidy(&mut self) {
+        for kept in [&mut self.plain, &mut self.packed] {
+            if kept.len() > KEPT {
+                *kept = Vec::new();
+            }
+        }
+    }
+}
+
+/// Compresses a cluster, of which `buf` may be the beginning and the rest zeroes; `None` if that does not make it smaller.
+fn compress(zstd: bool, buf: &IoBuf, cluster: usize) -> Result<Option<IoBuf>> {
+    WORKSHOP.with_borrow_mut(|workshop| {
+        let plain = room(&mut workshop.plain, cluster);
+        let (data, rest) = plain.split_at_mut(buf.len().min(cluster));
+        buf.read_at(0, data);
+        rest.fill(0);
+        let packed = workshop.compress(zstd, cluster);
+        let packed = packed.map(|len| len.map(|len| IoBuf::copy_of(&workshop.packed[..len])));
+        workshop.tidy();
+        packed
     })
 }
 
-/// Expands a cluster of `len` bytes.
-pub fn expand(zstd: bool, packed: &[u8], len: usize) -> Result<Vec<u8>> {
-    let mut plain = vec![0; len];
-    // The stream may be followed by other bytes of its last sector.
-    let complete = if zstd {
-        ZSTD.with_borrow_mut(|(_, decompressor)| {
-            if decompressor.is_none() {
-                *decompressor = Decompressor::new().ok();
-            }
-            let frame = zstd::zstd_safe::find_frame_compressed_size(packed).ok().and_then(|size| packed.get(..size));
-            let expanded = decompressor.as_mut().zip(frame).map(|(d, frame)| d.decompress_to_buffer(frame, &mut plain));
-            matches!(expanded, Some(Ok(size)) if size == len)
-        })
-    } else {
-        let mut inflate = flate2::Decompress::new_with_window_bits(false, WINDOW_BITS);
-        inflate.decompress(packed, &mut plain, flate2::FlushDecompress::Finish).is_ok()
-            && inflate.total_out() == len as u64
-    };
-    if complete { Ok(plain) } else { Err(Error::io("A compressed cluster is damaged")) }
+/// Expands a cluster; `into` becomes what is at `at` in it.
+fn expand(zstd: bool, packed: &IoBuf, cluster: usize, at: usize, into: &IoBuf) -> Result<()> {
+    WORKSHOP.with_borrow_mut(|workshop| {
+        packed.read_at(0, room(&mut workshop.packed, packed.len()));
+        let complete = workshop.expand(zstd, packed.len(), cluster);
+        let part = at.checked_add(into.len()).and_then(|end| workshop.plain.get(at..end));
+        let part = part.filter(|_| complete).map(|part| into.write_at(0, part));
+        workshop.tidy();
+        part.ok_or_else(|| Error::io("A compressed cluster is damaged"))
+    })
 }
 
 impl Image {
@@ -85,17 +130,16 @@ impl Image {
         let geometry = self.geometry();
         let (host, len) = geometry.compressed(word);
         self.file.event("read_compressed").await;
-        let packed = self.file.read_vec(host, usize::try_from(len).unwrap_or(0)).await?;
+        let packed = IoBuf::zeroed(usize::try_from(len).unwrap_or(0));
+        self.file.read(host, packed.clone()).await?;
         let zstd = self.uses_zstd();
         let cluster = usize::try_from(geometry.cluster_size()).unwrap_or(0);
-        let plain = if cluster > 4096 {
-            aio::spawn_blocking(move || expand(zstd, &packed, cluster)).await?
-        } else {
-            expand(zstd, &packed, cluster)?
-        };
         let at = usize::try_from(geometry.in_cluster(offset)).unwrap_or(0);
-        buf.write_at(0, &plain[at..at + buf.len()]);
-        Ok(())
+        if cluster > 4096 {
+            aio::spawn_blocking(move || expand(zstd, &packed, cluster, at, &buf)).await
+        } else {
+            expand(zstd, &packed, cluster, at, &buf)
+        }
     }
 
     /// Stores clusters compressed. The caller is registered as a reader.
@@ -135,14 +179,13 @@ impl Image {
         if len < cluster && offset + len != self.len() {
             return Err(Error::invalid("Compressed writes must be whole clusters"));
         }
-        let mut plain = buf.to_vec();
-        plain.resize(usize::try_from(cluster).unwrap_or(0), 0);
         let zstd = self.uses_zstd();
-        let packed = aio::spawn_blocking(move || compress(zstd, &plain)).await?;
+        let (plain, size) = (buf.clone(), usize::try_from(cluster).unwrap_or(0));
+        let packed = aio::spawn_blocking(move || compress(zstd, &plain, size)).await?;
         match packed {
             None => self.write_range(offset, buf).await,
             Some(packed) => {
-                if !self.store_compressed(offset, &packed).await? {
+                if !self.store_compressed(offset, packed).await? {
                     return self.write_range(offset, buf).await;
                 }
                 Ok(())
@@ -151,7 +194,7 @@ impl Image {
     }
 
     /// Whether the stream could be stored; if not, its place can't be expressed.
-    async fn store_compressed(&self, offset: u64, packed: &[u8]) -> Result<bool> {
+    async fn store_compressed(&self, offset: u64, packed: IoBuf) -> Result<bool> {
         let geometry = self.geometry();
         let cluster = geometry.cluster_size();
         let len = packed.len() as u64;
@@ -171,7 +214,7 @@ impl Image {
         let mut result = self.check_overlap(host, len).await;
         if result.is_ok() {
             self.file.event("write_compressed").await;
-            result = self.file.write(host, IoBuf::copy_of(packed), WriteFlags::default()).await;
+            result = self.file.write(host, packed, WriteFlags::default()).await;
         }
         let mut meta = self.meta.lock().await;
         if result.is_ok() {
@@ -231,11 +274,22 @@ mod tests {
     #[test]
     fn clusters_survive_compression() {
         let plain: Vec<u8> = (0..65536u32).map(|i| (i / 100 % 251) as u8).collect();
+        let buf = IoBuf::copy_of(&plain);
         for zstd in [false, true] {
-            let mut packed = compress(zstd, &plain).expect("compresses").expect("gets smaller");
-            packed.extend_from_slice(&[0x55; 300]);
-            assert_eq!(expand(zstd, &packed, plain.len()).expect("expands"), plain);
-            assert!(expand(zstd, &packed[..packed.len() / 2], plain.len()).is_err());
+            let packed = compress(zstd, &buf, plain.len()).expect("compresses").expect("gets smaller").to_vec();
+            let longer = IoBuf::copy_of(&[&packed[..], &[0x55; 300]].concat());
+            let part = IoBuf::zeroed(1000);
+            expand(zstd, &longer, plain.len(), 512, &part).expect("expands");
+            assert_eq!(part.to_vec(), plain[512..1512]);
+            let half = longer.slice(0, packed.len() / 2);
+            assert!(expand(zstd, &half, plain.len(), 512, &part).is_err());
+            // What an earlier cluster has left in the buffers does not come back.
+            let short =
+                compress(zstd, &IoBuf::copy_of(b"end"), plain.len()).expect("compresses").expect("gets smaller");
+            let whole = IoBuf::zeroed(plain.len());
+            expand(zstd, &short, plain.len(), 0, &whole).expect("expands");
+            assert_eq!(&whole.to_vec()[..3], b"end");
+            assert!(whole.is_zero(3, plain.len() - 3));
         }
     }
 }

@@ -93,6 +93,11 @@ impl Drop for Heap {
 impl IoBuf {
     /// Memory of `len` zero bytes, aligned to [`ALIGNMENT`] if it has at least 512 bytes.
     pub fn zeroed(len: usize) -> Self {
+        Self::allocate(len, std::alloc::alloc_zeroed)
+    }
+
+    /// Aligned memory of `len` bytes from an allocator's function. Whoever asks for memory that is not zeroed fills it.
+    fn allocate(len: usize, allocator: unsafe fn(std::alloc::Layout) -> *mut u8) -> Self {
         if len == 0 {
             return Self::empty();
         }
@@ -101,7 +106,7 @@ impl IoBuf {
         let layout = std::alloc::Layout::from_size_align(len.saturating_add(spare), allocated_align);
         let layout = layout.expect("buffers are smaller than isize::MAX");
         // SAFETY: the layout's size is not zero, as `len` is not.
-        let allocated = unsafe { std::alloc::alloc_zeroed(layout) };
+        let allocated = unsafe { allocator(layout) };
         let Some(allocated) = NonNull::new(allocated) else { std::alloc::handle_alloc_error(layout) };
         let skipped = if spare == 0 { 0 } else { allocated.as_ptr().align_offset(align).min(spare) };
         // SAFETY: at most `spare` bytes are skipped of an allocation of `len + spare` bytes.
@@ -117,7 +122,7 @@ impl IoBuf {
 
     /// Aligned memory with a copy of `bytes`.
     pub fn copy_of(bytes: &[u8]) -> Self {
-        let buf = Self::zeroed(bytes.len());
+        let buf = Self::allocate(bytes.len(), std::alloc::alloc);
         buf.write_at(0, bytes);
         buf
     }
@@ -263,8 +268,14 @@ impl IoBuf {
 
     /// All bytes, copied.
     pub fn to_vec(&self) -> Vec<u8> {
-        let mut bytes = vec![0; self.len];
-        self.read_at(0, &mut bytes);
+        let mut bytes = Vec::<u8>::with_capacity(self.len);
+        self.each(0, self.len, |at, n, offset| {
+            // SAFETY: the source is memory that the owner keeps alive; the pieces of the range follow each other and have
+            // `self.len` bytes together, for which there is room.
+            unsafe { std::ptr::copy_nonoverlapping(at.as_ptr(), bytes.as_mut_ptr().add(offset), n) }
+        });
+        // SAFETY: the pieces have filled that many bytes.
+        unsafe { bytes.set_len(self.len) };
         bytes
     }
 

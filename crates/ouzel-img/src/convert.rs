@@ -248,12 +248,12 @@ impl Request {
         let compressed = self.compressed || node.driver().details().compressed;
         let is_fresh = !self.existing && self.sparse != 0 && !has_backing;
         let fresh_zeroes = is_fresh && status::zero_initialised(&node).await?;
-        let order = match (self.parsed.has("W"), compressed) {
-            (true, _) => Order::Any,
-            // Clusters are compressed beside each other; only streams have an order.
-            (false, true) if format.name() != "vmdk" => Order::Started,
-            // One after the other, so that what is allocated is in order, too.
-            _ => Order::Finished,
+        // Writes start in the order of their offsets, so that what is allocated is in order, too. Only streams go on with
+        // one when the one before it is finished.
+        let order = match format.name() {
+            _ if self.parsed.has("W") => Order::Any,
+            "vmdk" if compressed => Order::Finished,
+            _ => Order::Started,
         };
         let copy = Copy {
             sources: sources.to_vec(),
