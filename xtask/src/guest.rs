@@ -52,7 +52,7 @@ pub fn build() -> Outcome<Guests> {
 }
 
 /// The kernel modules in the initrd.
-const MODULES: [&str; 22] = [
+const MODULES: [&str; 23] = [
     "evdev",
     "button",
     "pvpanic",
@@ -62,6 +62,7 @@ const MODULES: [&str; 22] = [
     "virtio_pci_modern_dev",
     "virtio_pci_legacy_dev",
     "virtio_pci",
+    "virtio_mmio",
     "virtio_blk",
     "virtio_scsi",
     "virtio-rng",

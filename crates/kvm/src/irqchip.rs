@@ -28,6 +28,8 @@ use crate::vm::KvmVm;
 
 /// The number of global system interrupts of a PC with one I/O APIC.
 pub(crate) const GSI_COUNT: usize = 24;
+/// The inputs of the I/O APICs that a machine may have beside the kernel's local APICs.
+pub(crate) const ROUTE_COUNT: usize = 2 * GSI_COUNT;
 
 /// Which interrupt controllers are the kernel's (`kernel-irqchip=`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -82,7 +84,7 @@ pub(crate) fn create(kvm: &Kvm, vm: &VmFd, mode: IrqchipMode) -> Result<Option<P
                 return Err(KvmError::SplitIrqchip(HostError(libc::EINVAL)));
             }
             let mut capability = kvm_enable_cap { cap: Cap::SplitIrqchip as u32, ..kvm_enable_cap::default() };
-            capability.args[0] = GSI_COUNT as u64;
+            capability.args[0] = ROUTE_COUNT as u64;
             vm.enable_cap(&capability).map_err(|error| KvmError::SplitIrqchip(error.into()))?;
             Ok(None)
         }
@@ -109,7 +111,7 @@ pub(crate) fn send(vm: &VmFd, message: Msi) -> Result<bool, KvmError> {
 }
 
 /// What each input of the machine's I/O APIC sends, as far as the kernel must know it.
-pub(crate) type Routes = [Option<Msi>; GSI_COUNT];
+pub(crate) type Routes = [Option<Msi>; ROUTE_COUNT];
 
 /// Tells the kernel.
 pub(crate) fn set_routes(vm: &VmFd, routes: &Routes) -> Result<(), KvmError> {
@@ -159,7 +161,7 @@ pub(crate) struct Controllers {
 
 impl Controllers {
     pub(crate) fn new(vm: &Arc<KvmVm>) -> Arc<Self> {
-        Arc::new(Self { vm: Arc::clone(vm), routes: Mutex::default() })
+        Arc::new(Self { vm: Arc::clone(vm), routes: Mutex::new([None; ROUTE_COUNT]) })
     }
 
     fn send(&self, message: Msi) {

@@ -9,6 +9,7 @@ mod dsdt;
 mod fadt;
 mod hotplug;
 mod loader;
+mod reduced;
 mod srat;
 pub mod vmgenid;
 
@@ -19,6 +20,7 @@ use acpi_tables::sdt::Sdt;
 pub use self::hotplug::PciHotplugTables;
 pub use self::loader::{LOADER_FILE, RSDP_FILE, TABLES_FILE, TableFiles};
 use self::loader::{Script, Zone};
+pub use self::reduced::{PcieTables, ReducedTables};
 pub use self::srat::NumaTables;
 
 const OEM_ID: [u8; 6] = *b"BOCHS ";
@@ -97,6 +99,8 @@ pub struct AcpiConfig {
     pub serial_ports: Vec<SerialPort>,
     /// The ISA parallel ports that exist, in order of LPT number.
     pub parallel_ports: Vec<ParallelPort>,
+    /// The board has reduced ACPI hardware, and this is what it has beside serial ports.
+    pub reduced: Option<ReducedTables>,
 }
 
 impl AcpiConfig {
@@ -135,31 +139,87 @@ pub struct AcpiTables {
     pointers: Vec<(u32, u8)>,
     /// Offset and length of each table with a checksum.
     tables: Vec<(u32, u32)>,
-    rsdt: u32,
+    root: Root,
     /// Where the SSDT of the machine's generation wants the address of the number, and the number.
     generation: Option<(u32, [u8; 16])>,
 }
 
 /// Where the checksum is in a table.
 const CHECKSUM_AT: u32 = 9;
-/// Where the checksum and the pointer are in the RSDP.
-const RSDP_CHECKSUM_AT: u32 = 8;
-const RSDP_POINTER_AT: u32 = 16;
-const RSDP_LEN: u32 = 20;
+
+/// The table of tables: where it is, or its offset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Root {
+    /// With 32-bit pointers.
+    Rsdt(u32),
+    /// With 64-bit pointers.
+    Xsdt(u32),
+}
+
+impl Root {
+    /// The same, placed.
+    fn at(self, address: u32) -> Self {
+        match self {
+            Self::Rsdt(offset) => Self::Rsdt(address.wrapping_add(offset)),
+            Self::Xsdt(offset) => Self::Xsdt(address.wrapping_add(offset)),
+        }
+    }
+
+    /// Root System Description Pointer: revision 0 (ACPI 1.0b, 5.2.4), or 2 (ACPI 2.0, 5.2.4).
+    fn rsdp(self) -> Vec<u8> {
+        const LEN: u32 = 36;
+        let (revision, rsdt) = match self {
+            Self::Rsdt(address) => (0, address),
+            Self::Xsdt(_) => (2, 0),
+        };
+        let mut bytes = b"RSD PTR ".to_vec();
+        bytes.push(0);
+        bytes.extend(OEM_ID);
+        bytes.push(revision);
+        bytes.extend(rsdt.to_le_bytes());
+        if let Self::Xsdt(address) = self {
+            bytes.extend(LEN.to_le_bytes());
+            bytes.extend(u64::from(address).to_le_bytes());
+            bytes.resize(LEN as usize, 0);
+        }
+        bytes
+    }
+
+    /// Where the pointer is in the RSDP, and how many bytes it has.
+    fn pointer(self) -> (u32, u8) {
+        match self {
+            Self::Rsdt(_) => (16, 4),
+            Self::Xsdt(_) => (24, 8),
+        }
+    }
+
+    /// Where checksums are in the RSDP, and of how many bytes from its beginning.
+    fn checksums(self) -> &'static [(u32, u32)] {
+        match self {
+            Self::Rsdt(_) => &[(8, 20)],
+            Self::Xsdt(_) => &[(8, 20), (32, 36)],
+        }
+    }
+}
 
 /// The tables at their addresses.
 #[derive(Clone, Debug)]
 pub struct PlacedTables {
     /// All the tables but the RSDP.
     pub blob: Vec<u8>,
-    /// The 20 bytes of the RSDP.
+    /// The RSDP.
     pub rsdp: Vec<u8>,
 }
 
 impl AcpiTables {
     /// Builds the tables.
     pub fn build(config: &AcpiConfig) -> Self {
-        let mut tables = Self { blob: Vec::new(), pointers: Vec::new(), tables: Vec::new(), rsdt: 0, generation: None };
+        let mut tables =
+            Self { blob: Vec::new(), pointers: Vec::new(), tables: Vec::new(), root: Root::Rsdt(0), generation: None };
+        if let Some(reduced) = &config.reduced {
+            tables.add_reduced(config, reduced);
+            return tables;
+        }
         let facs = tables.place(&facs(), 64);
         let dsdt = tables.add(&dsdt::build(config), &[]);
         let fadt = match config.chipset {
@@ -188,7 +248,7 @@ impl AcpiTables {
             rsdt.append_slice(&offset.to_le_bytes());
             entries.push((36 + 4 * index as u32, 4));
         }
-        tables.rsdt = tables.add(&rsdt, &entries);
+        tables.root = Root::Rsdt(tables.add(&rsdt, &entries));
         tables
     }
 
@@ -237,8 +297,10 @@ impl AcpiTables {
             blob[sum_at] = 0;
             blob[sum_at] = checksum(&blob[*start as usize..(start + len) as usize]);
         }
-        let mut rsdp = rsdp(at.wrapping_add(self.rsdt));
-        rsdp[RSDP_CHECKSUM_AT as usize] = checksum(&rsdp);
+        let mut rsdp = self.root.at(at).rsdp();
+        for (at, len) in self.root.checksums() {
+            rsdp[*at as usize] = checksum(&rsdp[..*len as usize]);
+        }
         PlacedTables { blob, rsdp }
     }
 
@@ -262,10 +324,13 @@ impl AcpiTables {
             tables[(start + CHECKSUM_AT) as usize] = 0;
             script.add_checksum(TABLES_FILE, start + CHECKSUM_AT, *start, *len);
         }
-        script.add_pointer(RSDP_FILE, RSDP_POINTER_AT, 4, TABLES_FILE);
-        script.add_checksum(RSDP_FILE, RSDP_CHECKSUM_AT, 0, RSDP_LEN);
+        let (pointer, size) = self.root.pointer();
+        script.add_pointer(RSDP_FILE, pointer, size, TABLES_FILE);
+        for (at, len) in self.root.checksums() {
+            script.add_checksum(RSDP_FILE, *at, 0, *len);
+        }
         tables.resize(tables.len().next_multiple_of(TABLES_LEN), 0);
-        TableFiles { tables, rsdp: rsdp(self.rsdt), loader: script.finish() }
+        TableFiles { tables, rsdp: self.root.rsdp(), loader: script.finish() }
     }
 }
 
@@ -282,16 +347,6 @@ fn table(signature: [u8; 4], revision: u8, length: u32) -> Sdt {
     table
 }
 
-/// Root System Description Pointer, revision 0 (ACPI 1.0b, 5.2.4).
-fn rsdp(rsdt: u32) -> Vec<u8> {
-    let mut bytes = b"RSD PTR ".to_vec();
-    bytes.push(0);
-    bytes.extend(OEM_ID);
-    bytes.push(0);
-    bytes.extend(rsdt.to_le_bytes());
-    bytes
-}
-
 /// Firmware ACPI Control Structure (ACPI 1.0b, 5.2.6).
 fn facs() -> Vec<u8> {
     let mut bytes = b"FACS".to_vec();
@@ -302,6 +357,36 @@ fn facs() -> Vec<u8> {
 
 /// Multiple APIC Description Table (ACPI 1.0b, 5.2.8), with x2APIC entries for ids above 254 (ACPI 4.0, 5.2.12.12).
 fn madt(config: &AcpiConfig) -> Sdt {
+    let mut madt = madt_of_processors(config);
+    add_ioapic(&mut madt, (0, board::IO_APIC, 0));
+    // ISA IRQ 0 is input 2; the level-triggered, active-high ISA IRQs are those that PCI interrupts and the SCI use.
+    for (irq, input, flags) in [(0_u8, 2_u32, 0_u16), (5, 5, 0xd), (9, 9, 0xd), (10, 10, 0xd), (11, 11, 0xd)] {
+        add_override(&mut madt, (irq, input, flags));
+    }
+    add_nmi(&mut madt);
+    madt
+}
+
+/// NMI on LINT1 of every processor.
+fn add_nmi(madt: &mut Sdt) {
+    madt.append_slice(&[4, 6, 0xff, 0, 0, 1]);
+}
+
+/// Number, address and first global system interrupt.
+fn add_ioapic(madt: &mut Sdt, (id, address, first): (u8, u32, u32)) {
+    madt.append_slice(&[1, 12, id, 0]);
+    madt.append_slice(&address.to_le_bytes());
+    madt.append_slice(&first.to_le_bytes());
+}
+
+/// An ISA interrupt with the input that it reaches.
+fn add_override(madt: &mut Sdt, (irq, input, flags): (u8, u32, u16)) {
+    madt.append_slice(&[2, 10, 0, irq]);
+    madt.append_slice(&input.to_le_bytes());
+    madt.append_slice(&flags.to_le_bytes());
+}
+
+fn madt_of_processors(config: &AcpiConfig) -> Sdt {
     let mut madt = table(*b"APIC", 1, 44);
     madt.write_u32(36, board::LOCAL_APIC);
     madt.write_u32(40, 1); // PCAT_COMPAT: there are 8259s
@@ -319,17 +404,6 @@ fn madt(config: &AcpiConfig) -> Sdt {
             }
         }
     }
-    madt.append_slice(&[1, 12, 0, 0]);
-    madt.append_slice(&board::IO_APIC.to_le_bytes());
-    madt.append_slice(&0_u32.to_le_bytes());
-    // ISA IRQ 0 is input 2; the level-triggered, active-high ISA IRQs are those that PCI interrupts and the SCI use.
-    for (irq, input, flags) in [(0_u8, 2_u32, 0_u16), (5, 5, 0xd), (9, 9, 0xd), (10, 10, 0xd), (11, 11, 0xd)] {
-        madt.append_slice(&[2, 10, 0, irq]);
-        madt.append_slice(&input.to_le_bytes());
-        madt.append_slice(&flags.to_le_bytes());
-    }
-    // NMI on LINT1 of every processor.
-    madt.append_slice(&[4, 6, 0xff, 0, 0, 1]);
     madt
 }
 
@@ -381,6 +455,7 @@ mod tests {
             generation: Some([1; 16]),
             numa: None,
             serial_ports: vec![SerialPort { number: 1, io: 0x3f8, irq: 4 }],
+            reduced: None,
             parallel_ports: vec![ParallelPort { number: 1, io: 0x378, irq: 7 }],
         }
     }

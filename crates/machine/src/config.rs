@@ -27,6 +27,10 @@ pub enum ChipsetKind {
     I440fx,
     /// Q35 with ICH9.
     Q35,
+    /// None: the devices of a PC on the ISA bus.
+    Isa,
+    /// None: a few devices, and virtio over MMIO.
+    Microvm,
     /// None: a machine without devices.
     Empty,
 }
@@ -36,18 +40,16 @@ impl ChipsetKind {
     fn low_ram(self) -> (u64, u64) {
         match self {
             Self::I440fx => (0xe000_0000, 0xc000_0000),
+            Self::Isa => (0xe000_0000, 0xe000_0000),
+            Self::Microvm => (0xc000_0001, 0xc000_0000),
             Self::Q35 => (0xb000_0000, 0x8000_0000),
             Self::Empty => (u64::MAX, u64::MAX),
         }
     }
 
-    /// The name of the root bus.
-    pub fn root_bus(self) -> &'static str {
-        match self {
-            Self::I440fx => "pci.0",
-            Self::Q35 => "pcie.0",
-            Self::Empty => "",
-        }
+    /// Whether it has PCI functions that are a PC's chipset.
+    pub fn has_pci(self) -> bool {
+        matches!(self, Self::I440fx | Self::Q35)
     }
 }
 
@@ -145,13 +147,32 @@ pub const MACHINE_TYPES: &[MachineType] = &[
     q35("pc-q35-2.6"),
     q35("pc-q35-2.5"),
     q35("pc-q35-2.4"),
+    MachineType { description: "ISA-only PC", chipset: ChipsetKind::Isa, ..i440fx("isapc") },
+    MachineType { description: "microvm (i386)", chipset: ChipsetKind::Microvm, ..i440fx("microvm") },
     MachineType { description: "empty machine", chipset: ChipsetKind::Empty, ..i440fx("none") },
 ];
 
 impl MachineType {
     /// The name of its RAM.
     pub fn ram_id(&self) -> &'static str {
-        if self.chipset == ChipsetKind::Empty { "ram" } else { "pc.ram" }
+        match self.chipset {
+            ChipsetKind::Empty => "ram",
+            ChipsetKind::Microvm => "microvm.ram",
+            ChipsetKind::I440fx | ChipsetKind::Q35 | ChipsetKind::Isa => "pc.ram",
+        }
+    }
+
+    /// The CPU model without `-cpu`.
+    pub fn default_cpu(&self) -> &'static str {
+        if self.chipset == ChipsetKind::Isa { "486" } else { "qemu64" }
+    }
+
+    /// The most vCPUs that it can have.
+    pub fn max_cpus(&self) -> u32 {
+        match self.chipset {
+            ChipsetKind::Isa | ChipsetKind::Empty => 1,
+            ChipsetKind::I440fx | ChipsetKind::Q35 | ChipsetKind::Microvm => MAX_VCPUS,
+        }
     }
 
     /// The version of its name: (7, 2) for `pc-q35-7.2`. Types without one are of the latest.
@@ -188,6 +209,49 @@ pub struct BoardOptions {
     /// `acpi-pci-hotplug-with-bridge-support` of `PIIX4_PM` and `ICH9-LPC`, if it is not what the machine's version says:
     /// those behind bridges and root ports do.
     pub acpi_bridge_hotplug: Option<bool>,
+    /// What a `microvm` has.
+    pub microvm: MicrovmOptions,
+    /// `virtio-mmio.force-legacy`: the transports have the legacy interface.
+    pub virtio_mmio_legacy: bool,
+}
+
+/// The properties of a `microvm`. What is `None` was left to the board.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MicrovmOptions {
+    /// `acpi=`: there are ACPI tables and an event device.
+    pub acpi: bool,
+    /// `pit=`
+    pub pit: bool,
+    /// `pic=`
+    pub pic: bool,
+    /// `rtc=`
+    pub rtc: Option<bool>,
+    /// `pcie=`: there is a PCI Express bus.
+    pub pcie: bool,
+    /// `ioapic2=`: there is a second I/O APIC, and 24 transports for virtio devices.
+    pub ioapic2: Option<bool>,
+    /// `isa-serial=`: there is a serial port.
+    pub isa_serial: bool,
+    /// `x-option-roms=`
+    pub option_roms: bool,
+    /// `auto-kernel-cmdline=`: without ACPI the kernel's command line names the virtio devices.
+    pub auto_kernel_cmdline: bool,
+}
+
+impl Default for MicrovmOptions {
+    fn default() -> Self {
+        Self {
+            acpi: true,
+            pit: true,
+            pic: true,
+            rtc: None,
+            pcie: false,
+            ioapic2: None,
+            isa_serial: true,
+            option_roms: true,
+            auto_kernel_cmdline: true,
+        }
+    }
 }
 
 impl Default for BoardOptions {
@@ -200,6 +264,8 @@ impl Default for BoardOptions {
             apic_id: None,
             acpi_root_hotplug: true,
             acpi_bridge_hotplug: None,
+            microvm: MicrovmOptions::default(),
+            virtio_mmio_legacy: true,
         }
     }
 }

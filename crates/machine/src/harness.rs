@@ -43,6 +43,9 @@ const FIXED: &[Fixed] = &[
     ("ioapic", &[], &[(0xfec0_0000, 0x1000)]),
     ("hpet", &[], &[(0xfed0_0000, 0x400)]),
     ("lapic", &[], &[(0xfee0_0000, 0x1000)]),
+    // Of a microvm.
+    ("ged", &[], &[(0xfea0_0000, 4), (0xfea0_0200, 3)]),
+    ("virtio-mmio", &[], &[(0xfeb0_0000, 24 * 0x200)]),
 ];
 
 /// Where one device is.

@@ -166,8 +166,11 @@ impl Machine {
                     None => e820,
                     Some(range) => e820.with_reserved(range),
                 };
-                let environment = BootEnvironment { low_ram_end: tables_at, e820, rsdp: RSDP_ADDRESS };
-                Some(BootPlan::new(source, &environment).map_err(|error| boot_error(config, error))?)
+                let rsdp = if tables.is_some() { RSDP_ADDRESS } else { 0 };
+                let environment = BootEnvironment { low_ram_end: tables_at, e820, rsdp };
+                let mut source = source.clone();
+                source.command_line += &pc::microvm_kernel_arguments(config);
+                Some(BootPlan::new(&source, &environment).map_err(|error| boot_error(config, error))?)
             }
         };
         let (objects, paths) = objects::build(config, &mut board.devices)?;
@@ -398,6 +401,9 @@ impl Machine {
         if let Some(power) = &self.board.power_management {
             power.lock().press_power_button();
         }
+        if let Some(device) = &self.board.event_device {
+            device.lock().press_power_button();
+        }
     }
 
     /// Sends an NMI to all vCPUs, as a front-panel button does.
@@ -435,7 +441,7 @@ impl Machine {
 
     /// The machine's generation, if the guest can ask for it.
     pub fn generation(&self) -> Option<[u8; 16]> {
-        self.board.tables.as_ref().and_then(|(acpi, _)| acpi.generation)
+        self.board.tables.as_ref().and_then(|acpi| acpi.generation)
     }
 
     /// Forgets the ticks of the real-time clock that the guest could not take.
@@ -445,7 +451,7 @@ impl Machine {
 
     /// Whether the board has places for vCPUs.
     pub fn has_cpu_slots(&self) -> bool {
-        self.board.tables.is_some()
+        self.config.machine_type.chipset != ChipsetKind::Empty
     }
 
     /// Bytes of RAM.
@@ -606,8 +612,8 @@ impl Machine {
 /// Firmware tables for a kernel that is booted without firmware.
 struct DirectTables {
     acpi: PlacedTables,
-    smbios_anchor: Vec<u8>,
-    smbios: Vec<u8>,
+    /// The anchor, and the structures.
+    smbios: Option<(Vec<u8>, Vec<u8>)>,
     /// Where the tables are; the SMBIOS structures are behind the ACPI tables.
     at: u64,
     smbios_at: u64,
@@ -615,11 +621,11 @@ struct DirectTables {
 
 impl DirectTables {
     fn new(board: &Board, at: u64) -> Option<Self> {
-        let (acpi, smbios) = board.tables.as_ref()?;
-        let acpi = AcpiTables::build(acpi).placed(at as u32);
+        let acpi = AcpiTables::build(board.tables.as_ref()?).placed(at as u32);
         let smbios_at = at + (acpi.blob.len() as u64).next_multiple_of(16);
-        let smbios_anchor = smbios.placed_anchor(smbios_at as u32);
-        Some(Self { acpi, smbios_anchor, smbios: smbios.tables.clone(), at, smbios_at })
+        let smbios = board.smbios.as_ref();
+        let smbios = smbios.map(|smbios| (smbios.placed_anchor(smbios_at as u32), smbios.tables.clone()));
+        Some(Self { acpi, smbios, at, smbios_at })
     }
 
     /// Where the guest wants to be resumed: the FACS is the first table (ACPI 1.0b, 5.2.6).
@@ -631,8 +637,10 @@ impl DirectTables {
     fn write(&self, memory: &AddressSpace) {
         memory.write(GuestAddress(self.at), &self.acpi.blob);
         memory.write(GuestAddress(RSDP_ADDRESS), &self.acpi.rsdp);
-        memory.write(GuestAddress(self.smbios_at), &self.smbios);
-        memory.write(GuestAddress(SMBIOS_ANCHOR_ADDRESS), &self.smbios_anchor);
+        if let Some((anchor, structures)) = &self.smbios {
+            memory.write(GuestAddress(self.smbios_at), structures);
+            memory.write(GuestAddress(SMBIOS_ANCHOR_ADDRESS), anchor);
+        }
     }
 }
 

@@ -110,7 +110,32 @@ fn machine_properties(tree: &mut ObjectTree, machine: ObjectId, config: &Machine
     {
         tree.add_property(machine, name, Property::fixed(value))?;
     }
-    if config.machine_type.chipset != ChipsetKind::Empty {
+    let chipset = config.machine_type.chipset;
+    if chipset == ChipsetKind::Microvm {
+        let options = &config.board.microvm;
+        let three = |value: Option<bool>| match value {
+            None => "auto",
+            Some(true) => "on",
+            Some(false) => "off",
+        };
+        for (name, value) in [
+            ("acpi", Some(options.acpi)),
+            ("pit", Some(options.pit)),
+            ("pic", Some(options.pic)),
+            ("rtc", options.rtc),
+            ("pcie", Some(options.pcie)),
+            ("ioapic2", options.ioapic2),
+        ] {
+            tree.add_property(machine, name, Property::fixed(three(value)).type_name("OnOffAuto"))?;
+        }
+        for (name, value) in [
+            ("isa-serial", options.isa_serial),
+            ("x-option-roms", options.option_roms),
+            ("auto-kernel-cmdline", options.auto_kernel_cmdline),
+        ] {
+            tree.add_property(machine, name, Property::fixed(value))?;
+        }
+    } else if chipset != ChipsetKind::Empty {
         tree.add_property(machine, "hpet", Property::fixed(config.hpet))?;
         tree.add_property(machine, "hmat", Property::fixed(config.numa.has_hmat))?;
     }
@@ -197,7 +222,11 @@ fn types(config: &MachineConfig, cpu_type: &str, devices: &[BoardDevice]) -> Res
         types.register(TypeInfo::new(name, parent).interface("user-creatable"))?;
     }
     for machine in MACHINE_TYPES {
-        let parent = if machine.chipset == ChipsetKind::Empty { "machine" } else { "generic-pc-machine" };
+        let parent = match machine.chipset {
+            ChipsetKind::Empty => "machine",
+            ChipsetKind::Microvm => "x86-machine",
+            ChipsetKind::I440fx | ChipsetKind::Q35 | ChipsetKind::Isa => "generic-pc-machine",
+        };
         types.register(TypeInfo::new(&machine_type(machine), parent))?;
     }
     for model in CpuModel::list() {

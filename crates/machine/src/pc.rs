@@ -1,5 +1,5 @@
-//! The `pc` and `q35` boards: 440FX with PIIX3 and PIIX4 power management, or Q35 with ICH9, and the PC's own devices
-//! around them.
+//! The boards: `pc` and `q35` (440FX with PIIX3 and PIIX4 power management, or Q35 with ICH9, and the PC's own devices
+//! around them), [`isapc`], [`microvm`], and the empty one.
 //!
 //! Fixed addresses are those of every PC; what is QEMU's choice (power management at 0x600, GPE at 0xafe0, fw_cfg at
 //! 0x510) is QEMU's, so that guests find it.
@@ -15,6 +15,9 @@ mod hotplug;
 mod ide;
 mod interrupts;
 mod isa;
+mod isapc;
+mod microvm;
+mod option_rom;
 mod pci;
 mod platform;
 mod q35;
@@ -36,24 +39,27 @@ use clock::{Clock, WallClock};
 use device::{DeviceCell, IoDevice, IrqInput, IrqLine, Lifecycle};
 use devices_chipset::acpi_pm::AcpiPm;
 use devices_chipset::cpu_hotplug::CpuHotplug;
+use devices_chipset::ged::Ged;
 use devices_chipset::hpet::Hpet;
 use devices_chipset::i8254::{self, I8254};
 use devices_chipset::legacy::LegacyReplacement;
 use devices_chipset::mc146818::Mc146818;
 use devices_isa::fw_cfg::FwCfg;
 use devices_isa::pvpanic::CRASH_LOADED;
-use devices_pci::MsiSink;
+use devices_pci::{MsiSink, PciBus};
 use memory::{AccessSize, AddressSpace, Backing, GuestAddress, RamBlock, SpaceKind};
 
 pub use self::hotplug::{HotplugBus, Removal, Removed, UnplugError};
+use self::interrupts::Wanted;
 pub use self::interrupts::{Controllers, Mailboxes};
 use self::isa::A20Gate;
+pub use self::microvm::kernel_arguments as microvm_kernel_arguments;
 use crate::acpi::AcpiConfig;
 use crate::config::{ChipsetKind, DriveGeometry, MachineConfig, Translation};
 use crate::entropy::Sources;
 use crate::error::MachineError;
 use crate::event::{GuestEvent, GuestEvents};
-use crate::firmware::{BootDevice, BootDevices};
+use crate::firmware::{BootDevice, BootDevices, FirmwareFile};
 use crate::ram::{self, HostMemories};
 use crate::screens::NewScreen;
 use crate::smbios::Smbios;
@@ -154,16 +160,22 @@ pub struct Board {
     pub ferr: FerrLine,
     /// ACPI power management, if there is any.
     pub power_management: Option<DeviceCell<AcpiPm>>,
+    /// What tells the guest of the power button where power management is reduced.
+    pub event_device: Option<DeviceCell<Ged>>,
     /// All the devices, in reset order.
     pub devices: Vec<BoardDevice>,
-    /// What the ACPI tables tell, and the SMBIOS structures, if there are any.
-    pub tables: Option<(Arc<AcpiConfig>, Smbios)>,
+    /// What the ACPI tables tell, if there are any.
+    pub tables: Option<Arc<AcpiConfig>>,
+    /// The SMBIOS structures, if there are any.
+    pub smbios: Option<Smbios>,
     /// What firmware boots after the first reset, if that is another order than now.
     next_boot_order: Option<(u8, u8)>,
     /// The screens, until somebody takes them.
     pub screens: Vec<NewScreen>,
     /// Keyboards and pointers.
     pub input: Arc<Hub>,
+    /// The root bus, if there is PCI.
+    root: Option<Arc<PciBus>>,
     /// The chipset's PCI functions.
     chipset: Option<pci::Chipset>,
     rtc: Option<DeviceCell<Mc146818>>,
@@ -203,12 +215,47 @@ struct Builder<'a> {
     boot_list: BootDevices,
     screens: Vec<NewScreen>,
     input: Arc<Hub>,
+    /// Expansion ROMs that are files of the firmware's.
+    rom_files: Vec<FirmwareFile>,
+    /// The transports for virtio devices.
+    transports: microvm::Transports,
     /// The buses that are not PCI's.
     buses: hotplug::Buses,
     /// The buses behind bridges and ports, and how functions come and leave.
     pci_hotplug: Option<hotplug::PciHotplug>,
     /// Paths that are taken by what is no device of this list.
     taken: Vec<String>,
+}
+
+impl Board {
+    /// The board of what was built, without a chipset and tables.
+    fn new(builder: &mut Builder<'_>, controllers: Controllers) -> Self {
+        Self {
+            memory: Arc::clone(&builder.memory),
+            smm_memory: builder.smm.clone(),
+            ports: Arc::clone(&builder.ports),
+            clock: builder.clock.clone(),
+            controllers,
+            mailboxes: builder.mailboxes.clone(),
+            a20: A20Gate::default(),
+            ferr: Arc::new(|| ()),
+            power_management: None,
+            event_device: None,
+            hotplug: Some(hotplug::Hotplug::take(builder)),
+            devices: std::mem::take(&mut builder.devices),
+            tables: None,
+            smbios: None,
+            next_boot_order: None,
+            screens: std::mem::take(&mut builder.screens),
+            input: Arc::clone(&builder.input),
+            root: None,
+            chipset: None,
+            rtc: None,
+            fw_cfg: None,
+            cpus: None,
+            cpu_paths: Vec::new(),
+        }
+    }
 }
 
 impl Builder<'_> {
@@ -317,45 +364,21 @@ pub fn build(
     backends: &Backends<'_>,
     events: &GuestEvents,
 ) -> Result<Board, MachineError> {
-    if config.machine_type.chipset == ChipsetKind::Empty {
-        return empty(config, accelerator, clock, backends);
+    match config.machine_type.chipset {
+        ChipsetKind::Empty => return empty(config, accelerator, clock, backends),
+        ChipsetKind::Isa => {
+            let (builder, controllers) =
+                start(config, accelerator, clock, (backends, events), Wanted { pic: true, ioapics: 0 })?;
+            return isapc::build(builder, controllers, backends);
+        }
+        ChipsetKind::Microvm => {
+            let wanted = microvm::controllers(config, accelerator);
+            let (builder, controllers) = start(config, accelerator, clock, (backends, events), wanted)?;
+            return microvm::build(builder, controllers, backends);
+        }
+        ChipsetKind::I440fx | ChipsetKind::Q35 => {}
     }
-    let memory = Arc::new(AddressSpace::new(SpaceKind::Memory));
-    let ports = Arc::new(AddressSpace::new(SpaceKind::Ports));
-    let ram = Arc::new(ram::block(config, backends.memories)?);
-    map_ram(config, &memory, &ram)?;
-
-    let smm = match (config.firmware.smm, accelerator.has_smm()) {
-        (Some(true), false) => return Err(MachineError::NoSmm),
-        (Some(false), _) | (None, false) => None,
-        (_, true) => Some(AddressSpace::over(&memory)),
-    };
-    let mailboxes = Mailboxes::default();
-    let mut devices = Vec::new();
-    let controllers = interrupts::build(accelerator, clock, (&memory, &ports), &mailboxes, &mut devices)?;
-    let mut builder = Builder {
-        config,
-        clock: clock.clone(),
-        events: Arc::clone(events),
-        memory: Arc::clone(&memory),
-        ports: Arc::clone(&ports),
-        ram,
-        smm: smm.clone(),
-        gsi: controllers.inputs.clone(),
-        messages: controllers.messages(&memory),
-        mailboxes: mailboxes.clone(),
-        legacy: LegacyReplacement::default(),
-        dma: None,
-        devices,
-        ide_disks: Vec::new(),
-        boot_devices: Vec::new(),
-        boot_list: BootDevices::default(),
-        screens: Vec::new(),
-        input: Arc::default(),
-        buses: hotplug::Buses::default(),
-        pci_hotplug: None,
-        taken: Vec::new(),
-    };
+    let (mut builder, controllers) = start(config, accelerator, clock, (backends, events), Wanted::PC)?;
     let rtc = timers(&mut builder)?;
     let a20 = isa::keyboard_and_gates(&mut builder)?;
     let ferr = isa::legacy_ports(&mut builder)?;
@@ -367,7 +390,7 @@ pub fn build(
     flash::build(&mut builder, backends.disks, &shadowed)?;
     let chipset = match config.machine_type.chipset {
         ChipsetKind::I440fx => pci::build(&mut builder, &shadowed)?,
-        ChipsetKind::Q35 | ChipsetKind::Empty => q35::build(&mut builder, &shadowed, &fw_cfg)?,
+        _ => q35::build(&mut builder, &shadowed, &fw_cfg)?,
     };
     platform::bridges(&mut builder, &chipset.bus)?;
     hotplug::buses(&mut builder, &chipset)?;
@@ -378,38 +401,78 @@ pub fn build(
     ide::build(&mut builder, &chipset, backends.disks)?;
     floppy::build(&mut builder, &rtc, backends.disks)?;
     usb::build(&mut builder, &chipset, backends.disks)?;
-    virtio::command_line_devices(&mut builder, &chipset.bus, backends)?;
+    virtio::command_line_devices(&mut builder, Some(&chipset.bus), backends)?;
     builder.find_fixed_slots(&chipset.bus);
     let cpus = cpus::build(&mut builder)?;
     let acpi = Arc::new(tables::acpi(&builder, &extra));
     let smbios = tables::smbios(&builder);
-    fw_cfg::add_tables(&builder, &fw_cfg, (&acpi, &smbios), (&chipset.bus, &cpus))?;
+    fw_cfg::add_tables(&builder, &fw_cfg, (Some(&acpi), Some(&smbios)), Some((&chipset.bus, &cpus)))?;
     let boot = &config.firmware.boot;
     store_cmos(config, &mut rtc.lock());
     store_disks(&builder.ide_disks, &mut rtc.lock());
-    let hotplug = hotplug::Hotplug::take(&mut builder);
     Ok(Board {
-        memory,
-        smm_memory: smm,
-        ports,
-        clock: clock.clone(),
-        controllers,
-        mailboxes,
         a20,
         ferr,
         power_management: Some(chipset.power_management.clone()),
-        devices: builder.devices,
-        tables: Some((acpi, smbios)),
+        tables: Some(acpi),
+        smbios: Some(smbios),
         next_boot_order: boot.once.map(|_| boot.order.cmos(boot.skip_floppy_check)),
-        screens: builder.screens,
-        input: builder.input,
+        root: Some(Arc::clone(&chipset.bus)),
         chipset: Some(chipset),
         rtc: Some(rtc),
         fw_cfg: Some(fw_cfg),
         cpus: Some(cpus),
-        cpu_paths: Vec::new(),
-        hotplug: Some(hotplug),
+        ..Board::new(&mut builder, controllers)
     })
+}
+
+/// What every board with devices begins with: RAM, interrupt controllers, and what its parts are built with.
+fn start<'a>(
+    config: &'a MachineConfig,
+    accelerator: &dyn Accelerator,
+    clock: &Clock,
+    (backends, events): (&Backends<'_>, &GuestEvents),
+    wanted: Wanted,
+) -> Result<(Builder<'a>, Controllers), MachineError> {
+    let memory = Arc::new(AddressSpace::new(SpaceKind::Memory));
+    let ports = Arc::new(AddressSpace::new(SpaceKind::Ports));
+    let ram = Arc::new(ram::block(config, backends.memories)?);
+    map_ram(config, &memory, &ram)?;
+    let has_smm = config.machine_type.chipset.has_pci();
+    let smm = match (config.firmware.smm, accelerator.has_smm()) {
+        (Some(true), false) => return Err(MachineError::NoSmm),
+        (Some(false), _) | (None, false) => None,
+        (_, true) => has_smm.then(|| AddressSpace::over(&memory)),
+    };
+    let mailboxes = Mailboxes::default();
+    let mut devices = Vec::new();
+    let controllers = interrupts::build(accelerator, clock, (&memory, &ports), (&mailboxes, wanted), &mut devices)?;
+    let builder = Builder {
+        config,
+        clock: clock.clone(),
+        events: Arc::clone(events),
+        messages: controllers.messages(&memory),
+        memory,
+        ports,
+        ram,
+        smm,
+        gsi: controllers.inputs.clone(),
+        mailboxes,
+        legacy: LegacyReplacement::default(),
+        dma: None,
+        devices,
+        ide_disks: Vec::new(),
+        boot_devices: Vec::new(),
+        boot_list: BootDevices::default(),
+        screens: Vec::new(),
+        input: Arc::default(),
+        rom_files: Vec::new(),
+        transports: microvm::Transports::default(),
+        buses: hotplug::Buses::default(),
+        pci_hotplug: None,
+        taken: Vec::new(),
+    };
+    Ok((builder, controllers))
 }
 
 /// A machine without devices: processors, and RAM from address 0.
@@ -431,7 +494,7 @@ fn empty(
     // Processors have local APICs, which need a bus. The other controllers are in spaces that nobody sees.
     let hidden = (&AddressSpace::new(SpaceKind::Memory), &AddressSpace::new(SpaceKind::Ports));
     let mailboxes = Mailboxes::default();
-    let controllers = interrupts::build(accelerator, clock, hidden, &mailboxes, &mut Vec::new())?;
+    let controllers = interrupts::build(accelerator, clock, hidden, (&mailboxes, Wanted::PC), &mut Vec::new())?;
     Ok(Board {
         memory,
         smm_memory: None,
@@ -442,11 +505,14 @@ fn empty(
         a20: A20Gate::default(),
         ferr: Arc::new(|| ()),
         power_management: None,
+        event_device: None,
         devices: Vec::new(),
         tables: None,
+        smbios: None,
         next_boot_order: None,
         screens: Vec::new(),
         input: Arc::default(),
+        root: None,
         chipset: None,
         rtc: None,
         fw_cfg: None,
@@ -456,16 +522,21 @@ fn empty(
     })
 }
 
-/// RAM, without the addresses from 0xa0000 to 0xfffff: video memory, and what the 440FX's PAM registers control.
+/// RAM; where there is PCI, without the addresses from 0xa0000 to 0xfffff: video memory, and what the 440FX's PAM registers
+/// control.
 fn map_ram(config: &MachineConfig, memory: &AddressSpace, ram: &Arc<RamBlock>) -> Result<(), MachineError> {
     let (low, high) = config.ram_split();
     let map = |start: u64, len: u64, offset: u64| {
         let backing = Backing::Ram { block: Arc::clone(ram), offset, read_only: false };
         memory.map(GuestAddress(start), len, 0, backing)
     };
-    map(0, 0xa_0000.min(low), 0)?;
-    if low > 0x10_0000 {
-        map(0x10_0000, low - 0x10_0000, 0x10_0000)?;
+    if config.machine_type.chipset.has_pci() {
+        map(0, 0xa_0000.min(low), 0)?;
+        if low > 0x10_0000 {
+            map(0x10_0000, low - 0x10_0000, 0x10_0000)?;
+        }
+    } else {
+        map(0, low, 0)?;
     }
     if high > 0 {
         map(1 << 32, high, low)?;
@@ -475,14 +546,8 @@ fn map_ram(config: &MachineConfig, memory: &AddressSpace, ram: &Arc<RamBlock>) -
 
 /// PIT, RTC and HPET.
 fn timers(builder: &mut Builder<'_>) -> Result<DeviceCell<Mc146818>, MachineError> {
-    let pit = I8254::new(&builder.clock, builder.irq(0), builder.legacy.clone());
-    builder.add_ports("isa-pit", &pit, &[(i8254::REGION_TIMER, 0x40, 4), (i8254::REGION_SPEAKER, 0x61, 1)])?;
-    let wall = WallClock::new(builder.config.rtc, builder.clock.clone());
-    let (changes, alarms) = (Arc::clone(&builder.events), Arc::clone(&builder.events));
-    let on_change = Box::new(move |offset| changes(GuestEvent::ClockChanged { offset }));
-    let rtc = Mc146818::new(&builder.clock, wall, builder.irq(8), builder.legacy.clone(), on_change);
-    rtc.lock().on_alarm(Box::new(move || alarms(GuestEvent::Alarm)));
-    builder.add_ports("mc146818rtc", &rtc, &[(0, 0x70, 4)])?;
+    interval_timer(builder)?;
+    let rtc = real_time_clock(builder)?;
     if builder.config.hpet {
         let lines = (0..24).map(|gsi| builder.irq(gsi)).collect();
         let hpet = Hpet::new(&builder.clock, lines, builder.legacy.clone());
@@ -492,11 +557,45 @@ fn timers(builder: &mut Builder<'_>) -> Result<DeviceCell<Mc146818>, MachineErro
     Ok(rtc)
 }
 
+fn interval_timer(builder: &mut Builder<'_>) -> Result<(), MachineError> {
+    let pit = I8254::new(&builder.clock, builder.irq(0), builder.legacy.clone());
+    builder.add_ports("isa-pit", &pit, &[(i8254::REGION_TIMER, 0x40, 4), (i8254::REGION_SPEAKER, 0x61, 1)])
+}
+
+fn real_time_clock(builder: &mut Builder<'_>) -> Result<DeviceCell<Mc146818>, MachineError> {
+    let wall = WallClock::new(builder.config.rtc, builder.clock.clone());
+    let (changes, alarms) = (Arc::clone(&builder.events), Arc::clone(&builder.events));
+    let on_change = Box::new(move |offset| changes(GuestEvent::ClockChanged { offset }));
+    let rtc = Mc146818::new(&builder.clock, wall, builder.irq(8), builder.legacy.clone(), on_change);
+    rtc.lock().on_alarm(Box::new(move || alarms(GuestEvent::Alarm)));
+    builder.add_ports("mc146818rtc", &rtc, &[(0, 0x70, 4)])?;
+    Ok(rtc)
+}
+
 impl Board {
     /// Brings the chipset into the state that firmware leaves: no firmware runs before a kernel here.
     pub fn after_firmware(&self) {
-        let Some(chipset) = &self.chipset else { return };
-        chipset.after_firmware();
+        /// Both PICs: edges, vectors from 0x08 and 0x70, cascaded at input 2, all masked. Kernels on boards with reduced
+        /// ACPI hardware leave them alone.
+        const PICS: [(u64, u64); 10] = [
+            (0x20, 0x11),
+            (0xa0, 0x11),
+            (0x21, 0x08),
+            (0xa1, 0x70),
+            (0x21, 4),
+            (0xa1, 2),
+            (0x21, 1),
+            (0xa1, 1),
+            (0x21, 0xff),
+            (0xa1, 0xff),
+        ];
+        if let Some(chipset) = &self.chipset {
+            chipset.after_firmware();
+        } else {
+            for (port, value) in PICS {
+                self.ports.store(GuestAddress(port), AccessSize::Byte, value);
+            }
+        }
         // The keyboard's scancodes are translated to set 1, its interrupt is on, the mouse is off.
         self.ports.store(GuestAddress(0x64), AccessSize::Byte, 0x60);
         self.ports.store(GuestAddress(0x60), AccessSize::Byte, 0x61);
@@ -504,7 +603,7 @@ impl Board {
 
     /// The PCI functions.
     pub fn pci_functions(&self) -> Vec<devices_pci::FunctionInfo> {
-        self.chipset.as_ref().map_or_else(Vec::new, |chipset| chipset.bus.functions())
+        self.root.as_ref().map_or_else(Vec::new, |bus| bus.functions())
     }
 
     /// Stores a byte in CMOS.
@@ -533,6 +632,17 @@ impl Board {
 fn store_cmos(config: &MachineConfig, rtc: &mut Mc146818) {
     /// A coprocessor and a PS/2 mouse; floppy drives are added by their controller.
     const EQUIPMENT: u8 = 0x06;
+    store_memory_sizes(config, rtc);
+    rtc.set_cmos(0x5f, config.cpus.saturating_sub(1) as u8);
+    // The controller has noted its drives.
+    let drives = rtc.cmos(0x14);
+    rtc.set_cmos(0x14, EQUIPMENT | drives);
+    let boot = &config.firmware.boot;
+    store_boot_order(rtc, boot.once.unwrap_or(boot.order).cmos(boot.skip_floppy_check));
+}
+
+/// How much memory there is.
+fn store_memory_sizes(config: &MachineConfig, rtc: &mut Mc146818) {
     let kib = |bytes: u64, max: u64| (bytes >> 10).min(max) as u16;
     let (low, high) = config.ram_split();
     let base = kib(low, 640);
@@ -547,12 +657,6 @@ fn store_cmos(config: &MachineConfig, rtc: &mut Mc146818) {
     for (index, byte) in (0x5b..=0x5d).zip(above_four_gib) {
         rtc.set_cmos(index, byte);
     }
-    rtc.set_cmos(0x5f, config.cpus.saturating_sub(1) as u8);
-    // The controller has noted its drives.
-    let drives = rtc.cmos(0x14);
-    rtc.set_cmos(0x14, EQUIPMENT | drives);
-    let boot = &config.firmware.boot;
-    store_boot_order(rtc, boot.once.unwrap_or(boot.order).cmos(boot.skip_floppy_check));
 }
 
 /// The hard disks: the type of the first two with their geometry, and the translation of all four.

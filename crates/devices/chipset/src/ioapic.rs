@@ -1,7 +1,7 @@
 //! The I/O APIC: an 82093AA with 24 inputs (Intel 290566-001), version 0x20 with an EOI register as QEMU has it.
 //!
-//! Left out: the APIC bus arbitration, and polarity (a line that drives an input is active or not). Input 0 of the ISA
-//! interrupts is wired to input 2, as on every PC.
+//! Left out: the APIC bus arbitration, and polarity (a line that drives an input is active or not). On the first one,
+//! input 0 of the ISA interrupts is wired to input 2, as on every PC.
 
 use std::sync::Arc;
 
@@ -12,6 +12,8 @@ use crate::lapic::{ApicBus, DeliveryMode, Destination, InterruptMessage, Trigger
 
 /// Where a PC has its first I/O APIC.
 pub const IOAPIC_BASE: u64 = 0xfec0_0000;
+/// Where the second one is, on boards that have it.
+pub const IOAPIC_SECOND_BASE: u64 = 0xfec1_0000;
 /// The length of region 0.
 pub const IOAPIC_SIZE: u64 = 0x1000;
 /// The number of inputs.
@@ -51,6 +53,8 @@ impl Default for IoApicState {
 pub struct IoApic {
     // Wiring.
     bus: Arc<ApicBus>,
+    /// The first is 0.
+    number: usize,
     // Guest-visible state.
     state: IoApicState,
 }
@@ -58,15 +62,24 @@ pub struct IoApic {
 impl IoApic {
     /// An I/O APIC that sends its messages over `bus`, which tells it of ends of interrupts.
     pub fn new(bus: &Arc<ApicBus>) -> DeviceCell<Self> {
-        let ioapic = DeviceCell::new(Self { bus: Arc::clone(bus), state: IoApicState::default() });
+        Self::numbered(bus, 0)
+    }
+
+    /// The same for I/O APIC `number` of the board.
+    pub fn numbered(bus: &Arc<ApicBus>, number: usize) -> DeviceCell<Self> {
+        let ioapic = DeviceCell::new(Self { bus: Arc::clone(bus), number, state: IoApicState::default() });
         bus.connect_ioapic(ioapic.handle());
         ioapic
     }
 
+    /// ISA interrupt 0 arrives at input 2.
+    fn input(&self, pin: u32) -> usize {
+        if pin == 0 && self.number == 0 { 2 } else { pin as usize }
+    }
+
     /// Sets the level of input `pin`.
     pub fn set_level(&mut self, pin: u32, level: bool) {
-        // ISA interrupt 0 arrives at input 2.
-        let pin = if pin == 0 { 2 } else { pin as usize };
+        let pin = self.input(pin);
         let Some(&redirection) = self.state.redirection.get(pin) else { return };
         let bit = 1u32 << pin;
         let is_edge = level && self.state.levels & bit == 0;
@@ -96,8 +109,7 @@ impl IoApic {
 
     /// Whether the last edge of `pin` still waits at a local APIC.
     fn is_pending(&self, pin: u32) -> bool {
-        let pin = if pin == 0 { 2 } else { pin as usize };
-        let Some(&redirection) = self.state.redirection.get(pin) else { return false };
+        let Some(&redirection) = self.state.redirection.get(self.input(pin)) else { return false };
         if redirection & (entry::LEVEL | entry::MASKED) != 0 {
             return false;
         }
@@ -144,7 +156,7 @@ impl IoApic {
         let mode = DeliveryMode::from_bits((redirection >> 8) as u32);
         let is_open = redirection & (entry::LEVEL | entry::MASKED) == entry::LEVEL;
         let message = mode.filter(|_| is_open).map(|mode| message(redirection, mode));
-        self.bus.set_level_route(pin, message.as_ref());
+        self.bus.set_level_route(self.number * PINS + pin, message.as_ref());
     }
 
     fn update_routes(&self) {
@@ -250,8 +262,8 @@ impl IrqSink for IoApicInputs {
 
     fn restore_level(&self, pin: u32, level: bool) {
         let mut ioapic = self.0.lock();
-        let pin = if pin == 0 { 2 } else { pin };
-        if (pin as usize) < PINS {
+        let pin = ioapic.input(pin);
+        if pin < PINS {
             let bit = 1 << pin;
             ioapic.state.levels = if level { ioapic.state.levels | bit } else { ioapic.state.levels & !bit };
         }

@@ -1,5 +1,5 @@
-//! Where a PC's interrupt lines go: each of the 24 global system interrupts reaches the I/O APIC, the first 16 (the ISA
-//! interrupts) the 8259 pair as well.
+//! Where a PC's interrupt lines go: each global system interrupt reaches its I/O APIC, which has 24 of them, the first 16
+//! (the ISA interrupts) the 8259 pair as well.
 
 use std::sync::Arc;
 
@@ -10,42 +10,53 @@ pub const GSI_COUNT: u32 = 24;
 
 /// Fans a global system interrupt out to the two kinds of controller.
 pub struct GsiRouter {
-    pic: Arc<dyn IrqSink>,
-    ioapic: Option<Arc<dyn IrqSink>>,
+    pic: Option<Arc<dyn IrqSink>>,
+    ioapics: Vec<Arc<dyn IrqSink>>,
 }
 
 impl GsiRouter {
-    /// A router in front of the PIC pair and, when the machine has one, the I/O APIC.
-    pub fn new(pic: Arc<dyn IrqSink>, ioapic: Option<Arc<dyn IrqSink>>) -> Arc<Self> {
-        Arc::new(Self { pic, ioapic })
+    /// A router in front of the PIC pair and the I/O APICs, as far as the machine has them.
+    pub fn new(pic: Option<Arc<dyn IrqSink>>, ioapics: Vec<Arc<dyn IrqSink>>) -> Arc<Self> {
+        Arc::new(Self { pic, ioapics })
     }
 
     /// One shareable input for each global system interrupt.
     pub fn inputs(self: &Arc<Self>) -> Vec<IrqInput> {
-        (0..GSI_COUNT).map(|gsi| IrqInput::new(Arc::clone(self) as Arc<dyn IrqSink>, gsi)).collect()
+        let count = GSI_COUNT * self.ioapics.len().max(1) as u32;
+        (0..count).map(|gsi| IrqInput::new(Arc::clone(self) as Arc<dyn IrqSink>, gsi)).collect()
+    }
+
+    fn pic(&self, gsi: u32) -> Option<&dyn IrqSink> {
+        self.pic.as_deref().filter(|_| gsi < 16)
+    }
+
+    /// The I/O APIC of an interrupt, and the input there.
+    fn ioapic(&self, gsi: u32) -> Option<(&dyn IrqSink, u32)> {
+        self.ioapics.get((gsi / GSI_COUNT) as usize).map(|ioapic| (&**ioapic, gsi % GSI_COUNT))
     }
 }
 
 impl IrqSink for GsiRouter {
-    fn set_level(&self, pin: u32, level: bool) {
-        if pin < 16 {
-            self.pic.set_level(pin, level);
+    fn set_level(&self, gsi: u32, level: bool) {
+        if let Some(pic) = self.pic(gsi) {
+            pic.set_level(gsi, level);
         }
-        if let Some(ioapic) = &self.ioapic {
+        if let Some((ioapic, pin)) = self.ioapic(gsi) {
             ioapic.set_level(pin, level);
         }
     }
 
-    fn restore_level(&self, pin: u32, level: bool) {
-        if pin < 16 {
-            self.pic.restore_level(pin, level);
+    fn restore_level(&self, gsi: u32, level: bool) {
+        if let Some(pic) = self.pic(gsi) {
+            pic.restore_level(gsi, level);
         }
-        if let Some(ioapic) = &self.ioapic {
+        if let Some((ioapic, pin)) = self.ioapic(gsi) {
             ioapic.restore_level(pin, level);
         }
     }
 
-    fn is_pending(&self, pin: u32) -> bool {
-        (pin < 16 && self.pic.is_pending(pin)) || self.ioapic.as_ref().is_some_and(|ioapic| ioapic.is_pending(pin))
+    fn is_pending(&self, gsi: u32) -> bool {
+        self.pic(gsi).is_some_and(|pic| pic.is_pending(gsi))
+            || self.ioapic(gsi).is_some_and(|(ioapic, pin)| ioapic.is_pending(pin))
     }
 }

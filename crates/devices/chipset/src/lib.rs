@@ -7,6 +7,7 @@
 pub mod acpi_pm;
 pub mod cfi01;
 pub mod cpu_hotplug;
+pub mod ged;
 pub mod hpet;
 pub mod i8042;
 pub mod i8254;

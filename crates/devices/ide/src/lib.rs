@@ -13,6 +13,7 @@ pub mod channel;
 pub mod drive;
 pub mod events;
 pub mod fdc;
+pub mod isa;
 pub mod piix;
 #[cfg(test)]
 mod testing;

@@ -12,6 +12,7 @@ use memory::{AddressSpace, Backing, GuestAddress, MapError, RegionHandle, SpaceK
 
 use crate::capability::MsiSink;
 use crate::config::{BarKind, ConfigSpace, ROM_BAR, reg};
+use crate::rom::ExpansionRom;
 use crate::root_port::{RootPort, bridge_reg};
 
 /// A function's place on its bus.
@@ -183,6 +184,7 @@ trait Endpoint: Send + Sync {
     fn write(&self, offset: u8, size: AccessSize, value: u32);
     fn window_address(&self, index: usize) -> Option<u64>;
     fn with_config(&self, visit: &mut dyn FnMut(&ConfigSpace));
+    fn declare_rom(&self, rom: &ExpansionRom) -> bool;
     fn lifecycle(&self) -> &dyn Lifecycle;
 }
 
@@ -201,6 +203,15 @@ impl<F: PciFunction> Endpoint for DeviceCell<F> {
 
     fn with_config(&self, visit: &mut dyn FnMut(&ConfigSpace)) {
         visit(self.lock().config());
+    }
+
+    fn declare_rom(&self, rom: &ExpansionRom) -> bool {
+        let mut function = self.lock();
+        let is_free = function.config().bar(ROM_BAR).is_none();
+        if is_free {
+            rom.declare(function.config_mut());
+        }
+        is_free
     }
 
     fn lifecycle(&self) -> &dyn Lifecycle {
@@ -562,6 +573,14 @@ impl PciBus {
         windows: Vec<Window>,
     ) -> Result<Arc<dyn Lifecycle>, AttachError> {
         self.attach_any(address, label, function, (windows, None))
+    }
+
+    /// Gives a function an expansion ROM, before the machine starts. `false`: there is no function, or it has one.
+    pub fn add_rom(&self, address: Address, rom: &ExpansionRom) -> bool {
+        let slot = self.slots().get(&address).cloned();
+        let Some(slot) = slot.filter(|slot| slot.endpoint.declare_rom(rom)) else { return false };
+        slot.mappings().push(Mapping { window: rom.window(), region: None });
+        true
     }
 
     /// Attaches a bridge with the bus behind it, see [`PciBus::attach`].

@@ -9,6 +9,7 @@ pub mod bus;
 pub mod capability;
 pub mod class;
 pub mod config;
+pub mod gpex;
 pub mod i440fx;
 pub mod i6300esb;
 pub mod ich9;

@@ -109,7 +109,7 @@ impl Mch {
 
     /// The windows of configuration space on `bus`, to attach the function with.
     pub fn windows(bus: &Arc<PciBus>) -> Vec<Window> {
-        let backing = Backing::Io(Arc::new(Ecam(Arc::downgrade(bus))));
+        let backing = configuration_window(bus);
         let window = |(index, len): (usize, &u64)| Window {
             index,
             space: SpaceKind::Memory,
@@ -237,6 +237,11 @@ impl PciFunction for Mch {
 /// Configuration space in memory (PCI Express Base Specification 2.0, 7.2.2): 4 KiB for each function. Functions here
 /// have 256 bytes; the rest reads as an empty list of extended capabilities.
 struct Ecam(Weak<PciBus>);
+
+/// The configuration space of all functions behind a bus, to be mapped: 4 KiB for each.
+pub fn configuration_window(bus: &Arc<PciBus>) -> Backing {
+    Backing::Io(Arc::new(Ecam(Arc::downgrade(bus))))
+}
 
 impl Ecam {
     fn target(&self, offset: u64) -> Option<(Arc<PciBus>, Address, u64)> {

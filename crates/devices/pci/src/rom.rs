@@ -26,7 +26,15 @@ impl ExpansionRom {
     /// # Errors
     /// The host has no memory.
     pub fn new(name: &str, image: &[u8]) -> Result<Self, RamError> {
-        let size = (image.len() as u64).max(MIN_SIZE).next_power_of_two().max(PAGE);
+        Self::sized(name, image, 0)
+    }
+
+    /// The same of `size` bytes at least.
+    ///
+    /// # Errors
+    /// The host has no memory.
+    pub fn sized(name: &str, image: &[u8], size: u64) -> Result<Self, RamError> {
+        let size = (image.len() as u64).max(size).max(MIN_SIZE).next_power_of_two().max(PAGE);
         let block = RamBlock::new(name, size)?;
         block.write(0, image);
         Ok(Self { block: Arc::new(block), size })

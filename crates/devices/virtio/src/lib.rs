@@ -1,4 +1,4 @@
-//! virtio 1.2: queues, the PCI transport, block devices, SCSI host adapters, serial
+//! virtio 1.2: queues, the transports over PCI and MMIO, block devices, SCSI host adapters, serial
 //! ports, random numbers, keyboards and pointers.
 
 #![forbid(unsafe_code)]
@@ -7,6 +7,7 @@ pub mod blk;
 pub mod device;
 pub mod features;
 pub mod input;
+pub mod mmio;
 pub mod pci;
 pub mod queue;
 pub mod rng;

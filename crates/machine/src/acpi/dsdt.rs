@@ -60,7 +60,7 @@ pub(super) fn hid(eisa: &str) -> Code {
     name("_HID", &EISAName::new(eisa))
 }
 
-fn resources(parts: &[Code]) -> Code {
+pub(super) fn resources(parts: &[Code]) -> Code {
     code(&ResourceTemplate::new(borrowed(parts)))
 }
 
@@ -85,7 +85,7 @@ pub(super) fn ports(first: u16, length: u8) -> Code {
 }
 
 /// An edge-triggered, active-high, exclusive ISA interrupt.
-fn isa_irq(number: u8) -> Code {
+pub(super) fn isa_irq(number: u8) -> Code {
     code(&Interrupt::new(true, true, false, false, u32::from(number)))
 }
 

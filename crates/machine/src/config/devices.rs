@@ -1,5 +1,7 @@
 //! The devices that a machine may have beside the board's own, with their properties checked.
 
+use std::sync::Arc;
+
 pub use devices_display::CardOptions;
 pub use devices_display::edid::EdidOptions;
 pub use devices_display::gpu::GpuOptions;
@@ -262,6 +264,8 @@ pub enum CardModel {
     SecondaryVga,
     /// `bochs-display`.
     Bochs,
+    /// `isa-vga`: with the legacy ports, on the ISA bus.
+    IsaVga,
 }
 
 /// A graphics card.
@@ -371,7 +375,7 @@ impl DeviceKind {
     /// Whether it has the legacy ports of a VGA, which only one device can have.
     pub fn is_vga(&self) -> bool {
         match self {
-            Self::Display(config) => config.model == CardModel::Vga,
+            Self::Display(config) => matches!(config.model, CardModel::Vga | CardModel::IsaVga),
             Self::Virtio(config) => matches!(&config.model, VirtioModel::Gpu { vga: Some(_), .. }),
             _ => false,
         }
@@ -386,7 +390,39 @@ impl DeviceKind {
             Self::Bridge { kind, .. } => kind.type_name(),
             Self::PvpanicPci { .. } => "pvpanic-pci",
             Self::I6300Esb { .. } => "i6300esb",
+            Self::RootPort(config) => config.type_name,
+            Self::Ahci { .. } => "ich9-ahci",
+            Self::Display(config) => match config.model {
+                CardModel::Vga => "VGA",
+                CardModel::SecondaryVga => "secondary-vga",
+                CardModel::Bochs => "bochs-display",
+                CardModel::IsaVga => "isa-vga",
+            },
             _ => "device",
+        }
+    }
+
+    /// Whether it is a PCI function.
+    pub fn needs_pci(&self) -> bool {
+        match self {
+            Self::VirtioBlkPci(_) | Self::Virtio(_) => self.mmio().is_none(),
+            Self::Display(config) => config.model != CardModel::IsaVga,
+            Self::I6300Esb { .. }
+            | Self::PvpanicPci { .. }
+            | Self::Bridge { .. }
+            | Self::RootPort(_)
+            | Self::UsbController(_)
+            | Self::Ahci { .. } => true,
+            _ => false,
+        }
+    }
+
+    /// The transport that it wants, if it has no PCI function.
+    pub fn mmio(&self) -> Option<&MmioPlace> {
+        match self {
+            Self::VirtioBlkPci(config) => config.mmio.as_ref(),
+            Self::Virtio(config) => config.mmio.as_ref(),
+            _ => None,
         }
     }
 
@@ -408,11 +444,20 @@ impl DeviceKind {
     }
 }
 
+/// A virtio device without a PCI function: what its transport is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MmioPlace {
+    /// The transport's bus; the last that is free when not given.
+    pub bus: Option<String>,
+}
+
 /// A virtio block device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VirtioBlkConfig {
     /// The type's name: `virtio-blk-pci`, or a variant of it.
     pub type_name: &'static str,
+    /// It has a transport of the board in place of a PCI function. Of [`VirtioBlkConfig::pci`] only the features count.
+    pub mmio: Option<MmioPlace>,
     /// The bus; the root bus when not given.
     pub bus: Option<String>,
     /// Its place on the bus; the first free slot when not given.
@@ -434,6 +479,8 @@ pub struct VirtioBlkConfig {
 pub struct VirtioConfig {
     /// The type's name: that of the model, or a variant of it.
     pub type_name: &'static str,
+    /// It has a transport of the board in place of a PCI function. Of [`VirtioConfig::pci`] only the features count.
+    pub mmio: Option<MmioPlace>,
     /// Where it is.
     pub place: PciPlace,
     /// The transport. `vectors` counts only if [`VirtioConfig::vectors`] says so.
@@ -576,4 +623,28 @@ pub struct DeviceConfig {
     pub source: String,
     /// What it is.
     pub kind: DeviceKind,
+    /// What the user wants of a function's expansion ROM.
+    pub rom: Option<RomConfig>,
+}
+
+/// An expansion ROM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RomConfig {
+    /// `romfile=`
+    pub file: RomFile,
+    /// `rombar=`: it is behind a register of the function, and no file of the firmware's.
+    pub bar: bool,
+    /// `romsize=`: bytes, a power of two.
+    pub size: Option<u32>,
+}
+
+/// Where the contents of an expansion ROM come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RomFile {
+    /// What the device has by itself.
+    Default,
+    /// There is no ROM.
+    None,
+    /// A file: its name, and its contents.
+    File(String, Arc<[u8]>),
 }

@@ -8,12 +8,12 @@ use x86::model::{CpuModel, Topology};
 
 use crate::accelerator::AcceleratorConfig;
 use crate::config::{
-    Address, BlkOptions, BoardOptions, BridgeKind, CardModel, CardOptions, DeviceConfig, DeviceKind, DiskUse,
-    DisplayConfig, DriveKind, DriveOptions, EHCI_MODELS, FloppyConfig, GpuOptions, HidKind, IdeDriveConfig, InputKind,
-    InputOptions, MachineConfig, MachineType, MemoryOptions, PciOptions, PciPlace, RngOptions, ScsiDriveConfig,
-    ScsiOptions, SerialOptions, SerialPortConfig, UHCI_MODELS, UhciOptions, UnitKind, UnitOptions, UsbControllerConfig,
-    UsbControllerKind, UsbDeviceConfig, UsbDeviceKind, UsbLabels, VirtioBlkConfig, VirtioConfig, VirtioModel,
-    XhciModel, XhciOptions,
+    Address, BlkOptions, BoardOptions, BridgeKind, CardModel, CardOptions, ChipsetKind, DeviceConfig, DeviceKind,
+    DiskUse, DisplayConfig, DriveKind, DriveOptions, EHCI_MODELS, FloppyConfig, GpuOptions, HidKind, IdeDriveConfig,
+    InputKind, InputOptions, MachineConfig, MachineType, MemoryOptions, MmioPlace, PciOptions, PciPlace, RngOptions,
+    ScsiDriveConfig, ScsiOptions, SerialOptions, SerialPortConfig, UHCI_MODELS, UhciOptions, UnitKind, UnitOptions,
+    UsbControllerConfig, UsbControllerKind, UsbDeviceConfig, UsbDeviceKind, UsbLabels, VirtioBlkConfig, VirtioConfig,
+    VirtioModel, XhciModel, XhciOptions,
 };
 use crate::event::GuestEvents;
 use crate::firmware::FirmwareConfig;
@@ -53,9 +53,20 @@ pub(super) fn build(name: &str, wanted: impl Fn(&str) -> bool) -> (Machine, Vec<
     let owners = ["secondary-vga", "bochs-display", "pvpanic", "", "ib700", "i6300esb", "pvpanic-pci"];
     let owners = owners.into_iter().chain(std::iter::repeat(""));
     let plain = kinds.into_iter().zip(names).zip(owners).map(|((kind, name), owner)| (owner, named(name, kind)));
+    let machine_type = MachineType::by_name(name).expect("a machine");
+    let chipset = machine_type.chipset;
+    // The transports of a microvm are looked at together.
+    let is_wanted = |owner: &str| wanted(owner) || (chipset == ChipsetKind::Microvm && wanted("virtio-mmio"));
     let devices = plain.chain(usb_devices()).chain(virtio_devices()).chain(disks(name == "q35"));
+    let devices = devices.filter(|(owner, _)| is_wanted(owner)).map(|(_, device)| device).collect();
+    let devices = match chipset {
+        ChipsetKind::Isa => without_pci(devices),
+        ChipsetKind::Microvm => behind_transports(devices),
+        _ => devices,
+    };
+    let vga = if chipset == ChipsetKind::Isa { CardModel::IsaVga } else { CardModel::Vga };
     let config = MachineConfig {
-        machine_type: MachineType::by_name(name).expect("a machine"),
+        machine_type,
         ram_size: 32 << 20,
         cpus: 1,
         topology: Topology { sockets: 2, dies: 1, cores: 1, threads: 1 },
@@ -64,18 +75,18 @@ pub(super) fn build(name: &str, wanted: impl Fn(&str) -> bool) -> (Machine, Vec<
         threads: Threads::Multi,
         icount: None,
         rtc: RtcBase::Virtual { start: 1_000_000_000 },
-        usb: true,
-        hpet: true,
+        usb: machine_type.chipset.has_pci(),
+        hpet: machine_type.chipset.has_pci(),
         mem_merge: true,
         dump_guest_core: true,
         firmware: FirmwareConfig::default(),
         boot: None,
-        vga: wanted("vga").then(|| card(CardModel::Vga)),
+        vga: wanted("vga").then(|| card(vga)),
         board: BoardOptions { no_reboot: false, ..BoardOptions::default() },
         memory: MemoryOptions::default(),
         numa: Numa::default(),
         types: Vec::new(),
-        devices: devices.filter(|(owner, _)| wanted(owner)).map(|(_, device)| device).collect(),
+        devices,
     };
     let made = std::cell::RefCell::new(Vec::new());
     let backends = Backends {
@@ -96,9 +107,49 @@ pub(super) fn build(name: &str, wanted: impl Fn(&str) -> bool) -> (Machine, Vec<
     (machine, disks)
 }
 
+/// What a machine without PCI can have.
+fn without_pci(devices: Vec<DeviceConfig>) -> Vec<DeviceConfig> {
+    let can_be = |device: &DeviceConfig| {
+        let needs_bus = matches!(
+            device.kind,
+            DeviceKind::UsbDevice(_)
+                | DeviceKind::ScsiDrive(_)
+                | DeviceKind::SerialPort(_)
+                | DeviceKind::Vmgenid { .. }
+        );
+        !needs_bus && !device.kind.needs_pci()
+    };
+    devices.into_iter().filter(can_be).collect()
+}
+
+/// The virtio devices, and what is on their buses, where none of them is a PCI function.
+fn behind_transports(devices: Vec<DeviceConfig>) -> Vec<DeviceConfig> {
+    let moved = |mut device: DeviceConfig| {
+        match &mut device.kind {
+            DeviceKind::VirtioBlkPci(config) => {
+                (config.type_name, config.mmio) = ("virtio-blk-device", Some(MmioPlace::default()));
+            }
+            DeviceKind::Virtio(config) => {
+                config.type_name = match config.model {
+                    VirtioModel::Scsi { .. } => "virtio-scsi-device",
+                    VirtioModel::Rng { .. } => "virtio-rng-device",
+                    VirtioModel::Serial(_) => "virtio-serial-device",
+                    VirtioModel::Input(_) => "virtio-input-device",
+                    VirtioModel::Gpu { .. } => "virtio-gpu-device",
+                };
+                config.mmio = Some(MmioPlace::default());
+            }
+            DeviceKind::ScsiDrive(_) | DeviceKind::SerialPort(_) => {}
+            _ => return None,
+        }
+        Some(device)
+    };
+    devices.into_iter().filter_map(moved).collect()
+}
+
 /// A device; without an id if the name is empty.
 fn named(id: &str, kind: DeviceKind) -> DeviceConfig {
-    DeviceConfig { id: Some(id.to_owned()).filter(|id| !id.is_empty()), source: String::new(), kind }
+    DeviceConfig { id: Some(id.to_owned()).filter(|id| !id.is_empty()), source: String::new(), kind, rom: None }
 }
 
 /// Drives on all kinds of buses, and the controllers that they belong to.
@@ -124,6 +175,7 @@ fn disks(is_q35: bool) -> Vec<(&'static str, DeviceConfig)> {
     };
     let blk = VirtioBlkConfig {
         type_name: "virtio-blk-pci",
+        mmio: None,
         bus: None,
         address: None,
         disk: disk(),
@@ -185,7 +237,7 @@ fn usb_devices() -> Vec<(&'static str, DeviceConfig)> {
 fn virtio_devices() -> Vec<(&'static str, DeviceConfig)> {
     let device = |type_name, legacy, model| {
         let pci = PciOptions { legacy, ..PciOptions::default() };
-        let config = VirtioConfig { type_name, place: PciPlace::default(), pci, vectors: None, model };
+        let config = VirtioConfig { type_name, mmio: None, place: PciPlace::default(), pci, vectors: None, model };
         (type_name, named(type_name, DeviceKind::Virtio(Box::new(config))))
     };
     let scsi = VirtioModel::Scsi { options: ScsiOptions::default(), num_queues: None, iothread: None };

@@ -92,7 +92,7 @@ impl Board {
         if let Some(fw_cfg) = &self.fw_cfg {
             fw_cfg.lock().set_item(key::NB_CPUS, Item::u16(count as u16));
         }
-        if let Some((acpi, _)) = &mut self.tables {
+        if let Some(acpi) = &mut self.tables {
             Arc::make_mut(acpi).present = present;
         }
     }

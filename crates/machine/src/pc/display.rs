@@ -6,15 +6,14 @@ use device::{DeviceCell, IoDevice, Lifecycle};
 use devices_display::card::{LEGACY_PORTS, region};
 use devices_display::vga::{WINDOW, WINDOW_LEN};
 use devices_display::{BochsDisplay, Gpu, Legacy, VgaCard, gpu};
-use devices_pci::rom::ExpansionRom;
-use devices_pci::{Address, Label, PciBus, PciFunction, Window};
+use devices_pci::{Address, Label, PciBus, Window};
 use devices_virtio::pci::{PciOptions, Placement, VirtioPci, Wiring};
 use display::Screen;
 use memory::{DmaView, GuestAddress};
 
 use super::platform::find_place;
-use super::{Builder, Place};
-use crate::config::{CardModel, DeviceConfig, DeviceKind, DisplayConfig, VirtioConfig, VirtioModel};
+use super::{Builder, Place, option_rom};
+use crate::config::{CardModel, DeviceConfig, DeviceKind, DisplayConfig, RomConfig, VirtioConfig, VirtioModel};
 use crate::error::MachineError;
 use crate::screens::NewScreen;
 
@@ -30,8 +29,10 @@ const VIRTIO_VECTORS: u32 = 3;
 /// Builds the board's card, if it has one: it gets the first free slot.
 pub fn board_card(builder: &mut Builder<'_>, bus: &Arc<PciBus>) -> Result<(), MachineError> {
     let (option, built) = match &builder.config.vga {
-        Some(DeviceKind::Display(config)) => ("-vga std", card(builder, bus, config, None, Place::Board)),
-        Some(DeviceKind::Virtio(config)) => ("-vga virtio", virtio_card(builder, bus, config, None, Place::Board)),
+        Some(DeviceKind::Display(config)) => ("-vga std", card(builder, bus, config, (None, Place::Board, None))),
+        Some(DeviceKind::Virtio(config)) => {
+            ("-vga virtio", virtio_card(builder, bus, config, (None, Place::Board, None)))
+        }
         _ => return Ok(()),
     };
     built.map_err(|message| MachineError::Device { option: option.to_owned(), message })
@@ -42,7 +43,7 @@ pub fn command_line_cards(builder: &mut Builder<'_>, bus: &Arc<PciBus>) -> Resul
     for device in &builder.config.devices {
         if let DeviceKind::Display(config) = &device.kind {
             let place = device.id.clone().map_or(Place::Anonymous, Place::Peripheral);
-            card(builder, bus, config, device.id.clone(), place)
+            card(builder, bus, config, (device.id.clone(), place, device.rom.as_ref()))
                 .map_err(|message| MachineError::Device { option: device.source.clone(), message })?;
         }
     }
@@ -53,13 +54,15 @@ fn card(
     builder: &mut Builder<'_>,
     bus: &Arc<PciBus>,
     config: &DisplayConfig,
-    id: Option<String>,
-    place: Place,
+    (id, place, rom): (Option<String>, Place, Option<&RomConfig>),
 ) -> Result<(), String> {
     let type_name = match config.model {
         CardModel::Vga => BOARD_CARD,
         CardModel::SecondaryVga => "secondary-vga",
         CardModel::Bochs => "bochs-display",
+        CardModel::IsaVga => {
+            return Err("Device 'isa-vga' needs a machine whose graphics card is on the ISA bus".to_owned());
+        }
     };
     let text = |error: &dyn std::fmt::Display| error.to_string();
     let address = match config.address {
@@ -74,14 +77,17 @@ fn card(
             (VgaCard::screen(&built.0), attach(bus, address, label, built)?)
         }
         CardModel::Bochs => {
-            let (cell, mut windows) = BochsDisplay::build(&config.options).map_err(|error| text(&error))?;
-            if let Some(rom) = expansion_rom("bochs-display.rom", BOCHS_BIOS)? {
-                rom.declare(cell.lock().config_mut());
-                windows.push(rom.window());
-            }
+            let (cell, windows) = BochsDisplay::build(&config.options).map_err(|error| text(&error))?;
             (BochsDisplay::screen(&cell), attach(bus, address, label, (cell, windows))?)
         }
+        CardModel::IsaVga => return Ok(()),
     };
+    let default = match config.model {
+        CardModel::Vga => Some(VGA_BIOS),
+        CardModel::Bochs => Some(BOCHS_BIOS),
+        CardModel::SecondaryVga | CardModel::IsaVga => None,
+    };
+    option_rom::add(builder, (bus, address), rom, default)?;
     add(builder, (type_name, place, id), lifecycle, vec![screen]);
     Ok(())
 }
@@ -89,20 +95,30 @@ fn card(
 /// A virtio card of the command line.
 pub fn command_line_virtio_card(
     builder: &mut Builder<'_>,
-    bus: &Arc<PciBus>,
+    bus: Option<&Arc<PciBus>>,
     device: &DeviceConfig,
     config: &VirtioConfig,
 ) -> Result<(), String> {
+    if let (Some(place), VirtioModel::Gpu { options, .. }) = (&config.mmio, &config.model) {
+        options.check().map_err(|error| error.to_string())?;
+        let first = builder.devices.len();
+        let (names, features) = ((device, config.type_name), config.pci.features);
+        let attached = super::microvm::attach(builder, names, (place, features), |_| Gpu::new(*options, false))?;
+        for (head, screen) in (0..).zip(gpu::screens(&attached.access, None)) {
+            builder.screens.push(NewScreen { device: first, id: device.id.clone(), head, screen });
+        }
+        return Ok(());
+    }
+    let bus = super::virtio::pci_bus(bus, config.type_name)?;
     let place = device.id.clone().map_or(Place::Anonymous, Place::Peripheral);
-    virtio_card(builder, bus, config, device.id.as_deref(), place)
+    virtio_card(builder, bus, config, (device.id.as_deref(), place, device.rom.as_ref()))
 }
 
 fn virtio_card(
     builder: &mut Builder<'_>,
     root: &Arc<PciBus>,
     config: &VirtioConfig,
-    id: Option<&str>,
-    place: Place,
+    (id, place, rom): (Option<&str>, Place, Option<&RomConfig>),
 ) -> Result<(), String> {
     let text = |error: &dyn std::fmt::Display| error.to_string();
     let VirtioModel::Gpu { options, vga } = &config.model else { return Err("it is no graphics card".to_owned()) };
@@ -121,18 +137,14 @@ fn virtio_card(
             let built = VgaCard::build(card, &builder.clock, legacy).map_err(|error| text(&error))?;
             map_legacy(builder, &built.card).map_err(|error| text(&error))?;
             let vram = built.windows.first().map_or(0, |window| window.len);
-            let mut windows = gpu::vga_beside(&function, built.windows, vram);
-            if let Some(rom) = expansion_rom("virtio-vga.rom", VIRTIO_VGA_BIOS)? {
-                rom.declare(function.lock().config_mut());
-                windows.push(rom.window());
-            }
-            (windows, Some(built.card))
+            (gpu::vga_beside(&function, built.windows, vram), Some(built.card))
         }
     };
     let screen = vga.as_ref().map(VgaCard::screen);
-    let screens = gpu::screens(&function, screen.as_ref());
+    let screens = gpu::screens(&VirtioPci::access(&function), screen.as_ref());
     let label = Label { type_name: config.type_name.to_owned(), id: id.map(str::to_owned) };
     let lifecycle = bus.attach(address, label, function, windows).map_err(|error| text(&error))?;
+    option_rom::add(builder, (&bus, address), rom, vga.is_some().then_some(VIRTIO_VGA_BIOS))?;
     let path = builder.next_path(place == Place::Board, id);
     let first = builder.devices.len();
     for (head, screen) in (0..).zip(screens) {
@@ -143,12 +155,6 @@ fn virtio_card(
         builder.add(BOARD_CARD, Place::Part(path, "vga"), Arc::new(vga));
     }
     Ok(())
-}
-
-/// A ROM with the contents of a file; without the file there is none.
-fn expansion_rom(name: &str, path: &str) -> Result<Option<ExpansionRom>, String> {
-    let Ok(image) = std::fs::read(path) else { return Ok(None) };
-    ExpansionRom::new(name, &image).map(Some).map_err(|error| error.to_string())
 }
 
 fn attach<F: devices_pci::PciFunction>(
@@ -163,7 +169,7 @@ fn attach<F: devices_pci::PciFunction>(
 /// A card with a VGA. The first one has the legacy ports and the window at 0xA0000.
 fn vga(builder: &Builder<'_>, config: &DisplayConfig) -> Result<(DeviceCell<VgaCard>, Vec<Window>), String> {
     let legacy = match config.model {
-        CardModel::Vga => Legacy::Board { memory: Arc::clone(&builder.memory), rom: rom() },
+        CardModel::Vga => Legacy::Board { memory: Arc::clone(&builder.memory), rom: None },
         _ => Legacy::None,
     };
     let is_legacy = matches!(legacy, Legacy::Board { .. });
@@ -178,11 +184,6 @@ fn map_legacy<D: IoDevice>(builder: &Builder<'_>, card: &DeviceCell<D>) -> Resul
     builder.map_ports(card, &LEGACY_PORTS)?;
     builder.memory.map(GuestAddress(WINDOW), WINDOW_LEN, 1, card.region(region::WINDOW))?;
     Ok(())
-}
-
-/// The VGA BIOS; without the package the card has none, and no firmware can use it.
-fn rom() -> Option<Vec<u8>> {
-    std::fs::read(VGA_BIOS).ok()
 }
 
 fn add(

@@ -82,10 +82,11 @@ fn drive(
     let requestor = DiskRequestor { id: device.id.as_deref(), path: &path, type_name: TYPE, wish: &config.disk };
     let disk = disks(&requestor)?;
     fdc.lock().connect(unit, config.drive_type, disk);
+    let has_pci = builder.config.machine_type.chipset.has_pci();
     builder.boot_devices.push(BootDevice {
         owner: None,
         index: config.disk.boot_index,
-        path: format!("/pci@i0cf8/isa@1/fdc@03f0/floppy@{unit}"),
+        path: format!("{}/fdc@03f0/floppy@{unit}", if has_pci { "/pci@i0cf8/isa@1" } else { "/isa" }),
         geometry: None,
     });
     let place = match &device.id {

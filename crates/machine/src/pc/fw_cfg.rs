@@ -10,7 +10,7 @@ use devices_pci::PciBus;
 use super::Builder;
 use crate::acpi::{AcpiConfig, AcpiTables, LOADER_FILE, RSDP_FILE, TABLES_FILE, TableFiles, vmgenid};
 use crate::boot::firmware::FirmwareKernel;
-use crate::config::{DeviceKind, MachineConfig};
+use crate::config::{ChipsetKind, DeviceKind, MachineConfig};
 use crate::e820::E820;
 use crate::error::MachineError;
 use crate::firmware::{BootDevice, BootOptions, FirmwareConfig, boot_order_file, geometry_file};
@@ -24,6 +24,7 @@ pub fn build(builder: &mut Builder<'_>, machine_name: &str) -> Result<DeviceCell
     let config = builder.config;
     let mut device = FwCfg::new(Arc::clone(&builder.memory));
     let apic_ids = apic_id_limit(config);
+    let chipset = config.machine_type.chipset;
     device.set_item(key::UUID, Item::bytes(config.firmware.uuid));
     device.set_item(key::NB_CPUS, Item::u16(config.cpus as u16));
     device.set_item(key::MAX_CPUS, Item::u16(apic_ids));
@@ -31,18 +32,22 @@ pub fn build(builder: &mut Builder<'_>, machine_name: &str) -> Result<DeviceCell
     device.set_item(key::NOGRAPHIC, Item::u16(config.firmware.no_graphic.into()));
     device.set_item(key::BOOT_MENU, Item::u16(config.firmware.boot.menu.into()));
     device.set_item(key::IRQ0_OVERRIDE, Item::u32(1));
-    device.set_item(key::ACPI_TABLES, Item::default());
-    device.set_item(key::E820_TABLE, Item::u32(0));
-    device.set_item(key::HPET, Item::bytes(hpet(config)));
-    device.set_item(key::NUMA, Item::bytes(numa(config, apic_ids)));
-    if let Some((_, end)) = super::tables::hotplug_window(config) {
+    if chipset != ChipsetKind::Microvm {
+        device.set_item(key::ACPI_TABLES, Item::default());
+        device.set_item(key::E820_TABLE, Item::u32(0));
+        device.set_item(key::HPET, Item::bytes(hpet(config)));
+        device.set_item(key::NUMA, Item::bytes(numa(config, apic_ids)));
+    }
+    if let Some((_, end)) = super::tables::hotplug_window(config).filter(|_| chipset.has_pci()) {
         device.add_file("etc/reserved-memory-end", Item::u64(end.next_multiple_of(1 << 30)))?;
     }
     let (low, high) = config.ram_split();
     let e820 = E820::for_firmware(low, high, config.cpu_model.identity().vendor);
     let entries: Vec<u8> = e820.entries().iter().flat_map(|entry| entry.to_bytes()).collect();
     device.add_file("etc/e820", Item::bytes(entries))?;
-    device.add_file("etc/system-states", Item::bytes(system_states(&config.firmware)))?;
+    if chipset.has_pci() {
+        device.add_file("etc/system-states", Item::bytes(system_states(&config.firmware)))?;
+    }
     boot_files(&mut device, &config.firmware.boot)?;
     option_roms(builder, &mut device)?;
     kernel(config, &mut device)?;
@@ -153,8 +158,8 @@ fn boot_files(device: &mut FwCfg, boot: &BootOptions) -> Result<(), FileError> {
 pub fn add_tables(
     builder: &Builder<'_>,
     cell: &DeviceCell<FwCfg>,
-    (acpi, smbios): (&Arc<AcpiConfig>, &Smbios),
-    (bus, cpus): (&Arc<PciBus>, &DeviceCell<CpuHotplug>),
+    (acpi, smbios): (Option<&Arc<AcpiConfig>>, Option<&Smbios>),
+    chipset: Option<(&Arc<PciBus>, &DeviceCell<CpuHotplug>)>,
 ) -> Result<(), MachineError> {
     let strict = builder.config.firmware.boot.strict;
     let mut device = cell.lock();
@@ -168,16 +173,45 @@ pub fn add_tables(
     device.add_file("bootorder", order)?;
     let geometry = Item::bytes(geometry_file(&builder.boot_devices));
     device.add_file("bios-geometry", geometry.on_reset(renewed(|devices, _| geometry_file(devices))))?;
+    for (name, bytes) in &builder.rom_files {
+        device.add_file(name, Item::bytes(bytes.to_vec()))?;
+    }
+    if let Some(acpi) = acpi {
+        acpi_files(&mut device, acpi, chipset)?;
+    }
+    if builder.config.devices.iter().any(|device| device.kind == DeviceKind::Vmcoreinfo) {
+        // The format that the host understands (1 is ELF), that of the guest, the note's size and address.
+        let mut note = [0_u8; 16];
+        note[0] = 1;
+        let reset = Box::new(move || Some(note.to_vec()));
+        device.add_file("etc/vmcoreinfo", Item::bytes(note).writable(None).on_reset(reset))?;
+    }
+    if let Some(smbios) = smbios {
+        device.add_file("etc/smbios/smbios-anchor", Item::bytes(smbios.anchor.clone()))?;
+        device.add_file("etc/smbios/smbios-tables", Item::bytes(smbios.tables.clone()))?;
+    }
+    Ok(())
+}
+
+/// The ACPI tables and the script that links them.
+fn acpi_files(
+    device: &mut FwCfg,
+    acpi: &Arc<AcpiConfig>,
+    chipset: Option<(&Arc<PciBus>, &DeviceCell<CpuHotplug>)>,
+) -> Result<(), MachineError> {
     let files = AcpiTables::build(acpi).files();
     // The tables tell what firmware has set up before it selects the first of the files: those that follow must belong
     // to the same tables, though firmware may turn the devices off again in between.
     let built: Arc<Mutex<Option<TableFiles>>> = Arc::default();
     let once = |select: fn(&TableFiles) -> &Vec<u8>| -> fw_cfg::RenewCallback {
-        let (acpi, bus, cpus, built) = (Arc::clone(acpi), Arc::clone(bus), cpus.clone(), Arc::clone(&built));
+        let (acpi, built) = (Arc::clone(acpi), Arc::clone(&built));
+        let chipset = chipset.map(|(bus, cpus)| (Arc::clone(bus), cpus.clone()));
         Box::new(move || {
             let mut built = built.lock().unwrap_or_else(PoisonError::into_inner);
-            let build = || AcpiTables::build(&super::tables::as_set_up(&acpi, &bus, &cpus.lock())).files();
-            let files = built.get_or_insert_with(build);
+            let files = built.get_or_insert_with(|| match &chipset {
+                Some((bus, cpus)) => AcpiTables::build(&super::tables::as_set_up(&acpi, bus, &cpus.lock())).files(),
+                None => AcpiTables::build(&acpi).files(),
+            });
             Some(select(files).clone())
         })
     };
@@ -194,14 +228,5 @@ pub fn add_tables(
         device.add_file(vmgenid::GUID_FILE, Item::bytes(vmgenid::guid_file(guid)))?;
         device.add_file(vmgenid::ADDRESS_FILE, Item::u64(0).writable(None).on_reset(Box::new(|| Some(vec![0; 8]))))?;
     }
-    if builder.config.devices.iter().any(|device| device.kind == DeviceKind::Vmcoreinfo) {
-        // The format that the host understands (1 is ELF), that of the guest, the note's size and address.
-        let mut note = [0_u8; 16];
-        note[0] = 1;
-        let reset = Box::new(move || Some(note.to_vec()));
-        device.add_file("etc/vmcoreinfo", Item::bytes(note).writable(None).on_reset(reset))?;
-    }
-    device.add_file("etc/smbios/smbios-anchor", Item::bytes(smbios.anchor.clone()))?;
-    device.add_file("etc/smbios/smbios-tables", Item::bytes(smbios.tables.clone()))?;
     Ok(())
 }

@@ -20,8 +20,8 @@ use super::pci::Chipset;
 use super::scsi::Host;
 use super::usb::UsbBus;
 use super::virtio_serial::Console;
-use super::{Backends, Board, BoardDevice, Builder, platform, usb, virtio};
-use crate::config::{ChipsetKind, DeviceConfig, DeviceKind, MachineConfig, VirtioModel};
+use super::{Backends, Board, BoardDevice, Builder, option_rom, platform, usb, virtio};
+use crate::config::{ChipsetKind, DeviceConfig, DeviceKind, MachineConfig, RomFile, VirtioModel};
 use crate::error::MachineError;
 use crate::event::{GuestEvent, GuestEvents};
 use crate::firmware::BootDevices;
@@ -247,6 +247,9 @@ impl Builder<'_> {
 /// What can't come to a running machine, and why.
 fn check_kind(kind: &DeviceKind) -> Result<(), String> {
     let bus = |name: &str| Err(format!("Bus '{name}' does not support hotplugging"));
+    if let Some(place) = kind.mmio() {
+        return bus(place.bus.as_deref().unwrap_or("virtio-mmio-bus"));
+    }
     match kind {
         DeviceKind::IsaSerial { .. }
         | DeviceKind::IsaParallel { .. }
@@ -276,7 +279,7 @@ fn check_kind(kind: &DeviceKind) -> Result<(), String> {
 
 impl Board {
     fn root_bus(&self) -> Result<Arc<PciBus>, String> {
-        self.chipset.as_ref().map(|chipset| Arc::clone(&chipset.bus)).ok_or_else(|| "there is no bus".to_owned())
+        self.root.clone().ok_or_else(|| "No 'PCI' bus found".to_owned())
     }
 
     /// Adds a device to the machine; `config` is that of the whole machine.
@@ -289,24 +292,34 @@ impl Board {
         device: &DeviceConfig,
         backends: &Backends<'_>,
     ) -> Result<std::ops::Range<usize>, String> {
-        let root = self.root_bus()?;
         check_kind(&device.kind)?;
-        self.check_pci(&root, &device.kind)?;
+        if device.rom.as_ref().is_some_and(|rom| !rom.bar && matches!(rom.file, RomFile::File(..))) {
+            return Err("Hot-plugged device without ROM bar can't have an option ROM".to_owned());
+        }
+        let root = match device.kind.needs_pci() {
+            true => Some(self.root_bus()?),
+            false => self.root.clone(),
+        };
+        if let Some(root) = &root {
+            self.check_pci(root, &device.kind)?;
+        }
         let Some(hotplug) = self.hotplug.take() else { return Err("this machine has no bus for it".to_owned()) };
         let first = self.devices.len();
         let mut builder = self.builder(config, hotplug);
-        let built = match &device.kind {
-            DeviceKind::UsbController(_) | DeviceKind::UsbDevice(_) => {
-                usb::command_line_device(&mut builder, &root, backends.disks, device)
+        let built = match (&device.kind, &root) {
+            (DeviceKind::UsbController(_) | DeviceKind::UsbDevice(_), Some(root)) => {
+                usb::command_line_device(&mut builder, root, backends.disks, device)
             }
-            DeviceKind::Bridge { kind, place, chassis } => {
-                platform::bridge(&mut builder, &root, device, (*kind, place, *chassis))
+            (DeviceKind::UsbDevice(config), None) => usb::device(&mut builder, backends.disks, (device, config)),
+            (DeviceKind::Bridge { kind, place, chassis }, Some(root)) => {
+                platform::bridge(&mut builder, root, device, (*kind, place, *chassis))
             }
-            DeviceKind::PvpanicPci { .. } | DeviceKind::I6300Esb { .. } => {
-                platform::command_line_device(&mut builder, &root, device)
+            (DeviceKind::PvpanicPci { .. } | DeviceKind::I6300Esb { .. }, Some(root)) => {
+                platform::command_line_device(&mut builder, root, device)
             }
-            _ => virtio::command_line_device(&mut builder, &root, backends, device),
+            (_, root) => virtio::command_line_device(&mut builder, root.as_ref(), backends, device),
         };
+        let built = built.and_then(|()| option_rom::of_device(&mut builder, first, device));
         let new = std::mem::take(&mut builder.boot_devices);
         let hotplug = Hotplug::take(&mut builder);
         if built.is_ok() {
@@ -358,6 +371,8 @@ impl Board {
             boot_list: hotplug.boot_list,
             screens: Vec::new(),
             input: Arc::clone(&self.input),
+            rom_files: Vec::new(),
+            transports: super::microvm::Transports::default(),
             buses: hotplug.buses,
             pci_hotplug: hotplug.pci,
             taken: self.cpu_paths.clone(),

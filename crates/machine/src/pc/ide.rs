@@ -9,7 +9,7 @@ use devices_pci::{Address, Label, PciBus};
 use memory::DmaView;
 
 use super::pci::Chipset;
-use super::{Builder, Place, Removal, geometry};
+use super::{Builder, Place, Removal, geometry, option_rom};
 use crate::config::{ChipsetKind, DeviceConfig, DeviceKind, DriveKind, IdeDriveConfig};
 use crate::error::MachineError;
 use crate::firmware::BootDevice;
@@ -34,12 +34,12 @@ impl Lifecycle for PartOfController {
 }
 
 /// Connects a drive to a controller: channel or port, unit, the drive, its disk.
-type Connect = Box<dyn Fn(usize, usize, &IdeDriveConfig, Arc<dyn device::disk::Disk>)>;
+pub(super) type Connect = Box<dyn Fn(usize, usize, &IdeDriveConfig, Arc<dyn device::disk::Disk>)>;
 
 /// An IDE bus: a channel of parallel ATA, or a port of serial ATA.
-struct Bus {
+pub(super) struct Bus {
     name: String,
-    /// The controller's part of Open Firmware paths.
+    /// Its Open Firmware path.
     firmware_path: String,
     /// The channel or port of the controller.
     index: usize,
@@ -49,26 +49,62 @@ struct Bus {
     connect: std::rc::Rc<Connect>,
 }
 
+impl Bus {
+    /// Channel 0 or 1 of a PC, as a device of its own.
+    pub(super) fn of_channel(index: usize, firmware_path: String, connect: Connect) -> Self {
+        Self {
+            name: format!("ide.{index}"),
+            firmware_path,
+            index,
+            number: 2 * index as u8 + 1,
+            taken: vec![false; 2],
+            connect: std::rc::Rc::new(connect),
+        }
+    }
+}
+
 /// Builds the board's controller, those of the command line, and the drives, in the order of the command line.
 pub fn build(builder: &mut Builder<'_>, chipset: &Chipset, disks: &Disks<'_>) -> Result<(), MachineError> {
     let pci = &chipset.bus;
-    let mut buses = match chipset.kind {
+    let buses = match chipset.kind {
         ChipsetKind::I440fx => piix(builder, pci)?,
-        ChipsetKind::Q35 | ChipsetKind::Empty => {
+        _ => {
             let mut buses = Vec::new();
             let failed = |message| MachineError::Device { option: "-machine q35".to_owned(), message };
             serial(builder, pci, &mut buses, (Place::Board, Some(SATA))).map_err(failed)?;
             buses
         }
     };
+    command_line_devices(builder, pci, buses, disks)
+}
+
+/// Builds the controllers and the drives of the command line; the board has these buses.
+pub(super) fn command_line_devices(
+    builder: &mut Builder<'_>,
+    pci: &Arc<PciBus>,
+    mut buses: Vec<Bus>,
+    disks: &Disks<'_>,
+) -> Result<(), MachineError> {
     for device in &builder.config.devices {
         let place = device.id.clone().map_or(Place::Anonymous, Place::Peripheral);
         let built = match &device.kind {
-            DeviceKind::Ahci { address } => serial(builder, pci, &mut buses, (place, *address)),
+            DeviceKind::Ahci { address } => serial(builder, pci, &mut buses, (place, *address))
+                .and_then(|address| option_rom::add(builder, (pci, address), device.rom.as_ref(), None)),
             DeviceKind::IdeDrive(config) => drive(builder, &mut buses, disks, (device, config)),
             _ => continue,
         };
         built.map_err(|message| MachineError::Device { option: device.source.clone(), message })?;
+    }
+    Ok(())
+}
+
+/// Builds the drives of the command line on the buses of a board without PCI.
+pub(super) fn drives(builder: &mut Builder<'_>, mut buses: Vec<Bus>, disks: &Disks<'_>) -> Result<(), MachineError> {
+    for device in &builder.config.devices {
+        if let DeviceKind::IdeDrive(config) = &device.kind {
+            drive(builder, &mut buses, disks, (device, config))
+                .map_err(|message| MachineError::Device { option: device.source.clone(), message })?;
+        }
     }
     Ok(())
 }
@@ -88,7 +124,7 @@ fn piix(builder: &mut Builder<'_>, pci: &Arc<PciBus>) -> Result<Vec<Bus>, Machin
     let connect = std::rc::Rc::new(connect_to_piix(function));
     let bus = |index: usize| Bus {
         name: format!("ide.{index}"),
-        firmware_path: format!("ide@{}", IDE.open_firmware()),
+        firmware_path: format!("/pci@i0cf8/ide@{}/drive@{index}", IDE.open_firmware()),
         index,
         number: 2 * index as u8 + 1,
         taken: vec![false; 2],
@@ -109,7 +145,7 @@ fn serial(
     pci: &Arc<PciBus>,
     buses: &mut Vec<Bus>,
     (place, address): (Place, Option<Address>),
-) -> Result<(), String> {
+) -> Result<Address, String> {
     const TYPE: &str = "ich9-ahci";
     let address = match address {
         Some(address) => address,
@@ -137,13 +173,13 @@ fn serial(
             Some(id) => format!("{id}.{index}"),
             None => format!("ide.{}", unnamed + index),
         },
-        firmware_path: format!("pci8086,2922@{}", address.open_firmware()),
+        firmware_path: format!("/pci@i0cf8/pci8086,2922@{}/drive@{index}", address.open_firmware()),
         index,
         number: first.saturating_add(2 * index as u8),
         taken: vec![false],
         connect: std::rc::Rc::clone(&connect),
     }));
-    Ok(())
+    Ok(address)
 }
 
 /// The bus that a drive goes to, and its place there.
@@ -186,7 +222,7 @@ fn drive(
     builder.boot_devices.push(BootDevice {
         owner: None,
         index: config.disk.boot_index,
-        path: format!("/pci@i0cf8/{}/drive@{}/disk@{unit}", bus.firmware_path, bus.index),
+        path: format!("{}/disk@{unit}", bus.firmware_path),
         geometry: config.disk.firmware_geometry,
     });
     let mut config = config.clone();

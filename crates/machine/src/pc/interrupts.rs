@@ -8,7 +8,7 @@ use accel::{
 use clock::Clock;
 use device::{DeviceCell, DeviceState, IrqInput, IrqSink, Lifecycle, ResetKind};
 use devices_chipset::i8259::{self, I8259, PicInputs};
-use devices_chipset::ioapic::{IOAPIC_BASE, IOAPIC_SIZE, IoApic, IoApicInputs};
+use devices_chipset::ioapic::{IOAPIC_BASE, IOAPIC_SECOND_BASE, IOAPIC_SIZE, IoApic, IoApicInputs};
 use devices_chipset::irq_router::{GSI_COUNT, GsiRouter};
 use devices_chipset::lapic::{self, APIC_SPACE_BASE, APIC_SPACE_SIZE, ApicBus};
 use devices_pci::{MsiMessage, MsiSink};
@@ -66,28 +66,44 @@ enum Local {
     Accelerator,
 }
 
-/// Builds what the accelerator does not have. `devices` and the spaces get the board's controllers.
+/// Which controllers a board has beside the local APICs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// The 8259 pair.
+    pub pic: bool,
+    /// How many I/O APICs.
+    pub ioapics: usize,
+}
+
+impl Wanted {
+    /// Those of a PC.
+    pub const PC: Self = Self { pic: true, ioapics: 1 };
+}
+
+/// Builds what the accelerator does not have. `devices` and the spaces get the board's controllers. An accelerator that
+/// has all of them has those of a PC.
 pub fn build(
     accelerator: &dyn Accelerator,
     clock: &Clock,
-    (memory, ports): (&AddressSpace, &AddressSpace),
-    mailboxes: &Mailboxes,
+    spaces: (&AddressSpace, &AddressSpace),
+    (mailboxes, wanted): (&Mailboxes, Wanted),
     devices: &mut Vec<BoardDevice>,
 ) -> Result<Controllers, MachineError> {
+    let (memory, _) = spaces;
     let tap = Arc::new(IrqTap::default());
     let controllers = match accelerator.interrupts() {
         Interrupts::Machine => {
             let bus = ApicBus::new(clock);
             let pic = DeviceCell::new(I8259::new(IrqInput::new(bus.local_pins(), 0).line()));
             bus.connect_pic(pic.handle());
-            let inputs = legacy_pair(&bus, &pic, (memory, ports), &tap, devices)?;
+            let inputs = controllers(&bus, (&pic, wanted), spaces, &tap, devices)?;
             Controllers { bus, inputs, local: Local::Board, ioapic_tap: tap }
         }
         Interrupts::LocalApics(apics) => {
             let bus = ApicBus::remote(clock, apics);
             let output = Arc::new(BootProcessorPin(mailboxes.clone()));
             let pic = DeviceCell::new(I8259::new(IrqInput::new(output, 0).line()));
-            let inputs = legacy_pair(&bus, &pic, (memory, ports), &tap, devices)?;
+            let inputs = controllers(&bus, (&pic, wanted), spaces, &tap, devices)?;
             Controllers { bus, inputs, local: Local::BehindPic(pic), ioapic_tap: tap }
         }
         Interrupts::All(controllers) => {
@@ -103,28 +119,34 @@ pub fn build(
     Ok(controllers)
 }
 
-/// The board's own PIC pair and I/O APIC.
-fn legacy_pair(
+/// The board's own PIC pair and I/O APICs. A PIC that is not wanted is not seen.
+fn controllers(
     bus: &Arc<ApicBus>,
-    pic: &DeviceCell<I8259>,
+    (pic, wanted): (&DeviceCell<I8259>, Wanted),
     (memory, ports): (&AddressSpace, &AddressSpace),
     tap: &Arc<IrqTap>,
     devices: &mut Vec<BoardDevice>,
 ) -> Result<Vec<IrqInput>, MachineError> {
-    let ioapic = IoApic::new(bus);
-    memory.map(GuestAddress(IOAPIC_BASE), IOAPIC_SIZE, 1, ioapic.region(0))?;
-    for (region, first, count) in
-        [(i8259::REGION_MASTER, 0x20, 2), (i8259::REGION_SLAVE, 0xa0, 2), (i8259::REGION_ELCR, 0x4d0, 2)]
-    {
-        ports.map(GuestAddress(first), count, 0, pic.region(region))?;
+    let mut to_pic: Option<Arc<dyn IrqSink>> = None;
+    if wanted.pic {
+        for (region, first, count) in
+            [(i8259::REGION_MASTER, 0x20, 2), (i8259::REGION_SLAVE, 0xa0, 2), (i8259::REGION_ELCR, 0x4d0, 2)]
+        {
+            ports.map(GuestAddress(first), count, 0, pic.region(region))?;
+        }
+        devices.push(BoardDevice::new("isa-i8259", Place::Board, Arc::new(pic.clone())));
+        to_pic = Some(Arc::new(PicInputs(pic.clone())));
     }
-    let lifecycle = Arc::new(pic.clone());
-    devices.push(BoardDevice::new("isa-i8259", Place::Board, lifecycle));
-    let lifecycle = Arc::new(ioapic.clone());
-    devices.push(BoardDevice::new("ioapic", Place::Board, lifecycle));
-    let router =
-        GsiRouter::new(Arc::new(PicInputs(pic.clone())), Some(tap.in_front_of(Arc::new(IoApicInputs(ioapic)))));
-    Ok(router.inputs())
+    let mut ioapics: Vec<Arc<dyn IrqSink>> = Vec::new();
+    for (number, base) in [IOAPIC_BASE, IOAPIC_SECOND_BASE].into_iter().enumerate().take(wanted.ioapics) {
+        let ioapic = IoApic::numbered(bus, number);
+        memory.map(GuestAddress(base), IOAPIC_SIZE, 1, ioapic.region(0))?;
+        devices.push(BoardDevice::new("ioapic", Place::Board, Arc::new(ioapic.clone())));
+        let inputs = Arc::new(IoApicInputs(ioapic));
+        // Tests listen at the first.
+        ioapics.push(if number == 0 { tap.in_front_of(inputs) } else { inputs });
+    }
+    Ok(GsiRouter::new(to_pic, ioapics).inputs())
 }
 
 impl Controllers {
@@ -328,8 +350,8 @@ mod tests {
         let ports = AddressSpace::new(SpaceKind::Ports);
         let (mailboxes, mut devices) = (Mailboxes::default(), Vec::new());
         let stub = Stub(interrupts);
-        let controllers =
-            build(&stub, &Clock::manual(), (&memory, &ports), &mailboxes, &mut devices).expect("controllers");
+        let controllers = build(&stub, &Clock::manual(), (&memory, &ports), (&mailboxes, Wanted::PC), &mut devices)
+            .expect("controllers");
         let signals = Arc::new(CpuSignals::default());
         mailboxes.set(0, Some(Arc::clone(&signals)));
         Bench { controllers, memory, ports, devices, signals }

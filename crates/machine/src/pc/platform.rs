@@ -8,14 +8,16 @@ use devices_pci::i6300esb::{self, I6300Esb};
 use devices_pci::pvpanic::{self, PvpanicPci};
 use devices_pci::{Address, Label, PciBus, PciFunction, Window};
 
-use super::{Builder, Place, Removal};
+use super::{Builder, Place, Removal, option_rom};
 use crate::config::{DeviceConfig, DeviceKind, PciPlace};
 use crate::error::MachineError;
 
 /// Builds them.
 pub fn command_line_devices(builder: &mut Builder<'_>, bus: &Arc<PciBus>) -> Result<(), MachineError> {
     for device in &builder.config.devices {
+        let first = builder.devices.len();
         command_line_device(builder, bus, device)
+            .and_then(|()| option_rom::of_device(builder, first, device))
             .map_err(|message| MachineError::Device { option: device.source.clone(), message })?;
     }
     Ok(())
@@ -52,6 +54,11 @@ impl Lifecycle for FirmwareFiles {
     }
 
     fn restored(&self) {}
+}
+
+/// A device that is files of the firmware's.
+pub(super) fn firmware_files(builder: &mut Builder<'_>, device: &DeviceConfig, type_name: &'static str) {
+    without_state(builder, device, type_name);
 }
 
 fn without_state(builder: &mut Builder<'_>, device: &DeviceConfig, type_name: &'static str) {

@@ -167,7 +167,7 @@ fn smbus(builder: &mut Builder<'_>, bus: &PciBus) -> Result<(), MachineError> {
 }
 
 /// The root ports of the command line. They are built before what may be behind them.
-fn root_ports(builder: &mut Builder<'_>, bus: &Arc<PciBus>) -> Result<(), MachineError> {
+pub(super) fn root_ports(builder: &mut Builder<'_>, bus: &Arc<PciBus>) -> Result<(), MachineError> {
     let config = builder.config;
     for device in &config.devices {
         let DeviceKind::RootPort(port) = &device.kind else { continue };

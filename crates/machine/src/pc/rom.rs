@@ -21,6 +21,19 @@ pub fn map(rom: &FirmwareRom, memory: &AddressSpace, shadowed: &AddressSpace) ->
     map_low(&block, &[memory, shadowed])
 }
 
+/// Maps the ROM of a board that has RAM in its place: the guest may write it. Gives back the RAM.
+pub fn map_writable(rom: &FirmwareRom, memory: &AddressSpace) -> Result<Arc<RamBlock>, MachineError> {
+    const OVER_RAM: i32 = 1;
+    let len = rom.bytes.len() as u64;
+    let low = len.min(LOW_MAX);
+    let block = Arc::new(RamBlock::new("pc.bios", len)?);
+    for (start, offset, len) in [((1 << 32) - len, 0, len), (0x10_0000 - low, len - low, low)] {
+        let backing = Backing::Ram { block: Arc::clone(&block), offset, read_only: false };
+        memory.map(GuestAddress(start), len, OVER_RAM, backing)?;
+    }
+    Ok(block)
+}
+
 /// Maps just what is seen below 1 MiB.
 pub fn map_low(block: &Arc<RamBlock>, spaces: &[&AddressSpace]) -> Result<(), MachineError> {
     let len = block.len() as u64;

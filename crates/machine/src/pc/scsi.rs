@@ -5,7 +5,6 @@ use std::sync::Arc;
 use devices_pci::PciBus;
 use devices_scsi::{Cancel, LogicalUnit, ScsiAddress, ScsiBus, UnitKind};
 use devices_virtio::device::Access;
-use devices_virtio::pci::VirtioPci;
 use devices_virtio::scsi::{FIXED_QUEUES, LIMITS, Scsi};
 
 use super::virtio::attach;
@@ -31,14 +30,15 @@ pub struct Host {
 /// Builds a host adapter.
 pub fn host(
     builder: &mut Builder<'_>,
-    root: &Arc<PciBus>,
+    root: Option<&Arc<PciBus>>,
     (device, config): (&DeviceConfig, &VirtioConfig),
 ) -> Result<(), String> {
     let VirtioModel::Scsi { options, num_queues, iothread } = &config.model else {
         return Err(format!("'{}' is no SCSI adapter", config.type_name));
     };
     let most = u32::from(devices_virtio::queue::MAX_SIZE - FIXED_QUEUES);
-    let num_queues = num_queues.unwrap_or_else(|| builder.config.cpus.clamp(1, most));
+    let queues = if config.mmio.is_some() { 1 } else { builder.config.cpus.clamp(1, most) };
+    let num_queues = num_queues.unwrap_or(queues);
     let options = ScsiOptions { num_queues, ..options.clone() };
     options.check().map_err(|error| error.to_string())?;
     let bus = ScsiBus::new(LIMITS);
@@ -54,7 +54,7 @@ pub fn host(
         path: builder.devices.last().map(|device| device.path.clone()).unwrap_or_default(),
         firmware_path: attached.firmware_path,
         bus,
-        access: VirtioPci::access(&attached.function),
+        access: attached.access,
         iothread: iothread.clone(),
         is_named: device.id.is_some(),
     });
@@ -117,7 +117,6 @@ pub fn drive(
     if options.serial.is_none() && options.device_id.is_none() {
         options.device_id = Some(disk.name()).filter(|name| !name.is_empty());
     }
-    let geometry = options.geometry;
     let unit = LogicalUnit::new(options, &disk);
     host.bus.attach(address, device.id.as_deref(), unit.clone()).map_err(|error| error.to_string())?;
     Scsi::watch(&host.access, address, &unit);
@@ -128,7 +127,7 @@ pub fn drive(
             "{}/channel@{:x}/disk@{:x},{:x}",
             host.firmware_path, address.channel, address.target, address.lun
         ),
-        geometry: geometry.map(|it| (u32::from(it.cylinders), u32::from(it.heads), u32::from(it.sectors))),
+        geometry: config.disk.firmware_geometry,
     });
     let place = device.id.clone().map_or(Place::Anonymous, Place::Peripheral);
     let (bus, parent) = (host.name.clone(), host.path.clone());

@@ -25,9 +25,7 @@ pub fn acpi(builder: &Builder<'_>, extra: &Extra) -> AcpiConfig {
     AcpiConfig {
         chipset: match config.machine_type.chipset {
             ChipsetKind::I440fx => ChipsetTables::I440fx,
-            ChipsetKind::Q35 | ChipsetKind::Empty => {
-                ChipsetTables::Q35 { mmconfig: Some((PCIEXBAR_DEFAULT, 256 << 20)) }
-            }
+            _ => ChipsetTables::Q35 { mmconfig: Some((PCIEXBAR_DEFAULT, 256 << 20)) },
         },
         pm_base: PM_BASE_DEFAULT,
         sleep: SleepStates { s3: sleep.s3, s4: sleep.s4.then_some(sleep.s4_value) },
@@ -49,6 +47,7 @@ pub fn acpi(builder: &Builder<'_>, extra: &Extra) -> AcpiConfig {
         numa: numa(config),
         serial_ports: extra.serial_ports.clone(),
         parallel_ports: extra.parallel_ports.clone(),
+        reduced: None,
     }
 }
 

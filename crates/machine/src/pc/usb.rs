@@ -19,7 +19,7 @@ use memory::DmaView;
 
 use super::pci::Chipset;
 use super::platform::find_place;
-use super::{Builder, Place, Removal};
+use super::{Builder, Place, Removal, option_rom};
 use crate::config::{
     BlkOptions, ChipsetKind, DeviceConfig, DeviceKind, DiskUse, PciPlace, UnitOptions, UsbControllerConfig,
     UsbControllerKind, UsbDeviceConfig, UsbDeviceKind,
@@ -142,7 +142,9 @@ pub fn build(builder: &mut Builder<'_>, chipset: &Chipset, disks: &Disks<'_>) ->
     }
     let config = builder.config;
     for device in &config.devices {
+        let first = builder.devices.len();
         command_line_device(builder, &chipset.bus, disks, device)
+            .and_then(|()| option_rom::of_device(builder, first, device))
             .map_err(|message| MachineError::Device { option: device.source.clone(), message })?;
     }
     Ok(())
@@ -163,6 +165,15 @@ pub fn command_line_device(
         DeviceKind::UsbDevice(config) => usb_device(builder, buses, disks, (device, config)),
         _ => Ok(()),
     })
+}
+
+/// Builds a device on the bus of a board without PCI.
+pub(super) fn device(
+    builder: &mut Builder<'_>,
+    disks: &Disks<'_>,
+    (device, config): (&DeviceConfig, &UsbDeviceConfig),
+) -> Result<(), String> {
+    with_buses(builder, |builder, buses| usb_device(builder, buses, disks, (device, config)))
 }
 
 fn with_buses<R>(builder: &mut Builder<'_>, work: impl FnOnce(&mut Builder<'_>, &mut Vec<UsbBus>) -> R) -> R {
@@ -194,7 +205,7 @@ fn of_board(kind: ChipsetKind) -> Vec<(Address, UsbControllerConfig)> {
             }));
             all
         }
-        ChipsetKind::Empty => Vec::new(),
+        ChipsetKind::Isa | ChipsetKind::Microvm | ChipsetKind::Empty => Vec::new(),
     }
 }
 

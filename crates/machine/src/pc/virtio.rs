@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use device::DeviceCell;
 use devices_pci::{Label, PciBus};
 use devices_virtio::blk::Blk;
 use devices_virtio::device::{Access, Model};
@@ -12,8 +11,10 @@ use devices_virtio::rng::Rng;
 use memory::DmaView;
 
 use super::platform::find_place;
-use super::{Backends, Builder, Place, Removal, scsi, virtio_serial};
-use crate::config::{DeviceConfig, DeviceKind, PciPlace, RngOptions, VirtioBlkConfig, VirtioConfig, VirtioModel};
+use super::{Backends, Builder, Place, Removal, microvm, option_rom, scsi, virtio_serial};
+use crate::config::{
+    DeviceConfig, DeviceKind, MmioPlace, PciPlace, RngOptions, VirtioBlkConfig, VirtioConfig, VirtioModel,
+};
 use crate::entropy::HostEntropy;
 use crate::error::MachineError;
 use crate::firmware::BootDevice;
@@ -25,11 +26,13 @@ const BACKEND: (&str, &str) = ("virtio-backend", "virtio-blk-device");
 /// Builds the devices, in the order of the command line.
 pub fn command_line_devices(
     builder: &mut Builder<'_>,
-    bus: &Arc<PciBus>,
+    bus: Option<&Arc<PciBus>>,
     backends: &Backends<'_>,
 ) -> Result<(), MachineError> {
     for device in &builder.config.devices {
+        let first = builder.devices.len();
         command_line_device(builder, bus, backends, device)
+            .and_then(|()| option_rom::of_device(builder, first, device))
             .map_err(|message| MachineError::Device { option: device.source.clone(), message })?;
     }
     Ok(())
@@ -38,7 +41,7 @@ pub fn command_line_devices(
 /// Builds a device, if it is one of these.
 pub fn command_line_device(
     builder: &mut Builder<'_>,
-    bus: &Arc<PciBus>,
+    bus: Option<&Arc<PciBus>>,
     backends: &Backends<'_>,
     device: &DeviceConfig,
 ) -> Result<(), String> {
@@ -54,7 +57,7 @@ pub fn command_line_device(
                 let names = ("pci1af4,1052", "virtio-input-hid-device");
                 let build = |_| Input::new(*options, hub);
                 attach(builder, bus, (device, config), (2, names), build)
-                    .map(|attached| Input::connect(&VirtioPci::access(&attached.function)))
+                    .map(|attached| Input::connect(&attached.access))
             }
             VirtioModel::Gpu { .. } => super::display::command_line_virtio_card(builder, bus, device, config),
             VirtioModel::Serial(options) => virtio_serial::console(builder, bus, (device, config), *options),
@@ -65,9 +68,41 @@ pub fn command_line_device(
     }
 }
 
+/// A block device behind a transport of the board.
+fn block_device_of_transport(
+    builder: &mut Builder<'_>,
+    disks: &Disks<'_>,
+    (device, config): (&DeviceConfig, &VirtioBlkConfig),
+    place: &MmioPlace,
+) -> Result<(), String> {
+    let config = completed(config, builder.config.cpus);
+    let path = builder.next_path(false, device.id.as_deref());
+    let (id, type_name) = (device.id.as_deref(), config.type_name);
+    let disk = disks(&DiskRequestor { id, path: &path, type_name, wish: &config.disk })?;
+    config.blk.check(&disk.properties()).map_err(|error| error.to_string())?;
+    let first = builder.boot_devices.len();
+    let build = |access| Blk::new(config.blk.clone(), disk, access);
+    let attached = microvm::attach(builder, (device, type_name), (place, config.pci.features), build)?;
+    builder.boot_devices.insert(
+        first,
+        BootDevice {
+            owner: Some(path),
+            index: config.disk.boot_index,
+            path: format!("{}/disk@0,0", attached.firmware_path),
+            geometry: config.disk.firmware_geometry,
+        },
+    );
+    Ok(())
+}
+
+/// The bus of functions, if there is one.
+pub(super) fn pci_bus<'a>(bus: Option<&'a Arc<PciBus>>, type_name: &str) -> Result<&'a Arc<PciBus>, String> {
+    bus.ok_or_else(|| format!("No 'PCI' bus found for device '{type_name}'"))
+}
+
 fn random_numbers(
     builder: &mut Builder<'_>,
-    bus: &Arc<PciBus>,
+    bus: Option<&Arc<PciBus>>,
     backends: &Backends<'_>,
     (device, config): (&DeviceConfig, &VirtioConfig),
     (options, source): (RngOptions, Option<&str>),
@@ -82,24 +117,21 @@ fn random_numbers(
     attach(builder, bus, (device, config), (2, names), |access| Rng::new(options, source, &clock, access)).map(drop)
 }
 
-/// A function that was attached.
-pub struct Attached<M: Model> {
-    /// The function.
-    pub function: DeviceCell<VirtioPci<M>>,
-    /// Its Open Firmware path: `/pci@i0cf8/scsi@4`, if its class is `scsi`.
-    pub firmware_path: String,
-}
+pub use super::microvm::Attached;
 
 /// Attaches a device with the model that `build` makes; it has `vectors` interrupt vectors unless the user says so.
 /// `names` are those of its class in Open Firmware paths, and of its part that QEMU has as an object.
 pub fn attach<M: Model>(
     builder: &mut Builder<'_>,
-    root: &Arc<PciBus>,
+    root: Option<&Arc<PciBus>>,
     (device, config): (&DeviceConfig, &VirtioConfig),
     (vectors, names): (u32, (&str, &'static str)),
     build: impl FnOnce(Arc<dyn Access<M>>) -> M,
 ) -> Result<Attached<M>, String> {
-    let (bus, address) = find_place(root, &config.place, config.type_name)?;
+    if let Some(place) = &config.mmio {
+        return microvm::attach(builder, (device, config.type_name), (place, config.pci.features), build);
+    }
+    let (bus, address) = find_place(pci_bus(root, config.type_name)?, &config.place, config.type_name)?;
     let wiring =
         Wiring { dma: DmaView::new(Arc::clone(&builder.memory)), line: bus.intx(address, 0), messages: bus.messages() };
     let pci = PciOptions { vectors: config.vectors.unwrap_or(vectors), ..config.pci.clone() };
@@ -111,26 +143,30 @@ pub fn attach<M: Model>(
     let place = device.id.clone().map_or(Place::Anonymous, Place::Peripheral);
     builder.add_with_part(config.type_name, place, lifecycle, (BACKEND.0, names.1));
     builder.can_leave(Removal::Pci(bus, address), None);
-    Ok(Attached { function, firmware_path })
+    Ok(Attached { access: VirtioPci::access(&function), firmware_path })
 }
 
 /// What a property that was not given follows from.
 fn completed(config: &VirtioBlkConfig, cpus: u32) -> VirtioBlkConfig {
     let mut config = config.clone();
-    config.blk.num_queues = config.num_queues.unwrap_or(cpus.clamp(1, 1024) as u16);
+    let queues = if config.mmio.is_some() { 1 } else { cpus.clamp(1, 1024) as u16 };
+    config.blk.num_queues = config.num_queues.unwrap_or(queues);
     config.pci.vectors = config.vectors.unwrap_or(u32::from(config.blk.num_queues) + 1);
     config
 }
 
 fn block_device(
     builder: &mut Builder<'_>,
-    bus: &Arc<PciBus>,
+    bus: Option<&Arc<PciBus>>,
     disks: &Disks<'_>,
     (device, config): (&DeviceConfig, &VirtioBlkConfig),
 ) -> Result<(), String> {
+    if let Some(place) = &config.mmio {
+        return block_device_of_transport(builder, disks, (device, config), place);
+    }
     let text = |error: &dyn std::fmt::Display| error.to_string();
     let place = PciPlace { bus: config.bus.clone(), address: config.address };
-    let (bus, address) = find_place(bus, &place, config.type_name)?;
+    let (bus, address) = find_place(pci_bus(bus, config.type_name)?, &place, config.type_name)?;
     let config = completed(config, builder.config.cpus);
     let path = format!("{}/{}", builder.next_path(false, device.id.as_deref()), BACKEND.0);
     let requestor = DiskRequestor { id: device.id.as_deref(), path: &path, type_name: BACKEND.1, wish: &config.disk };

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use chardev::{Chardev, Event};
 use devices_pci::PciBus;
 use devices_virtio::device::Access;
-use devices_virtio::pci::VirtioPci;
 use devices_virtio::serial::{PortAccess, PortBackend, PortConfig, Serial};
 
 use super::ide::PartOfController;
@@ -52,7 +51,7 @@ impl Console {
 /// Builds a console without ports.
 pub fn console(
     builder: &mut Builder<'_>,
-    root: &Arc<PciBus>,
+    root: Option<&Arc<PciBus>>,
     (device, config): (&DeviceConfig, &VirtioConfig),
     options: SerialOptions,
 ) -> Result<(), String> {
@@ -65,7 +64,7 @@ pub fn console(
     consoles.push(Console {
         name: device.id.as_ref().map_or_else(|| format!("virtio-serial-bus.{unnamed}"), |id| format!("{id}.0")),
         is_named: device.id.is_some(),
-        access: VirtioPci::access(&attached.function),
+        access: attached.access,
         ports: Vec::new(),
         path: builder.devices.last().map(|device| device.path.clone()).unwrap_or_default(),
     });

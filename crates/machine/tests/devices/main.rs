@@ -26,7 +26,7 @@ fn broken(harness: &Harness, seeds: std::ops::Range<u64>) -> BTreeSet<String> {
 
 #[test]
 fn every_device_keeps_the_laws_under_random_accesses() {
-    for name in ["pc", "q35"] {
+    for name in ["pc", "q35", "isapc", "microvm"] {
         let harness = Harness::new(name);
         assert!(harness.devices() > 15, "all devices are there: {}", harness.devices());
         let broken = broken(&harness, 0..12);
@@ -40,6 +40,14 @@ fn each_device_alone_keeps_the_laws_where_firmware_puts_it() {
     assert!(names.len() > 25, "{names:?}");
     for device in names {
         let broken = broken(&Harness::of_device("q35", &device), 0..1);
+        assert!(broken.is_empty(), "{device}: {broken:#?}");
+    }
+}
+
+#[test]
+fn transports_and_the_event_device_of_a_microvm_keep_the_laws() {
+    for device in ["virtio-mmio", "ged"] {
+        let broken = broken(&Harness::of_device("microvm", device), 0..4);
         assert!(broken.is_empty(), "{device}: {broken:#?}");
     }
 }

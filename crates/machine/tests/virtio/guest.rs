@@ -65,6 +65,7 @@ impl Setup {
             command_line: command_line(&self.checks),
         };
         let disk = VirtioBlkConfig {
+            mmio: None,
             bus: None,
             type_name: "virtio-blk-pci",
             address: None,
@@ -97,7 +98,7 @@ impl Setup {
             memory: MemoryOptions::default(),
             numa: Numa::default(),
             types: Vec::new(),
-            devices: kinds.map(|kind| DeviceConfig { id: None, source: String::new(), kind }).into(),
+            devices: kinds.map(|kind| DeviceConfig { id: None, source: String::new(), kind, rom: None }).into(),
         }
     }
 

@@ -99,7 +99,7 @@ fn default_drives(arguments: &[Argument<'_>], chipset: ChipsetKind) -> Vec<Strin
     /// Devices with one of which there is no CD drive, or no floppy drive, by default.
     const CD: [&str; 6] = ["ide-cd", "ide-hd", "scsi-cd", "scsi-hd", "ide-drive", "scsi-disk"];
     const FLOPPY: [&str; 2] = ["floppy", "isa-fdc"];
-    if given(arguments, "nodefaults") || chipset == ChipsetKind::Empty {
+    if given(arguments, "nodefaults") || matches!(chipset, ChipsetKind::Empty | ChipsetKind::Microvm) {
         return Vec::new();
     }
     let has = |names: &[&str]| {
@@ -177,10 +177,10 @@ struct IdePlaces {
 impl IdePlaces {
     fn of(chipset: ChipsetKind) -> Self {
         match chipset {
-            ChipsetKind::I440fx => Self { buses: 2, units: 2 },
+            ChipsetKind::I440fx | ChipsetKind::Isa => Self { buses: 2, units: 2 },
             // Each port of an AHCI controller is a bus.
             ChipsetKind::Q35 => Self { buses: 6, units: 1 },
-            ChipsetKind::Empty => Self { buses: 0, units: 1 },
+            ChipsetKind::Microvm | ChipsetKind::Empty => Self { buses: 0, units: 1 },
         }
     }
 }

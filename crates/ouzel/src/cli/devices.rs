@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use machine::config::{
-    CpuDeviceConfig, DeviceConfig, DeviceKind, MachineConfig, PortKind, PortOptions, RootPortConfig, SerialPortConfig,
+    CpuDeviceConfig, DeviceConfig, DeviceKind, MachineConfig, PortKind, PortOptions, RomConfig, RomFile,
+    RootPortConfig, SerialPortConfig,
 };
 
 use qapi::json::Map;
@@ -157,6 +158,14 @@ const DRIVERS: &[Driver] = &[
         build: display::vga,
     },
     Driver {
+        name: "isa-vga",
+        alias: None,
+        bus: "ISA",
+        description: "standard VGA on the ISA bus",
+        properties: &[("vgamem_mb", "MiB of video memory (default 8)")],
+        build: display::isa_vga,
+    },
+    Driver {
         name: "secondary-vga",
         alias: None,
         bus: "PCI",
@@ -257,6 +266,14 @@ const DRIVERS: &[Driver] = &[
         build: virtio::blk,
     },
     Driver {
+        name: "virtio-blk-device",
+        alias: None,
+        bus: "virtio-bus",
+        description: "virtio block device behind a transport of the board",
+        properties: virtio::BLK_DEVICE_PROPERTIES,
+        build: virtio::blk_device,
+    },
+    Driver {
         name: "virtio-blk-pci-non-transitional",
         alias: None,
         bus: "PCI",
@@ -306,7 +323,7 @@ pub fn settings(arguments: &[Argument<'_>], character: &Character) -> Result<Vec
             return Err(CliError::plain("max 4 ISA serial ports are supported"));
         };
         let kind = DeviceKind::IsaSerial { index: index as u8, iobase, irq, chardev };
-        devices.push(DeviceConfig { id: None, source: "-serial".to_owned(), kind });
+        devices.push(DeviceConfig { id: None, source: "-serial".to_owned(), kind, rom: None });
     }
     for (index, chardev) in character.parallels.iter().enumerate() {
         let Some(chardev) = chardev.clone() else { continue };
@@ -314,7 +331,7 @@ pub fn settings(arguments: &[Argument<'_>], character: &Character) -> Result<Vec
             return Err(CliError::plain("max 3 ISA parallel ports are supported"));
         };
         let kind = DeviceKind::IsaParallel { index: index as u8, iobase, irq: PARALLEL_IRQ, chardev };
-        devices.push(DeviceConfig { id: None, source: "-parallel".to_owned(), kind });
+        devices.push(DeviceConfig { id: None, source: "-parallel".to_owned(), kind, rom: None });
     }
     if let Some(chardev) = character.debug_console.clone() {
         let (mut iobase, mut readback) = (0xe9, 0xe9);
@@ -327,7 +344,7 @@ pub fn settings(arguments: &[Argument<'_>], character: &Character) -> Result<Vec
             }
         }
         let kind = DeviceKind::IsaDebugcon { iobase, readback, chardev };
-        devices.push(DeviceConfig { id: None, source: "-debugcon".to_owned(), kind });
+        devices.push(DeviceConfig { id: None, source: "-debugcon".to_owned(), kind, rom: None });
     }
     devices.extend(usb::legacy_devices(arguments)?);
     for argument in all(arguments, "device") {
@@ -360,12 +377,56 @@ fn device(
     if let Some(id) = &id {
         check_id(argument, id, devices)?;
     }
+    let rom = if has_rom(driver) { rom(&mut values)? } else { None };
     let mut kind = (driver.build)(&mut values, devices)?;
     values.finish()?;
     if let DeviceKind::Cpu(cpu) = &mut kind {
         cpu.type_name = name;
     }
-    Ok((driver, DeviceConfig { id, source: format!("-device {}", argument.value), kind }))
+    Ok((driver, DeviceConfig { id, source: format!("-device {}", argument.value), kind, rom }))
+}
+
+/// The properties of PCI functions that say what their expansion ROM is.
+pub const ROM_PROPERTIES: &[(&str, &str)] = &[
+    ("rombar", "0: firmware gets the ROM as a file (default 1)"),
+    ("romfile", "the expansion ROM's file; empty for none (default: the device's own)"),
+    ("romsize", "the ROM's bytes, a power of two (default: what the file needs)"),
+];
+
+/// Whether a driver is a function with an expansion ROM: all but bridges.
+pub fn has_rom(driver: &Driver) -> bool {
+    driver.bus == "PCI" && !driver.name.ends_with("bridge") && !matches!(driver.name, "pcie-root-port" | "ioh3420")
+}
+
+fn rom(values: &mut Values<'_>) -> Result<Option<RomConfig>, CliError> {
+    let file = values.text("romfile")?;
+    let bar = values.number("rombar", u64::from(u32::MAX))?;
+    let size = values.number("romsize", u64::from(u32::MAX))?.map(|size| size as u32);
+    if (&file, bar, size) == (&None, None, None) {
+        return Ok(None);
+    }
+    let size = size.filter(|size| *size != u32::MAX);
+    if let Some(size) = size.filter(|size| !size.is_power_of_two()) {
+        return Err(values.error(format!("ROM size {size} is not a power of two")));
+    }
+    let file = match file.as_deref() {
+        None => RomFile::Default,
+        Some("") => RomFile::None,
+        Some(name) => {
+            const MAX: usize = 2 << 30;
+            let missing = || values.error(format!("failed to find romfile \"{name}\""));
+            let path = super::firmware::find_file(name).ok_or_else(missing)?;
+            let bytes = std::fs::read(&path).map_err(|_| missing())?;
+            if bytes.is_empty() {
+                return Err(values.error(format!("romfile \"{name}\" is empty")));
+            }
+            if bytes.len() > MAX {
+                return Err(values.error(format!("romfile \"{name}\" too large (size cannot exceed 2 GiB)")));
+            }
+            RomFile::File(name.to_owned(), bytes.into())
+        }
+    };
+    Ok(Some(RomConfig { file, bar: bar != Some(0), size }))
 }
 
 /// The type of a CPU model.
@@ -476,7 +537,8 @@ fn of_drive(
     let mut values = values.of_class(name);
     let kind = (driver.build)(&mut values, devices)?;
     values.finish()?;
-    Ok(DeviceConfig { id: None, source: format!("-{} {}", source.option.name, source.value), kind })
+    let source = format!("-{} {}", source.option.name, source.value);
+    Ok(DeviceConfig { id: None, source, kind, rom: None })
 }
 
 fn check_id(argument: &Argument<'_>, id: &str, devices: &[DeviceConfig]) -> Result<(), CliError> {
@@ -644,7 +706,8 @@ fn globals(arguments: &[Argument<'_>]) -> Result<Vec<Global>, CliError> {
         };
         let known = driver(&global.driver)
             .ok_or_else(|| argument.error(format!("there is no device driver '{}'", global.driver)))?;
-        if !known.properties.iter().any(|(name, _)| *name == global.property) {
+        let is_of_rom = has_rom(known) && ROM_PROPERTIES.iter().any(|(name, _)| *name == global.property);
+        if !is_of_rom && !known.properties.iter().any(|(name, _)| *name == global.property) {
             return Err(argument.error(format!("Property '{}.{}' not found", known.name, global.property)));
         }
         globals.push(Global { driver: known.name.to_owned(), ..global });

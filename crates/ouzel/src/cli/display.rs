@@ -1,8 +1,8 @@
 //! `-vga`, and the graphics cards of `-device`.
 
 use machine::config::{
-    CardModel, CardOptions, DeviceConfig, DeviceKind, DisplayConfig, EdidOptions, GpuOptions, PciOptions, PciPlace,
-    VirtioConfig, VirtioModel,
+    CardModel, CardOptions, ChipsetKind, DeviceConfig, DeviceKind, DisplayConfig, EdidOptions, GpuOptions, PciOptions,
+    PciPlace, VirtioConfig, VirtioModel,
 };
 
 use super::arguments::{given, last};
@@ -57,6 +57,12 @@ pub fn virtio_gpu(values: &mut Values<'_>, _: &[DeviceConfig]) -> Result<DeviceK
     virtio_card(values, "virtio-gpu-pci", (options, None))
 }
 
+/// `virtio-gpu-device`.
+pub fn virtio_gpu_device(values: &mut Values<'_>, _: &[DeviceConfig]) -> Result<DeviceKind, CliError> {
+    let options = gpu_options(values)?;
+    virtio_devices::mmio(values, "virtio-gpu-device", |_| Ok(VirtioModel::Gpu { options, vga: None }))
+}
+
 /// `virtio-vga`.
 pub fn virtio_vga(values: &mut Values<'_>, devices: &[DeviceConfig]) -> Result<DeviceKind, CliError> {
     check_only_vga(values, devices)?;
@@ -76,6 +82,19 @@ const VIRTIO_VGA: CardOptions = CardOptions {
     edid: false,
     monitor: EdidOptions { xres: 0, yres: 0, xmax: 0, ymax: 0, refresh_rate: 0 },
 };
+
+/// A card on the ISA bus, without the properties of the command line.
+const ISA_VGA: CardOptions = CardOptions { mmio: false, qemu_extended_regs: false, ..VIRTIO_VGA };
+
+/// `isa-vga`.
+pub fn isa_vga(values: &mut Values<'_>, devices: &[DeviceConfig]) -> Result<DeviceKind, CliError> {
+    check_only_vga(values, devices)?;
+    let mut options = ISA_VGA;
+    if let Some(mib) = values.number("vgamem_mb", u64::from(u32::MAX))? {
+        options.vgamem_mb = mib as u32;
+    }
+    Ok(DeviceKind::Display(DisplayConfig { model: CardModel::IsaVga, address: None, options }))
+}
 
 fn gpu_options(values: &mut Values<'_>) -> Result<GpuOptions, CliError> {
     let mut options = GpuOptions::default();
@@ -148,9 +167,17 @@ fn card(values: &mut Values<'_>, model: CardModel, driver: &str) -> Result<Devic
 }
 
 /// The board's card: there is one unless the command line has another VGA, or wants none.
-pub fn board_card(arguments: &[Argument<'_>], devices: &[DeviceConfig]) -> Result<Option<DeviceKind>, CliError> {
-    let standard =
-        || DeviceKind::Display(DisplayConfig { model: CardModel::Vga, address: None, options: CardOptions::default() });
+pub fn board_card(
+    arguments: &[Argument<'_>],
+    devices: &[DeviceConfig],
+    chipset: ChipsetKind,
+) -> Result<Option<DeviceKind>, CliError> {
+    let (model, options) = match chipset {
+        ChipsetKind::I440fx | ChipsetKind::Q35 => (CardModel::Vga, CardOptions::default()),
+        ChipsetKind::Isa => (CardModel::IsaVga, ISA_VGA),
+        ChipsetKind::Microvm | ChipsetKind::Empty => return Ok(None),
+    };
+    let standard = || DeviceKind::Display(DisplayConfig { model, address: None, options });
     let has_own = devices.iter().any(|device| device.kind.is_vga());
     let Some(argument) = last(arguments, "vga") else {
         let wants = !has_own && !given(arguments, "nodefaults");
@@ -162,8 +189,10 @@ pub fn board_card(arguments: &[Argument<'_>], devices: &[DeviceConfig]) -> Resul
             Err(argument.error("there is a VGA already, and only one can have the legacy ports"))
         }
         "std" => Ok(Some(standard())),
+        "virtio" if chipset == ChipsetKind::Isa => Err(argument.error("Virtio VGA not available")),
         "virtio" => Ok(Some(DeviceKind::Virtio(Box::new(VirtioConfig {
             type_name: "virtio-vga",
+            mmio: None,
             place: PciPlace::default(),
             pci: PciOptions { legacy: false, ..PciOptions::default() },
             vectors: None,

@@ -12,8 +12,6 @@ use super::arguments::{all, given, last};
 use super::value::Values;
 use super::{Argument, CliError};
 
-/// The firmware without `-bios`, and Debian's package that has it.
-const DEFAULT_ROM: (&str, &str) = ("bios-256k.bin", "seabios");
 /// Where firmware is looked for behind the directories of `-L`: Debian's packages and QEMU's data.
 const DIRECTORIES: [&str; 5] =
     ["/usr/share/seabios", "/usr/share/qemu", "/usr/share/ovmf", "/usr/share/OVMF", "/usr/lib/ipxe/qemu"];
@@ -31,6 +29,23 @@ pub enum RomUse<'a> {
     Bios(Option<&'a str>),
 }
 
+/// What becomes of a kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KernelUse {
+    /// There is none.
+    None,
+    /// It is booted directly unless firmware is named, which needs the option ROM for it.
+    Direct {
+        /// Firmware gets the ROM.
+        option_rom: bool,
+    },
+    /// The board's firmware boots it, where that is installed.
+    ThroughFirmware {
+        /// Firmware gets the ROM.
+        option_rom: bool,
+    },
+}
+
 /// What `-machine` says of firmware.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MachineFirmware {
@@ -42,6 +57,8 @@ pub struct MachineFirmware {
     pub max_size: Option<u64>,
     /// `smm=on|off`; `None` is `auto`.
     pub smm: Option<bool>,
+    /// The board's own firmware, and Debian's package that has it.
+    pub default: (&'static str, &'static str),
 }
 
 /// Whether a `-drive` is a flash chip.
@@ -76,9 +93,18 @@ pub fn settings(
     arguments: &[Argument<'_>],
     uuid: [u8; 16],
     of_machine: &MachineFirmware,
-    boots_kernel: bool,
+    kernel: KernelUse,
 ) -> Result<FirmwareConfig, CliError> {
     let named = last(arguments, "bios").map(|argument| argument.value).or(of_machine.firmware.as_deref());
+    let (default, _) = of_machine.default;
+    let named = match kernel {
+        KernelUse::ThroughFirmware { .. } if named.is_none() => find(arguments, default).map(|_| default),
+        _ => named,
+    };
+    let (boots_kernel, option_rom) = match kernel {
+        KernelUse::None => (false, false),
+        KernelUse::Direct { option_rom } | KernelUse::ThroughFirmware { option_rom } => (true, option_rom),
+    };
     let has_flash = of_machine.flash.iter().any(Option::is_some) || uses_flash(arguments);
     let wanted = if has_flash || (boots_kernel && named.is_none()) { RomUse::None } else { RomUse::Bios(named) };
     let mut flash: Vec<DiskUse> = of_machine
@@ -90,13 +116,13 @@ pub fn settings(
         flash.pop();
     }
     Ok(FirmwareConfig {
-        rom: rom(arguments, wanted)?,
+        rom: rom(arguments, wanted, of_machine.default)?,
         boot: boot(arguments)?,
         smbios: smbios(arguments)?,
         uuid,
         no_graphic: given(arguments, "nographic"),
         files: files(arguments)?,
-        option_roms: option_roms(arguments, boots_kernel && (has_flash || named.is_some()), has_flash)?,
+        option_roms: option_roms(arguments, option_rom && (has_flash || named.is_some()), has_flash)?,
         flash,
         max_size: of_machine.max_size,
         smm: of_machine.smm,
@@ -167,6 +193,11 @@ fn option_roms(arguments: &[Argument<'_>], boots_kernel: bool, has_flash: bool) 
     Ok(roms)
 }
 
+/// A ROM's file, by its path or where Debian's packages have such files.
+pub fn find_file(name: &str) -> Option<PathBuf> {
+    find(&[], name)
+}
+
 fn find(arguments: &[Argument<'_>], name: &str) -> Option<PathBuf> {
     if Path::new(name).is_file() {
         return Some(PathBuf::from(name));
@@ -176,9 +207,12 @@ fn find(arguments: &[Argument<'_>], name: &str) -> Option<PathBuf> {
 }
 
 /// Reads the ROM.
-fn rom(arguments: &[Argument<'_>], wanted: RomUse<'_>) -> Result<Option<FirmwareRom>, CliError> {
+fn rom(
+    arguments: &[Argument<'_>],
+    wanted: RomUse<'_>,
+    (default, package): (&str, &str),
+) -> Result<Option<FirmwareRom>, CliError> {
     let RomUse::Bios(named) = wanted else { return Ok(None) };
-    let (default, package) = DEFAULT_ROM;
     let name = named.unwrap_or(default);
     let refuse = |why: String| CliError::plain(format!("could not load PC BIOS '{name}': {why}"));
     let path = find(arguments, name).ok_or_else(|| match named {

@@ -112,6 +112,9 @@ fn drivers() -> String {
 fn properties(driver: &devices::Driver) -> String {
     let mut text = format!("{} options:\n", driver.name);
     let mut properties = driver.properties.to_vec();
+    if devices::has_rom(driver) {
+        properties.extend(devices::ROM_PROPERTIES);
+    }
     properties.sort_unstable();
     for (name, description) in properties {
         let _ = writeln!(text, "  {name:<24} - {description}");

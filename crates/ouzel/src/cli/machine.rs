@@ -6,8 +6,8 @@ use clock::RtcBase;
 use machine::accelerator::AcceleratorConfig;
 use machine::boot::BootSource;
 use machine::config::{
-    BoardOptions, ChipsetKind, DeviceConfig, MACHINE_TYPES, MAX_VCPUS, MachineConfig, MachineType, MemoryOptions,
-    RAM_MIN,
+    BoardOptions, ChipsetKind, DeviceConfig, DeviceKind, MACHINE_TYPES, MAX_VCPUS, MachineConfig, MachineType,
+    MemoryOptions, MicrovmOptions, RAM_MIN,
 };
 use qapi::keyval;
 use qapi::objects::ObjectAdd;
@@ -15,15 +15,12 @@ use x86::model::{CpuModel, Topology};
 
 use super::accelerators::{self, Chosen, MachineSettings};
 use super::arguments::last;
-use super::firmware::{self, MachineFirmware};
+use super::firmware::{self, KernelUse, MachineFirmware};
 use super::value::Values;
 use super::{Argument, CliError, Line, display, numa, platform, types};
 
 /// RAM without `-m`, in bytes.
 const DEFAULT_RAM: u64 = 128 << 20;
-/// The CPU without `-cpu`.
-const DEFAULT_CPU: &str = "qemu64";
-
 /// What `-machine` says.
 struct MachineOption {
     machine_type: &'static MachineType,
@@ -39,6 +36,7 @@ struct MachineOption {
     has_hmat: bool,
     has_graphics: bool,
     vmport: bool,
+    microvm: MicrovmOptions,
     smp: Smp,
     accelerators: MachineSettings,
 }
@@ -51,10 +49,16 @@ pub fn settings(
     warnings: &mut Vec<String>,
     lines: &mut Vec<Line>,
 ) -> Result<MachineConfig, CliError> {
-    let option = machine_option(arguments)?;
+    let mut option = machine_option(arguments)?;
+    let chipset = option.machine_type.chipset;
+    if chipset == ChipsetKind::Microvm {
+        // As in QEMU: with a second I/O APIC the kernel's controllers can't do.
+        option.accelerators.kernel_irqchip.get_or_insert_with(|| "split".to_owned());
+    }
+    let option = option;
     let Chosen { mut accelerator, threads, icount } =
         accelerators::settings(arguments, &option.accelerators, &machine::accelerator::open_kvm, lines)?;
-    let (cpus, topology) = option.smp.complete()?;
+    let (cpus, topology) = option.smp.complete(option.machine_type)?;
     if let AcceleratorConfig::Software(translator) = &mut accelerator {
         if translator.lockstep && cpus > 1 {
             return Err(CliError::plain("x-lockstep=on compares the tiers of one vCPU: use -smp 1"));
@@ -63,7 +67,8 @@ pub fn settings(
         translator.code_bytes /= cpus as usize;
     }
     let is_empty = option.machine_type.chipset == ChipsetKind::Empty;
-    let argument = last(arguments, "cpu").map_or(DEFAULT_CPU, |argument| argument.value);
+    let default_cpu = option.machine_type.default_cpu();
+    let argument = last(arguments, "cpu").map_or(default_cpu, |argument| argument.value);
     let (argument, apic_id) = if is_empty { without_apic_id(argument)? } else { (argument.to_owned(), None) };
     let (cpu_model, notes) =
         CpuModel::parse(&argument, &accelerator.host()).map_err(|error| CliError::plain(error.to_string()))?;
@@ -75,7 +80,9 @@ pub fn settings(
     warnings.extend(notes);
     let of_machine = option.firmware.clone();
     let machine_type = option.machine_type;
-    let (usb, hpet, vmport) = (option.usb, option.hpet, option.vmport);
+    let (usb, hpet, vmport) = (option.usb && chipset.has_pci(), option.hpet && chipset.has_pci(), option.vmport);
+    let microvm = option.microvm.clone();
+    let devices = if chipset == ChipsetKind::Microvm { of_microvm(devices, &microvm) } else { devices };
     let (mem_merge, dump_guest_core) = (option.mem_merge, option.dump_guest_core);
     let boot = boot(arguments, option)?;
     if is_empty && boot.is_some() {
@@ -83,7 +90,18 @@ pub fn settings(
             "The -kernel parameter is not supported (use the generic 'loader' device instead).",
         ));
     }
-    let mut firmware = firmware::settings(arguments, uuid, &of_machine, boot.is_some() || is_empty)?;
+    let of_machine = MachineFirmware { default: default_firmware(chipset, &microvm), ..of_machine };
+    // Firmware boots no other format.
+    let is_bzimage = boot.as_ref().is_some_and(|source| source.kernel.get(0x202..0x206) == Some(b"HdrS"));
+    let kernel = match (boot.is_some() || is_empty, chipset) {
+        // Firmware makes the tables by which a kernel finds its processors.
+        (true, ChipsetKind::Microvm) if !microvm.acpi && is_bzimage => {
+            KernelUse::ThroughFirmware { option_rom: microvm.option_roms }
+        }
+        (true, _) => KernelUse::Direct { option_rom: chipset != ChipsetKind::Microvm || microvm.option_roms },
+        (false, _) => KernelUse::None,
+    };
+    let mut firmware = firmware::settings(arguments, uuid, &of_machine, kernel)?;
     firmware.no_graphic |= !has_graphics;
     Ok(MachineConfig {
         machine_type,
@@ -101,13 +119,33 @@ pub fn settings(
         dump_guest_core,
         boot,
         firmware,
-        vga: display::board_card(arguments, &devices)?.filter(|_| !is_empty),
-        board: BoardOptions { apic_id, vmport, ..platform::board(arguments)? },
+        vga: display::board_card(arguments, &devices, chipset)?,
+        board: BoardOptions { apic_id, vmport, microvm, ..platform::board(arguments)? },
         memory,
         numa,
         types: types::of_drivers(),
         devices,
     })
+}
+
+/// The firmware of a board, and Debian's package that has it.
+fn default_firmware(chipset: ChipsetKind, microvm: &MicrovmOptions) -> (&'static str, &'static str) {
+    match chipset {
+        ChipsetKind::Isa => ("bios.bin", "seabios"),
+        ChipsetKind::Microvm if microvm.acpi => ("bios-microvm.bin", "seabios"),
+        ChipsetKind::Microvm => ("qboot.rom", "qemu-system-data"),
+        ChipsetKind::I440fx | ChipsetKind::Q35 | ChipsetKind::Empty => ("bios-256k.bin", "seabios"),
+    }
+}
+
+/// A `microvm` has one serial port at most of those that `-serial` asks for, and no parallel ports.
+fn of_microvm(devices: Vec<DeviceConfig>, options: &MicrovmOptions) -> Vec<DeviceConfig> {
+    let stays = |device: &DeviceConfig| match &device.kind {
+        DeviceKind::IsaSerial { index, .. } if device.source == "-serial" => options.isa_serial && *index == 0,
+        DeviceKind::IsaParallel { .. } => device.source != "-parallel",
+        _ => true,
+    };
+    devices.into_iter().filter(stays).collect()
 }
 
 /// The chipset of the machine that the options ask for, as far as they can be read.
@@ -138,6 +176,7 @@ fn machine_option(arguments: &[Argument<'_>]) -> Result<MachineOption, CliError>
         has_hmat: false,
         has_graphics: true,
         vmport: true,
+        microvm: MicrovmOptions::default(),
         smp: Smp::default(),
         accelerators: MachineSettings::default(),
     };
@@ -185,6 +224,11 @@ fn machine_option(arguments: &[Argument<'_>]) -> Result<MachineOption, CliError>
         if let Some(text) = values.text("max-fw-size")? {
             option.firmware.max_size = Some(max_firmware_size(argument, &text)?);
         }
+        if option.machine_type.chipset == ChipsetKind::Microvm {
+            microvm(&mut values, &mut option.microvm)?;
+        } else if super::virtio::on_off_auto(&mut values, "acpi")? == Some(false) {
+            return Err(argument.error("acpi=off is possible on a microvm only"));
+        }
         match values.text("smm")?.as_deref() {
             None => {}
             Some("auto") => option.firmware.smm = None,
@@ -214,6 +258,36 @@ fn machine_option(arguments: &[Argument<'_>]) -> Result<MachineOption, CliError>
         values.finish()?;
     }
     Ok(option)
+}
+
+/// The properties of a `microvm`.
+fn microvm(values: &mut Values<'_>, options: &mut MicrovmOptions) -> Result<(), CliError> {
+    use super::virtio::on_off_auto;
+    for (key, slot) in [("acpi", &mut options.acpi), ("pit", &mut options.pit), ("pic", &mut options.pic)] {
+        if let Some(text) = values.text(key)? {
+            // "auto" is on.
+            *slot = match text.as_str() {
+                "on" | "auto" => true,
+                "off" => false,
+                _ => return Err(values.error(format!("Parameter '{key}' does not accept value '{text}'"))),
+            };
+        }
+    }
+    options.rtc = on_off_auto(values, "rtc")?.or(options.rtc);
+    options.ioapic2 = on_off_auto(values, "ioapic2")?.or(options.ioapic2);
+    if let Some(pcie) = on_off_auto(values, "pcie")? {
+        options.pcie = pcie;
+    }
+    for (key, slot) in [
+        ("isa-serial", &mut options.isa_serial),
+        ("x-option-roms", &mut options.option_roms),
+        ("auto-kernel-cmdline", &mut options.auto_kernel_cmdline),
+    ] {
+        if let Some(value) = values.flag(key)? {
+            *slot = value;
+        }
+    }
+    Ok(())
 }
 
 /// `max-fw-size=`: up to 16 MiB, what fits above the interrupt controllers.
@@ -261,7 +335,20 @@ impl Smp {
         })
     }
 
-    fn complete(&self) -> Result<(u32, Topology), CliError> {
+    fn complete(&self, machine: &MachineType) -> Result<(u32, Topology), CliError> {
+        let (cpus, topology) = self.without_limit()?;
+        let most = topology.sockets * topology.dies * topology.cores * topology.threads;
+        if machine.chipset == ChipsetKind::Isa && most > machine.max_cpus() {
+            return Err(CliError::plain(format!(
+                "Invalid SMP CPUs {most}. The max CPUs supported by machine '{}' is {}",
+                machine.name,
+                machine.max_cpus()
+            )));
+        }
+        Ok((cpus, topology))
+    }
+
+    fn without_limit(&self) -> Result<(u32, Topology), CliError> {
         if self.cpus.is_none() && self.maxcpus.is_none() && self.hierarchy == [None; 4] {
             return Ok((1, Topology { sockets: 1, dies: 1, cores: 1, threads: 1 }));
         }

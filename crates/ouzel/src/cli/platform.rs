@@ -13,7 +13,7 @@ pub const ADDR: &str = "slot and function, as 06.0 or 06 (default: the first fre
 pub const BUS: &str = "the PCI bus (default: the root bus)";
 
 /// The board's own devices that have properties.
-pub const BOARD_DEVICES: [&str; 3] = ["PIIX4_PM", "ICH9-LPC", "mch"];
+pub const BOARD_DEVICES: [&str; 4] = ["PIIX4_PM", "ICH9-LPC", "mch", "virtio-mmio"];
 
 /// What `-global` says of the board's devices; sleep states are read with the firmware's options.
 pub fn board(arguments: &[Argument<'_>]) -> Result<BoardOptions, CliError> {
@@ -31,6 +31,9 @@ pub fn board(arguments: &[Argument<'_>]) -> Result<BoardOptions, CliError> {
             "PIIX4_PM.acpi-pci-hotplug-with-bridge-support" | "ICH9-LPC.acpi-pci-hotplug-with-bridge-support" => {
                 options.acpi_bridge_hotplug = Some(flag()?);
             }
+            "virtio-mmio.force-legacy" => options.virtio_mmio_legacy = flag()?,
+            // Hints without effect here.
+            "virtio-mmio.ioeventfd" | "virtio-mmio.format_transport_address" => drop(flag()?),
             "mch.smbase-smram" => options.smbase_smram = Some(flag()?),
             "mch.extended-tseg-mbytes" => {
                 let number = qapi::keyval::parse_u64(value).filter(|mib| *mib <= 0xfff);
@@ -38,6 +41,7 @@ pub fn board(arguments: &[Argument<'_>]) -> Result<BoardOptions, CliError> {
                 options.extended_tseg_mib = Some(number.ok_or_else(wrong)? as u16);
             }
             _ if path.starts_with("mch.")
+                || path.starts_with("virtio-mmio.")
                 || path.starts_with("PIIX4_PM.acpi-")
                 || path.starts_with("ICH9-LPC.acpi-") =>
             {

@@ -43,6 +43,8 @@ const PROPERTY_TYPES: &[(&str, &str)] = &[
     ("readback", "uint32"),
     ("refresh_rate", "uint32"),
     ("rerror", "BlockdevOnError"),
+    ("rombar", "uint32"),
+    ("romsize", "uint32"),
     ("rotation_rate", "uint16"),
     ("secs", "uint32"),
     ("slot", "uint16"),
@@ -96,7 +98,8 @@ fn property(name: &str, help: &str) -> PropertyInfo {
 
 fn of_driver(driver: &Driver) -> TypeInfo {
     // The bus is chosen with the device; it is no property of it.
-    let properties = driver.properties.iter().filter(|(name, _)| *name != "bus");
+    let rom = if devices::has_rom(driver) { devices::ROM_PROPERTIES } else { &[] };
+    let properties = driver.properties.iter().chain(rom).filter(|(name, _)| *name != "bus");
     properties
         .fold(TypeInfo::new(driver.name, parent(driver.bus)), |info, (name, help)| info.property(property(name, help)))
 }

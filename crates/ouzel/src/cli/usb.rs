@@ -303,7 +303,7 @@ pub fn legacy_devices(arguments: &[Argument<'_>]) -> Result<Vec<DeviceConfig>, C
             labels: UsbLabels::default(),
             kind,
         }));
-        devices.push(DeviceConfig { id: None, source: format!("-usbdevice {}", argument.value), kind });
+        devices.push(DeviceConfig { id: None, source: format!("-usbdevice {}", argument.value), kind, rom: None });
     }
     Ok(devices)
 }

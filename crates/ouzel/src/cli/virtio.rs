@@ -1,8 +1,8 @@
 //! `-device virtio-blk-pci` and its two variants: properties with QEMU's names, defaults and error texts.
 
 use machine::config::{
-    Address, BlkOptions, DeviceConfig, DeviceKind, DiskUse, ErrorPolicy, Geometry, PciOptions, VirtioBlkConfig,
-    virtio_features as features,
+    Address, BlkOptions, DeviceConfig, DeviceKind, DiskUse, ErrorPolicy, Geometry, MmioPlace, PciOptions,
+    VirtioBlkConfig, virtio_features as features,
 };
 use qapi::keyval;
 
@@ -60,6 +60,50 @@ pub const BLK_PROPERTIES: &[(&str, &str)] = &[
     ("write-zeroes", "on/off (default on)"),
 ];
 
+/// The properties of `virtio-blk-device`, for the help.
+pub const BLK_DEVICE_PROPERTIES: &[(&str, &str)] = &[
+    ("account-failed", "on/off/auto: failed requests count as accesses (default auto)"),
+    ("account-invalid", "on/off/auto: invalid requests count as accesses (default auto)"),
+    ("any_layout", "on/off (default on)"),
+    ("bootindex", "order among devices to boot from"),
+    ("config-wce", "on/off: the guest may switch the write cache (default on)"),
+    ("bus", "the bus of a transport, as virtio-mmio-bus.0 (default: the last that is free)"),
+    ("cyls", "cylinders (default: guessed)"),
+    ("discard", "on/off (default on)"),
+    ("discard_granularity", "bytes (default: a block)"),
+    ("drive", "node name or id of the drive"),
+    ("event_idx", "on/off (default on)"),
+    ("heads", "heads (default: guessed)"),
+    ("indirect_desc", "on/off (default on)"),
+    ("iommu_platform", "off: there is no IOMMU"),
+    ("iothread", "id of the I/O thread that runs the requests"),
+    ("lcyls", "cylinders as firmware shows them"),
+    ("lheads", "heads as firmware shows them"),
+    ("lsecs", "sectors of a track as firmware shows them"),
+    ("logical_block_size", "a power of two between 512 B and 2 MiB (default: the disk's)"),
+    ("max-discard-sectors", "sectors (default 4194303)"),
+    ("max-write-zeroes-sectors", "sectors (default 4194303)"),
+    ("min_io_size", "bytes (default: the disk's)"),
+    ("notify_on_empty", "on/off (default on)"),
+    ("num-queues", "queues (default 1)"),
+    ("opt_io_size", "bytes (default: the disk's)"),
+    ("packed", "on/off: offer packed queues (default off)"),
+    ("physical_block_size", "a power of two between 512 B and 2 MiB (default: the disk's)"),
+    ("queue-size", "entries of a queue, a power of two (default 256)"),
+    ("queue_reset", "on/off (default on)"),
+    ("report-discard-granularity", "on/off (default on)"),
+    ("request-merging", "on/off; a hint without effect: requests are not merged"),
+    ("rerror", "report/ignore/enospc/stop/auto (default auto)"),
+    ("scsi", "off: there is no SCSI pass-through"),
+    ("secs", "sectors of a track (default: guessed)"),
+    ("seg-max-adjust", "on/off (default on)"),
+    ("serial", "serial number, up to 20 bytes of which the guest sees"),
+    ("share-rw", "on/off: others may write the disk (default off)"),
+    ("werror", "report/ignore/enospc/stop/auto (default auto)"),
+    ("write-cache", "on/off/auto (default auto: the drive's)"),
+    ("write-zeroes", "on/off (default on)"),
+];
+
 /// Which interfaces a driver's name stands for.
 #[derive(Clone, Copy)]
 pub enum Variant {
@@ -74,6 +118,38 @@ pub enum Variant {
 /// `virtio-blk-pci`.
 pub fn blk(values: &mut Values<'_>, devices: &[DeviceConfig]) -> Result<DeviceKind, CliError> {
     build(values, devices, "virtio-blk-pci", Variant::Any)
+}
+
+/// `virtio-blk-device`.
+pub fn blk_device(values: &mut Values<'_>, devices: &[DeviceConfig]) -> Result<DeviceKind, CliError> {
+    let mmio = Some(MmioPlace { bus: values.text("bus")? });
+    let disk = disk(values, devices)?;
+    let num_queues = values.number("num-queues", 0xffff)?.map(|count| count as u16);
+    let pci = PciOptions { features: ring_features(values)?, ..PciOptions::default() };
+    let blk = block(values)?;
+    blk_hints(values)?;
+    Ok(DeviceKind::VirtioBlkPci(Box::new(VirtioBlkConfig {
+        mmio,
+        bus: None,
+        address: None,
+        disk,
+        pci,
+        blk,
+        num_queues: num_queues.filter(|count| *count != u16::MAX),
+        vectors: None,
+        type_name: "virtio-blk-device",
+    })))
+}
+
+/// Properties without effect, and what is refused.
+fn blk_hints(values: &mut Values<'_>) -> Result<(), CliError> {
+    for hint in ["ioeventfd", "request-merging"] {
+        values.flag(hint)?;
+    }
+    if values.flag("scsi")? == Some(true) {
+        return Err(values.error("Please set scsi=off for virtio-blk devices in order to use virtio 1.0"));
+    }
+    Ok(())
 }
 
 /// `virtio-blk-pci-transitional`.
@@ -98,14 +174,11 @@ fn build(
     let vectors = values.number("vectors", u64::from(u32::MAX))?.map(|count| count as u32);
     let num_queues = values.number("num-queues", 0xffff)?.map(|count| count as u16);
     let pci = transport(values, driver, variant)?;
+    let mmio = None;
     let blk = block(values)?;
-    for hint in ["ioeventfd", "request-merging"] {
-        values.flag(hint)?;
-    }
-    if values.flag("scsi")? == Some(true) {
-        return Err(values.error("Please set scsi=off for virtio-blk devices in order to use virtio 1.0"));
-    }
+    blk_hints(values)?;
     Ok(DeviceKind::VirtioBlkPci(Box::new(VirtioBlkConfig {
+        mmio,
         bus,
         address,
         disk,
@@ -211,6 +284,19 @@ pub fn transport(values: &mut Values<'_>, driver: &str, variant: Variant) -> Res
             format!("Property '{driver}.iommu_platform' can't be on: the machine has no IOMMU")
         }));
     }
+    Ok(PciOptions {
+        legacy,
+        modern,
+        modern_pio_notify: values.flag("modern-pio-notify")?.unwrap_or(false),
+        page_per_vq: values.flag("page-per-vq")?.unwrap_or(false),
+        multifunction: values.flag("multifunction")?.unwrap_or(false),
+        features: ring_features(values)?,
+        ..PciOptions::default()
+    })
+}
+
+/// The features that all types may have.
+pub fn ring_features(values: &mut Values<'_>) -> Result<u64, CliError> {
     let mut bits = 0;
     for (name, default, bit) in [
         ("indirect_desc", true, features::INDIRECT),
@@ -222,15 +308,7 @@ pub fn transport(values: &mut Values<'_>, driver: &str, variant: Variant) -> Res
     ] {
         bits |= if values.flag(name)?.unwrap_or(default) { bit } else { 0 };
     }
-    Ok(PciOptions {
-        legacy,
-        modern,
-        modern_pio_notify: values.flag("modern-pio-notify")?.unwrap_or(false),
-        page_per_vq: values.flag("page-per-vq")?.unwrap_or(false),
-        multifunction: values.flag("multifunction")?.unwrap_or(false),
-        features: bits,
-        ..PciOptions::default()
-    })
+    Ok(bits)
 }
 
 fn block(values: &mut Values<'_>) -> Result<BlkOptions, CliError> {

@@ -2,14 +2,17 @@
 //! texts.
 
 use machine::config::{
-    DeviceConfig, DeviceKind, DiskAccess, DiskUse, InputKind, InputOptions, PciPlace, RngOptions, ScsiDriveConfig,
-    ScsiOptions, SerialOptions, SerialPortConfig, UnitGeometry, UnitKind, UnitOptions, VirtioConfig, VirtioModel,
+    DeviceConfig, DeviceKind, DiskAccess, DiskUse, InputKind, InputOptions, MmioPlace, PciOptions, PciPlace,
+    RngOptions, ScsiDriveConfig, ScsiOptions, SerialOptions, SerialPortConfig, UnitGeometry, UnitKind, UnitOptions,
+    VirtioConfig, VirtioModel,
 };
 use qapi::keyval;
 
 use super::devices::Driver;
 use super::value::Values;
-use super::virtio::{Variant, address, block_size, boot_index, error_policy, geometry, on_off_auto, size, transport};
+use super::virtio::{
+    Variant, address, block_size, boot_index, error_policy, firmware_geometry, geometry, on_off_auto, size, transport,
+};
 use super::{CliError, display};
 
 /// Properties of the transport, and those of a device.
@@ -47,6 +50,37 @@ macro_rules! driver {
             description: $description,
             properties: $properties,
             build: |values, _devices| pci(values, $name, Variant::$variant, $model),
+        }
+    };
+}
+
+/// Properties of the queues, and those of a device behind a transport of the board.
+macro_rules! with_rings {
+    ($($property:expr),* $(,)?) => {
+        &[
+            ("any_layout", "on/off (default on)"),
+            ("bus", "the bus of a transport, as virtio-mmio-bus.0 (default: the last that is free)"),
+            ("event_idx", "on/off (default on)"),
+            ("indirect_desc", "on/off (default on)"),
+            ("iommu_platform", "off: there is no IOMMU"),
+            ("notify_on_empty", "on/off (default on)"),
+            ("packed", "on/off: offer packed queues (default off)"),
+            ("queue_reset", "on/off (default on)"),
+            $($property),*
+        ]
+    };
+}
+
+/// A driver of a device behind a transport of the board.
+macro_rules! device {
+    ($name:expr, $description:literal, $properties:expr, $model:path) => {
+        Driver {
+            name: $name,
+            alias: None,
+            bus: "virtio-bus",
+            description: $description,
+            properties: $properties,
+            build: |values, _devices| mmio(values, $name, $model),
         }
     };
 }
@@ -94,6 +128,36 @@ const KEYBOARD_PROPERTIES: &[(&str, &str)] = with_transport![];
 const POINTER_PROPERTIES: &[(&str, &str)] =
     with_transport![("wheel-axis", "on/off: the wheel is an axis, not two buttons (default on)")];
 
+const SCSI_DEVICE_PROPERTIES: &[(&str, &str)] = with_rings![
+    ("cmd_per_lun", "commands that a unit takes at once (default 128)"),
+    ("hotplug", "on/off: the guest is told of units that come and go (default on)"),
+    ("iothread", "id of the I/O thread that runs the requests"),
+    ("max_sectors", "sectors of a command (default 65535)"),
+    ("num_queues", "command queues (default 1)"),
+    ("param_change", "on/off: the guest is told of changed sizes (default on)"),
+    ("seg_max_adjust", "on/off (default on)"),
+    ("virtqueue_size", "entries of a queue, a power of two (default 256)"),
+];
+const RNG_DEVICE_PROPERTIES: &[(&str, &str)] = with_rings![
+    ("max-bytes", "bytes of a period (default 9223372036854775807)"),
+    ("period", "milliseconds (default 65536)"),
+    ("rng", "id of the source (default: the host's own generator)"),
+];
+const SERIAL_DEVICE_PROPERTIES: &[(&str, &str)] = with_rings![
+    ("emergency-write", "on/off: a byte can be written without a queue (default on)"),
+    ("max_ports", "ports, up to 511 (default 31)"),
+];
+const GPU_DEVICE_PROPERTIES: &[(&str, &str)] = with_rings![
+    ("edid", "on/off: the monitors describe themselves (default on)"),
+    ("max_hostmem", "bytes that all pictures of the guest do not reach (default 256M)"),
+    ("max_outputs", "heads, up to 16 (default 1)"),
+    ("xres", "preferred columns of the first head (default 1280)"),
+    ("yres", "its preferred rows (default 800)"),
+];
+const KEYBOARD_DEVICE_PROPERTIES: &[(&str, &str)] = with_rings![];
+const POINTER_DEVICE_PROPERTIES: &[(&str, &str)] =
+    with_rings![("wheel-axis", "on/off: the wheel is an axis, not two buttons (default on)")];
+
 const PORT_PROPERTIES: &[(&str, &str)] = &[
     ("bus", "the virtio-serial-bus (default: the first)"),
     ("chardev", "id of the character device (default: none)"),
@@ -113,7 +177,10 @@ const HD_PROPERTIES: &[(&str, &str)] = &[
     ("dpofua", "on/off: the mode data says that the bits DPO and FUA are supported (default off)"),
     ("drive", "node name or id of the drive"),
     ("heads", "heads (default: guessed)"),
+    ("lcyls", "cylinders as firmware shows them"),
+    ("lheads", "heads as firmware shows them"),
     ("logical_block_size", "a power of two between 512 B and 2 MiB (default: the disk's)"),
+    ("lsecs", "sectors of a track as firmware shows them"),
     ("lun", "logical unit number, up to 16383 (default: the first that is free)"),
     ("max_io_size", "bytes of a command (default 2147483647)"),
     ("max_unmap_size", "bytes of an UNMAP (default 1073741824)"),
@@ -197,6 +264,20 @@ pub const DRIVERS: &[Driver] = &[
         properties: VIRTIO_VGA_PROPERTIES,
         build: display::virtio_vga,
     },
+    Driver {
+        name: "virtio-gpu-device",
+        alias: None,
+        bus: "virtio-bus",
+        description: "virtio graphics card behind a transport of the board",
+        properties: GPU_DEVICE_PROPERTIES,
+        build: display::virtio_gpu_device,
+    },
+    device!("virtio-scsi-device", "virtio SCSI host adapter behind a transport", SCSI_DEVICE_PROPERTIES, scsi),
+    device!("virtio-rng-device", "virtio generator of random numbers behind a transport", RNG_DEVICE_PROPERTIES, rng),
+    device!("virtio-serial-device", "virtio console behind a transport", SERIAL_DEVICE_PROPERTIES, serial),
+    device!("virtio-keyboard-device", "virtio keyboard behind a transport", KEYBOARD_DEVICE_PROPERTIES, keyboard),
+    device!("virtio-mouse-device", "virtio mouse behind a transport", POINTER_DEVICE_PROPERTIES, mouse),
+    device!("virtio-tablet-device", "virtio tablet behind a transport", POINTER_DEVICE_PROPERTIES, tablet),
     driver!("virtio-scsi-pci", Some("virtio-scsi"), Any, "virtio SCSI host adapter", SCSI_PROPERTIES, scsi),
     driver!(
         "virtio-scsi-pci-non-transitional",
@@ -288,7 +369,25 @@ pub fn pci(
     let pci = transport(values, type_name, variant)?;
     values.flag("ioeventfd")?;
     let model = model(values)?;
-    Ok(DeviceKind::Virtio(Box::new(VirtioConfig { type_name, place, pci, vectors, model })))
+    Ok(DeviceKind::Virtio(Box::new(VirtioConfig { type_name, mmio: None, place, pci, vectors, model })))
+}
+
+/// A virtio device behind a transport of the board.
+pub fn mmio(
+    values: &mut Values<'_>,
+    type_name: &'static str,
+    model: impl FnOnce(&mut Values<'_>) -> Result<VirtioModel, CliError>,
+) -> Result<DeviceKind, CliError> {
+    let mmio = Some(MmioPlace { bus: values.text("bus")? });
+    if values.flag("iommu_platform")? == Some(true) {
+        return Err(
+            values.error(format!("Property '{type_name}.iommu_platform' can't be on: the machine has no IOMMU"))
+        );
+    }
+    let pci = PciOptions { features: super::virtio::ring_features(values)?, ..PciOptions::default() };
+    let model = model(values)?;
+    let place = PciPlace::default();
+    Ok(DeviceKind::Virtio(Box::new(VirtioConfig { type_name, mmio, place, pci, vectors: None, model })))
 }
 
 /// A number of 32 bits; all ones stand for none.
@@ -382,7 +481,8 @@ fn scsi_hd(values: &mut Values<'_>, devices: &[DeviceConfig]) -> Result<DeviceKi
         }),
         ..common
     };
-    let disk = DiskUse { removable, ..disk(values, devices, drive)? };
+    let firmware_geometry = firmware_geometry(values)?;
+    let disk = DiskUse { removable, firmware_geometry, ..disk(values, devices, drive)? };
     place(values, ("scsi-hd", disk, unit))
 }
 

@@ -18,6 +18,7 @@
 mod accelerators;
 mod bare_metal;
 mod bitmaps;
+mod boards;
 mod command_line;
 mod commands;
 mod ctl;

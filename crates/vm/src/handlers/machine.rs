@@ -1,6 +1,6 @@
 //! What the machine is.
 
-use ::machine::config::{ChipsetKind, MACHINE_TYPES, MAX_VCPUS};
+use ::machine::config::{ChipsetKind, MACHINE_TYPES};
 use qapi::Error;
 use qapi::control::QueryVersion;
 use qapi::machine::{
@@ -45,11 +45,12 @@ fn machines() -> Vec<MachineInfo> {
         name: machine.name.to_owned(),
         alias: machine.alias.map(str::to_owned),
         is_default: machine.is_default.then_some(true),
-        cpu_max: if machine.chipset == ChipsetKind::Empty { 1 } else { i64::from(MAX_VCPUS) },
-        hotpluggable_cpus: machine.chipset != ChipsetKind::Empty,
+        cpu_max: i64::from(machine.max_cpus()),
+        hotpluggable_cpus: machine.chipset.has_pci() || machine.chipset == ChipsetKind::Isa,
         numa_mem_supported: false,
         deprecated: machine.deprecated,
-        default_cpu_type: (machine.chipset != ChipsetKind::Empty).then(|| "qemu64-x86_64-cpu".to_owned()),
+        default_cpu_type: (machine.chipset != ChipsetKind::Empty)
+            .then(|| format!("{}-x86_64-cpu", machine.default_cpu())),
         default_ram_id: Some(machine.ram_id().to_owned()),
     };
     MACHINE_TYPES.iter().map(machine).collect()

@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use device::DeviceCell;
 use devices_virtio::device::Access;
-use devices_virtio::pci::VirtioPci;
 use display::{Cursor, Screen, Surface};
 
 use super::Gpu;
@@ -12,12 +10,12 @@ use super::protocol::Format;
 use super::state::Scanout;
 
 /// The heads of a card; the first one shows `vga` until the driver has set up a head.
-pub fn screens(card: &DeviceCell<VirtioPci<Gpu>>, vga: Option<&Arc<dyn Screen>>) -> Vec<Arc<dyn Screen>> {
-    let access = VirtioPci::access(card);
-    let outputs = card.lock().model().outputs();
+pub fn screens(access: &Arc<dyn Access<Gpu>>, vga: Option<&Arc<dyn Screen>>) -> Vec<Arc<dyn Screen>> {
+    let mut outputs = 0;
+    access.access(&mut |card, _| outputs = card.outputs());
     let head = |head| {
         let vga = vga.filter(|_| head == 0).cloned();
-        Arc::new(GpuScreen { access: Arc::clone(&access), head, vga }) as Arc<dyn Screen>
+        Arc::new(GpuScreen { access: Arc::clone(access), head, vga }) as Arc<dyn Screen>
     };
     (0..outputs as usize).map(head).collect()
 }

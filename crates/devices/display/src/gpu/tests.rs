@@ -137,7 +137,7 @@ impl Bench {
 
     fn picture(&self, head: usize) -> Surface {
         let mut picture = Surface::new(640, 480);
-        screens(&self.card, None)[head].render(&mut picture);
+        screens(&VirtioPci::access(&self.card), None)[head].render(&mut picture);
         picture
     }
 }
@@ -254,7 +254,7 @@ fn fences_come_back_with_the_answer() {
 #[test]
 fn cursor_is_defined_moved_and_hidden() {
     let mut bench = two_heads();
-    let heads = screens(&bench.card, None);
+    let heads = screens(&VirtioPci::access(&bench.card), None);
     assert_eq!(heads[1].cursor(), None);
     bench.ok(command::RESOURCE_CREATE_2D, &[4, 1, 64, 64]);
     bench.ok(command::RESOURCE_ATTACH_BACKING, &[4, 1, PICTURE as u32, 0, 64 * 64 * 4, 0]);
@@ -281,7 +281,7 @@ fn cursor_is_defined_moved_and_hidden() {
 fn wishes_of_the_host_are_events() {
     let mut bench = two_heads();
     let origin = Origin { id: None, path: String::new(), head: 1 };
-    let console = Console::new(origin, Arc::clone(&screens(&bench.card, None)[1]));
+    let console = Console::new(origin, Arc::clone(&screens(&VirtioPci::access(&bench.card), None)[1]));
     assert!(console.suggest_size(800, 500));
     assert_eq!(bench.config(0), 1);
     assert!(*bench.line.0.lock().expect("line"));
