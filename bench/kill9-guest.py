@@ -23,7 +23,7 @@ def boot(options, image, base):
         [
             options.program, "-machine", "pc", "-accel", "tcg", "-nodefaults", "-display", "none", "-m", "256",
             "-kernel", os.path.join(options.guests, "vmlinuz"), "-initrd", os.path.join(options.guests, "initrd.cpio"),
-            "-append", f"console=ttyS0 quiet ouzel.run=virtio,disk-log ouzel.base={base}", "-serial", "stdio",
+            "-append", f"console=ttyS0 quiet no_timer_check ouzel.run=virtio,disk-log ouzel.base={base}", "-serial", "stdio",
             "-drive", f"if=none,id=d,file={image},format={options.format},cache={options.cache}",
             "-device", "virtio-blk-pci,drive=d",
         ],

@@ -215,8 +215,10 @@ impl Driver for Qcow2 {
     }
 
     fn image_backing(&self) -> Option<ImageBacking> {
-        let header = self.image.header();
-        header.backing_file.map(|file| ImageBacking { file, format: header.backing_format })
+        read(&self.image.header, |header| {
+            let file = header.backing_file.clone()?;
+            Some(ImageBacking { file, format: header.backing_format.clone() })
+        })
     }
 
     fn change_backing(&self, backing: Option<ImageBacking>) -> IoFuture<'_> {

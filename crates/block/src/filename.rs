@@ -1,5 +1,7 @@
 //! File names: protocols, relative names of images, `json:`.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
@@ -32,9 +34,41 @@ pub fn of(node: &Arc<Node>) -> String {
     exact(node).unwrap_or_else(|| format!("json:{}", to_options(node).ordered()))
 }
 
+/// Plain names that are known, by the node's address. The nodes are held, so that no other one comes to be there.
+type Known = HashMap<*const Node, (Arc<Node>, Option<String>)>;
+
+thread_local! {
+    static KNOWN: RefCell<Option<Known>> = const { RefCell::new(None) };
+}
+
+/// Does some work that asks for many names of nodes that do not change meanwhile, as of a long chain: a name depends on
+/// those of all nodes below, and each is made out once.
+pub fn remembering<R>(work: impl FnOnce() -> R) -> R {
+    /// Forgets at the end, also by a panic.
+    struct Forget(Option<Known>);
+    impl Drop for Forget {
+        fn drop(&mut self) {
+            let known = KNOWN.replace(self.0.take());
+            drop(known);
+        }
+    }
+    let _forget = Forget(KNOWN.replace(Some(Known::new())));
+    work()
+}
+
 /// The plain name of a node, if it has one and that opens the same node.
 pub fn exact(node: &Arc<Node>) -> Option<String> {
-    plain(node).filter(|name| !has_other_backing(node, name))
+    let known = KNOWN.with_borrow(|known| Some(known.as_ref()?.get(&Arc::as_ptr(node))?.1.clone()));
+    if let Some(name) = known {
+        return name;
+    }
+    let name = plain(node).filter(|name| !has_other_backing(node, name));
+    KNOWN.with_borrow_mut(|known| {
+        if let Some(known) = known {
+            known.insert(Arc::as_ptr(node), (Arc::clone(node), name.clone()));
+        }
+    });
+    name
 }
 
 /// The plain name of the image of a node, whatever its backing is; empty if it has none.

@@ -179,11 +179,21 @@ impl Graph {
         lock(&self.monitor).clone()
     }
 
-    /// Gives up the monitor's hold of a node, which is closed (`blockdev-del`).
+    /// Gives up the monitor's hold of a node, which is closed.
     ///
     /// # Errors
-    /// If the monitor does not hold it, somebody uses it, or its last writes fail.
+    /// As [`Graph::give_up`], or if its last writes fail.
     pub async fn release(&self, name: &str) -> Result<()> {
+        let node = self.give_up(name)?;
+        self.close(&node).await
+    }
+
+    /// Gives up the monitor's hold of a node (`blockdev-del`). Nobody finds it by its name any more; whoever has given
+    /// it up closes it.
+    ///
+    /// # Errors
+    /// If the monitor does not hold it, or somebody uses it.
+    pub fn give_up(&self, name: &str) -> Result<Arc<Node>> {
         let node = self
             .lookup(name)
             .ok_or_else(|| Error::not_found(format!("Failed to find node with node-name='{name}'")))?;
@@ -201,7 +211,8 @@ impl Graph {
             return Err(Error::busy(text));
         }
         lock(&self.monitor).retain(|known| !Arc::ptr_eq(known, &node));
-        self.close(&node).await
+        self.with_nodes(|nodes| nodes.retain(|(_, known)| !std::ptr::eq(known.as_ptr(), Arc::as_ptr(&node))));
+        Ok(node)
     }
 
     /// Makes a back end known.

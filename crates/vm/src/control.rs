@@ -293,7 +293,7 @@ impl Control {
         Ok(())
     }
 
-    /// Stops the guest if it runs, and says why in the run state.
+    /// Stops the guest if it runs, and says why in the run state. Its disks are flushed meanwhile.
     pub fn stop(&mut self, state: RunState) {
         self.stop_at(state, None);
     }
@@ -318,12 +318,25 @@ impl Control {
         &self.shared.inbox
     }
 
+    /// Stops the guest if it runs, and `done` is told on the control thread when everything is on stable storage, also of
+    /// a guest that stood already.
+    pub fn stop_and_flush(&mut self, state: RunState, done: impl FnOnce() + Send + 'static) {
+        self.halt(state, None);
+        self.storage.flush(done);
+    }
+
     fn stop_at(&mut self, state: RunState, cpu: Option<usize>) {
+        if self.states.is_running() {
+            self.halt(state, cpu);
+            self.storage.flush(|| ());
+        }
+    }
+
+    fn halt(&mut self, state: RunState, cpu: Option<usize>) {
         if !self.states.is_running() {
             return;
         }
         self.machine.stop();
-        self.storage.flush();
         self.change(state);
         self.shared.events.emit(events::Stop);
         log::VM_STATE_NOTIFY.emit(format_args!("running 0 reason {state:?}"));

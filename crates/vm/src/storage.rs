@@ -1,7 +1,8 @@
 //! The block layer of a program: the graph of nodes, back ends of devices, objects that users create, jobs.
 //!
-//! The control thread owns a [`Storage`]. What clients open is waited for elsewhere ([`aside`]); the control thread itself
-//! waits for nodes to close, and at the program's start. Requests of devices run on the reactor of an I/O thread, by
+//! The control thread owns a [`Storage`]. What clients open, close, resize and flush is waited for elsewhere ([`aside`]);
+//! the control thread itself waits at the program's start and end, for requests in flight when the machine is reset or a
+//! device is unplugged, and in transactions. Requests of devices run on the reactor of an I/O thread, by
 //! default one that all disks share.
 
 mod aside;
@@ -305,18 +306,24 @@ impl Storage {
         }
     }
 
-    /// Waits for the requests in flight and brings everything to stable storage. The machine is stopped.
-    pub fn flush(&self) {
-        for backend in self.graph.backends() {
-            let Some(node) = backend.node() else { continue };
-            let flushed = aio::block_on(async {
-                let _drained = self.graph.drain(&node).await;
-                if node.is_read_only() { Ok(()) } else { node.flush().await }
-            });
-            if let Err(error) = flushed {
-                tracing::warn!("flushing '{}': {error}", node.name());
+    /// Waits for the requests in flight and brings everything to stable storage. `done` is told on the control thread;
+    /// the program does not end before.
+    pub fn flush(&self, done: impl FnOnce() + Send + 'static) {
+        let nodes: Vec<_> = self.graph.backends().iter().filter_map(|backend| backend.node()).collect();
+        let graph = Arc::clone(&self.graph);
+        let work = move || {
+            for node in nodes {
+                let flushed = aio::block_on(async {
+                    let _drained = graph.drain(&node).await;
+                    if node.is_read_only() { Ok(()) } else { node.flush().await }
+                });
+                if let Err(error) = flushed {
+                    tracing::warn!("flushing '{}': {error}", node.name());
+                }
             }
-        }
+            Ok(())
+        };
+        self.aside.run_to_the_end(work, |_, _| done());
     }
 
     /// Closes everything: the program ends.
@@ -327,6 +334,7 @@ impl Storage {
             group.lift();
         }
         aio::block_on(self.jobs.cancel_all());
+        self.aside.settle();
         let warn = |name: &str, result: block::Result<()>| {
             if let Err(error) = result {
                 eprintln!("closing '{name}': {error}");

@@ -13,9 +13,8 @@ use super::Table;
 /// The commands of this subject.
 pub fn register(table: &mut Table) {
     table.register_snapshot::<QueryStatus>(|snapshot, _, _| Ok(snapshot.status()));
-    table.register::<Stop>(|control, _, _| {
-        control.stop(RunState::Paused);
-        Ok(())
+    table.register_deferred::<Stop>(|control, _, _, reply| {
+        control.stop_and_flush(RunState::Paused, move || reply.send(Ok(())));
     });
     table.register::<Cont>(|control, _, _| control.resume());
     table.register::<Quit>(|control, _, _| {

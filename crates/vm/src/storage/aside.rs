@@ -1,13 +1,13 @@
 //! Work that waits for images, away from the control thread.
 //!
-//! Opening an image may take as long as a server likes, or a file system that hangs. So a command that opens or reopens
-//! images has two halves on the control thread, and between them a thread of its own waits: its reactor runs the opening
+//! Opening, closing and resizing an image may take as long as a server likes, or a file system that hangs, and so may a
+//! flush. So a command that does such a thing has two halves on the control thread, and between them a thread of its own waits: its reactor runs that work
 //! alone, so that one server that hangs is in nobody's way. The command's session waits for its reply, as clients expect
 //! of the order of their commands; other sessions and the guest go on. The second half looks again at what the first one
 //! has seen: the machine may have changed meanwhile.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use qapi::Error;
 
@@ -23,6 +23,22 @@ const STACK: usize = 8 << 20;
 pub struct Aside {
     owner: OwnerLink,
     waiting: Arc<AtomicUsize>,
+    unfinished: Arc<Unfinished>,
+}
+
+/// How much work runs that has data to bring to its place: the program does not end before that.
+#[derive(Default)]
+struct Unfinished {
+    count: Mutex<usize>,
+    less: Condvar,
+}
+
+impl Unfinished {
+    fn add(&self, change: isize) {
+        let mut count = self.count.lock().unwrap_or_else(PoisonError::into_inner);
+        *count = count.saturating_add_signed(change);
+        self.less.notify_all();
+    }
 }
 
 /// One of those that wait.
@@ -44,7 +60,7 @@ impl Drop for Place {
 impl Aside {
     /// Work whose end is told to `owner`.
     pub fn new(owner: OwnerLink) -> Self {
-        Self { owner, waiting: Arc::default() }
+        Self { owner, waiting: Arc::default(), unfinished: Arc::default() }
     }
 
     /// Does `work` on a thread of its own, and then `finish` on the control thread with what came of it.
@@ -68,6 +84,46 @@ impl Aside {
         if let Err(error) = thread.spawn(run) {
             // Who waits for an answer went with the closure, and is told that it was given up.
             eprintln!("cannot start a thread: {error}");
+        }
+    }
+
+    /// The same for work that must be done before the program ends: closing, flushing. It is never refused: if there is
+    /// no thread for it, the control thread does it.
+    pub fn run_to_the_end<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+        finish: impl FnOnce(&mut Storage, Result<T, Error>) + Send + 'static,
+    ) {
+        let tell = Arc::clone(&self.owner.run);
+        let unfinished = Arc::clone(&self.unfinished);
+        // The thread and, if there is none, this one look for the work here.
+        let task = Arc::new(Mutex::new(Some(move || {
+            let done = work();
+            unfinished.add(-1);
+            tell(Box::new(move |storage| finish(storage, done)));
+        })));
+        self.unfinished.add(1);
+        let take = |task: &Mutex<Option<_>>| task.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(place) = Place::take(&self.waiting) else {
+            return take(&task).into_iter().for_each(|run| run());
+        };
+        let theirs = Arc::clone(&task);
+        let run = move || {
+            take(&theirs).into_iter().for_each(|run| run());
+            drop(place);
+        };
+        let thread = std::thread::Builder::new().name("images".into()).stack_size(STACK);
+        if let Err(error) = thread.spawn(run) {
+            tracing::warn!("cannot start a thread: {error}");
+            take(&task).into_iter().for_each(|run| run());
+        }
+    }
+
+    /// Waits until nothing is left that must be done before the program ends.
+    pub fn settle(&self) {
+        let mut count = self.unfinished.count.lock().unwrap_or_else(PoisonError::into_inner);
+        while *count != 0 {
+            count = self.unfinished.less.wait(count).unwrap_or_else(PoisonError::into_inner);
         }
     }
 }

@@ -191,7 +191,8 @@ impl Storage {
     /// There is no such drive, or something else needs it.
     pub fn delete_drive(&mut self, name: &str) -> Result<(), Error> {
         if self.graph.lookup(name).is_some() {
-            return self.delete_node(name);
+            self.check_deletion(name)?;
+            return aio::block_on(self.graph.release(name)).map_err(client_error);
         }
         let Some(backend) = self.graph.backend(name) else {
             return Err(Error::generic(format!("Device '{name}' not found")));

@@ -1,5 +1,6 @@
 //! What monitors are told of back ends, nodes and images.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use block::backend::{ErrorPolicy, IoStatus};
@@ -20,7 +21,10 @@ impl Storage {
     /// # Errors
     /// An image's size can't be had.
     pub fn backend_infos(&self) -> Result<Vec<BlockInfo>, Error> {
-        self.visible_backends().iter().map(backend_info).collect()
+        let mut images = Images::default();
+        filename::remembering(|| {
+            self.visible_backends().iter().map(|backend| backend_info(backend, &mut images)).collect()
+        })
     }
 
     /// `query-named-block-nodes`: the newest first.
@@ -35,14 +39,30 @@ impl Storage {
                 backends.iter().find(|backend| backend.node().is_some_and(|medium| Arc::ptr_eq(&medium, node)));
             backend.and_then(|backend| backend.throttle())
         };
+        let mut images = Images::default();
         let with_limits = |node: &Arc<Node>| {
-            let mut info = device_info(node, None, flat)?;
+            let mut info = device_info(node, None, flat, &mut images)?;
             if let Some(group) = group(node) {
                 add_limits(&mut info, &group);
             }
             Ok(info)
         };
-        self.graph.nodes().iter().rev().map(with_limits).collect()
+        filename::remembering(|| self.graph.nodes().iter().rev().map(with_limits).collect())
+    }
+}
+
+/// What was made out in a command about images, each without those below: the same ones are below many nodes.
+#[derive(Default)]
+struct Images(HashMap<*const Node, (Arc<Node>, ImageInfo)>);
+
+impl Images {
+    fn of(&mut self, node: &Arc<Node>) -> Result<ImageInfo, Error> {
+        if let Some((_, known)) = self.0.get(&Arc::as_ptr(node)) {
+            return Ok(known.clone());
+        }
+        let info = image_info(node)?;
+        self.0.insert(Arc::as_ptr(node), (Arc::clone(node), info.clone()));
+        Ok(info)
     }
 }
 
@@ -60,7 +80,7 @@ pub(super) fn io_status(status: IoStatus) -> BlockDeviceIoStatus {
     }
 }
 
-fn backend_info(backend: &Arc<Backend>) -> Result<BlockInfo, Error> {
+fn backend_info(backend: &Arc<Backend>, images: &mut Images) -> Result<BlockInfo, Error> {
     let device = backend.device();
     let (on_read, on_write) = backend.error_policies();
     let can_stop = on_read == ErrorPolicy::Stop || matches!(on_write, ErrorPolicy::Stop | ErrorPolicy::Enospc);
@@ -72,7 +92,7 @@ fn backend_info(backend: &Arc<Backend>) -> Result<BlockInfo, Error> {
         // What has no device could get one with removable media.
         removable: device.as_ref().is_none_or(|device| device.is_removable()),
         locked: device.as_ref().is_some_and(|device| device.is_locked()),
-        inserted: backend.node().map(|node| device_info(&explicit(node), Some(backend), false)).transpose()?,
+        inserted: backend.node().map(|node| device_info(&explicit(node), Some(backend), false, images)).transpose()?,
         tray_open: device.filter(|device| device.has_tray()).map(|device| device.is_tray_open()),
         io_status,
     })
@@ -86,11 +106,16 @@ pub fn explicit(mut node: Arc<Node>) -> Arc<Node> {
     node
 }
 
-fn device_info(node: &Arc<Node>, backend: Option<&Backend>, flat: bool) -> Result<BlockDeviceInfo, Error> {
+fn device_info(
+    node: &Arc<Node>,
+    backend: Option<&Backend>,
+    flat: bool,
+    known: &mut Images,
+) -> Result<BlockDeviceInfo, Error> {
     let config = node.config();
     let backing = node.backing().map(|child| child.node());
-    let mut image = image_info(node)?;
-    let depth = if flat { 0 } else { add_chain(node, backend.is_some(), &mut image)? };
+    let mut image = known.of(node)?;
+    let depth = if flat { 0 } else { add_chain(node, backend.is_some(), &mut image, known)? };
     let mut info = BlockDeviceInfo {
         file: image.filename.clone(),
         node_name: Some(node.name().to_owned()),
@@ -163,13 +188,13 @@ fn add_limits(info: &mut BlockDeviceInfo, group: &block::throttle::Group) {
 }
 
 /// Appends the images below and says how many there are.
-fn add_chain(node: &Arc<Node>, of_backend: bool, image: &mut ImageInfo) -> Result<i64, Error> {
+fn add_chain(node: &Arc<Node>, of_backend: bool, image: &mut ImageInfo, known: &mut Images) -> Result<i64, Error> {
     let mut images = Vec::new();
     let mut next = below(node);
     while let Some(node) = next {
         // What jobs have put in is told of nodes only.
         let node = if of_backend { explicit(node) } else { node };
-        images.push(image_info(&node)?);
+        images.push(known.of(&node)?);
         next = below(&node);
     }
     let depth = i64::try_from(images.len()).unwrap_or(i64::MAX);

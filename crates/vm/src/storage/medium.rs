@@ -125,34 +125,56 @@ impl Storage {
         }
     }
 
-    /// `blockdev-remove-medium`.
-    ///
-    /// # Errors
-    /// There is no such device, its tray is closed, or the last writes fail.
-    pub fn remove_medium(&mut self, drive: Drive<'_>) -> Result<(), Error> {
+    /// `blockdev-remove-medium`. `done` is told on the control thread when the medium is closed.
+    pub fn remove_medium(
+        &mut self,
+        drive: Drive<'_>,
+        done: impl FnOnce(&mut Storage, Result<(), Error>) + Send + 'static,
+    ) {
+        let planned = self.plan_removal(drive);
+        let graph = Arc::clone(&self.graph);
+        let work = move || {
+            let Some(backend) = planned? else { return Ok(None) };
+            let removed = aio::block_on(backend.remove(&graph)).map_err(client_error);
+            Ok(Some((backend, removed)))
+        };
+        self.aside.run_to_the_end(work, |storage, removed| {
+            let removed = removed.and_then(|removed| {
+                let Some((backend, removed)) = removed else { return Ok(()) };
+                match backend.device().filter(|_| backend.root().is_none()) {
+                    Some(device) if !device.has_tray() => storage.move_tray(&backend, false),
+                    // The tray does not move, but there is nothing in it any more.
+                    Some(device) => device.resized(),
+                    None => {}
+                }
+                removed
+            });
+            done(storage, removed);
+        });
+    }
+
+    /// The back end that loses its medium; `None` if it has none.
+    fn plan_removal(&mut self, drive: Drive<'_>) -> Result<Option<Arc<Backend>>, Error> {
         let backend = self.drive(drive)?;
         let closed = || Error::generic(format!("Tray of device '{}' is not open", drive.name()));
         Self::check_exchange(&backend, closed, || drive.error("is not removable"))?;
-        let Some(node) = backend.node() else { return Ok(()) };
+        let Some(node) = backend.node() else { return Ok(None) };
         self.check_unblocked(&node)?;
         self.end_exports_of(&backend);
-        let removed = aio::block_on(backend.remove(&self.graph)).map_err(client_error);
-        match backend.device() {
-            Some(device) if !device.has_tray() => self.move_tray(&backend, false),
-            // The tray does not move, but there is nothing in it any more.
-            Some(device) => device.resized(),
-            None => {}
-        }
-        removed
+        Ok(Some(backend))
     }
 
-    /// `eject`.
-    ///
-    /// # Errors
-    /// The tray can't be opened now, or the medium can't be removed.
-    pub fn eject(&mut self, drive: Drive<'_>, force: bool) -> Result<(), Error> {
-        self.require_tray(drive, force)?;
-        self.remove_medium(drive)
+    /// `eject`. `done` is told on the control thread.
+    pub fn eject(
+        &mut self,
+        drive: Drive<'_>,
+        force: bool,
+        done: impl FnOnce(&mut Storage, Result<(), Error>) + Send + 'static,
+    ) {
+        match self.require_tray(drive, force) {
+            Ok(()) => self.remove_medium(drive, done),
+            Err(error) => done(self, Err(error)),
+        }
     }
 
     fn require_tray(&self, drive: Drive<'_>, force: bool) -> Result<(), Error> {
@@ -212,9 +234,9 @@ impl Storage {
         let planned = self.plan_medium(&command);
         let graph = Arc::clone(&self.graph);
         let work = move || planned.and_then(|(options, config)| open(&graph, options, config));
-        self.aside.run(work, move |storage, opened| {
-            let changed = opened.and_then(|node| storage.exchange(&command, &node));
-            done(storage, changed);
+        self.aside.run(work, move |storage, opened| match opened {
+            Ok(node) => storage.exchange(command, node, done),
+            Err(error) => done(storage, Err(error)),
         });
     }
 
@@ -235,18 +257,28 @@ impl Storage {
     }
 
     /// Puts a medium that is open now in the place of the old one.
-    fn exchange(&mut self, command: &BlockdevChangeMedium, node: &Arc<Node>) -> Result<(), Error> {
-        let drive = Drive { device: command.device.as_deref(), id: command.id.as_deref() };
-        warn_of_guess(node);
-        let exchanged = self.drive(drive).and_then(|backend| {
-            self.require_tray(drive, command.force.unwrap_or(false))?;
-            self.remove_medium(drive)?;
-            self.insert_node(&backend, node)
-        });
-        if let Err(error) = exchanged {
-            self.discard(node);
-            return Err(error);
+    fn exchange(
+        &mut self,
+        command: BlockdevChangeMedium,
+        node: Arc<Node>,
+        done: impl FnOnce(&mut Storage, Result<(), Error>) + Send + 'static,
+    ) {
+        fn drive(command: &BlockdevChangeMedium) -> Drive<'_> {
+            Drive { device: command.device.as_deref(), id: command.id.as_deref() }
         }
-        self.close_tray(drive)
+        warn_of_guess(&node);
+        let force = command.force.unwrap_or(false);
+        let given = command.clone();
+        self.eject(drive(&given), force, move |storage, removed| {
+            let drive = drive(&command);
+            let inserted = removed.and_then(|()| storage.drive(drive));
+            let inserted = inserted.and_then(|backend| storage.insert_node(&backend, &node));
+            if let Err(error) = inserted {
+                storage.discard(&node);
+                return done(storage, Err(error));
+            }
+            let closed = storage.close_tray(drive);
+            done(storage, closed);
+        });
     }
 }

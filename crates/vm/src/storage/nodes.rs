@@ -3,7 +3,7 @@
 use std::sync::{Arc, PoisonError};
 
 use block::image::ImageBacking;
-use block::{Backend, Defaults, Graph, Node, NodeConfig, OpenFlags, Permissions, Preallocation, Role};
+use block::{Backend, Child, Defaults, Graph, Node, NodeConfig, OpenFlags, Permissions, Preallocation, Role};
 use block_jobs::chain;
 use qapi::Error;
 use qapi::block::events::BlockWriteThreshold;
@@ -150,22 +150,35 @@ impl Storage {
         Ok(())
     }
 
-    /// `blockdev-del`.
-    ///
-    /// # Errors
-    /// There is no such node, or it can't be deleted.
-    pub fn delete_node(&self, name: &str) -> Result<(), Error> {
-        if let Some(node) = self.graph.lookup(name) {
-            self.check_no_backing(&node)?;
-            self.check_unblocked(&node)?;
-            if node.has_outside_parent() {
-                return Err(Error::generic(format!("Node {name} is in use")));
-            }
-            if !node.parents().is_empty() {
-                return Err(Error::generic(format!("Block device {name} is in use")));
-            }
+    /// `blockdev-del`. The name is free at once; `done` is told on the control thread when the node is closed.
+    pub fn delete_node(&self, name: &str, done: impl FnOnce(&mut Storage, Result<(), Error>) + Send + 'static) {
+        let given_up = self.check_deletion(name).and_then(|()| self.graph.give_up(name).map_err(client_error));
+        self.close_aside(given_up, done);
+    }
+
+    /// Whether a node can be deleted, as far as its users go.
+    pub(super) fn check_deletion(&self, name: &str) -> Result<(), Error> {
+        let Some(node) = self.graph.lookup(name) else { return Ok(()) };
+        self.check_no_backing(&node)?;
+        self.check_unblocked(&node)?;
+        if node.has_outside_parent() {
+            return Err(Error::generic(format!("Node {name} is in use")));
         }
-        aio::block_on(self.graph.release(name)).map_err(client_error)
+        if !node.parents().is_empty() {
+            return Err(Error::generic(format!("Block device {name} is in use")));
+        }
+        Ok(())
+    }
+
+    /// Closes a node that was given up, or tells at once why it was not.
+    fn close_aside(
+        &self,
+        given_up: Result<Arc<Node>, Error>,
+        done: impl FnOnce(&mut Storage, Result<(), Error>) + Send + 'static,
+    ) {
+        let graph = Arc::clone(&self.graph);
+        let close = move || aio::block_on(graph.close(&given_up?)).map_err(client_error);
+        self.aside.run_to_the_end(close, done);
     }
 
     /// Whether a node is no backing: what is below an overlay does not change for clients.
@@ -185,38 +198,74 @@ impl Storage {
         super::device_of(&self.graph, node.name()).unwrap_or_else(|| node.name().to_owned())
     }
 
-    /// `x-blockdev-del`: by node, or by the back end that `blockdev-add` has made.
-    ///
-    /// # Errors
-    /// As [`Storage::delete_node`].
-    pub fn delete_backend_or_node(&self, id: Option<&str>, node_name: Option<&str>) -> Result<(), Error> {
-        match (id, node_name) {
-            (Some(_), Some(_)) => Err(Error::generic("Only one of id and node-name must be specified")),
-            (None, None) => Err(Error::generic("No block device specified")),
-            (None, Some(name)) if self.graph.lookup(name).is_none() => {
-                Err(Error::generic(format!("Cannot find node {name}")))
-            }
-            (None, Some(name)) => self.delete_node(name),
-            (Some(id), None) => {
-                let not_found = || Error::generic(format!("Cannot find block backend {id}"));
-                let backend = self.graph.backend(id).ok_or_else(not_found)?;
-                if self.is_drive(id) {
-                    return Err(Error::generic("Deleting block backend added with drive-add is not supported"));
-                }
-                if backend.device().is_some() {
-                    return Err(Error::generic(format!("Block backend {id} is in use")));
-                }
-                self.graph.remove_backend(&backend);
-                aio::block_on(backend.remove(&self.graph)).map_err(client_error)
-            }
+    /// `x-blockdev-del`: by node, or by the back end that `blockdev-add` has made. `done` is told on the control thread.
+    pub fn delete_backend_or_node(
+        &self,
+        id: Option<&str>,
+        node_name: Option<&str>,
+        done: impl FnOnce(&mut Storage, Result<(), Error>) + Send + 'static,
+    ) {
+        if let (None, Some(name)) = (id, node_name)
+            && self.graph.lookup(name).is_some()
+        {
+            return self.delete_node(name, done);
         }
+        let given_up = self.give_up_backend(id, node_name);
+        let graph = Arc::clone(&self.graph);
+        let close = move || aio::block_on(given_up?.remove(&graph)).map_err(client_error);
+        self.aside.run_to_the_end(close, done);
     }
 
-    /// `block_resize`.
-    ///
-    /// # Errors
-    /// The size is negative, somebody stands against it, or the driver can't do it.
-    pub fn resize(&self, node: &Arc<Node>, size: i64) -> Result<(), Error> {
+    fn give_up_backend(&self, id: Option<&str>, node_name: Option<&str>) -> Result<Arc<Backend>, Error> {
+        let id = match (id, node_name) {
+            (Some(_), Some(_)) => return Err(Error::generic("Only one of id and node-name must be specified")),
+            (None, None) => return Err(Error::generic("No block device specified")),
+            (None, Some(name)) => return Err(Error::generic(format!("Cannot find node {name}"))),
+            (Some(id), None) => id,
+        };
+        let not_found = || Error::generic(format!("Cannot find block backend {id}"));
+        let backend = self.graph.backend(id).ok_or_else(not_found)?;
+        if self.is_drive(id) {
+            return Err(Error::generic("Deleting block backend added with drive-add is not supported"));
+        }
+        if backend.device().is_some() {
+            return Err(Error::generic(format!("Block backend {id} is in use")));
+        }
+        self.graph.remove_backend(&backend);
+        Ok(backend)
+    }
+
+    /// `block_resize`. `done` is told on the control thread.
+    pub fn resize(
+        &self,
+        node: Result<Arc<Node>, Error>,
+        size: i64,
+        done: impl FnOnce(&mut Storage, Result<(), Error>) + Send + 'static,
+    ) {
+        let planned = node.and_then(|node| Ok((self.plan_resize(&node, size)?, node)));
+        let graph = Arc::clone(&self.graph);
+        let work = move || {
+            let ((root, size), node) = planned?;
+            let resized = aio::block_on(async {
+                let _drained = graph.drain(&node).await;
+                root.truncate(size, false, Preallocation::Off).await
+            });
+            let detached = aio::block_on(graph.detach(&root));
+            resized.and(detached).map(|()| node).map_err(|error| {
+                if error.is_unsupported() {
+                    return Error::generic("Image format driver does not support resize");
+                }
+                client_error(error)
+            })
+        };
+        self.aside.run_to_the_end(work, |storage, resized| {
+            let told = resized.map(|node| storage.tell_of_new_size(&node));
+            done(storage, told);
+        });
+    }
+
+    /// The edge that holds a node while it gets another size, and that size.
+    fn plan_resize(&self, node: &Arc<Node>, size: i64) -> Result<(Arc<Child>, u64), Error> {
         let size = u64::try_from(size).map_err(|_| Error::expects("size", "a >0 size"))?;
         if node.is_read_only() {
             return Err(Error::generic("Image is read-only"));
@@ -226,18 +275,10 @@ impl Storage {
             return Err(Error::generic(format!("Device '{name}' is in use")));
         }
         let root = self.graph.attach_root(node, "block_resize", Permissions::RESIZE, Permissions::ALL);
-        let root = root.map_err(client_error)?;
-        let resized = aio::block_on(async {
-            let _drained = self.graph.drain(node).await;
-            root.truncate(size, false, Preallocation::Off).await
-        });
-        let detached = aio::block_on(self.graph.detach(&root));
-        resized.and(detached).map_err(|error| {
-            if error.is_unsupported() {
-                return Error::generic("Image format driver does not support resize");
-            }
-            client_error(error)
-        })?;
+        Ok((root.map_err(client_error)?, size))
+    }
+
+    fn tell_of_new_size(&self, node: &Arc<Node>) {
         for backend in self.graph.backends() {
             if backend.node().is_some_and(|other| Arc::ptr_eq(&other, node))
                 && let Some(device) = backend.device()
@@ -245,7 +286,6 @@ impl Storage {
                 device.resized();
             }
         }
-        Ok(())
     }
 
     /// `block-set-write-threshold`.

@@ -18,8 +18,9 @@ fn drive<'a>(device: &'a Option<String>, id: &'a Option<String>) -> Drive<'a> {
 
 /// The commands of this subject.
 pub fn register<C: StorageOwner, S: 'static>(table: &mut CommandTable<C, S>) {
-    table.register::<Eject>(|control, _, command| {
-        control.storage().eject(drive(&command.device, &command.id), command.force.unwrap_or(false))
+    table.register_deferred::<Eject>(|control, _, command, reply| {
+        let (drive, force) = (drive(&command.device, &command.id), command.force.unwrap_or(false));
+        control.storage().eject(drive, force, move |_, ejected| reply.send(ejected));
     });
     table.register::<BlockdevOpenTray>(|control, _, command| {
         control.storage().open_tray(drive(&command.device, &command.id), command.force.unwrap_or(false))
@@ -27,11 +28,11 @@ pub fn register<C: StorageOwner, S: 'static>(table: &mut CommandTable<C, S>) {
     table.register::<BlockdevCloseTray>(|control, _, command| {
         control.storage().close_tray(drive(&command.device, &command.id))
     });
-    table.register::<BlockdevRemoveMedium>(|control, _, command| {
-        control.storage().remove_medium(drive(&None, &Some(command.id)))
+    table.register_deferred::<BlockdevRemoveMedium>(|control, _, command, reply| {
+        control.storage().remove_medium(drive(&None, &Some(command.id)), move |_, removed| reply.send(removed));
     });
-    table.register::<XBlockdevRemoveMedium>(|control, _, command| {
-        control.storage().remove_medium(drive(&command.device, &command.id))
+    table.register_deferred::<XBlockdevRemoveMedium>(|control, _, command, reply| {
+        control.storage().remove_medium(drive(&command.device, &command.id), move |_, removed| reply.send(removed));
     });
     table.register::<BlockdevInsertMedium>(|control, _, command| {
         control.storage().insert_medium(drive(&None, &Some(command.id)), &command.node_name)

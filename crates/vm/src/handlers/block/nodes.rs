@@ -19,9 +19,12 @@ pub fn register<C: StorageOwner, S: 'static>(table: &mut CommandTable<C, S>) {
     });
     table.register::<XDebugQueryBlockGraph>(|control, _, _| Ok(control.storage().block_graph()));
     table.register::<XBlockdevSetIothread>(|control, _, command| control.storage().set_io_thread(&command));
-    table.register::<BlockdevDel>(|control, _, command| control.storage().delete_node(&command.node_name));
-    table.register::<XBlockdevDel>(|control, _, command| {
-        control.storage().delete_backend_or_node(command.id.as_deref(), command.node_name.as_deref())
+    table.register_deferred::<BlockdevDel>(|control, _, command, reply| {
+        control.storage().delete_node(&command.node_name, move |_, deleted| reply.send(deleted));
+    });
+    table.register_deferred::<XBlockdevDel>(|control, _, command, reply| {
+        let done = move |_: &mut Storage, deleted| reply.send(deleted);
+        control.storage().delete_backend_or_node(command.id.as_deref(), command.node_name.as_deref(), done);
     });
     table.register::<XBlockdevChange>(|control, _, command| control.storage().change_children(&command));
     table.register_deferred::<BlockdevReopen>(|control, _, command, reply| {
@@ -30,10 +33,10 @@ pub fn register<C: StorageOwner, S: 'static>(table: &mut CommandTable<C, S>) {
     table.register_deferred::<XBlockdevReopen>(|control, _, command, reply| {
         control.storage().reopen(&[command.options], move |_, done| reply.send(done));
     });
-    table.register::<BlockResize>(|control, _, command| {
+    table.register_deferred::<BlockResize>(|control, _, command, reply| {
         let storage = control.storage();
-        let node = storage.node_by(command.device.as_deref(), command.node_name.as_deref())?;
-        storage.resize(&node, command.size)
+        let node = storage.node_by(command.device.as_deref(), command.node_name.as_deref());
+        storage.resize(node, command.size, move |_, resized| reply.send(resized));
     });
     table.register::<BlockSetWriteThreshold>(|control, _, command| {
         control.storage().set_write_threshold(&command.node_name, command.write_threshold)

@@ -1,0 +1,312 @@
+//! Images whose server stops answering: closing, resizing and flushing them keeps one session waiting and nobody else,
+//! and a processor that has started an IDE request goes on.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Condvar, Mutex};
+
+use serde_json::{Value, json};
+
+use crate::support::{Directory, Machine, PATIENCE, Reply, Session, Setup, guest, qcow2_header_v3, text};
+
+/// What the test and the server's threads share.
+struct Shared {
+    image: Mutex<Vec<u8>>,
+    mute: Mutex<bool>,
+    changed: Condvar,
+}
+
+/// An NBD server (old style) of one image, which falls mute when it is told to.
+struct Server {
+    directory: Directory,
+    shared: Arc<Shared>,
+    /// The types of requests that came while it was mute.
+    waiting: Receiver<u16>,
+}
+
+impl Server {
+    fn new(image: Vec<u8>) -> Self {
+        let directory = Directory::new();
+        let listener = UnixListener::bind(directory.join("nbd")).expect("a socket");
+        let shared = Arc::new(Shared { image: Mutex::new(image), mute: Mutex::new(false), changed: Condvar::new() });
+        let (tell, waiting) = channel();
+        let for_thread = Arc::clone(&shared);
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let (shared, tell) = (Arc::clone(&for_thread), tell.clone());
+                std::thread::spawn(move || serve(stream, &shared, &tell));
+            }
+        });
+        Self { directory, shared, waiting }
+    }
+
+    /// A version 3 qcow2 image of 1 MiB, with room in its file.
+    fn of_qcow2() -> Self {
+        let mut image = qcow2_header_v3();
+        image.resize(4 << 20, 0);
+        Self::new(image)
+    }
+
+    fn socket(&self) -> String {
+        text(&self.directory.join("nbd")).to_owned()
+    }
+
+    fn node(&self, name: &str) -> Value {
+        json!({"driver": "nbd", "node-name": name, "server": {"type": "unix", "path": self.socket()}})
+    }
+
+    fn set_mute(&self, mute: bool) {
+        *self.shared.mute.lock().expect("a flag") = mute;
+        self.shared.changed.notify_all();
+    }
+
+    /// The type of the next request that gets no answer.
+    fn next_unanswered(&self) -> u16 {
+        self.waiting.recv_timeout(PATIENCE).expect("a request")
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.set_mute(false);
+    }
+}
+
+fn serve(mut stream: UnixStream, shared: &Shared, tell: &Sender<u16>) {
+    let mut hello = b"NBDMAGIC\x00\x00\x42\x02\x81\x86\x12\x53".to_vec();
+    hello.extend((shared.image.lock().expect("an image").len() as u64).to_be_bytes());
+    // There are flags, and it takes flushes.
+    hello.extend([0, 0, 0, 5]);
+    hello.extend([0; 124]);
+    if stream.write_all(&hello).is_err() {
+        return;
+    }
+    let mut request = [0; 28];
+    while stream.read_exact(&mut request).is_ok() {
+        let kind = u16::from_be_bytes([request[6], request[7]]);
+        let number = |at: usize| u64::from_be_bytes(request[at..at + 8].try_into().expect("eight bytes"));
+        let (offset, len) = (number(16) as usize, (number(20) & 0xffff_ffff) as usize);
+        let mut data = vec![0; if kind == 1 { len } else { 0 }];
+        if kind == 2 || stream.read_exact(&mut data).is_err() {
+            return;
+        }
+        let mut mute = shared.mute.lock().expect("a flag");
+        if *mute {
+            let _ = tell.send(kind);
+        }
+        while *mute {
+            mute = shared.changed.wait(mute).expect("a flag");
+        }
+        drop(mute);
+        let mut image = shared.image.lock().expect("an image");
+        let mut reply = 0x6744_6698_u32.to_be_bytes().to_vec();
+        reply.extend([0; 4]);
+        reply.extend(&request[8..16]);
+        match kind {
+            0 => reply.extend(&image[offset..offset + len]),
+            1 => image[offset..offset + len].copy_from_slice(&data),
+            _ => {}
+        }
+        drop(image);
+        if stream.write_all(&reply).is_err() {
+            return;
+        }
+    }
+}
+
+/// A machine with a drive for removable media, and two sessions.
+struct Bench {
+    machine: Machine,
+    waits: Session,
+    other: Session,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let arguments = ["-S", "-m", "64", "-drive", "if=none,id=cd", "-device", "ide-cd,drive=cd,id=cd0"];
+        Self::of(Setup::new().args(arguments))
+    }
+
+    fn of(setup: Setup) -> Self {
+        let mut machine = setup.monitors(2).start();
+        let (waits, other) = (machine.connect(0), machine.connect(1));
+        Self { machine, waits, other }
+    }
+
+    fn begin(&mut self, command: &str, arguments: &Value) {
+        self.waits.send(format!("{}\n", json!({"execute": command, "arguments": arguments, "id": "slow"})));
+    }
+
+    /// The other session changes what it likes, the guest starts.
+    fn others_go_on(&mut self) {
+        self.other.run("cont", json!({}));
+        self.other.run("blockdev-add", json!({"driver": "null-co", "node-name": "quick", "size": 4096}));
+        self.other.run("blockdev-del", json!({"node-name": "quick"}));
+        assert_eq!(self.other.status(), "running");
+    }
+
+    /// The waiting session's command has succeeded.
+    fn end(&mut self) {
+        match self.waits.reply_to(&json!("slow")) {
+            Reply::Value(_) => {}
+            Reply::Error(class, text) => panic!("{class}: {text}"),
+        }
+    }
+
+    /// A bitmap that is stored when the image is closed.
+    fn add_bitmap(&mut self, node: &str) {
+        self.other.run("block-dirty-bitmap-add", json!({"node": node, "name": "b", "persistent": true}));
+    }
+}
+
+#[test]
+fn node_that_is_deleted_has_no_name_any_more_while_its_server_is_mute() {
+    let (mut bench, server) = (Bench::new(), Server::of_qcow2());
+    bench.other.run("blockdev-add", json!({"driver": "qcow2", "node-name": "a", "file": server.node("below")}));
+    bench.add_bitmap("a");
+    server.set_mute(true);
+    bench.begin("blockdev-del", &json!({"node-name": "a"}));
+    server.next_unanswered();
+    bench.others_go_on();
+    let error = bench.other.generic_error("blockdev-del", json!({"node-name": "a"}));
+    assert_eq!(error, "Failed to find node with node-name='a'");
+    let nodes = bench.other.query("query-named-block-nodes");
+    assert!(nodes.as_array().expect("a list").iter().all(|node| node["node-name"] != "a"), "{nodes}");
+    bench.other.run("blockdev-add", json!({"driver": "null-co", "node-name": "a", "size": 4096}));
+    server.set_mute(false);
+    bench.end();
+    bench.other.run("blockdev-del", json!({"node-name": "a"}));
+    assert_eq!(bench.other.query("query-named-block-nodes"), json!([]));
+}
+
+#[test]
+fn program_ends_when_a_deleted_node_has_written_its_last() {
+    let (mut bench, server) = (Bench::new(), Server::of_qcow2());
+    bench.other.run("blockdev-add", json!({"driver": "qcow2", "node-name": "a", "file": server.node("below")}));
+    bench.add_bitmap("a");
+    server.set_mute(true);
+    bench.begin("blockdev-del", &json!({"node-name": "a"}));
+    server.next_unanswered();
+    bench.other.run("quit", json!({}));
+    server.set_mute(false);
+    assert!(bench.machine.wait_exit(PATIENCE).success());
+    let image = server.shared.image.lock().expect("an image");
+    let extensions = &image[104..512];
+    assert!(extensions.windows(4).any(|magic| magic == [0x23, 0x85, 0x28, 0x75]), "the bitmap is stored");
+}
+
+#[test]
+fn medium_of_a_mute_server_goes_while_others_work() {
+    for command in ["eject", "blockdev-change-medium"] {
+        let (mut bench, server) = (Bench::new(), Server::of_qcow2());
+        let medium = format!("nbd+unix:///?socket={}", server.socket());
+        let change = json!({"id": "cd0", "filename": medium, "format": "qcow2", "read-only-mode": "read-write"});
+        bench.other.run("blockdev-change-medium", change);
+        bench.add_bitmap("cd");
+        server.set_mute(true);
+        let next = bench.machine.path("next.iso");
+        std::fs::write(&next, [0; 4096]).expect("a file");
+        let arguments = match command {
+            "eject" => json!({"device": "cd", "force": true}),
+            _ => json!({"id": "cd0", "filename": next, "format": "raw", "force": true, "read-only-mode": "read-only"}),
+        };
+        bench.begin(command, &arguments);
+        server.next_unanswered();
+        bench.others_go_on();
+        server.set_mute(false);
+        bench.end();
+        let drive = &bench.other.query("query-block")[0];
+        match command {
+            "eject" => assert!(drive.get("inserted").is_none(), "{drive}"),
+            _ => assert_eq!(drive["inserted"]["file"], json!(next), "{drive}"),
+        }
+    }
+}
+
+#[test]
+fn image_of_a_mute_server_gets_its_size_when_it_answers() {
+    let (mut bench, server) = (Bench::new(), Server::of_qcow2());
+    bench.other.run("blockdev-add", json!({"driver": "qcow2", "node-name": "a", "file": server.node("below")}));
+    server.set_mute(true);
+    bench.begin("block_resize", &json!({"node-name": "a", "size": 2 << 20}));
+    server.next_unanswered();
+    bench.others_go_on();
+    let error = bench.other.generic_error("blockdev-del", json!({"node-name": "a"}));
+    assert!(error.contains("in use") || error.contains("busy"), "{error}");
+    server.set_mute(false);
+    bench.end();
+    let nodes = bench.other.query("query-named-block-nodes");
+    let size = nodes.as_array().expect("a list").iter().find(|node| node["node-name"] == "a");
+    assert_eq!(size.expect("the node")["image"]["virtual-size"], 2 << 20);
+    bench.other.run("blockdev-del", json!({"node-name": "a"}));
+}
+
+/// A machine that runs, with an IDE disk on the server's image; the test is its guest.
+fn with_ide_disk(server: &Server) -> (Bench, BufReader<UnixStream>) {
+    let drive = format!("if=none,id=d,file=nbd+unix:///?socket={},format=raw", server.socket());
+    let bench = Bench::of(guest::setup().args(["-drive", &drive, "-device", "ide-hd,drive=d"]));
+    let stream = UnixStream::connect(bench.machine.path("qtest")).expect("the qtest server");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    (bench, BufReader::new(stream))
+}
+
+fn qtest(stream: &mut BufReader<UnixStream>, command: &str) -> String {
+    stream.get_mut().write_all(format!("{command}\n").as_bytes()).expect("the server takes commands");
+    loop {
+        let mut line = String::new();
+        stream.read_line(&mut line).expect("an answer");
+        if let Some(value) = line.trim_end().strip_prefix("OK") {
+            return value.trim().to_owned();
+        }
+    }
+}
+
+/// Starts to write (0x30) or read (0x20) the first sector.
+fn start_ide(stream: &mut BufReader<UnixStream>, command: u8) {
+    for (port, value) in [(0x1f6, 0xe0), (0x1f2, 1), (0x1f3, 0), (0x1f4, 0), (0x1f5, 0), (0x1f7, u16::from(command))] {
+        qtest(stream, &format!("outb {port:#x} {value:#x}"));
+    }
+    if command == 0x30 {
+        for _ in 0..256 {
+            qtest(stream, "outw 0x1f0 0x5a5a");
+        }
+    }
+}
+
+fn ide_status(stream: &mut BufReader<UnixStream>) -> u8 {
+    u8::from_str_radix(qtest(stream, "inb 0x1f7").trim_start_matches("0x"), 16).expect("a number")
+}
+
+#[test]
+fn processor_goes_on_while_an_ide_disk_reads_from_a_mute_server() {
+    let server = Server::new(vec![0x77; 1 << 20]);
+    let (mut bench, mut ports) = with_ide_disk(&server);
+    server.set_mute(true);
+    start_ide(&mut ports, 0x20);
+    assert_eq!(server.next_unanswered(), 0, "the read is with the server");
+    assert_eq!(ide_status(&mut ports) & 0x88, 0x80, "busy, no data");
+    bench.other.run("blockdev-add", json!({"driver": "null-co", "node-name": "quick", "size": 4096}));
+    assert_eq!(bench.other.status(), "running");
+    server.set_mute(false);
+    bench.machine.wait_for("the data", PATIENCE, |_| (ide_status(&mut ports) & 0x88 == 0x08).then_some(()));
+    assert_eq!(qtest(&mut ports, "inw 0x1f0"), "0x7777");
+}
+
+#[test]
+fn stop_answers_when_the_disks_are_flushed_and_keeps_only_its_session_waiting() {
+    let server = Server::new(vec![0; 1 << 20]);
+    let (mut bench, mut ports) = with_ide_disk(&server);
+    start_ide(&mut ports, 0x30);
+    bench.machine.wait_for("the end of the write", PATIENCE, |_| (ide_status(&mut ports) & 0x88 == 0).then_some(()));
+    server.set_mute(true);
+    bench.begin("stop", &json!({}));
+    assert_eq!(server.next_unanswered(), 3, "a flush");
+    assert_eq!(bench.other.status(), "paused");
+    bench.other.run("blockdev-add", json!({"driver": "null-co", "node-name": "quick", "size": 4096}));
+    bench.other.run("cont", json!({}));
+    assert_eq!(bench.other.status(), "running");
+    server.set_mute(false);
+    bench.end();
+    assert_eq!(bench.other.status(), "running", "who came later has the last word");
+}
