@@ -1,7 +1,8 @@
 //! A connection to a server, plain or encrypted, and a buffered reader on it.
 
 use std::io;
-use std::net::TcpStream;
+use std::net::{TcpStream, ToSocketAddrs};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 
 use aio::Stream;
@@ -36,21 +37,37 @@ impl Address {
         let address = self.clone();
         let connected = aio::spawn_blocking(move || match &address {
             Self::Tcp { host, port } => {
-                let stream = TcpStream::connect((host.as_str(), *port))?;
-                stream.set_nodelay(true)?;
-                Ok(stream.into())
+                let known =
+                    (host.as_str(), *port).to_socket_addrs().map_err(|error| unresolved(host, *port, &error))?;
+                let known: Vec<_> = known.collect();
+                let stream = TcpStream::connect(&known[..]).and_then(|stream| {
+                    stream.set_nodelay(true)?;
+                    Ok(stream)
+                });
+                stream.map(OwnedFd::from).map_err(|error| address.refused(&error))
             }
-            Self::Unix { path } => UnixStream::connect(path).map(Into::into),
+            Self::Unix { path } => {
+                UnixStream::connect(path).map(OwnedFd::from).map_err(|error| address.refused(&error))
+            }
         });
+        Stream::new(connected.await?).map_err(|error| self.refused(&error))
+    }
+
+    fn refused(&self, error: &io::Error) -> Error {
         let shown = match self {
             Self::Tcp { host, port } => format!("{host}:{port}"),
             Self::Unix { path } => path.clone(),
         };
-        connected
-            .await
-            .and_then(Stream::new)
-            .map_err(|error: io::Error| Error::host(&error).context(format!("Failed to connect to '{shown}'")))
+        Error::host(error).context(format!("Failed to connect to '{shown}'"))
     }
+}
+
+/// The error for a host without an address.
+fn unresolved(host: &str, port: u16, error: &io::Error) -> Error {
+    let text = error.to_string();
+    // What the standard library says before the resolver's own words.
+    let why = text.strip_prefix("failed to lookup address information: ").unwrap_or(&text);
+    Error::io(format!("address resolution failed for {host}:{port}: {why}"))
 }
 
 /// The bytes of a connection.
