@@ -4,12 +4,18 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use crate::damage::{Damage, Rectangle};
 use crate::surface::Surface;
+use crate::text::TextScreen;
 
 /// The card's side of a console: it draws when it is asked to.
 pub trait Screen: Send + Sync {
     /// Draws what the head shows now; resizes the picture if the mode has another size. What it does not draw stays as
     /// it was in the frame before.
     fn render(&self, picture: &mut Surface);
+
+    /// The screen as characters, if it is in a text mode.
+    fn text(&self) -> Option<TextScreen> {
+        None
+    }
 
     /// The hardware cursor, if the card has one.
     fn cursor(&self) -> Option<Cursor> {
@@ -150,6 +156,11 @@ impl Console {
     /// The frame of the latest refresh, without another one.
     pub fn frame(&self) -> Arc<Surface> {
         Arc::clone(&lock(&self.shown).picture)
+    }
+
+    /// The screen as characters, if it is in a text mode.
+    pub fn text(&self) -> Option<TextScreen> {
+        self.screen.text()
     }
 
     /// The hardware cursor.

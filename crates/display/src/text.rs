@@ -2,6 +2,20 @@
 
 use crate::surface::Surface;
 
+/// A screen of a text mode, as characters.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TextScreen {
+    /// Characters of a line.
+    pub columns: usize,
+    /// Lines.
+    pub rows: usize,
+    /// Line by line: the character of the card's first font (code page 437 on a PC), and its attribute (foreground in
+    /// the lower four bits).
+    pub cells: Vec<(u8, u8)>,
+    /// Column and row of the cursor, if it is shown.
+    pub cursor: Option<(usize, usize)>,
+}
+
 /// How wide a character is drawn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CellWidth {

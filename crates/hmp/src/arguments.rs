@@ -25,6 +25,12 @@ pub struct Format {
     pub size: usize,
 }
 
+impl Default for Format {
+    fn default() -> Self {
+        Self { count: 1, kind: 'x', size: 4 }
+    }
+}
+
 /// One argument.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Value {
@@ -82,7 +88,7 @@ impl Arguments {
     pub fn format(&self) -> Format {
         match self.find("fmt") {
             Some(Value::Format(format)) => *format,
-            _ => Format { count: 1, kind: 'x', size: 4 },
+            _ => Format::default(),
         }
     }
 
@@ -96,15 +102,19 @@ pub fn types(spec: &str) -> impl Iterator<Item = (&str, &str)> {
     spec.split(',').filter_map(|argument| argument.split_once(':'))
 }
 
-/// Reads the arguments of `command`.
+/// Reads the arguments of `command`. `last` is the format that commands used last: what is not said is as it was there.
 ///
 /// # Errors
 /// What is wrong, as QEMU says it.
-pub fn parse(command: &str, spec: &str, line: &str, registers: Registers<'_>) -> Result<Arguments, String> {
+pub fn parse(
+    command: &str,
+    spec: &str,
+    line: &str,
+    registers: Registers<'_>,
+    last: &mut Format,
+) -> Result<Arguments, String> {
     let mut arguments = Arguments::default();
     let mut rest = line;
-    // What `x` used last; a fresh monitor begins so.
-    let mut known = Format { count: 1, kind: 'x', size: 4 };
     for (name, kind) in types(spec) {
         rest = rest.trim_start();
         let optional = kind.ends_with('?');
@@ -136,8 +146,12 @@ pub fn parse(command: &str, spec: &str, line: &str, registers: Registers<'_>) ->
                 rest = "";
             }
             '/' => {
-                let (format, after) = format(rest, known)?;
-                known = format;
+                let (format, after) = format(rest, *last)?;
+                last.kind = format.kind;
+                // Instructions have no size.
+                if format.kind != 'i' {
+                    last.size = format.size;
+                }
                 rest = after;
                 arguments.push(name, Value::Format(format));
             }
@@ -248,7 +262,10 @@ fn word(text: &str) -> Option<(String, Option<&str>)> {
 
 /// `/3xw` and the like, or what was known before.
 fn format(text: &str, known: Format) -> Result<(Format, &str), String> {
-    let Some(mut rest) = text.strip_prefix('/') else { return Ok((known, text)) };
+    let Some(mut rest) = text.strip_prefix('/') else {
+        let size = if known.kind == 'i' { 0 } else { known.size };
+        return Ok((Format { count: 1, size, ..known }, text));
+    };
     let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
     let (number, after) = rest.split_at(digits);
     let count = if number.is_empty() { 1 } else { number.parse().map_err(|_| "number too large")? };
@@ -294,7 +311,7 @@ mod tests {
     use super::*;
 
     fn read(spec: &str, line: &str) -> Result<Arguments, String> {
-        parse("c", spec, line, &|_| None)
+        parse("c", spec, line, &|_| None, &mut Format::default())
     }
 
     #[test]
@@ -309,6 +326,18 @@ mod tests {
         assert_eq!(shown.number("addr"), Some(0x11));
         assert!(!read("on:b", "off").unwrap().flag("on"));
         assert_eq!(read("s:S", "all of it ").unwrap().text("s"), Some("all of it"));
+    }
+
+    #[test]
+    fn formats_are_remembered() {
+        let mut last = Format::default();
+        let mut read =
+            |line: &str| parse("x", "fmt:/,addr:l", line, &|_| None, &mut last).map(|arguments| arguments.format());
+        assert_eq!(read("/2xb 0"), Ok(Format { count: 2, kind: 'x', size: 1 }));
+        assert_eq!(read(" 0"), Ok(Format { count: 1, kind: 'x', size: 1 }));
+        assert_eq!(read("/3i 0"), Ok(Format { count: 3, kind: 'i', size: 0 }));
+        assert_eq!(read(" 0"), Ok(Format { count: 1, kind: 'i', size: 0 }));
+        assert_eq!(read("/d 0"), Ok(Format { count: 1, kind: 'd', size: 1 }));
     }
 
     #[test]

@@ -10,10 +10,12 @@ use clock::Clock;
 use cpu::CpuConfig;
 use cpu::block::TraceSink;
 use device::ResetKind;
+use devices_chipset::i8259::ChipInfo;
+use devices_chipset::ioapic::IoApicInfo;
 use devices_chipset::lapic;
 use display::Console;
 use display::input::{Hub, KeyQueue};
-use memory::{AccessSize, AddressSpace, GuestAddress};
+use memory::{AccessSize, AddressSpace, FlatView, GuestAddress};
 use object::ObjectTree;
 use x86::model::Topology;
 use x86::msr;
@@ -482,6 +484,18 @@ impl Machine {
     /// The screens; the first is meant where none is named.
     pub fn consoles(&self) -> &[Arc<Console>] {
         &self.screens.consoles
+    }
+
+    /// The board's own I/O APICs and PIC pair, for `info pic`.
+    pub fn interrupt_controllers(&self) -> (Vec<IoApicInfo>, Option<[ChipInfo; 2]>) {
+        let controllers = &self.board.controllers;
+        let ioapics = controllers.ioapics.iter().map(|ioapic| ioapic.lock().info()).collect();
+        (ioapics, controllers.pic.as_ref().map(|pic| pic.lock().info()))
+    }
+
+    /// What memory and I/O ports show now.
+    pub fn address_spaces(&self) -> [(&'static str, Arc<FlatView>); 2] {
+        [("memory", self.board.memory.view()), ("I/O", self.board.ports.view())]
     }
 
     /// Keyboards and pointers.

@@ -106,6 +106,7 @@ pub fn parse(arguments: &[String]) -> Result<Request, CliError> {
     }
     let (mut warnings, mut lines) = (Vec::new(), Vec::new());
     let mut character = character::settings(&arguments)?;
+    let (vnc, curses) = remote::settings(&arguments)?;
     let qtest = qtest::settings(&arguments, &mut character)?;
     let run = run::settings(&arguments)?;
     let mut devices = devices::settings(&arguments, &character)?;
@@ -126,8 +127,9 @@ pub fn parse(arguments: &[String]) -> Result<Request, CliError> {
         qtest,
         monitors: character.monitors,
         gdb: character.gdb,
-        vnc: remote::settings(&arguments)?,
+        vnc,
         web: remote::web(&arguments)?,
+        curses,
         keyboard: arguments::last(&arguments, "k").map(|argument| argument.value.to_owned()),
         devices: devices::parser(&arguments)?,
         drives: self::block::parser(&arguments)?,

@@ -78,6 +78,8 @@ pub struct VmConfig {
     pub vnc: Vec<VncConfig>,
     /// The web console.
     pub web: Option<web::Options>,
+    /// The screen is shown on the terminal (`-display curses`).
+    pub curses: bool,
     /// The layout of the guest's keyboard (`-k`).
     pub keyboard: Option<String>,
     /// What `query-command-line-options` tells.

@@ -57,6 +57,8 @@ pub struct Control {
     logs_resets: bool,
     /// The server for gdb, which wants to know when the machine stops.
     gdb: Option<Arc<crate::gdb::Gdb>>,
+    /// The format of `x` and its like that was used last.
+    human_format: ::hmp::Format,
     /// The program ends with this status.
     ended: Option<i32>,
 }
@@ -113,6 +115,7 @@ impl Control {
             preconfig: None,
             logs_resets,
             gdb: None,
+            human_format: ::hmp::Format::default(),
             ended: None,
         };
         control.log_reset();
@@ -301,6 +304,11 @@ impl Control {
     /// Starts to tell `gdb` when the machine stops; returns who was told before.
     pub fn set_gdb(&mut self, gdb: Option<Arc<crate::gdb::Gdb>>) -> Option<Arc<crate::gdb::Gdb>> {
         std::mem::replace(&mut self.gdb, gdb)
+    }
+
+    /// The format of `x` and its like that was used last, by whatever monitor.
+    pub fn human_format(&mut self) -> &mut ::hmp::Format {
+        &mut self.human_format
     }
 
     /// The server for gdb.

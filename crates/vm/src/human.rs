@@ -5,6 +5,7 @@
 
 mod block;
 mod info;
+mod machine;
 mod memory;
 mod monitor;
 mod system;
@@ -129,7 +130,8 @@ pub fn execute(control: &mut Control, context: &mut SessionContext, line: &str, 
     };
     let registers = memory::registers(control, context);
     let lookup = |name: &str| registers.get(name).copied();
-    let read = arguments::parse(command.spec.first_name(), command.spec.arguments, rest, &lookup);
+    let read =
+        arguments::parse(command.spec.first_name(), command.spec.arguments, rest, &lookup, control.human_format());
     let arguments = match read {
         Ok(arguments) => arguments,
         Err(error) => return done(format!("{error}\nTry \"help {name}\" for more information\n")),

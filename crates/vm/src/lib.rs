@@ -8,6 +8,7 @@
 pub mod config;
 pub mod control;
 mod cpu_log;
+pub mod curses;
 pub mod daemon;
 pub mod gdb;
 pub mod handlers;
@@ -15,6 +16,7 @@ pub mod hotplug;
 pub mod human;
 pub mod inbox;
 pub mod log;
+mod mouse;
 pub mod numa;
 pub mod program;
 pub mod qtest;

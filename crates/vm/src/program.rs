@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use block_net::tls;
-use chardev::{Chardevs, TlsConfig};
+use chardev::{Backend, ChardevSpec, Chardevs, Common, TlsConfig};
 use machine::config::{MachineConfig, MachineType, MemoryOptions};
 use machine::event::GuestEvents;
 use machine::firmware::FirmwareConfig;
@@ -20,12 +20,14 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::config::VmConfig;
 use crate::control::{Control, Preconfig, SharedState};
 use crate::cpu_log;
+use crate::curses::{self, Curses};
 use crate::gdb;
 use crate::handlers;
 use crate::hotplug::DeviceSource;
 use crate::human::HumanMonitor;
 use crate::inbox::Inbox;
 use crate::log::{LogConfig, LogItem};
+use crate::mouse::SerialMice;
 use crate::qtest;
 use crate::snapshot::Snapshot;
 use crate::storage::{OwnerLink, Storage, StorageError};
@@ -50,6 +52,9 @@ pub enum StartError {
     /// The machine.
     #[error(transparent)]
     Machine(#[from] MachineError),
+    /// The display wants a terminal.
+    #[error("-display curses needs standard input and output to be a terminal")]
+    NoTerminal,
     /// The server for gdb.
     #[error("{0}")]
     Gdb(String),
@@ -171,6 +176,16 @@ fn credentials(graph: &Weak<block::Graph>, id: &str, is_server: bool) -> Result<
     config.map_err(|error| error.to_string())
 }
 
+/// The terminal as the character device of `-display curses`.
+fn terminal() -> Result<ChardevSpec, StartError> {
+    let is_terminal = rustix::termios::isatty(std::io::stdin()) && rustix::termios::isatty(std::io::stdout());
+    if !is_terminal {
+        return Err(StartError::NoTerminal);
+    }
+    let backend = Backend::Stdio { signal: false };
+    Ok(ChardevSpec { id: curses::CHARDEV.to_owned(), backend, common: Common::default() })
+}
+
 /// A machine with nothing in it, for the same accelerator.
 fn empty(config: &MachineConfig) -> MachineConfig {
     MachineConfig {
@@ -196,6 +211,7 @@ pub struct Program {
     // Dropped in this order: browsers, sessions, then devices, then their thread.
     web: Option<::web::Server>,
     people: Vec<HumanMonitor>,
+    curses: Option<Arc<Curses>>,
     server: Arc<Server<Control, Snapshot>>,
     qtest: Option<qtest::Server>,
     chardevs: Arc<Chardevs>,
@@ -235,8 +251,14 @@ impl Program {
         let mut storage = Storage::start(&config.storage, &events, &OwnerLink::to_control(&inbox), server.fd_sets())?;
         let graph = Arc::downgrade(storage.graph());
         chardevs.set_tls(Arc::new(move |id, is_server| credentials(&graph, id, is_server)));
+        let mice = Arc::new(SerialMice::default());
+        let of_mice = Arc::clone(&mice);
+        chardevs.set_inner(Arc::new(move |_, chardev| of_mice.add(chardev)));
         for spec in &config.chardevs {
             chardevs.add(spec)?;
+        }
+        if config.curses {
+            chardevs.add(&terminal()?)?;
         }
         let mut people = Vec::new();
         // Before devices: what shares a terminal with a serial port does not begin with the input.
@@ -274,6 +296,16 @@ impl Program {
                 Some(qtest::Server::start(qtest, chardev, &control, &inbox).map_err(host("the qtest log"))?)
             }
         };
+        if !config.preconfig {
+            mice.connect(control.machine().input());
+        }
+        let curses = match config.curses {
+            false => None,
+            true => {
+                let (layout, runtime) = (config.keyboard.as_deref(), &monitor_thread.handle);
+                Some(Curses::start(chardevs.attach(curses::CHARDEV)?, control.machine(), layout, runtime, &inbox))
+            }
+        };
         if config.preconfig {
             let (known, sessions) = (Arc::clone(&chardevs), qtest.as_ref().map(qtest::Server::sessions));
             let build = move |config: &MachineConfig, storage: &mut Storage| {
@@ -281,6 +313,7 @@ impl Program {
                 if let Some(sessions) = sessions {
                     sessions.attach(&machine);
                 }
+                mice.connect(machine.input());
                 Ok(machine)
             };
             let (config, autostart) = (config.machine.clone(), config.autostart);
@@ -321,7 +354,18 @@ impl Program {
             }
             _ => None,
         };
-        Ok(Self { inbox, control, monitors, web, people, server, qtest, chardevs, _monitor_thread: monitor_thread })
+        Ok(Self {
+            inbox,
+            control,
+            monitors,
+            web,
+            people,
+            curses,
+            server,
+            qtest,
+            chardevs,
+            _monitor_thread: monitor_thread,
+        })
     }
 
     /// Runs until the end; returns the exit status.
@@ -331,9 +375,14 @@ impl Program {
             gdb.program_ends(status);
             self.monitors.push(gdb.chardev().to_owned());
         }
+        if let Some(curses) = &self.curses {
+            curses.end();
+            self.monitors.push(curses::CHARDEV.to_owned());
+        }
         flush(&self.monitors, &self.chardevs);
         drop(self.web);
         drop(self.people);
+        drop(self.curses);
         drop(self.server);
         drop(self.qtest);
         self.chardevs.close_all();

@@ -172,6 +172,52 @@ fn socat_loses_nothing_of_100_mib() {
     unix_tcp_pty(LARGE);
 }
 
+/// Named pipes, a host's serial port (a pair of pseudo-terminals plays it), and files, which have no other end.
+fn pipe_serial_file(len: usize) {
+    if !has("socat") {
+        return;
+    }
+    let fixture = Fixture::new();
+    let bytes = noise(len);
+    let path = fixture.path("pipe");
+    for end in ["in", "out"] {
+        assert!(Command::new("mkfifo").arg(format!("{path}.{end}")).status().unwrap().success());
+    }
+    let pipe = Tap::open(&fixture, &format!("pipe,id=i,path={path}"));
+    let mut cats = Command::new("sh");
+    cats.args(["-c", &format!("exec 3<&0; cat <&3 >{path}.in & exec cat {path}.out")]);
+    exchange(&pipe, &mut cats, &bytes, None);
+    let (ours, theirs) = (fixture.path("tty0"), fixture.path("tty1"));
+    let line = |link: &str| format!("PTY,link={link},raw,echo=0");
+    let cable = Command::new("socat").args([line(&ours), line(&theirs)]).stdin(Stdio::null()).spawn().unwrap();
+    let _cable = Running(cable);
+    while !Path::new(&ours).exists() || !Path::new(&theirs).exists() {
+        std::thread::yield_now();
+    }
+    let serial = Tap::open(&fixture, &format!("serial,id=s,path={ours}"));
+    exchange(&serial, &mut socat(&format!("{theirs},raw,echo=0")), &bytes, None);
+    let (input, output) = (fixture.path("input"), fixture.path("output"));
+    std::fs::write(&input, &bytes).unwrap();
+    let file = Tap::open(&fixture, &format!("file,id=f,path={output},input-path={input}"));
+    file.takes(&bytes);
+    file.says(&bytes);
+    while std::fs::metadata(&output).unwrap().len() < bytes.len() as u64 {
+        std::thread::yield_now();
+    }
+    assert!(std::fs::read(&output).unwrap() == bytes, "the file has what was written");
+}
+
+#[test]
+fn pipe_serial_line_and_file_lose_nothing() {
+    pipe_serial_file(SMALL);
+}
+
+#[test]
+#[ignore = "100 MiB each"]
+fn pipe_serial_line_and_file_lose_nothing_of_100_mib() {
+    pipe_serial_file(LARGE);
+}
+
 #[test]
 fn host_serial_port_is_a_line_of_bytes() {
     if !has("socat") {

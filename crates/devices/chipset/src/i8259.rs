@@ -204,6 +204,12 @@ pub struct ChipInfo {
     pub irq_base: u8,
     /// Edge/level control.
     pub elcr: u8,
+    /// The input with the highest priority.
+    pub highest: u8,
+    /// Reads give ISR, not IRR.
+    pub reads_isr: bool,
+    /// Special fully nested mode.
+    pub is_fully_nested: bool,
 }
 
 impl I8259 {
@@ -263,6 +269,9 @@ impl I8259 {
             isr: chip.isr,
             irq_base: chip.vector_base,
             elcr: chip.elcr,
+            highest: chip.priority_base,
+            reads_isr: chip.read_isr,
+            is_fully_nested: chip.special_fully_nested,
         })
     }
 

@@ -59,7 +59,25 @@ pub struct IoApic {
     state: IoApicState,
 }
 
+/// What `info pic` shows.
+pub struct IoApicInfo {
+    /// Its identification.
+    pub id: u8,
+    /// The register that is selected.
+    pub select: u8,
+    /// Interrupts that wait.
+    pub irr: u32,
+    /// The redirection table.
+    pub redirection: [u64; PINS],
+}
+
 impl IoApic {
+    /// The registers for `info pic`.
+    pub fn info(&self) -> IoApicInfo {
+        let IoApicState { id, select, irr, redirection, .. } = &self.state;
+        IoApicInfo { id: *id, select: *select, irr: *irr, redirection: *redirection }
+    }
+
     /// An I/O APIC that sends its messages over `bus`, which tells it of ends of interrupts.
     pub fn new(bus: &Arc<ApicBus>) -> DeviceCell<Self> {
         Self::numbered(bus, 0)

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use clock::Clock;
 use device::{AccessSize, Device, DeviceCell, DeviceState, Handle, IoDevice, ResetKind};
 use devices_pci::{Bar, BarKind, ConfigSpace, Identity, PciFunction, Window};
+use display::text::TextScreen;
 use display::{Screen, Surface};
 use memory::{AddressSpace, Backing, RamBlock, RamError, SpaceKind};
 
@@ -202,6 +203,10 @@ fn windows(
 struct CardScreen(Handle<VgaCard>);
 
 impl Screen for CardScreen {
+    fn text(&self) -> Option<TextScreen> {
+        self.0.with(|card| card.vga.frame()).and_then(|frame| frame.text_screen())
+    }
+
     fn render(&self, picture: &mut Surface) {
         // The card goes on while its picture is drawn.
         if let Some(frame) = self.0.with(|card| card.vga.frame()) {

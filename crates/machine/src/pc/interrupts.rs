@@ -55,6 +55,10 @@ pub struct Controllers {
     local: Local,
     /// Where tests listen at the I/O APIC's inputs. Silent where the board has none.
     pub ioapic_tap: Arc<IrqTap>,
+    /// The board's own PIC pair.
+    pub pic: Option<DeviceCell<I8259>>,
+    /// The board's own I/O APICs.
+    pub ioapics: Vec<DeviceCell<IoApic>>,
 }
 
 enum Local {
@@ -96,15 +100,17 @@ pub fn build(
             let bus = ApicBus::new(clock);
             let pic = DeviceCell::new(I8259::new(IrqInput::new(bus.local_pins(), 0).line()));
             bus.connect_pic(pic.handle());
-            let inputs = controllers(&bus, (&pic, wanted), spaces, &tap, devices)?;
-            Controllers { bus, inputs, local: Local::Board, ioapic_tap: tap }
+            let (inputs, ioapics) = controllers(&bus, (&pic, wanted), spaces, &tap, devices)?;
+            let pic = wanted.pic.then_some(pic);
+            Controllers { bus, inputs, local: Local::Board, ioapic_tap: tap, pic, ioapics }
         }
         Interrupts::LocalApics(apics) => {
             let bus = ApicBus::remote(clock, apics);
             let output = Arc::new(BootProcessorPin(mailboxes.clone()));
             let pic = DeviceCell::new(I8259::new(IrqInput::new(output, 0).line()));
-            let inputs = controllers(&bus, (&pic, wanted), spaces, &tap, devices)?;
-            Controllers { bus, inputs, local: Local::BehindPic(pic), ioapic_tap: tap }
+            let (inputs, ioapics) = controllers(&bus, (&pic, wanted), spaces, &tap, devices)?;
+            let shown = wanted.pic.then(|| pic.clone());
+            Controllers { bus, inputs, local: Local::BehindPic(pic), ioapic_tap: tap, pic: shown, ioapics }
         }
         Interrupts::All(controllers) => {
             let bus = ApicBus::remote(clock, Arc::new(Messages(Arc::clone(&controllers))));
@@ -112,7 +118,7 @@ pub fn build(
             let inputs = (0..GSI_COUNT).map(|gsi| IrqInput::new(Arc::clone(&sink), gsi)).collect();
             let lifecycle = Arc::new(AcceleratorControllers(controllers));
             devices.push(BoardDevice::new("kvm-irqchip", Place::Board, lifecycle));
-            Controllers { bus, inputs, local: Local::Accelerator, ioapic_tap: tap }
+            Controllers { bus, inputs, local: Local::Accelerator, ioapic_tap: tap, pic: None, ioapics: Vec::new() }
         }
     };
     memory.map(GuestAddress(APIC_SPACE_BASE), APIC_SPACE_SIZE, 1, controllers.bus.mmio(None))?;
@@ -126,7 +132,7 @@ fn controllers(
     (memory, ports): (&AddressSpace, &AddressSpace),
     tap: &Arc<IrqTap>,
     devices: &mut Vec<BoardDevice>,
-) -> Result<Vec<IrqInput>, MachineError> {
+) -> Result<(Vec<IrqInput>, Vec<DeviceCell<IoApic>>), MachineError> {
     let mut to_pic: Option<Arc<dyn IrqSink>> = None;
     if wanted.pic {
         for (region, first, count) in
@@ -137,16 +143,17 @@ fn controllers(
         devices.push(BoardDevice::new("isa-i8259", Place::Board, Arc::new(pic.clone())));
         to_pic = Some(Arc::new(PicInputs(pic.clone())));
     }
-    let mut ioapics: Vec<Arc<dyn IrqSink>> = Vec::new();
+    let (mut ioapics, mut sinks) = (Vec::new(), Vec::<Arc<dyn IrqSink>>::new());
     for (number, base) in [IOAPIC_BASE, IOAPIC_SECOND_BASE].into_iter().enumerate().take(wanted.ioapics) {
         let ioapic = IoApic::numbered(bus, number);
         memory.map(GuestAddress(base), IOAPIC_SIZE, 1, ioapic.region(0))?;
         devices.push(BoardDevice::new("ioapic", Place::Board, Arc::new(ioapic.clone())));
-        let inputs = Arc::new(IoApicInputs(ioapic));
+        let inputs = Arc::new(IoApicInputs(ioapic.clone()));
         // Tests listen at the first.
-        ioapics.push(if number == 0 { tap.in_front_of(inputs) } else { inputs });
+        sinks.push(if number == 0 { tap.in_front_of(inputs) } else { inputs });
+        ioapics.push(ioapic);
     }
-    Ok(GsiRouter::new(to_pic, ioapics).inputs())
+    Ok((GsiRouter::new(to_pic, sinks).inputs(), ioapics))
 }
 
 impl Controllers {

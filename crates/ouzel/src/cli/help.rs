@@ -31,7 +31,7 @@ pub fn requested(arguments: &[Argument<'_>]) -> Result<Option<String>, CliError>
         return Ok(Some(cpus()));
     }
     if asks("display") {
-        return Ok(Some("Available display backend types:\nnone\n".to_owned()));
+        return Ok(Some("Available display backend types:\nnone\ncurses\n".to_owned()));
     }
     if asks("chardev") {
         let types = ["file", "memory", "null", "pipe", "pty", "ringbuf", "socket", "stdio"];

@@ -336,7 +336,7 @@ pub const OPTIONS: &[OptionSpec] = &[
     option("monitor", Some("dev"), "the human monitor's character device"),
     option(
         "display",
-        Some("none|vnc=…"),
+        Some("none|curses|vnc=…"),
         "select the display; without any there is VNC on this host's port 5900 or behind",
     ),
     grouped(

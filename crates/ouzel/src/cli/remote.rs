@@ -9,7 +9,8 @@ use super::{Argument, CliError};
 const DEFAULT: &str = "localhost:0,to=99,id=default";
 
 /// Reads the options.
-pub fn settings(arguments: &[Argument<'_>]) -> Result<Vec<VncConfig>, CliError> {
+pub fn settings(arguments: &[Argument<'_>]) -> Result<(Vec<VncConfig>, bool), CliError> {
+    let mut has_terminal = false;
     let mut servers = Vec::new();
     let mut has_display = given(arguments, "nographic") || given(arguments, "web");
     for argument in arguments {
@@ -21,6 +22,10 @@ pub fn settings(arguments: &[Argument<'_>]) -> Result<Vec<VncConfig>, CliError> 
                     continue;
                 }
                 ("default", _) => continue,
+                ("curses", _) => {
+                    (has_display, has_terminal) = (true, true);
+                    continue;
+                }
                 (_, Some("")) => {
                     return Err(argument.error("VNC requires a display argument vnc=<display>"));
                 }
@@ -37,7 +42,7 @@ pub fn settings(arguments: &[Argument<'_>]) -> Result<Vec<VncConfig>, CliError> 
         let source = format!("-vnc {DEFAULT}");
         servers.push(VncConfig::parse(DEFAULT, &source).map_err(CliError::Plain)?);
     }
-    Ok(servers)
+    Ok((servers, has_terminal))
 }
 
 /// Reads `-web`.
@@ -47,7 +52,7 @@ pub fn web(arguments: &[Argument<'_>]) -> Result<Option<web::Options>, CliError>
 }
 
 /// The displays of other programs' windows and terminals.
-const OTHERS: [&str; 7] = ["gtk", "sdl", "egl-headless", "curses", "cocoa", "spice-app", "dbus"];
+const OTHERS: [&str; 6] = ["gtk", "sdl", "egl-headless", "cocoa", "spice-app", "dbus"];
 
 fn unavailable(argument: &Argument<'_>, text: &str) -> CliError {
     let name = text.split(',').next().unwrap_or(text);

@@ -168,6 +168,28 @@ fn human_commands_that_are_listed_exist() {
     assert_eq!(command(&mut session, "info nonsense"), "unknown command: 'info nonsense'\r\n");
 }
 
+#[test]
+fn human_formats_are_remembered_and_memory_is_listed() {
+    let mut machine = Setup::new().args(["-S", "-m", "64", "-vnc", "unix:{dir}vnc"]).start();
+    let mut session = machine.connect(0);
+    let mut command = |line: &str| command(&mut session, line);
+    let bytes = command("x/2xb 0xfffffff0");
+    assert_eq!(bytes.matches(" 0x").count(), 2, "{bytes}");
+    let one = command("x 0xfffffff0");
+    assert!(one.matches(" 0x").count() == 1 && bytes.starts_with(one.trim_end()), "{one}");
+    assert!(command("x/2i 0xfffffff0").contains("jmp"));
+    assert!(command("xp 0xfffffff0").contains("jmp"));
+    assert!(command("info mtree -f").contains("(prio 0, ram): pc.ram\r\n"));
+    assert!(command("info roms").contains(" mem=rom name=\"pc.bios\"\r\n"));
+    let blocks = command("info ramblock");
+    assert!(
+        blocks.contains("pc.ram    4 KiB  0x0000000000000000 0x0000000004000000 0x0000000004000000\r\n"),
+        "{blocks}"
+    );
+    let viewers = command("info vnc");
+    assert!(viewers.contains("(unix)\r\n    Auth: none (Sub: none)\r\n"), "{viewers}");
+}
+
 /// The lines that begin with `begin`.
 fn lines<'a>(text: &'a str, begin: &[&str]) -> Vec<&'a str> {
     text.lines().filter(|line| begin.iter().any(|begin| line.starts_with(begin))).collect()
@@ -242,6 +264,8 @@ fn peer_qemu_human_monitor_prints_the_same() {
         "info block",
         "info status",
         "info block-jobs",
+        "info vnc",
+        "info pic",
         "info mem",
         "info tlb",
         "info kvm",

@@ -22,6 +22,7 @@ mod boards;
 mod command_line;
 mod commands;
 mod ctl;
+mod curses;
 mod debian;
 mod display;
 mod firmware;

@@ -6,7 +6,7 @@ use ::hmp::Arguments;
 use qapi::json::Value;
 use qapi::run_state::RunState;
 
-use super::{Command, Human, Outcome, block, command, memory, shown, text};
+use super::{Command, Human, Outcome, block, command, machine, memory, shown, text};
 
 /// The topics.
 pub const COMMANDS: &[Command] = &[
@@ -46,6 +46,13 @@ pub const COMMANDS: &[Command] = &[
             other => format!("VM status: paused ({})\n", qapi::schema::Enumeration::name(other)),
         }
         .into()
+    }),
+    command("mtree", "flatview:-f", "[-f]", "show what memory and I/O ports consist of", machine::mtree),
+    command("pic", "", "", "show the interrupt controllers", machine::pic),
+    command("ramblock", "", "", "show blocks of memory", machine::ramblock),
+    command("roms", "", "", "show read-only memory", machine::roms),
+    command("vnc", "", "", "show the VNC servers and their clients", |_, _| {
+        shown("query-vnc-servers", [], machine::vnc)
     }),
     command("name", "", "", "show the machine's name", |_, _| {
         shown("query-name", [], |name| {

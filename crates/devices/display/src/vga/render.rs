@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use ::memory::RamBlock;
 use display::Surface;
-use display::text::{CellWidth, draw_glyph};
+use display::text::{CellWidth, TextScreen, draw_glyph};
 
 use super::VgaState;
 use crate::dispi::index;
@@ -78,6 +78,40 @@ impl Frame {
         } else {
             self.graphics(picture);
         }
+    }
+
+    /// The same as characters; `None` in other modes.
+    pub fn text_screen(&self) -> Option<TextScreen> {
+        if self.state.ar_index & 0x20 == 0 || self.state.gr[6] & 1 != 0 {
+            return None;
+        }
+        let cr = &self.state.cr;
+        let (columns, rows) = self.text_size()?;
+        let cursor = u32::from(cr[0x0e]) << 8 | u32::from(cr[0x0f]);
+        let is_off = cr[0x0a] & 0x20 != 0;
+        let mut screen = TextScreen { columns: columns as usize, rows: rows as usize, ..TextScreen::default() };
+        let mut at = self.start() * 4;
+        for row in 0..rows {
+            let mut cells = vec![0; columns as usize * 4];
+            let len = cells.len().min((self.vram.len()).saturating_sub(at as usize));
+            self.vram.read(at as usize, &mut cells[..len]);
+            screen.cells.extend(cells.chunks_exact(4).map(|cell| (cell[0], cell[1])));
+            if let Some(column) = cursor.checked_sub(at / 4).filter(|column| *column < columns && !is_off) {
+                screen.cursor = Some((column as usize, row as usize));
+            }
+            at = at.wrapping_add(self.pitch());
+        }
+        Some(screen)
+    }
+
+    /// Columns and rows of a text mode, if they make sense.
+    fn text_size(&self) -> Option<(u32, u32)> {
+        let cr = &self.state.cr;
+        let cell_height = u32::from(cr[9] & 0x1f) + 1;
+        let columns = u32::from(cr[1]) + 1;
+        // The CGA's 160 × 100 mode counts its rows otherwise.
+        let rows = if cr[6] == 100 { 100 } else { self.rows() / cell_height };
+        (2..=CELLS_MAX).contains(&(columns * rows)).then_some((columns, rows))
     }
 
     fn colour(&self, index: usize, is_eight_bit: bool) -> u32 {
@@ -156,12 +190,7 @@ impl Frame {
     fn text(&self, picture: &mut Surface) {
         let cr = &self.state.cr;
         let cell_height = u32::from(cr[9] & 0x1f) + 1;
-        let columns = u32::from(cr[1]) + 1;
-        // The CGA's 160 × 100 mode counts its rows otherwise.
-        let rows = if cr[6] == 100 { 100 } else { self.rows() / cell_height };
-        if !(2..=CELLS_MAX).contains(&(columns * rows)) {
-            return;
-        }
+        let Some((columns, rows)) = self.text_size() else { return };
         let dots = self.dots();
         picture.resize(columns * dots.pixels(), rows * cell_height);
         let (fonts, palette) = (self.fonts(), self.palette16());

@@ -1,0 +1,156 @@
+//! The character device `msmouse`: a mouse of Microsoft's serial kind, three bytes a report (Microsoft Mouse protocol,
+//! 1200 baud, 7N1), with Logitech's fourth byte for the third button.
+//!
+//! Left out on purpose: the identification that such a mouse sends when the host's RTS rises, because character devices
+//! do not carry modem lines. Drivers that are told the protocol need none.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use chardev::{Chardev, Event as LineEvent};
+use display::input::{Axis, Button, DeviceId, Event, Hub, InputDevice, Takes};
+
+#[derive(Default)]
+struct Report {
+    movement: (i64, i64),
+    left: bool,
+    right: bool,
+    middle: bool,
+    /// The third button was told of, or is down.
+    tells_middle: bool,
+}
+
+impl Report {
+    fn take(&mut self, event: &Event) {
+        match event {
+            Event::Relative { axis: Axis::X, by } => self.movement.0 = self.movement.0.saturating_add(*by),
+            Event::Relative { axis: Axis::Y, by } => self.movement.1 = self.movement.1.saturating_add(*by),
+            Event::Button { button: Button::Left, is_down } => self.left = *is_down,
+            Event::Button { button: Button::Right, is_down } => self.right = *is_down,
+            Event::Button { button: Button::Middle, is_down } => {
+                self.middle = *is_down;
+                self.tells_middle = true;
+            }
+            _ => {}
+        }
+    }
+
+    /// The bytes of what has happened since.
+    fn bytes(&mut self) -> Vec<u8> {
+        let mut all = Vec::new();
+        loop {
+            let (x, y) = (self.movement.0.clamp(-128, 127), self.movement.1.clamp(-128, 127));
+            let (dx, dy) = (x as u8, y as u8);
+            let buttons = u8::from(self.left) << 5 | u8::from(self.right) << 4;
+            all.extend([0x40 | buttons | dy >> 4 & 0x0c | dx >> 6, dx & 0x3f, dy & 0x3f]);
+            if self.middle || std::mem::take(&mut self.tells_middle) {
+                all.push(u8::from(self.middle) << 5);
+            }
+            self.movement = (self.movement.0 - x, self.movement.1 - y);
+            // What is further than a hand can move is lost.
+            if self.movement == (0, 0) || all.len() > 64 {
+                self.movement = (0, 0);
+                return all;
+            }
+        }
+    }
+}
+
+struct Mouse {
+    chardev: Chardev,
+    report: Mutex<Report>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl InputDevice for Mouse {
+    fn event(&self, event: &Event) {
+        lock(&self.report).take(event);
+    }
+
+    fn sync(&self) {
+        let bytes = lock(&self.report).bytes();
+        // A serial port that nobody reads drops reports, as a real one does.
+        let _taken = self.chardev.write(&bytes);
+    }
+}
+
+#[derive(Default)]
+struct Known {
+    hub: Option<Arc<Hub>>,
+    /// Those that there are, and as what the hub knows them.
+    mice: Vec<(Arc<Mouse>, Option<DeviceId>)>,
+}
+
+/// The mice behind character devices, and the hub of the machine that there is.
+#[derive(Default)]
+pub struct SerialMice(Mutex<Known>);
+
+impl SerialMice {
+    /// Adds the mouse at the other end of a character device.
+    pub fn add(self: &Arc<Self>, chardev: Chardev) {
+        let mouse = Arc::new(Mouse { chardev, report: Mutex::default() });
+        let (mice, gone) = (Arc::downgrade(self), Arc::downgrade(&mouse));
+        mouse.chardev.set_events(Box::new(move |event| {
+            if event == LineEvent::Closed
+                && let (Some(mice), Some(mouse)) = (mice.upgrade(), gone.upgrade())
+            {
+                mice.hide(&mouse);
+            }
+        }));
+        // What a host tells its mouse means nothing.
+        mouse.chardev.set_input(Box::new(|bytes| bytes.len()));
+        let mut known = lock(&self.0);
+        let id = known.hub.as_ref().map(|hub| Self::register(hub, &mouse));
+        known.mice.push((mouse, id));
+    }
+
+    fn register(hub: &Hub, mouse: &Arc<Mouse>) -> DeviceId {
+        hub.add("QEMU Microsoft Mouse", Takes::MOUSE, Arc::clone(mouse) as Arc<dyn InputDevice>)
+    }
+
+    /// Its device was removed.
+    fn hide(&self, mouse: &Arc<Mouse>) {
+        let known = &mut *lock(&self.0);
+        for (other, id) in &mut known.mice {
+            if Arc::ptr_eq(other, mouse)
+                && let (Some(hub), Some(id)) = (&known.hub, id.take())
+            {
+                hub.remove(id);
+            }
+        }
+    }
+
+    /// There is a machine with this hub.
+    pub fn connect(&self, hub: &Arc<Hub>) {
+        let known = &mut *lock(&self.0);
+        for (mouse, id) in &mut known.mice {
+            *id = Some(Self::register(hub, mouse));
+        }
+        known.hub = Some(Arc::clone(hub));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reports_are_those_of_a_serial_mouse() {
+        let mut report = Report::default();
+        report.take(&Event::Relative { axis: Axis::X, by: 1 });
+        report.take(&Event::Relative { axis: Axis::Y, by: -2 });
+        assert_eq!(report.bytes(), [0x4c, 0x01, 0x3e]);
+        report.take(&Event::Button { button: Button::Left, is_down: true });
+        assert_eq!(report.bytes(), [0x60, 0, 0]);
+        report.take(&Event::Button { button: Button::Middle, is_down: true });
+        assert_eq!(report.bytes(), [0x60, 0, 0, 0x20]);
+        report.take(&Event::Button { button: Button::Middle, is_down: false });
+        assert_eq!(report.bytes(), [0x60, 0, 0, 0]);
+        assert_eq!(report.bytes(), [0x60, 0, 0]);
+        // A long way is several reports.
+        report.take(&Event::Relative { axis: Axis::X, by: 200 });
+        assert_eq!(report.bytes(), [0x61, 0x3f, 0, 0x61, 0x09, 0]);
+    }
+}
