@@ -90,8 +90,7 @@ impl Drive<'_> {
     /// The packet is there.
     pub fn packet(&mut self, packet: [u8; PACKET_LEN]) -> Step {
         self.state.atapi.packet = packet;
-        self.state.buffer.clear();
-        self.state.position = 0;
+        self.state.forget_data();
         self.state.transferred = 0;
         self.execute(&packet)
     }

@@ -260,6 +260,14 @@ pub struct DriveState {
     pub(crate) atapi: AtapiState,
 }
 
+impl DriveState {
+    /// There is no block of data.
+    pub(crate) fn forget_data(&mut self) {
+        self.buffer.clear();
+        (self.position, self.end) = (0, 0);
+    }
+}
+
 /// What the host knows of a drive.
 pub struct DriveHost {
     // Fixed configuration.
@@ -379,7 +387,7 @@ impl Drive<'_> {
         (state.phase, state.work) = (Phase::Idle, Work::None);
         state.power = command::ACTIVE;
         state.asked_native_max = false;
-        state.buffer.clear();
+        state.forget_data();
         if state.reset_reverts {
             state.reset_reverts = false;
             state.multiple = MAX_MULTIPLE;
@@ -433,8 +441,7 @@ impl Drive<'_> {
         let state = &mut *self.state;
         (state.status, state.error) = (status, error);
         (state.phase, state.work) = (Phase::Idle, Work::None);
-        state.buffer.clear();
-        (state.position, state.end) = (0, 0);
+        state.forget_data();
     }
 
     // ---- Data blocks ----

@@ -426,6 +426,18 @@ fn reset_waits_for_the_disk_and_late_results_count_for_nothing() {
 }
 
 #[test]
+fn block_that_a_software_reset_ended_is_not_saved() {
+    let mut bench = Bench::disk(100);
+    bench.command(0xec);
+    assert_eq!(bench.state.end, 512);
+    bench.drive().begin_soft_reset();
+    bench.drive().end_soft_reset();
+    let saved = state::testing::saved(&bench.state);
+    bench.drive().restored();
+    assert_eq!(state::testing::saved(&bench.state), saved);
+}
+
+#[test]
 fn restored_request_is_made_again() {
     let mut bench = Bench::disk(100);
     bench.registers(40, 2, 0xe0);

@@ -15,8 +15,7 @@ impl Drive<'_> {
         let state = &mut *self.state;
         (state.work, state.sector, state.left) = (work, sector, left);
         state.transferred = 0;
-        state.position = 0;
-        state.buffer.clear();
+        state.forget_data();
         state.power = super::command::ACTIVE;
         match work {
             Work::ReadPio | Work::Verify => self.next_read(),
