@@ -201,6 +201,9 @@ impl DriverType for BlkdebugType {
             let unshares = take_permissions(options, "unshare-child-perms")?;
             let image = request.child("image", Role::Filtered).await?;
             request.finish()?;
+            // They hold as long as the node is there, whether anybody uses it or not.
+            let (used, shared) = image.permissions();
+            request.graph.set_permissions(&image, used | takes, shared & unshares.complement())?;
             let limits = merge(own, image.node().driver().limits());
             check_limits(&own, &limits)?;
             let strong = Options::from_value(&strong_value(&strong));

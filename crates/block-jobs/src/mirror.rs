@@ -248,6 +248,10 @@ fn build(
             });
             let new = NewJob { common: options.common.clone(), kind: options.kind, gate, transaction: None };
             let job = jobs.create(new, mirror).inspect_err(|_| source.bitmaps().release(&dirty))?;
+            if options.sync == Sync::Full && !options.target_is_zero && !is_commit {
+                // Known before the work begins: a job that is cancelled at once tells so, too.
+                job.set_total(source.len());
+            }
             Ok((job, link))
         });
         dirty.inspect_err(|_| detach_all(graph, &edges))
@@ -565,9 +569,25 @@ impl Mirror {
         };
         self.source.bitmaps().release(&self.link.dirty);
         let edges = edges::take(&self.graph, &self.edges)?;
-        let pivoted = if pivots { self.pivot().await } else { Ok(()) };
-        let to = if pivots && pivoted.is_ok() && self.replaces.is_none() { &self.target } else { &self.source };
-        let dissolved = self.graph.dissolve(&self.filter, to).await;
+        let mut pivoted = if pivots { self.pivot().await } else { Ok(()) };
+        let mut dissolved = Ok(());
+        let takes_place = pivots && pivoted.is_ok() && self.replaces.is_none();
+        if takes_place {
+            // Users that came after the filter use the copy from now on, too.
+            let is_own = |edge: &Arc<Child>| {
+                edges.iter().any(|own| Arc::ptr_eq(own, edge))
+                    || edge.parent_node().is_some_and(|parent| Arc::ptr_eq(&parent, &self.filter))
+            };
+            let late: Vec<_> = self.source.parents().into_iter().filter(|edge| !is_own(edge)).collect();
+            pivoted = self.graph.dissolve_with(&self.filter, &self.target, &late).await.map_err(|error| {
+                // The job's error is just a number.
+                eprintln!("{error}");
+                Error::errno_only(error.errno())
+            });
+        }
+        if !takes_place || (pivoted.is_err() && self.graph.lookup(self.filter.name()).is_some()) {
+            dissolved = self.graph.dissolve(&self.filter, &self.source).await;
+        }
         drop(drained);
         let mut result = pivoted.and(dissolved).and(edges::detach(&self.graph, &edges).await);
         self.to_replace.lock().unwrap_or_else(PoisonError::into_inner).take();

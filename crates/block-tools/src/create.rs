@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use block::create::{CreateOption, CreateRequest};
+use block::driver::DriverKind;
 use block::{Child, DriverType, Error, Graph, Options, Result};
 
 use crate::keyval::CreateValues;
@@ -127,17 +128,22 @@ impl Creation {
             .checked_next_multiple_of(SECTOR)
             .filter(|size| i64::try_from(*size).is_ok())
             .ok_or_else(|| Error::too_big("Image size is too large"))?;
+        let is_bare = self.format.kind() == DriverKind::Protocol;
         let (format_options, protocol_options) = self.split_options();
         self.protocol
             .create(CreateRequest {
                 graph: Arc::clone(graph),
                 file: None,
                 filename: self.filename.clone(),
-                size: 0,
-                options: protocol_options,
+                size: if is_bare { size } else { 0 },
+                options: if is_bare { format_options.clone() } else { protocol_options },
                 data_file: None,
             })
             .await?;
+        if is_bare {
+            // The file is the image, as with `format=file`.
+            return Ok(());
+        }
         let result = self.create_format(graph, size, format_options).await;
         if result.is_err() && self.protocol.name() == "file" && self.format.name() != "raw" {
             let _ = std::fs::remove_file(self.filename.strip_prefix("file:").unwrap_or(&self.filename));

@@ -460,18 +460,33 @@ impl Drop for Drained {
     }
 }
 
-/// Closes the gates of everybody who reaches one of `nodes` from above, and waits until their requests have ended.
+/// Closes the gates of everybody who reaches a node in the trees below `nodes`, and waits until their requests have ended.
+/// A job that works on backings only is held, too: what is below would never be idle otherwise.
 async fn hold_users(nodes: &[Arc<Node>]) -> Drained {
-    let mut gates = Vec::new();
-    for node in nodes {
-        collect_gates(node, &mut gates);
+    let mut below = Vec::new();
+    visit(nodes, &mut below, |node| node.children().iter().map(|edge| edge.node()).collect());
+    let mut involved = Vec::new();
+    visit(&below, &mut involved, |node| node.parents().iter().filter_map(|edge| edge.parent_node()).collect());
+    let (mut gates, mut limits) = (Vec::new(), Vec::new());
+    let add = |gates: &mut Vec<Arc<Gate>>, gate: &Arc<Gate>| {
+        if !gates.iter().any(|known| Arc::ptr_eq(known, gate)) {
+            gates.push(Arc::clone(gate));
+        }
+    };
+    for node in &involved {
+        for edge in node.parents() {
+            if let Parent::Outside(_, Some(gate)) = edge.parent() {
+                add(&mut gates, gate);
+            }
+        }
+        // What a limit holds goes on while its gate is closed.
+        if let Some(gate) = node.driver().limiting_gate() {
+            add(&mut limits, gate);
+        }
     }
-    for gate in &gates {
-        gate.close();
-    }
-    let held = gates.len();
-    let limits = limiting_gates(nodes);
+    gates.iter().for_each(|gate| gate.close());
     limits.iter().for_each(|gate| gate.close());
+    let held = gates.len();
     gates.extend(limits);
     let drained = Drained(gates);
     for gate in drained.0.iter().take(held) {
@@ -480,42 +495,14 @@ async fn hold_users(nodes: &[Arc<Node>]) -> Drained {
     drained
 }
 
-/// The gates of the drivers above and below `nodes` that hold requests by a limit: what waits there goes on while they are
-/// closed.
-fn limiting_gates(nodes: &[Arc<Node>]) -> Vec<Arc<Gate>> {
-    let mut gates = Vec::new();
-    for goes_up in [false, true] {
-        let mut seen = std::collections::HashSet::new();
-        let mut left = nodes.to_vec();
-        while let Some(node) = left.pop() {
-            if !seen.insert(Arc::as_ptr(&node)) {
-                continue;
-            }
-            if let Some(gate) = node.driver().limiting_gate()
-                && !gates.iter().any(|known| Arc::ptr_eq(known, gate))
-            {
-                gates.push(Arc::clone(gate));
-            }
-            if goes_up {
-                left.extend(node.parents().iter().filter_map(|edge| edge.parent_node()));
-            } else {
-                left.extend(node.children().iter().map(|edge| edge.node()));
-            }
-        }
-    }
-    gates
-}
-
-fn collect_gates(node: &Arc<Node>, gates: &mut Vec<Arc<Gate>>) {
-    for parent in node.parents() {
-        match parent.parent() {
-            Parent::Outside(_, Some(gate)) if !gates.iter().any(|known| Arc::ptr_eq(known, gate)) => {
-                gates.push(Arc::clone(gate));
-            }
-            _ => {}
-        }
-        if let Some(above) = parent.parent_node() {
-            collect_gates(&above, gates);
+/// Puts `nodes` and all that `next` leads to from there into `found`, each once.
+fn visit(nodes: &[Arc<Node>], found: &mut Vec<Arc<Node>>, next: impl Fn(&Node) -> Vec<Arc<Node>>) {
+    let mut seen = std::collections::HashSet::new();
+    let mut left = nodes.to_vec();
+    while let Some(node) = left.pop() {
+        if seen.insert(Arc::as_ptr(&node)) {
+            left.extend(next(&node));
+            found.push(node);
         }
     }
 }

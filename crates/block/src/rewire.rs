@@ -167,17 +167,21 @@ impl Graph {
     /// # Errors
     /// If that conflicts with other users of `to`; then nothing has changed.
     pub fn move_users(&self, from: &Arc<Node>, to: &Arc<Node>) -> Result<()> {
-        let moved: Vec<_> = from.parents().into_iter().filter(|user| !leads_from(user, to)).collect();
-        for user in &moved {
-            user.replace(Arc::clone(to));
-        }
+        self.move_edges(from.parents().into_iter().filter(|user| !leads_from(user, to)), to)
+    }
+
+    /// Points edges to `to`; all of them or none.
+    fn move_edges(&self, edges: impl Iterator<Item = Arc<Child>>, to: &Arc<Node>) -> Result<()> {
+        let moved: Vec<_> = edges.map(|edge| (edge.replace(Arc::clone(to)), edge)).collect();
         let refreshed = self.refresh(to);
         if refreshed.is_err() {
-            for user in &moved {
-                user.replace(Arc::clone(from));
+            for (from, edge) in &moved {
+                edge.replace(Arc::clone(from));
             }
-            let (used, shared) = from.cumulative_permissions();
-            self.loosen(from, used, shared)?;
+            for (from, _) in &moved {
+                let (used, shared) = from.cumulative_permissions();
+                self.loosen(from, used, shared)?;
+            }
         }
         refreshed
     }
@@ -188,6 +192,14 @@ impl Graph {
     /// # Errors
     /// If its users conflict with those of `to`; then nothing has changed. Or what closing gives.
     pub async fn dissolve(&self, filter: &Arc<Node>, to: &Arc<Node>) -> Result<()> {
+        self.dissolve_with(filter, to, &[]).await
+    }
+
+    /// As [`Graph::dissolve`]; the edges `others` lead to `to`, too, from then on.
+    ///
+    /// # Errors
+    /// If one of the users conflicts with those of `to`; then nothing has changed. Or what closing gives.
+    pub async fn dissolve_with(&self, filter: &Arc<Node>, to: &Arc<Node>, others: &[Arc<Child>]) -> Result<()> {
         let held: Vec<_> = filter.children().into_iter().map(|child| (child.permissions(), child)).collect();
         for (_, child) in &held {
             child.store_permissions(Permissions::NONE, Permissions::ALL);
@@ -198,7 +210,8 @@ impl Graph {
         for (user, below) in inner.iter().zip(filtered.iter().cycle()) {
             user.replace(Arc::clone(below));
         }
-        if let Err(error) = self.move_users(filter, to) {
+        let users = filter.parents().into_iter().chain(others.iter().cloned());
+        if let Err(error) = self.move_edges(users.filter(|user| !leads_from(user, to)), to) {
             for user in inner {
                 user.replace(Arc::clone(filter));
             }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 
 use crate::support::guest::{self, Guest, OK};
-use crate::support::{Directory, Machine, Session, qcow2_header_v3, text};
+use crate::support::{Directory, Machine, Session, Setup, qcow2_header_v3, text};
 
 const SIZE: usize = 1 << 20;
 
@@ -424,4 +424,29 @@ fn backups_of_a_transaction_have_one_moment_and_end_together_if_they_shall() {
     ]);
     let text = session.generic_error("transaction", json!({ "actions": list }));
     assert!(text.contains("is busy: block device is in use by block job: backup"), "{text}");
+}
+
+#[test]
+fn commit_below_a_drive_is_cancelled_when_the_device_of_the_drive_goes() {
+    let mut machine = Setup::new().args(["-S", "-nodefaults", "-device", "virtio-scsi-pci"]).start();
+    let image = machine.path("image");
+    std::fs::write(&image, vec![0_u8; 1 << 20]).expect("a file");
+    let mut session = machine.connect(0);
+    let line = format!("drive_add 0 if=none,id=hot,format=raw,file={}", image.display());
+    session.run("human-monitor-command", json!({"command-line": line}));
+    session.run("device_add", json!({"driver": "scsi-hd", "drive": "hot", "id": "disk"}));
+    for name in ["middle", "top"] {
+        let file = machine.path(name);
+        let snapshot = json!({"device": "hot", "snapshot-file": file, "snapshot-node-name": name});
+        session.run("blockdev-snapshot-sync", snapshot);
+    }
+    let commit = json!({"job-id": "job", "device": "hot", "top-node": "middle", "auto-finalize": false});
+    session.run("block-commit", commit);
+    session.event("BLOCK_JOB_PENDING");
+
+    session.run("device_del", json!({"id": "disk"}));
+
+    assert_eq!(session.event("BLOCK_JOB_CANCELLED")["device"], "job");
+    assert_eq!(session.query("query-jobs"), json!([]));
+    assert_eq!(session.query("query-block"), json!([]));
 }

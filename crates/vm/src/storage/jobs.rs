@@ -220,7 +220,10 @@ impl Storage {
         let _no_other_change = self.alone();
         let nodes: Vec<_> = block_jobs::chain::of(node).take_while(|below| below.is_implicit()).collect();
         let image = nodes.last().and_then(block_jobs::chain::below).unwrap_or_else(|| Arc::clone(node));
-        let edges: Vec<_> = nodes.iter().chain([&image]).flat_map(|node| node.parents()).collect();
+        let mut edges: Vec<_> = nodes.iter().chain([&image]).flat_map(|node| node.parents()).collect();
+        // A commit of backings has its filter somewhere below.
+        let below = block_jobs::chain::of(&image).skip(1).flat_map(|node| node.parents());
+        edges.extend(below.filter(|edge| edge.name() == "main node"));
         for job in self.jobs.list() {
             let holder = Job::holder(job.kind(), job.id());
             if edges.iter().any(|edge| edge.holder() == Some(&holder))

@@ -1,0 +1,189 @@
+//! What jobs and their filters mean for others who use the same nodes.
+
+use std::sync::Arc;
+
+use block::graph::Registry;
+use block::{Defaults, Graph, Node, NodeConfig, OpenFlags, Options, Permissions};
+use block_jobs::{Common, Event, Info, Job, Jobs, Kind, Observer, OnError, Status, backup, commit, mirror};
+use block_tools::create::Creation;
+
+struct Silent;
+
+impl Observer for Silent {
+    fn event(&self, _job: &Info, _event: Event) {}
+}
+
+fn setting() -> (Arc<Graph>, Jobs) {
+    let drivers = block_drivers::drivers().into_iter().chain(block_jobs::drivers());
+    (Graph::new(Registry::new(drivers)), Jobs::new(Arc::new(Silent), || {}))
+}
+
+fn common() -> Common {
+    // It is looked at when it has ended.
+    Common { id: "job".to_owned(), speed: 0, auto_finalize: true, auto_dismiss: false }
+}
+
+fn open(graph: &Arc<Graph>, options: Options) -> block::Result<Arc<Node>> {
+    let node = aio::block_on(graph.open(options, Defaults::new(NodeConfig::default(), OpenFlags::default())))?;
+    graph.adopt(&node);
+    Ok(node)
+}
+
+/// A disk without a file.
+fn disk(graph: &Arc<Graph>, name: &str) -> Arc<Node> {
+    let options = Options::new().with("driver", "null-co").with("node-name", name).with("size", "1048576");
+    open(graph, options).expect("a disk")
+}
+
+fn blkdebug(graph: &Arc<Graph>, name: &str, image: &str) -> Options {
+    assert!(graph.lookup(image).is_some());
+    Options::new().with("driver", "blkdebug").with("node-name", name).with("image", image)
+}
+
+fn mirror(graph: &Arc<Graph>, jobs: &Jobs) -> Arc<Job> {
+    let options = mirror::Options {
+        common: common(),
+        kind: Kind::Mirror,
+        source: graph.find("source").expect("the source"),
+        target: graph.find("target").expect("the target"),
+        replaces: None,
+        sync: mirror::Sync::Full,
+        backing: mirror::Backing::Leave,
+        target_is_zero: false,
+        write_blocking: false,
+        unmap: false,
+        granularity: 0,
+        buf_size: 0,
+        on_source_error: OnError::Report,
+        on_target_error: OnError::Report,
+        filter_node_name: Some("filter".to_owned()),
+    };
+    mirror::create(graph, jobs, &options).expect("a mirror")
+}
+
+/// Lets a mirror take the source's place.
+fn complete(jobs: &Jobs, job: &Arc<Job>) {
+    let reactor = aio::IoThread::start("disks").expect("a thread");
+    jobs.start(job, reactor.handle());
+    while !job.is_ready() {
+        std::thread::yield_now();
+    }
+    job.complete().expect("a job that is ready");
+    while job.status() != Status::Concluded {
+        aio::block_on(jobs.settle());
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn user_that_comes_to_the_source_while_it_is_mirrored_uses_the_copy_afterwards() {
+    let (graph, jobs) = setting();
+    let (source, target) = (disk(&graph, "source"), disk(&graph, "target"));
+    let job = mirror(&graph, &jobs);
+    let late = open(&graph, blkdebug(&graph, "late", "source")).expect("a user");
+
+    complete(&jobs, &job);
+
+    assert_eq!(job.info().error, None);
+    assert!(Arc::ptr_eq(&late.children()[0].node(), &target));
+    assert!(source.parents().is_empty());
+    assert!(graph.lookup("filter").is_none());
+}
+
+#[test]
+fn mirror_whose_copy_can_not_serve_the_users_of_the_source_fails_and_leaves_them() {
+    let (graph, jobs) = setting();
+    let (source, target) = (disk(&graph, "source"), disk(&graph, "target"));
+    let unshares = blkdebug(&graph, "other", "target").with("unshare-child-perms.0", "consistent-read");
+    let other = open(&graph, unshares).expect("a user of the copy");
+    let job = mirror(&graph, &jobs);
+    let takes = blkdebug(&graph, "late", "source").with("take-child-perms.0", "consistent-read");
+    let late = open(&graph, takes).expect("a user of the source");
+
+    complete(&jobs, &job);
+
+    assert_eq!(job.info().error.as_deref(), Some("Operation not permitted"));
+    assert!(Arc::ptr_eq(&late.children()[0].node(), &source));
+    assert!(Arc::ptr_eq(&other.children()[0].node(), &target));
+    assert!(graph.lookup("filter").is_none());
+}
+
+#[test]
+fn backup_of_a_disk_whose_file_another_node_writes_to_is_refused() {
+    let (graph, jobs) = setting();
+    disk(&graph, "base");
+    let source = open(&graph, blkdebug(&graph, "source", "base")).expect("a disk");
+    let writes = blkdebug(&graph, "other", "base").with("take-child-perms.0", "write");
+    open(&graph, writes).expect("who writes");
+    let options = backup::Options {
+        common: common(),
+        source: Arc::clone(&source),
+        target: disk(&graph, "target"),
+        sync: backup::Sync::Full,
+        bitmap: None,
+        compress: false,
+        on_source_error: OnError::Report,
+        on_target_error: OnError::Report,
+        filter_node_name: Some("filter".to_owned()),
+        max_workers: 0,
+        max_chunk: 0,
+        transaction: None,
+    };
+
+    let error = backup::create(&graph, &jobs, &options).err().expect("a conflict").to_string();
+
+    let text = "permissions 'write' are both required by node 'other' (uses node 'base' as 'image' child) and unshared \
+                by node 'source'";
+    assert!(error.contains(text), "{error}");
+    assert!(graph.lookup("filter").is_none() && source.parents().is_empty());
+}
+
+#[test]
+fn drain_of_a_disk_holds_a_commit_of_its_backings() {
+    let (graph, jobs) = setting();
+    let directory = tempfile::tempdir().expect("a directory");
+    let image = |name: &str, backing: Option<&str>| {
+        let path = directory.path().join(name);
+        let path = path.to_str().expect("text");
+        let mut creation = Creation::new(&graph, "qcow2", path).expect("a format");
+        creation.values.set("size", "1048576").expect("a size");
+        aio::block_on(creation.run(&graph)).expect("an image");
+        let options = Options::new().with("driver", "qcow2").with("node-name", name).with("filename", path);
+        open(&graph, backing.map_or(options.clone(), |backing| options.with("backing", backing))).expect("a node")
+    };
+    let base = image("base", None);
+    let middle = image("middle", Some("base"));
+    let top = image("top", Some("middle"));
+    let options = commit::Options {
+        common: common(),
+        top: middle,
+        base,
+        backing_file: None,
+        on_error: OnError::Report,
+        filter_node_name: None,
+    };
+    let job = commit::create(&graph, &jobs, &options).expect("a commit");
+
+    let drained = aio::block_on(graph.drain(&top));
+    assert!(job.gate().is_closed());
+    drop(drained);
+    assert!(!job.gate().is_closed());
+    aio::block_on(jobs.abandon(&job));
+}
+
+#[test]
+fn image_whose_format_is_the_protocol_is_created_in_its_size() {
+    let (graph, _jobs) = setting();
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("image");
+    let mut creation = Creation::new(&graph, "file", path.to_str().expect("text")).expect("a format");
+    creation.values.set("size", "1048576").expect("a size");
+
+    aio::block_on(creation.run(&graph)).expect("an image");
+
+    assert_eq!(std::fs::metadata(&path).expect("a file").len(), 1 << 20);
+    let options = Options::new().with("driver", "file").with("filename", path.to_str().expect("text"));
+    let node = open(&graph, options).expect("the file");
+    let used = Permissions::CONSISTENT_READ | Permissions::WRITE;
+    graph.attach_root(&node, "a test", used, Permissions::NONE).expect("nobody holds it");
+}
