@@ -130,7 +130,8 @@ fn backup_of_a_disk_whose_file_another_node_writes_to_is_refused() {
         transaction: None,
     };
 
-    let error = backup::create(&graph, &jobs, &options).err().expect("a conflict").to_string();
+    let Err(error) = backup::create(&graph, &jobs, &options) else { panic!("nobody stands against it") };
+    let error = error.to_string();
 
     let text = "permissions 'write' are both required by node 'other' (uses node 'base' as 'image' child) and unshared \
                 by node 'source'";
