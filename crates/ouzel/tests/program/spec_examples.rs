@@ -12,11 +12,11 @@ use crate::support::examples::{examples, problems, replay};
 use crate::support::{Machine, Session, Setup};
 
 /// The commands in old spelling that today's list leaves out.
-const OLD: [&str; 3] = ["query-cpus", "query-events", "cpu"];
+const OLD: [&str; 4] = ["query-cpus", "query-events", "cpu", "cpu-add"];
 
 fn fresh() -> (Machine, Session) {
     let mut machine = Setup::new()
-        .args(["-S", "-m", "64", "-smp", "1,maxcpus=2", "-vga", "std", "-device", "secondary-vga,id=video0"])
+        .args(["-S", "-m", "64", "-smp", "1,maxcpus=4", "-vga", "std", "-device", "secondary-vga,id=video0"])
         .args(["-vnc", "unix:{dir}/vnc,password=on"])
         // What the examples of devices and character devices name, as where QEMU's answers were recorded.
         .args(["-device", "virtio-scsi-pci", "-chardev", "ringbuf,id=foo"])

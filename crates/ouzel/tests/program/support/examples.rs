@@ -90,7 +90,13 @@ pub fn problems(got: &Value, model: &Value, place: &str, found: &mut Vec<String>
             }
         }
         (Value::Array(got), Value::Array(model)) => {
-            if let Some(model) = model.first() {
+            if let Some(first) = model.first() {
+                let mut first = first.clone();
+                // What one element of the document lacks, any may lack.
+                if let Value::Object(members) = &mut first {
+                    members.retain(|name, _| model.iter().all(|element| element.get(name).is_some()));
+                }
+                let model = &first;
                 for (index, element) in got.iter().enumerate() {
                     problems(element, model, &format!("{place}[{index}]"), found);
                 }
