@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, Weak};
 
-use device::disk::{Disk, DiskObserver, DiskProperties, DiskRequest};
+use device::disk::{Disk, DiskObserver, DiskProperties, DiskRequest, Removable};
 use device::{AccessSize, IoDevice, IrqLine};
 use devices_pci::{MsiMessage, MsiSink, PciFunction};
 use devices_virtio::blk::{Blk, BlkOptions};
@@ -44,6 +44,10 @@ impl Disk for TestDisk {
     fn set_write_cache(&self, _on: bool) {}
 
     fn observe(&self, _observer: Weak<dyn DiskObserver>) {}
+
+    fn set_removable(&self, _drive: Weak<dyn Removable>) {}
+
+    fn tray_moved(&self, _is_open: bool) {}
 }
 
 struct Nowhere;

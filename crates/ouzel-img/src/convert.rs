@@ -248,12 +248,13 @@ impl Request {
         let compressed = self.compressed || node.driver().details().compressed;
         let is_fresh = !self.existing && self.sparse != 0 && !has_backing;
         let fresh_zeroes = is_fresh && status::zero_initialised(&node).await?;
-        // Writes start in the order of their offsets, so that what is allocated is in order, too. Only streams go on with
-        // one when the one before it is finished.
-        let order = match format.name() {
+        let order = match (format.name(), compressed) {
             _ if self.parsed.has("W") => Order::Any,
-            "vmdk" if compressed => Order::Finished,
-            _ => Order::Started,
+            // Clusters are compressed beside each other; only streams have an order. Nothing is allocated in a raw file.
+            ("raw", _) => Order::Started,
+            (name, true) if name != "vmdk" => Order::Started,
+            // One after the other, so that what is allocated is in order, too.
+            _ => Order::Finished,
         };
         let copy = Copy {
             sources: sources.to_vec(),

@@ -313,7 +313,7 @@ async def main(path, directory):
     assert any(model["name"] == "qemu64" for model in await run("query-cpu-definitions"))
     assert len(await run("query-hotpluggable-cpus")) == 2
     assert [report["slot-type"] for report in await run("query-acpi-ospm-status")] == ["CPU", "CPU"]
-    await refused(client, "already exists", "cpu-add", id=1)
+    await told("already exists", "cpu-add", id=1)
     assert await run("query-command-line-options", option="chardev")
     assert await run("cpu", index=1) == {}
     await refused(client, "expects a CPU number", "cpu", index=7)
