@@ -553,7 +553,7 @@ mod tests {
         ));
         let Ok(drive) = drive else { panic!("{drive:?}") };
         assert_eq!((drive.id.as_str(), drive.interface, drive.write_cache), ("d", Interface::None, true));
-        assert_eq!(drive.engine, Engine::IoUring);
+        assert_eq!(drive.engine, Engine::Uring);
         assert_eq!((drive.read_error, drive.write_error), (ErrorPolicy::Ignore, ErrorPolicy::Stop));
         assert_eq!(drive.limits.rate(Bucket::BpsTotal), Rate { average: 1000, max: 2000, burst_length: 3 });
         assert_eq!(drive.limits.rate(Bucket::IopsRead), Rate { average: 5, max: 9, burst_length: 1 });
