@@ -25,7 +25,7 @@ fn image(path: &Path, greeting: &str, len: usize) {
 
 #[test]
 #[ignore = "peer: SeaBIOS"]
-fn peer_isapc_boots_a_floppy_and_a_disk() {
+fn peer_seabios_boots_a_floppy_and_a_disk_on_isapc() {
     let directory = Directory::new();
     let (floppy, disk) = (directory.join("floppy"), directory.join("disk"));
     image(&floppy, "FROM-FLOPPY\n", 1_474_560);
