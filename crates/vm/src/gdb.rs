@@ -30,6 +30,11 @@ const NO_INTERRUPTS: u64 = 2;
 const NO_TIME: u64 = 4;
 const STEP_FLAGS: u64 = 1 | NO_INTERRUPTS | NO_TIME;
 
+/// Requests that wait for the control thread before no more bytes are taken.
+const MAX_ASKED: usize = 16;
+/// Bytes of output that the client has not taken, likewise.
+const MAX_OUTPUT: usize = 4 * PACKET_SIZE;
+
 const BAD: &str = "E22";
 const NO_MEMORY: &str = "E14";
 
@@ -53,6 +58,16 @@ struct Wire {
     last: Vec<u8>,
     /// Packets are not acknowledged.
     is_quiet: bool,
+    /// Requests that the control thread has not done.
+    asked: usize,
+    /// Bytes wait at the device until there is room.
+    is_held: bool,
+}
+
+impl Wire {
+    fn is_full(&self) -> bool {
+        self.asked >= MAX_ASKED || self.output.len() >= MAX_OUTPUT
+    }
 }
 
 struct Session {
@@ -144,16 +159,22 @@ impl Gdb {
             }
         }));
         gdb.chardev.set_input(Box::new(move |bytes| {
-            let (gdb, inbox) = (Weak::clone(&for_input), &of_input);
-            for &byte in bytes {
-                let Some(incoming) = gdb.upgrade().and_then(|gdb| gdb.byte(byte)) else { continue };
-                let gdb = Weak::clone(&gdb);
-                match incoming {
-                    Incoming::Packet(body) => {
-                        inbox.request(Box::new(move |control| with(&gdb, |gdb| gdb.packet(control, &body))));
-                    }
-                    _ => inbox.request(Box::new(move |control| with(&gdb, |gdb| gdb.interrupt(control)))),
+            let Some(gdb) = for_input.upgrade() else { return bytes.len() };
+            for (taken, &byte) in bytes.iter().enumerate() {
+                if gdb.holds_back() {
+                    return taken;
                 }
+                let Some(incoming) = gdb.byte(byte) else { continue };
+                let gdb = Weak::clone(&for_input);
+                of_input.request(Box::new(move |control| {
+                    with(&gdb, |gdb| {
+                        match &incoming {
+                            Incoming::Packet(body) => gdb.packet(control, body),
+                            _ => gdb.interrupt(control),
+                        }
+                        gdb.answered();
+                    });
+                }));
             }
             bytes.len()
         }));
@@ -174,8 +195,33 @@ impl Gdb {
             Incoming::Ack => wire.last.clear(),
             _ => {}
         }
+        let is_request = matches!(incoming, Incoming::Packet(_) | Incoming::Interrupt);
+        wire.asked += usize::from(is_request);
         self.pump(&mut wire);
-        matches!(incoming, Incoming::Packet(_) | Incoming::Interrupt).then_some(incoming)
+        is_request.then_some(incoming)
+    }
+
+    /// Whether the next byte has to wait.
+    fn holds_back(&self) -> bool {
+        let mut wire = lock(&self.wire);
+        wire.is_held = wire.is_full();
+        wire.is_held
+    }
+
+    /// The control thread has done a request.
+    fn answered(&self) {
+        let mut wire = lock(&self.wire);
+        // A client that has come meanwhile counts anew.
+        wire.asked = wire.asked.saturating_sub(1);
+        self.go_on(&mut wire);
+    }
+
+    /// Takes bytes again if there is room.
+    fn go_on(&self, wire: &mut Wire) {
+        if wire.is_held && !wire.is_full() {
+            wire.is_held = false;
+            self.chardev.resume_input();
+        }
     }
 
     fn pump(&self, wire: &mut Wire) {
@@ -183,10 +229,11 @@ impl Gdb {
             let (first, _) = wire.output.as_slices();
             let taken = self.chardev.write(first);
             if taken == 0 {
-                return;
+                break;
             }
             wire.output.drain(..taken);
         }
+        self.go_on(wire);
     }
 
     /// Sends a packet.

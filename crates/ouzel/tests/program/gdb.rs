@@ -199,6 +199,36 @@ fn gdb_client_that_sends_garbage_and_goes_leaves_no_breakpoints() {
 }
 
 #[test]
+fn gdb_client_that_does_not_read_is_not_read_from_either() {
+    const MOST: usize = 64 << 20;
+    let mut machine = boot("hello", &SERVER);
+    let mut session = machine.connect(0);
+    let mut client = Client::connect(&mut machine);
+    let again = [b'-'; 4096];
+    // The last packet is asked for again and again.
+    client.send("?");
+    client.acknowledges = false;
+    assert_eq!(client.packet(), "T05thread:01;");
+    client.stream.set_write_timeout(Some(Duration::from_secs(1))).expect("a time limit");
+    let mut sent = 0;
+    while sent < MOST
+        && let Ok(len) = client.stream.write(&again)
+    {
+        sent += len;
+    }
+    assert!(sent < MOST, "the server has taken it all");
+    assert_eq!(session.status(), "paused");
+    // When it reads, it gets the packet as often as it has asked, and the server goes on.
+    let packet = b"$T05thread:01;#07";
+    let mut packets = vec![0; packet.len() * sent];
+    client.stream.read_exact(&mut packets).expect("all of them");
+    assert!(packets.chunks(packet.len()).all(|other| other == packet));
+    client.stream.write_all(b"+").expect("the server reads");
+    client.acknowledges = true;
+    assert_eq!(client.ask("?"), "T05thread:01;");
+}
+
+#[test]
 fn gdb_server_is_started_moved_and_ended_by_the_human_monitor() {
     let mut machine = boot("hello", &[]);
     let mut session = machine.connect(0);
