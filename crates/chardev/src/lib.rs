@@ -26,6 +26,7 @@ mod legacy;
 mod line;
 mod mux;
 mod options;
+mod outbox;
 mod port;
 mod registry;
 mod ring;
@@ -49,6 +50,7 @@ pub use line::{LineParameters, Parity};
 pub use options::{
     Backend, ChardevSpec, Common, Given, SocketOptions, UdpOptions, check_id, parse_option, ringbuf_size,
 };
+pub use outbox::Outbox;
 pub use port::{Event, EventFn, InputFn, OUTPUT_LIMIT, WritableFn};
 pub use registry::{BACKENDS, ChardevInfo, Chardevs, InnerFn};
 pub use session::Protocol;

@@ -11,11 +11,10 @@
 mod draw;
 mod keys;
 
-use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use chardev::Chardev;
+use chardev::{Chardev, Outbox};
 use display::Console;
 use display::input::{ABSOLUTE_MAX, Axis, Button, Event, Hub, KeyQueue};
 use display::keys::Key;
@@ -46,7 +45,7 @@ const ALT: u32 = 0xffe9;
 struct View {
     input: Input,
     terminal: Terminal,
-    output: VecDeque<u8>,
+    output: Outbox,
     /// The screen that is shown.
     screen: usize,
     /// The first byte of a command to the display itself was typed.
@@ -90,10 +89,12 @@ impl Curses {
     ) -> Arc<Self> {
         let layout = Layout::named(layout.unwrap_or("en-us")).or_else(|| Layout::named("en-us"));
         let inbox = Arc::clone(inbox);
+        let mut output = Outbox::default();
+        output.put(draw::BEGIN.as_bytes());
         let view = View {
             input: Input::default(),
             terminal: Terminal::default(),
-            output: draw::BEGIN.bytes().collect(),
+            output,
             screen: 0,
             is_command: false,
             mouse: (0, 0),
@@ -108,7 +109,9 @@ impl Curses {
             leave: Box::new(move || inbox.leave()),
         });
         let (typing, room) = (Arc::downgrade(&curses), Arc::downgrade(&curses));
-        curses.chardev.set_writable(Box::new(move || with(&room, |curses| curses.pump(&mut lock(&curses.view)))));
+        curses
+            .chardev
+            .set_writable(Box::new(move || with(&room, |curses| lock(&curses.view).output.send(&curses.chardev))));
         curses.chardev.set_input(Box::new(move |bytes| {
             with(&typing, |curses| curses.typed(bytes));
             bytes.len()
@@ -124,17 +127,6 @@ impl Curses {
             }
         });
         curses
-    }
-
-    fn pump(&self, view: &mut View) {
-        while !view.output.is_empty() {
-            let (first, _) = view.output.as_slices();
-            let taken = self.chardev.write(first);
-            if taken == 0 {
-                return;
-            }
-            view.output.drain(..taken);
-        }
     }
 
     /// Draws what has changed.
@@ -161,8 +153,8 @@ impl Curses {
         };
         let hint = if view.is_command { draw::COMMANDS } else { draw::HINT };
         let drawn = view.terminal.draw(&text, hint, terminal_size());
-        view.output.extend(drawn);
-        self.pump(view);
+        view.output.put(&drawn);
+        view.output.send(&self.chardev);
     }
 
     fn typed(&self, bytes: &[u8]) {
@@ -257,8 +249,8 @@ impl Curses {
     /// Gives the terminal back as it was. The character device does the rest.
     pub fn end(&self) {
         let view = &mut *lock(&self.view);
-        view.output.extend(draw::END.bytes());
-        self.pump(view);
+        view.output.put(draw::END.as_bytes());
+        view.output.send(&self.chardev);
     }
 }
 

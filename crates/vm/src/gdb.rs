@@ -9,12 +9,11 @@
 //! reverse execution, semihosting, several inferiors, and accelerators that can't stop for a debugger (KVM: the host of
 //! the tests has none), which are refused when the server starts.
 
-use std::collections::VecDeque;
 use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use accel::{DebugRequest, DebugStop, Watchpoint};
-use chardev::{Chardev, Event, Legacy};
+use chardev::{Chardev, Event, Legacy, Outbox};
 use gdb::{Action, Incoming, PACKET_SIZE, PointKind, Reader, Request, Thread, hex, packet, registers};
 use qapi::run_state::{RunState, ShutdownCause};
 use qmp::SessionContext;
@@ -53,7 +52,7 @@ pub fn device(text: &str) -> Result<Legacy, chardev::Error> {
 #[derive(Default)]
 struct Wire {
     reader: Reader,
-    output: VecDeque<u8>,
+    output: Outbox,
     /// The last packet, until the client has understood it.
     last: Vec<u8>,
     /// Packets are not acknowledged.
@@ -183,21 +182,18 @@ impl Gdb {
 
     /// Takes one byte; what it completes is for the control thread.
     fn byte(&self, byte: u8) -> Option<Incoming> {
-        let mut wire = lock(&self.wire);
+        let wire = &mut *lock(&self.wire);
         let incoming = wire.reader.take(byte)?;
         match &incoming {
-            Incoming::Packet(_) if !wire.is_quiet => wire.output.push_back(b'+'),
-            Incoming::Bad if !wire.is_quiet => wire.output.push_back(b'-'),
-            Incoming::Nack if !wire.is_quiet => {
-                let again = wire.last.clone();
-                wire.output.extend(again);
-            }
+            Incoming::Packet(_) if !wire.is_quiet => wire.output.put(b"+"),
+            Incoming::Bad if !wire.is_quiet => wire.output.put(b"-"),
+            Incoming::Nack if !wire.is_quiet => wire.output.put(&wire.last),
             Incoming::Ack => wire.last.clear(),
             _ => {}
         }
         let is_request = matches!(incoming, Incoming::Packet(_) | Incoming::Interrupt);
         wire.asked += usize::from(is_request);
-        self.pump(&mut wire);
+        self.pump(wire);
         is_request.then_some(incoming)
     }
 
@@ -225,14 +221,7 @@ impl Gdb {
     }
 
     fn pump(&self, wire: &mut Wire) {
-        while !wire.output.is_empty() {
-            let (first, _) = wire.output.as_slices();
-            let taken = self.chardev.write(first);
-            if taken == 0 {
-                break;
-            }
-            wire.output.drain(..taken);
-        }
+        wire.output.send(&self.chardev);
         self.go_on(wire);
     }
 
@@ -240,7 +229,7 @@ impl Gdb {
     fn send(&self, body: &str) {
         let packet = packet::frame(body.as_bytes());
         let mut wire = lock(&self.wire);
-        wire.output.extend(&packet);
+        wire.output.put(&packet);
         wire.last = packet;
         self.pump(&mut wire);
     }

@@ -7,7 +7,6 @@
 mod payload;
 mod protocol;
 
-use std::collections::VecDeque;
 use std::fmt::Arguments;
 use std::fs::File;
 use std::io::Write;
@@ -15,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use chardev::{Chardev, Event};
+use chardev::{Chardev, Event, Outbox};
 use machine::Machine;
 
 use crate::control::Control;
@@ -37,7 +36,7 @@ const LINE_MAX: usize = 33 << 20;
 /// What the server says, in order, however slowly the client reads.
 struct Output {
     chardev: Chardev,
-    waiting: Mutex<VecDeque<u8>>,
+    waiting: Mutex<Outbox>,
     log: Mutex<Log>,
 }
 
@@ -75,23 +74,13 @@ impl Output {
     fn send(&self, line: &str) {
         self.log('S', format_args!("{line}"));
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        waiting.extend(line.as_bytes());
-        waiting.push_back(b'\n');
-        self.push(&mut waiting);
+        waiting.put(line.as_bytes());
+        waiting.put(b"\n");
+        waiting.send(&self.chardev);
     }
 
     fn flush(&self) {
-        self.push(&mut self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
-    }
-
-    fn push(&self, waiting: &mut VecDeque<u8>) {
-        while !waiting.is_empty() {
-            let (first, _) = waiting.as_slices();
-            match self.chardev.write(first) {
-                0 => return,
-                taken => drop(waiting.drain(..taken.min(first.len()))),
-            }
-        }
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).send(&self.chardev);
     }
 }
 

@@ -3,11 +3,10 @@
 //! Keys are read on the monitor thread; a line goes to the control thread, and no key is taken until its text has been
 //! read by the other side.
 
-use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use ::hmp::{Action, Readline};
-use chardev::{Chardev, Event};
+use chardev::{Chardev, Event, Outbox};
 use qmp::{FdSets, SessionContext};
 
 use super::{candidates, execute};
@@ -19,7 +18,7 @@ const PROMPT: &str = "(qemu) ";
 #[derive(Default)]
 struct State {
     readline: Readline,
-    output: VecDeque<u8>,
+    output: Outbox,
     /// A line is being executed, or its text is not yet read.
     busy: bool,
     /// The text of a line is complete: keys are taken again when it is read.
@@ -171,21 +170,14 @@ impl Shared {
     }
 
     fn show(&self, state: &mut State, text: &str) {
-        state.output.extend(text.as_bytes());
+        state.output.put(text.as_bytes());
         self.pump(state);
     }
 
     /// Writes what the other side takes.
     fn pump(&self, state: &mut State) {
-        while !state.output.is_empty() {
-            let (first, _) = state.output.as_slices();
-            let taken = self.chardev.write(first);
-            if taken == 0 {
-                return;
-            }
-            state.output.drain(..taken);
-        }
-        if std::mem::take(&mut state.finished) {
+        state.output.send(&self.chardev);
+        if state.output.is_empty() && std::mem::take(&mut state.finished) {
             state.busy = false;
             self.chardev.resume_input();
         }
