@@ -126,8 +126,13 @@ async fn upwards(
         let received = decoder.receive(chunk.get(..count).unwrap_or_default()).map_err(io::Error::other)?;
         let is_heard = answers.send(received.answers).await.is_ok();
         is_held.store(true, Ordering::Relaxed);
-        if !is_heard || !drain.put(&received.data).await || received.is_closed {
+        if !is_heard || !drain.put(&received.data).await {
             return Ok(());
+        }
+        if received.is_closed {
+            // The other direction ends behind the answer.
+            drop(answers);
+            return std::future::pending().await;
         }
         is_held.store(false, Ordering::Relaxed);
     }

@@ -258,7 +258,18 @@ fn monitor_and_terminal_are_carried_both_ways() {
     });
 }
 
-/// The runtime that tests run on.
+#[test]
+fn browser_that_closes_its_socket_is_answered() {
+    with_server("0,auth=off", |client, _| async move {
+        let (answer, mut stream) = client.upgrade("/ws/qmp", &client.origin()).await;
+        assert!(answer.starts_with("HTTP/1.1 101 "), "{answer}");
+        stream.write_all(b"\x88\x82\0\0\0\0\x03\xe9").await.expect("sent");
+        let mut farewell = Vec::new();
+        stream.read_to_end(&mut farewell).await.expect("the end");
+        assert_eq!(farewell, b"\x88\x02\x03\xe9");
+    });
+}
+
 #[test]
 fn address_that_is_taken_is_an_error_that_names_it() {
     let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
