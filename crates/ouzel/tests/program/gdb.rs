@@ -309,7 +309,7 @@ fn peer_gdb_breaks_steps_and_watches_on_bare_metal() {
     let script = format!(
         "set pagination off\nset confirm off\nfile {}\nset architecture i386:x86-64\ntarget remote {}\ninfo threads\nbreak *add_rounds\ncontinue\n\
          printf \"AT %lx %d\\n\", $rip - (long)&add_rounds, $cs\nstepi\nprintf \"ECX %d\\n\", $ecx\n\
-         watch *(int*){SUM}\ncontinue\nprint $cr0\nprint $st0\nprint $xmm0\ninfo threads\nmonitor info status\n\
+         watch *(int*){SUM}\ncontinue\nthread 1\nprint $cr0\nprint $st0\nprint $xmm0\ninfo threads\nmonitor info status\n\
          delete\ncontinue\n",
         guest("smp.elf"),
         machine.file("gdb"),
