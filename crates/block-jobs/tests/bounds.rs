@@ -1,49 +1,22 @@
 //! A client says how much a job copies at once; how much memory that takes is bounded.
 
+mod common;
+
 use std::any::Any;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use block::driver::{Driver, DriverKind, DriverType};
-use block::graph::Registry;
-use block::{
-    Child, Defaults, Graph, IoFuture, Limits, Node, NodeConfig, OpenFlags, OpenRequest, Options, WriteFlags, done,
-};
-use block_jobs::{Common, Event, Info, Job, Jobs, Kind, Observer, OnError, Status, backup, mirror};
+use block::driver::Driver;
+use block::{Child, Graph, IoFuture, Limits, Node, WriteFlags, done};
+use block_jobs::{Job, Jobs, OnError, Status, backup, mirror};
 use iobuf::IoBuf;
 
 /// Bytes of the disks.
 const SIZE: u64 = 160 << 20;
 
-struct Silent;
-
-impl Observer for Silent {
-    fn event(&self, _job: &Info, _event: Event) {}
-}
-
 /// A disk full of data that nobody keeps; it remembers the longest request.
 #[derive(Clone, Default)]
 struct Disk(Arc<AtomicUsize>);
-
-struct DiskType(&'static str, Disk);
-
-impl DriverType for DiskType {
-    fn name(&self) -> &'static str {
-        self.0
-    }
-
-    fn kind(&self) -> DriverKind {
-        DriverKind::Protocol
-    }
-
-    fn open(&self, request: OpenRequest) -> IoFuture<'static, Arc<dyn Driver>> {
-        let disk = self.1.clone();
-        Box::pin(async move {
-            request.finish()?;
-            Ok(Arc::new(disk) as Arc<dyn Driver>)
-        })
-    }
-}
 
 impl Driver for Disk {
     fn len(&self) -> u64 {
@@ -75,6 +48,8 @@ impl Driver for Disk {
 
 struct Setup {
     graph: Arc<Graph>,
+    source: Arc<Node>,
+    target: Arc<Node>,
     jobs: Jobs,
     reactor: aio::IoThread,
     longest: [Disk; 2],
@@ -83,18 +58,9 @@ struct Setup {
 impl Setup {
     fn new() -> Self {
         let longest = [Disk::default(), Disk::default()];
-        let types = ["source", "target"].iter().zip(&longest);
-        let types =
-            types.map(|(name, disk)| &*Box::leak(Box::new(DiskType(name, disk.clone()))) as &'static dyn DriverType);
-        let graph = Graph::new(Registry::new(types.collect::<Vec<_>>()));
+        let (graph, [source, target]) = common::two_disks(longest.each_ref());
         let reactor = aio::IoThread::start("test").expect("a reactor");
-        Self { graph, jobs: Jobs::new(Arc::new(Silent), || {}), reactor, longest }
-    }
-
-    fn open(&self, driver: &str) -> Arc<Node> {
-        let options = Options::new().with("driver", driver).with("node-name", driver);
-        let defaults = Defaults::new(NodeConfig::default(), OpenFlags::default());
-        aio::block_on(self.graph.open(options, defaults)).expect("a disk")
+        Self { graph, source, target, jobs: common::jobs(), reactor, longest }
     }
 
     /// Runs a job until it has copied everything; the longest request of either side.
@@ -109,30 +75,11 @@ impl Setup {
     }
 }
 
-fn common() -> Common {
-    Common { id: "job".to_owned(), speed: 0, auto_finalize: true, auto_dismiss: true }
-}
-
 #[test]
 fn mirror_with_the_largest_buffer_copies_pieces_of_bounded_length() {
     let setup = Setup::new();
-    let options = mirror::Options {
-        common: common(),
-        kind: Kind::Mirror,
-        source: setup.open("source"),
-        target: setup.open("target"),
-        replaces: None,
-        sync: mirror::Sync::Full,
-        backing: mirror::Backing::Leave,
-        target_is_zero: false,
-        write_blocking: false,
-        unmap: false,
-        granularity: 0,
-        buf_size: i64::MAX as u64,
-        on_source_error: OnError::Report,
-        on_target_error: OnError::Report,
-        filter_node_name: None,
-    };
+    let (source, target) = (Arc::clone(&setup.source), Arc::clone(&setup.target));
+    let options = mirror::Options { buf_size: i64::MAX as u64, ..common::mirror(source, target) };
     let job = mirror::create(&setup.graph, &setup.jobs, &options).expect("a mirror");
 
     let longest = setup.longest_of(&job);
@@ -144,9 +91,9 @@ fn mirror_with_the_largest_buffer_copies_pieces_of_bounded_length() {
 fn backup_with_the_largest_chunk_copies_pieces_of_bounded_length() {
     let setup = Setup::new();
     let options = backup::Options {
-        common: common(),
-        source: setup.open("source"),
-        target: setup.open("target"),
+        common: common::common(),
+        source: Arc::clone(&setup.source),
+        target: Arc::clone(&setup.target),
         sync: backup::Sync::Full,
         bitmap: None,
         compress: false,

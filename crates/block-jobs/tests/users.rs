@@ -1,30 +1,26 @@
 //! What jobs and their filters mean for others who use the same nodes.
 
+mod common;
+
 use std::sync::Arc;
 
 use block::graph::Registry;
-use block::{Defaults, Graph, Node, NodeConfig, OpenFlags, Options, Permissions};
-use block_jobs::{Common, Event, Info, Job, Jobs, Kind, Observer, OnError, Status, backup, commit, mirror};
+use block::{Graph, Node, Options, Permissions};
+use block_jobs::{Common, Job, Jobs, OnError, Status, backup, commit, mirror};
 use block_tools::create::Creation;
-
-struct Silent;
-
-impl Observer for Silent {
-    fn event(&self, _job: &Info, _event: Event) {}
-}
 
 fn setting() -> (Arc<Graph>, Jobs) {
     let drivers = block_drivers::drivers().into_iter().chain(block_jobs::drivers());
-    (Graph::new(Registry::new(drivers)), Jobs::new(Arc::new(Silent), || {}))
+    (Graph::new(Registry::new(drivers)), common::jobs())
 }
 
-fn common() -> Common {
+fn kept() -> Common {
     // It is looked at when it has ended.
-    Common { id: "job".to_owned(), speed: 0, auto_finalize: true, auto_dismiss: false }
+    Common { auto_dismiss: false, ..common::common() }
 }
 
 fn open(graph: &Arc<Graph>, options: Options) -> block::Result<Arc<Node>> {
-    let node = aio::block_on(graph.open(options, Defaults::new(NodeConfig::default(), OpenFlags::default())))?;
+    let node = common::open(graph, options)?;
     graph.adopt(&node);
     Ok(node)
 }
@@ -41,23 +37,8 @@ fn blkdebug(graph: &Arc<Graph>, name: &str, image: &str) -> Options {
 }
 
 fn mirror(graph: &Arc<Graph>, jobs: &Jobs) -> Arc<Job> {
-    let options = mirror::Options {
-        common: common(),
-        kind: Kind::Mirror,
-        source: graph.find("source").expect("the source"),
-        target: graph.find("target").expect("the target"),
-        replaces: None,
-        sync: mirror::Sync::Full,
-        backing: mirror::Backing::Leave,
-        target_is_zero: false,
-        write_blocking: false,
-        unmap: false,
-        granularity: 0,
-        buf_size: 0,
-        on_source_error: OnError::Report,
-        on_target_error: OnError::Report,
-        filter_node_name: Some("filter".to_owned()),
-    };
+    let (source, target) = (graph.find("source").expect("the source"), graph.find("target").expect("the target"));
+    let options = mirror::Options { common: kept(), ..common::mirror(source, target) };
     mirror::create(graph, jobs, &options).expect("a mirror")
 }
 
@@ -116,7 +97,7 @@ fn backup_of_a_disk_whose_file_another_node_writes_to_is_refused() {
     let writes = blkdebug(&graph, "other", "base").with("take-child-perms.0", "write");
     open(&graph, writes).expect("who writes");
     let options = backup::Options {
-        common: common(),
+        common: kept(),
         source: Arc::clone(&source),
         target: disk(&graph, "target"),
         sync: backup::Sync::Full,
@@ -156,7 +137,7 @@ fn drain_of_a_disk_holds_a_commit_of_its_backings() {
     let middle = image("middle", Some("base"));
     let top = image("top", Some("middle"));
     let options = commit::Options {
-        common: common(),
+        common: kept(),
         top: middle,
         base,
         backing_file: None,
