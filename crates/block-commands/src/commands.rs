@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use block::open::GENERIC_OPTIONS;
-use block::{DriverKind, Error, Node, NodeConfig, Options, Permissions, Preallocation};
+use block::{DriverKind, Engine, Error, Node, NodeConfig, Options, Permissions, Preallocation};
 use block_filters::blkdebug::Blkdebug;
 use block_tools::{json, keyval, open, status};
 
@@ -433,7 +433,7 @@ impl OpenMode {
             }
             'C' => self.copy_on_read = true,
             'r' => self.read_only = true,
-            'k' => self.aio = Some("native".to_owned()),
+            'k' => self.engine = Engine::Native,
             'U' => self.force_share = true,
             't' => {
                 (self.cache, self.writethrough) =
@@ -447,10 +447,7 @@ impl OpenMode {
                 };
             }
             'i' => {
-                if !matches!(value, "threads" | "native" | "io_uring") {
-                    return Err(format!("Invalid aio option: {value}"));
-                }
-                self.aio = Some(value.to_owned());
+                self.engine = Engine::by_name(value).ok_or_else(|| format!("Invalid aio option: {value}"))?;
             }
             _ => {}
         }

@@ -60,8 +60,8 @@ pub struct OpenMode {
     pub copy_on_read: bool,
     /// What is written goes to a temporary overlay.
     pub snapshot: bool,
-    /// The engine: `threads`, `native` or `io_uring`.
-    pub aio: Option<String>,
+    /// How its files are read and written.
+    pub engine: Engine,
 }
 
 impl Default for OpenMode {
@@ -74,7 +74,7 @@ impl Default for OpenMode {
             force_share: false,
             copy_on_read: false,
             snapshot: false,
-            aio: None,
+            engine: Engine::default(),
         }
     }
 }
@@ -285,7 +285,7 @@ impl Session {
             ..Access::default()
         };
         access.flags.force_share = mode.force_share;
-        access.flags.engine = mode.aio.as_deref().and_then(Engine::by_name).unwrap_or_default();
+        access.flags.engine = mode.engine;
         let context = name.map_or("can't open".to_owned(), |name| format!("can't open device {name}"));
         let failed = |error: Error| Failed::error(open::text_with_hint(&error.context(&context)));
         if mode.copy_on_read && mode.read_only {

@@ -1,6 +1,6 @@
 //! The command line.
 
-use block::{CacheMode, DetectZeroes};
+use block::{CacheMode, DetectZeroes, Engine};
 use block_export::Address;
 use block_net::nbd::wire::MAX_STRING;
 use block_tools::arguments::{Argument, Arguments, LongOption};
@@ -74,7 +74,7 @@ pub struct Line {
     pub snapshot: bool,
     pub load_snapshot: Option<String>,
     pub cache: Option<(CacheMode, bool)>,
-    pub aio: Option<String>,
+    pub aio: Option<Engine>,
     pub discard: Option<bool>,
     pub detect_zeroes: DetectZeroes,
     /// How many clients; one if absent, 0 for any number.
@@ -168,10 +168,10 @@ impl Line {
                 self.cache = Some(mode.ok_or_else(|| Instead::Fail(format!("Invalid cache mode `{name}'")))?);
             }
             "aio" if self.aio.is_some() => return fail("--aio can only be specified once"),
-            "aio" if !matches!(value, "threads" | "native" | "io_uring") => {
-                return fail(format!("Invalid aio mode '{value}'"));
-            }
-            "aio" => self.aio = Some(value.to_owned()),
+            "aio" => match Engine::by_name(value) {
+                None => return fail(format!("Invalid aio mode '{value}'")),
+                engine => self.aio = engine,
+            },
             "discard" if self.discard.is_some() => return fail("--discard can only be specified once"),
             "discard" => match value {
                 "unmap" | "on" => self.discard = Some(true),

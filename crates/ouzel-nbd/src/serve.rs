@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 
-use block::{Child, DetectZeroes, Engine, Graph, OpenFlags, Options};
+use block::{Child, DetectZeroes, Graph, OpenFlags, Options};
 use block_export::nbd::{BitmapRef, Export, ExportOptions, Server, ServerOptions};
 use block_export::{Address, Listener};
 use block_net::tls::server_credentials;
@@ -117,9 +117,8 @@ async fn open_image(graph: &Arc<Graph>, line: &Line) -> Result<Arc<Child>, Strin
     } else {
         open::file_options(file, line.format.as_deref())
     };
-    let engine = line.aio.as_deref().and_then(Engine::by_name).unwrap_or_default();
     let access = Access {
-        flags: OpenFlags { engine, ..OpenFlags::default() },
+        flags: OpenFlags { engine: line.aio.unwrap_or_default(), ..OpenFlags::default() },
         write: !line.read_only && !line.snapshot,
         unmap: line.discard == Some(true),
         cache: line.cache.map(|(mode, _)| mode).unwrap_or_default(),

@@ -220,21 +220,15 @@ impl OwnOptions {
         let filename = options.take_str("filename")?.filter(|name| !name.is_empty());
         let filename = filename
             .ok_or_else(|| Error::invalid(format!("The '{}' block driver requires a file name", kind.name())))?;
-        let choice = |options: &mut Options, name: &str, choices: &[&str]| match options.take_str(name)? {
-            None => Ok(None),
-            Some(text) => match choices.iter().position(|choice| *choice == text) {
-                None => Err(Error::invalid(format!("invalid parameter value: {text}"))),
-                found => Ok(found),
-            },
-        };
-        let engine = match choice(options, "aio", &["threads", "native", "io_uring"])? {
-            None => None,
-            Some(0) => Some(Engine::Threads),
-            Some(1) => Some(Engine::Native),
-            Some(_) => Some(Engine::Uring),
-        };
+        let wrong = |text: &str| Error::invalid(format!("invalid parameter value: {text}"));
+        let engine = options.take_str("aio")?;
+        let engine = engine.map(|name| Engine::by_name(&name).ok_or_else(|| wrong(&name))).transpose()?;
         check_engine(engine.unwrap_or_default(), direct)?;
-        let locking = choice(options, "locking", &["auto", "on", "off"])? != Some(2);
+        let locking = match options.take_str("locking")?.as_deref() {
+            None | Some("auto" | "on") => true,
+            Some("off") => false,
+            Some(other) => return Err(wrong(other)),
+        };
         if let Some(id) = options.take_str("pr-manager")? {
             return Err(Error::invalid(format!("No persistent reservation manager with id '{id}'")));
         }
