@@ -177,12 +177,7 @@ async fn read_and_check(
     let result = match (place, check_range(&child, offset, count)) {
         (Place::VmState, _) => session.with(node.driver().read_vm_state(offset, buf.clone())).await,
         (Place::Disk, Ok(())) => {
-            let entrance = session.entrance();
-            let read = async {
-                let _inside = entrance.enter(count, Direction::Read).await;
-                child.read(offset, buf.clone()).await
-            };
-            session.with(read).await
+            session.request(count, Direction::Read, async || child.read(offset, buf.clone()).await).await
         }
         (Place::Disk, error) => error,
     };
@@ -228,16 +223,11 @@ pub async fn write(session: &mut Session, words: &[&str], usage: Usage) -> Resul
         Err(error)
     } else if args.has('z') {
         let flags = ZeroFlags { may_unmap: args.has('u'), no_fallback: args.has('n'), fua };
-        let entrance = session.entrance();
-        let write = async {
-            let _inside = entrance.enter(count, Direction::Write).await;
-            child.write_zeroes(offset, count, flags).await
-        };
-        session.with(write).await
+        session.request(count, Direction::Write, async || child.write_zeroes(offset, count, flags).await).await
     } else {
         let compressed = args.has('c');
         let flags = WriteFlags { fua: fua && !compressed, compressed, ..WriteFlags::default() };
-        write_data(session, &child, offset, buf, flags).await
+        session.request(count, Direction::Write, async || child.write(offset, buf, flags).await).await
     };
     let time = started.elapsed();
     result.map_err(|error| Failed::printed(format!("write failed: {}\n", errno_text(&error))))?;
@@ -245,21 +235,6 @@ pub async fn write(session: &mut Session, words: &[&str], usage: Usage) -> Resul
         return Ok(String::new());
     }
     Ok(Report { what: "wrote", offset, count, total: count, time, machine: args.has('C') }.text())
-}
-
-async fn write_data(
-    session: &mut Session,
-    child: &Child,
-    offset: u64,
-    buf: IoBuf,
-    flags: WriteFlags,
-) -> block::Result<()> {
-    let entrance = session.entrance();
-    let write = async {
-        let _inside = entrance.enter(buf.len() as u64, Direction::Write).await;
-        child.write(offset, buf, flags).await
-    };
-    session.with(write).await
 }
 
 fn check_write_options(args: &Args<'_>) -> Result<(), Failed> {
@@ -307,7 +282,7 @@ pub async fn writev(session: &mut Session, words: &[&str], usage: Usage) -> Resu
     let buf = buffer(session, count, check.pattern.unwrap_or(0xcd));
     let started = Instant::now();
     let result = match check_range(&child, offset, count) {
-        Ok(()) => write_data(session, &child, offset, buf, flags).await,
+        Ok(()) => session.request(count, Direction::Write, async || child.write(offset, buf, flags).await).await,
         error => error,
     };
     let time = started.elapsed();
@@ -398,14 +373,7 @@ pub async fn discard(session: &mut Session, words: &[&str], usage: Usage) -> Res
     let child = session.image()?;
     let started = Instant::now();
     let result = match check_range(&child, offset, count) {
-        Ok(()) => {
-            let entrance = session.entrance();
-            let discard = async {
-                let _inside = entrance.enter(0, Direction::Write).await;
-                child.discard(offset, count).await
-            };
-            session.with(discard).await
-        }
+        Ok(()) => session.request(0, Direction::Write, async || child.discard(offset, count).await).await,
         error => error,
     };
     let time = started.elapsed();

@@ -230,6 +230,16 @@ impl Session {
         value
     }
 
+    /// Does a request of so many bytes once it may go on, and waits for it.
+    pub(crate) async fn request<T>(&mut self, bytes: u64, direction: Direction, request: impl AsyncFnOnce() -> T) -> T {
+        let entrance = self.entrance();
+        let inside = async {
+            let _inside = entrance.enter(bytes, direction).await;
+            request().await
+        };
+        self.with(inside).await
+    }
+
     /// Waits for all requests in flight.
     pub async fn drain(&mut self) {
         while !self.pending.is_empty() {
