@@ -134,19 +134,10 @@ pub struct Blkdebug {
 
 /// A list of permissions.
 fn take_permissions(options: &mut Options, name: &str) -> Result<Permissions> {
-    const NAMES: [(&str, Permissions); 4] = [
-        ("consistent-read", Permissions::CONSISTENT_READ),
-        ("write", Permissions::WRITE),
-        ("write-unchanged", Permissions::WRITE_UNCHANGED),
-        ("resize", Permissions::RESIZE),
-    ];
-    let mut all = Permissions::NONE;
-    for item in options.take_list(name)? {
-        let known = NAMES.iter().find(|(name, _)| *name == item);
-        let (_, one) = known.ok_or_else(|| Error::invalid(format!("Invalid parameter '{item}'")))?;
-        all = all | *one;
-    }
-    Ok(all)
+    options.take_list(name)?.iter().try_fold(Permissions::NONE, |all, item| {
+        let one = Permissions::by_name(item);
+        Ok(all | one.ok_or_else(|| Error::invalid(format!("Invalid parameter '{item}'")))?)
+    })
 }
 
 impl DriverType for BlkdebugType {

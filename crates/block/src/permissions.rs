@@ -34,6 +34,12 @@ impl Permissions {
         (Self::RESIZE, "resize"),
     ];
 
+    /// The one of this name in QEMU's options.
+    pub fn by_name(name: &str) -> Option<Self> {
+        let known = Self::NAMES.iter().find(|(_, shown)| shown.replace(' ', "-") == name);
+        known.map(|(one, _)| *one)
+    }
+
     /// Whether all of `other` are in here.
     pub fn contains(self, other: Self) -> bool {
         self.0 & other.0 == other.0
