@@ -35,8 +35,9 @@ impl Prepared for Change {
                 // A snapshot of the same transaction has stored it on the way.
                 let stored = aio::block_on(async {
                     storage.graph.make_writable(&node).await?;
-                    node.driver().remove_stored_bitmap(name).await?;
-                    storage.graph.make_read_only(&node).await
+                    let removed = node.driver().remove_stored_bitmap(name).await;
+                    // It is read-only as before, whatever came of it.
+                    removed.and(storage.graph.make_read_only(&node).await)
                 });
                 if let Err(error) = stored {
                     tracing::warn!("removing a bitmap from '{}': {error}", node.name());
