@@ -7,7 +7,7 @@
 //! has seen: the machine may have changed meanwhile.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use qapi::Error;
 
@@ -34,10 +34,25 @@ struct Unfinished {
 }
 
 impl Unfinished {
-    fn add(&self, change: isize) {
-        let mut count = self.count.lock().unwrap_or_else(PoisonError::into_inner);
-        *count = count.saturating_add_signed(change);
-        self.less.notify_all();
+    fn count(&self) -> MutexGuard<'_, usize> {
+        self.count.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One piece of such work, until it is done or has panicked.
+struct Duty(Arc<Unfinished>);
+
+impl Duty {
+    fn take(unfinished: &Arc<Unfinished>) -> Self {
+        *unfinished.count() += 1;
+        Self(Arc::clone(unfinished))
+    }
+}
+
+impl Drop for Duty {
+    fn drop(&mut self) {
+        *self.0.count() -= 1;
+        self.0.less.notify_all();
     }
 }
 
@@ -95,14 +110,13 @@ impl Aside {
         finish: impl FnOnce(&mut Storage, Result<T, Error>) + Send + 'static,
     ) {
         let tell = Arc::clone(&self.owner.run);
-        let unfinished = Arc::clone(&self.unfinished);
+        let duty = Duty::take(&self.unfinished);
         // The thread and, if there is none, this one look for the work here.
         let task = Arc::new(Mutex::new(Some(move || {
             let done = work();
-            unfinished.add(-1);
+            drop(duty);
             tell(Box::new(move |storage| finish(storage, done)));
         })));
-        self.unfinished.add(1);
         let take = |task: &Mutex<Option<_>>| task.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(place) = Place::take(&self.waiting) else {
             return take(&task).into_iter().for_each(|run| run());
@@ -121,7 +135,7 @@ impl Aside {
 
     /// Waits until nothing is left that must be done before the program ends.
     pub fn settle(&self) {
-        let mut count = self.unfinished.count.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut count = self.unfinished.count();
         while *count != 0 {
             count = self.unfinished.less.wait(count).unwrap_or_else(PoisonError::into_inner);
         }
@@ -139,5 +153,13 @@ mod tests {
         assert!(Place::take(&waiting).is_none(), "they are as many as may be");
         places.pop();
         assert!(Place::take(&waiting).is_some());
+    }
+
+    #[test]
+    fn work_that_panics_is_not_waited_for_at_the_end() {
+        let aside = Aside::new(OwnerLink { run: Arc::new(|_| {}), stop_guest: Arc::new(|| {}) });
+        let work = || -> Result<(), Error> { panic!("the test wants it") };
+        aside.run_to_the_end(work, |_, _| {});
+        aside.settle();
     }
 }
