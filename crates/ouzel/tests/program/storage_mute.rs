@@ -1,14 +1,16 @@
 //! Images whose server stops answering: closing, resizing and flushing them keeps one session waiting and nobody else,
 //! and a processor that has started an IDE request goes on.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex};
 
 use serde_json::{Value, json};
 
-use crate::support::{Directory, Machine, PATIENCE, Reply, Session, Setup, guest, qcow2_header_v3, text};
+use crate::support::bench::Bench;
+use crate::support::guest::{self, Guest};
+use crate::support::{Directory, PATIENCE, qcow2_header_v3, text};
 
 /// What the test and the server's threads share.
 struct Shared {
@@ -115,59 +117,29 @@ fn serve(mut stream: UnixStream, shared: &Shared, tell: &Sender<u16>) {
     }
 }
 
-/// A machine with a drive for removable media, and two sessions.
-struct Bench {
-    machine: Machine,
-    waits: Session,
-    other: Session,
+/// A bitmap that is stored when the image is closed.
+fn add_bitmap(bench: &mut Bench, node: &str) {
+    bench.other.run("block-dirty-bitmap-add", json!({"node": node, "name": "b", "persistent": true}));
 }
 
-impl Bench {
-    fn new() -> Self {
-        let arguments = ["-S", "-m", "64", "-drive", "if=none,id=cd", "-device", "ide-cd,drive=cd,id=cd0"];
-        Self::of(Setup::new().args(arguments))
-    }
+/// Adds the server's image as the node `a`.
+fn add_image(bench: &mut Bench, server: &Server) {
+    bench.other.run("blockdev-add", json!({"driver": "qcow2", "node-name": "a", "file": server.node("below")}));
+}
 
-    fn of(setup: Setup) -> Self {
-        let mut machine = setup.monitors(2).start();
-        let (waits, other) = (machine.connect(0), machine.connect(1));
-        Self { machine, waits, other }
-    }
-
-    fn begin(&mut self, command: &str, arguments: &Value) {
-        self.waits.send(format!("{}\n", json!({"execute": command, "arguments": arguments, "id": "slow"})));
-    }
-
-    /// The other session changes what it likes, the guest starts.
-    fn others_go_on(&mut self) {
-        self.other.run("cont", json!({}));
-        self.other.run("blockdev-add", json!({"driver": "null-co", "node-name": "quick", "size": 4096}));
-        self.other.run("blockdev-del", json!({"node-name": "quick"}));
-        assert_eq!(self.other.status(), "running");
-    }
-
-    /// The waiting session's command has succeeded.
-    fn end(&mut self) {
-        match self.waits.reply_to(&json!("slow")) {
-            Reply::Value(_) => {}
-            Reply::Error(class, text) => panic!("{class}: {text}"),
-        }
-    }
-
-    /// A bitmap that is stored when the image is closed.
-    fn add_bitmap(&mut self, node: &str) {
-        self.other.run("block-dirty-bitmap-add", json!({"node": node, "name": "b", "persistent": true}));
-    }
+/// Deletes the server's image, whose last writes the server gets when it is mute.
+fn begin_deletion(bench: &mut Bench, server: &Server) {
+    add_image(bench, server);
+    add_bitmap(bench, "a");
+    server.set_mute(true);
+    bench.begin("blockdev-del", &json!({"node-name": "a"}));
+    server.next_unanswered();
 }
 
 #[test]
 fn node_that_is_deleted_has_no_name_any_more_while_its_server_is_mute() {
     let (mut bench, server) = (Bench::new(), Server::of_qcow2());
-    bench.other.run("blockdev-add", json!({"driver": "qcow2", "node-name": "a", "file": server.node("below")}));
-    bench.add_bitmap("a");
-    server.set_mute(true);
-    bench.begin("blockdev-del", &json!({"node-name": "a"}));
-    server.next_unanswered();
+    begin_deletion(&mut bench, &server);
     bench.others_go_on();
     let error = bench.other.generic_error("blockdev-del", json!({"node-name": "a"}));
     assert_eq!(error, "Failed to find node with node-name='a'");
@@ -175,7 +147,7 @@ fn node_that_is_deleted_has_no_name_any_more_while_its_server_is_mute() {
     assert!(nodes.as_array().expect("a list").iter().all(|node| node["node-name"] != "a"), "{nodes}");
     bench.other.run("blockdev-add", json!({"driver": "null-co", "node-name": "a", "size": 4096}));
     server.set_mute(false);
-    bench.end();
+    bench.succeeds();
     bench.other.run("blockdev-del", json!({"node-name": "a"}));
     assert_eq!(bench.other.query("query-named-block-nodes"), json!([]));
 }
@@ -183,11 +155,7 @@ fn node_that_is_deleted_has_no_name_any_more_while_its_server_is_mute() {
 #[test]
 fn program_ends_when_a_deleted_node_has_written_its_last() {
     let (mut bench, server) = (Bench::new(), Server::of_qcow2());
-    bench.other.run("blockdev-add", json!({"driver": "qcow2", "node-name": "a", "file": server.node("below")}));
-    bench.add_bitmap("a");
-    server.set_mute(true);
-    bench.begin("blockdev-del", &json!({"node-name": "a"}));
-    server.next_unanswered();
+    begin_deletion(&mut bench, &server);
     bench.other.run("quit", json!({}));
     server.set_mute(false);
     assert!(bench.machine.wait_exit(PATIENCE).success());
@@ -203,7 +171,7 @@ fn medium_of_a_mute_server_goes_while_others_work() {
         let medium = format!("nbd+unix:///?socket={}", server.socket());
         let change = json!({"id": "cd0", "filename": medium, "format": "qcow2", "read-only-mode": "read-write"});
         bench.other.run("blockdev-change-medium", change);
-        bench.add_bitmap("cd");
+        add_bitmap(&mut bench, "cd");
         server.set_mute(true);
         let next = bench.machine.path("next.iso");
         std::fs::write(&next, [0; 4096]).expect("a file");
@@ -215,7 +183,7 @@ fn medium_of_a_mute_server_goes_while_others_work() {
         server.next_unanswered();
         bench.others_go_on();
         server.set_mute(false);
-        bench.end();
+        bench.succeeds();
         let drive = &bench.other.query("query-block")[0];
         match command {
             "eject" => assert!(drive.get("inserted").is_none(), "{drive}"),
@@ -227,7 +195,7 @@ fn medium_of_a_mute_server_goes_while_others_work() {
 #[test]
 fn image_of_a_mute_server_gets_its_size_when_it_answers() {
     let (mut bench, server) = (Bench::new(), Server::of_qcow2());
-    bench.other.run("blockdev-add", json!({"driver": "qcow2", "node-name": "a", "file": server.node("below")}));
+    add_image(&mut bench, &server);
     server.set_mute(true);
     bench.begin("block_resize", &json!({"node-name": "a", "size": 2 << 20}));
     server.next_unanswered();
@@ -235,7 +203,7 @@ fn image_of_a_mute_server_gets_its_size_when_it_answers() {
     let error = bench.other.generic_error("blockdev-del", json!({"node-name": "a"}));
     assert!(error.contains("in use") || error.contains("busy"), "{error}");
     server.set_mute(false);
-    bench.end();
+    bench.succeeds();
     let nodes = bench.other.query("query-named-block-nodes");
     let size = nodes.as_array().expect("a list").iter().find(|node| node["node-name"] == "a");
     assert_eq!(size.expect("the node")["image"]["virtual-size"], 2 << 20);
@@ -243,62 +211,50 @@ fn image_of_a_mute_server_gets_its_size_when_it_answers() {
 }
 
 /// A machine that runs, with an IDE disk on the server's image; the test is its guest.
-fn with_ide_disk(server: &Server) -> (Bench, BufReader<UnixStream>) {
+fn with_ide_disk(server: &Server) -> (Bench, Guest) {
     let drive = format!("if=none,id=d,file=nbd+unix:///?socket={},format=raw", server.socket());
-    let bench = Bench::of(guest::setup().args(["-drive", &drive, "-device", "ide-hd,drive=d"]));
-    let stream = UnixStream::connect(bench.machine.path("qtest")).expect("the qtest server");
-    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-    (bench, BufReader::new(stream))
-}
-
-fn qtest(stream: &mut BufReader<UnixStream>, command: &str) -> String {
-    stream.get_mut().write_all(format!("{command}\n").as_bytes()).expect("the server takes commands");
-    loop {
-        let mut line = String::new();
-        stream.read_line(&mut line).expect("an answer");
-        if let Some(value) = line.trim_end().strip_prefix("OK") {
-            return value.trim().to_owned();
-        }
-    }
+    let mut bench = Bench::of(guest::setup().args(["-drive", &drive, "-device", "ide-hd,drive=d"]));
+    let guest = Guest::of(&mut bench.machine);
+    (bench, guest)
 }
 
 /// Starts to write (0x30) or read (0x20) the first sector.
-fn start_ide(stream: &mut BufReader<UnixStream>, command: u8) {
-    for (port, value) in [(0x1f6, 0xe0), (0x1f2, 1), (0x1f3, 0), (0x1f4, 0), (0x1f5, 0), (0x1f7, u16::from(command))] {
-        qtest(stream, &format!("outb {port:#x} {value:#x}"));
+fn start_ide(guest: &mut Guest, command: u8) {
+    for (port, value) in [(0x1f6, 0xe0), (0x1f2, 1), (0x1f3, 0), (0x1f4, 0), (0x1f5, 0), (0x1f7, u64::from(command))] {
+        guest.out('b', port, value);
     }
     if command == 0x30 {
         for _ in 0..256 {
-            qtest(stream, "outw 0x1f0 0x5a5a");
+            guest.out('w', 0x1f0, 0x5a5a);
         }
     }
 }
 
-fn ide_status(stream: &mut BufReader<UnixStream>) -> u8 {
-    u8::from_str_radix(qtest(stream, "inb 0x1f7").trim_start_matches("0x"), 16).expect("a number")
+fn ide_status(guest: &mut Guest) -> u64 {
+    guest.number("inb 0x1f7")
 }
 
 #[test]
 fn processor_goes_on_while_an_ide_disk_reads_from_a_mute_server() {
     let server = Server::new(vec![0x77; 1 << 20]);
-    let (mut bench, mut ports) = with_ide_disk(&server);
+    let (mut bench, mut guest) = with_ide_disk(&server);
     server.set_mute(true);
-    start_ide(&mut ports, 0x20);
+    start_ide(&mut guest, 0x20);
     assert_eq!(server.next_unanswered(), 0, "the read is with the server");
-    assert_eq!(ide_status(&mut ports) & 0x88, 0x80, "busy, no data");
+    assert_eq!(ide_status(&mut guest) & 0x88, 0x80, "busy, no data");
     bench.other.run("blockdev-add", json!({"driver": "null-co", "node-name": "quick", "size": 4096}));
     assert_eq!(bench.other.status(), "running");
     server.set_mute(false);
-    bench.machine.wait_for("the data", PATIENCE, |_| (ide_status(&mut ports) & 0x88 == 0x08).then_some(()));
-    assert_eq!(qtest(&mut ports, "inw 0x1f0"), "0x7777");
+    bench.machine.wait_for("the data", PATIENCE, |_| (ide_status(&mut guest) & 0x88 == 0x08).then_some(()));
+    assert_eq!(guest.number("inw 0x1f0"), 0x7777);
 }
 
 #[test]
 fn stop_answers_when_the_disks_are_flushed_and_keeps_only_its_session_waiting() {
     let server = Server::new(vec![0; 1 << 20]);
-    let (mut bench, mut ports) = with_ide_disk(&server);
-    start_ide(&mut ports, 0x30);
-    bench.machine.wait_for("the end of the write", PATIENCE, |_| (ide_status(&mut ports) & 0x88 == 0).then_some(()));
+    let (mut bench, mut guest) = with_ide_disk(&server);
+    start_ide(&mut guest, 0x30);
+    bench.machine.wait_for("the end of the write", PATIENCE, |_| (ide_status(&mut guest) & 0x88 == 0).then_some(()));
     server.set_mute(true);
     bench.begin("stop", &json!({}));
     assert_eq!(server.next_unanswered(), 3, "a flush");
@@ -307,6 +263,6 @@ fn stop_answers_when_the_disks_are_flushed_and_keeps_only_its_session_waiting() 
     bench.other.run("cont", json!({}));
     assert_eq!(bench.other.status(), "running");
     server.set_mute(false);
-    bench.end();
+    bench.succeeds();
     assert_eq!(bench.other.status(), "running", "who came later has the last word");
 }

@@ -5,62 +5,53 @@ use std::os::unix::net::{UnixListener, UnixStream};
 
 use serde_json::{Value, json};
 
-use crate::support::{Machine, PATIENCE, Reply, Session, Setup};
+use crate::support::bench::Bench;
+use crate::support::{Directory, PATIENCE, Reply, text};
 
-/// A machine with a drive for removable media, two sessions, and a server that says nothing.
-struct Bench {
-    machine: Machine,
-    waits: Session,
-    other: Session,
-    server: UnixListener,
+/// A server that says nothing.
+struct Silent {
+    directory: Directory,
+    listener: UnixListener,
 }
 
-impl Bench {
+impl Silent {
     fn new() -> Self {
-        let arguments = ["-S", "-m", "64", "-drive", "if=none,id=cd", "-device", "ide-cd,drive=cd,id=cd0"];
-        let mut machine = Setup::new().args(arguments).monitors(2).start();
-        let (waits, other) = (machine.connect(0), machine.connect(1));
-        let server = UnixListener::bind(machine.path("nbd")).expect("a socket");
-        Self { machine, waits, other, server }
+        let directory = Directory::new();
+        let listener = UnixListener::bind(directory.join("nbd")).expect("a socket");
+        Self { directory, listener }
     }
 
-    fn silent_node(&self, name: &str) -> Value {
-        json!({"driver": "nbd", "node-name": name, "server": {"type": "unix", "path": self.machine.file("nbd")}})
+    fn socket(&self) -> String {
+        text(&self.directory.join("nbd")).to_owned()
     }
 
-    /// Sends a command of the waiting session; returns once the server has the connection that it makes.
-    fn begin(&mut self, command: &str, arguments: &Value) -> UnixStream {
-        self.waits.send(format!("{}\n", json!({"execute": command, "arguments": arguments, "id": "slow"})));
-        self.server.accept().expect("a connection").0
+    fn node(&self, name: &str) -> Value {
+        json!({"driver": "nbd", "node-name": name, "server": {"type": "unix", "path": self.socket()}})
     }
 
-    /// The other session changes what it likes, the guest starts and stops.
-    fn others_go_on(&mut self) {
-        self.other.run("cont", json!({}));
-        self.other.run("blockdev-add", json!({"driver": "null-co", "node-name": "quick", "size": 4096}));
-        self.other.run("blockdev-del", json!({"node-name": "quick"}));
-        self.other.run("stop", json!({}));
-        assert_eq!(self.other.status(), "paused");
+    /// Sends a command of the waiting session; returns once this server has the connection that it makes.
+    fn begin(&self, bench: &mut Bench, command: &str, arguments: &Value) -> UnixStream {
+        bench.begin(command, arguments);
+        self.listener.accept().expect("a connection").0
     }
+}
 
-    /// The answer that the waiting session gets.
-    fn end(&mut self) -> (String, String) {
-        match self.waits.reply_to(&json!("slow")) {
-            Reply::Error(class, text) => (class, text),
-            Reply::Value(value) => panic!("it succeeded: {value}"),
-        }
-    }
+/// The other session changes what it likes, the guest starts and stops.
+fn others_go_on(bench: &mut Bench) {
+    bench.others_go_on();
+    bench.other.run("stop", json!({}));
+    assert_eq!(bench.other.status(), "paused");
 }
 
 #[test]
 fn node_of_a_silent_server_keeps_only_its_session_waiting() {
-    let mut bench = Bench::new();
-    let connection = bench.begin("blockdev-add", &bench.silent_node("slow"));
+    let (mut bench, server) = (Bench::new(), Silent::new());
+    let connection = server.begin(&mut bench, "blockdev-add", &server.node("slow"));
     // What this session sends now has its turn later.
     bench.waits.send("{\"execute\": \"query-version\", \"id\": \"next\"}\n");
-    bench.others_go_on();
+    others_go_on(&mut bench);
     drop(connection);
-    let (class, text) = bench.end();
+    let (class, text) = bench.fails();
     assert_eq!((class.as_str(), text.contains("end-of-file")), ("GenericError", true), "{text}");
     assert!(matches!(bench.waits.reply_to(&json!("next")), Reply::Value(_)));
     assert_eq!(bench.other.query("query-named-block-nodes"), json!([]), "nothing is left of it");
@@ -68,15 +59,15 @@ fn node_of_a_silent_server_keeps_only_its_session_waiting() {
 
 #[test]
 fn back_end_whose_name_was_taken_meanwhile_is_refused() {
-    let mut bench = Bench::new();
+    let (mut bench, server) = (Bench::new(), Silent::new());
     let path = bench.machine.path("base.img");
     fs::write(&path, [0; 4096]).expect("a file");
     let image = json!({"driver": "quorum", "id": "b", "vote-threshold": 1, "children": [
-        {"driver": "file", "filename": path}, bench.silent_node("slow")]});
-    let connection = bench.begin("blockdev-add", &json!({"options": image}));
+        {"driver": "file", "filename": path}, server.node("slow")]});
+    let connection = server.begin(&mut bench, "blockdev-add", &json!({"options": image}));
     bench.other.run("blockdev-add", json!({"options": {"driver": "null-co", "id": "b", "size": 4096}}));
     drop(connection);
-    let (class, _) = bench.end();
+    let (class, _) = bench.fails();
     assert_eq!(class, "GenericError");
     let drives = bench.other.query("query-block");
     let named = drives.as_array().expect("a list").iter().filter(|drive| drive["device"] == "b").count();
@@ -85,20 +76,20 @@ fn back_end_whose_name_was_taken_meanwhile_is_refused() {
 
 #[test]
 fn medium_of_a_silent_server_leaves_the_old_one_in_place() {
-    let mut bench = Bench::new();
+    let (mut bench, server) = (Bench::new(), Silent::new());
     let path = bench.machine.file("old.iso");
     fs::write(&path, [0; 4096]).expect("a file");
     bench.other.run("blockdev-change-medium", json!({"id": "cd0", "filename": path, "format": "raw"}));
-    let silent = format!("nbd+unix:///?socket={}", bench.machine.file("nbd"));
+    let silent = format!("nbd+unix:///?socket={}", server.socket());
     for command in ["blockdev-change-medium", "change"] {
         let arguments = match command {
             "change" => json!({"device": "cd", "target": silent}),
             _ => json!({"id": "cd0", "filename": silent}),
         };
-        let connection = bench.begin(command, &arguments);
-        bench.others_go_on();
+        let connection = server.begin(&mut bench, command, &arguments);
+        others_go_on(&mut bench);
         drop(connection);
-        assert_eq!(bench.end().0, "GenericError", "{command}");
+        assert_eq!(bench.fails().0, "GenericError", "{command}");
         let drive = &bench.other.query("query-block")[0];
         assert_eq!(drive["inserted"]["file"], path, "{command}: {drive}");
     }
@@ -106,8 +97,8 @@ fn medium_of_a_silent_server_leaves_the_old_one_in_place() {
 
 #[test]
 fn program_ends_while_a_server_is_silent() {
-    let mut bench = Bench::new();
-    let _connection = bench.begin("blockdev-add", &bench.silent_node("slow"));
+    let (mut bench, server) = (Bench::new(), Silent::new());
+    let _connection = server.begin(&mut bench, "blockdev-add", &server.node("slow"));
     bench.other.run("quit", json!({}));
     assert!(bench.machine.wait_exit(PATIENCE).success());
 }

@@ -83,7 +83,8 @@ impl Guest {
         }
     }
 
-    fn number(&mut self, command: &str) -> u64 {
+    /// Asks for a number.
+    pub fn number(&mut self, command: &str) -> u64 {
         let text = self.command(command);
         u64::from_str_radix(text.trim_start_matches("0x"), 16)
             .unwrap_or_else(|error| panic!("{command}: {text}: {error}"))
@@ -99,7 +100,8 @@ impl Guest {
         self.command(&format!("outl 0xcfc {value:#x}"));
     }
 
-    fn out(&mut self, size: char, port: u16, value: u64) {
+    /// Writes to a port, `size` as in the server's commands.
+    pub fn out(&mut self, size: char, port: u16, value: u64) {
         self.command(&format!("out{size} {port:#x} {value:#x}"));
     }
 

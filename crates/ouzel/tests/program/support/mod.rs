@@ -1,5 +1,6 @@
 //! What the tests share: a machine in a process, monitor sessions, temporary directories, the guests.
 
+pub mod bench;
 pub mod examples;
 pub mod guest;
 mod machine;
