@@ -35,28 +35,30 @@ pub fn overlay_of(top: &Arc<Node>, base: Option<&Arc<Node>>) -> Option<Arc<Node>
 
 /// The node of the chain below `top` whose file has this name, as clients write names.
 pub fn find_image(top: &Arc<Node>, name: &str) -> Option<Arc<Node>> {
-    let full = |path: &str| std::fs::canonicalize(path.strip_prefix("file:").unwrap_or(path)).ok();
-    let wanted = full(name);
-    let mut overlay: Option<Arc<Node>> = None;
-    for node in of(top) {
-        let above = overlay.replace(Arc::clone(&node));
-        let own = filename::of(&node);
-        let is_named_above = || {
-            let overlay = status::skip_filters(above.as_ref()?);
-            // A name that means another node here says nothing.
-            let is_overridden = filename::has_other_backing(&overlay, &filename::of_image(&overlay));
-            let backing = overlay.driver().image_backing().filter(|_| !is_overridden)?;
-            Some(backing.file == name)
-        };
-        let is_same_file = wanted.is_some() && full(&own) == wanted;
-        if above.is_some()
-            && node.filtered().is_none()
-            && (own == name || is_named_above() == Some(true) || is_same_file)
-        {
-            return Some(node);
+    filename::remembering(|| {
+        let full = |path: &str| std::fs::canonicalize(path.strip_prefix("file:").unwrap_or(path)).ok();
+        let wanted = full(name);
+        let mut overlay: Option<Arc<Node>> = None;
+        for node in of(top) {
+            let above = overlay.replace(Arc::clone(&node));
+            let own = filename::of(&node);
+            let is_named_above = || {
+                let overlay = status::skip_filters(above.as_ref()?);
+                // A name that means another node here says nothing.
+                let is_overridden = filename::has_other_backing(&overlay, &filename::of_image(&overlay));
+                let backing = overlay.driver().image_backing().filter(|_| !is_overridden)?;
+                Some(backing.file == name)
+            };
+            let is_same_file = wanted.is_some() && full(&own) == wanted;
+            if above.is_some()
+                && node.filtered().is_none()
+                && (own == name || is_named_above() == Some(true) || is_same_file)
+            {
+                return Some(node);
+            }
         }
-    }
-    None
+        None
+    })
 }
 
 /// The nodes from `top` down to just above `base`. Those that only filter the base come with true: they show the same as it.
