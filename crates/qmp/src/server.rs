@@ -36,7 +36,7 @@ pub struct MonitorOptions {
 /// What a server is made of.
 pub struct ServerOptions<C, S> {
     /// The commands.
-    pub table: CommandTable<C, S>,
+    pub table: Arc<CommandTable<C, S>>,
     /// The way to the control thread.
     pub control: Arc<dyn ControlQueue<C>>,
     /// The state for commands that run in place.
@@ -51,7 +51,7 @@ pub struct ServerOptions<C, S> {
 
 /// What all sessions share.
 pub(crate) struct Shared<C, S> {
-    pub(crate) table: CommandTable<C, S>,
+    pub(crate) table: Arc<CommandTable<C, S>>,
     pub(crate) control: Arc<dyn ControlQueue<C>>,
     pub(crate) snapshot: Arc<S>,
     pub(crate) events: EventSink,
@@ -105,12 +105,6 @@ impl<C: 'static, S: Send + Sync + 'static> Server<C, S> {
     #[must_use]
     pub fn fd_sets(&self) -> &FdSets {
         &self.shared.fd_sets
-    }
-
-    /// The commands.
-    #[must_use]
-    pub fn table(&self) -> &CommandTable<C, S> {
-        &self.shared.table
     }
 }
 

@@ -94,7 +94,7 @@ impl DaemonProgram {
         chardevs.set_exit(Box::new(move || exit.leave()));
         let events = EventSink::new(monitor_thread.handle.clone());
         let server = Server::new(ServerOptions {
-            table: handlers::daemon_table(),
+            table: Arc::new(handlers::daemon_table()),
             control: Arc::clone(&inbox) as Arc<dyn ControlQueue<Daemon>>,
             snapshot: Arc::new(()),
             events: events.clone(),

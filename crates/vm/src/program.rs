@@ -237,8 +237,9 @@ impl Program {
         if config.web.is_some() {
             chardevs.set_taps();
         }
+        let table = Arc::new(handlers::table());
         let server = Arc::new(Server::new(ServerOptions {
-            table: handlers::table(),
+            table: Arc::clone(&table),
             control: Arc::clone(&inbox) as Arc<dyn ControlQueue<Control>>,
             snapshot: Arc::clone(&snapshot),
             events: events.clone(),
@@ -280,7 +281,7 @@ impl Program {
             fd_sets: server.fd_sets().clone(),
             chardevs: Arc::clone(&chardevs),
             inbox: Arc::clone(&inbox),
-            table: Arc::new(handlers::table()),
+            table,
         };
         let source = DeviceSource {
             parser: config.devices.clone(),

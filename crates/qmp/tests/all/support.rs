@@ -152,7 +152,7 @@ impl Fixture {
             }
         });
         let server = Server::new(ServerOptions {
-            table: table(),
+            table: Arc::new(table()),
             control: Arc::new(Queue(work)),
             snapshot: Arc::new("poked".to_owned()),
             events: events.clone(),
