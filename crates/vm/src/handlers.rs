@@ -2,7 +2,7 @@
 
 mod block;
 mod chardev;
-mod cpu;
+pub(crate) mod cpu;
 pub(crate) mod device;
 mod display;
 mod fd;

@@ -8,9 +8,10 @@ use machine::UnplugError;
 use machine::config::{DeviceConfig, MachineConfig};
 use qapi::device::DeviceDeleted;
 use qapi::json::Map;
-use qapi::{Error, ErrorClass};
+use qapi::{Error, ErrorClass, Members as _};
 
 use crate::control::Control;
+use crate::handlers::cpu;
 use crate::program::with_backends;
 use crate::storage::{DriveConfig, Interface, StorageOwner};
 
@@ -106,14 +107,8 @@ impl Control {
         if slot.path.is_some() {
             return Err(Error::generic(format!("Unable to add CPU: {index}, it already exists")));
         }
-        let mut properties = Map::new();
+        let mut properties = cpu::properties(slot).to_map();
         properties.insert("driver", self.machine().cpu_type().to_owned());
-        let place = [("socket-id", Some(slot.socket)), ("die-id", slot.die), ("core-id", Some(slot.core))];
-        for (name, value) in place.into_iter().chain([("thread-id", Some(slot.thread))]) {
-            if let Some(value) = value {
-                properties.insert(name, i64::from(value));
-            }
-        }
         self.add_device(&properties)
     }
 

@@ -30,7 +30,8 @@ pub fn register(table: &mut Table) {
     table.register_snapshot::<QueryCpuDefinitions>(|snapshot, _, _| Ok(definitions(&snapshot.accelerator.host())));
 }
 
-fn properties(slot: &CpuSlot) -> CpuInstanceProperties {
+/// Where a vCPU sits, as clients say it and `device_add` takes it.
+pub fn properties(slot: &CpuSlot) -> CpuInstanceProperties {
     CpuInstanceProperties {
         node_id: slot.node.map(i64::from),
         socket_id: Some(i64::from(slot.socket)),
