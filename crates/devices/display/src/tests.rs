@@ -162,6 +162,23 @@ fn text_shows_glyphs_attributes_and_the_cursor() {
 }
 
 #[test]
+fn text_as_characters_is_split_where_the_picture_is() {
+    let bench = Bench::new();
+    bench.text_mode();
+    for (at, value) in [(0, b'A'), (1, 0x1e), (160, b'B'), (161, 0x07)] {
+        bench.poke(0xb_8000 + at, value);
+    }
+    // The second line comes first, and from the second on the screen begins anew.
+    for (index, value) in [(0x0d, 80), (7, 0x0f), (9, 0x0f), (0x18, 16), (0x0f, 1)] {
+        bench.set(0x3d4, index, value);
+    }
+    let screen = VgaCard::screen(&bench.card).text().expect("characters");
+    assert_eq!((screen.columns, screen.rows, screen.cells.len()), (80, 25, 2000));
+    assert_eq!((screen.cells[0], screen.cells[80], screen.cells[160]), ((b'B', 7), (b'A', 0x1e), (b'B', 7)));
+    assert_eq!(screen.cursor, Some((1, 1)));
+}
+
+#[test]
 fn planar_mode_draws_with_all_write_modes_and_latches() {
     let bench = Bench::new();
     let crtc = [(1, 79), (7, 0x3e), (9, 0x40), (0x12, 0xdf), (0x13, 0x28), (0x17, 0xe3), (0x18, 0xff)];

@@ -85,32 +85,54 @@ impl Frame {
         if self.state.ar_index & 0x20 == 0 || self.state.gr[6] & 1 != 0 {
             return None;
         }
-        let cr = &self.state.cr;
         let (columns, rows) = self.text_size()?;
-        let cursor = u32::from(cr[0x0e]) << 8 | u32::from(cr[0x0f]);
-        let is_off = cr[0x0a] & 0x20 != 0;
+        let (cursor, is_off) = (self.text_cursor(), self.state.cr[0x0a] & 0x20 != 0);
         let mut screen = TextScreen { columns: columns as usize, rows: rows as usize, ..TextScreen::default() };
-        let mut at = self.start() * 4;
-        for row in 0..rows {
-            let mut cells = vec![0; columns as usize * 4];
-            let len = cells.len().min((self.vram.len()).saturating_sub(at as usize));
-            self.vram.read(at as usize, &mut cells[..len]);
+        for (row, (first, cells)) in self.text_rows(columns, rows).enumerate() {
             screen.cells.extend(cells.chunks_exact(4).map(|cell| (cell[0], cell[1])));
-            if let Some(column) = cursor.checked_sub(at / 4).filter(|column| *column < columns && !is_off) {
-                screen.cursor = Some((column as usize, row as usize));
+            screen.cells.resize((row + 1) * screen.columns, (0, 0));
+            if let Some(column) = cursor.checked_sub(first).filter(|column| *column < columns && !is_off) {
+                screen.cursor = Some((column as usize, row));
             }
-            at = at.wrapping_add(self.pitch());
         }
         Some(screen)
+    }
+
+    /// The rows of a text mode: the address of each, in units of four bytes, and its cells of four bytes. What lies behind
+    /// the end of video memory is missing.
+    fn text_rows(&self, columns: u32, rows: u32) -> impl Iterator<Item = (u32, Vec<u8>)> {
+        let (mut line, mut at) = (0, self.start() * 4);
+        (0..rows).map(move |_| {
+            let first = at / 4;
+            let len = (columns as usize * 4).min(self.vram.len().saturating_sub(at as usize));
+            let mut cells = vec![0; len];
+            self.vram.read(at as usize, &mut cells);
+            let next = line + self.cell_height();
+            at = at.wrapping_add(self.pitch());
+            if line < self.line_compare() && next >= self.line_compare() {
+                at = 0;
+            }
+            line = next;
+            (first, cells)
+        })
+    }
+
+    /// The address of a text mode's cursor, in units of four bytes.
+    fn text_cursor(&self) -> u32 {
+        u32::from(self.state.cr[0x0e]) << 8 | u32::from(self.state.cr[0x0f])
+    }
+
+    /// Lines of a text mode's row.
+    fn cell_height(&self) -> u32 {
+        u32::from(self.state.cr[9] & 0x1f) + 1
     }
 
     /// Columns and rows of a text mode, if they make sense.
     fn text_size(&self) -> Option<(u32, u32)> {
         let cr = &self.state.cr;
-        let cell_height = u32::from(cr[9] & 0x1f) + 1;
         let columns = u32::from(cr[1]) + 1;
         // The CGA's 160 × 100 mode counts its rows otherwise.
-        let rows = if cr[6] == 100 { 100 } else { self.rows() / cell_height };
+        let rows = if cr[6] == 100 { 100 } else { self.rows() / self.cell_height() };
         (2..=CELLS_MAX).contains(&(columns * rows)).then_some((columns, rows))
     }
 
@@ -188,20 +210,14 @@ impl Frame {
     }
 
     fn text(&self, picture: &mut Surface) {
-        let cr = &self.state.cr;
-        let cell_height = u32::from(cr[9] & 0x1f) + 1;
+        let cell_height = self.cell_height();
         let Some((columns, rows)) = self.text_size() else { return };
         let dots = self.dots();
         picture.resize(columns * dots.pixels(), rows * cell_height);
         let (fonts, palette) = (self.fonts(), self.palette16());
-        let cursor = u32::from(cr[0x0e]) << 8 | u32::from(cr[0x0f]);
-        let (mut line, mut at) = (0, self.start() * 4);
-        for row in 0..rows {
-            let mut cells = vec![0; columns as usize * 4];
-            // What lies behind the end of video memory is not drawn.
-            let len = cells.len().min((self.vram.len()).saturating_sub(at as usize));
-            self.vram.read(at as usize, &mut cells[..len]);
-            for (column, cell) in (0..columns).zip(cells[..len].chunks_exact(4)) {
+        let cursor = self.text_cursor();
+        for (row, (first, cells)) in (0..rows).zip(self.text_rows(columns, rows)) {
+            for (column, cell) in (0..columns).zip(cells.chunks_exact(4)) {
                 let (character, attribute) = (cell[0], cell[1]);
                 let place = (column * dots.pixels(), row * cell_height);
                 let colours = self.cell_colours(attribute, &palette);
@@ -211,16 +227,10 @@ impl Frame {
                 let joins = (0xb0..=0xdf).contains(&character) && self.state.ar[0x10] & 0x04 != 0;
                 let width = if let CellWidth::Nine { .. } = dots { CellWidth::Nine { joins } } else { dots };
                 draw_glyph(picture, place, width, glyph, colours);
-                if at / 4 + column == cursor {
+                if first + column == cursor {
                     self.draw_cursor(picture, place, dots, cell_height, colours);
                 }
             }
-            let next = line + cell_height;
-            at = at.wrapping_add(self.pitch());
-            if line < self.line_compare() && next >= self.line_compare() {
-                at = 0;
-            }
-            line = next;
         }
     }
 
@@ -285,8 +295,7 @@ impl Frame {
         };
         let double_scan = cr[9] >> 7;
         // The modes of the CGA ignore the height of characters.
-        let repeat =
-            if cr[0x17] & 1 != 0 { ((u32::from(cr[9] & 0x1f) + 1) << double_scan) - 1 } else { u32::from(double_scan) };
+        let repeat = if cr[0x17] & 1 != 0 { (self.cell_height() << double_scan) - 1 } else { u32::from(double_scan) };
         let size = kind.bytes(width);
         let shown = u64::from(self.start()) * 4 + u64::from(self.pitch()) * u64::from(height.saturating_sub(1));
         // QEMU widens colours of 16 bits otherwise where lines wrap around.
