@@ -52,6 +52,12 @@ impl Chardev {
         chardev
     }
 
+    /// A character device that nobody else knows, with nobody behind it.
+    pub fn null(id: &str) -> Self {
+        let port = Arc::new(Port::new(id, "null".to_owned(), Sink::Null, None));
+        Self { side: Side::Whole { port, release: Box::new(|| {}), owned: None }, tap: None }
+    }
+
     /// A character device over an open socket, terminal or pipe, which nobody else knows.
     ///
     /// # Errors

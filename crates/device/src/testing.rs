@@ -3,7 +3,7 @@
 
 mod disk;
 
-use memory::{AccessSize, AddressSpace, Backing, FlatView, GuestAddress};
+use memory::{AccessSize, AddressSpace, Backing, FlatRange, FlatView, GuestAddress};
 use state::testing::{load_all, saved};
 
 pub use self::disk::FakeDisk;
@@ -75,9 +75,19 @@ impl<'a> Script<'a> {
     }
 }
 
+/// Whether a device answers in this range: to all accesses, or to stores.
+fn is_of_device(range: &FlatRange) -> bool {
+    matches!(range.backing, Backing::Io(_)) || range.writes.is_some()
+}
+
+/// Whether a device answers at `address` now.
+pub fn is_answered(space: &AddressSpace, address: u64) -> bool {
+    space.view().find(address).is_some_and(is_of_device)
+}
+
 /// The ranges of a space that devices answer: first address and length.
 fn device_ranges(view: &FlatView) -> Vec<(u64, u64)> {
-    let ranges = view.ranges().iter().filter(|range| matches!(range.backing, Backing::Io(_)));
+    let ranges = view.ranges().iter().filter(|range| is_of_device(range));
     ranges.map(|range| (range.start, (range.last - range.start).saturating_add(1))).collect()
 }
 

@@ -7,7 +7,7 @@ mod devices;
 use std::sync::Arc;
 
 use device::ResetKind;
-use device::testing::{FakeDisk, Script, access, access_in, reset_twice_is_once, save_and_restore_agree};
+use device::testing::{FakeDisk, Script, access, access_in, is_answered, reset_twice_is_once, save_and_restore_agree};
 use memory::{AccessSize, AddressSpace, GuestAddress};
 
 use crate::Machine;
@@ -21,7 +21,8 @@ const DISKS: u64 = 230;
 const TIME: u64 = 246;
 const LAW: u64 = 253;
 
-/// Devices at fixed addresses: name, ports, memory, each as first address and length.
+/// Devices at fixed addresses: name, ports, memory, each as first address and length. A machine has those that answer there,
+/// and of their ranges those that answer: boards have some of them in different places.
 type Fixed = (&'static str, &'static [(u64, u64)], &'static [(u64, u64)]);
 
 const FIXED: &[Fixed] = &[
@@ -38,15 +39,30 @@ const FIXED: &[Fixed] = &[
     ("fw_cfg", &[(0x510, 12)], &[]),
     ("acpi_pm", &[(0x600, 0x80), (0xafe0, 4), (0xb2, 2)], &[]),
     ("smbus", &[(0x700, 0x40)], &[]),
-    ("acpi-cpu-hotplug", &[(0xaf00, 0x20)], &[]),
-    ("pci-host", &[(0xcf8, 8)], &[]),
+    ("acpi-cpu-hotplug", &[(0xaf00, 0xc), (0xcd8, 0xc)], &[]),
+    ("acpi-pci-hotplug", &[(0xae00, 0x18), (0xcc0, 0x18)], &[]),
+    ("pci-host", &[(0xcf8, 8)], &[(0xb000_0000, 0x10_0000)]),
+    ("vmport", &[(0x5658, 1)], &[]),
+    ("isa-serial", &[(0x3f8, 8)], &[]),
+    ("isa-parallel", &[(0x378, 8)], &[]),
+    ("isa-debugcon", &[(0x402, 1)], &[]),
+    ("isa-debug-exit", &[(0x501, 2)], &[]),
+    ("pc-testdev", &[(0xe0, 0xc), (0x2000, 0x18)], &[(0xff00_0000, 0x1_0000)]),
+    ("cfi.pflash01", &[], &[(FLASH, devices::DISK_LEN)]),
     ("ioapic", &[], &[(0xfec0_0000, 0x1000)]),
+    ("ioapic-2", &[], &[(0xfec1_0000, 0x1000)]),
     ("hpet", &[], &[(0xfed0_0000, 0x400)]),
     ("lapic", &[], &[(0xfee0_0000, 0x1000)]),
     // Of a microvm.
     ("ged", &[], &[(0xfea0_0000, 4), (0xfea0_0200, 3)]),
     ("virtio-mmio", &[], &[(0xfeb0_0000, 24 * 0x200)]),
+    ("gpex", &[], &[(0xe000_0000, 0x10_0000)]),
 ];
+
+/// Where the flash chip begins.
+const FLASH: u64 = (1 << 32) - devices::DISK_LEN;
+/// The card that takes the place of the board's.
+const OTHER_CARD: &str = "virtio-vga";
 
 /// Where one device is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -94,8 +110,14 @@ impl Harness {
 
     /// The devices that can be looked at alone.
     pub fn names(&self) -> Vec<String> {
-        let functions = self.machine.pci_functions().into_iter().filter_map(|function| function.id);
-        FIXED.iter().map(|(name, ..)| (*name).to_owned()).chain(functions).collect()
+        let fixed = FIXED.iter().filter(|(_, ports, memory)| {
+            !answered(&self.access.ports, ports).is_empty() || !answered(&self.access.memory, memory).is_empty()
+        });
+        let functions = self.machine.pci_functions();
+        let has_card = functions.iter().any(|function| function.class == 0x0300);
+        let other_card = has_card.then(|| OTHER_CARD.to_owned());
+        let functions = functions.into_iter().filter_map(|function| function.id);
+        fixed.map(|(name, ..)| (*name).to_owned()).chain(functions).chain(other_card).collect()
     }
 
     /// How many devices there are.
@@ -107,7 +129,8 @@ impl Harness {
         let mut focus = Focus::default();
         let fixed = FIXED.iter().find(|(name, ..)| *name == device);
         if let Some((_, ports, memory)) = fixed {
-            (focus.ports, focus.memory) = (ports.to_vec(), memory.to_vec());
+            focus.ports = answered(&self.access.ports, ports);
+            focus.memory = answered(&self.access.memory, memory);
         }
         // The board's IDE controller has its registers for DMA on the bus.
         let is_it = |function: &devices_pci::FunctionInfo| {
@@ -200,6 +223,11 @@ impl Harness {
         }
         broken
     }
+}
+
+/// Those of the ranges that devices answer now.
+fn answered(space: &AddressSpace, ranges: &[(u64, u64)]) -> Vec<(u64, u64)> {
+    ranges.iter().copied().filter(|(start, _)| is_answered(space, *start)).collect()
 }
 
 /// Writes up to 16 bytes to the first or the second 64 KiB of RAM.

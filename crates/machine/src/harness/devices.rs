@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use chardev::Chardev;
 use clock::RtcBase;
 use device::testing::FakeDisk;
 use x86::model::{CpuModel, Topology};
@@ -10,10 +11,10 @@ use crate::accelerator::AcceleratorConfig;
 use crate::config::{
     Address, BlkOptions, BoardOptions, BridgeKind, CardModel, CardOptions, ChipsetKind, DeviceConfig, DeviceKind,
     DiskUse, DisplayConfig, DriveKind, DriveOptions, EHCI_MODELS, FloppyConfig, GpuOptions, HidKind, IdeDriveConfig,
-    InputKind, InputOptions, MachineConfig, MachineType, MemoryOptions, MmioPlace, PciOptions, PciPlace, RngOptions,
-    ScsiDriveConfig, ScsiOptions, SerialOptions, SerialPortConfig, UHCI_MODELS, UhciOptions, UnitKind, UnitOptions,
-    UsbControllerConfig, UsbControllerKind, UsbDeviceConfig, UsbDeviceKind, UsbLabels, VirtioBlkConfig, VirtioConfig,
-    VirtioModel, XhciModel, XhciOptions,
+    InputKind, InputOptions, MachineConfig, MachineType, MemoryOptions, MicrovmOptions, MmioPlace, PciOptions,
+    PciPlace, PortKind, PortOptions, RngOptions, RootPortConfig, ScsiDriveConfig, ScsiOptions, SerialOptions,
+    SerialPortConfig, UHCI_MODELS, UhciOptions, UnitKind, UnitOptions, UsbControllerConfig, UsbControllerKind,
+    UsbDeviceConfig, UsbDeviceKind, UsbLabels, VirtioBlkConfig, VirtioConfig, VirtioModel, XhciModel, XhciOptions,
 };
 use crate::event::GuestEvents;
 use crate::firmware::FirmwareConfig;
@@ -23,6 +24,8 @@ use crate::{Backends, Machine};
 
 /// Sectors of the disks, as a floppy has them.
 const SECTORS: usize = 2880;
+/// Bytes of the disks.
+pub(super) const DISK_LEN: u64 = SECTORS as u64 * 512;
 
 /// The machine, whose vCPUs never run, and its disks. Beside what the board has it has the devices that `wanted` asks for by
 /// the name of the device they belong to: a controller's units come with it.
@@ -34,30 +37,36 @@ pub(super) fn build(name: &str, wanted: impl Fn(&str) -> bool) -> (Machine, Vec<
     let (cpu_model, _) = CpuModel::parse("qemu64", &accelerator.host()).expect("a model");
     let card = |model| DeviceKind::Display(DisplayConfig { model, address: None, options: CardOptions::default() });
     let bridge = |kind| DeviceKind::Bridge { kind, place: PciPlace::default(), chassis: 1 };
-    let kinds = [
-        card(CardModel::SecondaryVga),
-        card(CardModel::Bochs),
-        DeviceKind::Pvpanic { ioport: 0x505, events: 3 },
-        DeviceKind::IsaDebugExit { iobase: 0x501, iosize: 2 },
-        DeviceKind::Ib700,
-        DeviceKind::I6300Esb { place: PciPlace::default() },
-        DeviceKind::PvpanicPci { place: PciPlace::default(), events: 3 },
-        DeviceKind::PcTestdev,
-        DeviceKind::Vmgenid { guid: [1; 16] },
-        DeviceKind::Vmcoreinfo,
-        bridge(BridgeKind::Pci),
-        bridge(BridgeKind::I82801b11),
-        bridge(BridgeKind::PcieToPci),
+    let functions = [
+        ("secondary-vga", card(CardModel::SecondaryVga)),
+        ("bochs-display", card(CardModel::Bochs)),
+        ("i6300esb", DeviceKind::I6300Esb { place: PciPlace::default() }),
+        ("pvpanic-pci", DeviceKind::PvpanicPci { place: PciPlace::default(), events: 3 }),
+        ("pci-bridge", bridge(BridgeKind::Pci)),
+        ("i82801b11-bridge", bridge(BridgeKind::I82801b11)),
+        ("pcie-pci-bridge", bridge(BridgeKind::PcieToPci)),
     ];
-    let names = ["secondary-vga", "bochs-display", "", "", "", "i6300esb", "pvpanic-pci", "", "", "", "", "", ""];
-    let owners = ["secondary-vga", "bochs-display", "pvpanic", "", "ib700", "i6300esb", "pvpanic-pci"];
-    let owners = owners.into_iter().chain(std::iter::repeat(""));
-    let plain = kinds.into_iter().zip(names).zip(owners).map(|((kind, name), owner)| (owner, named(name, kind)));
+    let others = [
+        ("pvpanic", DeviceKind::Pvpanic { ioport: 0x505, events: 3 }),
+        ("isa-debug-exit", DeviceKind::IsaDebugExit { iobase: 0x501, iosize: 2 }),
+        ("ib700", DeviceKind::Ib700),
+        ("pc-testdev", DeviceKind::PcTestdev),
+        ("isa-serial", DeviceKind::IsaSerial { index: 0, iobase: 0x3f8, irq: 4, chardev: "null".to_owned() }),
+        ("isa-parallel", DeviceKind::IsaParallel { index: 0, iobase: 0x378, irq: 7, chardev: "null".to_owned() }),
+        ("isa-debugcon", DeviceKind::IsaDebugcon { iobase: 0x402, readback: 0xe9, chardev: "null".to_owned() }),
+        ("fw_cfg", DeviceKind::Vmgenid { guid: [1; 16] }),
+        ("fw_cfg", DeviceKind::Vmcoreinfo),
+    ];
+    let functions = functions.into_iter().map(|(owner, kind)| (owner, named(owner, kind)));
+    let plain = functions.chain(others.into_iter().map(|(owner, kind)| (owner, named("", kind))));
     let machine_type = MachineType::by_name(name).expect("a machine");
     let chipset = machine_type.chipset;
+    let ports = if matches!(chipset, ChipsetKind::Q35 | ChipsetKind::Microvm) { root_ports() } else { Vec::new() };
+    let other_card = Some(virtio_vga()).filter(|_| chipset.has_pci() && !wanted("vga"));
     // The transports of a microvm are looked at together.
     let is_wanted = |owner: &str| wanted(owner) || (chipset == ChipsetKind::Microvm && wanted("virtio-mmio"));
-    let devices = plain.chain(usb_devices()).chain(virtio_devices()).chain(disks(name == "q35"));
+    let devices = plain.chain(ports).chain(usb_devices()).chain(virtio_devices()).chain(disks(name == "q35"));
+    let devices = devices.chain(other_card);
     let devices = devices.filter(|(owner, _)| is_wanted(owner)).map(|(_, device)| device).collect();
     let devices = match chipset {
         ChipsetKind::Isa => without_pci(devices),
@@ -65,6 +74,8 @@ pub(super) fn build(name: &str, wanted: impl Fn(&str) -> bool) -> (Machine, Vec<
         _ => devices,
     };
     let vga = if chipset == ChipsetKind::Isa { CardModel::IsaVga } else { CardModel::Vga };
+    let flash = if chipset.has_pci() && wanted("cfi.pflash01") { vec![disk()] } else { Vec::new() };
+    let microvm = MicrovmOptions { pcie: true, ..MicrovmOptions::default() };
     let config = MachineConfig {
         machine_type,
         ram_size: 32 << 20,
@@ -79,10 +90,10 @@ pub(super) fn build(name: &str, wanted: impl Fn(&str) -> bool) -> (Machine, Vec<
         hpet: machine_type.chipset.has_pci(),
         mem_merge: true,
         dump_guest_core: true,
-        firmware: FirmwareConfig::default(),
+        firmware: FirmwareConfig { flash, ..FirmwareConfig::default() },
         boot: None,
         vga: wanted("vga").then(|| card(vga)),
-        board: BoardOptions { no_reboot: false, ..BoardOptions::default() },
+        board: BoardOptions { no_reboot: false, microvm, ..BoardOptions::default() },
         memory: MemoryOptions::default(),
         numa: Numa::default(),
         types: Vec::new(),
@@ -90,7 +101,7 @@ pub(super) fn build(name: &str, wanted: impl Fn(&str) -> bool) -> (Machine, Vec<
     };
     let made = std::cell::RefCell::new(Vec::new());
     let backends = Backends {
-        chardevs: &|id| Err(chardev::Error::NotFound(id.to_owned())),
+        chardevs: &|id| Ok(Chardev::null(id)),
         disks: &|_| {
             let disk = FakeDisk::new(SECTORS);
             // Boards read what they boot from.
@@ -122,7 +133,7 @@ fn without_pci(devices: Vec<DeviceConfig>) -> Vec<DeviceConfig> {
     devices.into_iter().filter(can_be).collect()
 }
 
-/// The virtio devices, and what is on their buses, where none of them is a PCI function.
+/// What a microvm can have: none of the virtio devices is a PCI function.
 fn behind_transports(devices: Vec<DeviceConfig>) -> Vec<DeviceConfig> {
     let moved = |mut device: DeviceConfig| {
         match &mut device.kind {
@@ -139,8 +150,8 @@ fn behind_transports(devices: Vec<DeviceConfig>) -> Vec<DeviceConfig> {
                 };
                 config.mmio = Some(MmioPlace::default());
             }
-            DeviceKind::ScsiDrive(_) | DeviceKind::SerialPort(_) => {}
-            _ => return None,
+            DeviceKind::IdeDrive(_) | DeviceKind::Floppy(_) | DeviceKind::Vmgenid { .. } => return None,
+            _ => {}
         }
         Some(device)
     };
@@ -152,9 +163,33 @@ fn named(id: &str, kind: DeviceKind) -> DeviceConfig {
     DeviceConfig { id: Some(id.to_owned()).filter(|id| !id.is_empty()), source: String::new(), kind, rom: None }
 }
 
+fn disk() -> DiskUse {
+    DiskUse { drive: "disk".to_owned(), removable: true, ..DiskUse::default() }
+}
+
+/// PCI Express ports, with slots and without.
+fn root_ports() -> Vec<(&'static str, DeviceConfig)> {
+    let port = |type_name, chassis, kind| {
+        let options =
+            PortOptions { kind, port: 0, slot: u16::from(chassis), is_multifunction: false, hotplug: chassis == 1 };
+        let config = RootPortConfig { type_name, address: None, chassis, options };
+        (type_name, named(type_name, DeviceKind::RootPort(config)))
+    };
+    vec![port("pcie-root-port", 1, PortKind::Generic), port("ioh3420", 2, PortKind::Ioh3420)]
+}
+
+/// A VGA that is a virtio device, too.
+fn virtio_vga() -> (&'static str, DeviceConfig) {
+    let vga = CardOptions { vgamem_mb: 8, edid: false, ..CardOptions::default() };
+    let model = VirtioModel::Gpu { options: GpuOptions::default(), vga: Some(vga) };
+    let pci = PciOptions { legacy: false, ..PciOptions::default() };
+    let (type_name, place) = (super::OTHER_CARD, PciPlace::default());
+    let config = VirtioConfig { type_name, mmio: None, place, pci, vectors: None, model };
+    (type_name, named(type_name, DeviceKind::Virtio(Box::new(config))))
+}
+
 /// Drives on all kinds of buses, and the controllers that they belong to.
 fn disks(is_q35: bool) -> Vec<(&'static str, DeviceConfig)> {
-    let disk = || DiskUse { drive: "disk".to_owned(), removable: true, ..DiskUse::default() };
     let ide = |unit: u32, kind| {
         let (bus, unit) = if is_q35 { (format!("ide.{unit}"), 0) } else { (format!("ide.{}", unit / 2), unit % 2) };
         let type_name = if kind == DriveKind::Disk { "ide-hd" } else { "ide-cd" };
