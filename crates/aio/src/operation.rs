@@ -111,6 +111,11 @@ impl Operation {
         }
     }
 
+    /// Whether it has not ended.
+    pub(crate) fn is_running(&self) -> bool {
+        matches!(*lock(&self.status), Status::Running(_))
+    }
+
     /// Stores the result and wakes who waits.
     pub(crate) fn complete(&self, result: i32) {
         let old = std::mem::replace(&mut *lock(&self.status), Status::Done(result));

@@ -613,6 +613,14 @@ pub(crate) fn start(operation: &Arc<Operation>, ring: bool) {
     pool::run(Box::new(move || operation.complete(operation.execute())));
 }
 
+/// Nobody waits any more for a socket that was waited for on the current reactor.
+pub(crate) fn give_up(operation: &Arc<Operation>) {
+    with_current(|reactor| {
+        reactor.watched.borrow_mut().retain(|watched| !Arc::ptr_eq(watched, operation));
+        reactor.with_ring(|ring| ring.cancel(operation));
+    });
+}
+
 struct MainWaker(Arc<Shared>);
 
 impl Wake for MainWaker {
@@ -738,6 +746,32 @@ mod tests {
             }
             block_on(right.write_all(IoBuf::zeroed(1))).expect("writes");
             block_on(reader);
+        }
+    }
+
+    #[test]
+    fn a_socket_that_nobody_waits_for_any_more_is_closed() {
+        for ring in [false, true] {
+            let (left, right) = std::os::unix::net::UnixStream::pair().expect("a pair");
+            let (left, right) = (Stream::new(left.into()).expect("left"), Stream::new(right.into()).expect("right"));
+            block_on(async {
+                if !ring {
+                    refuse_the_ring();
+                }
+                let waiting = Box::pin(async move { left.readable().await });
+                let raced = Box::pin(sleep(Duration::from_millis(1)));
+                let (mut waiting, mut raced) = (Some(waiting), raced);
+                std::future::poll_fn(|context| {
+                    if let Some(waiting) = &mut waiting {
+                        assert!(waiting.as_mut().poll(context).is_pending(), "nothing was sent");
+                    }
+                    raced.as_mut().poll(context)
+                })
+                .await;
+                drop(waiting.take());
+                right.readable().await.expect("waits");
+                assert_eq!(right.try_read(&IoBuf::zeroed(1)).expect("reads"), 0, "the other end is closed");
+            });
         }
     }
 

@@ -116,6 +116,14 @@ impl Ring {
         }
     }
 
+    /// Has an operation end soon. What is queued later is not affected: the kernel takes entries in their order.
+    pub(crate) fn cancel(&mut self, operation: &Arc<Operation>) {
+        let is_it = |slot: &Option<Slot>| slot.as_ref().is_some_and(|slot| Arc::ptr_eq(&slot.operation, operation));
+        if let Some(index) = self.slots.iter().position(is_it) {
+            self.queue(&opcode::AsyncCancel::new(index as u64).build().user_data(CANCEL));
+        }
+    }
+
     /// Hands over what is queued and takes in what is complete, without waiting.
     pub(crate) fn turn(&mut self) {
         let _ = self.enter(0);

@@ -15,6 +15,18 @@ pub struct Stream {
     fd: Arc<OwnedFd>,
 }
 
+/// An operation that waits for readiness: given up when nobody waits for it any more, so that it does not keep the
+/// descriptor open.
+struct Waiting(Arc<Operation>);
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if self.0.is_running() {
+            reactor::give_up(&self.0);
+        }
+    }
+}
+
 impl Stream {
     /// The operations on `fd`, which becomes non-blocking.
     ///
@@ -49,7 +61,8 @@ impl Stream {
     async fn ready(&self, events: i16) -> io::Result<()> {
         let operation = Operation::new(Arc::clone(&self.fd), Action::Ready { events });
         reactor::start(&operation, true);
-        Completion(operation).await.map(drop)
+        let waiting = Waiting(operation);
+        Completion(Arc::clone(&waiting.0)).await.map(drop)
     }
 
     /// Reads what is there into `buf` without waiting: the count; 0 when the peer has closed.

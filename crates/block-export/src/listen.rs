@@ -73,6 +73,9 @@ fn listener(family: AddressFamily) -> rustix::io::Result<OwnedFd> {
     rustix::net::socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)
 }
 
+/// Bytes of replies that a unix socket takes in: the next ones are read while the client takes these.
+const LOCAL_SEND_BUFFER: usize = 2 << 20;
+
 impl Listener {
     /// Listens at all sockets that the address means.
     ///
@@ -198,6 +201,9 @@ impl Listener {
                         // Slower without, but no worse.
                         let _ = sockopt::set_tcp_nodelay(&fd, true);
                         let _ = sockopt::set_socket_keepalive(&fd, true);
+                    } else {
+                        // The host may allow less, down to what it would have been.
+                        let _ = sockopt::set_socket_send_buffer_size(&fd, LOCAL_SEND_BUFFER);
                     }
                     return Stream::new(fd);
                 }
