@@ -11,6 +11,7 @@
 
 mod code;
 mod dma;
+mod foreign;
 mod ram;
 mod space;
 

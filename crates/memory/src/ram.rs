@@ -1,14 +1,15 @@
-//! Blocks of guest RAM: anonymous host memory, shared by all threads.
+//! Blocks of guest RAM: anonymous host memory, or files, shared by all threads.
 //!
 //! Guest memory is written by vCPU threads and devices at the same time, as real memory is, so it is never borrowed as
 //! a Rust slice: all accesses are atomic (relaxed; host and guest are both x86-ordered, or the CPU adds fences) or copy
 //! bytes through atomics. This is one of the modules that may use `unsafe`.
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use crate::code::PageCode;
+use crate::foreign::Guard;
 
 /// log2 of the guest page size.
 pub const PAGE_SHIFT: u32 = 12;
@@ -31,6 +32,19 @@ pub enum RamError {
         /// What the host said.
         source: rustix::io::Errno,
     },
+    /// A file has fewer bytes than are to be shown.
+    #[error("there are no {len:#x} bytes at {offset:#x} of the file behind guest memory '{name}'")]
+    ShortFile {
+        /// The block's name.
+        name: String,
+        /// Where in the file.
+        offset: u64,
+        /// How many bytes.
+        len: u64,
+    },
+    /// What is no file has no bytes that stay.
+    #[error("what is behind guest memory '{0}' is not a file")]
+    NoFile(String),
 }
 
 /// A part of a block of RAM, and what holds its contents.
@@ -52,7 +66,11 @@ pub struct RamBlock {
     name: String,
     base: NonNull<u8>,
     len: usize,
+    /// The mapping that the block lies in.
+    mapping: (NonNull<u8>, usize),
     code: NonNull<PageCode>,
+    /// What makes a file that shrinks harmless.
+    guard: Option<Guard>,
 }
 
 // SAFETY: the mapping lives as long as the block; every access goes through atomics, so that sharing it between threads
@@ -129,7 +147,52 @@ impl RamBlock {
         let base = map(name, len)?;
         // All-zero bytes are a valid `PageCode`, and the mapping is page-aligned.
         let code = map(name, code_len)?.cast();
-        Ok(Self { name: name.to_owned(), base, len, code })
+        Ok(Self { name: name.to_owned(), base, len, mapping: (base, len), code, guard: None })
+    }
+
+    /// `len` bytes of a file of another program from `offset` on, shared with it. Both are multiples of 4 KiB. If the
+    /// other program makes the file shorter, what was behind its new end reads as zeroes here, and is shared no more.
+    ///
+    /// # Errors
+    /// [`RamError`].
+    pub fn of_file(name: &str, file: impl AsFd, offset: u64, len: u64) -> Result<Self, RamError> {
+        use rustix::mm::{MapFlags, ProtFlags};
+        const HUGETLBFS: i64 = 0x9584_58f6;
+        let file = file.as_fd();
+        let failed = |source| RamError::Map { name: name.to_owned(), size: len, source };
+        let stat = rustix::fs::fstat(file).map_err(failed)?;
+        if !rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file() {
+            return Err(RamError::NoFile(name.to_owned()));
+        }
+        let end = offset.checked_add(len).filter(|end| *end <= u64::try_from(stat.st_size).unwrap_or(0));
+        let end = end.ok_or_else(|| RamError::ShortFile { name: name.to_owned(), offset, len })?;
+        let system = rustix::fs::fstatfs(file).map_err(failed)?;
+        // Huge pages are mapped as a whole.
+        let page = match u64::try_from(system.f_bsize) {
+            Ok(size) if system.f_type == HUGETLBFS && size.is_power_of_two() => size.max(PAGE_SIZE as u64),
+            _ => PAGE_SIZE as u64,
+        };
+        let usable = len != 0 && (offset | len).is_multiple_of(PAGE_SIZE as u64);
+        let from = offset / page * page;
+        let whole = end.checked_next_multiple_of(page).and_then(|end| usize::try_from(end - from).ok());
+        let whole = whole.filter(|whole| usable && *whole <= isize::MAX as usize).ok_or(RamError::BadSize(len))?;
+        let (flags, protection) = (MapFlags::SHARED | MapFlags::NORESERVE, ProtFlags::READ | ProtFlags::WRITE);
+        // SAFETY: a fresh mapping at an address that the kernel chooses; all accesses are atomic, as those of the other
+        // program have to be.
+        let start = unsafe { rustix::mm::mmap(std::ptr::null_mut(), whole, protection, flags, file, from) };
+        let start: Option<NonNull<u8>> = NonNull::new(start.map_err(failed)?.cast());
+        let start = start.ok_or_else(|| failed(rustix::io::Errno::NOMEM))?;
+        // SAFETY: `len` bytes from there on are inside of the mapping.
+        let base = unsafe { start.add((offset - from) as usize) };
+        let len = len as usize;
+        let unmap = || {
+            // SAFETY: the mapping that was just made, which nobody else knows.
+            let _ = unsafe { rustix::mm::munmap(start.as_ptr().cast(), whole) };
+        };
+        let code = map(name, (len >> PAGE_SHIFT) * size_of::<PageCode>()).inspect_err(|_| unmap())?.cast();
+        let mut block = Self { name: name.to_owned(), base, len, mapping: (start, whole), code, guard: None };
+        block.guard = Some(Guard::new(start, whole, page as usize).map_err(failed)?);
+        Ok(block)
     }
 
     /// A block whose memory is made of pieces, one after another.
@@ -321,10 +384,12 @@ impl RamBlock {
 
 impl Drop for RamBlock {
     fn drop(&mut self) {
-        // SAFETY: both mappings were made in `new` with these sizes and nobody can hold a reference any more.
-        // A failure of munmap could only mean that the mapping is not ours, which `new` excludes.
+        self.guard = None;
+        let (start, len) = self.mapping;
+        // SAFETY: both mappings were made by the constructors with these sizes and nobody can hold a reference any more.
+        // A failure of munmap could only mean that the mapping is not ours, which they exclude.
         unsafe {
-            let _ = rustix::mm::munmap(self.base.as_ptr().cast(), self.len);
+            let _ = rustix::mm::munmap(start.as_ptr().cast(), len);
             let code_len = (self.len >> PAGE_SHIFT) * size_of::<PageCode>();
             let _ = rustix::mm::munmap(self.code.as_ptr().cast(), code_len);
         }
@@ -356,6 +421,43 @@ mod tests {
         assert!(ram.page_code(4096).is_none());
         assert!(RamBlock::new("test", 100).is_err());
         assert!(RamBlock::new("test", 0).is_err());
+    }
+
+    fn file(len: u64) -> std::os::fd::OwnedFd {
+        let file = rustix::fs::memfd_create("foreign", rustix::fs::MemfdFlags::CLOEXEC).expect("a file");
+        rustix::fs::ftruncate(&file, len).expect("its size");
+        file
+    }
+
+    #[test]
+    fn memory_of_a_file_is_shared_from_its_offset_on() {
+        let file = file(0x4000);
+        let ram = RamBlock::of_file("foreign", &file, 0x1000, 0x2000).expect("RAM");
+        assert!(ram.store_u32(0x1ffc, 0x0403_0201));
+        let mut bytes = [0; 4];
+        rustix::io::pread(&file, &mut bytes, 0x2ffc).expect("read");
+        assert_eq!((bytes, ram.load_u8(0x2000)), ([1, 2, 3, 4], None));
+    }
+
+    #[test]
+    fn memory_of_a_file_that_lacks_the_bytes_is_refused() {
+        let short = file(0x2000);
+        let refused = |offset, len| RamBlock::of_file("foreign", &short, offset, len).is_err();
+        assert!(refused(0x1000, 0x2000) && refused(u64::MAX - 0xfff, 0x1000) && refused(0, 0));
+        assert!(refused(0, 0x1001) && refused(1, 0x1000) && !refused(0x1000, 0x1000));
+        let (reader, _writer) = rustix::pipe::pipe().expect("a pipe");
+        assert!(matches!(RamBlock::of_file("foreign", &reader, 0, 0x1000), Err(RamError::NoFile(_))));
+    }
+
+    #[test]
+    fn memory_of_a_file_that_shrinks_reads_as_zeroes_and_takes_stores() {
+        let file = file(0x4000);
+        let ram = RamBlock::of_file("foreign", &file, 0, 0x4000).expect("RAM");
+        assert!(ram.store_u64(0x3000, 7) && ram.store_u64(0, 9));
+        rustix::fs::ftruncate(&file, 0x1000).expect("shorter");
+        assert_eq!((ram.load_u64(0x3000), ram.load_u64(0)), (Some(0), Some(9)));
+        assert!(ram.store_u64(0x1000, 6) && ram.store_u64(0x3008, 5));
+        assert_eq!((ram.load_u64(0x3008), ram.load_u64(0x1000)), (Some(5), Some(6)));
     }
 
     #[test]
