@@ -120,6 +120,11 @@ impl Harness {
         fixed.map(|(name, ..)| (*name).to_owned()).chain(functions).chain(other_card).collect()
     }
 
+    #[cfg(test)]
+    pub(crate) fn machine_mut(&mut self) -> &mut Machine {
+        &mut self.machine
+    }
+
     /// How many devices there are.
     pub fn devices(&self) -> usize {
         self.access.devices.len()

@@ -453,7 +453,7 @@ impl Machine {
 
     /// Whether the board has places for vCPUs.
     pub fn has_cpu_slots(&self) -> bool {
-        self.config.machine_type.chipset != ChipsetKind::Empty
+        !matches!(self.config.machine_type.chipset, ChipsetKind::Empty | ChipsetKind::Microvm)
     }
 
     /// Bytes of RAM.

@@ -7,7 +7,7 @@
 use devices_chipset::cpu_hotplug::Report;
 
 use super::{CpuSlot, DirectTables, Machine, new_vcpu};
-use crate::config::CpuDeviceConfig;
+use crate::config::{ChipsetKind, CpuDeviceConfig};
 use crate::objects;
 use crate::pc::{Removed, UnplugError};
 
@@ -51,11 +51,12 @@ impl Machine {
 
     /// Adds a processor; with `is_later` the machine has been started, and the guest is told.
     pub(super) fn plug_cpu(&mut self, id: Option<&str>, wish: &CpuDeviceConfig, is_later: bool) -> Result<(), String> {
+        let chipset = self.config.machine_type.chipset;
+        if chipset == ChipsetKind::Empty {
+            return Err(format!("Device '{}' can not be hotplugged on this machine", wish.type_name));
+        }
         if wish.type_name != self.cpu_type {
             return Err(format!("Invalid CPU type, expected cpu type: '{}'", self.cpu_type));
-        }
-        if self.board.cpu_hotplug().is_none() {
-            return Err("this machine has no places for CPUs".to_owned());
         }
         let index = self.wanted_slot(wish)?;
         let slot = &self.slots[index];
@@ -67,6 +68,9 @@ impl Machine {
         {
             return Err(format!("node-id={node} must match numa node specified with -numa option"));
         }
+        if self.board.cpu_hotplug().is_none() {
+            return Err(format!("virt: device plug request for unsupported device type: {}", wish.type_name));
+        }
         if !self.vcpus.can_change() {
             return Err("CPUs that share a thread are fixed".to_owned());
         }
@@ -74,19 +78,26 @@ impl Machine {
             Some(id) => format!("/machine/peripheral/{id}"),
             None => objects::anonymous_path(&self.objects),
         };
-        let cpu = new_vcpu(&self.config, (index, slot), &self.board, &*self.accelerator);
-        let cpu = cpu.map_err(|error| error.to_string())?;
-        if let Err(error) = self.vcpus.add(index, cpu) {
+        if let Err(message) = self.start_cpu(index, &path, is_later) {
+            // What is half made has a thread and a local APIC that hears messages.
+            self.vcpus.remove(index);
             self.board.cpu_removed(index, &path);
-            return Err(error.to_string());
+            return Err(message);
         }
-        objects::add_cpu(&mut self.objects, &path, &self.cpu_type, is_later).map_err(|error| error.to_string())?;
         self.slots[index].path = Some(path.clone());
         self.reset_vcpu(index);
         self.vcpus.join_others(index);
         self.board.cpu_plugged(index, &path, is_later);
         self.renew_tables();
         Ok(())
+    }
+
+    /// Makes a processor, its thread and its object.
+    fn start_cpu(&mut self, index: usize, path: &str, is_later: bool) -> Result<(), String> {
+        let place = (index, &self.slots[index]);
+        let cpu = new_vcpu(&self.config, place, &self.board, &*self.accelerator).map_err(|error| error.to_string())?;
+        self.vcpus.add(index, cpu).map_err(|error| error.to_string())?;
+        objects::add_cpu(&mut self.objects, path, &self.cpu_type, is_later).map_err(|error| error.to_string())
     }
 
     /// The tables for a kernel without firmware tell of the processors from the next reset on.
@@ -143,5 +154,37 @@ impl Machine {
         let reports = self.board.cpu_hotplug().map_or_else(Vec::new, |cpus| cpus.lock().reports());
         let id = |slot: &CpuSlot| slot.path.as_deref()?.strip_prefix("/machine/peripheral/").map(str::to_owned);
         self.slots.iter().map(id).zip(reports).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::{CpuDeviceConfig, DeviceConfig, DeviceKind};
+    use crate::harness::Harness;
+    use crate::pc::Backends;
+
+    #[test]
+    fn processor_whose_name_is_taken_leaves_nothing_behind() {
+        const TAKEN: &str = "i6300esb";
+        let mut harness = Harness::of_device("pc", TAKEN);
+        let machine = harness.machine_mut();
+        let type_name = machine.cpu_type.clone();
+        let wish = CpuDeviceConfig { type_name, apic_id: Some(1), ..CpuDeviceConfig::default() };
+        let device = |id: &str| DeviceConfig {
+            id: Some(id.to_owned()),
+            source: String::new(),
+            kind: DeviceKind::Cpu(wish.clone()),
+            rom: None,
+        };
+        let backends = Backends {
+            chardevs: &|id| Err(chardev::Error::NotFound(id.to_owned())),
+            disks: &|_| Err("none".to_owned()),
+            memories: &|_| Err("none".to_owned()),
+            entropy: &|_| Err("none".to_owned()),
+        };
+        machine.plug(&device(TAKEN), &backends).expect_err("the name is a watchdog's");
+        assert!(!machine.vcpus().is_present(1), "its thread is left");
+        machine.plug(&device("second"), &backends).expect("the place is free");
+        assert!(machine.vcpus().is_present(1));
     }
 }

@@ -89,6 +89,37 @@ fn microvm_properties_decide_which_devices_there_are() {
 }
 
 #[test]
+fn processors_are_refused_by_boards_without_places_for_them() {
+    let refused = |machine: &str, cpu: &str, place: serde_json::Value| {
+        let mut machine = Setup::new().args(["-S", "-machine", machine, "-smp", "1,maxcpus=1"]).start();
+        let mut session = machine.connect(0);
+        let mut arguments = json!({"driver": format!("{cpu}-x86_64-cpu")});
+        for (key, value) in place.as_object().into_iter().flatten() {
+            arguments[key] = value.clone();
+        }
+        let before = session.query("query-cpus-fast").as_array().map(Vec::len);
+        let error = session.generic_error("device_add", arguments);
+        assert_eq!(session.query("query-cpus-fast").as_array().map(Vec::len), before);
+        session.query("quit");
+        error
+    };
+    let first = || json!({"socket-id": 0, "core-id": 0, "thread-id": 0});
+    assert_eq!(refused("isapc", "486", first()), "CPU[0] with APIC ID 0 exists");
+    assert_eq!(refused("isapc", "qemu64", first()), "Invalid CPU type, expected cpu type: '486-x86_64-cpu'");
+    let none = "Device 'qemu64-x86_64-cpu' can not be hotplugged on this machine";
+    assert_eq!(refused("none", "qemu64", first()), none);
+    let mut machine =
+        Setup::new().args(["-S", "-machine", "microvm", "-smp", "1,maxcpus=2", "-kernel", &guest("pvh.elf")]).start();
+    let mut session = machine.connect(0);
+    let second = json!({"driver": "qemu64-x86_64-cpu", "socket-id": 0, "core-id": 1, "thread-id": 0});
+    let error = session.generic_error("device_add", second);
+    assert_eq!(error, "virt: device plug request for unsupported device type: qemu64-x86_64-cpu");
+    let error = session.generic_error("query-hotpluggable-cpus", json!({}));
+    assert_eq!(error, "The feature 'query-hotpluggable-cpus' is not enabled");
+    session.query("quit");
+}
+
+#[test]
 fn expansion_rom_is_the_file_that_was_named_or_none() {
     let directory = Directory::new();
     let file = directory.join("rom");
