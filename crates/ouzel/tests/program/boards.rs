@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::json;
 
-use crate::support::{BOOT_PATIENCE, Directory, Setup, boot_linux, guest, text, wait_power_off};
+use crate::support::{BOOT_PATIENCE, Directory, PATIENCE, Setup, boot_linux, guest, text, wait_power_off};
 
 /// A boot sector that says on COM1 which drive it was read from, and stops.
 fn boot_sector(greeting: &str) -> Vec<u8> {
@@ -46,7 +46,7 @@ fn peer_seabios_boots_a_floppy_and_a_disk_on_isapc() {
 
 #[test]
 #[ignore = "peer: Debian's kernel and busybox"]
-fn peer_linux_on_a_microvm_finds_its_disk_and_powers_off() {
+fn peer_linux_on_a_microvm_finds_its_disk_and_hears_the_power_button() {
     let directory = Directory::new();
     let disk = directory.join("disk");
     std::fs::write(&disk, vec![0x5a; 8 << 20]).expect("a file");
@@ -56,9 +56,12 @@ fn peer_linux_on_a_microvm_finds_its_disk_and_powers_off() {
             vec!["-machine", "microvm", "-drive", &drive, "-device", "virtio-blk-device,drive=d,id=disk"];
         arguments.extend(more);
         // With reduced ACPI hardware Linux does not measure its TSC against the PIT.
-        arguments.extend(["-append", "console=ttyS0 quiet tsc_early_khz=1000000 ouzel.run=virtio,poweroff"]);
-        let mut machine = boot_linux("virtio,poweroff", &arguments);
+        arguments.extend(["-append", "console=ttyS0 quiet tsc_early_khz=1000000 ouzel.run=virtio,button,poweroff"]);
+        let mut machine = boot_linux("virtio,button,poweroff", &arguments);
         let mut session = machine.connect(0);
+        machine.wait_serial("BUTTON-WAIT\n", BOOT_PATIENCE);
+        session.query("system_powerdown");
+        machine.wait_serial("BUTTON-PRESSED\n", PATIENCE);
         wait_power_off(&mut machine, &mut session);
         assert!(machine.serial().contains("DISKS vda"), "{}", machine.serial());
     }
