@@ -209,6 +209,8 @@ pub struct BoardOptions {
     /// `acpi-pci-hotplug-with-bridge-support` of `PIIX4_PM` and `ICH9-LPC`, if it is not what the machine's version says:
     /// those behind bridges and root ports do.
     pub acpi_bridge_hotplug: Option<bool>,
+    /// The properties of the controllers of `usb=on` whose types are here; the others have none.
+    pub usb: Vec<UsbControllerConfig>,
     /// What a `microvm` has.
     pub microvm: MicrovmOptions,
     /// `virtio-mmio.force-legacy`: the transports have the legacy interface.
@@ -264,6 +266,7 @@ impl Default for BoardOptions {
             apic_id: None,
             acpi_root_hotplug: true,
             acpi_bridge_hotplug: None,
+            usb: Vec::new(),
             microvm: MicrovmOptions::default(),
             virtio_mmio_legacy: true,
         }
@@ -316,7 +319,7 @@ pub struct MachineConfig {
     /// The firmware, and what it is told.
     pub firmware: FirmwareConfig,
     /// The board's graphics card, if it has one: a [`DeviceKind::Display`] or a [`DeviceKind::Virtio`].
-    pub vga: Option<DeviceKind>,
+    pub vga: Option<DeviceConfig>,
     /// Properties of the board's own devices.
     pub board: BoardOptions,
     /// Where RAM comes from, and how much there may be.

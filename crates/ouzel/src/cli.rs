@@ -10,6 +10,7 @@ mod character;
 mod devices;
 mod display;
 mod firmware;
+mod globals;
 mod help;
 mod ide;
 mod machine;

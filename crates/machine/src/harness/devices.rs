@@ -92,7 +92,7 @@ pub(super) fn build(name: &str, wanted: impl Fn(&str) -> bool) -> (Machine, Vec<
         dump_guest_core: true,
         firmware: FirmwareConfig { flash, ..FirmwareConfig::default() },
         boot: None,
-        vga: wanted("vga").then(|| card(vga)),
+        vga: wanted("vga").then(|| named("", card(vga))),
         board: BoardOptions { no_reboot: false, microvm, ..BoardOptions::default() },
         memory: MemoryOptions::default(),
         numa: Numa::default(),

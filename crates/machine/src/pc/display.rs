@@ -28,14 +28,14 @@ const VIRTIO_VECTORS: u32 = 3;
 
 /// Builds the board's card, if it has one: it gets the first free slot.
 pub fn board_card(builder: &mut Builder<'_>, bus: &Arc<PciBus>) -> Result<(), MachineError> {
-    let (option, built) = match &builder.config.vga {
-        Some(DeviceKind::Display(config)) => ("-vga std", card(builder, bus, config, (None, Place::Board, None))),
-        Some(DeviceKind::Virtio(config)) => {
-            ("-vga virtio", virtio_card(builder, bus, config, (None, Place::Board, None)))
-        }
-        _ => return Ok(()),
+    let Some(device) = &builder.config.vga else { return Ok(()) };
+    let rom = device.rom.as_ref();
+    let built = match &device.kind {
+        DeviceKind::Display(config) => card(builder, bus, config, (None, Place::Board, rom)),
+        DeviceKind::Virtio(config) => virtio_card(builder, bus, config, (None, Place::Board, rom)),
+        _ => Ok(()),
     };
-    built.map_err(|message| MachineError::Device { option: option.to_owned(), message })
+    built.map_err(|message| MachineError::Device { option: device.source.clone(), message })
 }
 
 /// Builds the cards of the command line.

@@ -41,13 +41,13 @@ pub fn build(
     let fw_cfg = fw_cfg::build(&mut builder, config.machine_type.name)?;
     firmware(&mut builder)?;
     isa::command_line_devices(&mut builder, backends.chardevs)?;
-    if config.vga.iter().chain(config.devices.iter().map(|device| &device.kind)).any(DeviceKind::is_vga)
+    if config.vga.iter().chain(&config.devices).any(|device| device.kind.is_vga())
         && let Ok(bytes) = std::fs::read(VGA_BIOS)
     {
         // Without a PCI bus firmware finds it among its files.
         fw_cfg.lock().add_file("vgaroms/vgabios.bin", Item::bytes(bytes))?;
     }
-    if let Some(DeviceKind::Display(display)) = &config.vga {
+    if let Some(DeviceKind::Display(display)) = config.vga.as_ref().map(|device| &device.kind) {
         card(&mut builder, display, None, Place::Board)?;
     }
     for device in &config.devices {

@@ -133,9 +133,20 @@ struct Controller {
 pub fn build(builder: &mut Builder<'_>, chipset: &Chipset, disks: &Disks<'_>) -> Result<(), MachineError> {
     if builder.config.usb {
         let failed = |message| MachineError::Device { option: "-machine usb=on".to_owned(), message };
-        for (address, config) in of_board(chipset.kind) {
-            let place = PciPlace { address: Some(address), ..PciPlace::default() };
-            let config = UsbControllerConfig { place, ..config };
+        for (address, mut config) in of_board(chipset.kind) {
+            config.place = PciPlace { address: Some(address), ..PciPlace::default() };
+            let wished = builder.config.board.usb.iter();
+            let wished = wished.map(|wish| &wish.kind).find(|wish| wish.type_name() == config.kind.type_name());
+            match (&mut config.kind, wished) {
+                (UsbControllerKind::Uhci { options, .. }, Some(UsbControllerKind::Uhci { options: wished, .. })) => {
+                    *options = *wished;
+                }
+                (
+                    UsbControllerKind::Ehci { max_frames, .. },
+                    Some(UsbControllerKind::Ehci { max_frames: wished, .. }),
+                ) => *max_frames = *wished,
+                _ => {}
+            }
             with_buses(builder, |builder, buses| controller(builder, &chipset.bus, buses, (Place::Board, &config)))
                 .map_err(failed)?;
         }

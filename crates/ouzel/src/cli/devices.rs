@@ -1,4 +1,4 @@
-//! `-device` and `-global`, and the serial ports that `-serial` asks for.
+//! `-device`, and the devices that other options stand for: serial and parallel ports, drives, cards.
 
 use std::sync::Arc;
 
@@ -14,6 +14,7 @@ use x86::model::CpuModel;
 use super::arguments::all;
 use super::block::Media;
 use super::character::Character;
+use super::globals::{self, Global, globals};
 use super::value::Values;
 use super::{Argument, CliError, display, ide, platform, usb, virtio, virtio_devices};
 
@@ -316,37 +317,33 @@ pub fn driver(name: &str) -> Option<&'static Driver> {
 /// Reads the options.
 pub fn settings(arguments: &[Argument<'_>], character: &Character) -> Result<Vec<DeviceConfig>, CliError> {
     let globals = globals(arguments)?;
-    let mut devices = Vec::new();
+    let mut devices: Vec<DeviceConfig> = Vec::new();
+    let mut add = |option, driver, text: String| {
+        let option = super::options::find(option).ok_or_else(|| CliError::plain("there is no such option"))?;
+        let device = of_option(&globals, &Argument { option, value: "" }, (driver, &text), &devices)?;
+        devices.push(device);
+        Ok::<_, CliError>(())
+    };
     for (index, chardev) in character.serials.iter().enumerate() {
         let Some(chardev) = chardev.clone() else { continue };
-        let Some((iobase, irq)) = SERIAL_PORTS.get(index).copied() else {
+        if index >= SERIAL_PORTS.len() {
             return Err(CliError::plain("max 4 ISA serial ports are supported"));
-        };
-        let kind = DeviceKind::IsaSerial { index: index as u8, iobase, irq, chardev };
-        devices.push(DeviceConfig { id: None, source: "-serial".to_owned(), kind, rom: None });
+        }
+        add("serial", "isa-serial", format!("index={index},chardev={}", escaped(&chardev)))?;
     }
     for (index, chardev) in character.parallels.iter().enumerate() {
         let Some(chardev) = chardev.clone() else { continue };
-        let Some(iobase) = PARALLEL_PORTS.get(index).copied() else {
+        if index >= PARALLEL_PORTS.len() {
             return Err(CliError::plain("max 3 ISA parallel ports are supported"));
-        };
-        let kind = DeviceKind::IsaParallel { index: index as u8, iobase, irq: PARALLEL_IRQ, chardev };
-        devices.push(DeviceConfig { id: None, source: "-parallel".to_owned(), kind, rom: None });
+        }
+        add("parallel", "isa-parallel", format!("index={index},chardev={}", escaped(&chardev)))?;
     }
     if let Some(chardev) = character.debug_console.clone() {
-        let (mut iobase, mut readback) = (0xe9, 0xe9);
-        for global in globals.iter().filter(|global| global.driver == "isa-debugcon") {
-            let number = qapi::keyval::parse_u64(&global.value);
-            match (global.property.as_str(), number) {
-                ("iobase", Some(port)) => iobase = port as u16,
-                ("readback", Some(value)) => readback = value as u8,
-                _ => {}
-            }
-        }
-        let kind = DeviceKind::IsaDebugcon { iobase, readback, chardev };
-        devices.push(DeviceConfig { id: None, source: "-debugcon".to_owned(), kind, rom: None });
+        add("debugcon", "isa-debugcon", format!("chardev={}", escaped(&chardev)))?;
     }
-    devices.extend(usb::legacy_devices(arguments)?);
+    for argument in all(arguments, "usbdevice") {
+        add("usbdevice", usb::legacy_driver(argument)?, String::new())?;
+    }
     for argument in all(arguments, "device") {
         let values = Values::parse(*argument, Some("driver"))?;
         let (driver, device) = device(argument, values, &globals, &devices)?;
@@ -369,21 +366,30 @@ fn device(
         None if is_cpu_type(&name) => &CPU,
         None => return Err(argument.error(format!("'{name}' is not a valid device model name"))),
     };
-    for global in globals.iter().filter(|global| global.driver == driver.name) {
-        values.add_default(&global.property, &global.value);
-    }
-    let mut values = values.of_class(driver.name);
     let id = values.text("id")?;
     if let Some(id) = &id {
         check_id(argument, id, devices)?;
     }
-    let rom = if has_rom(driver) { rom(&mut values)? } else { None };
-    let mut kind = (driver.build)(&mut values, devices)?;
-    values.finish()?;
-    if let DeviceKind::Cpu(cpu) = &mut kind {
+    let mut device = make(driver, values, globals, devices)?;
+    if let DeviceKind::Cpu(cpu) = &mut device.kind {
         cpu.type_name = name;
     }
-    Ok((driver, DeviceConfig { id, source: format!("-device {}", argument.value), kind, rom }))
+    Ok((driver, DeviceConfig { id, source: format!("-device {}", argument.value), ..device }))
+}
+
+/// A device of a driver, without a name.
+fn make(
+    driver: &Driver,
+    mut values: Values<'_>,
+    globals: &[Global],
+    devices: &[DeviceConfig],
+) -> Result<DeviceConfig, CliError> {
+    globals::apply(globals, driver, &mut values)?;
+    let mut values = values.of_class(driver.name);
+    let rom = if has_rom(driver) { rom(&mut values)? } else { None };
+    let kind = (driver.build)(&mut values, devices)?;
+    values.finish()?;
+    Ok(DeviceConfig { id: None, source: String::new(), kind, rom })
 }
 
 /// The properties of PCI functions that say what their expansion ROM is.
@@ -430,7 +436,7 @@ fn rom(values: &mut Values<'_>) -> Result<Option<RomConfig>, CliError> {
 }
 
 /// The type of a CPU model.
-fn is_cpu_type(name: &str) -> bool {
+pub fn is_cpu_type(name: &str) -> bool {
     let model = name.strip_suffix("-x86_64-cpu");
     model.is_some_and(|model| CpuModel::list().iter().any(|known| known.name == model))
 }
@@ -508,7 +514,13 @@ pub fn floppy_drive(
     unit: u8,
     devices: &[DeviceConfig],
 ) -> Result<DeviceConfig, CliError> {
-    let text = format!("drive={},unit={unit}", escaped(drive));
+    let mut text = format!("drive={},unit={unit}", escaped(drive));
+    let property = ["fdtypeA", "fdtypeB"].get(usize::from(unit)).copied().unwrap_or_default();
+    let globals = globals(arguments)?;
+    let of_controller = globals.iter().rfind(|global| global.driver == "isa-fdc" && global.property == property);
+    if let Some(global) = of_controller {
+        text.push_str(&format!(",drive-type={}", escaped(&global.value)));
+    }
     let mut device = of_drive(arguments, source, "floppy", &text, devices)?;
     if let DeviceKind::Floppy(config) = &mut device.kind {
         config.is_boards = true;
@@ -528,17 +540,20 @@ fn of_drive(
     text: &str,
     devices: &[DeviceConfig],
 ) -> Result<DeviceConfig, CliError> {
-    let driver = driver(name).ok_or_else(|| source.error(format!("'{name}' is not a valid device model name")))?;
-    let argument = Argument { option: source.option, value: text };
-    let mut values = Values::parse(argument, None)?;
-    for global in globals(arguments)?.iter().filter(|global| global.driver == name) {
-        values.add_default(&global.property, &global.value);
-    }
-    let mut values = values.of_class(name);
-    let kind = (driver.build)(&mut values, devices)?;
-    values.finish()?;
-    let source = format!("-{} {}", source.option.name, source.value);
-    Ok(DeviceConfig { id: None, source, kind, rom: None })
+    of_option(&globals(arguments)?, source, (name, text), devices)
+}
+
+/// The device that another option stands for: name of the driver and properties.
+pub fn of_option(
+    globals: &[Global],
+    option: &Argument<'_>,
+    (name, text): (&str, &str),
+    devices: &[DeviceConfig],
+) -> Result<DeviceConfig, CliError> {
+    let driver = driver(name).ok_or_else(|| option.error(format!("'{name}' is not a valid device model name")))?;
+    let values = Values::parse(Argument { option: option.option, value: text }, None)?;
+    let device = make(driver, values, globals, devices)?;
+    Ok(DeviceConfig { source: format!("-{} {}", option.option.name, option.value).trim_end().to_owned(), ..device })
 }
 
 fn check_id(argument: &Argument<'_>, id: &str, devices: &[DeviceConfig]) -> Result<(), CliError> {
@@ -673,44 +688,4 @@ fn pvpanic(values: &mut Values<'_>, devices: &[DeviceConfig]) -> Result<DeviceKi
     let ioport = port(values, "ioport", 0x505)?;
     let events = values.number("events", 3)?.map_or(3, |events| events as u8);
     Ok(DeviceKind::Pvpanic { ioport, events })
-}
-
-/// A `-global` option.
-struct Global {
-    driver: String,
-    property: String,
-    value: String,
-}
-
-/// `-global driver.property=value` or `-global driver=…,property=…,value=…`.
-fn globals(arguments: &[Argument<'_>]) -> Result<Vec<Global>, CliError> {
-    let mut globals = Vec::new();
-    for argument in all(arguments, "global") {
-        // Those of the board's own devices are read elsewhere.
-        if argument.value.split_once('.').is_some_and(|(driver, _)| platform::BOARD_DEVICES.contains(&driver)) {
-            continue;
-        }
-        let global = match argument.value.split_once('=') {
-            Some((path, value)) if !matches!(path, "driver" | "property" | "value") => {
-                let (driver, property) =
-                    path.split_once('.').ok_or_else(|| argument.error(format!("Invalid parameter '{path}'")))?;
-                Global { driver: driver.to_owned(), property: property.to_owned(), value: value.to_owned() }
-            }
-            _ => {
-                let mut values = Values::parse(*argument, None)?;
-                let (driver, property) = (values.required("driver")?, values.required("property")?);
-                let value = values.required("value")?;
-                values.finish()?;
-                Global { driver, property, value }
-            }
-        };
-        let known = driver(&global.driver)
-            .ok_or_else(|| argument.error(format!("there is no device driver '{}'", global.driver)))?;
-        let is_of_rom = has_rom(known) && ROM_PROPERTIES.iter().any(|(name, _)| *name == global.property);
-        if !is_of_rom && !known.properties.iter().any(|(name, _)| *name == global.property) {
-            return Err(argument.error(format!("Property '{}.{}' not found", known.name, global.property)));
-        }
-        globals.push(Global { driver: known.name.to_owned(), ..global });
-    }
-    Ok(globals)
 }

@@ -1,13 +1,13 @@
 //! `-vga`, and the graphics cards of `-device`.
 
 use machine::config::{
-    CardModel, CardOptions, ChipsetKind, DeviceConfig, DeviceKind, DisplayConfig, EdidOptions, GpuOptions, PciOptions,
-    PciPlace, VirtioConfig, VirtioModel,
+    CardModel, CardOptions, ChipsetKind, DeviceConfig, DeviceKind, DisplayConfig, EdidOptions, GpuOptions, VirtioModel,
 };
 
 use super::arguments::{given, last};
+use super::globals::Global;
 use super::value::Values;
-use super::{Argument, CliError, virtio, virtio_devices};
+use super::{Argument, CliError, devices, virtio, virtio_devices};
 
 /// The properties of `VGA`, for the help.
 pub const VGA_PROPERTIES: &[(&str, &str)] = &[
@@ -169,35 +169,34 @@ fn card(values: &mut Values<'_>, model: CardModel, driver: &str) -> Result<Devic
 /// The board's card: there is one unless the command line has another VGA, or wants none.
 pub fn board_card(
     arguments: &[Argument<'_>],
+    globals: &[Global],
     devices: &[DeviceConfig],
     chipset: ChipsetKind,
-) -> Result<Option<DeviceKind>, CliError> {
-    let (model, options) = match chipset {
-        ChipsetKind::I440fx | ChipsetKind::Q35 => (CardModel::Vga, CardOptions::default()),
-        ChipsetKind::Isa => (CardModel::IsaVga, ISA_VGA),
+) -> Result<Option<DeviceConfig>, CliError> {
+    let standard = match chipset {
+        ChipsetKind::I440fx | ChipsetKind::Q35 => "VGA",
+        ChipsetKind::Isa => "isa-vga",
         ChipsetKind::Microvm | ChipsetKind::Empty => return Ok(None),
     };
-    let standard = || DeviceKind::Display(DisplayConfig { model, address: None, options });
     let has_own = devices.iter().any(|device| device.kind.is_vga());
-    let Some(argument) = last(arguments, "vga") else {
-        let wants = !has_own && !given(arguments, "nodefaults");
-        return Ok(wants.then(standard));
+    let option = super::options::find("vga").ok_or_else(|| CliError::plain("there is no -vga"))?;
+    let default = Argument { option, value: "std" };
+    let argument = match last(arguments, "vga") {
+        Some(argument) => argument,
+        None if has_own || given(arguments, "nodefaults") => return Ok(None),
+        None => &default,
     };
-    match argument.value {
-        "none" => Ok(None),
+    let driver = match argument.value {
+        "none" => return Ok(None),
         "std" | "virtio" if has_own => {
-            Err(argument.error("there is a VGA already, and only one can have the legacy ports"))
+            return Err(argument.error("there is a VGA already, and only one can have the legacy ports"));
         }
-        "std" => Ok(Some(standard())),
-        "virtio" if chipset == ChipsetKind::Isa => Err(argument.error("Virtio VGA not available")),
-        "virtio" => Ok(Some(DeviceKind::Virtio(Box::new(VirtioConfig {
-            type_name: "virtio-vga",
-            mmio: None,
-            place: PciPlace::default(),
-            pci: PciOptions { legacy: false, ..PciOptions::default() },
-            vectors: None,
-            model: VirtioModel::Gpu { options: GpuOptions::default(), vga: Some(VIRTIO_VGA) },
-        })))),
-        other => Err(argument.error(format!("'{other}' is not available; 'std', 'virtio' and 'none' are"))),
-    }
+        "std" => standard,
+        "virtio" if chipset == ChipsetKind::Isa => return Err(argument.error("Virtio VGA not available")),
+        "virtio" => "virtio-vga",
+        other => {
+            return Err(argument.error(format!("'{other}' is not available; 'std', 'virtio' and 'none' are")));
+        }
+    };
+    devices::of_option(globals, argument, (driver, ""), devices).map(Some)
 }

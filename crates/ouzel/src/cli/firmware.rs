@@ -9,6 +9,7 @@ use machine::smbios::{self, SmbiosOptions};
 use vm::storage::{Interface, StorageConfig};
 
 use super::arguments::{all, given, last};
+use super::globals::globals;
 use super::value::Values;
 use super::{Argument, CliError};
 
@@ -69,20 +70,13 @@ fn uses_flash(arguments: &[Argument<'_>]) -> bool {
 /// The sleep states: `-global PIIX4_PM.disable_s3=1` and the like, `ICH9-LPC` on a q35.
 fn sleep(arguments: &[Argument<'_>]) -> Result<SleepOptions, CliError> {
     let mut sleep = SleepOptions::default();
-    for argument in all(arguments, "global") {
-        let Some((path, value)) = argument.value.split_once('=') else { continue };
-        let Some(("PIIX4_PM" | "ICH9-LPC", property)) = path.split_once('.') else { continue };
-        // The others are read with the board's.
-        if property == "noreboot" || property.starts_with("acpi-") {
-            continue;
-        }
-        let number = qapi::keyval::parse_u64(value).filter(|number| *number < 8);
-        let number = number.ok_or_else(|| argument.error(format!("Parameter '{property}' expects a number")))?;
-        match property {
-            "disable_s3" => sleep.s3 = number == 0,
-            "disable_s4" => sleep.s4 = number == 0,
-            "s4_val" => sleep.s4_value = number as u8,
-            _ => return Err(argument.error(format!("Property '{path}' not found"))),
+    for global in globals(arguments)? {
+        match (global.driver.as_str(), global.property.as_str()) {
+            ("PIIX4_PM" | "ICH9-LPC", "disable_s3") => sleep.s3 = global.number(7)? == 0,
+            ("PIIX4_PM" | "ICH9-LPC", "disable_s4") => sleep.s4 = global.number(7)? == 0,
+            ("PIIX4_PM" | "ICH9-LPC", "s4_val") => sleep.s4_value = global.number(7)? as u8,
+            // The others are read with the board's.
+            _ => {}
         }
     }
     Ok(sleep)

@@ -17,7 +17,7 @@ use super::accelerators::{self, Chosen, MachineSettings};
 use super::arguments::last;
 use super::firmware::{self, KernelUse, MachineFirmware};
 use super::value::Values;
-use super::{Argument, CliError, Line, display, numa, platform, types};
+use super::{Argument, CliError, Line, display, globals, numa, platform, types};
 
 /// RAM without `-m`, in bytes.
 const DEFAULT_RAM: u64 = 128 << 20;
@@ -70,6 +70,8 @@ pub fn settings(
     let default_cpu = option.machine_type.default_cpu();
     let argument = last(arguments, "cpu").map_or(default_cpu, |argument| argument.value);
     let (argument, apic_id) = if is_empty { without_apic_id(argument)? } else { (argument.to_owned(), None) };
+    let globals = globals::globals(arguments)?;
+    let argument = globals::of_cpus(&globals, &argument);
     let (cpu_model, notes) =
         CpuModel::parse(&argument, &accelerator.host()).map_err(|error| CliError::plain(error.to_string()))?;
     // An empty machine has a processor if one was asked for.
@@ -78,6 +80,7 @@ pub fn settings(
     let numa = numa::settings(arguments, option.has_hmat, topology, objects)?;
     let has_graphics = option.has_graphics;
     warnings.extend(notes);
+    warnings.extend(globals::check(&globals, chipset)?);
     let of_machine = option.firmware.clone();
     let machine_type = option.machine_type;
     let (usb, hpet, vmport) = (option.usb && chipset.has_pci(), option.hpet && chipset.has_pci(), option.vmport);
@@ -119,8 +122,8 @@ pub fn settings(
         dump_guest_core,
         boot,
         firmware,
-        vga: display::board_card(arguments, &devices, chipset)?,
-        board: BoardOptions { apic_id, vmport, microvm, ..platform::board(arguments)? },
+        vga: display::board_card(arguments, &globals, &devices, chipset)?,
+        board: BoardOptions { apic_id, vmport, microvm, ..platform::board(&globals)? },
         memory,
         numa,
         types: types::of_drivers(),

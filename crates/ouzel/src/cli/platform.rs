@@ -3,50 +3,34 @@
 use machine::config::{BoardOptions, BridgeKind, DeviceConfig, DeviceKind, PciPlace};
 use machine::smbios;
 
-use super::arguments::all;
+use super::globals::Global;
 use super::value::Values;
-use super::{Argument, CliError, virtio};
+use super::{CliError, usb, virtio};
 
 /// The help of `addr=`.
 pub const ADDR: &str = "slot and function, as 06.0 or 06 (default: the first free slot)";
 /// The help of `bus=`.
 pub const BUS: &str = "the PCI bus (default: the root bus)";
 
-/// The board's own devices that have properties.
-pub const BOARD_DEVICES: [&str; 4] = ["PIIX4_PM", "ICH9-LPC", "mch", "virtio-mmio"];
-
 /// What `-global` says of the board's devices; sleep states are read with the firmware's options.
-pub fn board(arguments: &[Argument<'_>]) -> Result<BoardOptions, CliError> {
-    let mut options = BoardOptions::default();
-    for argument in all(arguments, "global") {
-        let Some((path, value)) = argument.value.split_once('=') else { continue };
-        let flag = || {
-            let parsed = qapi::keyval::parse_bool(value);
-            let property = path.rsplit('.').next().unwrap_or_default();
-            parsed.ok_or_else(|| argument.error(format!("Parameter '{property}' expects 'on' or 'off'")))
-        };
-        match path {
-            "ICH9-LPC.noreboot" => options.no_reboot = flag()?,
-            "PIIX4_PM.acpi-root-pci-hotplug" => options.acpi_root_hotplug = flag()?,
-            "PIIX4_PM.acpi-pci-hotplug-with-bridge-support" | "ICH9-LPC.acpi-pci-hotplug-with-bridge-support" => {
-                options.acpi_bridge_hotplug = Some(flag()?);
+pub fn board(globals: &[Global]) -> Result<BoardOptions, CliError> {
+    let mut options = BoardOptions { usb: usb::of_board(globals)?, ..BoardOptions::default() };
+    for global in globals {
+        match (global.driver.as_str(), global.property.as_str()) {
+            ("ICH9-LPC", "noreboot") => options.no_reboot = global.flag()?,
+            ("PIIX4_PM", "acpi-root-pci-hotplug") => options.acpi_root_hotplug = global.flag()?,
+            ("PIIX4_PM" | "ICH9-LPC", "acpi-pci-hotplug-with-bridge-support") => {
+                options.acpi_bridge_hotplug = Some(global.flag()?);
             }
-            "virtio-mmio.force-legacy" => options.virtio_mmio_legacy = flag()?,
+            ("virtio-mmio", "force-legacy") => options.virtio_mmio_legacy = global.flag()?,
             // Hints without effect here.
-            "virtio-mmio.ioeventfd" | "virtio-mmio.format_transport_address" => drop(flag()?),
-            "mch.smbase-smram" => options.smbase_smram = Some(flag()?),
-            "mch.extended-tseg-mbytes" => {
-                let number = qapi::keyval::parse_u64(value).filter(|mib| *mib <= 0xfff);
-                let wrong = || argument.error("invalid extended-tseg-mbytes value");
-                options.extended_tseg_mib = Some(number.ok_or_else(wrong)? as u16);
+            ("virtio-mmio", "ioeventfd" | "format_transport_address") => drop(global.flag()?),
+            ("mch", "smbase-smram") => options.smbase_smram = Some(global.flag()?),
+            ("mch", "extended-tseg-mbytes") => {
+                let wrong = |_| global.error("invalid extended-tseg-mbytes value");
+                options.extended_tseg_mib = Some(global.number(0xfff).map_err(wrong)? as u16);
             }
-            _ if path.starts_with("mch.")
-                || path.starts_with("virtio-mmio.")
-                || path.starts_with("PIIX4_PM.acpi-")
-                || path.starts_with("ICH9-LPC.acpi-") =>
-            {
-                return Err(argument.error(format!("Property '{path}' not found")));
-            }
+            // The others belong to devices, or are looked at with all that boards have.
             _ => {}
         }
     }

@@ -91,7 +91,70 @@ fn global_sets_a_default_that_the_device_may_override() {
     assert_eq!(iobase("-device isa-debug-exit"), 0x501);
     assert_eq!(iobase("-global isa-debug-exit.iobase=0xf4 -device isa-debug-exit"), 0xf4);
     assert_eq!(iobase("-global isa-debug-exit.iobase=0xf4 -device isa-debug-exit,iobase=0x600"), 0x600);
-    assert!(error("-global foo").contains("Invalid parameter 'foo'") || error("-global foo").contains("missing"));
+    assert!(error("-global foo").contains("Invalid parameter 'foo'"));
+    assert!(error("-global foo=1").contains("Invalid parameter 'foo'"));
+    let missing = error("-global driver=VGA,property=foo");
+    assert!(missing.contains("options 'driver', 'property', and 'value' are required"), "{missing}");
+}
+
+#[test]
+fn global_reaches_devices_that_other_options_and_boards_make() {
+    use ::machine::config::{DeviceKind, FloppyType, HidKind, UsbDeviceKind, VirtioModel};
+    let card = |line: &str| match run(line).vm.machine.vga.map(|device| device.kind) {
+        Some(DeviceKind::Display(card)) => (card.options.vgamem_mb, card.options.monitor.xres),
+        Some(DeviceKind::Virtio(card)) => match card.model {
+            VirtioModel::Gpu { options, vga: Some(vga) } => (vga.vgamem_mb, options.xres),
+            other => panic!("{other:?}"),
+        },
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(card("-global VGA.vgamem_mb=32 -global VGA.xres=800").0, 32);
+    assert_eq!(card("-vga std -global driver=VGA,property=xres,value=800").1, 800);
+    assert_eq!(card("-vga virtio -global virtio-vga.xres=640 -global VGA.xres=800").1, 640);
+    assert_eq!(card("-machine isapc -global isa-vga.vgamem_mb=4").0, 4);
+    let board =
+        run("-usb -global piix3-usb-uhci.maxframes=7 -global PIIX4_PM.acpi-root-pci-hotplug=off").vm.machine.board;
+    assert!(!board.acpi_root_hotplug);
+    assert_eq!(board.usb.len(), 1);
+    let devices = run("-global usb-tablet.usb_version=1 -usbdevice tablet -global isa-serial.irq=9 -serial null")
+        .vm
+        .machine
+        .devices;
+    assert!(devices.iter().any(|device| matches!(device.kind, DeviceKind::IsaSerial { irq: 9, .. })));
+    assert!(devices.iter().any(|device| match &device.kind {
+        DeviceKind::UsbDevice(config) => config.kind == UsbDeviceKind::Hid { kind: HidKind::Tablet, usb_version: 1 },
+        _ => false,
+    }));
+    let devices = run("-global isa-fdc.fdtypeA=288 -drive if=floppy,driver=null-co,size=1474560,read-zeroes=on")
+        .vm
+        .machine
+        .devices;
+    assert!(devices.iter().any(|device| match &device.kind {
+        DeviceKind::Floppy(config) => config.drive_type == Some(FloppyType::D288),
+        _ => false,
+    }));
+    assert_eq!(
+        run("-cpu qemu64 -global qemu64-x86_64-cpu.family=9").vm.machine.cpu_model.type_name(),
+        "qemu64-x86_64-cpu"
+    );
+}
+
+#[test]
+fn global_of_what_is_not_there_warns_and_of_a_property_that_is_not_there_fails() {
+    let warnings = |line: &str| run(line).warnings;
+    assert!(warnings("-global virtio-rng-pci.foo=1 -global ICH9-LPC.foo=1").is_empty());
+    assert_eq!(warnings("-global foo.bar=1"), ["global foo.bar has invalid class name"]);
+    for (line, expected) in [
+        ("-global VGA.foo=1", "can't apply global VGA.foo=1: Property 'VGA.foo' not found"),
+        ("-global PIIX4_PM.foo=1", "can't apply global PIIX4_PM.foo=1: Property 'PIIX4_PM.foo' not found"),
+        ("-global hpet.msi=on", "can't apply global hpet.msi=on: Property 'hpet.msi' not found"),
+        (
+            "-machine q35 -global ICH9-LPC.noreboot=x",
+            "can't apply global ICH9-LPC.noreboot=x: Parameter 'noreboot' expects 'on' or 'off'",
+        ),
+    ] {
+        assert_eq!(error(line), expected);
+    }
 }
 
 #[test]

@@ -6,8 +6,8 @@ use machine::config::{
     XhciOptions,
 };
 
-use super::arguments::all;
-use super::devices::Driver;
+use super::devices::{self, Driver};
+use super::globals::Global;
 use super::value::Values;
 use super::{Argument, CliError, platform, virtio, virtio_devices};
 
@@ -283,27 +283,27 @@ pub fn drive_is_cd(devices: &mut [DeviceConfig], drive: &str) {
     }
 }
 
-/// The devices of `-usbdevice`.
-pub fn legacy_devices(arguments: &[Argument<'_>]) -> Result<Vec<DeviceConfig>, CliError> {
-    let mut devices = Vec::new();
-    for argument in all(arguments, "usbdevice") {
-        let kind = match argument.value {
-            "tablet" => HidKind::Tablet,
-            "mouse" => HidKind::Mouse,
-            "keyboard" => HidKind::Keyboard,
-            other if other.contains(':') => {
-                return Err(argument.error("usbdevice parameters are not supported anymore"));
-            }
-            other => return Err(argument.error(format!("could not add USB device '{other}'"))),
-        };
-        let kind = UsbDeviceKind::Hid { kind, usb_version: 2 };
-        let kind = DeviceKind::UsbDevice(Box::new(UsbDeviceConfig {
-            bus: None,
-            port: None,
-            labels: UsbLabels::default(),
-            kind,
-        }));
-        devices.push(DeviceConfig { id: None, source: format!("-usbdevice {}", argument.value), kind, rom: None });
+/// The driver that a `-usbdevice` stands for.
+pub fn legacy_driver(argument: &Argument<'_>) -> Result<&'static str, CliError> {
+    match argument.value {
+        "tablet" => Ok("usb-tablet"),
+        "mouse" => Ok("usb-mouse"),
+        "keyboard" => Ok("usb-kbd"),
+        other if other.contains(':') => Err(argument.error("usbdevice parameters are not supported anymore")),
+        other => Err(argument.error(format!("could not add USB device '{other}'"))),
     }
-    Ok(devices)
+}
+
+/// What `-global` says of the controllers that `-machine usb=on` makes.
+pub fn of_board(globals: &[Global]) -> Result<Vec<UsbControllerConfig>, CliError> {
+    const TYPES: [&str; 5] = ["piix3-usb-uhci", "ich9-usb-ehci1", "ich9-usb-uhci1", "ich9-usb-uhci2", "ich9-usb-uhci3"];
+    let option = super::options::find("machine").ok_or_else(|| CliError::plain("there is no -machine"))?;
+    let mut found = Vec::new();
+    for name in TYPES.into_iter().filter(|name| globals.iter().any(|global| global.driver == *name)) {
+        let device = devices::of_option(globals, &Argument { option, value: "usb=on" }, (name, ""), &[])?;
+        if let DeviceKind::UsbController(config) = device.kind {
+            found.push(*config);
+        }
+    }
+    Ok(found)
 }
