@@ -13,6 +13,7 @@ pub mod queue;
 pub mod rng;
 pub mod scsi;
 pub mod serial;
+mod transport;
 
 #[cfg(test)]
 mod testing;

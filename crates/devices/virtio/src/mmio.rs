@@ -10,16 +10,15 @@
 mod tests;
 
 use std::sync::Arc;
-use std::sync::mpsc::{Sender, channel};
-use std::time::Duration;
 
-use device::{AccessSize, Device, DeviceCell, DeviceState, Handle, IoDevice, IrqLine, ResetKind};
-use memory::{Backing, DmaView, Io};
-use state::{Description, Field, LoadError, Reader, SavedState, State, Writer};
+use device::{AccessSize, Device, DeviceCell, DeviceState, IoDevice, IrqLine, ResetKind};
+use memory::{Backing, DmaView};
+use state::State;
 
 use crate::device::{Access, Common, Model, status};
 use crate::features;
 use crate::queue::Queue;
+use crate::transport::{self, CellAccess, Core, Transport, TransportState, read_bytes};
 
 /// Bytes of a transport's registers.
 pub const LEN: u64 = 0x200;
@@ -109,52 +108,8 @@ struct Registers {
     aligns: Vec<u8>,
 }
 
-/// What is saved: the model's own state lies in the model.
-struct MmioState<M: Model> {
-    registers: Registers,
-    common: Common,
-    model: M,
-}
-
-impl<M: Model> SavedState for MmioState<M> {
-    fn name(&self) -> &'static str {
-        "virtio-mmio"
-    }
-
-    fn version(&self) -> u32 {
-        1
-    }
-
-    fn describe(&self) -> Description {
-        let mut fields = Vec::new();
-        Field::describe(&self.registers, "registers", &mut fields);
-        Field::describe(&self.common.state, "common", &mut fields);
-        Field::describe(&self.common.queues, "queues", &mut fields);
-        Field::describe(self.model.state(), "model", &mut fields);
-        Description { name: self.name().to_owned(), version: self.version(), fields, subsections: Vec::new() }
-    }
-
-    fn save(&self, writer: &mut Writer) {
-        self.registers.put(writer);
-        self.common.state.put(writer);
-        self.common.queues.put(writer);
-        self.model.state().put(writer);
-    }
-
-    fn load(&mut self, reader: &mut Reader<'_>, version: u32) -> Result<(), LoadError> {
-        if version != self.version() {
-            let (name, current) = (self.name().to_owned(), self.version());
-            return Err(state::LoadErrorKind::Version { name, version, minimum: current, current }.into());
-        }
-        let registers = self.registers.take(reader).map_err(|error| error.within("registers"))?;
-        let common = self.common.state.take(reader).map_err(|error| error.within("common"))?;
-        let queues = self.common.queues.take(reader).map_err(|error| error.within("queues"))?;
-        let model = self.model.state().take(reader).map_err(|error| error.within("model"))?;
-        self.registers = registers;
-        (self.common.state, self.common.queues) = (common, queues);
-        *self.model.state_mut() = model;
-        Ok(())
-    }
+impl transport::Registers for Registers {
+    const NAME: &'static str = "virtio-mmio";
 }
 
 /// A virtio device of type `M` behind a transport.
@@ -164,50 +119,21 @@ pub struct VirtioMmio<M: Model> {
     // Wiring.
     line: IrqLine,
     // Guest-visible state.
-    state: MmioState<M>,
-    /// Derived: the status to show until a reset is complete.
-    resetting: Option<u8>,
-    /// Who waits for that.
-    waiting: Vec<Sender<()>>,
+    state: TransportState<Registers, M>,
 }
 
-struct CellAccess<M: Model>(Handle<VirtioMmio<M>>);
+impl<M: Model> Transport for VirtioMmio<M> {
+    type Model = M;
 
-impl<M: Model> Access<M> for CellAccess<M> {
-    fn access(&self, visit: &mut dyn FnMut(&mut M, &mut Common)) {
-        self.0.with(|device| {
-            visit(&mut device.state.model, &mut device.state.common);
-            device.settle();
-        });
-    }
-}
-
-/// The registers. A reset through them waits for back ends, without the device's lock.
-struct Window<M: Model> {
-    cell: DeviceCell<VirtioMmio<M>>,
-}
-
-impl<M: Model> Window<M> {
-    /// How long a vCPU may stand there: a machine that stops because of an error can't complete the request.
-    const PATIENCE: Duration = Duration::from_secs(1);
-}
-
-impl<M: Model> Io for Window<M> {
-    fn read(&self, offset: u64, size: AccessSize) -> u64 {
-        self.cell.lock().read(0, offset, size)
+    fn core(&mut self) -> &mut Core<M> {
+        &mut self.state.core
     }
 
-    fn write(&self, offset: u64, size: AccessSize, value: u64) {
-        let mut device = self.cell.lock();
-        let was_resetting = device.resetting.is_some();
-        device.write(0, offset, size, value);
-        if was_resetting || device.resetting.is_none() {
-            return;
-        }
-        let (sender, receiver) = channel();
-        device.waiting.push(sender);
-        drop(device);
-        let _patience_ended = receiver.recv_timeout(Self::PATIENCE);
+    fn settle(&mut self) {
+        self.state.core.settle();
+        // There are no vectors.
+        self.state.core.common.pending.clear();
+        self.drive_line();
     }
 }
 
@@ -229,8 +155,8 @@ impl<M: Model> VirtioMmio<M> {
             let model = build(Arc::new(CellAccess(handle.clone())));
             let version = if interface == Interface::Modern { features::VERSION_1 } else { 0 };
             let common = Common::new(&model, features & POSSIBLE | version, dma);
-            let state = MmioState { registers: Registers::default(), common, model };
-            let mut device = Self { interface, line, state, resetting: None, waiting: Vec::new() };
+            let state = TransportState { registers: Registers::default(), core: Core::new(model, common) };
+            let mut device = Self { interface, line, state };
             device.clear_registers();
             device
         })
@@ -238,7 +164,7 @@ impl<M: Model> VirtioMmio<M> {
 
     /// The registers, to be mapped.
     pub fn window(cell: &DeviceCell<Self>) -> Backing {
-        Backing::Io(Arc::new(Window { cell: cell.clone() }))
+        transport::waiting_region(cell, 0)
     }
 
     /// The way by which back ends that are connected later come to the device.
@@ -251,40 +177,23 @@ impl<M: Model> VirtioMmio<M> {
     }
 
     fn clear_registers(&mut self) {
-        let queues = self.state.common.queues.0.len();
+        let queues = self.state.core.common.queues.0.len();
         self.state.registers = Registers { aligns: vec![PAGE_SHIFT; queues], ..Registers::default() };
     }
 
     /// What the device offers through its interface.
     fn offered(&self) -> u64 {
-        let all = self.state.common.transport_features | self.state.model.features();
+        let all = self.state.core.offered();
         if self.is_legacy() { all & 0xffff_ffff } else { all & !features::LEGACY_ONLY }
     }
 
-    /// Tells the driver what it has to know, after the model worked.
-    fn settle(&mut self) {
-        if self.resetting.is_some() && self.state.common.outstanding(None) == 0 {
-            self.end_reset();
-        }
-        // There are no vectors.
-        self.state.common.pending.clear();
-        self.drive_line();
-    }
-
-    fn end_reset(&mut self) {
-        self.resetting = None;
-        for waiting in self.waiting.drain(..) {
-            let _gone = waiting.send(());
-        }
-    }
-
     fn drive_line(&mut self) {
-        let level = self.state.common.state.isr != 0;
+        let level = self.state.core.common.state.isr != 0;
         self.line.set(level);
     }
 
     fn selected(&mut self) -> Option<&mut Queue> {
-        self.state.common.queues.0.get_mut(usize::from(self.state.registers.queue_select))
+        self.state.core.common.queues.0.get_mut(usize::from(self.state.registers.queue_select))
     }
 
     fn write_status(&mut self, value: u8) {
@@ -292,42 +201,25 @@ impl<M: Model> VirtioMmio<M> {
             self.reset_device();
             return;
         }
-        let old = self.state.common.state.status;
-        let mut new = value | (old & status::NEEDS_RESET);
-        if new & !old & status::FEATURES_OK != 0 && !self.is_legacy() {
+        let old = self.state.core.common.state.status;
+        if value & !old & status::FEATURES_OK != 0 && !self.is_legacy() {
             let (accepted, offered) = (self.state.registers.driver_features, self.offered());
-            self.state.common.accept_features(accepted, offered);
-            if self.state.common.state.bad_features {
-                new &= !status::FEATURES_OK;
-            }
+            self.state.core.common.accept_features(accepted, offered);
         }
-        let common = &mut self.state.common;
-        common.state.status = new;
-        if new & !old & status::DRIVER_OK != 0 {
-            self.state.model.started(common);
-            for queue in 0..common.queues.0.len() {
-                self.state.model.notified(&mut self.state.common, queue);
-            }
-        }
+        self.state.core.set_status(value);
         self.settle();
     }
 
     /// A reset by the driver: the registers that choose what others mean stay.
     fn reset_device(&mut self) {
-        let shown = self.resetting.unwrap_or(self.state.common.state.status);
-        self.state.common.reset();
         self.state.registers.driver_features = 0;
         self.state.registers.queue_select = 0;
-        self.state.model.reset(&mut self.state.common);
-        if self.state.common.outstanding(None) != 0 {
-            self.resetting = Some(shown | status::ACKNOWLEDGE);
-        }
+        self.state.core.reset();
         self.settle();
     }
 
     fn notify(&mut self, queue: usize) {
-        if queue < self.state.common.queues.0.len() {
-            self.state.model.notified(&mut self.state.common, queue);
+        if self.state.core.notify(queue) {
             self.settle();
         }
     }
@@ -355,7 +247,7 @@ impl<M: Model> VirtioMmio<M> {
     fn write_ready(&mut self, ready: bool) {
         let select = usize::from(self.state.registers.queue_select);
         if !ready {
-            self.state.common.reset_queue(select);
+            self.state.core.common.reset_queue(select);
         } else if let Some(queue) = self.selected() {
             queue.enable();
         }
@@ -384,7 +276,7 @@ impl<M: Model> VirtioMmio<M> {
         match offset {
             at::MAGIC => MAGIC,
             at::VERSION => self.interface.version(),
-            at::DEVICE_ID => u64::from(self.state.model.device_type().id),
+            at::DEVICE_ID => u64::from(self.state.core.model.device_type().id),
             at::VENDOR_ID => VENDOR,
             at::DEVICE_FEATURES if registers.is_high_device_features => self.offered() >> 32,
             at::DEVICE_FEATURES => self.offered() & 0xffff_ffff,
@@ -394,9 +286,9 @@ impl<M: Model> VirtioMmio<M> {
                 self.selected().map_or(0, |queue| queue.state().descriptors >> shift & 0xffff_ffff)
             }
             at::QUEUE_READY if !is_legacy => self.selected().map_or(0, |queue| u64::from(queue.state().enabled)),
-            at::INTERRUPT_STATUS => u64::from(self.state.common.state.isr),
-            at::STATUS => u64::from(self.resetting.unwrap_or(self.state.common.state.status)),
-            at::CONFIG_GENERATION if !is_legacy => u64::from(self.state.common.state.generation),
+            at::INTERRUPT_STATUS => u64::from(self.state.core.common.state.isr),
+            at::STATUS => u64::from(self.state.core.shown_status()),
+            at::CONFIG_GENERATION if !is_legacy => u64::from(self.state.core.common.state.generation),
             // There is no shared memory.
             at::SHM_LEN_LOW | at::SHM_LEN_HIGH => 0xffff_ffff,
             _ => 0,
@@ -419,7 +311,7 @@ impl<M: Model> VirtioMmio<M> {
             }
             at::DRIVER_FEATURES if !registers.is_high_driver_features => {
                 let offered = self.offered();
-                self.state.common.accept_features(value, offered);
+                self.state.core.common.accept_features(value, offered);
             }
             at::GUEST_PAGE_SIZE if is_legacy => {
                 registers.page_shift = Some(value.trailing_zeros()).filter(|shift| *shift <= 31).unwrap_or(0) as u8;
@@ -439,7 +331,7 @@ impl<M: Model> VirtioMmio<M> {
             at::QUEUE_READY if !is_legacy => self.write_ready(value != 0),
             at::QUEUE_NOTIFY => self.notify(value as usize),
             at::INTERRUPT_ACK => {
-                self.state.common.state.isr &= !(value as u8);
+                self.state.core.common.state.isr &= !(value as u8);
                 self.drive_line();
             }
             at::STATUS => self.write_status(value as u8),
@@ -461,8 +353,7 @@ impl<M: Model> VirtioMmio<M> {
 impl<M: Model> Device for VirtioMmio<M> {
     fn reset(&mut self, _kind: ResetKind) {
         self.reset_device();
-        // A machine that starts anew does not wait for the driver of the old one.
-        self.end_reset();
+        self.state.core.end_reset();
         self.clear_registers();
     }
 
@@ -471,15 +362,13 @@ impl<M: Model> Device for VirtioMmio<M> {
     }
 
     fn restored(&mut self) {
-        self.end_reset();
-        let queues = self.state.common.queues.0.len();
+        let queues = self.state.core.common.queues.0.len();
         // A hostile stream could have another number of them, or what is no alignment.
         self.state.registers.aligns.resize(queues, PAGE_SHIFT);
         self.state.registers.aligns.iter_mut().for_each(|align| *align &= 31);
         self.state.registers.page_shift &= 31;
-        self.state.common.restored();
-        self.state.model.restored(&mut self.state.common);
-        let level = self.state.common.state.isr != 0;
+        self.state.core.restored();
+        let level = self.state.core.common.state.isr != 0;
         self.line.restore(level);
         self.settle();
     }
@@ -492,7 +381,7 @@ impl<M: Model> IoDevice for VirtioMmio<M> {
 
     fn read(&mut self, _region: usize, offset: u64, size: AccessSize) -> u64 {
         if let Some(offset) = offset.checked_sub(CONFIG) {
-            return read_bytes(&self.state.model.config(), offset, size);
+            return read_bytes(&self.state.core.model.config(), offset, size);
         }
         if size == AccessSize::Dword { self.read_register(offset) } else { 0 }
     }
@@ -500,18 +389,13 @@ impl<M: Model> IoDevice for VirtioMmio<M> {
     fn write(&mut self, _region: usize, offset: u64, size: AccessSize, value: u64) {
         if let Some(offset) = offset.checked_sub(CONFIG) {
             let bytes = &value.to_le_bytes()[..size.bytes()];
-            self.state.model.write_config(&mut self.state.common, offset as usize, bytes);
+            let core = &mut self.state.core;
+            core.model.write_config(&mut core.common, offset as usize, bytes);
             self.settle();
         } else if size == AccessSize::Dword {
             self.write_register(offset, value & 0xffff_ffff);
         }
     }
-}
-
-/// Reads bytes of a configuration; all ones behind its end, as QEMU answers.
-fn read_bytes(bytes: &[u8], offset: u64, size: AccessSize) -> u64 {
-    let from = usize::try_from(offset).ok().and_then(|offset| bytes.get(offset..)?.get(..size.bytes()));
-    from.map_or(size.mask(), |from| from.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte)))
 }
 
 /// A transport that nothing is connected to.

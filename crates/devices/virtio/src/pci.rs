@@ -20,14 +20,12 @@ mod modern;
 mod tests;
 
 use std::sync::Arc;
-use std::sync::mpsc::{Sender, channel};
-use std::time::Duration;
 
-use device::{AccessSize, Device, DeviceCell, DeviceState, Handle, IoDevice, IrqLine, ResetKind};
+use device::{AccessSize, Device, DeviceCell, DeviceState, IoDevice, IrqLine, ResetKind};
 use devices_pci::config::{command, reg, status as pci_status};
 use devices_pci::{ConfigSpace, MsiSink, Msix, PciFunction, Window};
-use memory::{Backing, DmaView, Io, SpaceKind};
-use state::{Description, Field, LoadError, Reader, SavedState, Writer};
+use memory::{DmaView, SpaceKind};
+use state::{Field, FieldDescription, LoadError, Reader, Writer};
 
 use self::layout::{CONFIG_DATA, Layout, REGION_PARTS};
 pub use self::layout::{Placement, REGION_LEGACY, REGION_MODERN, REGION_MSIX, REGION_NOTIFY_PORT};
@@ -35,6 +33,7 @@ use self::legacy::LegacyState;
 use self::modern::ModernState;
 use crate::device::{Access, Common, Model, status};
 use crate::features;
+use crate::transport::{self, CellAccess, Core, Transport, TransportState};
 
 /// What the user chooses of the transport.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,65 +94,39 @@ pub struct VirtioPci<M: Model> {
     line: IrqLine,
     messages: Arc<dyn MsiSink>,
     // Guest-visible state.
-    state: PciState<M>,
-    /// Derived: the status to show until a reset is complete.
-    resetting: Option<u8>,
-    /// Who waits for that.
-    waiting: Vec<Sender<()>>,
+    state: TransportState<PciRegisters, M>,
     /// Derived: which queues a reset of their own is not complete of.
     resetting_queues: Vec<usize>,
 }
 
-/// What is saved: the model's own state lies in the model.
-struct PciState<M: Model> {
+/// The guest-visible state of the transport alone.
+struct PciRegisters {
     config: ConfigSpace,
     msix: Option<Msix>,
     legacy: LegacyState,
     modern: ModernState,
-    common: Common,
-    model: M,
 }
 
-impl<M: Model> SavedState for PciState<M> {
-    fn name(&self) -> &'static str {
-        "virtio-pci"
-    }
-
-    fn version(&self) -> u32 {
-        1
-    }
-
-    fn describe(&self) -> Description {
-        let mut fields = Vec::new();
-        Field::describe(&self.config, "config", &mut fields);
+impl Field for PciRegisters {
+    fn describe(&self, _name: &str, fields: &mut Vec<FieldDescription>) {
+        Field::describe(&self.config, "config", fields);
         if let Some(msix) = &self.msix {
-            Field::describe(msix, "msix", &mut fields);
+            Field::describe(msix, "msix", fields);
         }
-        Field::describe(&self.legacy, "legacy", &mut fields);
-        Field::describe(&self.modern, "modern", &mut fields);
-        Field::describe(&self.common.state, "common", &mut fields);
-        Field::describe(&self.common.queues, "queues", &mut fields);
-        Field::describe(self.model.state(), "model", &mut fields);
-        Description { name: self.name().to_owned(), version: self.version(), fields, subsections: Vec::new() }
+        Field::describe(&self.legacy, "legacy", fields);
+        Field::describe(&self.modern, "modern", fields);
     }
 
-    fn save(&self, writer: &mut Writer) {
+    fn put(&self, writer: &mut Writer) {
         self.config.put(writer);
         if let Some(msix) = &self.msix {
             msix.put(writer);
         }
         self.legacy.put(writer);
         self.modern.put(writer);
-        self.common.state.put(writer);
-        self.common.queues.put(writer);
-        self.model.state().put(writer);
     }
 
-    fn load(&mut self, reader: &mut Reader<'_>, version: u32) -> Result<(), LoadError> {
-        if version != self.version() {
-            let (name, current) = (self.name().to_owned(), self.version());
-            return Err(state::LoadErrorKind::Version { name, version, minimum: current, current }.into());
-        }
+    fn take(&self, reader: &mut Reader<'_>) -> Result<Self, LoadError> {
         let config = self.config.take(reader).map_err(|error| error.within("config"))?;
         let msix = match &self.msix {
             Some(msix) => Some(msix.take(reader).map_err(|error| error.within("msix"))?),
@@ -161,53 +134,34 @@ impl<M: Model> SavedState for PciState<M> {
         };
         let legacy = self.legacy.take(reader).map_err(|error| error.within("legacy"))?;
         let modern = self.modern.take(reader).map_err(|error| error.within("modern"))?;
-        let common = self.common.state.take(reader).map_err(|error| error.within("common"))?;
-        let queues = self.common.queues.take(reader).map_err(|error| error.within("queues"))?;
-        let model = self.model.state().take(reader).map_err(|error| error.within("model"))?;
-        (self.config, self.msix, self.legacy, self.modern) = (config, msix, legacy, modern);
-        (self.common.state, self.common.queues) = (common, queues);
-        *self.model.state_mut() = model;
-        Ok(())
+        Ok(Self { config, msix, legacy, modern })
     }
 }
 
-/// The legacy ports. A reset through them waits for back ends, without the device's lock.
-struct LegacyPorts<M: Model> {
-    cell: DeviceCell<VirtioPci<M>>,
+impl transport::Registers for PciRegisters {
+    const NAME: &'static str = "virtio-pci";
 }
 
-impl<M: Model> LegacyPorts<M> {
-    /// How long a vCPU may stand there: a machine that stops because of an error can't complete the request.
-    const PATIENCE: Duration = Duration::from_secs(1);
-}
+impl<M: Model> Transport for VirtioPci<M> {
+    type Model = M;
 
-impl<M: Model> Io for LegacyPorts<M> {
-    fn read(&self, offset: u64, size: AccessSize) -> u64 {
-        self.cell.lock().read(REGION_LEGACY, offset, size)
+    fn core(&mut self) -> &mut Core<M> {
+        &mut self.state.core
     }
 
-    fn write(&self, offset: u64, size: AccessSize, value: u64) {
-        let mut device = self.cell.lock();
-        let was_resetting = device.resetting.is_some();
-        device.write(REGION_LEGACY, offset, size, value);
-        if was_resetting || device.resetting.is_none() {
-            return;
+    fn settle(&mut self) {
+        self.state.core.settle();
+        let common = &mut self.state.core.common;
+        self.resetting_queues.retain(|queue| common.outstanding(Some(*queue)) != 0);
+        let registers = &mut self.state.registers;
+        for vector in std::mem::take(&mut common.pending) {
+            if let Some(msix) = &mut registers.msix
+                && let Some(message) = msix.raise(&registers.config, usize::from(vector))
+            {
+                self.messages.deliver(message);
+            }
         }
-        let (sender, receiver) = channel();
-        device.waiting.push(sender);
-        drop(device);
-        let _patience_ended = receiver.recv_timeout(Self::PATIENCE);
-    }
-}
-
-struct CellAccess<M: Model>(Handle<VirtioPci<M>>);
-
-impl<M: Model> Access<M> for CellAccess<M> {
-    fn access(&self, visit: &mut dyn FnMut(&mut M, &mut Common)) {
-        self.0.with(|device| {
-            visit(&mut device.state.model, &mut device.state.common);
-            device.settle();
-        });
+        self.drive_line();
     }
 }
 
@@ -229,16 +183,9 @@ impl<M: Model> VirtioPci<M> {
             let (layout, config, msix) = Layout::build(options, model.device_type(), model.config().len());
             let common = Common::new(&model, transport, dma);
             let (legacy, modern) = (LegacyState::default(), ModernState::default());
-            let state = PciState { config, msix, legacy, modern, common, model };
-            let mut device = Self {
-                layout,
-                line,
-                messages,
-                state,
-                resetting: None,
-                waiting: Vec::new(),
-                resetting_queues: Vec::new(),
-            };
+            let registers = PciRegisters { config, msix, legacy, modern };
+            let state = TransportState { registers, core: Core::new(model, common) };
+            let mut device = Self { layout, line, messages, state, resetting_queues: Vec::new() };
             device.follow_command();
             device
         })
@@ -247,7 +194,8 @@ impl<M: Model> VirtioPci<M> {
     /// The windows of a function, for its bus.
     pub fn windows(cell: &DeviceCell<Self>) -> Vec<Window> {
         let device = cell.lock();
-        let bars: Vec<_> = (0..6).filter_map(|index| device.state.config.bar(index).map(|bar| (index, bar))).collect();
+        let bars: Vec<_> =
+            (0..6).filter_map(|index| device.state.registers.config.bar(index).map(|bar| (index, bar))).collect();
         let layout = device.layout.clone();
         drop(device);
         let memory = |index, offset, len, region| {
@@ -270,8 +218,8 @@ impl<M: Model> VirtioPci<M> {
             } else if index == layout.port_bar() {
                 windows.push(ports(index, bar.size, cell.region(REGION_NOTIFY_PORT)));
             } else if bar.kind == devices_pci::BarKind::Io {
-                let backing = Backing::Io(Arc::new(LegacyPorts { cell: cell.clone() }));
-                windows.push(ports(index, bar.size, backing));
+                // Drivers of the legacy interface don't look whether a reset is complete.
+                windows.push(ports(index, bar.size, transport::waiting_region(cell, REGION_LEGACY)));
             }
         }
         windows
@@ -284,54 +232,28 @@ impl<M: Model> VirtioPci<M> {
 
     /// The device type's model.
     pub fn model(&self) -> &M {
-        &self.state.model
+        &self.state.core.model
     }
 
     /// What all types have.
     pub fn common(&self) -> &Common {
-        &self.state.common
+        &self.state.core.common
     }
 
     /// What the device offers.
     fn offered(&self) -> u64 {
-        self.state.common.transport_features | self.state.model.features()
-    }
-
-    /// Tells the driver what it has to know, after the model worked.
-    fn settle(&mut self) {
-        let common = &mut self.state.common;
-        if self.resetting.is_some() && common.outstanding(None) == 0 {
-            self.end_reset();
-        }
-        let common = &mut self.state.common;
-        self.resetting_queues.retain(|queue| common.outstanding(Some(*queue)) != 0);
-        for vector in std::mem::take(&mut common.pending) {
-            if let Some(msix) = &mut self.state.msix
-                && let Some(message) = msix.raise(&self.state.config, usize::from(vector))
-            {
-                self.messages.deliver(message);
-            }
-        }
-        self.drive_line();
-    }
-
-    /// A reset is complete.
-    fn end_reset(&mut self) {
-        self.resetting = None;
-        for waiting in self.waiting.drain(..) {
-            let _gone = waiting.send(());
-        }
+        self.state.core.offered()
     }
 
     fn uses_msix(&self) -> bool {
-        self.state.msix.as_ref().is_some_and(|msix| msix.is_enabled(&self.state.config))
+        self.state.registers.msix.as_ref().is_some_and(|msix| msix.is_enabled(&self.state.registers.config))
     }
 
     /// The level of the pin follows the interrupt status, unless messages take its place.
     fn level(&mut self) -> bool {
-        let pending = self.state.common.state.isr != 0 && !self.uses_msix();
-        self.state.config.store_bits_u16(reg::STATUS, pci_status::INTERRUPT, pending);
-        pending && self.state.config.is_intx_enabled()
+        let pending = self.state.core.common.state.isr != 0 && !self.uses_msix();
+        self.state.registers.config.store_bits_u16(reg::STATUS, pci_status::INTERRUPT, pending);
+        pending && self.state.registers.config.is_intx_enabled()
     }
 
     fn drive_line(&mut self) {
@@ -341,14 +263,14 @@ impl<M: Model> VirtioPci<M> {
 
     /// A read of the interrupt status takes it away.
     fn take_isr(&mut self) -> u8 {
-        let isr = std::mem::take(&mut self.state.common.state.isr);
+        let isr = std::mem::take(&mut self.state.core.common.state.isr);
         self.drive_line();
         isr
     }
 
     /// The status as the driver sees it.
     fn shown_status(&self) -> u8 {
-        self.resetting.unwrap_or(self.state.common.state.status)
+        self.state.core.shown_status()
     }
 
     fn write_status(&mut self, value: u8) {
@@ -356,53 +278,35 @@ impl<M: Model> VirtioPci<M> {
             self.reset_device();
             return;
         }
-        let common = &mut self.state.common;
-        let old = common.state.status;
-        let mut new = value | (old & status::NEEDS_RESET);
-        if new & !old & status::FEATURES_OK != 0 && common.state.bad_features {
-            new &= !status::FEATURES_OK;
-        }
-        common.state.status = new;
-        if new & !old & status::DRIVER_OK != 0 {
-            self.state.model.started(common);
-            for queue in 0..common.queues.0.len() {
-                self.state.model.notified(&mut self.state.common, queue);
-            }
-        }
+        self.state.core.set_status(value);
         self.settle();
     }
 
     /// A reset by the driver.
     fn reset_device(&mut self) {
-        let shown = self.shown_status();
-        self.state.common.reset();
-        self.state.legacy = LegacyState::default();
-        self.state.modern = ModernState::default();
-        self.state.model.reset(&mut self.state.common);
-        if self.state.common.outstanding(None) != 0 {
-            self.resetting = Some(shown | status::ACKNOWLEDGE);
-        }
+        self.state.registers.legacy = LegacyState::default();
+        self.state.registers.modern = ModernState::default();
+        self.state.core.reset();
         self.resetting_queues.clear();
         self.settle();
     }
 
     fn notify(&mut self, queue: usize) {
-        if queue < self.state.common.queues.0.len() {
-            self.state.model.notified(&mut self.state.common, queue);
+        if self.state.core.notify(queue) {
             self.settle();
         }
     }
 
     /// A vector that the driver chose: one that does not exist is none.
     fn accept_vector(&self, vector: u16) -> u16 {
-        let exists = self.state.msix.as_ref().is_some_and(|msix| usize::from(vector) < msix.vectors());
+        let exists = self.state.registers.msix.as_ref().is_some_and(|msix| usize::from(vector) < msix.vectors());
         if exists { vector } else { crate::queue::NO_VECTOR }
     }
 
     /// The command register may have changed.
     fn follow_command(&mut self) {
-        let is_master = self.state.config.is_bus_master();
-        let common = &mut self.state.common;
+        let is_master = self.state.registers.config.is_bus_master();
+        let common = &mut self.state.core.common;
         common.state.disabled = !is_master;
         if !is_master {
             common.state.status &= !status::DRIVER_OK;
@@ -410,8 +314,8 @@ impl<M: Model> VirtioPci<M> {
     }
 
     fn deliver_unmasked(&mut self) {
-        if let Some(msix) = &mut self.state.msix {
-            for message in msix.take_unmasked(&self.state.config) {
+        if let Some(msix) = &mut self.state.registers.msix {
+            for message in msix.take_unmasked(&self.state.registers.config) {
                 self.messages.deliver(message);
             }
         }
@@ -420,20 +324,19 @@ impl<M: Model> VirtioPci<M> {
 
     /// Drivers of Linux before 2.6.34 never set the bus master bit: a legacy driver that begins gets it.
     fn set_bus_master(&mut self) {
-        self.state.config.store_bits_u16(reg::COMMAND, command::MASTER, true);
+        self.state.registers.config.store_bits_u16(reg::COMMAND, command::MASTER, true);
         self.follow_command();
     }
 }
 
 impl<M: Model> Device for VirtioPci<M> {
     fn reset(&mut self, _kind: ResetKind) {
-        self.state.config.reset();
-        if let Some(msix) = &mut self.state.msix {
+        self.state.registers.config.reset();
+        if let Some(msix) = &mut self.state.registers.msix {
             msix.reset();
         }
         self.reset_device();
-        // A machine that starts anew does not wait for the driver of the old one.
-        self.end_reset();
+        self.state.core.end_reset();
         self.follow_command();
     }
 
@@ -442,10 +345,8 @@ impl<M: Model> Device for VirtioPci<M> {
     }
 
     fn restored(&mut self) {
-        self.end_reset();
         self.resetting_queues.clear();
-        self.state.common.restored();
-        self.state.model.restored(&mut self.state.common);
+        self.state.core.restored();
         let level = self.level();
         self.line.restore(level);
         self.settle();
@@ -454,22 +355,22 @@ impl<M: Model> Device for VirtioPci<M> {
 
 impl<M: Model> PciFunction for VirtioPci<M> {
     fn config(&self) -> &ConfigSpace {
-        &self.state.config
+        &self.state.registers.config
     }
 
     fn config_mut(&mut self) -> &mut ConfigSpace {
-        &mut self.state.config
+        &mut self.state.registers.config
     }
 
     fn read_config(&mut self, offset: u8, size: AccessSize) -> u32 {
         if self.layout.covers_config_data(offset, size) {
             self.read_through_window();
         }
-        self.state.config.read(offset, size)
+        self.state.registers.config.read(offset, size)
     }
 
     fn write_config(&mut self, offset: u8, size: AccessSize, value: u32) {
-        self.state.config.write(offset, size, value);
+        self.state.registers.config.write(offset, size, value);
         self.follow_command();
         if self.layout.covers_config_data(offset, size) {
             self.write_through_window();
@@ -484,7 +385,7 @@ impl<M: Model> VirtioPci<M> {
     /// Offset and size of the access that the driver described, if it is one.
     fn window_access(&self) -> Option<(u64, AccessSize)> {
         let at = self.layout.config_access?;
-        let config = &self.state.config;
+        let config = &self.state.registers.config;
         let size = match config.u32(at + 12) {
             1 => AccessSize::Byte,
             2 => AccessSize::Word,
@@ -501,13 +402,13 @@ impl<M: Model> VirtioPci<M> {
         let (Some((offset, size)), Some(at)) = (self.window_access(), self.layout.config_access) else { return };
         let value = self.read_modern(offset, size);
         for (index, byte) in value.to_le_bytes()[..size.bytes()].iter().enumerate() {
-            self.state.config.store_u8(at + CONFIG_DATA + index as u8, *byte);
+            self.state.registers.config.store_u8(at + CONFIG_DATA + index as u8, *byte);
         }
     }
 
     fn write_through_window(&mut self) {
         let (Some((offset, size)), Some(at)) = (self.window_access(), self.layout.config_access) else { return };
-        let value = u64::from(self.state.config.u32(at + CONFIG_DATA)) & size.mask();
+        let value = u64::from(self.state.registers.config.u32(at + CONFIG_DATA)) & size.mask();
         self.write_modern(offset, size, value);
     }
 }
@@ -524,7 +425,7 @@ impl<M: Model> IoDevice for VirtioPci<M> {
         let (region, offset) = canonical(region, offset);
         match region {
             REGION_LEGACY => self.read_legacy(offset, size),
-            REGION_MSIX => self.state.msix.as_ref().map_or(0, |msix| msix.read_window(offset, size)),
+            REGION_MSIX => self.state.registers.msix.as_ref().map_or(0, |msix| msix.read_window(offset, size)),
             REGION_MODERN => self.read_modern(offset, size),
             _ => 0,
         }
@@ -536,7 +437,7 @@ impl<M: Model> IoDevice for VirtioPci<M> {
             REGION_LEGACY => self.write_legacy(offset, size, value),
             // Narrower writes than the table's words have no meaning.
             REGION_MSIX if size >= AccessSize::Dword => {
-                if let Some(msix) = &mut self.state.msix {
+                if let Some(msix) = &mut self.state.registers.msix {
                     msix.write_window(offset, size, value);
                 }
                 self.deliver_unmasked();
@@ -555,11 +456,4 @@ fn canonical(region: usize, offset: u64) -> (usize, u64) {
         Some(part) => (REGION_MODERN, STARTS[part] + offset),
         None => (region, offset),
     }
-}
-
-/// Reads bytes of a configuration; all ones behind its end, as QEMU answers.
-fn read_bytes(bytes: &[u8], offset: u64, size: AccessSize) -> u64 {
-    let Some(from) = usize::try_from(offset).ok().and_then(|offset| bytes.get(offset..)) else { return size.mask() };
-    let Some(from) = from.get(..size.bytes()) else { return size.mask() };
-    from.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte))
 }

@@ -4,10 +4,11 @@
 use device::AccessSize;
 use state::State;
 
+use super::VirtioPci;
 use super::layout::{LEGACY_HEADER, LEGACY_HEADER_MSIX};
-use super::{VirtioPci, read_bytes};
 use crate::device::{Model, status};
 use crate::features;
+use crate::transport::{Transport, read_bytes};
 
 /// Offsets in the header.
 mod at {
@@ -40,16 +41,16 @@ impl<M: Model> VirtioPci<M> {
 
     pub(super) fn read_legacy(&mut self, offset: u64, size: AccessSize) -> u64 {
         if let Some(offset) = offset.checked_sub(self.legacy_header()) {
-            return read_bytes(&self.state.model.config(), offset, size);
+            return read_bytes(&self.state.core.model.config(), offset, size);
         }
-        let common = &self.state.common;
-        let queue = common.queues.0.get(usize::from(self.state.legacy.queue_select));
+        let common = &self.state.core.common;
+        let queue = common.queues.0.get(usize::from(self.state.registers.legacy.queue_select));
         let value = match offset {
             at::DEVICE_FEATURES => self.offered() & 0xffff_ffff,
             at::DRIVER_FEATURES => common.state.driver_features & 0xffff_ffff,
             at::QUEUE_PFN => queue.map_or(0, |queue| queue.state().descriptors / PAGE),
             at::QUEUE_SIZE => queue.map_or(0, |queue| u64::from(queue.max_size())),
-            at::QUEUE_SELECT => u64::from(self.state.legacy.queue_select),
+            at::QUEUE_SELECT => u64::from(self.state.registers.legacy.queue_select),
             at::STATUS => u64::from(self.shown_status()),
             at::ISR => u64::from(self.take_isr()),
             at::CONFIG_VECTOR => u64::from(common.state.config_vector),
@@ -62,23 +63,24 @@ impl<M: Model> VirtioPci<M> {
     pub(super) fn write_legacy(&mut self, offset: u64, size: AccessSize, value: u64) {
         if let Some(offset) = offset.checked_sub(self.legacy_header()) {
             let bytes = &value.to_le_bytes()[..size.bytes()];
-            self.state.model.write_config(&mut self.state.common, offset as usize, bytes);
+            let core = &mut self.state.core;
+            core.model.write_config(&mut core.common, offset as usize, bytes);
             self.settle();
             return;
         }
-        let selected = usize::from(self.state.legacy.queue_select);
+        let selected = usize::from(self.state.registers.legacy.queue_select);
         match offset {
             at::DRIVER_FEATURES => {
                 // A driver that takes whatever it sees takes what shows that, and gets nothing.
                 let accepted = if value & features::BAD_FEATURE != 0 { 0 } else { value & 0xffff_ffff };
                 let offered = self.offered();
-                self.state.common.accept_features(accepted, offered);
+                self.state.core.common.accept_features(accepted, offered);
             }
             at::QUEUE_PFN => self.write_page(selected, value & 0xffff_ffff),
             at::QUEUE_SELECT => {
                 let select = value as u16;
                 if usize::from(select) < usize::from(crate::queue::MAX_SIZE) {
-                    self.state.legacy.queue_select = select;
+                    self.state.registers.legacy.queue_select = select;
                 }
             }
             at::QUEUE_NOTIFY => self.notify(usize::from(value as u16)),
@@ -88,10 +90,10 @@ impl<M: Model> VirtioPci<M> {
                     self.set_bus_master();
                 }
             }
-            at::CONFIG_VECTOR => self.state.common.state.config_vector = self.accept_vector(value as u16),
+            at::CONFIG_VECTOR => self.state.core.common.state.config_vector = self.accept_vector(value as u16),
             at::QUEUE_VECTOR => {
                 let vector = self.accept_vector(value as u16);
-                if let Some(queue) = self.state.common.queues.0.get_mut(selected) {
+                if let Some(queue) = self.state.core.common.queues.0.get_mut(selected) {
                     queue.set_vector(vector);
                 }
             }
@@ -105,7 +107,7 @@ impl<M: Model> VirtioPci<M> {
             self.reset_device();
             return;
         }
-        let Some(queue) = self.state.common.queues.0.get_mut(selected) else { return };
+        let Some(queue) = self.state.core.common.queues.0.get_mut(selected) else { return };
         let size = u64::from(queue.state().size);
         queue.set_areas(|state| {
             state.descriptors = page * PAGE;

@@ -3,11 +3,12 @@
 use device::AccessSize;
 use state::State;
 
+use super::VirtioPci;
 use super::layout::{COMMON_AT, DEVICE_AT, ISR_AT, NOTIFY_AT};
-use super::{VirtioPci, read_bytes};
 use crate::device::Model;
 use crate::features;
 use crate::queue::{NO_VECTOR, Queue};
+use crate::transport::{Transport, read_bytes};
 
 /// Offsets in the common configuration.
 mod at {
@@ -63,7 +64,7 @@ impl<M: Model> VirtioPci<M> {
             COMMON_AT..ISR_AT => self.read_common(offset) & size.mask(),
             // One register, wherever it is read.
             ISR_AT..DEVICE_AT => u64::from(self.take_isr()),
-            DEVICE_AT..NOTIFY_AT => read_bytes(&self.state.model.config(), offset - DEVICE_AT, size),
+            DEVICE_AT..NOTIFY_AT => read_bytes(&self.state.core.model.config(), offset - DEVICE_AT, size),
             _ => 0,
         }
     }
@@ -74,7 +75,8 @@ impl<M: Model> VirtioPci<M> {
             ISR_AT..DEVICE_AT => {}
             DEVICE_AT..NOTIFY_AT => {
                 let bytes = &value.to_le_bytes()[..size.bytes()];
-                self.state.model.write_config(&mut self.state.common, (offset - DEVICE_AT) as usize, bytes);
+                let core = &mut self.state.core;
+                core.model.write_config(&mut core.common, (offset - DEVICE_AT) as usize, bytes);
                 self.settle();
             }
             // The register says which queue, the value repeats it.
@@ -83,18 +85,18 @@ impl<M: Model> VirtioPci<M> {
     }
 
     fn selected(&self) -> Option<&Queue> {
-        self.state.common.queues.0.get(usize::from(self.state.modern.queue_select))
+        self.state.core.common.queues.0.get(usize::from(self.state.registers.modern.queue_select))
     }
 
     fn read_common(&self, offset: u64) -> u64 {
-        let (modern, common) = (&self.state.modern, &self.state.common.state);
+        let (modern, common) = (&self.state.registers.modern, &self.state.core.common.state);
         match offset {
             at::DEVICE_FEATURE_SELECT => u64::from(modern.device_feature_select),
             at::DEVICE_FEATURE => half(self.offered() & !features::LEGACY_ONLY, modern.device_feature_select),
             at::DRIVER_FEATURE_SELECT => u64::from(modern.driver_feature_select),
             at::DRIVER_FEATURE => half(modern.driver_features, modern.driver_feature_select),
             at::CONFIG_VECTOR => u64::from(common.config_vector),
-            at::NUM_QUEUES => self.state.common.queues.0.len() as u64,
+            at::NUM_QUEUES => self.state.core.common.queues.0.len() as u64,
             at::STATUS => u64::from(self.shown_status()),
             at::GENERATION => u64::from(common.generation),
             at::QUEUE_SELECT => u64::from(modern.queue_select),
@@ -112,20 +114,22 @@ impl<M: Model> VirtioPci<M> {
             at::QUEUE_VECTOR => u64::from(state.vector),
             at::QUEUE_ENABLE => u64::from(state.enabled),
             // Simply the number of the queue.
-            at::QUEUE_NOTIFY_OFF => u64::from(self.state.modern.queue_select),
+            at::QUEUE_NOTIFY_OFF => u64::from(self.state.registers.modern.queue_select),
             at::QUEUE_DESC => half(state.descriptors, 0),
             at::QUEUE_DESC_HIGH => half(state.descriptors, 1),
             at::QUEUE_DRIVER => half(state.driver, 0),
             at::QUEUE_DRIVER_HIGH => half(state.driver, 1),
             at::QUEUE_DEVICE => half(state.device, 0),
             at::QUEUE_DEVICE_HIGH => half(state.device, 1),
-            at::QUEUE_RESET => u64::from(self.resetting_queues.contains(&usize::from(self.state.modern.queue_select))),
+            at::QUEUE_RESET => {
+                u64::from(self.resetting_queues.contains(&usize::from(self.state.registers.modern.queue_select)))
+            }
             _ => 0,
         }
     }
 
     fn write_common(&mut self, offset: u64, value: u64) {
-        let modern = &mut self.state.modern;
+        let modern = &mut self.state.registers.modern;
         match offset {
             at::DEVICE_FEATURE_SELECT => modern.device_feature_select = value as u32,
             at::DRIVER_FEATURE_SELECT => modern.driver_feature_select = value as u32,
@@ -134,13 +138,13 @@ impl<M: Model> VirtioPci<M> {
                     set_half(&mut modern.driver_features, modern.driver_feature_select == 1, value);
                     let accepted = modern.driver_features;
                     let offered = self.offered() & !features::LEGACY_ONLY;
-                    self.state.common.accept_features(accepted, offered);
+                    self.state.core.common.accept_features(accepted, offered);
                 } else if value != 0 {
                     // Bits that nobody offers.
-                    self.state.common.state.bad_features = true;
+                    self.state.core.common.state.bad_features = true;
                 }
             }
-            at::CONFIG_VECTOR => self.state.common.state.config_vector = self.accept_vector(value as u16),
+            at::CONFIG_VECTOR => self.state.core.common.state.config_vector = self.accept_vector(value as u16),
             at::STATUS => self.write_status(value as u8),
             at::QUEUE_SELECT => modern.queue_select = value as u16,
             at::QUEUE_VECTOR => {
@@ -172,19 +176,21 @@ impl<M: Model> VirtioPci<M> {
     }
 
     fn with_selected(&mut self, change: impl FnOnce(&mut Queue)) {
-        if let Some(queue) = self.state.common.queues.0.get_mut(usize::from(self.state.modern.queue_select)) {
+        if let Some(queue) =
+            self.state.core.common.queues.0.get_mut(usize::from(self.state.registers.modern.queue_select))
+        {
             change(queue);
         }
     }
 
     /// A queue's own reset (2.6.1).
     fn reset_selected_queue(&mut self) {
-        let queue = usize::from(self.state.modern.queue_select);
-        if !self.state.common.has(features::RING_RESET) || queue >= self.state.common.queues.0.len() {
+        let queue = usize::from(self.state.registers.modern.queue_select);
+        if !self.state.core.common.has(features::RING_RESET) || queue >= self.state.core.common.queues.0.len() {
             return;
         }
-        self.state.common.reset_queue(queue);
-        if self.state.common.outstanding(Some(queue)) != 0 && !self.resetting_queues.contains(&queue) {
+        self.state.core.common.reset_queue(queue);
+        if self.state.core.common.outstanding(Some(queue)) != 0 && !self.resetting_queues.contains(&queue) {
             self.resetting_queues.push(queue);
         }
     }
