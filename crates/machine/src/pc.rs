@@ -228,32 +228,50 @@ struct Builder<'a> {
 }
 
 impl Board {
-    /// The board of what was built, without a chipset and tables.
-    fn new(builder: &mut Builder<'_>, controllers: Controllers) -> Self {
+    /// A board that has nothing yet beside memory, ports and interrupt controllers.
+    fn bare(
+        (memory, ports): (Arc<AddressSpace>, Arc<AddressSpace>),
+        clock: &Clock,
+        controllers: Controllers,
+        mailboxes: Mailboxes,
+    ) -> Self {
         Self {
-            memory: Arc::clone(&builder.memory),
-            smm_memory: builder.smm.clone(),
-            ports: Arc::clone(&builder.ports),
-            clock: builder.clock.clone(),
+            memory,
+            smm_memory: None,
+            ports,
+            clock: clock.clone(),
             controllers,
-            mailboxes: builder.mailboxes.clone(),
+            mailboxes,
             a20: A20Gate::default(),
             ferr: Arc::new(|| ()),
             power_management: None,
             event_device: None,
-            hotplug: Some(hotplug::Hotplug::take(builder)),
-            devices: std::mem::take(&mut builder.devices),
+            devices: Vec::new(),
             tables: None,
             smbios: None,
             next_boot_order: None,
-            screens: std::mem::take(&mut builder.screens),
-            input: Arc::clone(&builder.input),
+            screens: Vec::new(),
+            input: Arc::default(),
             root: None,
             chipset: None,
             rtc: None,
             fw_cfg: None,
             cpus: None,
             cpu_paths: Vec::new(),
+            hotplug: None,
+        }
+    }
+
+    /// The board of what was built, without a chipset and tables.
+    fn new(builder: &mut Builder<'_>, controllers: Controllers) -> Self {
+        let spaces = (Arc::clone(&builder.memory), Arc::clone(&builder.ports));
+        Self {
+            smm_memory: builder.smm.clone(),
+            hotplug: Some(hotplug::Hotplug::take(builder)),
+            devices: std::mem::take(&mut builder.devices),
+            screens: std::mem::take(&mut builder.screens),
+            input: Arc::clone(&builder.input),
+            ..Self::bare(spaces, &builder.clock, controllers, builder.mailboxes.clone())
         }
     }
 }
@@ -495,31 +513,8 @@ fn empty(
     let hidden = (&AddressSpace::new(SpaceKind::Memory), &AddressSpace::new(SpaceKind::Ports));
     let mailboxes = Mailboxes::default();
     let controllers = interrupts::build(accelerator, clock, hidden, (&mailboxes, Wanted::PC), &mut Vec::new())?;
-    Ok(Board {
-        memory,
-        smm_memory: None,
-        ports: Arc::new(AddressSpace::new(SpaceKind::Ports)),
-        clock: clock.clone(),
-        controllers,
-        mailboxes,
-        a20: A20Gate::default(),
-        ferr: Arc::new(|| ()),
-        power_management: None,
-        event_device: None,
-        devices: Vec::new(),
-        tables: None,
-        smbios: None,
-        next_boot_order: None,
-        screens: Vec::new(),
-        input: Arc::default(),
-        root: None,
-        chipset: None,
-        rtc: None,
-        fw_cfg: None,
-        cpus: None,
-        cpu_paths: Vec::new(),
-        hotplug: None,
-    })
+    let ports = Arc::new(AddressSpace::new(SpaceKind::Ports));
+    Ok(Board::bare((memory, ports), clock, controllers, mailboxes))
 }
 
 /// RAM; where there is PCI, without the addresses from 0xa0000 to 0xfffff: video memory, and what the 440FX's PAM registers

@@ -45,16 +45,15 @@ impl Accelerator for QtestAccelerator {
     }
 
     fn interrupts(&self) -> Interrupts {
-        Interrupts::Machine
+        self.0.interrupts()
     }
 
     fn reserved_memory(&self) -> Option<Range<u64>> {
-        None
+        self.0.reserved_memory()
     }
 
     fn has_smm(&self) -> bool {
-        // Nothing runs; boards may have all of it.
-        true
+        self.0.has_smm()
     }
 
     fn attach(&self, spaces: &MachineSpaces) -> Result<(), AccelError> {

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use device::disk::Disk;
 use devices_pci::PciBus;
-use devices_scsi::{Cancel, LogicalUnit, ScsiAddress, ScsiBus, UnitKind};
+use devices_scsi::{Cancel, LogicalUnit, ScsiAddress, ScsiBus, UnitKind, UnitOptions};
 use devices_virtio::device::Access;
 use devices_virtio::scsi::{FIXED_QUEUES, LIMITS, Scsi};
 
@@ -103,17 +104,7 @@ pub fn drive(
     let requestor = DiskRequestor { id: device.id.as_deref(), path: &path, type_name: config.type_name, wish: &wish };
     let disk = disks(&requestor)?;
     let mut options = config.unit.clone();
-    if options.kind == UnitKind::Disk {
-        // The rules for the sizes of blocks are those of all disks.
-        let sizes = BlkOptions {
-            logical_block_size: options.logical_block_size,
-            physical_block_size: options.physical_block_size,
-            min_io_size: options.min_io_size,
-            opt_io_size: options.opt_io_size,
-            ..BlkOptions::default()
-        };
-        sizes.check(&disk.properties()).map_err(|error| error.to_string())?;
-    }
+    check_sizes(&options, &*disk)?;
     if options.serial.is_none() && options.device_id.is_none() {
         options.device_id = Some(disk.name()).filter(|name| !name.is_empty());
     }
@@ -134,4 +125,19 @@ pub fn drive(
     builder.add(config.type_name, place, unit.lifecycle());
     builder.can_leave(Removal::Scsi { bus, address }, Some(parent));
     Ok(())
+}
+
+/// The rules for the sizes of a unit's blocks, which are those of all disks.
+pub(super) fn check_sizes(unit: &UnitOptions, disk: &dyn Disk) -> Result<(), String> {
+    if unit.kind != UnitKind::Disk {
+        return Ok(());
+    }
+    let sizes = BlkOptions {
+        logical_block_size: unit.logical_block_size,
+        physical_block_size: unit.physical_block_size,
+        min_io_size: unit.min_io_size,
+        opt_io_size: unit.opt_io_size,
+        ..BlkOptions::default()
+    };
+    sizes.check(&disk.properties()).map_err(|error| error.to_string())
 }

@@ -21,8 +21,8 @@ use super::pci::Chipset;
 use super::platform::find_place;
 use super::{Builder, Place, Removal, option_rom};
 use crate::config::{
-    BlkOptions, ChipsetKind, DeviceConfig, DeviceKind, DiskUse, PciPlace, UnitOptions, UsbControllerConfig,
-    UsbControllerKind, UsbDeviceConfig, UsbDeviceKind,
+    ChipsetKind, DeviceConfig, DeviceKind, DiskUse, PciPlace, UnitOptions, UsbControllerConfig, UsbControllerKind,
+    UsbDeviceConfig, UsbDeviceKind,
 };
 use crate::error::MachineError;
 use crate::firmware::BootDevice;
@@ -491,16 +491,7 @@ fn storage_unit(
     let path = format!("{parent}/legacy[0]");
     let type_name = if unit.kind == UnitKind::Cd { "scsi-cd" } else { "scsi-hd" };
     let disk_device = disks(&DiskRequestor { id, path: &path, type_name, wish: disk })?;
-    if unit.kind == UnitKind::Disk {
-        let sizes = BlkOptions {
-            logical_block_size: unit.logical_block_size,
-            physical_block_size: unit.physical_block_size,
-            min_io_size: unit.min_io_size,
-            opt_io_size: unit.opt_io_size,
-            ..BlkOptions::default()
-        };
-        sizes.check(&disk_device.properties()).map_err(|error| error.to_string())?;
-    }
+    super::scsi::check_sizes(unit, &*disk_device)?;
     let mut unit = unit.clone();
     if unit.serial.is_none() && unit.device_id.is_none() {
         unit.device_id = Some(disk_device.name()).filter(|name| !name.is_empty());
