@@ -8,9 +8,7 @@ use qapi::keyval;
 
 use super::CliError;
 use super::value::Values;
-use super::virtio::{
-    address, block_size, boot_index, check_bus, error_policy, firmware_geometry, geometry, on_off_auto, size,
-};
+use super::virtio::{address, block_size, check_bus, disk, firmware_geometry, geometry, on_off_auto, size};
 
 /// The properties of `ide-hd`, for the help.
 pub const HD_PROPERTIES: &[(&str, &str)] = &[
@@ -159,19 +157,6 @@ pub fn cd(values: &mut Values<'_>, devices: &[DeviceConfig]) -> Result<DeviceKin
     let options = common(values, DriveKind::Cd)?;
     let disk = DiskUse { access: DiskAccess::Read, removable: true, ..disk };
     kind(values, "ide-cd", disk, options)
-}
-
-fn disk(values: &mut Values<'_>, devices: &[DeviceConfig], drive: String) -> Result<DiskUse, CliError> {
-    Ok(DiskUse {
-        drive,
-        share_rw: values.flag("share-rw")?.unwrap_or(false),
-        rerror: error_policy(values, "rerror")?,
-        werror: error_policy(values, "werror")?,
-        account_failed: on_off_auto(values, "account-failed")?,
-        account_invalid: on_off_auto(values, "account-invalid")?,
-        boot_index: boot_index(values, devices)?,
-        ..DiskUse::default()
-    })
 }
 
 fn common(values: &mut Values<'_>, kind: DriveKind) -> Result<DriveOptions, CliError> {

@@ -9,7 +9,7 @@ use machine::config::{
 use super::devices::{self, Driver};
 use super::globals::Global;
 use super::value::Values;
-use super::{Argument, CliError, platform, virtio, virtio_devices};
+use super::{Argument, CliError, platform, virtio};
 
 const MULTIFUNCTION: (&str, &str) = ("multifunction", "on/off: there are others in the slot (default off)");
 const BUS: (&str, &str) = ("bus", "the USB bus (default: the first)");
@@ -254,7 +254,7 @@ fn storage(values: &mut Values<'_>, devices: &[DeviceConfig]) -> Result<DeviceKi
         queues_commands: false,
         ..UnitOptions::new(UnitKind::Disk)
     };
-    let disk = DiskUse { removable, ..virtio_devices::disk(values, devices, drive)? };
+    let disk = DiskUse { removable, ..virtio::disk(values, devices, drive)? };
     let made = device(values, UsbDeviceKind::Storage { disk: Box::new(disk), unit: Box::new(unit) })?;
     Ok(with_serial_of_unit(made))
 }

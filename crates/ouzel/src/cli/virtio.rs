@@ -1,108 +1,60 @@
 //! `-device virtio-blk-pci` and its two variants: properties with QEMU's names, defaults and error texts.
 
 use machine::config::{
-    Address, BlkOptions, DeviceConfig, DeviceKind, DiskUse, ErrorPolicy, Geometry, MmioPlace, PciOptions,
-    VirtioBlkConfig, virtio_features as features,
+    Address, BlkOptions, DeviceConfig, DeviceKind, DiskUse, ErrorPolicy, Geometry, PciOptions, VirtioBlkConfig,
+    virtio_features as features,
 };
 use qapi::keyval;
 
 use super::CliError;
 use super::value::Values;
+use super::virtio_devices::{behind_transport, number, with_rings, with_transport};
+
+/// The properties of a block device, and those of its transport.
+macro_rules! blk_properties {
+    ($transport:ident, $queues:expr) => {
+        $transport![
+            ("account-failed", "on/off/auto: failed requests count as accesses (default auto)"),
+            ("account-invalid", "on/off/auto: invalid requests count as accesses (default auto)"),
+            ("bootindex", "order among devices to boot from"),
+            ("config-wce", "on/off: the guest may switch the write cache (default on)"),
+            ("cyls", "cylinders (default: guessed)"),
+            ("discard", "on/off (default on)"),
+            ("discard_granularity", "bytes (default: a block)"),
+            ("drive", "node name or id of the drive"),
+            ("heads", "heads (default: guessed)"),
+            ("iothread", "id of the I/O thread that runs the requests"),
+            ("lcyls", "cylinders as firmware shows them"),
+            ("lheads", "heads as firmware shows them"),
+            ("lsecs", "sectors of a track as firmware shows them"),
+            ("logical_block_size", "a power of two between 512 B and 2 MiB (default: the disk's)"),
+            ("max-discard-sectors", "sectors (default 4194303)"),
+            ("max-write-zeroes-sectors", "sectors (default 4194303)"),
+            ("min_io_size", "bytes (default: the disk's)"),
+            ("opt_io_size", "bytes (default: the disk's)"),
+            ("physical_block_size", "a power of two between 512 B and 2 MiB (default: the disk's)"),
+            ("queue-size", "entries of a queue, a power of two (default 256)"),
+            ("report-discard-granularity", "on/off (default on)"),
+            ("request-merging", "on/off; a hint without effect: requests are not merged"),
+            ("rerror", "report/ignore/enospc/stop/auto (default auto)"),
+            ("scsi", "off: there is no SCSI pass-through"),
+            ("secs", "sectors of a track (default: guessed)"),
+            ("seg-max-adjust", "on/off (default on)"),
+            ("serial", "serial number, up to 20 bytes of which the guest sees"),
+            ("share-rw", "on/off: others may write the disk (default off)"),
+            ("werror", "report/ignore/enospc/stop/auto (default auto)"),
+            ("write-cache", "on/off/auto (default auto: the drive's)"),
+            ("write-zeroes", "on/off (default on)"),
+            ("num-queues", $queues),
+        ]
+    };
+}
 
 /// The properties of `virtio-blk-pci`, for the help.
-pub const BLK_PROPERTIES: &[(&str, &str)] = &[
-    ("account-failed", "on/off/auto: failed requests count as accesses (default auto)"),
-    ("account-invalid", "on/off/auto: invalid requests count as accesses (default auto)"),
-    ("addr", "slot and function, as 06.0 or 06 (default: the first free slot)"),
-    ("any_layout", "on/off (default on)"),
-    ("bootindex", "order among devices to boot from"),
-    ("config-wce", "on/off: the guest may switch the write cache (default on)"),
-    ("cyls", "cylinders (default: guessed)"),
-    ("disable-legacy", "on/off/auto (default auto: off)"),
-    ("disable-modern", "on/off (default off)"),
-    ("discard", "on/off (default on)"),
-    ("discard_granularity", "bytes (default: a block)"),
-    ("drive", "node name or id of the drive"),
-    ("event_idx", "on/off (default on)"),
-    ("heads", "heads (default: guessed)"),
-    ("indirect_desc", "on/off (default on)"),
-    ("ioeventfd", "on/off; a hint without effect: the vCPU that notifies starts the requests"),
-    ("iommu_platform", "off: there is no IOMMU"),
-    ("iothread", "id of the I/O thread that runs the requests"),
-    ("lcyls", "cylinders as firmware shows them"),
-    ("lheads", "heads as firmware shows them"),
-    ("lsecs", "sectors of a track as firmware shows them"),
-    ("logical_block_size", "a power of two between 512 B and 2 MiB (default: the disk's)"),
-    ("max-discard-sectors", "sectors (default 4194303)"),
-    ("max-write-zeroes-sectors", "sectors (default 4194303)"),
-    ("min_io_size", "bytes (default: the disk's)"),
-    ("modern-pio-notify", "on/off (default off)"),
-    ("multifunction", "on/off: there are others in the slot (default off)"),
-    ("notify_on_empty", "on/off (default on)"),
-    ("num-queues", "queues (default: one for each vCPU)"),
-    ("opt_io_size", "bytes (default: the disk's)"),
-    ("packed", "on/off: offer packed queues (default off)"),
-    ("page-per-vq", "on/off (default off)"),
-    ("physical_block_size", "a power of two between 512 B and 2 MiB (default: the disk's)"),
-    ("queue-size", "entries of a queue, a power of two (default 256)"),
-    ("queue_reset", "on/off (default on)"),
-    ("report-discard-granularity", "on/off (default on)"),
-    ("request-merging", "on/off; a hint without effect: requests are not merged"),
-    ("rerror", "report/ignore/enospc/stop/auto (default auto)"),
-    ("scsi", "off: there is no SCSI pass-through"),
-    ("secs", "sectors of a track (default: guessed)"),
-    ("seg-max-adjust", "on/off (default on)"),
-    ("serial", "serial number, up to 20 bytes of which the guest sees"),
-    ("share-rw", "on/off: others may write the disk (default off)"),
-    ("vectors", "interrupt vectors, 0 for none (default: one for each queue and one more)"),
-    ("werror", "report/ignore/enospc/stop/auto (default auto)"),
-    ("write-cache", "on/off/auto (default auto: the drive's)"),
-    ("write-zeroes", "on/off (default on)"),
-];
+pub const BLK_PROPERTIES: &[(&str, &str)] = blk_properties!(with_transport, "queues (default: one for each vCPU)");
 
 /// The properties of `virtio-blk-device`, for the help.
-pub const BLK_DEVICE_PROPERTIES: &[(&str, &str)] = &[
-    ("account-failed", "on/off/auto: failed requests count as accesses (default auto)"),
-    ("account-invalid", "on/off/auto: invalid requests count as accesses (default auto)"),
-    ("any_layout", "on/off (default on)"),
-    ("bootindex", "order among devices to boot from"),
-    ("config-wce", "on/off: the guest may switch the write cache (default on)"),
-    ("bus", "the bus of a transport, as virtio-mmio-bus.0 (default: the last that is free)"),
-    ("cyls", "cylinders (default: guessed)"),
-    ("discard", "on/off (default on)"),
-    ("discard_granularity", "bytes (default: a block)"),
-    ("drive", "node name or id of the drive"),
-    ("event_idx", "on/off (default on)"),
-    ("heads", "heads (default: guessed)"),
-    ("indirect_desc", "on/off (default on)"),
-    ("iommu_platform", "off: there is no IOMMU"),
-    ("iothread", "id of the I/O thread that runs the requests"),
-    ("lcyls", "cylinders as firmware shows them"),
-    ("lheads", "heads as firmware shows them"),
-    ("lsecs", "sectors of a track as firmware shows them"),
-    ("logical_block_size", "a power of two between 512 B and 2 MiB (default: the disk's)"),
-    ("max-discard-sectors", "sectors (default 4194303)"),
-    ("max-write-zeroes-sectors", "sectors (default 4194303)"),
-    ("min_io_size", "bytes (default: the disk's)"),
-    ("notify_on_empty", "on/off (default on)"),
-    ("num-queues", "queues (default 1)"),
-    ("opt_io_size", "bytes (default: the disk's)"),
-    ("packed", "on/off: offer packed queues (default off)"),
-    ("physical_block_size", "a power of two between 512 B and 2 MiB (default: the disk's)"),
-    ("queue-size", "entries of a queue, a power of two (default 256)"),
-    ("queue_reset", "on/off (default on)"),
-    ("report-discard-granularity", "on/off (default on)"),
-    ("request-merging", "on/off; a hint without effect: requests are not merged"),
-    ("rerror", "report/ignore/enospc/stop/auto (default auto)"),
-    ("scsi", "off: there is no SCSI pass-through"),
-    ("secs", "sectors of a track (default: guessed)"),
-    ("seg-max-adjust", "on/off (default on)"),
-    ("serial", "serial number, up to 20 bytes of which the guest sees"),
-    ("share-rw", "on/off: others may write the disk (default off)"),
-    ("werror", "report/ignore/enospc/stop/auto (default auto)"),
-    ("write-cache", "on/off/auto (default auto: the drive's)"),
-    ("write-zeroes", "on/off (default on)"),
-];
+pub const BLK_DEVICE_PROPERTIES: &[(&str, &str)] = blk_properties!(with_rings, "queues (default 1)");
 
 /// Which interfaces a driver's name stands for.
 #[derive(Clone, Copy)]
@@ -122,34 +74,9 @@ pub fn blk(values: &mut Values<'_>, devices: &[DeviceConfig]) -> Result<DeviceKi
 
 /// `virtio-blk-device`.
 pub fn blk_device(values: &mut Values<'_>, devices: &[DeviceConfig]) -> Result<DeviceKind, CliError> {
-    let mmio = Some(MmioPlace { bus: values.text("bus")? });
-    let disk = disk(values, devices)?;
-    let num_queues = values.number("num-queues", 0xffff)?.map(|count| count as u16);
-    let pci = PciOptions { features: ring_features(values)?, ..PciOptions::default() };
-    let blk = block(values)?;
-    blk_hints(values)?;
-    Ok(DeviceKind::VirtioBlkPci(Box::new(VirtioBlkConfig {
-        mmio,
-        bus: None,
-        address: None,
-        disk,
-        pci,
-        blk,
-        num_queues: num_queues.filter(|count| *count != u16::MAX),
-        vectors: None,
-        type_name: "virtio-blk-device",
-    })))
-}
-
-/// Properties without effect, and what is refused.
-fn blk_hints(values: &mut Values<'_>) -> Result<(), CliError> {
-    for hint in ["ioeventfd", "request-merging"] {
-        values.flag(hint)?;
-    }
-    if values.flag("scsi")? == Some(true) {
-        return Err(values.error("Please set scsi=off for virtio-blk devices in order to use virtio 1.0"));
-    }
-    Ok(())
+    let (mmio, pci) = behind_transport(values, "virtio-blk-device")?;
+    let config = blk_config(values, devices, ("virtio-blk-device", pci))?;
+    Ok(DeviceKind::VirtioBlkPci(Box::new(VirtioBlkConfig { mmio, ..config })))
 }
 
 /// `virtio-blk-pci-transitional`.
@@ -170,24 +97,33 @@ fn build(
 ) -> Result<DeviceKind, CliError> {
     let bus = bus(values, driver, devices)?;
     let address = address(values, driver)?;
-    let disk = disk(values, devices)?;
-    let vectors = values.number("vectors", u64::from(u32::MAX))?.map(|count| count as u32);
-    let num_queues = values.number("num-queues", 0xffff)?.map(|count| count as u16);
+    let vectors = number(values, "vectors")?;
     let pci = transport(values, driver, variant)?;
-    let mmio = None;
+    values.flag("ioeventfd")?;
+    let config = blk_config(values, devices, (driver, pci))?;
+    Ok(DeviceKind::VirtioBlkPci(Box::new(VirtioBlkConfig { bus, address, vectors, ..config })))
+}
+
+/// What the device is behind any transport.
+fn blk_config(
+    values: &mut Values<'_>,
+    devices: &[DeviceConfig],
+    (type_name, pci): (&'static str, PciOptions),
+) -> Result<VirtioBlkConfig, CliError> {
+    let drive = values.text("drive")?.filter(|drive| !drive.is_empty());
+    let drive = drive.ok_or_else(|| values.error("drive property not set"))?;
+    let disk = disk(values, devices, drive)?;
+    let iothread = values.text("iothread")?;
+    let disk = DiskUse { iothread, firmware_geometry: firmware_geometry(values)?, ..disk };
+    let num_queues = values.number("num-queues", 0xffff)?.map(|count| count as u16);
+    let num_queues = num_queues.filter(|count| *count != u16::MAX);
     let blk = block(values)?;
-    blk_hints(values)?;
-    Ok(DeviceKind::VirtioBlkPci(Box::new(VirtioBlkConfig {
-        mmio,
-        bus,
-        address,
-        disk,
-        pci,
-        blk,
-        num_queues: num_queues.filter(|count| *count != u16::MAX),
-        vectors: vectors.filter(|count| *count != u32::MAX),
-        type_name: driver,
-    })))
+    values.flag("request-merging")?;
+    if values.flag("scsi")? == Some(true) {
+        return Err(values.error("Please set scsi=off for virtio-blk devices in order to use virtio 1.0"));
+    }
+    let (mmio, bus, address, vectors) = (None, None, None, None);
+    Ok(VirtioBlkConfig { type_name, mmio, bus, address, disk, pci, blk, num_queues, vectors })
 }
 
 /// Whether `bus=` names the root bus, if it is given.
@@ -229,19 +165,16 @@ pub fn address(values: &mut Values<'_>, driver: &str) -> Result<Option<Address>,
     }
 }
 
-fn disk(values: &mut Values<'_>, devices: &[DeviceConfig]) -> Result<DiskUse, CliError> {
-    let drive = values.text("drive")?.filter(|drive| !drive.is_empty());
-    let boot_index = boot_index(values, devices)?;
+/// The disk of a drive, and how it is used.
+pub fn disk(values: &mut Values<'_>, devices: &[DeviceConfig], drive: String) -> Result<DiskUse, CliError> {
     Ok(DiskUse {
-        drive: drive.ok_or_else(|| values.error("drive property not set"))?,
+        drive,
         share_rw: values.flag("share-rw")?.unwrap_or(false),
         rerror: error_policy(values, "rerror")?,
         werror: error_policy(values, "werror")?,
-        iothread: values.text("iothread")?,
         account_failed: on_off_auto(values, "account-failed")?,
         account_invalid: on_off_auto(values, "account-invalid")?,
-        firmware_geometry: firmware_geometry(values)?,
-        boot_index,
+        boot_index: boot_index(values, devices)?,
         ..DiskUse::default()
     })
 }

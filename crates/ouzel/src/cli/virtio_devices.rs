@@ -10,9 +10,7 @@ use qapi::keyval;
 
 use super::devices::Driver;
 use super::value::Values;
-use super::virtio::{
-    Variant, address, block_size, boot_index, error_policy, firmware_geometry, geometry, on_off_auto, size, transport,
-};
+use super::virtio::{Variant, address, block_size, disk, firmware_geometry, geometry, on_off_auto, size, transport};
 use super::{CliError, display};
 
 /// Properties of the transport, and those of a device.
@@ -39,6 +37,7 @@ macro_rules! with_transport {
         ]
     };
 }
+pub(super) use with_transport;
 
 /// A driver under one of its names.
 macro_rules! driver {
@@ -70,6 +69,7 @@ macro_rules! with_rings {
         ]
     };
 }
+pub(super) use with_rings;
 
 /// A driver of a device behind a transport of the board.
 macro_rules! device {
@@ -378,20 +378,25 @@ pub fn mmio(
     type_name: &'static str,
     model: impl FnOnce(&mut Values<'_>) -> Result<VirtioModel, CliError>,
 ) -> Result<DeviceKind, CliError> {
+    let (mmio, pci) = behind_transport(values, type_name)?;
+    let model = model(values)?;
+    let place = PciPlace::default();
+    Ok(DeviceKind::Virtio(Box::new(VirtioConfig { type_name, mmio, place, pci, vectors: None, model })))
+}
+
+/// The transport of the board that a device wants, and what the queues can.
+pub fn behind_transport(values: &mut Values<'_>, type_name: &str) -> Result<(Option<MmioPlace>, PciOptions), CliError> {
     let mmio = Some(MmioPlace { bus: values.text("bus")? });
     if values.flag("iommu_platform")? == Some(true) {
         return Err(
             values.error(format!("Property '{type_name}.iommu_platform' can't be on: the machine has no IOMMU"))
         );
     }
-    let pci = PciOptions { features: super::virtio::ring_features(values)?, ..PciOptions::default() };
-    let model = model(values)?;
-    let place = PciPlace::default();
-    Ok(DeviceKind::Virtio(Box::new(VirtioConfig { type_name, mmio, place, pci, vectors: None, model })))
+    Ok((mmio, PciOptions { features: super::virtio::ring_features(values)?, ..PciOptions::default() }))
 }
 
 /// A number of 32 bits; all ones stand for none.
-fn number(values: &mut Values<'_>, key: &str) -> Result<Option<u32>, CliError> {
+pub fn number(values: &mut Values<'_>, key: &str) -> Result<Option<u32>, CliError> {
     let number = values.number(key, u64::from(u32::MAX))?.map(|number| number as u32);
     Ok(number.filter(|number| *number != u32::MAX))
 }
@@ -509,20 +514,6 @@ fn unit(values: &mut Values<'_>, kind: UnitKind) -> Result<UnitOptions, CliError
         max_io_size: long(values, "max_io_size")?.unwrap_or(default.max_io_size),
         scsi_version: values.number("scsi_version", 0xff)?.map_or(default.scsi_version, |version| version as u8),
         ..default
-    })
-}
-
-/// The disk of a drive, and how it is used.
-pub fn disk(values: &mut Values<'_>, devices: &[DeviceConfig], drive: String) -> Result<DiskUse, CliError> {
-    Ok(DiskUse {
-        drive,
-        share_rw: values.flag("share-rw")?.unwrap_or(false),
-        rerror: error_policy(values, "rerror")?,
-        werror: error_policy(values, "werror")?,
-        account_failed: on_off_auto(values, "account-failed")?,
-        account_invalid: on_off_auto(values, "account-invalid")?,
-        boot_index: boot_index(values, devices)?,
-        ..DiskUse::default()
     })
 }
 
