@@ -175,7 +175,7 @@ impl Machine {
                 Some(BootPlan::new(&source, &environment).map_err(|error| boot_error(config, error))?)
             }
         };
-        let (objects, paths) = objects::build(config, &mut board.devices)?;
+        let (objects, paths) = objects::build(config, &slots, &mut board.devices)?;
         let screens = std::mem::take(&mut board.screens);
         let path = |device| objects::device_path(config.cpus, &board.devices, device);
         let screens = Screens::new(screens, Arc::clone(&board.input), &clock, path);

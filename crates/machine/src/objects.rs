@@ -4,14 +4,21 @@
 //! `/machine/peripheral-anon/device[N]`, parts of devices are below those, and the board's own
 //! `/machine/unattached/device[N]`, the boot processor first.
 
+mod cpu;
+
 use object::{ObjectError, ObjectId, ObjectTree, Property, PropertyValue, TypeInfo, TypeRegistry, ValueKind};
 use x86::model::CpuModel;
 
 use crate::config::{ChipsetKind, MACHINE_TYPES, MachineConfig, MachineType};
+use crate::machine::CpuSlot;
 use crate::pc::{BoardDevice, Place};
 
 /// Builds the tree, and tells the paths of the vCPUs that are present.
-pub fn build(config: &MachineConfig, devices: &mut [BoardDevice]) -> Result<(ObjectTree, Vec<String>), ObjectError> {
+pub fn build(
+    config: &MachineConfig,
+    slots: &[CpuSlot],
+    devices: &mut [BoardDevice],
+) -> Result<(ObjectTree, Vec<String>), ObjectError> {
     let machine_type = machine_type(config.machine_type);
     let cpu_type = config.cpu_model.type_name();
     let paths: Vec<_> = (0..devices.len()).map(|index| device_path(config.cpus, devices, index)).collect();
@@ -29,9 +36,10 @@ pub fn build(config: &MachineConfig, devices: &mut [BoardDevice]) -> Result<(Obj
     // QEMU's numbering: the boot processor, one device of the board, then the other processors.
     let mut board = devices.iter().filter(|device| device.place == Place::Board);
     let mut cpus = Vec::new();
-    for index in 0..config.cpus {
+    for (index, slot) in slots.iter().enumerate().take(config.cpus as usize) {
         let parent = tree.container("/machine/unattached")?;
         let cpu = tree.add_child(parent, "device[*]", &cpu_type)?;
+        cpu::properties(&mut tree, cpu, (&config.cpu_model, slot), false)?;
         cpus.push(tree.path(cpu)?);
         if index == 0
             && let Some(device) = board.next()
@@ -76,14 +84,16 @@ pub fn anonymous_path(tree: &ObjectTree) -> String {
 }
 
 /// Adds a processor that comes beside those of `-smp`.
-pub fn add_cpu(tree: &mut ObjectTree, path: &str, cpu_type: &str, is_hotplugged: bool) -> Result<(), ObjectError> {
+pub fn add_cpu(
+    tree: &mut ObjectTree,
+    path: &str,
+    (model, slot): (&CpuModel, &CpuSlot),
+    is_hotplugged: bool,
+) -> Result<(), ObjectError> {
     let (parent, name) = path.rsplit_once('/').unwrap_or_default();
     let parent = tree.container(parent)?;
-    let object = tree.add_child(parent, name, cpu_type)?;
-    for (name, value) in [("realized", true), ("hotpluggable", true), ("hotplugged", is_hotplugged)] {
-        tree.add_property(object, name, Property::fixed(value))?;
-    }
-    Ok(())
+    let object = tree.add_child(parent, name, &model.type_name())?;
+    cpu::properties(tree, object, (model, slot), is_hotplugged)
 }
 
 /// What every device says of itself.

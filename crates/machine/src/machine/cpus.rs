@@ -97,7 +97,8 @@ impl Machine {
         let place = (index, &self.slots[index]);
         let cpu = new_vcpu(&self.config, place, &self.board, &*self.accelerator).map_err(|error| error.to_string())?;
         self.vcpus.add(index, cpu).map_err(|error| error.to_string())?;
-        objects::add_cpu(&mut self.objects, path, &self.cpu_type, is_later).map_err(|error| error.to_string())
+        let names = (&self.config.cpu_model, &self.slots[index]);
+        objects::add_cpu(&mut self.objects, path, names, is_later).map_err(|error| error.to_string())
     }
 
     /// The tables for a kernel without firmware tell of the processors from the next reset on.
