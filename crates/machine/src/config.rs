@@ -211,6 +211,8 @@ pub struct BoardOptions {
     pub acpi_bridge_hotplug: Option<bool>,
     /// The properties of the controllers of `usb=on` whose types are here; the others have none.
     pub usb: Vec<UsbControllerConfig>,
+    /// `cfi.pflash01.secure`: flash chips take commands from system-management mode only.
+    pub secure_flash: bool,
     /// What a `microvm` has.
     pub microvm: MicrovmOptions,
     /// `virtio-mmio.force-legacy`: the transports have the legacy interface.
@@ -267,6 +269,7 @@ impl Default for BoardOptions {
             acpi_root_hotplug: true,
             acpi_bridge_hotplug: None,
             usb: Vec::new(),
+            secure_flash: false,
             microvm: MicrovmOptions::default(),
             virtio_mmio_legacy: true,
         }

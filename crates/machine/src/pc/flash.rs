@@ -52,10 +52,17 @@ fn chip(
     disk: Arc<dyn Disk>,
 ) -> Result<(), MachineError> {
     let len = block.len() as u64;
-    let memory = Arc::clone(&builder.memory);
     let array = Backing::Ram { block: Arc::clone(block), offset: 0, read_only: true };
-    let handle = memory.map(GuestAddress(start), len, 0, array.clone())?;
-    let (space, commands) = (Arc::downgrade(&memory), Arc::new(OnceLock::<Weak<dyn Io>>::new()));
+    let map = |space: &Arc<AddressSpace>| space.map(GuestAddress(start), len, 0, array.clone());
+    let of_memory = map(&builder.memory)?;
+    // A secure chip is ROM but for system-management mode.
+    let region = match (builder.config.board.secure_flash, &builder.smm) {
+        (false, _) => Some((Arc::clone(&builder.memory), of_memory)),
+        (true, Some(smm)) => Some((Arc::clone(smm), map(smm)?)),
+        (true, None) => None,
+    };
+    let shown = region.as_ref().map(|(space, handle)| (Arc::downgrade(space), *handle));
+    let commands = Arc::new(OnceLock::<Weak<dyn Io>>::new());
     let reads = Arc::clone(&commands);
     let mut is_array = true;
     let cell = DeviceCell::new(Cfi01::new(
@@ -68,16 +75,20 @@ fn chip(
             is_array = show;
             let device = || reads.get().and_then(Weak::upgrade).map(Backing::Io);
             let backing = if show { Some(array.clone()) } else { device() };
-            if let (Some(space), Some(backing)) = (space.upgrade(), backing) {
+            if let (Some((space, handle)), Some(backing)) = (&shown, backing)
+                && let Some(space) = space.upgrade()
+            {
                 // The region was mapped with this length.
-                let _mapped = space.set_backing(handle, backing);
+                let _mapped = space.set_backing(*handle, backing);
             }
         }),
     ));
     if let Backing::Io(io) = cell.region(0) {
         // The cell is new. The map keeps its region.
         let _first = commands.set(Arc::downgrade(&io));
-        memory.set_writes(handle, io)?;
+        if let Some((space, handle)) = region {
+            space.set_writes(handle, io)?;
+        }
     }
     builder.add(TYPE_NAME, Place::Board, Arc::new(cell));
     Ok(())

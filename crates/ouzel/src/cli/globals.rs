@@ -76,6 +76,7 @@ const OF_BOARDS: &[OfBoard] = &[
     ("ICH9-SMB", is_q35, &[]),
     ("mch", is_q35, &["extended-tseg-mbytes", "smbase-smram"]),
     ("q35-pcihost", is_q35, &[]),
+    ("cfi.pflash01", ChipsetKind::has_pci, &["secure"]),
     ("hpet", ChipsetKind::has_pci, &[]),
     ("isa-fdc", is_pc, &["fdtypeA", "fdtypeB"]),
     ("i8042", is_pc, &[]),

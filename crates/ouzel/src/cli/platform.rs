@@ -25,6 +25,7 @@ pub fn board(globals: &[Global]) -> Result<BoardOptions, CliError> {
             ("virtio-mmio", "force-legacy") => options.virtio_mmio_legacy = global.flag()?,
             // Hints without effect here.
             ("virtio-mmio", "ioeventfd" | "format_transport_address") => drop(global.flag()?),
+            ("cfi.pflash01", "secure") => options.secure_flash = global.flag()?,
             ("mch", "smbase-smram") => options.smbase_smram = Some(global.flag()?),
             ("mch", "extended-tseg-mbytes") => {
                 let wrong = |_| global.error("invalid extended-tseg-mbytes value");

@@ -218,3 +218,27 @@ fn peer_seabios_boots_a_floppy() {
         machine.wait_exit(PATIENCE);
     }
 }
+
+#[test]
+fn secure_flash_chip_takes_no_commands_outside_of_system_management_mode() {
+    let directory = Directory::new();
+    let chip = directory.join("chip");
+    fs::write(&chip, vec![0x5a; 64 << 10]).expect("a file");
+    let drive = format!("if=pflash,format=raw,file={}", chip.display());
+    for (secure, expected) in [("off", "OK 0x0000000000000000"), ("on", "OK 0x000000000000005a")] {
+        let global = format!("driver=cfi.pflash01,property=secure,value={secure}");
+        let mut machine = Setup::new()
+            .args(["-machine", "q35", "-accel", "qtest", "-drive", &drive, "-global", &global])
+            .args(["-qtest-log", "none", "-qtest", "unix:{dir}/qtest,server=on,wait=off"])
+            .start();
+        let path = machine.file("qtest");
+        let mut qtest = machine.connect_unix(&path);
+        // "Read status register": nothing has been done yet.
+        let mut ask = |request: &str| {
+            qtest.send(request.as_bytes());
+            qtest.line().trim_end().to_owned()
+        };
+        assert_eq!(ask("writeb 0xffff0000 0x70\n"), "OK");
+        assert_eq!(ask("readb 0xffff0000\n"), expected, "secure={secure}");
+    }
+}
