@@ -3,21 +3,15 @@
 use std::io;
 use std::sync::Arc;
 
+use listen::Stream;
 use rustls::ServerConfig;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio_rustls::TlsAcceptor;
 
 use websocket::{Decoder, Opening};
 
 /// How much is read at once.
 const CHUNK: usize = 16 << 10;
-
-/// What a connection is made of.
-pub trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
-
-/// Any connection.
-pub type Stream = Box<dyn Io>;
 
 /// A connection during the handshake.
 pub struct Channel {

@@ -2,9 +2,9 @@
 
 use std::sync::Mutex;
 
+use listen::Address;
 use tokio::sync::Notify;
 
-use crate::address::Address;
 use crate::encode::Style;
 use crate::lock;
 

@@ -6,15 +6,14 @@ use std::time::{Duration, Instant, SystemTime};
 
 use ::display::input::{Hub, KeyQueue, Leds};
 use ::display::{Console, Origin, Screen, Surface};
+use listen::{Address, Bound, ListenAddress, reason};
 use rustls::ServerConfig;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
-use crate::address::{Address, ListenAddress};
 use crate::channel::Channel;
 use crate::client::{Client, ClientInfo, Share};
 use crate::keyboard::{Layout, Locks};
-use crate::listener::{self, Bound};
 use crate::service::{Event, Host, Service};
 use crate::{Error, lock, session};
 
@@ -320,19 +319,19 @@ impl Display {
     fn start_listening(self: &Arc<Self>, addresses: &[ListenAddress], is_websocket: bool) -> Result<Listening, Error> {
         let mut listening = Listening::NONE;
         for address in addresses {
-            listening.bound.extend(listener::listen(address)?);
+            listening.bound.extend(listen::listen(address)?);
         }
         let _context = self.runtime.enter();
         for bound in &listening.bound {
-            let failed = |error: std::io::Error| Error::new(crate::reason(&error));
+            let failed = |error: std::io::Error| Error::new(reason(&error));
             let listener = bound.activate().map_err(failed)?;
             let display = Arc::downgrade(self);
             let task = self.runtime.spawn(async move {
                 loop {
                     match listener.accept().await {
-                        Ok((stream, address)) => {
+                        Ok((stream, ends)) => {
                             let Some(display) = display.upgrade() else { return };
-                            display.welcome(Channel::new(stream), address, is_websocket, None);
+                            display.welcome(Channel::new(stream), ends.far, is_websocket, None);
                         }
                         Err(error) => {
                             tracing::debug!("accepting a VNC client: {error}");
@@ -352,7 +351,7 @@ impl Display {
     /// # Errors
     /// Nobody waits there.
     pub fn connect(self: &Arc<Self>, address: &ListenAddress) -> Result<(), Error> {
-        self.adopt(listener::connect(address)?, None)
+        self.adopt(listen::connect(address)?, None)
     }
 
     /// Serves a connection that somebody else has made.
@@ -369,15 +368,15 @@ impl Display {
     /// The descriptor is no socket.
     pub fn add_websocket(self: &Arc<Self>, socket: OwnedFd) -> Result<(), Error> {
         let _context = self.runtime.enter();
-        let (stream, address) = listener::adopt(socket).map_err(|error| Error::new(crate::reason(&error)))?;
-        self.welcome(Channel::framed(stream), address, true, Some(Auth::None));
+        let (stream, ends) = listen::adopt(socket).map_err(|error| Error::new(reason(&error)))?;
+        self.welcome(Channel::framed(stream), ends.far, true, Some(Auth::None));
         Ok(())
     }
 
     fn adopt(self: &Arc<Self>, socket: OwnedFd, auth: Option<Auth>) -> Result<(), Error> {
         let _context = self.runtime.enter();
-        let (stream, address) = listener::adopt(socket).map_err(|error| Error::new(crate::reason(&error)))?;
-        self.welcome(Channel::new(stream), address, false, auth);
+        let (stream, ends) = listen::adopt(socket).map_err(|error| Error::new(reason(&error)))?;
+        self.welcome(Channel::new(stream), ends.far, false, auth);
         Ok(())
     }
 

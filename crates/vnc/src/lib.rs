@@ -11,7 +11,6 @@
 
 #![forbid(unsafe_code)]
 
-mod address;
 mod channel;
 mod client;
 mod display;
@@ -19,33 +18,15 @@ pub mod encode;
 pub mod format;
 mod handshake;
 pub mod keyboard;
-mod listener;
 pub mod message;
 mod painter;
 mod service;
 mod session;
 
-pub use address::{Address, ListenAddress, OwnedFdEq};
 pub use client::ClientInfo;
 pub use display::{Auth, Display, Options, Seat, SecuritySub, ServerInfo, SharePolicy};
+pub use listen::{Address, Error, ListenAddress, OwnedFdEq};
 pub use service::{Event, Host, PowerAction, Service};
-
-/// What a command or an option asks for can't be had; the text is for people.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct Error(String);
-
-impl Error {
-    fn new(text: impl Into<String>) -> Self {
-        Self(text.into())
-    }
-}
-
-/// The host's words for an error, without the number that Rust adds.
-fn reason(error: &std::io::Error) -> String {
-    let text = error.to_string();
-    text.split(" (os error").next().unwrap_or(&text).to_owned()
-}
 
 fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)

@@ -16,6 +16,15 @@ pub enum Address {
     Unknown,
 }
 
+/// Both ends of a connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ends {
+    /// This host's.
+    pub near: Address,
+    /// The client's.
+    pub far: Address,
+}
+
 impl Address {
     fn of(address: Result<SocketAddrAny, rustix::io::Errno>) -> Self {
         let Ok(address) = address else { return Self::Unknown };
@@ -32,12 +41,12 @@ impl Address {
     }
 
     /// The near end of a socket.
-    pub(crate) fn local(socket: impl AsFd) -> Self {
+    pub fn local(socket: impl AsFd) -> Self {
         Self::of(rustix::net::getsockname(socket))
     }
 
     /// The far end of a socket.
-    pub(crate) fn remote(socket: impl AsFd) -> Self {
+    pub fn remote(socket: impl AsFd) -> Self {
         match rustix::net::getpeername(socket) {
             Ok(Some(address)) => Self::of(Ok(address)),
             _ => Self::Unknown,

@@ -8,8 +8,8 @@ use rustix::net::sockopt;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use tokio::net::{TcpListener, UnixListener};
 
-use crate::address::{Address, ListenAddress};
-use crate::channel::Stream;
+use crate::Stream;
+use crate::address::{Address, Ends, ListenAddress};
 use crate::{Error, reason};
 
 /// How many clients may wait to be let in.
@@ -45,6 +45,9 @@ impl Bound {
     }
 
     /// The listener for a runtime, within whose context this is called.
+    ///
+    /// # Errors
+    /// As the host says.
     pub fn activate(&self) -> std::io::Result<Listener> {
         let socket = self.socket.try_clone()?;
         if matches!(self.address, Address::Inet(_)) {
@@ -67,17 +70,22 @@ pub enum Listener {
 }
 
 impl Listener {
-    /// The next client, and where it is.
-    pub async fn accept(&self) -> std::io::Result<(Stream, Address)> {
+    /// The next client, and its ends.
+    ///
+    /// # Errors
+    /// As the host says.
+    pub async fn accept(&self) -> std::io::Result<(Stream, Ends)> {
         match self {
             Self::Tcp(listener) => {
                 let (stream, address) = listener.accept().await?;
                 stream.set_nodelay(true)?;
-                Ok((Box::new(stream), Address::Inet(address)))
+                let ends = Ends { near: Address::local(&stream), far: Address::Inet(address) };
+                Ok((Box::new(stream), ends))
             }
             Self::Unix(listener) => {
                 let (stream, _) = listener.accept().await?;
-                Ok((Box::new(stream), Address::Unix(String::new())))
+                let ends = Ends { near: Address::local(&stream), far: Address::Unix(String::new()) };
+                Ok((Box::new(stream), ends))
             }
         }
     }
@@ -135,6 +143,9 @@ fn listen_port(addresses: &[SocketAddr], port: u16) -> rustix::io::Result<Vec<Bo
 }
 
 /// Listens at an address.
+///
+/// # Errors
+/// It can't be had.
 pub fn listen(address: &ListenAddress) -> Result<Vec<Bound>, Error> {
     match address {
         ListenAddress::Inet { host, port, to, ipv4, ipv6 } => {
@@ -176,6 +187,9 @@ fn listen_unix(path: &str) -> Result<Bound, Error> {
 }
 
 /// Connects to a client that waits.
+///
+/// # Errors
+/// Nobody waits there.
 pub fn connect(address: &ListenAddress) -> Result<OwnedFd, Error> {
     let (name, connected) = match address {
         ListenAddress::Inet { host, port, ipv4, ipv6, .. } => {
@@ -190,15 +204,18 @@ pub fn connect(address: &ListenAddress) -> Result<OwnedFd, Error> {
 }
 
 /// Makes a descriptor a stream of a runtime, within whose context this is called.
-pub fn adopt(socket: OwnedFd) -> std::io::Result<(Stream, Address)> {
-    let remote = Address::remote(&socket);
-    if matches!(Address::local(&socket), Address::Inet(_)) {
+///
+/// # Errors
+/// The descriptor is no socket.
+pub fn adopt(socket: OwnedFd) -> std::io::Result<(Stream, Ends)> {
+    let ends = Ends { near: Address::local(&socket), far: Address::remote(&socket) };
+    if matches!(ends.near, Address::Inet(_)) {
         let stream = TcpStream::from(socket);
         stream.set_nonblocking(true)?;
         stream.set_nodelay(true)?;
-        return Ok((Box::new(tokio::net::TcpStream::from_std(stream)?), remote));
+        return Ok((Box::new(tokio::net::TcpStream::from_std(stream)?), ends));
     }
     let stream = UnixStream::from(socket);
     stream.set_nonblocking(true)?;
-    Ok((Box::new(tokio::net::UnixStream::from_std(stream)?), remote))
+    Ok((Box::new(tokio::net::UnixStream::from_std(stream)?), ends))
 }
