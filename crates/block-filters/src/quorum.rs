@@ -7,10 +7,31 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use block::driver::{ChildList, Driver, DriverKind, DriverType, IoFuture};
 use block::{
-    BlockStatus, Child, Error, OpenRequest, Options, Permissions, Preallocation, Result, Role, Value, WriteFlags,
+    BlockStatus, Child, Error, Node, OpenRequest, Options, Permissions, Preallocation, Result, Role, Value, WriteFlags,
     ZeroFlags,
 };
 use iobuf::IoBuf;
+
+/// How much from `offset` on is of one kind in a copy and its backings, and whether it is zeroes.
+async fn reads_as(mut node: Arc<Node>, offset: u64, mut len: u64) -> Result<(u64, bool)> {
+    loop {
+        while let Some(child) = node.filtered() {
+            node = child.node();
+        }
+        let left = node.len().saturating_sub(offset);
+        if left == 0 {
+            // A backing that is shorter than its overlay reads as zeroes.
+            return Ok((len, true));
+        }
+        let status = node.block_status(offset, len.min(left), true).await?;
+        len = status.len.clamp(1, len);
+        if status.allocated || status.data || status.zero {
+            return Ok((len, status.zero));
+        }
+        let Some(backing) = node.backing() else { return Ok((len, true)) };
+        node = backing.node();
+    }
+}
 
 const MAX_CHILDREN: usize = 32;
 const TOO_MANY: &str = "Too many children";
@@ -337,8 +358,20 @@ impl Driver for Quorum {
         block::fail(Error::unsupported("A quorum can't be resized"))
     }
 
-    fn block_status(&self, _offset: u64, len: u64, _precise: bool) -> IoFuture<'_, BlockStatus> {
-        block::done(BlockStatus::data(len, None))
+    fn block_status(&self, offset: u64, len: u64, _precise: bool) -> IoFuture<'_, BlockStatus> {
+        Box::pin(async move {
+            // Zeroes are what all copies agree on; where one of them has data the longest run of data is one.
+            let (mut zeroes, mut data) = (len, 0);
+            for child in self.copies() {
+                match reads_as(child.node(), offset, len).await {
+                    Ok((run, true)) => zeroes = zeroes.min(run),
+                    Ok((run, false)) => data = data.max(run),
+                    // Who can't tell may have anything.
+                    Err(_) => data = len,
+                }
+            }
+            Ok(if data > 0 { BlockStatus::data(data, None) } else { BlockStatus::zero(zeroes) })
+        })
     }
 
     fn allocated_size(&self) -> IoFuture<'_, Option<u64>> {

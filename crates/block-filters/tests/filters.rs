@@ -139,6 +139,24 @@ fn a_quorum_of_three_outvotes_and_rewrites_a_bad_copy() {
 }
 
 #[test]
+fn a_quorum_is_zero_where_all_copies_are_and_data_as_far_as_one_of_them() {
+    use std::os::unix::fs::FileExt as _;
+    let (files, mut options) = ([image(&[]), image(&[])], Options::new().with("driver", "quorum"));
+    options.set("vote-threshold", 1u64);
+    for (index, (file, data)) in files.iter().zip([64usize << 10, 128 << 10]).enumerate() {
+        file.as_file().set_len(1 << 20).expect("a hole");
+        file.as_file().write_all_at(&vec![1; data], 256 << 10).expect("data");
+        options = raw(options, &format!("children.{index}"), file);
+    }
+    let child = open(&graph(), options).expect("opens");
+    let status = |offset| aio::block_on(child.node().block_status(offset, (1 << 20) - offset, true)).expect("a status");
+    let [before, inside, behind] = [0, 256 << 10, 384 << 10].map(status);
+    assert_eq!((before.zero, before.data, before.len), (true, false, 256 << 10));
+    assert_eq!((inside.zero, inside.data, inside.len), (false, true, 128 << 10));
+    assert_eq!((behind.zero, behind.data, behind.len), (true, false, 640 << 10));
+}
+
+#[test]
 fn a_throttled_node_names_an_existing_group() {
     let file = image(&[0; 65536]);
     let graph = graph();
