@@ -42,6 +42,8 @@ struct Output {
 
 struct Log {
     start: Instant,
+    /// A client is there.
+    is_open: bool,
     to: Option<Box<dyn Write + Send>>,
 }
 
@@ -52,27 +54,41 @@ impl Log {
             Some(path) if path == Path::new("none") => None,
             Some(path) => Some(Box::new(File::create(path)?)),
         };
-        Ok(Self { start: Instant::now(), to })
+        Ok(Self { start: Instant::now(), is_open: false, to })
     }
 
-    fn write(&mut self, line: Arguments<'_>, kind: char) {
+    /// A client has come or gone.
+    fn set_open(&mut self, is_open: bool) {
+        if std::mem::replace(&mut self.is_open, is_open) == is_open {
+            return;
+        }
+        match is_open {
+            true => self.write(format_args!("OPENED"), "I "),
+            false => self.write(format_args!("CLOSED"), "I +"),
+        }
+    }
+
+    fn write(&mut self, line: Arguments<'_>, mark: &str) {
         let seconds = self.start.elapsed().as_secs_f64();
         if let Some(to) = &mut self.to {
             // A log that can't be written is no reason to fail a test.
-            let sign = if kind == 'I' { "" } else { "+" };
-            let _lost = writeln!(to, "[{kind} {sign}{seconds:.6}] {line}");
+            let _lost = writeln!(to, "[{mark}{seconds:.6}] {line}");
         }
     }
 }
 
 impl Output {
-    fn log(&self, kind: char, line: Arguments<'_>) {
-        self.log.lock().unwrap_or_else(PoisonError::into_inner).write(line, kind);
+    fn log(&self, mark: &str, line: Arguments<'_>) {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner).write(line, mark);
+    }
+
+    fn set_open(&self, is_open: bool) {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner).set_open(is_open);
     }
 
     /// Sends one line. Called with device locks held, too.
     fn send(&self, line: &str) {
-        self.log('S', format_args!("{line}"));
+        self.log("S +", format_args!("{line}"));
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         waiting.put(line.as_bytes());
         waiting.put(b"\n");
@@ -126,7 +142,7 @@ impl Server {
         let weak = Arc::downgrade(&output);
         output.chardev.set_events(Box::new(move |event| {
             let (Some(output), Event::Opened | Event::Closed) = (weak.upgrade(), event) else { return };
-            output.log('I', format_args!("{}", if event == Event::Opened { "OPENED" } else { "CLOSED" }));
+            output.set_open(event == Event::Opened);
         }));
         let weak = Arc::downgrade(&output);
         let inbox = Arc::clone(inbox);
@@ -136,7 +152,7 @@ impl Server {
                 let (weak, session) = (weak.clone(), Arc::clone(&session));
                 inbox.request(Box::new(move |_: &mut Control| {
                     let Some(output) = weak.upgrade() else { return };
-                    output.log('R', format_args!("{line}"));
+                    output.log("R +", format_args!("{line}"));
                     let reply = session.lock().unwrap_or_else(PoisonError::into_inner).execute(&line);
                     output.send(&reply);
                 }));
@@ -155,6 +171,7 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.0.chardev.detach();
+        self.0.set_open(false);
     }
 }
 
