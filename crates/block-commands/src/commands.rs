@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use block::open::GENERIC_OPTIONS;
-use block::{DriverKind, Engine, Error, Node, NodeConfig, Options, Permissions, Preallocation};
+use block::{DetectZeroes, DriverKind, Engine, Error, Node, NodeConfig, Options, Permissions, Preallocation};
 use block_filters::blkdebug::Blkdebug;
 use block_tools::{json, keyval, open, status};
 
@@ -500,15 +500,45 @@ async fn reopen(session: &mut Session, words: &[&str], usage: &'static str) -> A
             *(if direct { &mut config.cache.direct } else { &mut config.cache.no_flush }) = value;
         }
     }
-    check_unchanged(&node, &mut options).map_err(failed)?;
+    take_generic(&mut options, &mut config).map_err(failed)?;
+    let mut below = Vec::new();
+    check_unchanged(&node, &mut options, &mut below).map_err(failed)?;
     session.drain().await;
     change(session, &node, config, options).await.map_err(failed)?;
+    for (node, NodeConfig { discard, detect_zeroes, .. }) in below {
+        node.set_config(NodeConfig { discard, detect_zeroes, ..node.config() });
+    }
     session.writethrough = writethrough;
     Ok(String::new())
 }
 
-/// Options that can't be changed may be given as they are. Those of the nodes below are among them.
-fn check_unchanged(node: &Arc<Node>, options: &mut Options) -> block::Result<()> {
+/// How the host's cache is used is said in the node's configuration.
+const CACHE_OPTIONS: [&str; 2] = ["cache.direct", "cache.no-flush"];
+
+/// Takes the options that change nothing but how a node treats its requests.
+fn take_generic(options: &mut Options, config: &mut NodeConfig) -> block::Result<()> {
+    if let Some(choice) = options.take_choice("discard", &["ignore", "unmap"])? {
+        config.discard = choice == 1;
+    }
+    if let Some(choice) = options.take_choice("detect-zeroes", &DetectZeroes::NAMES)? {
+        let modes = [DetectZeroes::Off, DetectZeroes::On, DetectZeroes::Unmap];
+        config.detect_zeroes = modes.get(choice).copied().unwrap_or_default();
+    }
+    if config.detect_zeroes == DetectZeroes::Unmap && !config.discard {
+        return Err(Error::invalid(
+            "setting detect-zeroes to unmap is not allowed without setting discard operation to unmap",
+        ));
+    }
+    Ok(())
+}
+
+/// Options that can't be changed may be given as they are. Those of the nodes below are among them; what can be changed
+/// there goes to `changed`.
+fn check_unchanged(
+    node: &Arc<Node>,
+    options: &mut Options,
+    changed: &mut Vec<(Arc<Node>, NodeConfig)>,
+) -> block::Result<()> {
     let refuse = |name: &str| Err(Error::invalid(format!("Cannot change the option '{name}'")));
     if let Some(driver) = options.take_str("driver")?
         && driver != node.driver_type().name()
@@ -522,7 +552,13 @@ fn check_unchanged(node: &Arc<Node>, options: &mut Options) -> block::Result<()>
     }
     for child in node.children() {
         let mut below = options.take_below(child.name());
-        check_unchanged(&child.node(), &mut below)?;
+        let old = child.node().config();
+        let mut config = old;
+        take_generic(&mut below, &mut config)?;
+        if config != old {
+            changed.push((child.node(), config));
+        }
+        check_unchanged(&child.node(), &mut below, changed)?;
         let known = child.node().options();
         if let Some((name, _)) = below.iter().find(|(name, value)| known.get(name) != Some(value)) {
             return refuse(name);
@@ -560,7 +596,7 @@ async fn change(session: &mut Session, node: &Arc<Node>, config: NodeConfig, opt
         merged.take(all);
     }
     let kept = merged.clone();
-    for generic in GENERIC_OPTIONS {
+    for generic in GENERIC_OPTIONS.into_iter().chain(CACHE_OPTIONS) {
         merged.take(generic);
     }
     if was_read_only && !config.read_only {
@@ -585,7 +621,7 @@ fn set_children(node: &Arc<Node>, config: NodeConfig) -> block::driver::IoFuture
             let below = child.node();
             let mut merged = below.options();
             let changed = NodeConfig { read_only: config.read_only, cache: config.cache, ..below.config() };
-            for generic in GENERIC_OPTIONS {
+            for generic in GENERIC_OPTIONS.into_iter().chain(CACHE_OPTIONS) {
                 merged.take(generic);
             }
             if config.read_only {
