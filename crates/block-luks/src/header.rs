@@ -1,6 +1,6 @@
 //! The volume header and its eight key slots.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use block::bytes::{be16, be32};
 use block::{Error, Result};
@@ -308,13 +308,20 @@ fn uuid() -> Result<String> {
     Ok(format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]))
 }
 
-/// Iterations of PBKDF2 that take about `time` on this machine.
+/// The processor time that this thread has used. Others that run meanwhile don't count: a busy machine's keys are not
+/// weaker.
+fn used_time() -> Duration {
+    let used = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::try_from(used).unwrap_or_default()
+}
+
+/// Iterations of PBKDF2 that take about `time` of a processor of this machine.
 fn iterations_for(hash: Hash, len: usize, time: Duration) -> u32 {
     let mut count = 1 << 14;
     loop {
-        let started = Instant::now();
+        let started = used_time();
         hash.pbkdf2(b"measure", &[0; SALT_LEN], count, len);
-        let took = started.elapsed();
+        let took = used_time().saturating_sub(started);
         if took >= Duration::from_millis(20) || count >= 1 << 28 {
             let wanted = f64::from(count) * time.as_secs_f64() / took.as_secs_f64();
             // Saturates at the type's limits.
