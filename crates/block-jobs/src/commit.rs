@@ -25,6 +25,8 @@ use crate::sweep::{self, Ignored, Need, Sweep};
 pub struct Options {
     /// What every job has.
     pub common: Common,
+    /// The image that the chain is read through.
+    pub active: Arc<Node>,
     /// The topmost image whose data goes down.
     pub top: Arc<Node>,
     /// The image that the data goes to.
@@ -102,7 +104,7 @@ pub fn create(graph: &Arc<Graph>, jobs: &Jobs, options: &Options) -> Result<Arc<
     });
     match job {
         Ok(job) => {
-            job.block_node(&filter);
+            job.block_node(&options.active);
             chain::of(&top).take_while(|node| !Arc::ptr_eq(node, &base)).for_each(|node| job.block_node(&node));
             job.block_node(&base);
             Ok(job)
@@ -211,7 +213,7 @@ fn overlays(node: &Arc<Node>) -> Vec<Arc<Node>> {
 }
 
 impl Sweep for Commit {
-    const CHUNK: u64 = 1 << 20;
+    const CHUNK: u64 = 1 << 19;
     const IGNORED: Ignored = Ignored::Again;
 
     async fn look(&self, offset: u64, len: u64) -> Result<(u64, Need)> {

@@ -130,11 +130,13 @@ pub enum Verb {
     Finalize,
     /// To be forgotten.
     Dismiss,
+    /// To go on in another way.
+    Change,
 }
 
 impl Verb {
     pub(crate) fn name(self) -> &'static str {
-        ["cancel", "pause", "resume", "set-speed", "complete", "finalize", "dismiss"][self as usize]
+        ["cancel", "pause", "resume", "set-speed", "complete", "finalize", "dismiss", "change"][self as usize]
     }
 
     pub(crate) fn is_allowed(self, status: Status) -> bool {
@@ -147,8 +149,25 @@ impl Verb {
             Self::Complete => matches!(status, Ready | Standby),
             Self::Finalize => status == Pending,
             Self::Dismiss => status == Concluded,
+            Self::Change => matches!(status, Running | Paused | Ready | Standby),
         }
     }
+}
+
+/// When a mirror copies what a guest writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CopyMode {
+    /// Later.
+    Background,
+    /// Before the guest is told that its write is done.
+    WriteBlocking,
+}
+
+/// What of a job can be changed while it works.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// When a mirror copies.
+    CopyMode(CopyMode),
 }
 
 /// What a job does about an error.

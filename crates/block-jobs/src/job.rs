@@ -1,5 +1,6 @@
 //! The life of one job: its state, what its work asks and tells. The words for it are in [`crate::info`].
 
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -10,8 +11,9 @@ use block::gate::Gate;
 use block::node::Blocker;
 use block::{Error, IoFuture, Node, Result, done};
 use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 
-use crate::info::{Event, Info, Kind, OnError, Status, Verb};
+use crate::info::{Change, Event, Info, Kind, OnError, Status, Verb};
 use crate::jobs::{Observer, Transaction};
 use crate::rate::RateLimit;
 
@@ -31,6 +33,15 @@ pub trait JobDriver: Send + Sync + 'static {
     /// If it can't.
     fn complete(&self, job: &Arc<Job>) -> Result<()> {
         Err(Error::invalid(format!("The active block job '{}' cannot be completed", job.id())))
+    }
+
+    /// A client wants the work to go on in another way.
+    ///
+    /// # Errors
+    /// It can't.
+    fn change(&self, change: Change) -> Result<()> {
+        let _ = change;
+        Err(Error::invalid("Job type does not support change"))
     }
 
     /// The job is cancelled: whether that means giving up what was done.
@@ -257,6 +268,11 @@ impl Job {
         let woken = self.woken.notified();
         let mut woken = std::pin::pin!(woken);
         woken.as_mut().enable();
+        self.doze(woken, duration).await;
+    }
+
+    /// Waits for `woken`, for `duration` at most.
+    async fn doze(&self, mut woken: Pin<&mut Notified<'_>>, duration: Duration) {
         {
             let mut state = self.state();
             if state.cancelled || state.pause_count > 0 {
@@ -312,6 +328,10 @@ impl Job {
     pub async fn throttle(&self, bytes: u64) {
         let mut bytes = bytes;
         loop {
+            // First the ear, then the look: another limit that comes in between is heard.
+            let woken = self.woken.notified();
+            let mut woken = std::pin::pin!(woken);
+            woken.as_mut().enable();
             let delay = {
                 let mut state = self.state();
                 let speed = state.speed;
@@ -320,7 +340,7 @@ impl Job {
             if delay.is_zero() || self.is_cancel_requested() || self.should_pause() {
                 return;
             }
-            self.sleep(delay).await;
+            self.doze(woken, delay).await;
         }
     }
 
@@ -503,6 +523,17 @@ impl Job {
             return Err(Error::invalid(format!("The active block job '{}' cannot be completed", self.id)));
         }
         self.driver.complete(self)?;
+        self.wake();
+        Ok(())
+    }
+
+    /// Lets the job go on in another way.
+    ///
+    /// # Errors
+    /// It can't.
+    pub fn change_work(&self, change: Change) -> Result<()> {
+        self.check(Verb::Change)?;
+        self.driver.change(change)?;
         self.wake();
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! All jobs of a program: their names, their ends, and transactions.
 //!
 //! The work of a job ends on its reactor. What follows (the last changes of the graph, the transaction, the events) is
-//! done in [`Jobs::settle`], which the owner of the graph calls when it is poked.
+//! done in [`Jobs::settle`], which the owner of the graph calls when it is poked. There the work of new jobs begins, too.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -75,6 +75,8 @@ struct Shared {
     list: Mutex<Vec<Arc<Job>>>,
     observer: Arc<dyn Observer>,
     poke: Box<dyn Fn() + Send + Sync>,
+    /// Started, but not at work yet.
+    begun: Mutex<Vec<(Arc<Job>, aio::Handle)>>,
     ended: Mutex<VecDeque<Arc<Job>>>,
     /// Ends are dealt with one after another.
     settling: tokio::sync::Mutex<()>,
@@ -98,6 +100,7 @@ impl Jobs {
             list: Mutex::default(),
             observer,
             poke: Box::new(poke),
+            begun: Mutex::default(),
             ended: Mutex::default(),
             settling: tokio::sync::Mutex::const_new(()),
             changed: Notify::new(),
@@ -162,7 +165,7 @@ impl Jobs {
     }
 
     /// Tells of a job that can't be made after all: clients see it come and go.
-    pub(crate) fn announce_stillborn(&self, common: &Common, kind: Kind) {
+    pub fn announce_stillborn(&self, common: &Common, kind: Kind) {
         let mut info = Info {
             id: common.id.clone(),
             kind,
@@ -183,10 +186,24 @@ impl Jobs {
         }
     }
 
-    /// Starts a job's work on `reactor`.
+    /// Starts a job's work on `reactor`. The work itself begins when the owner of the graph settles, which is behind the
+    /// reply to the client: what happens to the job is told after that.
     pub fn start(&self, job: &Arc<Job>, reactor: &aio::Handle) {
         job.begin();
-        let (jobs, job) = (self.clone(), Arc::clone(job));
+        let mut begun = self.0.begun.lock().unwrap_or_else(PoisonError::into_inner);
+        begun.push((Arc::clone(job), reactor.clone()));
+        drop(begun);
+        (self.0.poke)();
+    }
+
+    /// Lets the work begin of the jobs that were started.
+    fn spawn_begun(&self) {
+        let begun = std::mem::take(&mut *self.0.begun.lock().unwrap_or_else(PoisonError::into_inner));
+        begun.into_iter().for_each(|(job, reactor)| self.spawn(job, &reactor));
+    }
+
+    fn spawn(&self, job: Arc<Job>, reactor: &aio::Handle) {
+        let jobs = self.clone();
         reactor.spawn(async move {
             job.pause_point().await;
             let result = Arc::clone(job.driver()).run(Arc::clone(&job)).await;
@@ -209,6 +226,7 @@ impl Jobs {
 
     /// Deals with the jobs whose work has ended. Called by the owner of the graph.
     pub async fn settle(&self) {
+        self.spawn_begun();
         let _one = self.0.settling.lock().await;
         loop {
             let next = self.0.ended.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
@@ -357,6 +375,7 @@ impl Jobs {
 
     /// Cancels all jobs and waits until they have ended: the program ends. The caller settles nothing meanwhile.
     pub async fn cancel_all(&self) {
+        self.spawn_begun();
         loop {
             let changed = self.0.changed.notified();
             let mut changed = std::pin::pin!(changed);

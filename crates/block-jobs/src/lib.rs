@@ -23,6 +23,7 @@
 pub mod backup;
 pub mod chain;
 pub mod commit;
+pub mod commit_at_once;
 pub mod copy;
 pub mod copy_before_write;
 mod edges;
@@ -38,7 +39,7 @@ mod region;
 pub mod stream;
 mod sweep;
 
-pub use info::{Event, Info, Kind, OnError, Status, Verb};
+pub use info::{Change, CopyMode, Event, Info, Kind, OnError, Status, Verb};
 pub use job::{Job, JobDriver};
 pub use jobs::{Common, Jobs, NewJob, Observer, Transaction};
 

@@ -27,7 +27,7 @@ use iobuf::IoBuf;
 use crate::chain;
 use crate::edges::{self, Edges};
 use crate::flight::{Failure, Flight};
-use crate::info::{Kind, OnError};
+use crate::info::{Change, CopyMode, Kind, OnError};
 use crate::job::{Job, JobDriver};
 use crate::jobs::{Common, Jobs, NewJob};
 use crate::mirror_top::{Link, MIRROR_TOP, MirrorTop};
@@ -140,6 +140,8 @@ struct Mirror {
     replaces: Option<String>,
     to_replace: Mutex<Option<(Arc<Node>, block::node::Blocker)>>,
     should_complete: AtomicBool,
+    /// Writes of the guest shall go to both sides, as soon as the work comes by.
+    shall_block: AtomicBool,
     flying: Arc<AtomicU64>,
     drained: Mutex<Option<Drained>>,
     left: AtomicBool,
@@ -211,7 +213,7 @@ fn build(
                 dirty: Arc::clone(&dirty),
                 regions: Arc::default(),
                 target: target_edge,
-                blocking: options.write_blocking,
+                blocking: AtomicBool::new(options.write_blocking),
                 whole_granules: options.backing != Backing::Leave && options.sync != Sync::Full,
                 on_target_error: options.on_target_error,
                 job: OnceLock::new(),
@@ -242,6 +244,7 @@ fn build(
                 replaces: options.replaces.clone(),
                 to_replace: Mutex::default(),
                 should_complete: AtomicBool::new(false),
+                shall_block: AtomicBool::new(options.write_blocking),
                 flying: Arc::default(),
                 drained: Mutex::default(),
                 left: AtomicBool::new(false),
@@ -491,6 +494,12 @@ impl Mirror {
             if job.is_cancelled() || (job.is_cancel_requested() && !is_ready) {
                 return Ok(());
             }
+            if self.shall_block.load(Ordering::Acquire) && !self.link.blocking.load(Ordering::Acquire) {
+                flight.idle().await;
+                let _drained = self.graph.drain(&self.source).await;
+                self.link.block_writes();
+                continue;
+            }
             job.set_remaining(self.remaining());
             let ends = self.should_complete.load(Ordering::Acquire) || job.is_cancel_requested();
             let is_nearly_clean = is_ready && ends && self.link.dirty.dirty_bytes() <= LAST_COPIES;
@@ -686,6 +695,19 @@ impl JobDriver for Mirror {
         }
         self.should_complete.store(true, Ordering::Release);
         Ok(())
+    }
+
+    fn change(&self, change: Change) -> Result<()> {
+        match change {
+            Change::CopyMode(CopyMode::WriteBlocking) => {
+                self.shall_block.store(true, Ordering::Release);
+                Ok(())
+            }
+            Change::CopyMode(CopyMode::Background) if self.shall_block.load(Ordering::Acquire) => {
+                Err(Error::unsupported("Change to copy mode 'background' is not implemented"))
+            }
+            Change::CopyMode(CopyMode::Background) => Ok(()),
+        }
     }
 
     fn cancel(&self, job: &Job, force: bool) -> bool {

@@ -56,7 +56,7 @@ pub(crate) struct Link {
     /// The copy.
     pub(crate) target: Arc<Child>,
     /// Guests' writes go to the copy, too.
-    pub(crate) blocking: bool,
+    pub(crate) blocking: AtomicBool,
     /// The copy gets its backing in the end: what a write leaves of a granule has to be copied, too.
     pub(crate) whole_granules: bool,
     pub(crate) on_target_error: OnError,
@@ -68,7 +68,13 @@ pub(crate) struct Link {
 
 impl Link {
     fn is_active(&self) -> bool {
-        self.blocking && !self.stopped.load(Ordering::Acquire)
+        self.blocking.load(Ordering::Acquire) && !self.stopped.load(Ordering::Acquire)
+    }
+
+    /// Writes go to both sides from now on. None may be in flight.
+    pub(crate) fn block_writes(&self) {
+        self.dirty.set_enabled(false);
+        self.blocking.store(true, Ordering::Release);
     }
 
     /// The error of a guest's write to the copy that ends the job.

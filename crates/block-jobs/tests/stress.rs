@@ -364,6 +364,7 @@ impl Stress {
         } else {
             let options = commit::Options {
                 common: common(id, speed),
+                active: Arc::clone(&images[0]),
                 top: top_node,
                 base: base_node,
                 backing_file: None,

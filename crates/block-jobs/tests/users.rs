@@ -46,6 +46,7 @@ fn mirror(graph: &Arc<Graph>, jobs: &Jobs) -> Arc<Job> {
 fn complete(jobs: &Jobs, job: &Arc<Job>) {
     let reactor = aio::IoThread::start("disks").expect("a thread");
     jobs.start(job, reactor.handle());
+    aio::block_on(jobs.settle());
     while !job.is_ready() {
         std::thread::yield_now();
     }
@@ -138,6 +139,7 @@ fn drain_of_a_disk_holds_a_commit_of_its_backings() {
     let top = image("top", Some("middle"));
     let options = commit::Options {
         common: kept(),
+        active: Arc::clone(&top),
         top: middle,
         base,
         backing_file: None,

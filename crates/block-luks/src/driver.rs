@@ -4,11 +4,15 @@
 
 use std::any::Any;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use block::create::{CreateOption, CreateOptionKind, CreateRequest, Measure, MeasureRequest};
 use block::driver::{Driver, DriverKind, DriverType, IoFuture};
 use block::image::{AmendRequest, ImageDetails};
-use block::{BlockStatus, Child, Error, Limits, OpenRequest, Options, Preallocation, Role, Value, WriteFlags};
+use block::{
+    BlockStatus, Child, Error, Limits, OpenRequest, Options, Permissions, Preallocation, Role, Value, WriteFlags,
+    permissions,
+};
 use iobuf::IoBuf;
 
 use crate::cipher::SECTOR;
@@ -49,6 +53,10 @@ struct Luks {
     file: Arc<Child>,
     volume: Volume,
     payload: u64,
+    /// The key slots may be read.
+    reads_keys: bool,
+    /// How many changes of key slots are under way.
+    amending: AtomicUsize,
 }
 
 impl DriverType for LuksType {
@@ -67,14 +75,21 @@ impl DriverType for LuksType {
     fn open(&self, mut request: OpenRequest) -> IoFuture<'static, Arc<dyn Driver>> {
         Box::pin(async move {
             let key_secret = request.options.take_str("key-secret")?;
-            let file = request.child("file", Role::Storage).await?;
+            // The header is not written while the volume is used: what others may do is up to the users.
+            let file = request.child("file", Role::PlainStorage).await?;
             request.finish()?;
-            let unlock = if request.flags.no_io { Unlock::No } else { Unlock::Yes };
+            let reads_keys = !request.flags.no_io;
+            let unlock = if reads_keys { Unlock::Yes } else { Unlock::No };
             let graph = Arc::clone(&request.graph);
+            let request_graph = Arc::clone(&graph);
             let place = Place { file: Arc::clone(&file), start: 0, graph, key_secret, prefix: "" };
+            if reads_keys {
+                // Nobody uses the node yet, but its key is in use from now on.
+                request_graph.set_permissions(&file, Permissions::CONSISTENT_READ, Permissions::ALL)?;
+            }
             let volume = Volume::open(place, unlock).await?;
             let payload = volume.header().payload_offset_bytes();
-            let driver = Luks { file, volume, payload };
+            let driver = Luks { file, volume, payload, reads_keys, amending: AtomicUsize::new(0) };
             Ok(Arc::new(driver) as Arc<dyn Driver>)
         })
     }
@@ -193,6 +208,33 @@ impl Driver for Luks {
             }
             Ok(())
         })
+    }
+
+    fn child_permissions(
+        &self,
+        child: &Child,
+        used: Permissions,
+        shared: Permissions,
+    ) -> Option<(Permissions, Permissions)> {
+        use Permissions as P;
+        let (mut used, mut shared) = permissions::of_child(child.role(), false, used, shared);
+        if self.reads_keys {
+            // Who changes key slots does not share this: keys don't change under those who use them.
+            used = used | P::CONSISTENT_READ;
+        }
+        if self.amending.load(Ordering::Acquire) > 0 {
+            used = used | P::WRITE;
+            shared = shared & (P::CONSISTENT_READ | P::WRITE).complement();
+        }
+        Some((used, shared))
+    }
+
+    fn set_amending(&self, amending: bool) {
+        if amending {
+            self.amending.fetch_add(1, Ordering::AcqRel);
+        } else {
+            self.amending.fetch_sub(1, Ordering::AcqRel);
+        }
     }
 
     fn amend(&self, request: AmendRequest) -> IoFuture<'_> {

@@ -243,8 +243,9 @@ impl Volume {
         Ok(matching)
     }
 
-    /// Changes key slots: options `state`, `new-secret`, `old-secret`, `keyslot`, `iter-time`; with `force`, even if that
-    /// makes the data unreadable.
+    /// Changes key slots: options `state`, `new-secret`, `old-secret`, `keyslot`, `iter-time`, and `secret`, which opens a
+    /// slot if the one that the image was opened with does not any more; with `force`, even if that makes the data
+    /// unreadable.
     ///
     /// # Errors
     /// Wrong options, unknown secrets, and what the file gives.
@@ -257,6 +258,7 @@ impl Volume {
         let secret = |id: Option<String>| id.map(|id| self.graph.secret(&id)).transpose();
         let new = secret(options.take_str("new-secret")?)?;
         let old = secret(options.take_str("old-secret")?)?;
+        let own = options.take_str("secret")?.or_else(|| self.key_secret.clone());
         let keyslot = options.take_u64("keyslot")?;
         let time = take_time(options)?;
         if let Some((name, _)) = options.iter().next() {
@@ -264,7 +266,12 @@ impl Volume {
         }
         let mut header = self.header();
         let pieces = if active {
-            self.add_key(&mut header, new, old, keyslot, time, force).await?
+            if old.is_some() {
+                return Err(Error::invalid("'old-secret' must not be given when activating keyslots"));
+            }
+            let own = own.ok_or_else(|| Error::invalid("The image was opened without its key"))?;
+            let own = self.graph.secret(&own)?;
+            self.add_key(&mut header, new, &own, keyslot, time, force).await?
         } else {
             self.erase_keys(&mut header, new.is_some(), old, keyslot, force).await?
         };
@@ -277,15 +284,12 @@ impl Volume {
         &self,
         header: &mut Header,
         new: Option<Arc<Vec<u8>>>,
-        old: Option<Arc<Vec<u8>>>,
+        own: &Arc<Vec<u8>>,
         keyslot: Option<u64>,
         time: Duration,
         force: bool,
     ) -> Result<Vec<Piece>> {
         let new = new.ok_or_else(|| Error::invalid("'new-secret' is required to activate a keyslot"))?;
-        if old.is_some() {
-            return Err(Error::invalid("'old-secret' must not be given when activating keyslots"));
-        }
         let slot = match keyslot {
             Some(_) => self.affected(header, keyslot, None).await?[0],
             None => (0..SLOTS)
@@ -295,11 +299,9 @@ impl Volume {
         if header.slots[slot].active && !force {
             return Err(Error::invalid(format!("Refusing to overwrite active keyslot {slot} - please erase it first")));
         }
-        let own = self.key_secret.as_deref().ok_or_else(|| Error::invalid("The image was opened without its key"))?;
-        let passphrase = self.graph.secret(own)?;
-        let key = unlock(&self.file, self.start, header, &passphrase)
+        let key = unlock(&self.file, self.start, header, own)
             .await?
-            .ok_or_else(|| Error::permission("Failed to retrieve the master key"))?;
+            .ok_or_else(|| Error::permission("Invalid password, cannot unlock any keyslot"))?;
         let mut changed = header.clone();
         let (changed, piece) = aio::spawn_blocking(move || {
             let piece = changed.close_slot(slot, &new, &key, time);
@@ -329,9 +331,13 @@ impl Volume {
         let slots = self.affected(header, keyslot, old.as_ref()).await?;
         let remaining = (0..SLOTS).filter(|slot| header.slots[*slot].active && !slots.contains(slot)).count();
         if remaining == 0 && !force {
-            return Err(Error::invalid(
-                "Attempt to erase the only active keyslot which will erase all the data in the image irreversibly - refusing operation",
-            ));
+            let all = "will erase all the data in the image irreversibly - refusing operation";
+            return Err(Error::invalid(match keyslot {
+                Some(slot) => format!("Attempt to erase the only active keyslot {slot} which {all}"),
+                None => {
+                    format!("All the active keyslots match the (old) password that was given and erasing them {all}")
+                }
+            }));
         }
         // The header goes first here, so that a crash leaves no slot that looks usable.
         let erased: Vec<Piece> = slots.iter().map(|slot| header.erase_slot(*slot)).collect::<Result<_>>()?;

@@ -147,6 +147,33 @@ fn volumes_of_ours_are_read_by_the_peer() {
 }
 
 #[test]
+fn keys_of_a_volume_that_another_program_uses_stay_as_they_are() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("volume");
+    let (ours, theirs) = (graph(), graph());
+    create(&ours, &path, Options::new()).expect("created");
+    let name = path.to_str().expect("plain");
+    let node = |graph: &Arc<Graph>| {
+        let options = Options::new().with("driver", "luks").with("key-secret", "sec0").with("filename", name);
+        let defaults = Defaults::new(NodeConfig::default(), OpenFlags::default());
+        aio::block_on(graph.open(options, defaults)).expect("both may open it")
+    };
+    let (our_node, their_node) = (node(&ours), node(&theirs));
+
+    let refused = ours.amend(&our_node).map(|_| ()).expect_err("the other program has it open");
+
+    assert!(refused.to_string().contains("consistent read"), "{refused}");
+    aio::block_on(theirs.close(&their_node)).expect("closes");
+    let options = Options::new().with("state", "active").with("new-secret", "sec1").with("iter-time", 10u64);
+    let amendment = ours.amend(&our_node).expect("nobody else uses it");
+    assert!(open(&theirs, name, "sec0").is_err(), "it is not shared meanwhile");
+    aio::block_on(amendment.run(AmendRequest::new(options, false))).expect("added");
+    let again = open(&theirs, name, "sec1").expect("it is shared again");
+    aio::block_on(theirs.detach(&again)).expect("closes");
+    aio::block_on(ours.close(&our_node)).expect("closes");
+}
+
+#[test]
 fn passphrases_are_added_and_erased() {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("volume");

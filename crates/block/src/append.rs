@@ -1,6 +1,6 @@
 //! Overlays that are put over a node in use: its users go to the overlay, whose backing it becomes.
 //!
-//! The caller drains both nodes ([`Graph::drain_all`]): what was written before is below, what is written after is in the
+//! The caller drains both nodes ([`Graph::drain_nodes`]): what was written before is below, what is written after is in the
 //! overlay.
 
 use std::sync::Arc;

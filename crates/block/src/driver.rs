@@ -224,6 +224,12 @@ pub trait Driver: Send + Sync + 'static {
         unsupported("amending options")
     }
 
+    /// Options are about to be changed, or were: what the edges below use and share is asked for again after this. For
+    /// formats whose metadata is not written while the image is used, so that others may use it, too.
+    fn set_amending(&self, amending: bool) {
+        let _ = amending;
+    }
+
     /// Whether a new bitmap of that name and granularity (bytes) could be stored in the image.
     ///
     /// # Errors

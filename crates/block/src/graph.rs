@@ -251,12 +251,11 @@ impl Graph {
         drained
     }
 
-    /// As [`Graph::drain`], for all nodes at once: nothing is in flight anywhere.
-    pub async fn drain_all(&self) -> Drained {
-        let nodes = self.nodes();
-        let drained = hold_users(&nodes).await;
-        for node in &nodes {
-            node.wait_idle().await;
+    /// As [`Graph::drain`], for several nodes at one point in time.
+    pub async fn drain_nodes(&self, nodes: &[Arc<Node>]) -> Drained {
+        let drained = hold_users(nodes).await;
+        for node in nodes {
+            self.wait_idle(node).await;
         }
         drained
     }
@@ -546,7 +545,7 @@ fn apply(child: &Arc<Child>, used: Permissions, shared: Permissions, undo: &mut 
         check_pair(&node, &other, other_used, child, shared)?;
     }
     if node.is_read_only() && used.contains(Permissions::WRITE) {
-        return Err(Error::permission(format!("Block node is read-only: '{}'", node.name())));
+        return Err(Error::permission("Block node is read-only"));
     }
     let old = child.permissions();
     let before = node.cumulative_permissions();
@@ -580,7 +579,7 @@ fn refresh(node: &Arc<Node>, undo: &mut Undo) -> Result<()> {
             check_pair(node, user, used, other, other.permissions().1)?;
         }
         if node.is_read_only() && used.contains(Permissions::WRITE) {
-            return Err(Error::permission(format!("Block node is read-only: '{}'", node.name())));
+            return Err(Error::permission("Block node is read-only"));
         }
     }
     apply_below(node, undo)

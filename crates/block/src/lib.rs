@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 mod access;
+pub mod amend;
 mod append;
 pub mod backend;
 pub mod bitmap;

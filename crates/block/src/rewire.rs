@@ -48,16 +48,15 @@ impl Graph {
         Ok(())
     }
 
-    /// Takes a child from a driver with a list of them. Its node is closed if nobody else holds it.
+    /// Takes a child from a driver with a list of them, under drain. Then follows [`Graph::detach`].
     ///
     /// # Errors
-    /// If the driver has no list or needs the child, or the last writes of a node that is closed fail.
-    pub async fn remove_child(&self, parent: &Arc<Node>, child: &Arc<Child>) -> Result<()> {
+    /// If the driver has no list or needs the child.
+    pub fn take_child(&self, parent: &Arc<Node>, child: &Arc<Child>) -> Result<()> {
         let Some(list) = parent.driver().child_list() else {
             return Err(Error::unsupported(format!("The node {} does not support removing a child", parent.name())));
         };
-        list.remove_child(child)?;
-        self.detach(child).await
+        list.remove_child(child)
     }
 
     /// Attaches a backing to a node without one. The caller takes care that it holds what the overlay expects.

@@ -50,7 +50,7 @@ pub fn run(args: &[String]) -> Outcome {
             let watched = Arc::clone(&bar);
             let progress = AmendProgress::new(move |done, total| watched.update(done, total));
             let request = AmendRequest { options, force: parsed.has("force"), progress };
-            let result = node.driver().amend(request).await;
+            let result = async { tool.graph.amend(&node)?.run(request).await }.await;
             bar.set(100.0);
             result?;
             Ok(0)

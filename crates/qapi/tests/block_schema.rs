@@ -21,6 +21,7 @@ const COMPARED: &[&str] = &[
     "block-set-write-threshold",
     "change-backing-file",
     "blockdev-create",
+    "x-blockdev-amend",
     "query-block",
     "query-named-block-nodes",
     "query-blockstats",

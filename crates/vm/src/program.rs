@@ -144,7 +144,10 @@ fn build(
         let added = storage.objects().add_default_memory(config.machine_type.ram_id(), config.ram_size);
         added.map_err(|error| MachineError::Memory(error.desc))?;
     }
-    with_backends(chardevs, storage, |backends| Machine::new(config, backends, events, trace))
+    storage.tells_starter = true;
+    let made = with_backends(chardevs, storage, |backends| Machine::new(config, backends, events, trace));
+    storage.tells_starter = false;
+    made
 }
 
 /// What devices are connected to outside of the machine.

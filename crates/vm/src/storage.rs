@@ -1,17 +1,20 @@
 //! The block layer of a program: the graph of nodes, back ends of devices, objects that users create, jobs.
 //!
 //! The control thread owns a [`Storage`]. What clients open, close, resize and flush is waited for elsewhere ([`aside`]);
-//! the control thread itself waits at the program's start and end, for requests in flight when the machine is reset or a
-//! device is unplugged, and in transactions. Requests of devices run on the reactor of an I/O thread, by
+//! the control thread itself waits at the program's start and end, and for requests in flight when the machine is reset or
+//! a device is unplugged. Requests of devices run on the reactor of an I/O thread, by
 //! default one that all disks share.
 
+mod amend;
 mod aside;
 mod bitmaps;
+mod commit;
 mod create;
 mod disk;
 mod drive;
 pub mod exports;
 mod graph;
+mod hold;
 pub mod info;
 mod jobs;
 pub mod medium;
@@ -50,6 +53,7 @@ use crate::inbox::Inbox;
 use self::aside::Aside;
 pub use self::drive::{DriveConfig, Interface, Snapshot};
 use self::exports::Exports;
+use self::hold::Holds;
 pub use self::objects::Objects;
 pub use self::options::block_options;
 pub use block_jobs::Verb;
@@ -137,6 +141,9 @@ pub struct Storage {
     failures: Arc<dyn BackendEvents>,
     events: EventSink,
     aside: Aside,
+    holds: Holds,
+    /// Errors are for who starts the program: with their hints.
+    pub(crate) tells_starter: bool,
     /// Held while nodes are reopened.
     reopening: Arc<Mutex<()>>,
     // Requests end before their thread does.
@@ -185,6 +192,8 @@ impl Storage {
             failures,
             events: events.clone(),
             aside: Aside::new(owner.clone()),
+            holds: Holds::default(),
+            tells_starter: false,
             reopening: Arc::default(),
             reactor,
         };
@@ -329,6 +338,7 @@ impl Storage {
     /// Closes everything: the program ends.
     pub fn close(&mut self) {
         self.end_nbd();
+        self.holds.end();
         // Nobody waits at the end for a request that a limit holds.
         for group in self.groups.iter().chain(self.objects.throttle_groups()) {
             group.lift();

@@ -338,6 +338,67 @@ fn format_is_created_on_a_node_and_opened() {
 }
 
 #[test]
+fn key_of_an_encrypted_image_in_use_is_changed_as_a_job() {
+    let secrets = ["-object", "secret,id=one,data=first", "-object", "secret,id=two,data=second"];
+    let (machine, mut session) = started(&secrets);
+    raw_file(&machine.path("a.qcow2"), 0);
+    session.run("blockdev-add", json!({"driver": "file", "node-name": "f", "filename": machine.file("a.qcow2")}));
+    let encrypt = json!({"format": "luks", "key-secret": "one", "iter-time": 10});
+    let options = json!({"driver": "qcow2", "file": "f", "size": 1 << 20, "encrypt": encrypt});
+    let ends = |session: &mut Session, command: &str, arguments: Value| {
+        session.run(command, arguments);
+        while session.event("JOB_STATUS_CHANGE")["status"] != "concluded" {}
+        let error = session.query("query-jobs")[0].get("error").cloned();
+        session.run("job-dismiss", json!({"id": "j"}));
+        error
+    };
+    assert_eq!(ends(&mut session, "blockdev-create", json!({"job-id": "j", "options": options})), None);
+    let open = |secret: &str| json!({"driver": "qcow2", "node-name": "q", "file": "f", "encrypt": {"format": "luks", "key-secret": secret}});
+    session.run("blockdev-add", open("one"));
+    let amend = |more: Value| {
+        let mut encrypt = json!({"format": "luks"});
+        encrypt.as_object_mut().expect("members").extend(more.as_object().expect("members").clone());
+        json!({"job-id": "j", "node-name": "q", "options": {"driver": "qcow2", "encrypt": encrypt}})
+    };
+    let add = amend(json!({"state": "active", "new-secret": "two", "iter-time": 10}));
+    assert_eq!(ends(&mut session, "x-blockdev-amend", add), None);
+    let erase = |secret: &str| amend(json!({"state": "inactive", "old-secret": secret}));
+    assert_eq!(ends(&mut session, "x-blockdev-amend", erase("one")), None);
+    let last = ends(&mut session, "x-blockdev-amend", erase("two")).expect("an error");
+    assert!(last.as_str().expect("a text").starts_with("All the active keyslots match"), "{last}");
+    session.run("blockdev-del", json!({"node-name": "q"}));
+    let refused = session.generic_error("blockdev-add", open("one"));
+    assert_eq!(refused, "Invalid password, cannot unlock any keyslot");
+    session.run("blockdev-add", open("two"));
+    let raw = json!({"job-id": "j", "node-name": "f", "options": {"driver": "file"}});
+    assert_eq!(session.generic_error("x-blockdev-amend", raw), "Driver does not support x-blockdev-amend");
+    let other = json!({"job-id": "j", "node-name": "f", "options": {"driver": "qcow2"}});
+    let refused = session.generic_error("x-blockdev-amend", other);
+    assert_eq!(refused, "x-blockdev-amend doesn't support changing the block driver");
+}
+
+#[test]
+fn mirror_is_told_to_copy_with_the_guests_writes() {
+    let (machine, mut session) = started(&[]);
+    for name in ["a", "b"] {
+        raw_file(&machine.path(name), 1 << 20);
+        session.run("blockdev-add", json!({"driver": "file", "node-name": name, "filename": machine.file(name)}));
+    }
+    session.run("blockdev-mirror", json!({"job-id": "j", "device": "a", "target": "b", "sync": "full"}));
+    session.event("BLOCK_JOB_READY");
+    let change = |id: &str, kind: &str, mode: &str| json!({"id": id, "type": kind, "copy-mode": mode});
+    for mode in ["background", "write-blocking", "write-blocking"] {
+        session.run("block-job-change", change("j", "mirror", mode));
+    }
+    let refused = session.generic_error("block-job-change", change("j", "mirror", "background"));
+    assert_eq!(refused, "Change to copy mode 'background' is not implemented");
+    let refused = session.generic_error("block-job-change", json!({"id": "j", "type": "stream"}));
+    assert_eq!(refused, "Job 'j' is of type 'mirror'");
+    session.run("block-job-complete", json!({"device": "j"}));
+    session.event("BLOCK_JOB_COMPLETED");
+}
+
+#[test]
 fn nodes_get_other_options_or_none() {
     let (machine, mut session) = started(&[]);
     raw_file(&machine.path("a.img"), 4096);

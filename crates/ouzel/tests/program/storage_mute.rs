@@ -266,3 +266,84 @@ fn stop_answers_when_the_disks_are_flushed_and_keeps_only_its_session_waiting() 
     bench.succeeds();
     assert_eq!(bench.other.status(), "running", "who came later has the last word");
 }
+
+/// Starts a snapshot of a disk that was written, whose flush the server does not answer.
+fn begin_snapshot(server: &Server) -> Bench {
+    let (mut bench, mut guest) = with_ide_disk(server);
+    start_ide(&mut guest, 0x30);
+    bench.machine.wait_for("the end of the write", PATIENCE, |_| (ide_status(&mut guest) & 0x88 == 0).then_some(()));
+    server.set_mute(true);
+    let overlay = bench.machine.path("overlay.qcow2");
+    let snapshot = json!({"device": "d", "snapshot-file": overlay});
+    let add = json!({"node": "d", "name": "b"});
+    let actions = json!([
+        {"type": "block-dirty-bitmap-add", "data": add},
+        {"type": "blockdev-snapshot-sync", "data": snapshot},
+    ]);
+    bench.begin("transaction", &json!({"actions": actions}));
+    assert_eq!(server.next_unanswered(), 3, "a flush");
+    bench
+}
+
+#[test]
+fn transaction_waits_for_a_mute_server_and_keeps_only_its_session_waiting() {
+    let server = Server::new(vec![0; 1 << 20]);
+    let mut bench = begin_snapshot(&server);
+    bench.others_go_on();
+    server.set_mute(false);
+    bench.succeeds();
+    let drive = &bench.other.query("query-block")[0]["inserted"];
+    assert_eq!(drive["file"], json!(bench.machine.path("overlay.qcow2")), "{drive}");
+}
+
+#[test]
+fn program_ends_while_a_transaction_waits_for_a_server_that_answers_late() {
+    let server = Server::new(vec![0; 1 << 20]);
+    let mut bench = begin_snapshot(&server);
+    bench.other.run("quit", json!({}));
+    server.set_mute(false);
+    assert!(bench.machine.wait_exit(PATIENCE).success());
+}
+
+#[test]
+fn quorum_gets_and_loses_a_child_when_its_mute_server_answers() {
+    let server = Server::new(vec![0; 1 << 20]);
+    let empty = |name: &str| json!({"driver": "null-co", "node-name": name, "size": 1 << 20});
+    let quorum = json!({
+        "driver": "quorum", "node-name": "q", "vote-threshold": 1, "children": [server.node("slow"), empty("fast")],
+    });
+    let setup = guest::setup().args(["-blockdev", &quorum.to_string(), "-device", "ide-hd,drive=q"]);
+    let mut bench = Bench::of(setup);
+    let mut guest = Guest::of(&mut bench.machine);
+    bench.other.run("blockdev-add", empty("third"));
+    for change in [json!({"parent": "q", "node": "third"}), json!({"parent": "q", "child": "children.2"})] {
+        server.set_mute(true);
+        start_ide(&mut guest, 0x30);
+        assert_eq!(server.next_unanswered(), 1, "a write");
+        bench.begin("x-blockdev-change", &change);
+        bench.others_go_on();
+        server.set_mute(false);
+        bench.succeeds();
+        let ended = |_: &mut _| (ide_status(&mut guest) & 0x88 == 0).then_some(());
+        bench.machine.wait_for("the end of the write", PATIENCE, ended);
+    }
+    bench.other.run("blockdev-del", json!({"node-name": "third"}));
+}
+
+#[test]
+fn backing_file_of_an_image_has_its_new_name_when_the_mute_server_answers() {
+    let (mut bench, server) = (Bench::new(), Server::of_qcow2());
+    bench.other.run("blockdev-add", json!({"driver": "null-co", "node-name": "base", "size": 1 << 20}));
+    let image = json!({"driver": "qcow2", "node-name": "a", "file": server.node("below"), "backing": "base"});
+    bench.other.run("blockdev-add", image);
+    server.set_mute(true);
+    let change = json!({"device": "a", "image-node-name": "a", "backing-file": "other.img"});
+    bench.begin("change-backing-file", &change);
+    server.next_unanswered();
+    bench.others_go_on();
+    server.set_mute(false);
+    bench.succeeds();
+    bench.other.run("blockdev-del", json!({"node-name": "a"}));
+    let stored = server.shared.image.lock().expect("an image");
+    assert!(stored[..65536].windows(9).any(|name| name == b"other.img"), "the name is in the header");
+}

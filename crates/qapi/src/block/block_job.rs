@@ -124,6 +124,35 @@ pub struct BlockJobResume {
     pub device: String,
 }
 
+/// What of a mirror can be changed.
+#[derive(Debug, Clone, PartialEq, Eq, QapiType)]
+pub struct BlockJobChangeOptionsMirror {
+    /// When it copies what the guest writes. Only with the write, if it was later.
+    pub copy_mode: MirrorCopyMode,
+}
+
+/// What of a job can be changed.
+#[derive(Debug, Clone, PartialEq, Eq, QapiType)]
+#[qapi(tag = "type", tag_type = JobType)]
+pub enum BlockJobChangeOptions {
+    /// A mirror.
+    Mirror(BlockJobChangeOptionsMirror),
+    /// Another job, of which nothing can be changed.
+    #[qapi(other)]
+    Other(JobType),
+}
+
+/// Lets a job go on in another way.
+#[derive(Debug, Clone, PartialEq, Command)]
+#[command(name = "block-job-change", preconfig)]
+pub struct BlockJobChange {
+    /// The job.
+    pub id: String,
+    /// Its kind, and what is changed.
+    #[qapi(flatten)]
+    pub options: BlockJobChangeOptions,
+}
+
 /// Lets a ready job complete.
 #[derive(Debug, Clone, PartialEq, Command)]
 #[command(name = "block-job-complete", preconfig)]

@@ -4,6 +4,7 @@
 //! Today's spellings and those of the documents of 2.7 and 2.8 are both accepted; the schema shows today's. Drivers
 //! and members that this program does not have are not declared.
 
+pub mod amend;
 pub mod bitmaps;
 pub mod blkdebug;
 pub mod block_job;

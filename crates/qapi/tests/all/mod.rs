@@ -1,6 +1,6 @@
 //! Every declaration of the crate, for tests that go through them all.
 
-use qapi::block::{create, events as block_events, info, job, medium, nodes, stats, throttle};
+use qapi::block::{amend, create, events as block_events, info, job, medium, nodes, stats, throttle};
 use qapi::schema::Declaration;
 use qapi::{control, cpu, events, fd, machine, memory, objects, run_state};
 
@@ -58,6 +58,7 @@ pub const ALL: &[Declaration] = &[
     Declaration::of::<nodes::BlockSetWriteThreshold>(),
     Declaration::of::<nodes::ChangeBackingFile>(),
     Declaration::of::<create::BlockdevCreate>(),
+    Declaration::of::<amend::XBlockdevAmend>(),
     Declaration::of::<info::QueryBlock>(),
     Declaration::of::<info::QueryNamedBlockNodes>(),
     Declaration::of::<stats::QueryBlockstats>(),

@@ -41,6 +41,19 @@ pub const COMMANDS: &[Command] = &[
             Err(error) => format!("Error: {}\n", error.desc).into(),
         }
     }),
+    command(
+        "commit",
+        "device:B",
+        "device|all",
+        "write what a disk's image holds into its backing file, and empty it",
+        |human, arguments| match human.control.storage().plan_commit(arguments.required("device")) {
+            Ok(commit) => Outcome::Aside(Box::new(move || match commit.run() {
+                Ok(()) => String::new(),
+                Err(message) => format!("{message}\n"),
+            })),
+            Err(message) => format!("{message}\n").into(),
+        },
+    ),
     command("block_resize", "device:B,size:o", "device size", "change a disk's size", |_, arguments| {
         let size = arguments.number("size").unwrap_or(0);
         call("block_resize", [device(arguments), ("size", size.into())])

@@ -116,7 +116,7 @@ impl Storage {
 }
 
 /// The members by the names that the drivers' own options have.
-fn creation_options(driver: &str, members: json::Map) -> Options {
+pub(super) fn creation_options(driver: &str, members: json::Map) -> Options {
     let mut options = Options::new();
     for (name, value) in members {
         match (driver, name.as_str(), &value) {

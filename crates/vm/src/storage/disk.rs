@@ -157,7 +157,7 @@ impl Storage {
             && let Err(error) = self.graph.set_permissions(&root, used, shared)
         {
             backend.detach_device();
-            return Err(super::client_error(error));
+            return Err(if self.tells_starter { super::starter_error(error) } else { super::client_error(error) });
         }
         backend.stats.set_accounting(wish.account_invalid, wish.account_failed);
         let (read, write) = backend.error_policies();

@@ -7,9 +7,10 @@ mod mirror;
 use std::sync::{Arc, MutexGuard, PoisonError};
 
 use block::Node;
-use block_jobs::{Common, Event, Info, Job, Kind, Observer, OnError, Status, Verb};
+use block_jobs::{Change, Common, CopyMode, Event, Info, Job, Kind, Observer, OnError, Status, Verb};
 use qapi::block::block_job::{
-    BlockJobCancelled, BlockJobCompleted, BlockJobError, BlockJobInfo, BlockJobPending, BlockJobReady,
+    BlockJobCancelled, BlockJobChange, BlockJobChangeOptions, BlockJobCompleted, BlockJobError, BlockJobInfo,
+    BlockJobPending, BlockJobReady, MirrorCopyMode,
 };
 use qapi::block::common::{BlockdevOnError, IoOperationType};
 use qapi::block::job::{JobInfo, JobStatus, JobStatusChange, JobType};
@@ -134,7 +135,7 @@ impl Storage {
         job.ok_or_else(|| Error::new(ErrorClass::DeviceNotActive, format!("Block job '{id}' not found")))
     }
 
-    /// Does what a client wants of a job, except for setting its speed.
+    /// Does what a client wants of a job, except for setting its speed and changing its work.
     ///
     /// # Errors
     /// It can't do that in its state.
@@ -147,7 +148,7 @@ impl Storage {
             Verb::Complete => job.complete(),
             Verb::Finalize => aio::block_on(self.jobs.finalize(job)),
             Verb::Dismiss => self.jobs.dismiss(job),
-            Verb::SetSpeed => job.check(verb),
+            Verb::SetSpeed | Verb::Change => job.check(verb),
         };
         done.map_err(client_error)
     }
@@ -163,6 +164,30 @@ impl Storage {
         }
         let _no_other_change = self.alone();
         aio::block_on(self.jobs.cancel(&job, force)).map_err(client_error)
+    }
+
+    /// `block-job-change`.
+    ///
+    /// # Errors
+    /// There is no such job of that kind, or it can't be changed so.
+    pub fn change_block_job(&self, command: &BlockJobChange) -> Result<(), Error> {
+        let job = self.block_job(&command.id)?;
+        let mode = match &command.options {
+            BlockJobChangeOptions::Mirror(mirror) if job.kind() == Kind::Mirror => mirror.copy_mode,
+            BlockJobChangeOptions::Other(given) if *given == kind(job.kind()) => {
+                job.check(Verb::Change).map_err(client_error)?;
+                return Err(Error::generic("Job type does not support change"));
+            }
+            _ => {
+                let own = job.kind().name();
+                return Err(Error::generic(format!("Job '{}' is of type '{own}'", command.id)));
+            }
+        };
+        let mode = match mode {
+            MirrorCopyMode::Background => CopyMode::Background,
+            MirrorCopyMode::WriteBlocking => CopyMode::WriteBlocking,
+        };
+        job.change_work(Change::CopyMode(mode)).map_err(client_error)
     }
 
     /// `query-jobs`: the newest first.

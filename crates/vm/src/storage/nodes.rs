@@ -7,9 +7,10 @@ use block::{Backend, Child, Defaults, Graph, Node, NodeConfig, OpenFlags, Permis
 use block_jobs::chain;
 use qapi::Error;
 use qapi::block::events::BlockWriteThreshold;
-use qapi::block::nodes::XBlockdevChange;
+use qapi::block::nodes::{ChangeBackingFile, XBlockdevChange};
 use qapi::block::options::BlockdevOptions;
 
+use super::reopen::Held;
 use super::{Storage, client_error, options, starter_error};
 
 /// What becomes of a node of `blockdev-add`.
@@ -304,12 +305,36 @@ impl Storage {
         Ok(())
     }
 
-    /// `x-blockdev-change`: adds a node to a quorum, or takes one away.
-    ///
-    /// # Errors
-    /// The parent is not there or has fixed children, or the node is in use.
-    pub fn change_children(&self, command: &XBlockdevChange) -> Result<(), Error> {
+    /// `x-blockdev-change`: adds a node to a quorum, or takes one away. `done` is told on the control thread.
+    pub fn change_children(
+        &self,
+        command: XBlockdevChange,
+        done: impl FnOnce(&mut Storage, Result<(), Error>) + Send + 'static,
+    ) {
+        let parent = self.node_by(Some(&command.parent), Some(&command.parent));
+        let (graph, holds) = (Arc::clone(&self.graph), self.holds.clone());
+        let work = move || aio::block_on(holds.hold(&graph, &[parent?], &[])).map_err(client_error);
+        self.aside.run(work, move |storage, hold| {
+            let changed = hold.and_then(|hold| {
+                let changed = storage.change_children_held(&command);
+                drop(hold);
+                changed
+            });
+            match changed {
+                Ok(Some(child)) => {
+                    let graph = Arc::clone(&storage.graph);
+                    let detach = move || aio::block_on(graph.detach(&child)).map_err(client_error);
+                    storage.aside.run_to_the_end(detach, done);
+                }
+                other => done(storage, other.map(|_| ())),
+            }
+        });
+    }
+
+    /// Changes the children of a node that is held. The edge that was removed has to be detached.
+    fn change_children_held(&self, command: &XBlockdevChange) -> Result<Option<Arc<Child>>, Error> {
         let parent = self.node_by(Some(&command.parent), Some(&command.parent))?;
+        let _no_other_change = self.reopening.lock().unwrap_or_else(PoisonError::into_inner);
         match (&command.child, &command.node) {
             (Some(_), Some(_)) => Err(Error::generic("The parameters child and node are in conflict")),
             (None, None) => Err(Error::generic("Either child or node must be specified")),
@@ -317,31 +342,42 @@ impl Storage {
                 let child = parent.children().into_iter().find(|child| child.name() == name);
                 let not_there = || format!("Node '{}' does not have child '{name}'", command.parent);
                 let child = child.ok_or_else(|| Error::generic(not_there()))?;
-                let removed = aio::block_on(async {
-                    let _drained = self.graph.drain(&parent).await;
-                    self.graph.remove_child(&parent, &child).await
-                });
-                removed.map_err(client_error)
+                self.graph.take_child(&parent, &child).map_err(client_error)?;
+                Ok(Some(child))
             }
             (None, Some(name)) => {
                 let node = self.graph.lookup(name);
                 let node = node.ok_or_else(|| Error::generic(format!("Node '{name}' not found")))?;
-                let added = aio::block_on(async {
-                    let _drained = self.graph.drain(&parent).await;
-                    self.graph.add_child(&parent, &node)
-                });
-                added.map_err(client_error)
+                self.graph.add_child(&parent, &node).map_err(client_error)?;
+                Ok(None)
             }
         }
     }
 
-    /// `change-backing-file`: another name in the image, nothing else.
-    ///
-    /// # Errors
-    /// The image has no backing file, is not in the chain, or can't be changed.
-    pub fn change_backing_file(&self, device: &str, image: &str, backing_file: &str) -> Result<(), Error> {
+    /// `change-backing-file`: another name in the image, nothing else. `done` is told on the control thread.
+    pub fn change_backing_file(
+        &self,
+        command: &ChangeBackingFile,
+        done: impl FnOnce(&mut Storage, Result<(), Error>) + Send + 'static,
+    ) {
+        let planned = self.plan_backing_file(command);
+        let (graph, reopening) = (Arc::clone(&self.graph), Arc::clone(&self.reopening));
+        let work = move || {
+            let (held, backing) = planned?;
+            let image = held.node();
+            // What hangs is waited for without the lock.
+            let _drained = aio::block_on(graph.drain(&image));
+            let _no_other_change = reopening.lock().unwrap_or_else(PoisonError::into_inner);
+            aio::block_on(store_backing(&graph, &image, backing))
+        };
+        self.aside.run_to_the_end(work, done);
+    }
+
+    /// The image, and what it shall name as its backing.
+    fn plan_backing_file(&self, command: &ChangeBackingFile) -> Result<(Held, ImageBacking), Error> {
+        let device = &command.device;
         let top = self.node_by(Some(device), Some(device))?;
-        let image = self.node_by(None, Some(image))?;
+        let image = self.node_by(None, Some(&command.image_node_name))?;
         if chain::below(&image).is_none() {
             return Err(Error::generic("not allowing backing file change on an image without a backing file"));
         }
@@ -349,24 +385,26 @@ impl Storage {
             return Err(Error::generic(format!("'{device}' and image file are not in the same chain")));
         }
         let format = Some(image.driver_type().name().to_owned());
-        let backing = ImageBacking { file: backing_file.to_owned(), format };
-        let _no_other_change = self.reopening.lock().unwrap_or_else(PoisonError::into_inner);
-        aio::block_on(async {
-            let _drained = self.graph.drain(&image).await;
-            let was_read_only = image.is_read_only();
-            self.graph.make_writable(&image).await.map_err(client_error)?;
-            let changed = async {
-                image.driver().change_backing(Some(backing)).await?;
-                image.flush().await
-            };
-            let changed = changed.await.map_err(|error| {
-                client_error(error.context(format!("Could not change backing file to '{backing_file}'")))
-            });
-            let ended = match was_read_only {
-                true => self.graph.make_read_only(&image).await.map_err(client_error),
-                false => Ok(()),
-            };
-            changed.and(ended)
-        })
+        let backing = ImageBacking { file: command.backing_file.clone(), format };
+        Ok((Held::new(&self.graph, &image, "change-backing-file")?, backing))
     }
+}
+
+/// Lets an image name another backing, under drain.
+async fn store_backing(graph: &Arc<Graph>, image: &Arc<Node>, backing: ImageBacking) -> Result<(), Error> {
+    let was_read_only = image.is_read_only();
+    graph.make_writable(image).await.map_err(client_error)?;
+    let file = backing.file.clone();
+    let changed = async {
+        image.driver().change_backing(Some(backing)).await?;
+        image.flush().await
+    };
+    let changed = changed
+        .await
+        .map_err(|error| client_error(error.context(format!("Could not change backing file to '{file}'"))));
+    let ended = match was_read_only {
+        true => graph.make_read_only(image).await.map_err(client_error),
+        false => Ok(()),
+    };
+    changed.and(ended)
 }

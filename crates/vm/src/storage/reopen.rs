@@ -96,29 +96,35 @@ impl Storage {
             let name = one.node_name.as_deref().ok_or_else(|| Error::generic("node-name not specified"))?;
             let not_found = || Error::generic(format!("Failed to find node with node-name='{name}'"));
             let node = self.graph.lookup(name).ok_or_else(not_found)?;
-            nodes.push((Held::new(&self.graph, &node)?, options::of_node(one)?));
+            nodes.push((Held::new(&self.graph, &node, "blockdev-reopen")?, options::of_node(one)?));
         }
         Ok(nodes)
     }
 }
 
-/// A node that stays while other options are made out for it, whatever clients do to its users.
-struct Held {
+/// A node that stays while something is done to it elsewhere, whatever clients do to its users.
+pub(super) struct Held {
     graph: Arc<Graph>,
     edge: Arc<Child>,
 }
 
 impl Held {
-    fn new(graph: &Arc<Graph>, node: &Arc<Node>) -> Result<Self, Error> {
-        let edge = graph.attach_root(node, "blockdev-reopen", Permissions::NONE, Permissions::ALL);
+    /// Holds `node` for the command `holder`.
+    pub(super) fn new(graph: &Arc<Graph>, node: &Arc<Node>, holder: &str) -> Result<Self, Error> {
+        let edge = graph.attach_root(node, holder, Permissions::NONE, Permissions::ALL);
         Ok(Self { graph: Arc::clone(graph), edge: edge.map_err(client_error)? })
+    }
+
+    /// The node.
+    pub(super) fn node(&self) -> Arc<Node> {
+        self.edge.node()
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
         if let Err(error) = aio::block_on(self.graph.detach(&self.edge)) {
-            tracing::warn!("after blockdev-reopen: {error}");
+            tracing::warn!("letting '{}' go: {error}", self.edge.node().name());
         }
     }
 }

@@ -12,41 +12,65 @@ use qapi::block::snapshots::{
 };
 use qapi::block::transaction::TransactionAction;
 
+use super::reopen::Held;
 use super::{Storage, client_error, info};
 
 impl Storage {
-    /// `blockdev-snapshot-sync`.
-    ///
-    /// # Errors
-    /// There is no such disk, or the overlay can't be made or put over it.
-    pub fn snapshot_sync(&mut self, snapshot: BlockdevSnapshotSync, now: u64) -> Result<(), Error> {
-        self.transact(&[TransactionAction::BlockdevSnapshotSync(snapshot)], None, now)
+    /// `blockdev-snapshot-sync`. `done` is told on the control thread.
+    pub fn snapshot_sync(
+        &mut self,
+        snapshot: BlockdevSnapshotSync,
+        now: u64,
+        done: impl FnOnce(&mut Storage, Result<(), Error>) + Send + 'static,
+    ) {
+        self.transact(vec![TransactionAction::BlockdevSnapshotSync(snapshot)], None, now, done);
     }
 
-    /// `blockdev-snapshot`.
-    ///
-    /// # Errors
-    /// There is no such node, or the overlay can't be put over it.
-    pub fn snapshot(&mut self, snapshot: BlockdevSnapshot, now: u64) -> Result<(), Error> {
-        self.transact(&[TransactionAction::BlockdevSnapshot(snapshot)], None, now)
+    /// `blockdev-snapshot`. `done` is told on the control thread.
+    pub fn snapshot(
+        &mut self,
+        snapshot: BlockdevSnapshot,
+        now: u64,
+        done: impl FnOnce(&mut Storage, Result<(), Error>) + Send + 'static,
+    ) {
+        self.transact(vec![TransactionAction::BlockdevSnapshot(snapshot)], None, now, done);
     }
 
-    /// `blockdev-snapshot-internal-sync`. `now` is the guest's time, nanoseconds.
-    ///
-    /// # Errors
-    /// There is no such disk, its format has no snapshots, or there is one of that name.
-    pub fn snapshot_internal(&mut self, snapshot: BlockdevSnapshotInternal, now: u64) -> Result<(), Error> {
-        self.transact(&[TransactionAction::BlockdevSnapshotInternalSync(snapshot)], None, now)
+    /// `blockdev-snapshot-internal-sync`. `now` is the guest's time, nanoseconds. `done` is told on the control thread.
+    pub fn snapshot_internal(
+        &mut self,
+        snapshot: BlockdevSnapshotInternal,
+        now: u64,
+        done: impl FnOnce(&mut Storage, Result<(), Error>) + Send + 'static,
+    ) {
+        self.transact(vec![TransactionAction::BlockdevSnapshotInternalSync(snapshot)], None, now, done);
     }
 
-    /// `blockdev-snapshot-delete-internal-sync`: tells what it was.
-    ///
-    /// # Errors
-    /// There is no such disk or snapshot, or the image can't be changed.
+    /// `blockdev-snapshot-delete-internal-sync`. `done` is told on the control thread what it was.
     pub fn delete_internal_snapshot(
         &self,
         command: &BlockdevSnapshotDeleteInternalSync,
-    ) -> Result<SnapshotInfo, Error> {
+        done: impl FnOnce(&mut Storage, Result<SnapshotInfo, Error>) + Send + 'static,
+    ) {
+        let planned = self.plan_deletion(command);
+        let graph = Arc::clone(&self.graph);
+        let work = move || {
+            let (held, image, found) = planned?;
+            let root = held.node();
+            let deleted = aio::block_on(async {
+                let _drained = graph.drain(&root).await;
+                image.driver().snapshot_delete(found.id.clone()).await
+            });
+            deleted.map(|()| info::snapshot(found)).map_err(client_error)
+        };
+        self.aside.run_to_the_end(work, done);
+    }
+
+    /// The disk, the node of the image, and the snapshot that is deleted.
+    fn plan_deletion(
+        &self,
+        command: &BlockdevSnapshotDeleteInternalSync,
+    ) -> Result<(Held, Arc<Node>, block::image::SnapshotInfo), Error> {
         let root = self.root_node(&command.device)?;
         let (id, name) = (command.id.as_deref(), command.name.as_deref());
         if id.is_none() && name.is_none() {
@@ -70,12 +94,7 @@ impl Storage {
         if image.is_read_only() {
             return Err(Error::generic(format!("Device '{}' is read only", command.device)));
         }
-        aio::block_on(async {
-            let _drained = self.graph.drain(&root).await;
-            image.driver().snapshot_delete(found.id.clone()).await
-        })
-        .map_err(client_error)?;
-        Ok(info::snapshot(found))
+        Ok((Held::new(&self.graph, &root, "blockdev-snapshot-delete-internal-sync")?, image, found))
     }
 
     /// The node that is the root of a disk: the medium of a back end, or a node that no other one and no job uses.

@@ -1,6 +1,6 @@
 //! `transaction`: several changes at one point in time, all of them or none.
 //!
-//! Nothing is in flight while it runs: all users of nodes are held. The actions are prepared in their order; what is
+//! Nothing is in flight while it runs: all users of its nodes are held. The actions are prepared in their order; what is
 //! prepared is done so far that it can be taken back, and that nothing can fail any more. Then all are committed; or, if
 //! one can't be prepared, those before it are aborted, the last one first. An action that fails leaves nothing of its own
 //! behind, but for the file of an image that it has made, as with QEMU. Backups are made with their moment and started
@@ -11,9 +11,11 @@ mod bitmaps;
 mod external;
 mod internal;
 
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 
+use block::Node;
 use qapi::Error;
+use qapi::block::bitmaps::BlockDirtyBitmapOrStr;
 use qapi::block::transaction::{ActionCompletionMode, TransactionAction, TransactionProperties};
 use qapi::schema::Enumeration as _;
 
@@ -103,11 +105,84 @@ impl Context<'_> {
 }
 
 impl Storage {
-    /// `transaction`. `now` is the guest's time, nanoseconds.
-    ///
-    /// # Errors
-    /// The first action that is impossible. Then nothing has changed.
+    /// `transaction`. `now` is the guest's time, nanoseconds. `done` is told on the control thread: the first action that
+    /// is impossible, if there is one; then nothing has changed. What is in flight at the disks is waited for elsewhere.
     pub fn transact(
+        &mut self,
+        actions: Vec<TransactionAction>,
+        properties: Option<TransactionProperties>,
+        now: u64,
+        done: impl FnOnce(&mut Storage, Result<(), Error>) + Send + 'static,
+    ) {
+        let (mut nodes, mut flushed) = (Vec::new(), Vec::new());
+        for action in &actions {
+            self.involved(action, &mut nodes, &mut flushed);
+        }
+        if nodes.is_empty() {
+            let result = self.transact_held(&actions, properties.as_ref(), now);
+            return done(self, result);
+        }
+        let (graph, holds) = (Arc::clone(&self.graph), self.holds.clone());
+        let work = move || {
+            let held = aio::block_on(holds.hold(&graph, &nodes, &flushed));
+            held.map_err(|_| Error::generic("An IO error has occurred"))
+        };
+        self.aside.run(work, move |storage, held| {
+            let result = held.and_then(|held| {
+                let result = storage.transact_held(&actions, properties.as_ref(), now);
+                drop(held);
+                result
+            });
+            done(storage, result);
+        });
+    }
+
+    /// The nodes that an action is about, and those that are flushed for it. What can't be found is an error later.
+    fn involved(&self, action: &TransactionAction, nodes: &mut Vec<Arc<Node>>, flushed: &mut Vec<Arc<Node>>) {
+        use TransactionAction as A;
+        let find = |name: &str| self.node_by(Some(name), Some(name)).ok();
+        let from = nodes.len();
+        let mut is_flushed = false;
+        match action {
+            A::Abort(_) => {}
+            A::BlockDirtyBitmapAdd(wish) => nodes.extend(find(&wish.node)),
+            A::BlockDirtyBitmapRemove(which)
+            | A::BlockDirtyBitmapClear(which)
+            | A::BlockDirtyBitmapEnable(which)
+            | A::XBlockDirtyBitmapEnable(which)
+            | A::BlockDirtyBitmapDisable(which)
+            | A::XBlockDirtyBitmapDisable(which) => nodes.extend(find(&which.node)),
+            A::BlockDirtyBitmapMerge(merge) => {
+                nodes.extend(find(&merge.node));
+                nodes.extend(merge.bitmaps.iter().filter_map(|source| match source {
+                    BlockDirtyBitmapOrStr::External(which) => find(&which.node),
+                    BlockDirtyBitmapOrStr::Local(_) => None,
+                }));
+            }
+            A::XBlockDirtyBitmapMerge(merge) => nodes.extend(find(&merge.node)),
+            A::BlockdevBackup(wish) => nodes.extend(find(&wish.device)),
+            A::DriveBackup(wish) => nodes.extend(find(&wish.backup.device)),
+            A::BlockdevSnapshot(snapshot) => {
+                is_flushed = true;
+                nodes.extend(find(&snapshot.node));
+                nodes.extend(find(&snapshot.overlay));
+            }
+            A::BlockdevSnapshotInternalSync(snapshot) => {
+                is_flushed = true;
+                nodes.extend(find(&snapshot.device));
+            }
+            A::BlockdevSnapshotSync(snapshot) => {
+                is_flushed = true;
+                nodes.extend(self.node_by(snapshot.device.as_deref(), snapshot.node_name.as_deref()).ok());
+            }
+        }
+        if is_flushed {
+            flushed.extend(nodes.get(from).cloned());
+        }
+    }
+
+    /// The transaction itself. The disks are held.
+    fn transact_held(
         &mut self,
         actions: &[TransactionAction],
         properties: Option<&TransactionProperties>,
@@ -119,7 +194,12 @@ impl Storage {
         let jobs = (mode == ActionCompletionMode::Grouped).then(block_jobs::Transaction::new);
         let context = Context { storage, mode, jobs, now };
         let _no_other_change = storage.reopening.lock().unwrap_or_else(PoisonError::into_inner);
-        let drained = aio::block_on(storage.graph.drain_all());
+        let (mut nodes, mut flushed) = (Vec::new(), Vec::new());
+        for action in actions {
+            storage.involved(action, &mut nodes, &mut flushed);
+        }
+        // Nothing is in flight there, but at what has come since.
+        let drained = aio::block_on(storage.graph.drain_nodes(&nodes));
         let mut prepared = Vec::with_capacity(actions.len());
         let mut result = Ok(());
         for action in actions {

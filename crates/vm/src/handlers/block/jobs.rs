@@ -1,10 +1,12 @@
 //! Jobs.
 
 use block_jobs::Verb;
+use qapi::block::amend::XBlockdevAmend;
 use qapi::block::block_job::{
-    BlockCommit, BlockJobCancel, BlockJobCancelled, BlockJobComplete, BlockJobCompleted, BlockJobDismiss,
-    BlockJobError, BlockJobFinalize, BlockJobPause, BlockJobPending, BlockJobReady, BlockJobResume, BlockJobSetSpeed,
-    BlockStream, BlockdevBackupCommand, BlockdevMirror, DriveBackupCommand, DriveMirrorCommand, QueryBlockJobs,
+    BlockCommit, BlockJobCancel, BlockJobCancelled, BlockJobChange, BlockJobComplete, BlockJobCompleted,
+    BlockJobDismiss, BlockJobError, BlockJobFinalize, BlockJobPause, BlockJobPending, BlockJobReady, BlockJobResume,
+    BlockJobSetSpeed, BlockStream, BlockdevBackupCommand, BlockdevMirror, DriveBackupCommand, DriveMirrorCommand,
+    QueryBlockJobs,
 };
 use qapi::block::create::BlockdevCreate;
 use qapi::block::job::{
@@ -41,6 +43,7 @@ pub fn register<C: StorageOwner, S: 'static>(table: &mut CommandTable<C, S>) {
     });
     table.register::<BlockJobPause>(|control, _, command| block_job(control.storage(), &command.device, Verb::Pause));
     table.register::<BlockJobResume>(|control, _, command| block_job(control.storage(), &command.device, Verb::Resume));
+    table.register::<BlockJobChange>(|control, _, command| control.storage().change_block_job(&command));
     table.register::<BlockJobComplete>(|control, _, command| {
         block_job(control.storage(), &command.device, Verb::Complete)
     });
@@ -53,6 +56,7 @@ pub fn register<C: StorageOwner, S: 'static>(table: &mut CommandTable<C, S>) {
     table.register::<BlockdevBackupCommand>(|control, _, command| control.storage().blockdev_backup(&command.backup));
     table.register::<DriveBackupCommand>(|control, _, command| control.storage().drive_backup(&command.backup));
     table.register::<BlockdevCreate>(|control, _, command| control.storage().create_image(&command));
+    table.register::<XBlockdevAmend>(|control, _, command| control.storage().amend_image(&command));
     table.declare_event::<JobStatusChange>();
     table.declare_event::<BlockJobCancelled>();
     table.declare_event::<BlockJobCompleted>();

@@ -26,7 +26,9 @@ pub fn register<C: StorageOwner, S: 'static>(table: &mut CommandTable<C, S>) {
         let done = move |_: &mut Storage, deleted| reply.send(deleted);
         control.storage().delete_backend_or_node(command.id.as_deref(), command.node_name.as_deref(), done);
     });
-    table.register::<XBlockdevChange>(|control, _, command| control.storage().change_children(&command));
+    table.register_deferred::<XBlockdevChange>(|control, _, command, reply| {
+        control.storage().change_children(command, move |_, changed| reply.send(changed));
+    });
     table.register_deferred::<BlockdevReopen>(|control, _, command, reply| {
         control.storage().reopen(&command.options, move |_, done| reply.send(done));
     });
@@ -41,8 +43,8 @@ pub fn register<C: StorageOwner, S: 'static>(table: &mut CommandTable<C, S>) {
     table.register::<BlockSetWriteThreshold>(|control, _, command| {
         control.storage().set_write_threshold(&command.node_name, command.write_threshold)
     });
-    table.register::<ChangeBackingFile>(|control, _, command| {
-        control.storage().change_backing_file(&command.device, &command.image_node_name, &command.backing_file)
+    table.register_deferred::<ChangeBackingFile>(|control, _, command, reply| {
+        control.storage().change_backing_file(&command, move |_, changed| reply.send(changed));
     });
     table.register::<BlockSetIoThrottle>(|control, _, command| control.storage().set_limits(&command));
     table.declare_event::<BlockIoError>();

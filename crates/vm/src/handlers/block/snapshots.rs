@@ -8,27 +8,28 @@ use qapi::block::transaction::Transaction;
 
 use qmp::CommandTable;
 
-use crate::storage::StorageOwner;
+use crate::storage::{Storage, StorageOwner};
 
 /// The commands of this subject.
 pub fn register<C: StorageOwner, S: 'static>(table: &mut CommandTable<C, S>) {
-    table.register::<BlockdevSnapshotSyncCommand>(|control, _, command| {
+    table.register_deferred::<BlockdevSnapshotSyncCommand>(|control, _, command, reply| {
         let now = control.guest_time();
-        control.storage().snapshot_sync(command.snapshot, now)
+        control.storage().snapshot_sync(command.snapshot, now, move |_, made| reply.send(made));
     });
-    table.register::<BlockdevSnapshotCommand>(|control, _, command| {
+    table.register_deferred::<BlockdevSnapshotCommand>(|control, _, command, reply| {
         let now = control.guest_time();
-        control.storage().snapshot(command.snapshot, now)
+        control.storage().snapshot(command.snapshot, now, move |_, made| reply.send(made));
     });
-    table.register::<BlockdevSnapshotInternalSync>(|control, _, command| {
+    table.register_deferred::<BlockdevSnapshotInternalSync>(|control, _, command, reply| {
         let now = control.guest_time();
-        control.storage().snapshot_internal(command.snapshot, now)
+        control.storage().snapshot_internal(command.snapshot, now, move |_, made| reply.send(made));
     });
-    table.register::<BlockdevSnapshotDeleteInternalSync>(|control, _, command| {
-        control.storage().delete_internal_snapshot(&command)
+    table.register_deferred::<BlockdevSnapshotDeleteInternalSync>(|control, _, command, reply| {
+        control.storage().delete_internal_snapshot(&command, move |_, deleted| reply.send(deleted));
     });
-    table.register::<Transaction>(|control, _, command| {
+    table.register_deferred::<Transaction>(|control, _, command, reply| {
         let now = control.guest_time();
-        control.storage().transact(&command.actions, command.properties.as_ref(), now)
+        let done = move |_: &mut Storage, made| reply.send(made);
+        control.storage().transact(command.actions, command.properties, now, done);
     });
 }

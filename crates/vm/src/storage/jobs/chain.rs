@@ -46,6 +46,10 @@ impl Storage {
                 break;
             }
         }
+        let end = base.clone().or_else(|| bottom.as_ref().and_then(chain::below));
+        if let Some((edge, filter)) = chain::fleeting_link(&top, end.as_ref()) {
+            return Err(Error::generic(format!("Cannot freeze '{edge}' link to '{}'", filter.name())));
+        }
         if base.is_none() && bottom.is_none() && command.backing_file.is_some() {
             return Err(Error::generic("backing file specified, but streaming the entire chain"));
         }
@@ -157,7 +161,8 @@ impl Storage {
             }
             let id = self.job_id(command.job_id.as_deref(), &active)?;
             let backing_file = command.backing_file.clone();
-            let options = commit::Options { common: common(id), top, base, backing_file, on_error, filter_node_name };
+            let options =
+                commit::Options { common: common(id), active, top, base, backing_file, on_error, filter_node_name };
             commit::create(&self.graph, &self.jobs, &options)
         };
         self.start_job(&job.map_err(client_error)?);
