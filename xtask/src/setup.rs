@@ -16,7 +16,7 @@ pub struct Package {
 /// A static busybox: the guest's programs.
 pub const BUSYBOX: Package = Package { name: "busybox-static", file: "/bin/busybox" };
 /// What the tests compare with and drive Ouzel by.
-pub const PEERS: [Package; 15] = [
+pub const PEERS: [Package; 16] = [
     Package { name: "qemu-system-x86", file: "/usr/bin/qemu-system-x86_64" },
     Package { name: "seabios", file: "/usr/share/seabios/bios-256k.bin" },
     Package { name: "ovmf", file: "/usr/share/OVMF/OVMF_CODE_4M.fd" },
@@ -32,6 +32,7 @@ pub const PEERS: [Package; 15] = [
     Package { name: "dosfstools", file: "/usr/sbin/fsck.fat" },
     Package { name: "openssl", file: "/usr/bin/openssl" },
     Package { name: "gdb", file: "/usr/bin/gdb" },
+    Package { name: "spice-client-gtk", file: "/usr/bin/spicy-screenshot" },
 ];
 /// A browser for the web console's test, and letters for it.
 pub const BROWSER: [Package; 2] = [

@@ -85,6 +85,7 @@ fn peers(guests: &Guests, no_pages: Option<String>) -> (Vec<Peer>, Option<PathBu
         package("ovmf", "ovmf"),
         package("nasm", "nasm"),
         package("gdb", "gdb"),
+        package("spicy", "spice-client-gtk"),
         Peer { name: "python", missing: no_python, from_debian: false },
         Peer { name: "chromium", missing: no_browser, from_debian: false },
         Peer { name: "test386", missing: no_suite, from_debian: false },

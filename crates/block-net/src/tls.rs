@@ -202,25 +202,35 @@ impl TlsServerCredentials {
     pub fn from_directory(directory: &Path, verify_peer: bool) -> Result<Self> {
         let [ca, certificate, key] =
             ["ca-cert.pem", "server-cert.pem", "server-key.pem"].map(|name| directory.join(name));
-        for file in [&ca, &certificate, &key] {
+        let config = Self::config_of(&ca, (&certificate, &key), verify_peer)?;
+        Ok(Self { config, source: (directory.to_owned(), verify_peer) })
+    }
+
+    /// What rustls wants to know of a server whose certificate and key are in these files. With `verify_peer` clients have
+    /// to show a certificate of the authority `ca`; without, its file has to be there all the same.
+    ///
+    /// # Errors
+    /// If a file is missing or wrong.
+    pub fn config_of(ca: &Path, (certificate, key): (&Path, &Path), verify_peer: bool) -> Result<Arc<ServerConfig>> {
+        for file in [ca, certificate, key] {
             check_access(file)?;
         }
         let builder = ServerConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
             .map_err(|e| Error::invalid(format!("Unable to set up TLS: {e}")))?;
         let builder = if verify_peer {
-            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots(&ca)?), provider()).build();
-            builder.with_client_cert_verifier(verifier.map_err(|e| wrong("import CA certificate", &ca, e))?)
+            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots(ca)?), provider()).build();
+            builder.with_client_cert_verifier(verifier.map_err(|e| wrong("import CA certificate", ca, e))?)
         } else {
             builder.with_no_client_auth()
         };
-        let chain: Vec<_> = CertificateDer::pem_file_iter(&certificate)
+        let chain: Vec<_> = CertificateDer::pem_file_iter(certificate)
             .and_then(Iterator::collect)
-            .map_err(|e| wrong("import server certificate", &certificate, e))?;
-        let secret = PrivateKeyDer::from_pem_file(&key).map_err(|e| wrong("import server key", &key, e))?;
+            .map_err(|e| wrong("import server certificate", certificate, e))?;
+        let secret = PrivateKeyDer::from_pem_file(key).map_err(|e| wrong("import server key", key, e))?;
         let config =
-            builder.with_single_cert(chain, secret).map_err(|e| wrong("use server certificate", &certificate, e))?;
-        Ok(Self { config: Arc::new(config), source: (directory.to_owned(), verify_peer) })
+            builder.with_single_cert(chain, secret).map_err(|e| wrong("use server certificate", certificate, e))?;
+        Ok(Arc::new(config))
     }
 }
 

@@ -129,6 +129,7 @@ pub fn parse(arguments: &[String]) -> Result<Request, CliError> {
         monitors: character.monitors,
         gdb: character.gdb,
         vnc,
+        spice: remote::spice(&arguments)?,
         web: remote::web(&arguments)?,
         curses,
         keyboard: arguments::last(&arguments, "k").map(|argument| argument.value.to_owned()),

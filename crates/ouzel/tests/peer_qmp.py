@@ -254,10 +254,15 @@ async def remote(client, run, told, directory):
     await run("change-vnc-password", password="secret")
     await run("set_password", **{"protocol": "vnc", "password": "secret", "connected": "keep"})
     await told("Invalid parameter 'connected'", "set_password", protocol="vnc", password="x", connected="fail")
-    await told("SPICE is not in use", "set_password", protocol="spice", password="x")
+    spice = await run("query-spice")
+    assert spice["enabled"] and spice["auth"] == "spice" and spice["channels"] == [], spice
+    await run("set_password", protocol="spice", password="secret", connected="disconnect")
+    await told("Could not set password", "set_password", protocol="spice", password="x" * 61)
+    await run("expire_password", protocol="spice", time="never")
     await run("expire_password", protocol="vnc", time="+60")
     await told("Could not set password expire time", "expire_password", protocol="vnc", time="now", display="other")
-    await told("SPICE is not in use", "client_migrate_info", protocol="spice", hostname="h", port=1)
+    await told("Parameter 'port/tls-port' is missing", "client_migrate_info", protocol="spice", hostname="h")
+    await run("client_migrate_info", protocol="spice", hostname="h", port=1)
     await told("vnc tls is not enabled", "display-reload", type="vnc", **{"tls-certs": True})
     await run("display-update", type="vnc", addresses=[{"type": "inet", "host": "127.0.0.1", "port": "0"}])
     assert (await run("query-vnc"))["family"] == "ipv4"

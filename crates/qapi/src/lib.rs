@@ -67,6 +67,7 @@ pub mod qom;
 pub mod run_state;
 pub mod schema;
 pub mod sockets;
+pub mod spice;
 mod traits;
 pub mod ui;
 pub mod vnc;

@@ -1,4 +1,4 @@
-//! Remote displays: VNC, and what there is of SPICE (QEMU's `ui.json`, parts of `misc.json` and `migration.json`).
+//! Remote displays: VNC, and the commands for displays of any protocol (QEMU's `ui.json`, parts of `misc.json` and `migration.json`).
 
 use crate::sockets::{NetworkAddressFamily, SocketAddress};
 use crate::{Command, Event, QapiType};
@@ -236,7 +236,7 @@ pub struct ExpirePassword {
 #[derive(Debug, Clone, PartialEq, Command)]
 #[command(name = "add_client")]
 pub struct AddClient {
-    /// `vnc`.
+    /// `vnc` or `spice`.
     pub protocol: String,
     /// The name of the connection's descriptor.
     pub fdname: String,

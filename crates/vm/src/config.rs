@@ -7,6 +7,7 @@ pub use qapi::run_state::{PanicAction, RebootAction, ShutdownAction, WatchdogAct
 
 use crate::hotplug::{DeviceParser, DriveParser};
 use crate::qtest::QtestConfig;
+pub use crate::spice::SpiceConfig;
 use crate::storage::StorageConfig;
 pub use crate::vnc::VncConfig;
 
@@ -76,6 +77,8 @@ pub struct VmConfig {
     pub monitors: Vec<MonitorConfig>,
     /// The VNC servers.
     pub vnc: Vec<VncConfig>,
+    /// The SPICE server.
+    pub spice: Option<SpiceConfig>,
     /// The web console.
     pub web: Option<web::Options>,
     /// The screen is shown on the terminal (`-display curses`).

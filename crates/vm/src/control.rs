@@ -21,6 +21,7 @@ use crate::inbox::{Inbox, Item};
 use crate::log;
 use crate::run_state::RunStates;
 use crate::snapshot::Snapshot;
+use crate::spice::Spice;
 use crate::storage::{Storage, StorageOwner};
 use crate::vnc::Vnc;
 
@@ -50,6 +51,7 @@ pub struct Control {
     shared: SharedState,
     storage: Storage,
     vnc: Vnc,
+    spice: Spice,
     source: DeviceSource,
     /// What is left to do before there is a machine (`--preconfig`).
     preconfig: Option<Preconfig>,
@@ -111,6 +113,7 @@ impl Control {
             shared,
             storage,
             vnc: Vnc::default(),
+            spice: Spice::default(),
             source,
             preconfig: None,
             logs_resets,
@@ -146,6 +149,7 @@ impl Control {
             Ok(machine) => {
                 self.machine = machine;
                 self.vnc.attach(&self.machine);
+                self.spice.attach(&self.machine);
                 self.shared.preconfig.store(false, Ordering::Release);
                 self.log_reset();
                 if autostart {
@@ -255,9 +259,14 @@ impl Control {
         (&self.vnc, &self.storage)
     }
 
-    /// Takes over the VNC servers.
-    pub fn set_vnc(&mut self, vnc: Vnc) {
-        self.vnc = vnc;
+    /// The SPICE server.
+    pub fn spice(&self) -> &Spice {
+        &self.spice
+    }
+
+    /// Takes over the servers for remote displays.
+    pub fn set_displays(&mut self, vnc: Vnc, spice: Spice) {
+        (self.vnc, self.spice) = (vnc, spice);
     }
 
     /// The run state.

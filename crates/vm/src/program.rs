@@ -30,6 +30,7 @@ use crate::log::{LogConfig, LogItem};
 use crate::mouse::SerialMice;
 use crate::qtest;
 use crate::snapshot::Snapshot;
+use crate::spice::{Spice, SpiceError};
 use crate::storage::{OwnerLink, Storage, StorageError};
 use crate::vnc::{Vnc, VncError};
 use crate::web::Console;
@@ -49,6 +50,9 @@ pub enum StartError {
     /// VNC.
     #[error(transparent)]
     Vnc(#[from] VncError),
+    /// SPICE.
+    #[error(transparent)]
+    Spice(#[from] SpiceError),
     /// The machine.
     #[error(transparent)]
     Machine(#[from] MachineError),
@@ -277,6 +281,8 @@ impl Program {
         let displays = (config.vnc.as_slice(), config.web.is_some());
         let vnc = Vnc::start(displays, keyboard, (&machine, &storage), (&events, &snapshot, &inbox))?;
         let screen = vnc.hidden().cloned();
+        let guest = (config.name.as_deref(), config.uuid);
+        let spice = Spice::start(config.spice.as_ref(), guest, (&machine, &storage), (&events, &snapshot))?;
         let shared = SharedState {
             events,
             snapshot,
@@ -292,7 +298,7 @@ impl Program {
             chardevs: Arc::clone(&chardevs),
         };
         let mut control = Control::new(machine, storage, config.actions, shared, log.has(LogItem::CpuReset), source);
-        control.set_vnc(vnc);
+        control.set_displays(vnc, spice);
         let qtest = match &config.qtest {
             None => None,
             Some(qtest) => {

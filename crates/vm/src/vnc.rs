@@ -341,7 +341,7 @@ fn clients(display: &Display) -> Vec<VncClientInfo> {
 }
 
 /// When a password ends, in seconds since 1970. What is no number is 0, as C reads it.
-fn expiry(time: &str) -> Option<u64> {
+pub(crate) fn expiry(time: &str) -> Option<u64> {
     let number = |text: &str| {
         let end = text.find(|character: char| !character.is_ascii_digit()).unwrap_or(text.len());
         text.get(..end).and_then(|digits| digits.parse::<u64>().ok()).unwrap_or(0)

@@ -160,6 +160,43 @@ const VNC: Group = Group {
         text("vnc"),
     ],
 };
+const SPICE: Group = Group {
+    name: "spice",
+    parameters: &[
+        flag("gl"),
+        text("rendernode"),
+        flag("seamless-migration"),
+        flag("playback-compression"),
+        flag("agent-mouse"),
+        text("streaming-video"),
+        text("zlib-glz-wan-compression"),
+        text("jpeg-wan-compression"),
+        text("image-compression"),
+        number("head"),
+        text("display"),
+        text("plaintext-channel"),
+        text("tls-channel"),
+        text("tls-ciphers"),
+        text("x509-dh-key-file"),
+        text("x509-cacert-file"),
+        text("x509-cert-file"),
+        text("x509-key-password"),
+        text("x509-key-file"),
+        text("x509-dir"),
+        flag("sasl"),
+        flag("disable-agent-file-xfer"),
+        flag("disable-copy-paste"),
+        flag("disable-ticketing"),
+        text("password-secret"),
+        text("password"),
+        flag("unix"),
+        flag("ipv6"),
+        flag("ipv4"),
+        text("addr"),
+        number("tls-port"),
+        number("port"),
+    ],
+};
 const MON: Group = Group { name: "mon", parameters: &[flag("pretty"), text("chardev"), text("mode")] };
 const NAME: Group = Group {
     name: "name",
@@ -346,6 +383,15 @@ pub const OPTIONS: &[OptionSpec] = &[
          [,connections=n][,password-secret=id][,ipv4=on][,ipv6=on][,id=id]",
         "show the screen to VNC clients",
         &VNC,
+    ),
+    grouped(
+        "spice",
+        "port=n[,tls-port=n][,addr=address|path][,unix=on][,ipv4=on][,ipv6=on][,disable-ticketing=on]\
+         [,password-secret=id][,password=text][,x509-dir=directory][,x509-cert-file=file][,x509-key-file=file]\
+         [,x509-cacert-file=file][,tls-channel=name][,plaintext-channel=name][,image-compression=off|auto_lz|lz]\
+         [,display=device,head=n]",
+        "show the screens to SPICE clients",
+        &SPICE,
     ),
     option(
         "web",

@@ -1,6 +1,6 @@
-//! `-vnc`, `-display`, `-web`: who sees the screen.
+//! `-vnc`, `-spice`, `-display`, `-web`: who sees the screen.
 
-use vm::config::VncConfig;
+use vm::config::{SpiceConfig, VncConfig};
 
 use super::arguments::{all, given, last};
 use super::{Argument, CliError};
@@ -12,7 +12,7 @@ const DEFAULT: &str = "localhost:0,to=99,id=default";
 pub fn settings(arguments: &[Argument<'_>]) -> Result<(Vec<VncConfig>, bool), CliError> {
     let mut has_terminal = false;
     let mut servers = Vec::new();
-    let mut has_display = given(arguments, "nographic") || given(arguments, "web");
+    let mut has_display = given(arguments, "nographic") || given(arguments, "web") || given(arguments, "spice");
     for argument in arguments {
         let text = match argument.option.name {
             "vnc" => argument.value,
@@ -43,6 +43,16 @@ pub fn settings(arguments: &[Argument<'_>]) -> Result<(Vec<VncConfig>, bool), Cl
         servers.push(VncConfig::parse(DEFAULT, &source).map_err(CliError::Plain)?);
     }
     Ok((servers, has_terminal))
+}
+
+/// Reads `-spice`.
+pub fn spice(arguments: &[Argument<'_>]) -> Result<Option<SpiceConfig>, CliError> {
+    let mut servers = all(arguments, "spice");
+    let Some(argument) = servers.next() else { return Ok(None) };
+    if let Some(another) = servers.next() {
+        return Err(another.error("there is one SPICE server, and it has its options already"));
+    }
+    SpiceConfig::parse(argument.value).map(Some).map_err(|message| argument.error(message))
 }
 
 /// Reads `-web`.

@@ -43,6 +43,7 @@ mod spec_examples;
 mod spec_jobs;
 mod spec_snapshots;
 mod spec_storage;
+mod spice;
 mod storage;
 mod storage_chain;
 mod storage_guest;

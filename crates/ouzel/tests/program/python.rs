@@ -9,7 +9,7 @@ use crate::support::{PATIENCE, Setup, guest, python};
 #[ignore = "peer: the Python package qemu.qmp"]
 fn peer_python_client_drives_every_command() {
     let arguments = ["-m", "64", "-smp", "2", "-kernel", &guest("hello.elf"), "-drive", "if=none,id=cd", "-vga", "std"];
-    let vnc = ["-vnc", "unix:{dir}/vnc,password=on"];
+    let vnc = ["-vnc", "unix:{dir}/vnc,password=on", "-spice", "unix=on,addr={dir}/spice"];
     let mut machine = Setup::new().serial().args(arguments).args(vnc).start();
     drop(machine.connect_raw(0));
     machine.wait_serial("Hello", PATIENCE);

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use ::vnc::{ListenAddress, OwnedFdEq};
+use qapi::Error;
 use qapi::sockets::SocketAddress;
+use qapi::spice::{QuerySpice, SpiceConnected, SpiceDisconnected, SpiceInitialized};
 use qapi::vnc::{
     AddClient, ChangeVncPassword, ClientMigrateInfo, DisplayOptions, DisplayReload, DisplayReloadOptions, DisplayType,
     DisplayUpdate, DisplayUpdateOptions, ExpirePassword, ExpirePasswordServer, QueryDisplayOptions, QueryVnc,
     QueryVncServers, SetPassword, SetPasswordAction, SetPasswordServer, VncConnected, VncDisconnected, VncInitialized,
 };
-use qapi::{Error, ErrorClass};
 use qmp::SessionContext;
 
 use super::Table;
@@ -21,19 +22,23 @@ pub fn register(table: &mut Table) {
     table.register::<QueryVncServers>(|control, _, _| Ok(control.vnc().servers()));
     table.register::<ChangeVncPassword>(|control, _, wanted| control.vnc().set_password(None, &wanted.password));
     table.register::<SetPassword>(|control, _, wanted| {
-        let SetPasswordServer::Vnc(server) = &wanted.server else { return Err(no_spice()) };
+        let SetPasswordServer::Vnc(server) = &wanted.server else {
+            return control.spice().set_password(&wanted.password, wanted.connected);
+        };
         if wanted.connected.is_some_and(|action| action != SetPasswordAction::Keep) {
             return Err(Error::invalid_parameter("connected"));
         }
         control.vnc().set_password(server.display.as_deref(), &wanted.password)
     });
     table.register::<ExpirePassword>(|control, _, wanted| {
-        let ExpirePasswordServer::Vnc(server) = &wanted.server else { return Err(no_spice()) };
+        let ExpirePasswordServer::Vnc(server) = &wanted.server else {
+            return control.spice().expire_password(&wanted.time);
+        };
         control.vnc().expire_password(server.display.as_deref(), &wanted.time)
     });
     table.register::<AddClient>(|control, context, wanted| add_client(control, context, &wanted));
-    table.register::<ClientMigrateInfo>(|_, _, wanted| match wanted.protocol.as_str() {
-        "spice" => Err(no_spice()),
+    table.register::<ClientMigrateInfo>(|control, _, wanted| match wanted.protocol.as_str() {
+        "spice" => control.spice().set_destination(&wanted),
         _ => Err(Error::expects("protocol", "'spice'")),
     });
     table.register::<DisplayReload>(|control, _, wanted| {
@@ -59,13 +64,13 @@ pub fn register(table: &mut Table) {
     table.register::<QueryDisplayOptions>(|_, _, _| {
         Ok(DisplayOptions { r#type: DisplayType::None, full_screen: None, window_close: None, show_cursor: None })
     });
+    table.register::<QuerySpice>(|control, _, _| Ok(control.spice().info()));
+    table.declare_event::<SpiceConnected>();
+    table.declare_event::<SpiceInitialized>();
+    table.declare_event::<SpiceDisconnected>();
     table.declare_event::<VncConnected>();
     table.declare_event::<VncInitialized>();
     table.declare_event::<VncDisconnected>();
-}
-
-fn no_spice() -> Error {
-    Error::new(ErrorClass::DeviceNotActive, "SPICE is not in use")
 }
 
 fn add_client(control: &mut Control, context: &mut SessionContext, wanted: &AddClient) -> Result<(), Error> {
@@ -75,7 +80,7 @@ fn add_client(control: &mut Control, context: &mut SessionContext, wanted: &AddC
             let added = control.vnc().first()?.add_client(socket, wanted.skipauth.unwrap_or(false));
             added.map_err(|error| Error::generic(error.to_string()))
         }
-        "spice" => Err(no_spice()),
+        "spice" => control.spice().add_client(socket, wanted),
         other => Err(Error::generic(format!("protocol '{other}' is invalid"))),
     }
 }

@@ -54,6 +54,7 @@ pub const COMMANDS: &[Command] = &[
     command("vnc", "", "", "show the VNC servers and their clients", |_, _| {
         shown("query-vnc-servers", [], machine::vnc)
     }),
+    command("spice", "", "", "show the SPICE server and its clients", |_, _| shown("query-spice", [], machine::spice)),
     command("name", "", "", "show the machine's name", |_, _| {
         shown("query-name", [], |name| {
             name.get("name").and_then(Value::as_str).map(|name| format!("{name}\n")).unwrap_or_default()

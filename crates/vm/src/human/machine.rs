@@ -179,3 +179,44 @@ pub fn vnc(servers: &Value) -> String {
         shown
     })
 }
+
+/// `info spice`, of what `query-spice` tells.
+pub fn spice(server: &Value) -> String {
+    if text(server, "enabled") != "true" {
+        return "Server: disabled\n".into();
+    }
+    let mut shown = "Server:\n".to_owned();
+    for (name, mark) in [("port", ""), ("tls-port", " [tls]")] {
+        if server.get(name).is_some() {
+            let _ = writeln!(shown, "     address: {}:{}{mark}", text(server, "host"), text(server, name));
+        }
+    }
+    for (label, name) in [
+        ("   migrated", "migrated"),
+        ("       auth", "auth"),
+        ("   compiled", "compiled-version"),
+        (" mouse-mode", "mouse-mode"),
+    ] {
+        let _ = writeln!(shown, " {label}: {}", text(server, name));
+    }
+    let channels = server.get("channels").and_then(Value::as_array).unwrap_or_default();
+    if channels.is_empty() {
+        shown.push_str("Channels: none\n");
+    }
+    for channel in channels {
+        let mark = if text(channel, "tls") == "true" { " [tls]" } else { "" };
+        let kind = text(channel, "channel-type");
+        let name = match kind.as_str() {
+            "1" => "main",
+            "2" => "display",
+            "3" => "inputs",
+            "4" => "cursor",
+            _ => "unknown",
+        };
+        let _ = writeln!(shown, "Channel:\n     address: {}:{}{mark}", text(channel, "host"), text(channel, "port"));
+        let _ = writeln!(shown, "     session: {}", text(channel, "connection-id"));
+        let _ = writeln!(shown, "     channel: {kind}:{}", text(channel, "channel-id"));
+        let _ = writeln!(shown, "     channel name: {name}");
+    }
+    shown
+}

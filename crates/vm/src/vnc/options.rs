@@ -1,7 +1,8 @@
 //! The argument of `-vnc`, and of the legacy command `change vnc`.
 
 use ::vnc::{ListenAddress, SharePolicy};
-use qapi::keyval::{parse_bool, parse_u64};
+
+use crate::pairs::Pairs;
 
 /// The port of display 0.
 const PORT: u32 = 5900;
@@ -50,52 +51,6 @@ pub struct VncConfig {
     pub power_control: bool,
     /// `display=` and `head=`
     pub display: Option<(String, i64)>,
-}
-
-/// The keys and values in their order.
-struct Pairs(Vec<(String, String)>);
-
-impl Pairs {
-    /// Splits `address,key=value,flag,noflag`; a comma is written twice.
-    fn split(text: &str) -> Self {
-        let mut parts = vec![String::new()];
-        let mut characters = text.chars().peekable();
-        while let Some(character) = characters.next() {
-            if character == ',' && characters.next_if_eq(&',').is_none() {
-                parts.push(String::new());
-            } else if let Some(part) = parts.last_mut() {
-                part.push(character);
-            }
-        }
-        let pair = |(at, part): (usize, String)| match part.split_once('=') {
-            Some((key, value)) => (key.to_owned(), value.to_owned()),
-            None if at == 0 => ("vnc".to_owned(), part),
-            None if part == "websocket" => (part, "on".to_owned()),
-            None => match part.strip_prefix("no").filter(|key| SWITCHES.contains(key)) {
-                Some(key) => (key.to_owned(), "off".to_owned()),
-                None => (part, "on".to_owned()),
-            },
-        };
-        Self(parts.into_iter().enumerate().filter(|(at, part)| *at == 0 || !part.is_empty()).map(pair).collect())
-    }
-
-    fn all(&self, key: &str) -> impl Iterator<Item = &str> {
-        self.0.iter().filter(move |(known, _)| known == key).map(|(_, value)| value.as_str())
-    }
-
-    fn text(&self, key: &str) -> Option<String> {
-        self.all(key).last().map(str::to_owned)
-    }
-
-    fn flag(&self, key: &str) -> Result<Option<bool>, String> {
-        let Some(text) = self.text(key) else { return Ok(None) };
-        parse_bool(&text).map(Some).ok_or_else(|| format!("Parameter '{key}' expects 'on' or 'off'"))
-    }
-
-    fn number(&self, key: &str) -> Result<Option<u64>, String> {
-        let Some(text) = self.text(key) else { return Ok(None) };
-        parse_u64(&text).map(Some).ok_or_else(|| format!("Parameter '{key}' expects a number"))
-    }
 }
 
 const SWITCHES: [&str; 9] =
@@ -177,9 +132,9 @@ impl VncConfig {
     /// # Errors
     /// What is wrong with it.
     pub fn parse(text: &str, source: &str) -> Result<Self, String> {
-        let pairs = Pairs::split(text);
+        let pairs = Pairs::split(text, Some("vnc"), &SWITCHES);
         let is_known = |key: &str| SWITCHES.contains(&key) || OTHERS.contains(&key);
-        if let Some((key, _)) = pairs.0.iter().find(|(key, _)| !is_known(key)) {
+        if let Some(key) = pairs.unknown(is_known) {
             return Err(format!("Invalid parameter '{key}'"));
         }
         refuse_missing(&pairs)?;
