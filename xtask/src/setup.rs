@@ -39,6 +39,12 @@ pub const BROWSER: [Package; 2] = [
     Package { name: "chromium", file: "/usr/bin/chromium" },
     Package { name: "fonts-dejavu-core", file: "/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf" },
 ];
+/// A viewer for VNC, a screen for it, and what takes pictures of that.
+pub const VIEWER: [Package; 3] = [
+    Package { name: "tigervnc-viewer", file: "/usr/bin/xtigervncviewer" },
+    Package { name: "xvfb", file: "/usr/bin/Xvfb" },
+    Package { name: "imagemagick", file: "/usr/bin/import" },
+];
 /// Peers of the block layer's tests, which look for them themselves and end early without them.
 pub const BLOCK_PEERS: [&str; 6] = ["qemu-utils", "nbdkit", "libnbd-bin", "mtools", "dosfstools", "openssl"];
 

@@ -75,6 +75,9 @@ fn peers(guests: &Guests, no_pages: Option<String>) -> (Vec<Peer>, Option<PathBu
         (None, missing) if missing.is_empty() => None,
         (None, missing) => Some(format!("Debian's packages {} can't be installed", missing.join(", "))),
     };
+    let missing_viewer = setup::install(&setup::VIEWER.each_ref());
+    let no_viewer = (!missing_viewer.is_empty())
+        .then(|| format!("Debian's packages {} can't be installed", missing_viewer.join(", ")));
     for name in setup::BLOCK_PEERS.iter().filter(|name| missing.contains(name)) {
         println!("SKIPPED: comparisons with {name} in block-*, ouzel-img and ouzel-io (their tests end early)");
     }
@@ -88,6 +91,8 @@ fn peers(guests: &Guests, no_pages: Option<String>) -> (Vec<Peer>, Option<PathBu
         package("spicy", "spice-client-gtk"),
         Peer { name: "python", missing: no_python, from_debian: false },
         Peer { name: "chromium", missing: no_browser, from_debian: false },
+        // Without a screen of its own it is of no use: three packages, or none.
+        Peer { name: "tigervnc", missing: no_viewer, from_debian: false },
         Peer { name: "test386", missing: no_suite, from_debian: false },
         Peer { name: "linux", missing: linux, from_debian: true },
         // Building it takes a package registry and the rights to make a root file system.

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::support::{Machine, PATIENCE, Reply, Session, Setup, ouzel, qemu};
 
 /// A client of the qtest server.
-struct Qtest(Session);
+pub struct Qtest(pub Session);
 
 impl Qtest {
     /// One request and its answer; reports of interrupts come before it.
@@ -47,7 +47,7 @@ impl Qtest {
         self.out(port + 1, value);
     }
 
-    fn vbe(&mut self, index: u16, value: u16) {
+    pub fn vbe(&mut self, index: u16, value: u16) {
         self.ok(&format!("outw 0x1ce {index:#x}"));
         self.ok(&format!("outw 0x1cf {value:#x}"));
     }
@@ -58,7 +58,7 @@ impl Qtest {
         self.out(0x3c0, value);
     }
 
-    fn write(&mut self, address: u64, bytes: &[u8]) {
+    pub fn write(&mut self, address: u64, bytes: &[u8]) {
         for (index, piece) in bytes.chunks(4096).enumerate() {
             let digits: String = piece.iter().map(|byte| format!("{byte:02x}")).collect();
             let address = address + 4096 * index as u64;
@@ -80,7 +80,7 @@ impl Qtest {
     }
 
     /// Registers of a mode, a palette, and the screen on.
-    fn mode(&mut self, mode: &Mode) {
+    pub fn mode(&mut self, mode: &Mode) {
         self.vbe(4, 0);
         self.out(0x3c2, 0x67);
         for (index, value) in (0..).zip(mode.sequencer) {
@@ -109,14 +109,14 @@ impl Qtest {
     }
 }
 
-struct Mode {
+pub struct Mode {
     sequencer: [u8; 5],
     crtc: &'static [(u8, u8)],
     graphics: [u8; 9],
     attribute: u8,
 }
 
-const TEXT: Mode = Mode {
+pub const TEXT: Mode = Mode {
     sequencer: [3, 0, 3, 0, 2],
     crtc: &[
         (0x11, 0x0e),

@@ -51,5 +51,6 @@ mod storage_mute;
 mod storage_slow;
 mod stress;
 mod support;
+mod viewers;
 mod vnc;
 mod web;
