@@ -3,7 +3,7 @@
 //! - [`nbd`]: the server of the Network Block Device protocol.
 //! - [`listen`]: the sockets that clients connect to.
 //!
-//! Nothing here knows QMP. Left out: exports over FUSE and vhost-user.
+//! Nothing here knows QMP. Exports over vhost-user are the crate `vhost-user`'s. Left out: exports over FUSE.
 
 #![forbid(unsafe_code)]
 

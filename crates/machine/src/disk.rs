@@ -22,6 +22,8 @@ pub struct DiskConfig {
     pub discard_granularity: Option<u32>,
     /// The serial number that the guest sees.
     pub serial: String,
+    /// The guest may not write, whatever the medium allows.
+    pub read_only: bool,
 }
 
 /// A back end as controllers see it.
@@ -84,7 +86,7 @@ impl Disk for BackendDisk {
             min_io_size: self.config.min_io_size,
             opt_io_size: self.config.opt_io_size,
             discard_granularity: self.config.discard_granularity.unwrap_or(unit.max(logical_block_size)),
-            read_only: node.as_ref().is_some_and(|node| node.is_read_only()),
+            read_only: self.config.read_only || node.as_ref().is_some_and(|node| node.is_read_only()),
             medium: node.is_some(),
             write_cache: self.backend.has_write_cache(),
             serial: self.config.serial.clone(),

@@ -131,6 +131,10 @@ pub fn usage(program: &str) -> String {
          [,writethrough=on|off][,iothread=ID][,description=TEXT]\n           \
          [,bitmaps.N=NAME][,allocation-depth=on|off]\n                         \
          an export of a node over NBD (needs --nbd-server)\n  \
+         --export [type=]vhost-user-blk,id=ID,node-name=NODE,addr.type=unix,addr.path=PATH\n           \
+         [,writable=on|off][,writethrough=on|off][,iothread=ID]\n           \
+         [,num-queues=N][,logical-block-size=BYTES]\n                         \
+         an export of a node as a disk for a virtual machine of another program\n  \
          --monitor [chardev=]ID[,mode=control][,pretty=on|off]\n                         \
          a QMP monitor\n  \
          --nbd-server addr.type=inet,addr.host=HOST,addr.port=PORT\n               \

@@ -8,7 +8,7 @@ use std::sync::atomic::AtomicBool;
 
 use chardev::{ChardevSpec, Chardevs};
 use qapi::Error;
-use qapi::block::export::{BlockExportAdd, NbdServerOptions};
+use qapi::block::export::{BlockExportAdd, BlockExportDetail, NbdServerOptions};
 use qapi::block::options::BlockdevOptions;
 use qapi::objects::ObjectAdd;
 use qmp::{ControlQueue, EventSink, MonitorOptions, Server, ServerOptions};
@@ -131,7 +131,13 @@ impl DaemonProgram {
             Step::Node(node) => storage.add_node(node),
             Step::Chardev(spec) => self.chardevs.add(spec).map_err(generic),
             Step::NbdServer(options) => storage.start_nbd(listen_address(&options.addr)?, options),
-            Step::Export(export) => storage.add_export((**export).clone()),
+            Step::Export(export) => {
+                let address = match &export.detail {
+                    BlockExportDetail::VhostUserBlk(options) => Some(listen_address(&options.addr)?),
+                    BlockExportDetail::Nbd(_) => None,
+                };
+                storage.add_export(export, address)
+            }
             Step::Monitor(monitor) => {
                 let chardev = self.chardevs.attach(&monitor.chardev).map_err(generic)?;
                 let options = MonitorOptions { id: monitor.chardev.clone(), pretty: monitor.pretty };

@@ -337,7 +337,7 @@ impl Storage {
 
     /// Closes everything: the program ends.
     pub fn close(&mut self) {
-        self.end_nbd();
+        self.end_exports();
         self.holds.end();
         // Nobody waits at the end for a request that a limit holds.
         for group in self.groups.iter().chain(self.objects.throttle_groups()) {

@@ -1,4 +1,4 @@
-//! virtio 1.2: queues, the transports over PCI and MMIO, block devices, SCSI host adapters, serial
+//! virtio 1.2: queues, the transports over PCI and MMIO (and in other programs), block devices, SCSI host adapters, serial
 //! ports, random numbers, keyboards and pointers.
 
 #![forbid(unsafe_code)]
@@ -10,6 +10,7 @@ pub mod input;
 pub mod mmio;
 pub mod pci;
 pub mod queue;
+pub mod remote;
 pub mod rng;
 pub mod scsi;
 pub mod serial;

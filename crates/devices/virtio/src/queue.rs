@@ -251,6 +251,28 @@ impl Queue {
         self.rings = None;
     }
 
+    /// The driver, or who stands for it, takes the queue back. What is in flight still ends.
+    pub fn disable(&mut self) {
+        self.state.enabled = false;
+    }
+
+    /// Where the next chain is taken (split layout).
+    pub fn next_available(&self) -> u16 {
+        self.state.next_available
+    }
+
+    /// Goes on where another device has stopped: at the available entry `next`, and behind what the ring says is used.
+    /// Split layout.
+    ///
+    /// # Errors
+    /// [`QueueError`]: the rings are not in RAM.
+    pub fn resume(&mut self, dma: &DmaView, next: u16) -> Result<(), QueueError> {
+        let used = self.rings(dma)?.device.load_u16(2).unwrap_or(0);
+        (self.state.next_available, self.state.next_used) = (next, used);
+        self.state.signalled_valid = false;
+        Ok(())
+    }
+
     /// Says what was negotiated.
     pub fn set_features(&mut self, features: u64) {
         self.features = features;

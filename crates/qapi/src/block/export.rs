@@ -1,4 +1,4 @@
-//! Exports and the NBD server (QEMU's `block-export.json`). Left out: exports over FUSE, vhost-user and VDUSE.
+//! Exports and the NBD server (QEMU's `block-export.json`). Left out: exports over FUSE and VDUSE.
 
 use crate::block::bitmaps::BlockDirtyBitmapOrStr;
 use crate::sockets::{SocketAddress, SocketAddressLegacy};
@@ -96,6 +96,19 @@ pub struct NbdServerStop;
 pub enum BlockExportType {
     /// Over NBD.
     Nbd,
+    /// A virtio disk for guests of other programs.
+    VhostUserBlk,
+}
+
+/// An export over vhost-user.
+#[derive(Debug, Clone, PartialEq, Eq, QapiType)]
+pub struct BlockExportOptionsVhostUserBlk {
+    /// The socket that front ends come to: a Unix socket or a descriptor.
+    pub addr: SocketAddress,
+    /// Bytes of a logical block; 512 if absent.
+    pub logical_block_size: Option<u64>,
+    /// How many queues there are; 1 if absent.
+    pub num_queues: Option<u16>,
 }
 
 /// What an export has by its kind.
@@ -104,6 +117,8 @@ pub enum BlockExportType {
 pub enum BlockExportDetail {
     /// Over NBD.
     Nbd(BlockExportOptionsNbd),
+    /// A virtio disk for guests of other programs.
+    VhostUserBlk(BlockExportOptionsVhostUserBlk),
 }
 
 /// Exports a node.

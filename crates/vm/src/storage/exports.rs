@@ -1,11 +1,13 @@
-//! Exports of nodes, and the NBD server that clients reach them by.
+//! Exports of nodes: by the NBD server, or each by a socket of its own (vhost-user).
 //!
 //! Clients negotiate on the reactor that all disks share; then they belong to the reactor of their export. An export that
 //! is removed lives on until its last client has been cut off; the control thread then gives its node back.
 
+mod vhost_user_blk;
+
 use std::sync::{Arc, Weak};
 
-use block::Backend;
+use block::{Backend, Graph, Node};
 use block_export::nbd::{BitmapRef, Export, ExportOptions, MAX_CONNECTIONS, Server, ServerOptions};
 use block_export::{Address, Listener};
 use block_net::tls::server_credentials;
@@ -17,6 +19,7 @@ use qapi::block::export::{
 };
 use qapi::sockets::SocketAddress;
 
+use self::vhost_user_blk::VhostUserBlk;
 use super::{OwnerLink, Storage, client_error};
 
 /// The server, and the tasks that accept clients.
@@ -25,9 +28,68 @@ struct NbdServer {
     tasks: Vec<aio::JoinHandle<()>>,
 }
 
+/// An export of some kind.
+#[derive(Clone)]
+enum Exported {
+    Nbd(Arc<Export>),
+    VhostUserBlk(Arc<VhostUserBlk>),
+}
+
+impl Exported {
+    fn kind(&self) -> BlockExportType {
+        match self {
+            Self::Nbd(_) => BlockExportType::Nbd,
+            Self::VhostUserBlk(_) => BlockExportType::VhostUserBlk,
+        }
+    }
+
+    fn node(&self) -> Option<Arc<Node>> {
+        match self {
+            Self::Nbd(export) => Some(export.node()),
+            Self::VhostUserBlk(export) => export.node(),
+        }
+    }
+
+    fn has_clients(&self) -> bool {
+        match self {
+            Self::Nbd(export) => export.connections() > 0,
+            Self::VhostUserBlk(export) => export.has_client(),
+        }
+    }
+
+    fn is_shutting_down(&self) -> bool {
+        match self {
+            Self::Nbd(export) => export.is_shutting_down(),
+            Self::VhostUserBlk(export) => export.is_shutting_down(),
+        }
+    }
+
+    /// Cuts all clients off and takes no more.
+    fn shut_down(&self) {
+        match self {
+            Self::Nbd(export) => export.shut_down(),
+            Self::VhostUserBlk(export) => export.shut_down(),
+        }
+    }
+
+    async fn wait_unused(&self) {
+        match self {
+            Self::Nbd(export) => export.wait_unused().await,
+            Self::VhostUserBlk(export) => export.wait_unused().await,
+        }
+    }
+
+    async fn close(&self, graph: &Graph) -> block::Result<()> {
+        match self {
+            Self::Nbd(export) => export.close(graph).await,
+            Self::VhostUserBlk(export) => export.close(graph).await,
+        }
+    }
+}
+
 struct Entry {
     id: String,
-    export: Arc<Export>,
+    export: Exported,
     iothread: Option<String>,
     /// The back end whose medium it exports: without the medium it goes.
     backend: Option<Weak<Backend>>,
@@ -108,13 +170,7 @@ impl Storage {
             return Err(Error::generic("NBD server not running"));
         };
         server.close();
-        for entry in &self.exports.list {
-            entry.export.shut_down();
-        }
-        let ids: Vec<String> = self.exports.list.iter().map(|entry| entry.id.clone()).collect();
-        for id in ids {
-            self.finish_export(&id);
-        }
+        self.end_all(|export| matches!(export, Exported::Nbd(_)));
         aio::block_on(async {
             server.wait_unused().await;
             for task in tasks {
@@ -124,25 +180,40 @@ impl Storage {
         Ok(())
     }
 
-    /// The program ends: as `nbd-server-stop`, but sockets stay in the file system, as QEMU leaves them.
-    pub(super) fn end_nbd(&mut self) {
+    /// Ends exports, and waits for what their clients have asked for.
+    fn end_all(&mut self, ends: impl Fn(&Exported) -> bool) {
+        let ending = || self.exports.list.iter().filter(|entry| ends(&entry.export));
+        ending().for_each(|entry| entry.export.shut_down());
+        let ids: Vec<String> = ending().map(|entry| entry.id.clone()).collect();
+        for id in ids {
+            self.finish_export(&id);
+        }
+    }
+
+    /// The program ends, and all exports with it. The NBD server's sockets stay in the file system, as QEMU leaves them.
+    pub(super) fn end_exports(&mut self) {
         if let Some(running) = &self.exports.server {
             running.server.leave_sockets();
         }
-        // Without a server there are no exports.
+        // There may be none.
         let _no_server = self.stop_nbd();
+        self.end_all(|_| true);
     }
 
-    /// `block-export-add`.
+    /// `block-export-add`, at `address` where the export has a socket of its own.
     ///
     /// # Errors
     /// The id is wrong or taken, there is no server, or the node can't be exported so.
-    pub fn add_export(&mut self, command: BlockExportAdd) -> Result<(), Error> {
-        self.add_export_of(command, None)
+    pub fn add_export(&mut self, command: &BlockExportAdd, address: Option<Address>) -> Result<(), Error> {
+        self.add_export_of(command, None, address)
     }
 
-    fn add_export_of(&mut self, command: BlockExportAdd, backend: Option<Weak<Backend>>) -> Result<(), Error> {
-        let BlockExportDetail::Nbd(nbd) = command.detail;
+    fn add_export_of(
+        &mut self,
+        command: &BlockExportAdd,
+        backend: Option<Weak<Backend>>,
+        address: Option<Address>,
+    ) -> Result<(), Error> {
         if !qapi::keyval::is_identifier(&command.id) {
             return Err(Error::generic("Invalid block export id"));
         }
@@ -153,12 +224,9 @@ impl Storage {
             .graph
             .lookup(&command.node_name)
             .ok_or_else(|| Error::generic(format!("Cannot find device='' nor node-name='{}'", command.node_name)))?;
-        let writable = command.writable.unwrap_or(false);
-        if writable && node.is_read_only() {
+        if command.writable.unwrap_or(false) && node.is_read_only() {
             return Err(Error::generic("Cannot export read-only node as writable"));
         }
-        let running = self.exports.server.as_ref().map(|server| Arc::clone(&server.server));
-        let server = running.ok_or_else(|| Error::generic("NBD server not running"))?;
         let reactor = match &command.iothread {
             None => self.reactor_of(&node),
             Some(id) => {
@@ -166,30 +234,51 @@ impl Storage {
                 self.objects.io_thread(id).map_err(missing)?
             }
         };
-        let BlockExportOptionsNbd { base, bitmaps, allocation_depth } = nbd;
+        let (id, iothread) = (command.id.clone(), command.iothread.clone());
+        let made = match (&command.detail, address) {
+            (BlockExportDetail::Nbd(nbd), _) => self.export_over_nbd(&node, command, nbd, reactor).map(Exported::Nbd),
+            (BlockExportDetail::VhostUserBlk(options), Some(address)) => {
+                let made = VhostUserBlk::start(&self.graph, &node, (command, options), address, &reactor);
+                made.map(|export| Exported::VhostUserBlk(Arc::new(export)))
+            }
+            (BlockExportDetail::VhostUserBlk(_), None) => Err(Error::generic("Parameter 'addr' is missing")),
+        };
+        let export = match made {
+            Ok(export) => export,
+            Err(error) => {
+                self.release_io_thread(iothread.as_deref());
+                return Err(error);
+            }
+        };
+        self.exports.list.insert(0, Entry { id, export, iothread, backend });
+        Ok(())
+    }
+
+    fn export_over_nbd(
+        &self,
+        node: &Arc<Node>,
+        command: &BlockExportAdd,
+        nbd: &BlockExportOptionsNbd,
+        reactor: aio::Handle,
+    ) -> Result<Arc<Export>, Error> {
+        let running = self.exports.server.as_ref().map(|server| Arc::clone(&server.server));
+        let server = running.ok_or_else(|| Error::generic("NBD server not running"))?;
+        let BlockExportOptionsNbd { base, bitmaps, allocation_depth } = nbd.clone();
         let options = ExportOptions {
-            name: base.name.unwrap_or(command.node_name),
+            name: base.name.unwrap_or_else(|| command.node_name.clone()),
             description: base.description,
-            writable,
+            writable: command.writable.unwrap_or(false),
             writethrough: command.writethrough.unwrap_or(false),
             multi_conn: server.has_multi_conn(),
             allocation_depth: allocation_depth.unwrap_or(false),
             bitmaps: bitmaps.unwrap_or_default().into_iter().map(bitmap).collect(),
         };
         let made = server.check_name(&options.name).and_then(|()| {
-            let export = Export::new(&self.graph, &node, options, reactor)?;
+            let export = Export::new(&self.graph, node, options, reactor)?;
             server.add(&export)?;
             Ok(export)
         });
-        let export = match made {
-            Ok(export) => export,
-            Err(error) => {
-                self.release_io_thread(command.iothread.as_deref());
-                return Err(client_error(error));
-            }
-        };
-        self.exports.list.insert(0, Entry { id: command.id, export, iothread: command.iothread, backend });
-        Ok(())
+        made.map_err(client_error)
     }
 
     fn release_io_thread(&mut self, id: Option<&str>) {
@@ -217,7 +306,7 @@ impl Storage {
             writethrough: None,
         };
         let backend = self.graph.backend(&command.device).map(|backend| Arc::downgrade(&backend));
-        self.add_export_of(export, backend)
+        self.add_export_of(&export, backend, None)
     }
 
     /// `block-export-del`. The export is gone when its last client is.
@@ -231,7 +320,7 @@ impl Storage {
             return Err(Error::generic(format!("Export '{id}' is already shutting down")));
         }
         let is_safe = mode.unwrap_or(BlockExportRemoveMode::Safe) == BlockExportRemoveMode::Safe;
-        if is_safe && entry.export.connections() > 0 {
+        if is_safe && entry.export.has_clients() {
             return Err(Error::generic(format!("export '{id}' still in use")));
         }
         self.end_export(id);
@@ -242,15 +331,15 @@ impl Storage {
     fn end_export(&mut self, id: &str) {
         let Some(entry) = self.exports.list.iter().find(|entry| entry.id == id) else { return };
         entry.export.shut_down();
-        if let Some(server) = &self.exports.server {
-            server.server.remove(&entry.export);
+        if let (Some(server), Exported::Nbd(export)) = (&self.exports.server, &entry.export) {
+            server.server.remove(export);
         }
-        if entry.export.connections() == 0 {
+        if !entry.export.has_clients() {
             // The event comes before the command's reply.
             return self.finish_export(id);
         }
         let (id, run) = (id.to_owned(), Arc::clone(&self.exports.owner.run));
-        let export = Arc::clone(&entry.export);
+        let export = entry.export.clone();
         drop(self.reactor.handle().spawn(async move {
             export.wait_unused().await;
             run(Box::new(move |storage| storage.finish_export(&id)));
@@ -269,6 +358,17 @@ impl Storage {
         self.events.emit(BlockExportDeleted { id: entry.id });
     }
 
+    /// A node has another size.
+    pub(super) fn tell_exports_of_new_size(&self, node: &Arc<Node>) {
+        for entry in &self.exports.list {
+            if let Exported::VhostUserBlk(export) = &entry.export
+                && export.node().is_some_and(|its| Arc::ptr_eq(&its, node))
+            {
+                export.resized();
+            }
+        }
+    }
+
     /// The medium of a back end is about to go: so do the exports that were made of it.
     pub(super) fn end_exports_of(&mut self, backend: &Arc<Backend>) {
         let is_of = |entry: &&Entry| entry.backend.as_ref().is_some_and(|known| known.as_ptr() == Arc::as_ptr(backend));
@@ -282,8 +382,8 @@ impl Storage {
     pub fn export_infos(&self) -> Vec<BlockExportInfo> {
         let info = |entry: &Entry| BlockExportInfo {
             id: entry.id.clone(),
-            r#type: BlockExportType::Nbd,
-            node_name: entry.export.node().name().to_owned(),
+            r#type: entry.export.kind(),
+            node_name: entry.export.node().map_or_else(String::new, |node| node.name().to_owned()),
             shutting_down: entry.export.is_shutting_down(),
         };
         self.exports.list.iter().map(info).collect()

@@ -287,6 +287,7 @@ impl Storage {
                 device.resized();
             }
         }
+        self.tell_exports_of_new_size(node);
     }
 
     /// `block-set-write-threshold`.

@@ -2,8 +2,8 @@
 
 use qapi::Error;
 use qapi::block::export::{
-    BlockExportAdd, BlockExportDel, BlockExportDeleted, NbdServerAdd, NbdServerOptions, NbdServerRemove,
-    NbdServerStart, NbdServerStop, QueryBlockExports,
+    BlockExportAdd, BlockExportDel, BlockExportDeleted, BlockExportDetail, NbdServerAdd, NbdServerOptions,
+    NbdServerRemove, NbdServerStart, NbdServerStop, QueryBlockExports,
 };
 use qapi::sockets::SocketAddress;
 use qmp::{CommandTable, SessionContext};
@@ -36,7 +36,13 @@ pub fn register<C: StorageOwner, S: 'static>(table: &mut CommandTable<C, S>) {
         control.storage().delete_export(&command.name, command.mode)
     });
     table.register::<NbdServerStop>(|control, _, _| control.storage().stop_nbd());
-    table.register::<BlockExportAdd>(|control, _, command| control.storage().add_export(command));
+    table.register::<BlockExportAdd>(|control, context, command| {
+        let own = match &command.detail {
+            BlockExportDetail::VhostUserBlk(options) => Some(address(context, &options.addr)?),
+            BlockExportDetail::Nbd(_) => None,
+        };
+        control.storage().add_export(&command, own)
+    });
     table.register::<BlockExportDel>(|control, _, command| control.storage().delete_export(&command.id, command.mode));
     table.register::<QueryBlockExports>(|control, _, _| Ok(control.storage().export_infos()));
     table.declare_event::<BlockExportDeleted>();
