@@ -139,6 +139,7 @@ impl Opened {
             state.received_fds = None;
             state.hang_up = false;
             state.waker = None;
+            state.handed = None;
             // The task makes its connection known itself.
             state.sink = if serve.is_some() { Sink::Stream(None) } else { sink };
             std::mem::replace(&mut state.announced, false)
@@ -188,10 +189,11 @@ pub(crate) fn prepare(spec: &ChardevSpec, find_tls: Option<&FindTls>) -> Result<
         }
         Backend::Parallel { path } => return Err(line::refuse_parallel(path)),
         Backend::Pty => open_pty(&spec.id)?,
-        Backend::Msmouse => {
-            let failed = |error: std::io::Error| Error::io("msmouse", error);
+        kind @ (Backend::Msmouse | Backend::Vc(_)) => {
+            let name = if matches!(kind, Backend::Msmouse) { "msmouse" } else { "vc" };
+            let failed = |error: std::io::Error| Error::io(name, error);
             let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(failed)?;
-            let once = Prepared::once("msmouse", Stream::both(ours.into()).map_err(failed)?);
+            let once = Prepared::once(name, Stream::both(ours.into()).map_err(failed)?);
             Prepared { inner: Some(theirs.into()), ..once }
         }
         Backend::Mux { chardev } => {

@@ -2,7 +2,7 @@
 
 use crate::Error;
 use crate::options::{
-    Backend, ChardevSpec, Common, Options, SocketOptions, UNSUPPORTED, UdpOptions, parse_list, unsupported,
+    Backend, ChardevSpec, Common, Options, SocketOptions, UNSUPPORTED, UdpOptions, VcSize, parse_list, unsupported,
 };
 use qapi::json::Map;
 
@@ -45,6 +45,7 @@ fn backend(text: &str, signal: bool) -> Result<Backend, Error> {
         "stdio" => return Ok(Backend::Stdio { signal }),
         "ringbuf" | "memory" => return Ok(Backend::Ringbuf { size: 65536 }),
         "msmouse" => return Ok(Backend::Msmouse),
+        "vc" => return Ok(Backend::Vc(VcSize::default())),
         "con:" => return Err(unsupported("console")),
         kind if UNSUPPORTED.contains(&kind) => return Err(unsupported(kind)),
         path if path.starts_with("/dev/parport") => return Ok(Backend::Parallel { path: path.to_owned() }),
@@ -88,9 +89,21 @@ fn backend(text: &str, signal: bool) -> Result<Backend, Error> {
             options.finish()?;
             Ok(Backend::Udp(udp))
         }
-        "vc" => Err(unsupported(kind)),
+        "vc" => vc(rest).ok_or_else(|| Error::options(format!("'{text}' is not a valid char driver"))),
         _ => Err(Error::options(format!("'{text}' is not a valid char driver"))),
     }
+}
+
+/// `800x600` dots, or `80Cx24C` characters.
+fn vc(text: &str) -> Option<Backend> {
+    let (width, height) = text.split_once('x')?;
+    let number = |text: &str| text.parse().ok();
+    let size = match (width.strip_suffix('C'), height.strip_suffix('C')) {
+        (Some(columns), Some(rows)) => VcSize::new(None, None, Some(number(columns)?), Some(number(rows)?)),
+        (None, None) => VcSize::new(Some(number(width)?), Some(number(height)?), None, None),
+        _ => return None,
+    };
+    size.ok().map(Backend::Vc)
 }
 
 fn host_and_port<'a>(text: &str, address: &'a str) -> Result<(&'a str, &'a str), Error> {

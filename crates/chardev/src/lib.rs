@@ -12,7 +12,7 @@
 //!
 //! On a socket telnet, web sockets (as a server) and TLS may be spoken ([`Protocol`]).
 //!
-//! Left out on purpose: `vc`, `spice*`, `braille`, `wctablet`, `testdev` back ends, TN3270 and lists of who may come
+//! Left out on purpose: `spice*`, `braille`, `wctablet`, `testdev` back ends, TN3270 and lists of who may come
 //! (`tls-authz`). Asking for one of them is an error that says so.
 
 #![forbid(unsafe_code)]
@@ -48,7 +48,7 @@ pub use inherited::inherited_fd;
 pub use legacy::{Legacy, parse_legacy};
 pub use line::{LineParameters, Parity};
 pub use options::{
-    Backend, ChardevSpec, Common, Given, SocketOptions, UdpOptions, check_id, parse_option, ringbuf_size,
+    Backend, ChardevSpec, Common, Given, SocketOptions, UdpOptions, VcSize, check_id, parse_option, ringbuf_size,
 };
 pub use outbox::Outbox;
 pub use port::{Event, EventFn, InputFn, OUTPUT_LIMIT, WritableFn};

@@ -68,6 +68,8 @@ pub enum Backend {
     },
     /// A serial mouse of Microsoft's kind, moved by the display's pointer.
     Msmouse,
+    /// A terminal on a screen of its own.
+    Vc(VcSize),
     /// Another character device, which several front ends then share.
     Mux {
         /// The other device.
@@ -78,6 +80,46 @@ pub enum Backend {
         /// How many bytes; a power of two.
         size: usize,
     },
+}
+
+/// How large a terminal on a screen is. What is not said follows from the screen.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct VcSize {
+    /// Dots.
+    pub width: Option<u32>,
+    /// Dots.
+    pub height: Option<u32>,
+    /// Characters.
+    pub columns: Option<u32>,
+    /// Characters.
+    pub rows: Option<u32>,
+}
+
+/// The largest side of such a terminal, in characters and in dots.
+const VC_MOST: (u64, u64) = (1000, 8000);
+
+impl VcSize {
+    /// Checks what was given: width, height, columns and rows.
+    ///
+    /// # Errors
+    /// A number is out of range.
+    pub fn new(
+        width: Option<u64>,
+        height: Option<u64>,
+        columns: Option<u64>,
+        rows: Option<u64>,
+    ) -> Result<Self, Error> {
+        let checked = |name: &str, number: Option<u64>, most: u64| match number {
+            Some(number) if number > most => Err(Error::options(format!("Parameter '{name}' expects at most {most}"))),
+            number => Ok(number.and_then(|number| u32::try_from(number).ok())),
+        };
+        Ok(Self {
+            width: checked("width", width, VC_MOST.1)?,
+            height: checked("height", height, VC_MOST.1)?,
+            columns: checked("cols", columns, VC_MOST.0)?,
+            rows: checked("rows", rows, VC_MOST.0)?,
+        })
+    }
 }
 
 /// The options of a socket.
@@ -239,6 +281,10 @@ impl ChardevSpec {
             "parallel" | "parport" => Backend::Parallel { path: device_of(&mut options, "parallel")? },
             "udp" => Backend::Udp(UdpOptions::take(&mut options)?),
             "msmouse" => Backend::Msmouse,
+            "vc" => {
+                let [width, height] = [options.number("width")?, options.number("height")?];
+                Backend::Vc(VcSize::new(width, height, options.number("cols")?, options.number("rows")?)?)
+            }
             "mux" => {
                 let base = options.text("chardev")?;
                 Backend::Mux { chardev: base.ok_or_else(|| Error::options("chardev: mux: no chardev given"))? }
@@ -269,7 +315,7 @@ fn is_well_formed(id: &str) -> bool {
 
 /// Back ends that QEMU has, too.
 pub(crate) const UNSUPPORTED: &[&str] =
-    &["vc", "console", "spicevmc", "spiceport", "braille", "wctablet", "testdev", "dbus", "qemu-vdagent", "hub"];
+    &["console", "spicevmc", "spiceport", "braille", "wctablet", "testdev", "dbus", "qemu-vdagent", "hub"];
 
 pub(crate) fn unsupported(kind: &str) -> Error {
     Error::options(format!("chardev: back end '{kind}' is not supported"))

@@ -70,6 +70,8 @@ pub(crate) struct State {
     /// A serial port of the host, which has a line.
     pub(crate) line: Option<Arc<OwnedFd>>,
     pub(crate) waker: Option<Waker>,
+    /// Where a socket takes connections that others have made.
+    pub(crate) handed: Option<tokio::sync::mpsc::Sender<OwnedFd>>,
 }
 
 /// One character device, shared between its front end and the task that serves it.
@@ -100,6 +102,7 @@ impl Port {
             received_fds: None,
             line: None,
             waker: None,
+            handed: None,
         };
         Self {
             id: id.to_owned(),

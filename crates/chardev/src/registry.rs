@@ -6,6 +6,7 @@ use crate::options::{Backend, ChardevSpec};
 use crate::port::{Event, Port, Sink, lock};
 use crate::tap::Tap;
 use crate::{Chardev, Error, TapReader, terminal};
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use tokio::runtime::Handle;
@@ -76,7 +77,7 @@ pub type InnerFn = dyn Fn(&ChardevSpec, Chardev) + Send + Sync;
 /// The kinds of back ends, as `query-chardev-backends` tells them.
 pub const BACKENDS: &[&str] = &[
     "null", "ringbuf", "memory", "file", "pipe", "pty", "stdio", "serial", "parallel", "socket", "udp", "mux",
-    "msmouse",
+    "msmouse", "vc",
 ];
 
 impl Chardevs {
@@ -198,6 +199,21 @@ impl Chardevs {
         };
         port.announce(Event::Break);
         Ok(())
+    }
+
+    /// Gives a connection that somebody else has made to a socket device that has none.
+    ///
+    /// # Errors
+    /// That there is no such device, that it is no socket, or that somebody is connected.
+    pub fn add_client(&self, id: &str, socket: OwnedFd) -> Result<(), Error> {
+        let port = {
+            let entries = lock(&self.entries);
+            let entry = entries.iter().find(|entry| entry.id == id).ok_or_else(|| Error::NotFound(id.to_owned()))?;
+            Arc::clone(entry.port())
+        };
+        let handed = port.state().handed.clone();
+        let taken = !port.is_open() && handed.is_some_and(|handed| handed.try_send(socket).is_ok());
+        if taken { Ok(()) } else { Err(Error::options("failed to add client")) }
     }
 
     /// Gives a device to a front end. Only a `mux=on` device can have more than one.

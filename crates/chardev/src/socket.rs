@@ -214,6 +214,7 @@ impl Socket {
     }
 
     async fn serve_listener(&self, port: &Port, at_rest: &str, listener: OwnedFd, first: Option<Stream>) {
+        let mut handed = take_handed(port);
         if let Some(stream) = first {
             self.serve_connection(port, at_rest, stream).await;
         }
@@ -225,7 +226,11 @@ impl Socket {
             }
         };
         loop {
-            match accept(&listener).await {
+            let accepted = tokio::select! {
+                accepted = accept(&listener) => accepted,
+                Some(fd) = handed.recv() => Ok(fd),
+            };
+            match accepted {
                 Ok(fd) => match self.connected(fd) {
                     Ok(stream) => self.serve_connection(port, at_rest, stream).await,
                     Err(error) => tracing::warn!(chardev = port.id, %error, "connection refused"),
@@ -240,18 +245,33 @@ impl Socket {
 
     async fn serve_client(&self, port: &Port, first: Option<Stream>) {
         let (options, at_rest) = (&self.options, self.disconnected());
+        let mut handed = take_handed(port);
         let mut next = first;
         loop {
             if let Some(stream) = next.take() {
                 self.serve_connection(port, &at_rest, stream).await;
             }
-            if options.reconnect == 0 {
-                return;
-            }
-            tokio::time::sleep(Duration::from_secs(options.reconnect)).await;
-            next = reconnect(&options.address).await.and_then(|fd| self.connected(fd).ok());
+            let again = async {
+                match options.reconnect {
+                    0 => std::future::pending().await,
+                    seconds => tokio::time::sleep(Duration::from_secs(seconds)).await,
+                }
+                reconnect(&options.address).await
+            };
+            let fd = tokio::select! {
+                fd = again => fd,
+                Some(fd) = handed.recv() => Some(fd),
+            };
+            next = fd.and_then(|fd| self.connected(fd).ok());
         }
     }
+}
+
+/// Connections that others have made and hand in, one at a time.
+fn take_handed(port: &Port) -> tokio::sync::mpsc::Receiver<OwnedFd> {
+    let (sender, receiver) = tokio::sync::mpsc::channel(1);
+    port.state().handed = Some(sender);
+    receiver
 }
 
 async fn accept(listener: &AsyncFd<Arc<OwnedFd>>) -> std::io::Result<OwnedFd> {

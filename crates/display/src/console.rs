@@ -22,11 +22,33 @@ pub trait Screen: Send + Sync {
         None
     }
 
+    /// Where keys go that are typed while it is looked at, if it is a terminal of its own.
+    fn typing(&self) -> Option<&dyn Typing> {
+        None
+    }
+
     /// Somebody wants the head to have another size; nobody looks at it when a side is 0. Returns whether the card tells
     /// its driver: most have no way to.
     fn suggest_size(&self, _width: u32, _height: u32) -> bool {
         false
     }
+}
+
+/// A key that somebody presses on a screen that is a terminal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeyPress {
+    /// X's symbol of what it means.
+    pub symbol: u32,
+    /// With Ctrl held.
+    pub ctrl: bool,
+    /// With Alt held.
+    pub alt: bool,
+}
+
+/// A screen that keys belong to, rather than to the guest's keyboard.
+pub trait Typing {
+    /// A key is pressed. Called on the thread of whoever types; does not block.
+    fn press(&self, key: KeyPress);
 }
 
 /// The picture of a hardware cursor.
@@ -166,6 +188,11 @@ impl Console {
     /// The hardware cursor.
     pub fn cursor(&self) -> Option<Cursor> {
         self.screen.cursor()
+    }
+
+    /// Where keys go, if the screen is a terminal of its own.
+    pub fn typing(&self) -> Option<&dyn Typing> {
+        self.screen.typing()
     }
 
     /// Asks the guest for another size; nobody looks at the head when a side is 0. Returns whether the guest is told; it

@@ -15,8 +15,9 @@ pub mod image;
 pub mod input;
 pub mod keys;
 mod surface;
+pub mod terminal;
 pub mod text;
 
-pub use console::{Console, Cursor, CursorShape, Origin, Reader, Screen};
+pub use console::{Console, Cursor, CursorShape, KeyPress, Origin, Reader, Screen, Typing};
 pub use damage::Rectangle;
 pub use surface::{PixelFormat, Surface};

@@ -16,6 +16,29 @@ pub struct TextScreen {
     pub cursor: Option<(usize, usize)>,
 }
 
+/// The characters of code page 437 that are not those of ASCII: 0x00 to 0x1f, 0x7f, and 0x80 to 0xff.
+const LOW: &str = " ☺☻♥♦♣♠•◘○◙♂♀♪♫☼►◄↕‼¶§▬↨↑↓→←∟↔▲▼";
+const HIGH: &str = "⌂ÇüéâäàåçêëèïîìÄÅÉæÆôöòûùÿÖÜ¢£¥₧ƒáíóúñÑªº¿⌐¬½¼¡«»░▒▓│┤╡╢╖╕╣║╗╝╜╛┐└┴┬├─┼╞╟╚╔╩╦╠═╬╧╨╤╥╙╘╒╓╫╪┘┌█▄▌▐▀\
+                    αßΓπΣσµτΦΘΩδ∞φε∩≡±≥≤⌠⌡÷≈°∙·√ⁿ²■\u{a0}";
+
+/// The character of a code of code page 437.
+pub fn code_page_437(code: u8) -> char {
+    let found = match code {
+        0x20..=0x7e => Some(char::from(code)),
+        0..=0x1f => LOW.chars().nth(usize::from(code)),
+        _ => HIGH.chars().nth(usize::from(code) - 0x7f),
+    };
+    found.unwrap_or(' ')
+}
+
+/// The code of a character in code page 437, if it has one.
+pub fn to_code_page_437(character: char) -> Option<u8> {
+    match character {
+        ' '..='~' => u8::try_from(character).ok(),
+        _ => (0..=255).find(|code| code_page_437(*code) == character),
+    }
+}
+
 /// How wide a character is drawn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CellWidth {
@@ -72,5 +95,12 @@ mod tests {
         }
         draw_glyph(&mut picture, (4, 0), CellWidth::Sixteen, &[0xa0, 0xff], (1, 0));
         assert_eq!(picture.row(0)[4..], [1, 1, 0, 0, 1]);
+    }
+
+    #[test]
+    fn code_page_437_has_a_character_for_each_code() {
+        assert_eq!((LOW.chars().count(), HIGH.chars().count()), (32, 129));
+        assert_eq!((code_page_437(b'A'), code_page_437(0xc4), code_page_437(1)), ('A', '─', '☺'));
+        assert_eq!(['A', '─', '☺', '語'].map(to_code_page_437), [Some(b'A'), Some(0xc4), Some(1), None]);
     }
 }

@@ -42,6 +42,7 @@ pub use cpu::block::{Interruption, TraceSink};
 pub use cpu::fault::EventKind;
 pub use devices_chipset::cpu_hotplug::Report as CpuReport;
 pub use devices_chipset::ioapic::IoApicInfo;
+pub use devices_chipset::lapic::ApicState;
 pub use error::MachineError;
 pub use machine::{CpuSlot, GuestMemory, Machine, TraceFactory};
 pub use pc::{Backends, Chardevs, Removed, UnplugError};

@@ -13,6 +13,7 @@ use device::ResetKind;
 use devices_chipset::i8259::ChipInfo;
 use devices_chipset::ioapic::IoApicInfo;
 use devices_chipset::lapic;
+use devices_chipset::lapic::ApicState;
 use display::Console;
 use display::input::{Hub, KeyQueue};
 use memory::{AccessSize, AddressSpace, FlatView, GuestAddress};
@@ -491,6 +492,12 @@ impl Machine {
         let controllers = &self.board.controllers;
         let ioapics = controllers.ioapics.iter().map(|ioapic| ioapic.lock().info()).collect();
         (ioapics, controllers.pic.as_ref().map(|pic| pic.lock().info()))
+    }
+
+    /// A vCPU's local APIC and what its timer has left to count, for `info lapic`; nothing where it is the accelerator's.
+    pub fn local_apic(&self, index: usize) -> Option<(ApicState, u32)> {
+        let bus = &self.board.controllers.bus;
+        bus.registers(index).zip(bus.timer_count(index))
     }
 
     /// What memory and I/O ports show now.

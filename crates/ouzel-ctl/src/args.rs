@@ -24,6 +24,8 @@ Options:
       --timeout SECONDS  wait no longer for each reply (else without end)
       --wait SECONDS     so long try again while no server is there
   -h, --help             show this help
+      --sasl-user NAME   read a password, and print the line for this user in the
+                         file that -vnc ...,sasl=on,sasl-users=FILE reads
       --version          show the version
 
 Exit status: 0; 1 if the server refused a command; 2 for wrong usage, a line
@@ -46,6 +48,8 @@ pub(crate) enum Commands {
 pub(crate) enum Action {
     Help,
     Version,
+    /// Print a line of a file of users.
+    SaslUser(String),
     Run(Args),
 }
 
@@ -70,6 +74,7 @@ pub(crate) fn parse(mut parser: lexopt::Parser) -> Result<Action, lexopt::Error>
         match argument {
             Short('h') | Long("help") => return Ok(Action::Help),
             Long("version") => return Ok(Action::Version),
+            Long("sasl-user") => return Ok(Action::SaslUser(parser.value()?.parse_with(user)?)),
             Short('c') | Long("command") => lines.push(parser.value()?.string()?),
             Long("json") => json = true,
             Long("keep-going") => keep_going = true,
@@ -93,6 +98,11 @@ pub(crate) fn parse(mut parser: lexopt::Parser) -> Result<Action, lexopt::Error>
 fn address_of(text: OsString) -> Address {
     // What is not text can only be a path.
     text.into_string().map_or_else(|text| Address::Unix(text.into()), |text| Address::parse(&text))
+}
+
+fn user(name: &str) -> Result<String, &'static str> {
+    let is_name = !name.is_empty() && !name.contains([':', '#']) && !name.contains(char::is_control);
+    if is_name && name.trim() == name { Ok(name.to_owned()) } else { Err("not a name for a file of users") }
 }
 
 fn seconds(text: &str) -> Result<Duration, &'static str> {
@@ -131,6 +141,7 @@ mod tests {
         assert_eq!((args.json, args.keep_going), (false, true));
         assert_eq!(parsed(&["/q", "-h"]), Ok(Action::Help));
         assert_eq!(parsed(&["--version"]), Ok(Action::Version));
+        assert_eq!(parsed(&["--sasl-user", "ann"]), Ok(Action::SaslUser("ann".to_owned())));
     }
 
     #[test]
@@ -138,6 +149,7 @@ mod tests {
         let cases = [
             (&[][..], "no address"),
             (&["--nonsense"], "nonsense"),
+            (&["--sasl-user", "a:b"], "not a name for a file of users"),
             (&["/q", "-c"], "-c"),
             (&["-c", "stop", "/q", "cont"], "not both"),
             (&["/q", "--timeout", "soon"], "not a number of seconds"),

@@ -16,6 +16,7 @@ mod output;
 mod session;
 mod shell;
 mod types;
+mod user;
 
 use args::{Action, Args, Commands};
 use output::Style;
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
             let text = concat!("ouzel-ctl ", env!("CARGO_PKG_VERSION"), "\n");
             output::print(text).map(|()| Outcome::Succeeded).map_err(SessionError::Output)
         }
+        Action::SaslUser(name) => user::print(&name),
         Action::Run(args) => run(args),
     };
     match result {

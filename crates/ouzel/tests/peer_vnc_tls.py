@@ -1,10 +1,14 @@
 """VNC inside of TLS with Python's own TLS: peer_vnc_tls.py MONITOR PORT WEBSOCKET DIRECTORY.
 
+With `sasl MONITOR PORT DIRECTORY` clients prove who they are in there, to a server that knows `ann` and her `secret`.
+
 DIRECTORY has certificates, made by this script when it is called with `make DIRECTORY`. A client with a certificate gets in
 by VeNCrypt and by a WebSocket inside of TLS; one without does not.
 """
 import asyncio
 import base64
+import hashlib
+import hmac
 import os
 import socket
 import ssl
@@ -58,7 +62,7 @@ def initialize(stream):
     assert width and height and name == b"QEMU", (width, height, name)
 
 
-def vencrypt(port, directory, has_certificate):
+def vencrypt(port, directory, has_certificate, kind=260, prove=lambda stream: None):
     stream = socket.create_connection(("127.0.0.1", port), 30)
     assert take(stream, 12) == b"RFB 003.008\n"
     stream.sendall(b"RFB 003.008\n")
@@ -66,13 +70,79 @@ def vencrypt(port, directory, has_certificate):
     stream.sendall(b"\x13")
     assert take(stream, 2) == b"\0\2"
     stream.sendall(b"\0\2")
-    assert take(stream, 6) == b"\0\1" + struct.pack(">I", 260)
-    stream.sendall(struct.pack(">I", 260))
+    assert take(stream, 6) == b"\0\1" + struct.pack(">I", kind)
+    stream.sendall(struct.pack(">I", kind))
     assert take(stream, 1) == b"\1"
     stream = context(directory, has_certificate).wrap_socket(stream, server_hostname="localhost")
+    prove(stream)
     assert take(stream, 4) == b"\0\0\0\0"
     initialize(stream)
     return stream
+
+
+def say(stream, text):
+    stream.sendall(struct.pack(">I", len(text) + 1) + text + b"\0")
+
+
+def hear(stream):
+    """What the server says, and whether that was all."""
+    (length,) = struct.unpack(">I", take(stream, 4))
+    text = take(stream, length)[:-1] if length else None
+    return text, take(stream, 1) == b"\1"
+
+
+def choose(stream, mechanism):
+    offered = take(stream, struct.unpack(">I", take(stream, 4))[0])
+    assert offered == b"SCRAM-SHA-256,PLAIN", offered
+    stream.sendall(struct.pack(">I", len(mechanism)) + mechanism)
+
+
+def plain(password):
+    def prove(stream):
+        choose(stream, b"PLAIN")
+        say(stream, b"\0ann\0" + password)
+        assert hear(stream) == (None, True)
+    return prove
+
+
+def scram(password):
+    """RFC 5802, by Python's own hashes."""
+    def prove(stream):
+        choose(stream, b"SCRAM-SHA-256")
+        bare = b"n=ann,r=" + base64.b64encode(os.urandom(18))
+        say(stream, b"n,," + bare)
+        challenge, is_complete = hear(stream)
+        assert not is_complete
+        fields = dict(field.split(b"=", 1) for field in challenge.split(b","))
+        salted = hashlib.pbkdf2_hmac("sha256", password, base64.b64decode(fields[b"s"]), int(fields[b"i"]))
+        client_key = hmac.digest(salted, b"Client Key", "sha256")
+        last = b"c=biws,r=" + fields[b"r"]
+        said = b",".join((bare, challenge, last))
+        signature = hmac.digest(hashlib.sha256(client_key).digest(), said, "sha256")
+        proof = bytes(one ^ other for one, other in zip(client_key, signature))
+        say(stream, last + b",p=" + base64.b64encode(proof))
+        answer, is_complete = hear(stream)
+        server_key = hmac.digest(salted, b"Server Key", "sha256")
+        assert is_complete and answer == b"v=" + base64.b64encode(hmac.digest(server_key, said, "sha256")), answer
+    return prove
+
+
+async def sasl(monitor, port, directory):
+    client = QMPClient("sasl")
+    await client.connect(monitor)
+    for kind in (plain, scram):
+        stream = vencrypt(int(port), directory, True, 263, kind(b"secret"))
+        seen = await client.execute("query-vnc")
+        assert seen["auth"] == "vencrypt+x509+sasl" and seen["clients"][0]["sasl_username"] == "ann", seen
+        servers = (await client.execute("query-vnc-servers"))[0]
+        assert (servers["auth"], servers["vencrypt"]) == ("vencrypt", "x509-sasl"), servers
+        stream.close()
+        try:
+            vencrypt(int(port), directory, True, 263, kind(b"wrong"))
+            raise AssertionError("a wrong password was taken")
+        except (ssl.SSLError, EOFError, ConnectionError):
+            pass
+    print("ok")
 
 
 class Frames:
@@ -138,5 +208,7 @@ async def main(monitor, port, websocket, directory):
 
 if sys.argv[1] == "make":
     make(sys.argv[2])
+elif sys.argv[1] == "sasl":
+    asyncio.run(asyncio.wait_for(sasl(*sys.argv[2:]), 100))
 else:
     asyncio.run(asyncio.wait_for(main(*sys.argv[1:]), 100))

@@ -179,6 +179,23 @@ pub struct ChardevRingbuf {
     pub common: ChardevCommon,
 }
 
+/// The size of a terminal on a screen: dots, or characters.
+#[derive(Debug, Clone, Default, PartialEq, Eq, QapiType)]
+#[qapi(name = "ChardevVC")]
+pub struct ChardevVc {
+    /// What every back end has.
+    #[qapi(flatten)]
+    pub common: ChardevCommon,
+    /// Dots.
+    pub width: Option<i64>,
+    /// Dots.
+    pub height: Option<i64>,
+    /// Characters.
+    pub cols: Option<i64>,
+    /// Characters.
+    pub rows: Option<i64>,
+}
+
 /// A back end and its options.
 #[derive(Debug, Clone, PartialEq, Eq, QapiType)]
 #[qapi(tag = "type", content = "data")]
@@ -203,6 +220,8 @@ pub enum ChardevBackend {
     Mux(ChardevMux),
     /// A serial mouse.
     Msmouse(ChardevCommon),
+    /// A terminal on a screen of its own.
+    Vc(ChardevVc),
     /// Standard input and output.
     Stdio(ChardevStdio),
     /// Memory.

@@ -72,7 +72,7 @@ pub struct VmConfig {
     /// Reads the drives that clients add.
     pub drives: DriveParser,
     /// The character device of the server for gdb.
-    pub gdb: Option<String>,
+    pub gdb: Option<crate::gdb::Line>,
     /// The monitors.
     pub monitors: Vec<MonitorConfig>,
     /// The VNC servers.

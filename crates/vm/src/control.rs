@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use chardev::Chardevs;
+use display::Console;
 use machine::config::MachineConfig;
 use machine::event::{GuestEvent, WakeReason};
 use machine::{Machine, MachineError};
@@ -19,10 +20,12 @@ use crate::config::{Actions, PanicAction, RebootAction, ShutdownAction, Watchdog
 use crate::hotplug::DeviceSource;
 use crate::inbox::{Inbox, Item};
 use crate::log;
+use crate::mouse::SerialMice;
 use crate::run_state::RunStates;
 use crate::snapshot::Snapshot;
 use crate::spice::Spice;
 use crate::storage::{Storage, StorageOwner};
+use crate::terminals::Terminals;
 use crate::vnc::Vnc;
 
 /// What the control thread shares with the monitors.
@@ -37,6 +40,10 @@ pub struct SharedState {
     pub fd_sets: FdSets,
     /// The character devices.
     pub chardevs: Arc<Chardevs>,
+    /// Mice at the other end of character devices.
+    pub mice: Arc<SerialMice>,
+    /// Terminals on screens of their own.
+    pub terminals: Arc<Terminals>,
     /// Where others leave work for this thread.
     pub inbox: Arc<Inbox<Control>>,
     /// The commands, for monitors of people.
@@ -148,8 +155,7 @@ impl Control {
         match build(&config, &mut self.storage) {
             Ok(machine) => {
                 self.machine = machine;
-                self.vnc.attach(&self.machine);
-                self.spice.attach(&self.machine);
+                self.screens_changed();
                 self.shared.preconfig.store(false, Ordering::Release);
                 self.log_reset();
                 if autostart {
@@ -190,6 +196,25 @@ impl Control {
                 return status;
             }
         }
+    }
+
+    /// A character device is no more: nor is what was at its other end in this program.
+    pub fn chardev_gone(&mut self, id: &str) {
+        self.shared.mice.forget(id);
+        if self.shared.terminals.forget(id) {
+            self.screens_changed();
+        }
+    }
+
+    /// There are other screens than before.
+    pub fn screens_changed(&mut self) {
+        self.vnc.attach((&self.machine, &self.shared.terminals));
+        self.spice.attach(&self.machine);
+    }
+
+    /// The screens: the machine's, then terminals. The first is meant where none is named.
+    pub fn consoles(&self) -> Vec<Arc<Console>> {
+        self.machine.consoles().iter().cloned().chain(self.shared.terminals.consoles()).collect()
     }
 
     /// The machine.

@@ -15,10 +15,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use chardev::{Chardev, Outbox};
-use display::Console;
 use display::input::{ABSOLUTE_MAX, Axis, Button, Event, Hub, KeyQueue};
 use display::keys::Key;
 use display::text::TextScreen;
+use display::{Console, KeyPress};
 use machine::Machine;
 use tokio::runtime::Handle;
 use vnc::keyboard::{Keyboard, Layout, Stroke};
@@ -27,6 +27,7 @@ use self::draw::Terminal;
 use self::keys::{Input, Typed};
 use crate::control::Control;
 use crate::inbox::Inbox;
+use crate::terminals::Terminals;
 
 /// The id of the terminal's character device.
 pub const CHARDEV: &str = "curses";
@@ -59,6 +60,7 @@ pub struct Curses {
     chardev: Chardev,
     view: Mutex<View>,
     consoles: Vec<Arc<Console>>,
+    terminals: Arc<Terminals>,
     keys: Arc<KeyQueue>,
     hub: Arc<Hub>,
     /// The layout of the guest's keyboard.
@@ -82,7 +84,7 @@ impl Curses {
     /// Shows the screens of `machine` on the terminal from now on.
     pub fn start(
         chardev: Chardev,
-        machine: &Machine,
+        (machine, terminals): (&Machine, &Arc<Terminals>),
         layout: Option<&str>,
         runtime: &Handle,
         inbox: &Arc<Inbox<Control>>,
@@ -103,6 +105,7 @@ impl Curses {
             chardev,
             view: Mutex::new(view),
             consoles: machine.consoles().to_vec(),
+            terminals: Arc::clone(terminals),
             keys: Arc::clone(machine.key_queue()),
             hub: Arc::clone(machine.input()),
             layout,
@@ -129,6 +132,12 @@ impl Curses {
         curses
     }
 
+    /// A screen by its number: the machine's, then terminals.
+    fn console(&self, number: usize) -> Option<Arc<Console>> {
+        let known = self.consoles.get(number).cloned();
+        known.or_else(|| self.terminals.consoles().into_iter().nth(number - self.consoles.len().min(number)))
+    }
+
     /// Draws what has changed.
     fn look(&self) {
         let view = &mut *lock(&self.view);
@@ -139,8 +148,8 @@ impl Curses {
         if view.output.len() > UNREAD {
             return;
         }
-        let console = self.consoles.get(view.screen);
-        let text = match console.and_then(|console| console.text()) {
+        let console = self.console(view.screen);
+        let text = match console.as_ref().and_then(|console| console.text()) {
             Some(text) => text,
             None => {
                 let message = match console.map(|console| console.snapshot()) {
@@ -178,14 +187,18 @@ impl Curses {
             // Escape and a digit choose a screen, as everywhere.
             Typed::Key { symbol: symbol @ 0x31..=0x39, alt: true, .. } => {
                 let screen = (symbol - 0x31) as usize;
-                if screen < self.consoles.len() {
+                if self.console(screen).is_some() {
                     view.screen = screen;
                     view.terminal.forget();
                 }
             }
             Typed::Key { symbol, ctrl, alt } => {
                 view.is_command = false;
-                self.press(symbol, ctrl, alt);
+                let console = self.console(view.screen);
+                match console.as_ref().and_then(|console| console.typing()) {
+                    Some(terminal) => terminal.press(KeyPress { symbol, ctrl, alt }),
+                    None => self.press(symbol, ctrl, alt),
+                }
             }
             Typed::Mouse { button, is_down, column, row } => self.mouse(view, (button, is_down), (column, row)),
         }

@@ -37,6 +37,25 @@ const MAX_OUTPUT: usize = 4 * PACKET_SIZE;
 const BAD: &str = "E22";
 const NO_MEMORY: &str = "E14";
 
+/// The character device of a server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Line {
+    /// Made for the server: it goes with it.
+    Own(String),
+    /// It was there before, and stays.
+    Existing(String),
+}
+
+impl Line {
+    /// The device's id.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        match self {
+            Self::Own(id) | Self::Existing(id) => id,
+        }
+    }
+}
+
 /// What a device's description on the command line means; the device is called `gdb`.
 ///
 /// # Errors
@@ -87,8 +106,7 @@ struct Session {
 /// A server with one client at a time.
 pub struct Gdb {
     chardev: Chardev,
-    /// The device was made for the server, and goes with it.
-    owns_device: bool,
+    line: Line,
     wire: Mutex<Wire>,
     session: Mutex<Session>,
 }
@@ -101,7 +119,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 ///
 /// # Errors
 /// There is no such device, or no vCPU that can be debugged.
-pub fn serve(control: &mut Control, chardev: &str, owns_device: bool) -> Result<(), String> {
+pub fn serve(control: &mut Control, line: &Line) -> Result<(), String> {
     let able = control.machine().vcpus().with(0, |cpu| cpu.set_debug(&DebugRequest::default()));
     match able {
         Some(true) => {}
@@ -109,8 +127,8 @@ pub fn serve(control: &mut Control, chardev: &str, owns_device: bool) -> Result<
         None => return Err("gdbstub: meaningless to attach gdb to a machine without any CPU.".into()),
         Some(false) => return Err("gdbstub: current accelerator doesn't support guest debugging".into()),
     }
-    let chardev = control.chardevs().attach(chardev).map_err(|error| error.to_string())?;
-    let gdb = Gdb::start(chardev, owns_device, control);
+    let chardev = control.chardevs().attach(line.id()).map_err(|error| error.to_string())?;
+    let gdb = Gdb::start(chardev, line.clone(), control);
     control.set_gdb(Some(gdb));
     Ok(())
 }
@@ -119,16 +137,16 @@ pub fn serve(control: &mut Control, chardev: &str, owns_device: bool) -> Result<
 pub fn end(control: &mut Control) {
     let Some(gdb) = control.set_gdb(None) else { return };
     gdb.forget(control);
-    let (id, owns_device) = (gdb.chardev.id().to_owned(), gdb.owns_device);
+    let line = gdb.line.clone();
     drop(gdb);
-    if owns_device {
+    if let Line::Own(id) = line {
         // Nobody else can have it: its name is reserved.
         let _gone = control.chardevs().remove(&id);
     }
 }
 
 impl Gdb {
-    fn start(chardev: Chardev, owns_device: bool, control: &Control) -> Arc<Self> {
+    fn start(chardev: Chardev, line: Line, control: &Control) -> Arc<Self> {
         let session = Session {
             breakpoints: Vec::new(),
             watchpoints: Vec::new(),
@@ -139,7 +157,7 @@ impl Gdb {
             steps: Vec::new(),
             context: SessionContext::new("gdb", control.fd_sets().clone()),
         };
-        let gdb = Arc::new(Self { chardev, owns_device, wire: Mutex::default(), session: Mutex::new(session) });
+        let gdb = Arc::new(Self { chardev, line, wire: Mutex::default(), session: Mutex::new(session) });
         let (for_input, for_events, for_output) = (Arc::downgrade(&gdb), Arc::downgrade(&gdb), Arc::downgrade(&gdb));
         gdb.chardev.set_writable(Box::new(move || with(&for_output, |gdb| gdb.pump(&mut lock(&gdb.wire)))));
         let inbox = Arc::clone(control.inbox());

@@ -5,6 +5,7 @@
 
 mod block;
 mod info;
+mod lapic;
 mod machine;
 mod memory;
 mod monitor;

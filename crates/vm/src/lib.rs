@@ -25,8 +25,9 @@ pub mod run_state;
 pub mod snapshot;
 pub mod spice;
 pub mod storage;
+pub mod terminals;
 pub mod version;
-pub mod vnc;
+mod vnc;
 pub mod web;
 
 /// The host's words for an error, without the number that Rust adds.

@@ -9,6 +9,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use chardev::{Chardev, Event as LineEvent};
 use display::input::{Axis, Button, DeviceId, Event, Hub, InputDevice, Takes};
 
+use crate::control::Control;
+use crate::inbox::Inbox;
+
 #[derive(Default)]
 struct Report {
     movement: (i64, i64),
@@ -76,57 +79,81 @@ impl InputDevice for Mouse {
     }
 }
 
+/// A mouse that there is, and as what the hub knows it.
+struct Entry {
+    mouse: Arc<Mouse>,
+    known: Option<(Arc<Hub>, DeviceId)>,
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        if let Some((hub, id)) = self.known.take() {
+            hub.remove(id);
+        }
+    }
+}
+
 #[derive(Default)]
 struct Known {
     hub: Option<Arc<Hub>>,
-    /// Those that there are, and as what the hub knows them.
-    mice: Vec<(Arc<Mouse>, Option<DeviceId>)>,
+    mice: Vec<Entry>,
 }
 
 /// The mice behind character devices, and the hub of the machine that there is.
-#[derive(Default)]
-pub struct SerialMice(Mutex<Known>);
+pub struct SerialMice {
+    known: Mutex<Known>,
+    inbox: Arc<Inbox<Control>>,
+}
 
 impl SerialMice {
+    /// None yet; the control thread is told through `inbox` of those that go by themselves.
+    pub fn new(inbox: &Arc<Inbox<Control>>) -> Arc<Self> {
+        Arc::new(Self { known: Mutex::default(), inbox: Arc::clone(inbox) })
+    }
+
     /// Adds the mouse at the other end of a character device.
     pub fn add(self: &Arc<Self>, chardev: Chardev) {
         let mouse = Arc::new(Mouse { chardev, report: Mutex::default() });
         let (mice, gone) = (Arc::downgrade(self), Arc::downgrade(&mouse));
         mouse.chardev.set_events(Box::new(move |event| {
             if event == LineEvent::Closed
-                && let (Some(mice), Some(mouse)) = (mice.upgrade(), gone.upgrade())
+                && let (Some(mice), Some(gone)) = (mice.upgrade(), gone.upgrade())
             {
-                mice.hide(&mouse);
+                // A device can't be dropped in its own callback.
+                let inbox = Arc::clone(&mice.inbox);
+                inbox.request(Box::new(move |_: &mut Control| {
+                    mice.remove(|entry| Arc::ptr_eq(&entry.mouse, &gone));
+                }));
             }
         }));
         // What a host tells its mouse means nothing.
         mouse.chardev.set_input(Box::new(|bytes| bytes.len()));
-        let mut known = lock(&self.0);
+        let mut known = lock(&self.known);
         let id = known.hub.as_ref().map(|hub| Self::register(hub, &mouse));
-        known.mice.push((mouse, id));
+        known.mice.push(Entry { mouse, known: id });
     }
 
-    fn register(hub: &Hub, mouse: &Arc<Mouse>) -> DeviceId {
-        hub.add("QEMU Microsoft Mouse", Takes::MOUSE, Arc::clone(mouse) as Arc<dyn InputDevice>)
+    fn register(hub: &Arc<Hub>, mouse: &Arc<Mouse>) -> (Arc<Hub>, DeviceId) {
+        let id = hub.add("QEMU Microsoft Mouse", Takes::MOUSE, Arc::clone(mouse) as Arc<dyn InputDevice>);
+        (Arc::clone(hub), id)
     }
 
-    /// Its device was removed.
-    fn hide(&self, mouse: &Arc<Mouse>) {
-        let known = &mut *lock(&self.0);
-        for (other, id) in &mut known.mice {
-            if Arc::ptr_eq(other, mouse)
-                && let (Some(hub), Some(id)) = (&known.hub, id.take())
-            {
-                hub.remove(id);
-            }
-        }
+    fn remove(&self, is_it: impl Fn(&Entry) -> bool) {
+        let removed: Vec<Entry> = lock(&self.known).mice.extract_if(.., |entry| is_it(entry)).collect();
+        // Here callbacks end, and nobody holds the lock.
+        drop(removed);
+    }
+
+    /// Takes away the mouse of a character device.
+    pub fn forget(&self, id: &str) {
+        self.remove(|entry| entry.mouse.chardev.id() == id);
     }
 
     /// There is a machine with this hub.
     pub fn connect(&self, hub: &Arc<Hub>) {
-        let known = &mut *lock(&self.0);
-        for (mouse, id) in &mut known.mice {
-            *id = Some(Self::register(hub, mouse));
+        let known = &mut *lock(&self.known);
+        for entry in &mut known.mice {
+            entry.known = Some(Self::register(hub, &entry.mouse));
         }
         known.hub = Some(Arc::clone(hub));
     }

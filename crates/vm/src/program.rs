@@ -32,6 +32,7 @@ use crate::qtest;
 use crate::snapshot::Snapshot;
 use crate::spice::{Spice, SpiceError};
 use crate::storage::{OwnerLink, Storage, StorageError};
+use crate::terminals::Terminals;
 use crate::vnc::{Vnc, VncError};
 use crate::web::Console;
 
@@ -259,9 +260,12 @@ impl Program {
         let mut storage = Storage::start(&config.storage, &events, &OwnerLink::to_control(&inbox), server.fd_sets())?;
         let graph = Arc::downgrade(storage.graph());
         chardevs.set_tls(Arc::new(move |id, is_server| credentials(&graph, id, is_server)));
-        let mice = Arc::new(SerialMice::default());
-        let of_mice = Arc::clone(&mice);
-        chardevs.set_inner(Arc::new(move |_, chardev| of_mice.add(chardev)));
+        let (mice, terminals) = (SerialMice::new(&inbox), Terminals::new(&inbox));
+        let (of_mice, of_terminals) = (Arc::clone(&mice), Arc::clone(&terminals));
+        chardevs.set_inner(Arc::new(move |spec, chardev| match spec.backend {
+            Backend::Vc(size) => of_terminals.add(size, chardev),
+            _ => of_mice.add(chardev),
+        }));
         for spec in &config.chardevs {
             chardevs.add(spec)?;
         }
@@ -279,7 +283,7 @@ impl Program {
         let machine = build(&first, &chardevs, &mut storage, (&guest_events, trace.clone()))?;
         let keyboard = (config.keyboard.as_deref(), config.name.as_deref());
         let displays = (config.vnc.as_slice(), config.web.is_some());
-        let vnc = Vnc::start(displays, keyboard, (&machine, &storage), (&events, &snapshot, &inbox))?;
+        let vnc = Vnc::start(displays, keyboard, ((&machine, &terminals), &storage), (&events, &snapshot, &inbox))?;
         let screen = vnc.hidden().cloned();
         let guest = (config.name.as_deref(), config.uuid);
         let spice = Spice::start(config.spice.as_ref(), guest, (&machine, &storage), (&events, &snapshot))?;
@@ -289,6 +293,8 @@ impl Program {
             preconfig,
             fd_sets: server.fd_sets().clone(),
             chardevs: Arc::clone(&chardevs),
+            mice: Arc::clone(&mice),
+            terminals: Arc::clone(&terminals),
             inbox: Arc::clone(&inbox),
             table,
         };
@@ -313,7 +319,8 @@ impl Program {
             false => None,
             true => {
                 let (layout, runtime) = (config.keyboard.as_deref(), &monitor_thread.handle);
-                Some(Curses::start(chardevs.attach(curses::CHARDEV)?, control.machine(), layout, runtime, &inbox))
+                let screens = (control.machine(), &terminals);
+                Some(Curses::start(chardevs.attach(curses::CHARDEV)?, screens, layout, runtime, &inbox))
             }
         };
         if config.preconfig {
@@ -332,8 +339,8 @@ impl Program {
             // A machine in prelaunch can always be started.
             let _started = control.resume();
         }
-        if let Some(id) = &config.gdb {
-            gdb::serve(&mut control, id, id == "gdb").map_err(StartError::Gdb)?;
+        if let Some(line) = &config.gdb {
+            gdb::serve(&mut control, line).map_err(StartError::Gdb)?;
         }
         // Only now can clients come: the start of the machine is no event for them.
         let mut monitors = Vec::new();

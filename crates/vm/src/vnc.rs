@@ -25,6 +25,7 @@ use crate::control::Control;
 use crate::inbox::Inbox;
 use crate::snapshot::Snapshot;
 use crate::storage::Storage;
+use crate::terminals::Terminals;
 
 /// What VNC on the command line asks for can't be had.
 #[derive(Debug, thiserror::Error)]
@@ -76,8 +77,10 @@ fn auth_name(auth: Auth) -> &'static str {
     match auth {
         Auth::None => "none",
         Auth::Vnc => "vnc",
+        Auth::Sasl => "sasl",
         Auth::VeNCrypt(SecuritySub::X509None) => "vencrypt+x509+none",
         Auth::VeNCrypt(SecuritySub::X509Vnc) => "vencrypt+x509+vnc",
+        Auth::VeNCrypt(SecuritySub::X509Sasl) => "vencrypt+x509+sasl",
     }
 }
 
@@ -86,8 +89,10 @@ fn auth_pair(auth: Auth) -> (VncPrimaryAuth, Option<VncVencryptSubAuth>) {
     match auth {
         Auth::None => (VncPrimaryAuth::None, None),
         Auth::Vnc => (VncPrimaryAuth::Vnc, None),
+        Auth::Sasl => (VncPrimaryAuth::Sasl, None),
         Auth::VeNCrypt(SecuritySub::X509None) => (VncPrimaryAuth::Vencrypt, Some(VncVencryptSubAuth::X509None)),
         Auth::VeNCrypt(SecuritySub::X509Vnc) => (VncPrimaryAuth::Vencrypt, Some(VncVencryptSubAuth::X509Vnc)),
+        Auth::VeNCrypt(SecuritySub::X509Sasl) => (VncPrimaryAuth::Vencrypt, Some(VncVencryptSubAuth::X509Sasl)),
     }
 }
 
@@ -107,7 +112,7 @@ fn describe(client: &ClientInfo) -> VncClientInfo {
     VncClientInfo {
         base: basic(&client.address, client.is_websocket),
         x509_dname: client.x509_dname.clone(),
-        sasl_username: None,
+        sasl_username: client.sasl_username.clone(),
     }
 }
 
@@ -128,14 +133,19 @@ pub struct Vnc {
     service: Option<Service>,
 }
 
+/// What there is to be shown: a machine's screens, and terminals.
+type Screens<'a> = (&'a Machine, &'a Terminals);
+
 /// What a server shows of a machine.
-fn seat(machine: &Machine, wanted: Option<&(String, i64)>) -> Result<Seat, Error> {
+fn seat((machine, terminals): Screens<'_>, wanted: Option<&(String, i64)>) -> Result<Seat, Error> {
+    let consoles: Vec<_> = machine.consoles().iter().cloned().chain(terminals.consoles()).collect();
     let console = match wanted {
         Some((device, head)) => Some(crate::handlers::console(machine, device, Some(*head))?),
-        None => machine.consoles().first().cloned(),
+        None => consoles.first().cloned(),
     };
     Ok(Seat {
         console: console.unwrap_or_else(Display::dark),
+        consoles,
         input: Arc::clone(machine.input()),
         keys: Arc::clone(machine.key_queue()),
         is_bound: wanted.is_some(),
@@ -164,7 +174,7 @@ impl Vnc {
     pub fn start(
         (configs, has_web): (&[VncConfig], bool),
         (keyboard, guest): (Option<&str>, Option<&str>),
-        (machine, storage): (&Machine, &Storage),
+        (screens, storage): (Screens<'_>, &Storage),
         (events, snapshot, inbox): (&EventSink, &Arc<Snapshot>, &Arc<Inbox<Control>>),
     ) -> Result<Self, VncError> {
         if configs.is_empty() && !has_web {
@@ -181,13 +191,13 @@ impl Vnc {
         for config in configs {
             let failed = |message: String| VncError { option: config.source.clone(), message };
             let id = vnc.free_id(config.id.as_deref()).map_err(failed)?;
-            let entry = Entry::start(config, &service, (id, title.clone(), keyboard), machine, storage);
+            let entry = Entry::start(config, &service, (id, title.clone(), keyboard), screens, storage);
             vnc.entries.push(entry.map_err(failed)?);
         }
         if has_web {
             let failed = |message: String| VncError { option: "-web".to_owned(), message };
             let config = VncConfig::parse("none,share=ignore", "-web").map_err(failed)?;
-            let entry = Entry::start(&config, &service, ("web".to_owned(), title, keyboard), machine, storage);
+            let entry = Entry::start(&config, &service, ("web".to_owned(), title, keyboard), screens, storage);
             vnc.hidden = Some(entry.map_err(failed)?);
         }
         vnc.service = Some(service);
@@ -206,10 +216,10 @@ impl Vnc {
         Ok((2..).map(|number| format!("vnc{number}")).find(|id| is_free(id)).unwrap_or_default())
     }
 
-    /// There is another machine.
-    pub fn attach(&self, machine: &Machine) {
+    /// There is another machine, or other terminals.
+    pub fn attach(&self, screens: Screens<'_>) {
         for entry in self.entries.iter().chain(&self.hidden) {
-            match seat(machine, entry.wanted.as_ref()) {
+            match seat(screens, entry.wanted.as_ref()) {
                 Ok(seat) => entry.display.set_seat(seat),
                 Err(error) => eprintln!("-vnc: {error}"),
             }
@@ -364,20 +374,21 @@ impl Entry {
         config: &VncConfig,
         service: &Service,
         (id, title, keyboard): (String, String, Option<&str>),
-        machine: &Machine,
+        screens: Screens<'_>,
         storage: &Storage,
     ) -> Result<Self, String> {
         let tls = match &config.tls_creds {
             Some(id) => Some(credentials(storage, id)?.config()),
             None => None,
         };
-        let seat = seat(machine, config.display.as_ref()).map_err(|error| error.desc)?;
+        let seat = seat(screens, config.display.as_ref()).map_err(|error| error.desc)?;
         let options = Options {
             id,
             title,
             share: config.share,
             connections: config.connections,
             has_password: config.password,
+            sasl: config.sasl.clone(),
             lossy: config.lossy,
             non_adaptive: config.non_adaptive,
             lock_key_sync: config.lock_key_sync,

@@ -117,6 +117,17 @@ impl Channel {
         }
     }
 
+    /// Reads so many bytes, of a number that somebody has checked.
+    ///
+    /// # Errors
+    /// The connection ends.
+    pub async fn read_some(&mut self, count: usize) -> io::Result<Vec<u8>> {
+        while self.input.len() < count {
+            self.fill().await?;
+        }
+        Ok(self.input.drain(..count).collect())
+    }
+
     /// Writes bytes.
     ///
     /// # Errors

@@ -17,6 +17,8 @@ pub struct ClientInfo {
     pub is_websocket: bool,
     /// Whom its certificate names.
     pub x509_dname: Option<String>,
+    /// Whom SASL has found it to be.
+    pub sasl_username: Option<String>,
 }
 
 /// How a client uses the screen.
@@ -126,6 +128,10 @@ impl Client {
     /// Visits what both halves share; wakes nobody.
     pub fn with<R>(&self, visit: impl FnOnce(&mut Shared) -> R) -> R {
         visit(&mut lock(&self.shared))
+    }
+
+    pub fn set_username(&self, name: String) {
+        lock(&self.info).sasl_username = Some(name);
     }
 
     pub fn set_certificate(&self, certificate: Option<&[u8]>) {

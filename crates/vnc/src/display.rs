@@ -1,6 +1,7 @@
 //! What one `-vnc` option asks for: where to listen, whom to let in, what to show.
 
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -15,7 +16,7 @@ use crate::channel::Channel;
 use crate::client::{Client, ClientInfo, Share};
 use crate::keyboard::{Layout, Locks};
 use crate::service::{Event, Host, Service};
-use crate::{Error, lock, session};
+use crate::{Error, handshake, lock, sasl, session};
 
 /// Who may look together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -36,6 +37,8 @@ pub enum SecuritySub {
     X509None,
     /// A password.
     X509Vnc,
+    /// SASL.
+    X509Sasl,
 }
 
 /// How clients prove that they may look.
@@ -45,6 +48,8 @@ pub enum Auth {
     None,
     /// By a password.
     Vnc,
+    /// By SASL.
+    Sasl,
     /// By TLS and what comes in it.
     VeNCrypt(SecuritySub),
 }
@@ -63,6 +68,8 @@ pub struct Options {
     pub connections: usize,
     /// A password is needed.
     pub has_password: bool,
+    /// Without a password: clients prove who they are by SASL, to this file of users.
+    pub sasl: Option<PathBuf>,
     /// Photographs may become JPEG pictures where clients want it.
     pub lossy: bool,
     /// They do wherever clients want it, not only where much changes.
@@ -80,8 +87,10 @@ pub struct Options {
 /// What clients see and use.
 #[derive(Clone)]
 pub struct Seat {
-    /// The screen.
+    /// The screen that is shown.
     pub console: Arc<Console>,
+    /// All that clients may choose from, by Ctrl, Alt and a digit.
+    pub consoles: Vec<Arc<Console>>,
     /// Keyboards and pointers.
     pub input: Arc<Hub>,
     /// Keys with time in between.
@@ -146,6 +155,8 @@ pub struct Display {
     runtime: Handle,
     state: Mutex<State>,
     locks: Mutex<Locks>,
+    /// What makes up the salts of users that do not exist.
+    secret: [u8; 32],
     /// Somebody types or has just come: the screen is worth a look.
     hurry: Notify,
 }
@@ -163,7 +174,7 @@ impl Display {
     /// A server that does not listen yet. Without a console it shows a dark screen.
     ///
     /// # Errors
-    /// The keyboard layout does not exist.
+    /// The keyboard layout does not exist, or the file of users is wrong.
     pub fn new(
         service: &Service,
         options: Options,
@@ -172,6 +183,13 @@ impl Display {
     ) -> Result<Arc<Self>, Error> {
         let name = options.layout.as_deref().unwrap_or("en-us");
         let layout = Layout::named(name).ok_or_else(|| Error::new(format!("could not read keymap file: '{name}'")))?;
+        let mut secret = [0; 32];
+        if let Some(path) = &options.sasl {
+            let failed = |error: std::io::Error| Error::new(error.to_string());
+            handshake::randomize(&mut secret).map_err(failed)?;
+            // It is read for each client; that it can be is better known now.
+            sasl::read_users(path).map_err(failed)?;
+        }
         let state = State {
             password: None,
             expires: None,
@@ -190,6 +208,7 @@ impl Display {
             runtime: service.runtime().clone(),
             state: Mutex::new(state),
             locks: Mutex::default(),
+            secret,
             hurry: Notify::new(),
         });
         display.watch_lights();
@@ -203,9 +222,28 @@ impl Display {
 
     /// Shows something else from now on.
     pub fn set_seat(self: &Arc<Self>, seat: Seat) {
-        lock(&self.state).seat = Arc::new(seat);
+        let mut seat = seat;
+        {
+            let mut state = lock(&self.state);
+            // What somebody has chosen stays while it is there.
+            if !seat.is_bound && seat.consoles.iter().any(|console| Arc::ptr_eq(console, &state.seat.console)) {
+                seat.console = Arc::clone(&state.seat.console);
+            }
+            state.seat = Arc::new(seat);
+        }
         self.watch_lights();
         self.wake_clients();
+    }
+
+    /// Shows the screen of this number, if clients may choose and it is there.
+    pub(crate) fn select(&self, number: usize) -> bool {
+        let seat = self.seat();
+        let Some(console) = seat.consoles.get(number).filter(|_| !seat.is_bound) else { return false };
+        console.refresh();
+        lock(&self.state).seat = Arc::new(Seat { console: Arc::clone(console), ..Seat::clone(&seat) });
+        self.wake_clients();
+        self.hurry();
+        true
     }
 
     fn watch_lights(self: &Arc<Self>) {
@@ -249,6 +287,11 @@ impl Display {
         lock(&self.state).tls.clone()
     }
 
+    /// The file of users for SASL, and the secret of this server.
+    pub(crate) fn sasl(&self) -> Option<(PathBuf, [u8; 32])> {
+        Some((self.options.sasl.clone()?, self.secret))
+    }
+
     /// Whether there is TLS.
     pub fn has_tls(&self) -> bool {
         lock(&self.state).tls.is_some()
@@ -261,9 +304,12 @@ impl Display {
 
     /// How clients of this kind prove that they may look. WebSockets have their TLS outside.
     pub fn auth(&self, is_websocket: bool) -> Auth {
+        let has_sasl = self.options.sasl.is_some();
         match (self.options.has_password, self.has_tls() && !is_websocket) {
+            (false, false) if has_sasl => Auth::Sasl,
             (false, false) => Auth::None,
             (true, false) => Auth::Vnc,
+            (false, true) if has_sasl => Auth::VeNCrypt(SecuritySub::X509Sasl),
             (false, true) => Auth::VeNCrypt(SecuritySub::X509None),
             (true, true) => Auth::VeNCrypt(SecuritySub::X509Vnc),
         }
@@ -382,7 +428,7 @@ impl Display {
 
     fn welcome(self: &Arc<Self>, channel: Channel, address: Address, is_websocket: bool, auth: Option<Auth>) {
         let auth = auth.unwrap_or_else(|| self.auth(is_websocket));
-        let info = ClientInfo { address, is_websocket, x509_dname: None };
+        let info = ClientInfo { address, is_websocket, x509_dname: None, sasl_username: None };
         let client = {
             let mut state = lock(&self.state);
             state.last_id += 1;

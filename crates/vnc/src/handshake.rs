@@ -6,17 +6,21 @@ use std::sync::Arc;
 
 use des::Des;
 use des::cipher::{BlockCipherEncrypt, KeyInit};
+use listen::Address;
 
 use crate::channel::Channel;
 use crate::client::Client;
 use crate::display::{Auth, Display, SecuritySub};
+use crate::sasl;
 
 const VERSION: &[u8; 12] = b"RFB 003.008\n";
 const SECURITY_NONE: u8 = 1;
 const SECURITY_VNC: u8 = 2;
 const SECURITY_VENCRYPT: u8 = 19;
+const SECURITY_SASL: u8 = 20;
 const VENCRYPT_X509_NONE: u32 = 260;
 const VENCRYPT_X509_VNC: u32 = 261;
+const VENCRYPT_X509_SASL: u32 = 263;
 
 /// The versions that differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -26,7 +30,7 @@ enum Version {
     V8,
 }
 
-fn refused(text: &str) -> io::Error {
+pub fn refused(text: &str) -> io::Error {
     io::Error::new(io::ErrorKind::PermissionDenied, text)
 }
 
@@ -72,13 +76,14 @@ pub async fn run(mut channel: Channel, display: &Arc<Display>, client: &Client, 
     let kind = match auth {
         Auth::None => SECURITY_NONE,
         Auth::Vnc => SECURITY_VNC,
+        Auth::Sasl => SECURITY_SASL,
         Auth::VeNCrypt(_) => SECURITY_VENCRYPT,
     };
     if version == Version::V3 {
-        if kind == SECURITY_VENCRYPT {
+        if matches!(kind, SECURITY_VENCRYPT | SECURITY_SASL) {
             channel.write(&0_u32.to_be_bytes()).await?;
             say_why_not(&mut channel, "Unsupported auth method for v3.3").await?;
-            return Err(refused("TLS with version 3.3"));
+            return Err(refused("TLS or SASL with version 3.3"));
         }
         channel.write(&u32::from(kind).to_be_bytes()).await?;
     } else {
@@ -92,6 +97,12 @@ pub async fn run(mut channel: Channel, display: &Arc<Display>, client: &Client, 
         Auth::None if version == Version::V8 => channel.write(&0_u32.to_be_bytes()).await?,
         Auth::None => {}
         Auth::Vnc => password(&mut channel, display, version).await?,
+        Auth::Sasl => {
+            // What nobody between the client and us can hear: one host's own socket, or TLS around a WebSocket.
+            let info = client.info();
+            let is_private = matches!(info.address, Address::Unix(_)) || info.is_websocket && display.has_tls();
+            sasl::run(&mut channel, display, client, is_private).await?;
+        }
         Auth::VeNCrypt(sub) => channel = vencrypt(channel, display, client, (version, sub)).await?,
     }
     Ok(channel)
@@ -111,6 +122,7 @@ async fn vencrypt(
     let number = match sub {
         SecuritySub::X509None => VENCRYPT_X509_NONE,
         SecuritySub::X509Vnc => VENCRYPT_X509_VNC,
+        SecuritySub::X509Sasl => VENCRYPT_X509_SASL,
     };
     let mut offer = vec![0, 1];
     offer.extend_from_slice(&number.to_be_bytes());
@@ -129,8 +141,15 @@ async fn vencrypt(
     match sub {
         SecuritySub::X509None => channel.write(&0_u32.to_be_bytes()).await?,
         SecuritySub::X509Vnc => password(&mut channel, display, version).await?,
+        SecuritySub::X509Sasl => sasl::run(&mut channel, display, client, true).await?,
     }
     Ok(channel)
+}
+
+/// Fills bytes with random numbers.
+pub fn randomize(bytes: &mut [u8]) -> io::Result<()> {
+    let random = rustls::crypto::ring::default_provider().secure_random;
+    random.fill(bytes).map_err(|_| io::Error::other("no random numbers"))
 }
 
 /// What a client that knows the password answers to a challenge.
@@ -152,8 +171,7 @@ fn response(password: &[u8], challenge: [u8; 16]) -> [u8; 16] {
 
 async fn password(channel: &mut Channel, display: &Arc<Display>, version: Version) -> io::Result<()> {
     let mut challenge = [0; 16];
-    let random = rustls::crypto::ring::default_provider().secure_random;
-    random.fill(&mut challenge).map_err(|_| io::Error::other("no random numbers"))?;
+    randomize(&mut challenge)?;
     channel.write(&challenge).await?;
     let answer = channel.read::<16>().await?;
     let is_right = display.password().is_some_and(|password| {

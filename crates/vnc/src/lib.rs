@@ -7,7 +7,7 @@
 //! the guest nor other clients, and never has more than one picture in memory.
 //!
 //! Left out: encodings that nobody prefers (RRE, CoRRE, ZYWRLE, tight with PNG), audio, clipboards (no guest takes one),
-//! SASL, and anonymous TLS, which rustls refuses.
+//! and anonymous TLS, which rustls refuses.
 
 #![forbid(unsafe_code)]
 
@@ -20,6 +20,7 @@ mod handshake;
 pub mod keyboard;
 pub mod message;
 mod painter;
+mod sasl;
 mod service;
 mod session;
 

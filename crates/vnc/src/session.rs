@@ -5,9 +5,9 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ::display::Rectangle;
 use ::display::input::{ABSOLUTE_MAX, Axis, Button, Event as Input};
 use ::display::keys::Key;
+use ::display::{KeyPress, Rectangle};
 
 use crate::channel::{Channel, Reader, Writer};
 use crate::client::{Client, Features, Request, Share, Shared};
@@ -220,11 +220,11 @@ fn take(display: &Arc<Display>, client: &Client, hands: &mut Hands, message: Mes
             if is_room { shared.again.push(area) } else { shared.again = vec![whole] }
         }),
         Message::Key { is_down, symbol } => {
-            hands.symbol(symbol, is_down, client);
+            hands.symbol(symbol, is_down);
             return Ok(());
         }
         Message::ExtendedKey { is_down, symbol, code } => {
-            hands.place(symbol, code, is_down, client);
+            hands.place(symbol, code, is_down);
             return Ok(());
         }
         Message::Pointer { buttons, position } => {
@@ -352,6 +352,9 @@ struct Hands {
     last: Option<(u16, u16)>,
     has_pointer_type: bool,
     follows_lights: bool,
+    /// Ctrl and Alt are held by the client.
+    ctrl: bool,
+    alt: bool,
 }
 
 /// Buttons by their bits.
@@ -376,7 +379,40 @@ impl Hands {
             last: None,
             has_pointer_type: false,
             follows_lights: false,
+            ctrl: false,
+            alt: false,
         }
+    }
+
+    /// Keys that are not the guest's: those that choose a screen, and all of them while that is a terminal.
+    fn keeps(&mut self, symbol: u32, code: Option<u32>, is_down: bool) -> bool {
+        match (symbol, code) {
+            (0xffe3 | 0xffe4, _) | (_, Some(0x1d | 0x9d)) => self.ctrl = is_down,
+            (0xffe9 | 0xffea, _) | (_, Some(0x38 | 0xb8)) => self.alt = is_down,
+            _ => {}
+        }
+        // The place of a digit counts, where it is told: what it means with Alt depends on the layout.
+        let number = match code {
+            Some(code) => code.checked_sub(2),
+            None => symbol.checked_sub(0x31),
+        };
+        if is_down
+            && self.ctrl
+            && self.alt
+            && let Some(number @ 0..9) = number
+            && self.display.select(number as usize)
+        {
+            let strokes = self.keyboard.release_all();
+            self.play(&strokes);
+            return true;
+        }
+        let seat = self.display.seat();
+        let Some(terminal) = seat.console.typing() else { return false };
+        if is_down {
+            terminal.press(KeyPress { symbol, ctrl: self.ctrl, alt: self.alt });
+            self.display.hurry();
+        }
+        true
     }
 
     fn play(&self, strokes: &[Stroke]) {
@@ -392,7 +428,14 @@ impl Hands {
         self.display.hurry();
     }
 
-    fn symbol(&mut self, symbol: u32, is_down: bool, _: &Client) {
+    fn symbol(&mut self, symbol: u32, is_down: bool) {
+        if self.keeps(symbol, None, is_down) {
+            return;
+        }
+        self.type_symbol(symbol, is_down);
+    }
+
+    fn type_symbol(&mut self, symbol: u32, is_down: bool) {
         let display = Arc::clone(&self.display);
         let follows = self.follows_lights;
         let keyboard = &mut self.keyboard;
@@ -401,11 +444,14 @@ impl Hands {
         self.play(&strokes);
     }
 
-    fn place(&mut self, symbol: u32, code: u32, is_down: bool, client: &Client) {
+    fn place(&mut self, symbol: u32, code: u32, is_down: bool) {
+        if self.keeps(symbol, Some(code), is_down) {
+            return;
+        }
         let key = u8::try_from(code).ok().and_then(Key::numbered);
         // A layout that was asked for counts more than the place.
         let (Some(key), None) = (key, &self.display.options().layout) else {
-            return self.symbol(symbol, is_down, client);
+            return self.type_symbol(symbol, is_down);
         };
         let display = Arc::clone(&self.display);
         let follows = self.follows_lights;
@@ -425,6 +471,10 @@ impl Hands {
 
     fn pointer(&mut self, buttons: u16, (x, y): (u16, u16)) {
         let seat = self.display.seat();
+        if seat.console.typing().is_some() {
+            self.last = Some((x, y));
+            return;
+        }
         if !self.display.host().can_hear() {
             return;
         }

@@ -1,6 +1,6 @@
 //! The options of `-chardev` and the one-string forms.
 
-use chardev::{Backend, Legacy, Protocol, SocketAddress, parse_legacy, parse_option};
+use chardev::{Backend, Legacy, Protocol, SocketAddress, VcSize, parse_legacy, parse_option};
 
 fn socket(text: &str) -> chardev::SocketOptions {
     match parse_option(text).unwrap().backend {
@@ -45,6 +45,13 @@ fn one_string_forms_are_understood() {
     let (Backend::Udp(udp), false) = backend("udp:h:1@:2") else { panic!() };
     assert_eq!((udp.remote.to_string(), udp.local.unwrap().to_string()), ("tcp:h:1".into(), "tcp::2".into()));
     assert_eq!(backend("msmouse").0, Backend::Msmouse);
+    let of = |width, height, columns, rows| Backend::Vc(VcSize { width, height, columns, rows });
+    assert_eq!(backend("vc").0, of(None, None, None, None));
+    assert_eq!(backend("vc:80Cx24C").0, of(None, None, Some(80), Some(24)));
+    assert_eq!(backend("vc:800x600").0, of(Some(800), Some(600), None, None));
+    for wrong in ["vc:", "vc:80Cx24", "vc:9999Cx1C", "vc:ax1"] {
+        assert!(parse_legacy("c", wrong).is_err(), "{wrong}");
+    }
     assert_eq!(backend("/dev/ttyS9").0, Backend::Serial { path: "/dev/ttyS9".into() });
     assert_eq!(backend("/dev/parport0").0, Backend::Parallel { path: "/dev/parport0".into() });
 }
@@ -56,7 +63,8 @@ fn errors_name_the_option() {
         ("backend=null,id=9", "Parameter 'id' expects an identifier"),
         ("id=c", "chardev: \"c\" missing backend"),
         ("nonsense,id=c", "'nonsense' is not a valid char driver name"),
-        ("vc,id=c", "chardev: back end 'vc' is not supported"),
+        ("braille,id=c", "chardev: back end 'braille' is not supported"),
+        ("vc,id=c,cols=1001", "Parameter 'cols' expects at most 1000"),
         ("udp,id=c", "chardev: udp: remote port not specified"),
         ("mux,id=c", "chardev: mux: no chardev given"),
         ("serial,id=c", "chardev: serial/tty: no device path given"),
@@ -79,7 +87,7 @@ fn errors_name_the_option() {
         let error = parse_option(text).map(|spec| format!("{spec:?}")).unwrap_err().to_string();
         assert!(error.starts_with(expected), "{text}: {error}");
     }
-    for text in ["vc", "vc:80Cx24C", "braille", "tn3270:h:1"] {
+    for text in ["braille", "tn3270:h:1"] {
         assert!(parse_legacy("c", text).unwrap_err().to_string().ends_with("is not supported"), "{text}");
     }
     assert_eq!(parse_legacy("c", "bogus").unwrap_err().to_string(), "'bogus' is not a valid char driver");

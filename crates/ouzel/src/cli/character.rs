@@ -12,7 +12,7 @@ pub struct Character {
     /// The devices to open, in order.
     pub chardevs: Vec<ChardevSpec>,
     /// The device behind the server for gdb.
-    pub gdb: Option<String>,
+    pub gdb: Option<vm::gdb::Line>,
     /// The monitors.
     pub monitors: Vec<MonitorConfig>,
     /// For COM1, COM2, …: the device behind it, if the port exists.
@@ -122,10 +122,12 @@ fn gdb(arguments: &[Argument<'_>], character: &mut Character) -> Result<(), CliE
     };
     let text = if argument.option.name == "s" { vm::gdb::DEFAULT_DEVICE } else { argument.value };
     let device = vm::gdb::device(text).map_err(|error| argument.error(error.to_string()))?;
-    character.gdb = character.take(argument, device)?;
-    if let Some(id) = character.gdb.as_ref().filter(|id| !character.has(id)) {
+    let line = if matches!(device, Legacy::New(_)) { vm::gdb::Line::Own } else { vm::gdb::Line::Existing };
+    let id = character.take(argument, device)?;
+    if let Some(id) = id.as_ref().filter(|id| !character.has(id)) {
         return Err(argument.error(format!("could not find chardev '{id}'")));
     }
+    character.gdb = id.map(line);
     Ok(())
 }
 

@@ -18,7 +18,7 @@ fn run(machine: &Machine, arguments: &[&str], input: &str) -> Output {
     run_at(&machine.file("monitor0"), arguments, input)
 }
 
-fn run_at(address: &str, arguments: &[&str], input: &str) -> Output {
+pub fn run_at(address: &str, arguments: &[&str], input: &str) -> Output {
     let (options, words): (Vec<&&str>, Vec<&&str>) = arguments.iter().partition(|word| word.starts_with('-'));
     let mut child = Command::new("timeout")
         .arg(PATIENCE.as_secs().to_string())

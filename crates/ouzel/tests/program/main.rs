@@ -51,6 +51,7 @@ mod storage_mute;
 mod storage_slow;
 mod stress;
 mod support;
+mod terminals;
 mod viewers;
 mod vnc;
 mod web;

@@ -110,6 +110,8 @@ fn what_is_wrong_with_the_option_is_said() {
         (["-vnc", "here"], "-vnc here: no vnc port specified"),
         (["-vnc", ":0,tls-creds=none"], "-vnc :0,tls-creds=none: No TLS credentials with id 'none'"),
         (["-vnc", "none,display=none"], "-vnc none,display=none: Device 'none' not found"),
+        (["-vnc", "none,sasl"], "-vnc none,sasl: 'sasl' needs a file of users: sasl-users=FILE"),
+        (["-vnc", "none,sasl,sasl-users=/no"], "-vnc none,sasl,sasl-users=/no: /no: No such file or directory"),
         (["-vnc", "unix:/nowhere/at/all"], "-vnc unix:/nowhere/at/all: Failed to bind socket /nowhere/at/all"),
         (["-display", "vnc"], "-display vnc: VNC requires a display argument vnc=<display>"),
         (["-display", "gtk"], "Display 'gtk' is not available."),
@@ -168,6 +170,37 @@ fn peer_python_tls_lets_clients_with_certificates_in_and_no_others() {
         .arg(script)
         .arg(machine.path("monitor0"))
         .args([port.to_string(), websocket.to_string()])
+        .arg(&directory)
+        .output()
+        .expect("Python runs");
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{text}\n{}", machine.stderr());
+}
+
+#[test]
+#[ignore = "peer: qemu.qmp of the Python environment, openssl, and the program ouzel-ctl"]
+fn peer_python_sasl_lets_users_of_a_file_in() {
+    let script = repository().join("crates/ouzel/tests/peer_vnc_tls.py");
+    let files = Directory::new();
+    let directory = files.join("");
+    let made = Command::new(python()).arg(&script).arg("make").arg(&directory).status().expect("Python runs");
+    assert!(made.success(), "no certificates");
+    let users = files.join("users");
+    let line = crate::ctl::run_at("--sasl-user=ann", &[], "secret\n");
+    std::fs::write(&users, &line.stdout).expect("a file");
+    assert!(line.stdout.starts_with(b"ann:SCRAM-SHA-256$"), "{line:?}");
+    let port = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").port();
+    let mut machine = Setup::new()
+        .args(["-S", "-vga", "std"])
+        .args(["-object", &format!("tls-creds-x509,id=tls0,endpoint=server,dir={}", directory.display())])
+        .args(["-vnc", &format!("127.0.0.1:{},tls-creds=tls0,sasl=on,sasl-users={}", port - 5900, users.display())])
+        .start();
+    drop(machine.connect_raw(0));
+    let output = Command::new(python())
+        .arg(script)
+        .arg("sasl")
+        .arg(machine.path("monitor0"))
+        .arg(port.to_string())
         .arg(&directory)
         .output()
         .expect("Python runs");

@@ -4,7 +4,8 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 
 use ::chardev::{
-    Backend, ChardevSpec, Chardevs, Common, Given, Protocol, SocketAddress, SocketOptions, UdpOptions, ringbuf_size,
+    Backend, ChardevSpec, Chardevs, Common, Given, Protocol, SocketAddress, SocketOptions, UdpOptions, VcSize,
+    ringbuf_size,
 };
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -63,7 +64,11 @@ pub fn register(table: &mut Table) {
             Ok(result(&chardevs, &spec))
         });
     });
-    table.register::<ChardevRemove>(|control, _, arguments| control.chardevs().remove(&arguments.id).map_err(in_words));
+    table.register::<ChardevRemove>(|control, _, arguments| {
+        control.chardevs().remove(&arguments.id).map_err(in_words)?;
+        control.chardev_gone(&arguments.id);
+        Ok(())
+    });
     table.register::<ChardevSendBreak>(|control, _, arguments| {
         control.chardevs().send_break(&arguments.id).map_err(in_words)
     });
@@ -131,6 +136,11 @@ fn specification(
         ChardevBackend::Null(common) => (Backend::Null, common),
         ChardevBackend::Mux(mux) => (Backend::Mux { chardev: mux.chardev }, mux.common),
         ChardevBackend::Msmouse(common) => (Backend::Msmouse, common),
+        ChardevBackend::Vc(vc) => {
+            let side = |side: Option<i64>| side.map(|side| u64::try_from(side).unwrap_or(u64::MAX));
+            let size = VcSize::new(side(vc.width), side(vc.height), side(vc.cols), side(vc.rows));
+            (Backend::Vc(size.map_err(in_words)?), vc.common)
+        }
         ChardevBackend::Stdio(stdio) => (Backend::Stdio { signal: stdio.signal.unwrap_or(true) }, stdio.common),
         ChardevBackend::Ringbuf(ring) | ChardevBackend::Memory(ring) => {
             let size = ring.size.map(|size| u64::try_from(size).unwrap_or(u64::MAX));

@@ -35,7 +35,7 @@ fn console_of_dump(control: &Control, arguments: &Screendump) -> Result<Arc<Cons
         if arguments.head.is_some() {
             return Err(Error::generic("'head' must be specified together with 'device'"));
         }
-        let first = control.machine().consoles().first().cloned();
+        let first = control.consoles().first().cloned();
         return first.ok_or_else(|| Error::generic("There is no console to take a screendump from"));
     };
     console(control.machine(), device, arguments.head)

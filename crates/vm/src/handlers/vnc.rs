@@ -81,7 +81,11 @@ fn add_client(control: &mut Control, context: &mut SessionContext, wanted: &AddC
             added.map_err(|error| Error::generic(error.to_string()))
         }
         "spice" => control.spice().add_client(socket, wanted),
-        other => Err(Error::generic(format!("protocol '{other}' is invalid"))),
+        // A character device by its id.
+        other => control.chardevs().add_client(other, socket).map_err(|error| match error {
+            chardev::Error::NotFound(_) => Error::generic(format!("protocol '{other}' is invalid")),
+            error => Error::generic(error.to_string()),
+        }),
     }
 }
 

@@ -6,7 +6,7 @@ use ::hmp::Arguments;
 use qapi::json::Value;
 use qapi::run_state::RunState;
 
-use super::{Command, Human, Outcome, block, command, machine, memory, shown, text};
+use super::{Command, Human, Outcome, block, command, lapic, machine, memory, shown, text};
 
 /// The topics.
 pub const COMMANDS: &[Command] = &[
@@ -49,6 +49,7 @@ pub const COMMANDS: &[Command] = &[
     }),
     command("mtree", "flatview:-f", "[-f]", "show what memory and I/O ports consist of", machine::mtree),
     command("pic", "", "", "show the interrupt controllers", machine::pic),
+    command("lapic", "apic-id:i?", "[apic-id]", "show a local APIC", lapic::info),
     command("ramblock", "", "", "show blocks of memory", machine::ramblock),
     command("roms", "", "", "show read-only memory", machine::roms),
     command("vnc", "", "", "show the VNC servers and their clients", |_, _| {
@@ -62,6 +63,9 @@ pub const COMMANDS: &[Command] = &[
     }),
     command("uuid", "", "", "show the machine's UUID", |_, _| {
         shown("query-uuid", [], |uuid| format!("{}\n", text(uuid, "UUID")))
+    }),
+    command("vm-generation-id", "", "", "show the machine's generation", |_, _| {
+        shown("query-vm-generation-id", [], |info| format!("{}\n", text(info, "guid")))
     }),
     command("mice", "", "", "show which mouse gets events", |_, _| {
         shown("query-mice", [], |list| {

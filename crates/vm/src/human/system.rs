@@ -72,6 +72,39 @@ pub const COMMANDS: &[Command] = &[
         let known = u64::try_from(index).is_ok_and(|index| human.control.machine().input().select(index));
         if known { silent() } else { format!("Error: Mouse at index '{index}' not found\n").into() }
     }),
+    command(
+        "set_password",
+        "protocol:s,password:s,display:-ds,connected:s?",
+        "protocol password [-d display] [action-if-connected]",
+        "set the password of a screen's server",
+        |_, arguments| {
+            call(
+                "set_password",
+                given([
+                    ("protocol", arguments.text("protocol").map(Value::from)),
+                    ("password", arguments.text("password").map(Value::from)),
+                    ("display", arguments.text("display").map(Value::from)),
+                    ("connected", arguments.text("connected").map(Value::from)),
+                ]),
+            )
+        },
+    ),
+    command(
+        "expire_password",
+        "protocol:s,time:s,display:-ds",
+        "protocol time [-d display]",
+        "say how long a screen's password is valid (now, never, +seconds, seconds since 1970)",
+        |_, arguments| {
+            call(
+                "expire_password",
+                given([
+                    ("protocol", arguments.text("protocol").map(Value::from)),
+                    ("time", arguments.text("time").map(Value::from)),
+                    ("display", arguments.text("display").map(Value::from)),
+                ]),
+            )
+        },
+    ),
     command("chardev-add", "args:s", "args", "add a character device", |human, arguments| {
         let spec = chardev::parse_option(arguments.required("args"));
         with_chardev(human, spec, |chardevs, spec| chardevs.add(spec))
@@ -188,24 +221,23 @@ fn gdb_server(human: &mut Human<'_>, arguments: &Arguments) -> Outcome {
     let device = arguments.text("device").unwrap_or(gdb::DEFAULT_DEVICE).to_owned();
     let wanted = gdb::device(&device);
     gdb::end(human.control);
-    let (id, spec) = match wanted {
+    let (line, spec) = match wanted {
         Ok(Legacy::Nothing) => return "Disabled gdbserver\n".to_owned().into(),
-        Ok(Legacy::Existing(id)) => (id, None),
-        Ok(Legacy::New(spec)) => (spec.id.clone(), Some(spec)),
+        Ok(Legacy::Existing(id)) => (gdb::Line::Existing(id), None),
+        Ok(Legacy::New(spec)) => (gdb::Line::Own(spec.id.clone()), Some(spec)),
         Err(error) => return format!("{error}\nCould not open gdbserver on device '{device}'\n").into(),
     };
     let (chardevs, inbox) = (Arc::clone(human.control.chardevs()), Arc::clone(human.control.inbox()));
     // Opening may wait for names and connections.
     Outcome::Aside(Box::new(move || {
-        let owns_device = spec.is_some();
         let opened = spec.map_or(Ok(()), |spec| chardevs.add(&spec)).map_err(|error| error.to_string());
         let served = opened.and_then(|()| {
             let (tell, told) = std::sync::mpsc::channel();
             inbox.request(Box::new(move |control| {
-                let served = gdb::serve(control, &id, owns_device);
-                if served.is_err() && owns_device {
+                let served = gdb::serve(control, &line);
+                if let (Err(_), gdb::Line::Own(id)) = (&served, &line) {
                     // It was opened for this.
-                    let _gone = control.chardevs().remove(&id);
+                    let _gone = control.chardevs().remove(id);
                 }
                 // The receiver waits below.
                 let _ = tell.send(served);

@@ -1,5 +1,7 @@
 //! The argument of `-vnc`, and of the legacy command `change vnc`.
 
+use std::path::PathBuf;
+
 use ::vnc::{ListenAddress, SharePolicy};
 
 use crate::pairs::Pairs;
@@ -33,6 +35,8 @@ pub struct VncConfig {
     pub password: bool,
     /// `password-secret=`
     pub password_secret: Option<String>,
+    /// `sasl=` and `sasl-users=`: the file of users.
+    pub sasl: Option<PathBuf>,
     /// `tls-creds=`
     pub tls_creds: Option<String>,
     /// `share=`
@@ -55,7 +59,7 @@ pub struct VncConfig {
 
 const SWITCHES: [&str; 9] =
     ["ipv4", "ipv6", "password", "reverse", "lock-key-sync", "sasl", "lossy", "non-adaptive", "power-control"];
-const OTHERS: [&str; 14] = [
+const OTHERS: [&str; 15] = [
     "vnc",
     "websocket",
     "tls-creds",
@@ -68,6 +72,7 @@ const OTHERS: [&str; 14] = [
     "key-delay-ms",
     "tls-authz",
     "sasl-authz",
+    "sasl-users",
     "audiodev",
     "id",
 ];
@@ -163,6 +168,7 @@ impl VncConfig {
             tells_port: to.is_some(),
             password: password.unwrap_or(false) || password_secret.is_some(),
             password_secret,
+            sasl: sasl(&pairs)?,
             tls_creds: pairs.text("tls-creds"),
             share,
             connections: connections.map_or(CONNECTIONS, |count| usize::try_from(count).unwrap_or(usize::MAX)),
@@ -176,16 +182,26 @@ impl VncConfig {
     }
 }
 
+/// The file of users. What cyrus' library is told of `qemu` in `/etc/sasl2` is for it and its databases alone.
+fn sasl(pairs: &Pairs) -> Result<Option<PathBuf>, String> {
+    let (is_on, users) = (pairs.flag("sasl")? == Some(true), pairs.text("sasl-users"));
+    if pairs.text("sasl-authz").is_some() {
+        return Err(match is_on {
+            true => "'sasl-authz' is not available: there are no authorization objects".to_owned(),
+            false => "'sasl-authz' provided but SASL auth is not enabled".to_owned(),
+        });
+    }
+    match (is_on, users) {
+        (true, None) => Err("'sasl' needs a file of users: sasl-users=FILE".to_owned()),
+        (false, Some(_)) => Err("'sasl-users' provided but SASL auth is not enabled".to_owned()),
+        (_, users) => Ok(users.map(PathBuf::from)),
+    }
+}
+
 /// What does not exist here is an error, in QEMU's words where it has some.
 fn refuse_missing(pairs: &Pairs) -> Result<(), String> {
     if let Some(name) = pairs.text("audiodev") {
         return Err(format!("Audiodev '{name}' not found"));
-    }
-    if pairs.flag("sasl")? == Some(true) {
-        return Err("VNC SASL auth requires cyrus-sasl support".to_owned());
-    }
-    if pairs.text("sasl-authz").is_some() {
-        return Err("'sasl-authz' provided but SASL auth is not enabled".to_owned());
     }
     match (pairs.text("tls-authz"), pairs.text("tls-creds")) {
         (Some(_), None) => Err("'tls-authz' provided but TLS is not enabled".to_owned()),
@@ -272,7 +288,9 @@ mod tests {
             ("unix:/a,to=3", "Port range not support with UNIX socket"),
             ("unix:/a,websocket=unix:/b", "UNIX sockets not supported with websock"),
             ("unix:/a,websocket", "explicit websocket port is required"),
-            (":0,sasl", "VNC SASL auth requires cyrus-sasl support"),
+            (":0,sasl", "'sasl' needs a file of users: sasl-users=FILE"),
+            (":0,sasl-users=/a", "'sasl-users' provided but SASL auth is not enabled"),
+            (":0,sasl-authz=a", "'sasl-authz' provided but SASL auth is not enabled"),
             (":0,tls-authz=a", "'tls-authz' provided but TLS is not enabled"),
             (":0,audiodev=a", "Audiodev 'a' not found"),
             (":0,password,password-secret=s", "'password' flag is redundant with 'password-secret'"),

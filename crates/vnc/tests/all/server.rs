@@ -88,6 +88,7 @@ fn options() -> Options {
         share: SharePolicy::AllowExclusive,
         connections: 32,
         has_password: false,
+        sasl: None,
         lossy: false,
         non_adaptive: false,
         lock_key_sync: true,
@@ -111,7 +112,8 @@ impl Bench {
         let program = Arc::new(Program::default());
         let service = Service::start(Arc::clone(&program) as Arc<dyn Host>).expect("a thread");
         let keys = KeyQueue::new(Arc::clone(&hub), Clock::manual());
-        let seat = Seat { console: Arc::clone(&console), input: Arc::clone(&hub), keys, is_bound: false };
+        let consoles = vec![Arc::clone(&console)];
+        let seat = Seat { console: Arc::clone(&console), consoles, input: Arc::clone(&hub), keys, is_bound: false };
         let display = Display::new(&service, options, None, seat).expect("a display");
         let address = ListenAddress::Unix(path.to_string_lossy().into_owned());
         display.listen(&[address], &[]).expect("a listener");
@@ -371,6 +373,75 @@ fn passwords_are_asked_for_in_all_versions_and_expire() {
     bench.display.expire_password(None);
     assert!(attempt(b"RFB 003.008\n").is_some());
     assert!(!Bench::new(options()).display.set_password("secret"));
+}
+
+/// Says what a client of SASL says: a length that counts a zero behind it, and the text.
+fn say(stream: &mut std::os::unix::net::UnixStream, text: &[u8]) {
+    let mut message = (text.len() as u32 + 1).to_be_bytes().to_vec();
+    message.extend_from_slice(text);
+    message.push(0);
+    stream.write_all(&message).expect("sent");
+}
+
+#[test]
+fn sasl_lets_in_who_is_in_the_file_of_users() {
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let file = std::env::temp_dir().join(format!("ouzel-vnc-users-{}-{number}", std::process::id()));
+    std::fs::write(&file, format!("ann:{}\n", sasl::Verifier::new("secret", b"salt", 4096))).expect("a file");
+    let bench = Bench::new(Options { sasl: Some(file.clone()), ..options() });
+    let begin = |mechanism: &[u8]| {
+        let mut stream = connect(&bench.path);
+        stream.fetch(12);
+        stream.write_all(b"RFB 003.008\n").expect("sent");
+        assert_eq!(stream.fetch(2), [1, 20]);
+        stream.write_all(&[20]).expect("sent");
+        let length = stream.u32() as usize;
+        assert_eq!(stream.fetch(length), b"SCRAM-SHA-256,PLAIN");
+        stream.write_all(&(mechanism.len() as u32).to_be_bytes()).expect("sent");
+        stream.write_all(mechanism).expect("sent");
+        stream
+    };
+    let plain = |words: &[u8]| {
+        let mut stream = begin(b"PLAIN");
+        say(&mut stream, words);
+        stream
+    };
+    let mut stream = plain(b"\0ann\0secret");
+    assert_eq!((stream.u32(), stream.u8(), stream.u32()), (0, 1, 0));
+    let mut client = Client::initialize(stream, 1);
+    client.request(false);
+    client.picture();
+    bench.check(&client);
+    let names: Vec<_> = bench.display.clients().into_iter().map(|client| client.sasl_username).collect();
+    assert_eq!(names, [Some("ann".to_owned())]);
+    // Without first words of the client there is an empty challenge.
+    let mut stream = begin(b"PLAIN");
+    stream.write_all(&[0; 4]).expect("sent");
+    assert_eq!((stream.u32(), stream.fetch(2)), (1, vec![0, 0]));
+    say(&mut stream, b"\0ann\0secret");
+    assert_eq!((stream.u32(), stream.u8(), stream.u32()), (0, 1, 0));
+    // A challenge of SCRAM: the proof itself is tested where it is made.
+    let mut stream = begin(b"SCRAM-SHA-256");
+    say(&mut stream, b"n,,n=ann,r=nonce");
+    let length = stream.u32() as usize;
+    let challenge = stream.fetch(length);
+    assert!(challenge.starts_with(b"r=nonce") && challenge.ends_with(b",s=c2FsdA==,i=4096\0"), "{challenge:?}");
+    assert_eq!(stream.u8(), 0);
+    for refused in [b"\0ann\0wrong".as_slice(), b"\0bob\0secret", b"", b"garbage"] {
+        assert!(is_closed(&mut plain(refused)), "{refused:?}");
+    }
+    for mechanism in [b"ANONYMOUS".as_slice(), b"", &[b'x'; 200]] {
+        assert!(is_closed(&mut begin(mechanism)), "{mechanism:?}");
+    }
+    let mut stream = begin(b"PLAIN");
+    stream.write_all(&u32::MAX.to_be_bytes()).expect("sent");
+    assert!(is_closed(&mut stream), "a message without end");
+    // The file counts as it is now.
+    std::fs::write(&file, "").expect("a file");
+    assert!(is_closed(&mut plain(b"\0ann\0secret")), "there are no users any more");
+    std::fs::remove_file(&file).expect("removed");
+    assert!(is_closed(&mut plain(b"\0ann\0secret")), "there is no file any more");
 }
 
 /// The answer to a challenge.

@@ -154,6 +154,13 @@ impl ApicBus {
         Some(entry.apic.lock().state.clone())
     }
 
+    /// What the timer of a vCPU's APIC has left to count.
+    pub fn timer_count(&self, index: usize) -> Option<u32> {
+        let entries = self.snapshot();
+        let entry = entries.iter().find(|entry| entry.index == index)?;
+        Some(entry.apic.lock().current_count())
+    }
+
     /// All the APICs as the machine's reset and migration see them, with their vCPU's index.
     pub fn devices(&self) -> Vec<(usize, Arc<dyn Lifecycle>)> {
         let entries = self.snapshot();
