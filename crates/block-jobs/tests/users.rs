@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use block::graph::Registry;
 use block::{Graph, Node, Options, Permissions};
-use block_jobs::{Common, Job, Jobs, OnError, Status, backup, commit, mirror};
+use block_jobs::{Common, Job, Jobs, OnError, Status, backup, chain, commit, mirror};
 use block_tools::create::Creation;
 
 fn setting() -> (Arc<Graph>, Jobs) {
@@ -170,4 +170,38 @@ fn image_whose_format_is_the_protocol_is_created_in_its_size() {
     let node = open(&graph, options).expect("the file");
     let used = Permissions::CONSISTENT_READ | Permissions::WRITE;
     graph.attach_root(&node, "a test", used, Permissions::NONE).expect("nobody holds it");
+}
+
+#[test]
+fn image_is_found_by_its_name_below_the_filter_of_a_job() {
+    let (graph, jobs) = setting();
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = |name: &str| directory.path().join(name).to_str().expect("text").to_owned();
+    for (name, backing) in [("base", None), ("middle", Some("base")), ("top", Some("middle"))] {
+        let mut creation = Creation::new(&graph, "qcow2", &path(name)).expect("a format");
+        creation.values.set("size", "1048576").expect("a size");
+        let backing = backing.map(path);
+        creation.set_backing(backing.as_deref(), backing.as_ref().map(|_| "qcow2")).expect("a backing");
+        aio::block_on(creation.run(&graph)).expect("an image");
+    }
+    let top = open(&graph, Options::new().with("driver", "qcow2").with("filename", path("top"))).expect("the chain");
+    let images: Vec<_> = chain::of(&top).collect();
+    let options = commit::Options {
+        common: kept(),
+        active: Arc::clone(&top),
+        top: Arc::clone(&images[1]),
+        base: Arc::clone(&images[2]),
+        backing_file: None,
+        on_error: OnError::Report,
+        filter_node_name: None,
+    };
+    let job = commit::create(&graph, &jobs, &options).expect("a commit, with a filter above its top");
+
+    let found = ["middle", "base"].map(|name| chain::find_image(&top, &path(name)).expect("an image"));
+
+    assert!(Arc::ptr_eq(&found[0], &images[1]) && Arc::ptr_eq(&found[1], &images[2]));
+    let (edge, filter) = chain::fleeting_link(&top, Some(&images[1])).expect("it leaves with its job");
+    assert_eq!((edge.as_str(), filter.driver_type().name()), ("backing", "commit_top"));
+    assert!(chain::fleeting_link(&top, Some(&filter)).is_none(), "what is below the base does not matter");
+    aio::block_on(jobs.abandon(&job));
 }

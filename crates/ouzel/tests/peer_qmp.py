@@ -210,6 +210,8 @@ async def copies(run, told):
     await told("already paused", "block-job-pause", device="m")
     await run("block-job-resume", device="m")
     await reaches("m", "ready")
+    await run("block-job-change", id="m", type="mirror", copy_mode="write-blocking")
+    await told("is of type 'mirror'", "block-job-change", id="m", type="stream")
     await run("block-job-complete", device="m")
     await reaches("m", "concluded")
     await run("block-job-dismiss", id="m")
@@ -222,6 +224,8 @@ async def copies(run, told):
     assert await reaches("b", "null") is None
     for command in ("drive-mirror", "drive-backup"):
         await told("Cannot find device", command, device="gone", target="x", sync="full")
+    amended = {"node-name": "js", "job-id": "a"}
+    await told("doesn't support changing the block driver", "x-blockdev-amend", options={"driver": "qcow2"}, **amended)
     await told("Cannot find device", "block-stream", device="gone")
     await told("not found", "block-commit", device="gone")
     for name in ("js", "jt"):

@@ -212,6 +212,38 @@ fn human_registers_and_code_are_those_of_reset() {
 }
 
 #[test]
+fn human_commit_empties_an_overlay_into_its_backing_and_keeps_it_in_use() {
+    let mut machine = Setup::new().args(["-S", "-m", "64"]).start();
+    let mut session = machine.connect(0);
+    let raw = machine.path("base.img");
+    std::fs::write(&raw, vec![0; 1 << 20]).expect("a file");
+    let base = json!({"driver": "file", "filename": raw});
+    session.run("blockdev-add", json!({"driver": "raw", "node-name": "base", "file": base, "read-only": true}));
+    std::fs::write(machine.path("top.qcow2"), []).expect("a file");
+    let file = json!({"driver": "file", "node-name": "f", "filename": machine.path("top.qcow2")});
+    session.run("blockdev-add", file);
+    let options = json!({"driver": "qcow2", "file": "f", "size": 1 << 20});
+    session.run("blockdev-create", json!({"job-id": "j", "options": options}));
+    while session.event("JOB_STATUS_CHANGE")["status"] != "concluded" {}
+    session.run("blockdev-add", json!({"driver": "qcow2", "node-name": "top", "file": "f", "backing": "base"}));
+    session.run("device_add", json!({"driver": "virtio-blk", "drive": "top", "id": "disk"}));
+    command(&mut session, "qemu-io -d /machine/peripheral/disk/virtio-backend \"write -P 0x5a 64k 64k\"");
+    assert_eq!(std::fs::read(&raw).expect("the base")[64 << 10], 0);
+
+    // A node without a name of a drive is none of this command's.
+    assert_eq!(command(&mut session, "commit top"), "Device 'top' not found\r\n");
+    assert_eq!(command(&mut session, "commit all"), "");
+
+    let content = std::fs::read(&raw).expect("the base");
+    assert!(content[64 << 10..128 << 10].iter().all(|byte| *byte == 0x5a), "the data is in the base");
+    let nodes = session.query("query-named-block-nodes");
+    let base = nodes.as_array().expect("a list").iter().find(|node| node["node-name"] == "base").expect("the base");
+    assert_eq!(base["ro"], true, "it is read-only as before");
+    command(&mut session, "qemu-io -d /machine/peripheral/disk/virtio-backend \"write -P 0x11 64k 512\"");
+    assert_eq!(std::fs::read(&raw).expect("the base")[64 << 10], 0x5a, "new writes go to the overlay");
+}
+
+#[test]
 fn human_qemu_io_on_an_idle_disk_reads_what_it_wrote() {
     let mut machine = Setup::new()
         .args(["-S", "-blockdev", "driver=null-co,node-name=n0,size=1048576,read-zeroes=on"])
