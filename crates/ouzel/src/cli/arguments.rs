@@ -23,22 +23,23 @@ impl Argument<'_> {
     }
 }
 
-/// Splits a command line without the program's name. Options may begin with one hyphen or two.
+/// The option that a word stands for which is none itself: the image of the first disk.
+const DISK_IMAGE: &str = "hda";
+
+/// Splits a command line without the program's name. Options may begin with one hyphen or two; a word that begins with
+/// none, and is not an option's argument, is the image of the first disk.
 ///
 /// # Errors
-/// An unknown option, a missing argument, or a word that is no option (disk images come with `-drive` only).
+/// An unknown option, or a missing argument.
 pub fn split(words: &[String]) -> Result<Vec<Argument<'_>>, CliError> {
     let mut arguments = Vec::new();
     let mut words = words.iter();
     while let Some(word) = words.next() {
-        let name = word.strip_prefix("--").or_else(|| word.strip_prefix('-')).filter(|name| !name.is_empty());
-        let Some(name) = name else {
-            let message = "disk images are not supported".to_owned();
-            return Err(CliError::Option { option: word.clone(), message });
-        };
+        let name = word.strip_prefix("--").or_else(|| word.strip_prefix('-'));
         let unknown = || CliError::Option { option: word.clone(), message: "invalid option".to_owned() };
-        let option = options::find(name).ok_or_else(unknown)?;
+        let option = options::find(name.unwrap_or(DISK_IMAGE)).ok_or_else(unknown)?;
         let value = match option.argument {
+            _ if name.is_none() => word,
             None => "",
             Some(_) => {
                 let missing = || CliError::Option { option: word.clone(), message: "requires an argument".to_owned() };

@@ -583,6 +583,14 @@ mod tests {
     }
 
     #[test]
+    fn word_that_is_no_option_is_the_image_of_the_first_disk() {
+        let text = |words: &[&str]| format!("{:?}", parse(words).map(|config| config.drives));
+        assert_eq!(text(&["disk.img", "-nodefaults"]), text(&["-nodefaults", "-hda", "disk.img"]));
+        assert!(text(&["disk.img", "-hda", "other.img"]).contains("index=0"), "there is one first disk");
+        assert!(text(&["-"]).contains("invalid option"));
+    }
+
+    #[test]
     fn ide_drives_have_places_and_names() {
         let words = [
             "-nodefaults",

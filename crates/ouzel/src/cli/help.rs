@@ -62,7 +62,7 @@ pub fn requested(arguments: &[Argument<'_>]) -> Result<Option<String>, CliError>
 
 fn usage() -> String {
     let mut text = version();
-    text.push_str("usage: ouzel [options]\n\n");
+    text.push_str("usage: ouzel [options] [disk image]\n\n");
     for option in OPTIONS {
         let names =
             option.alias.map_or_else(|| format!("-{}", option.name), |alias| format!("-{} or -{alias}", option.name));
