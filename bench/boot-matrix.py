@@ -11,7 +11,6 @@ import itertools
 import json
 import os
 import re
-import shutil
 import socket
 import subprocess
 import tempfile
@@ -19,8 +18,6 @@ import time
 
 import common
 
-OVMF = "/usr/share/OVMF/OVMF_CODE_4M.fd"
-VARIABLES = "/usr/share/OVMF/OVMF_VARS_4M.fd"
 BUSES = {
     "ide": {"pc": ["-device", "ide-hd,bus=ide.0,drive=d,bootindex=0"]},
     "ahci": {
@@ -87,10 +84,7 @@ def cell(options, firmware, board, smp, bus, arguments):
             "-m", "1024", "-smp", str(smp), "-drive", f"if=none,id=d,format=raw,file={path('disk.img')}", *arguments,
             "-serial", f"unix:{path('serial')},server=on,wait=off", "-qmp", f"unix:{path('qmp')},server=on,wait=off",
         ]
-        if firmware == "ovmf":
-            shutil.copyfile(VARIABLES, path("variables.fd"))
-            command += ["-drive", f"if=pflash,format=raw,readonly=on,file={OVMF}"]
-            command += ["-drive", f"if=pflash,format=raw,file={path('variables.fd')}"]
+        command += common.firmware(firmware, path("variables.fd"))
         with open(path("errors"), "w", encoding="utf-8") as errors:
             child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors)
         try:

@@ -1,11 +1,24 @@
 """What the measurements share: programs in turn, medians of five, ratios to QEMU."""
 import os
+import shutil
 import statistics
 import subprocess
 import sys
 
 REPOSITORY = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 MACHINE = os.path.join(REPOSITORY, "..", "shared", "bench", "machine")
+
+
+OVMF = "/usr/share/OVMF/OVMF_CODE_4M.fd"
+VARIABLES = "/usr/share/OVMF/OVMF_VARS_4M.fd"
+
+
+def firmware(name, variables):
+    """The arguments for the firmware `name`, `seabios` or `ovmf`; the file `variables` is made for the latter's store."""
+    if name == "seabios":
+        return []
+    shutil.copyfile(VARIABLES, variables)
+    return ["-drive", f"if=pflash,format=raw,readonly=on,file={OVMF}", "-drive", f"if=pflash,format=raw,file={variables}"]
 
 
 def target():

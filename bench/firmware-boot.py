@@ -16,17 +16,18 @@ import common
 MARKS = {"to GRUB's entry, s": b"loading Debian", "to the kernel, s": b"Linux version", "to the login, s": b"ouzel login:"}
 
 
-def boot(program, image, bus, smp, timeout):
-    """One boot of a copy of `image`; the times of `MARKS` and the processor time until the login."""
+def boot(program, options):
+    """One boot of a copy of the image; the times of `MARKS` and the processor time until the login."""
     with tempfile.TemporaryDirectory() as directory:
         disk = os.path.join(directory, "disk.img")
         # A sparse copy is a second's work.
-        subprocess.run(["cp", "--sparse=always", image, disk], check=True)
+        subprocess.run(["cp", "--sparse=always", options.image, disk], check=True)
         serial = os.path.join(directory, "serial")
         open(serial, "wb").close()
         arguments = [
-            "-machine", "pc", "-accel", "tcg", "-nodefaults", "-display", "none", "-vga", "std", "-m", "1024", "-smp", smp,
-            "-drive", f"if=none,id=d,format=raw,file={disk}", "-device", f"{bus},drive=d", "-serial", f"file:{serial}",
+            "-machine", "pc", "-accel", "tcg", "-nodefaults", "-display", "none", "-vga", "std", "-m", "1024", "-smp", options.smp,
+            "-drive", f"if=none,id=d,format=raw,file={disk}", "-device", f"{options.bus},drive=d", "-serial", f"file:{serial}",
+            *common.firmware(options.firmware, os.path.join(directory, "variables.fd")),
         ]
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         started = time.monotonic()
@@ -35,7 +36,7 @@ def boot(program, image, bus, smp, timeout):
         try:
             while len(found) < len(MARKS):
                 now = time.monotonic() - started
-                if now > timeout or child.poll() is not None:
+                if now > options.timeout or child.poll() is not None:
                     raise SystemExit(f"{program} did not reach its login; it got to {list(found)}")
                 with open(serial, "rb") as file:
                     text = file.read()
@@ -57,11 +58,12 @@ def main():
     parser.add_argument("--image", default=os.environ.get("OUZEL_DEBIAN", default))
     parser.add_argument("--bus", default="virtio-blk-pci", help="the disk's device: ide-hd, virtio-blk-pci …")
     parser.add_argument("--smp", default="1")
+    parser.add_argument("--firmware", default="seabios", choices=["seabios", "ovmf"])
     parser.add_argument("--timeout", type=float, default=300)
     options = parser.parse_args()
     programs = [options.program, options.qemu]
-    print(f"{options.bus}, {options.smp} processor(s); {options.rounds} boots of each in turn after a warm-up; medians")
-    measure = lambda program: boot(program, options.image, options.bus, options.smp, options.timeout)
+    print(f"{options.firmware}, {options.bus}, {options.smp} processor(s); {options.rounds} boots of each in turn after a warm-up; medians")
+    measure = lambda program: boot(program, options)
     common.table(common.in_turn(options.rounds, programs, measure), programs)
 
 
