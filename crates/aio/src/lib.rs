@@ -6,7 +6,7 @@
 //! executor, it is done by the thread pool.
 //!
 //! What the kernel may still touch belongs to the operation, not to its future: dropping a future that has started an
-//! operation neither cancels it nor frees its buffer.
+//! operation neither cancels it nor frees its buffer. Waiting for a socket to become ready touches nothing, and is given up.
 //!
 //! - [`file`]: reads, writes, flushes and reservations with three engines.
 //! - [`clock`]: host time, or time that a test steps.
@@ -14,6 +14,7 @@
 
 mod attempt;
 pub mod clock;
+mod counter;
 pub mod file;
 pub mod host;
 mod operation;
@@ -28,6 +29,7 @@ mod writer;
 
 pub use attempt::{attempt, is_attempting, not_in_an_attempt};
 pub use clock::{Clock, VirtualClock, now, sleep};
+pub use counter::EventCounter;
 pub use file::{AllocateMode, Engine, File};
 pub use pool::spawn_blocking;
 pub use reactor::{Handle, IoThread, block_on, spawn, yield_now};

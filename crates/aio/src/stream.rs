@@ -92,9 +92,9 @@ impl Stream {
             // SAFETY: the header points to `iovecs`, and these to memory that `buf` keeps alive during the call.
             let n = unsafe {
                 if write {
-                    libc::sendmsg(fd, &raw const message, libc::MSG_NOSIGNAL)
+                    libc::sendmsg(fd, &raw const message, libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT)
                 } else {
-                    libc::recvmsg(fd, &raw mut message, 0)
+                    libc::recvmsg(fd, &raw mut message, libc::MSG_DONTWAIT)
                 }
             };
             match usize::try_from(n) {

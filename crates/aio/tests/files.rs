@@ -191,6 +191,24 @@ fn files_in_a_deterministic_run_behave_as_ever() {
 }
 
 #[test]
+fn socket_whose_other_owner_has_it_wait_is_not_waited_for() {
+    let (left, right) = std::os::unix::net::UnixStream::pair().expect("a pair");
+    let owner = left.try_clone().expect("a clone");
+    let stream = Stream::new(left.into()).expect("a stream");
+    owner.set_nonblocking(false).expect("calls wait");
+    let buf = IoBuf::zeroed(64 << 10);
+    let read = stream.try_read(&buf).expect_err("nothing was sent");
+    assert_eq!(read.kind(), std::io::ErrorKind::WouldBlock);
+    let full = loop {
+        if let Err(error) = stream.try_write(&buf) {
+            break error;
+        }
+    };
+    assert_eq!(full.kind(), std::io::ErrorKind::WouldBlock);
+    drop(right);
+}
+
+#[test]
 fn a_socket_carries_more_than_its_buffer() {
     let (left, right) = std::os::unix::net::UnixStream::pair().expect("a pair");
     let (left, right) = (Stream::new(left.into()).expect("left"), Stream::new(right.into()).expect("right"));

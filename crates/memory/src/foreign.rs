@@ -44,7 +44,7 @@ impl Guard {
         let entry = &TABLE[index];
         let start = start.as_ptr() as usize;
         entry.page.store(page, Ordering::Relaxed);
-        entry.start.store(start, Ordering::Relaxed);
+        entry.start.store(start, Ordering::Release);
         entry.end.store(start + len, Ordering::Release);
         Ok(Self(index))
     }
@@ -74,12 +74,14 @@ fn install() -> Result<(), Errno> {
 }
 
 /// The range that holds `address`: the page of the address, and the range's end.
-fn find(address: usize) -> Option<(usize, usize)> {
-    TABLE.iter().find_map(|entry| {
+fn find(table: &[Range], address: usize) -> Option<(usize, usize)> {
+    table.iter().find_map(|entry| {
         let end = entry.end.load(Ordering::Acquire);
-        let start = entry.start.load(Ordering::Relaxed);
-        let page = entry.page.load(Ordering::Relaxed);
-        (start <= address && address < end).then(|| (address / page.max(1) * page, end))
+        let start = entry.start.load(Ordering::Acquire);
+        let page = entry.page.load(Ordering::Acquire);
+        // A range that goes meanwhile is not that of the address, and its parts don't fit together.
+        let is_whole = start != 0 && entry.end.load(Ordering::Relaxed) == end;
+        (is_whole && start <= address && address < end).then(|| (address / page.max(1) * page, end))
     })
 }
 
@@ -87,7 +89,7 @@ fn find(address: usize) -> Option<(usize, usize)> {
 extern "C" fn handle(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
     // SAFETY: the kernel passes a valid record to a handler of this kind.
     let address = unsafe { (*info).si_addr() } as usize;
-    if let Some((page, end)) = find(address) {
+    if let Some((page, end)) = find(&TABLE, address) {
         let (protection, flags) = (
             rustix::mm::ProtFlags::READ | rustix::mm::ProtFlags::WRITE,
             rustix::mm::MapFlags::PRIVATE | rustix::mm::MapFlags::FIXED | rustix::mm::MapFlags::NORESERVE,
@@ -123,5 +125,22 @@ fn pass_on(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::
                 handler(signal);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn range(start: usize, end: usize) -> Range {
+        Range { start: AtomicUsize::new(start), end: AtomicUsize::new(end), page: AtomicUsize::new(0x1000) }
+    }
+
+    #[test]
+    fn address_is_found_in_its_range_but_not_in_one_that_comes_or_goes() {
+        let table = [range(0, 0x9000), range(TAKEN, 0), range(0x4000, 0x6000)];
+        assert_eq!(find(&table, 0x5432), Some((0x5000, 0x6000)));
+        assert_eq!(find(&table, 0x3fff), None);
+        assert_eq!(find(&table, 0x6000), None);
     }
 }

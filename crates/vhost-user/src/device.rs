@@ -1,9 +1,8 @@
 //! The device of an export: a model, its rings, and who is told.
 
-use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use aio::Stream;
+use aio::{EventCounter, Stream};
 use devices_virtio::device::{Access, Common, Model};
 use devices_virtio::queue::QueueError;
 use devices_virtio::remote::{Remote, Signal};
@@ -16,8 +15,8 @@ use crate::wire;
 /// What is told about one ring, and whether it works.
 #[derive(Default)]
 struct Ring {
-    call: Option<OwnedFd>,
-    error: Option<OwnedFd>,
+    call: Option<EventCounter>,
+    error: Option<EventCounter>,
     is_running: bool,
     is_enabled: bool,
 }
@@ -53,19 +52,16 @@ impl<M: Model> Access<M> for WeakAccess<M> {
     }
 }
 
-/// Adds 1 to an event counter. One that is full says already what it is to say.
-fn ring_bell(fd: Option<&OwnedFd>) {
-    if let Some(fd) = fd {
-        let _full = rustix::io::write(fd, &1_u64.to_ne_bytes());
-    }
-}
-
 impl<M: Model> Inner<M> {
     /// Tells the front end what it has to know.
     fn settle(&mut self) {
         for signal in self.remote.take_signals() {
             match signal {
-                Signal::Queue(index) => ring_bell(self.rings.get(index).and_then(|ring| ring.call.as_ref())),
+                Signal::Queue(index) => {
+                    if let Some(call) = self.rings.get_mut(index).and_then(|ring| ring.call.as_mut()) {
+                        call.signal();
+                    }
+                }
                 Signal::Config => {
                     let message = wire::message(wire::BACKEND_CONFIG_CHANGE, wire::flag::VERSION, &[]);
                     // A front end that does not read it will read the configuration anyway.
@@ -76,7 +72,8 @@ impl<M: Model> Inner<M> {
         if let (Some(error), false) = (self.remote.failure(), self.told_failure) {
             tracing::debug!("a driver behind vhost-user breaks the rules: {error}");
             self.told_failure = true;
-            self.rings.iter().filter(|ring| ring.is_running).for_each(|ring| ring_bell(ring.error.as_ref()));
+            let running = self.rings.iter_mut().filter(|ring| ring.is_running);
+            running.filter_map(|ring| ring.error.as_mut()).for_each(EventCounter::signal);
         }
     }
 
@@ -117,15 +114,15 @@ impl<M: Model> Device<M> {
         result
     }
 
-    pub(crate) fn set_call(&self, index: usize, fd: Option<OwnedFd>) {
+    pub(crate) fn set_call(&self, index: usize, counter: Option<EventCounter>) {
         if let Some(ring) = self.lock().rings.get_mut(index) {
-            ring.call = fd;
+            ring.call = counter;
         }
     }
 
-    pub(crate) fn set_error(&self, index: usize, fd: Option<OwnedFd>) {
+    pub(crate) fn set_error(&self, index: usize, counter: Option<EventCounter>) {
         if let Some(ring) = self.lock().rings.get_mut(index) {
-            ring.error = fd;
+            ring.error = counter;
         }
     }
 

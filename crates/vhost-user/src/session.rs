@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use aio::{JoinHandle, Stream};
+use aio::{EventCounter, JoinHandle, Stream};
 use devices_virtio::device::Model;
 use devices_virtio::queue::QueueError;
 use rustix::io::{Errno, ReadWriteFlags};
@@ -247,15 +247,13 @@ impl<M: Model> Session<M> {
 
     async fn set_fd(&mut self, kind: RingFd, ring: u32, fd: Option<OwnedFd>) -> Result<(), Refusal> {
         let index = self.index(ring)?;
-        if let Some(fd) = &fd {
-            if !socket::is_eventfd(fd) {
-                return Err(Refusal::Descriptor);
-            }
-            rustix::io::ioctl_fionbio(fd, true).map_err(io::Error::from)?;
+        if fd.as_ref().is_some_and(|fd| !socket::is_eventfd(fd)) {
+            return Err(Refusal::Descriptor);
         }
+        let counter = |fd: Option<OwnedFd>| fd.map(EventCounter::new).transpose();
         match kind {
-            RingFd::Call => self.device.set_call(index, fd),
-            RingFd::Error => self.device.set_error(index, fd),
+            RingFd::Call => self.device.set_call(index, counter(fd)?),
+            RingFd::Error => self.device.set_error(index, counter(fd)?),
             RingFd::Kick => {
                 let kick = Stream::new(fd.ok_or(Refusal::Descriptor)?)?;
                 self.start(index, kick).await?;

@@ -24,7 +24,7 @@ async fn receive(stream: &Stream, into: &mut [u8], fds: &mut Vec<OwnedFd>) -> io
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let mut parts = [IoSliceMut::new(into)];
-        let flags = RecvFlags::CMSG_CLOEXEC;
+        let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
         let received = match rustix::net::recvmsg(stream.fd(), &mut parts, &mut control, flags) {
             Err(Errno::AGAIN) => {
                 stream.readable().await?;

@@ -416,6 +416,26 @@ fn file_that_shrinks_below_a_ring_harms_nobody() {
     next.write_and_read(2, 7);
 }
 
+/// The counter of its interrupts is full, and its writers wait.
+#[test]
+fn front_end_that_takes_no_interrupts_holds_nobody() {
+    let setup = Setup::new();
+    let mut front = setup.connect();
+    front.set_up();
+    front.write_and_read(0, 3);
+    rustix::io::ioctl_fionbio(&front.call, false).expect("writers wait");
+    rustix::io::write(&front.call, &(u64::MAX - 1).to_ne_bytes()).expect("full");
+    front.put(STATUS, &[0xff]);
+    front.offer(front.offered.wrapping_add(1));
+    while front.get::<1>(STATUS) == [0xff] {
+        std::thread::yield_now();
+    }
+    assert_eq!(front.ask(11, &pair(0, 0)), pair(0, 3));
+    front.wait_call();
+    front.start_ring(3);
+    front.write_and_read(1, 4);
+}
+
 #[test]
 fn messages_at_random_end_a_session_at_worst() {
     let setup = Setup::new();
