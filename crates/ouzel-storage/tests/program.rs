@@ -113,6 +113,37 @@ fn the_daemon_exports_by_options_and_by_commands() {
 }
 
 #[test]
+fn quit_with_a_job_and_an_export_is_answered_behind_their_ends() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = |name: &str| directory.path().join(name).to_str().expect("a plain path").to_owned();
+    let (monitor, nbd) = (path("m"), path("n"));
+    let arguments = [
+        "--blockdev",
+        "null-co,node-name=n0,size=1048576",
+        "--blockdev",
+        "null-co,node-name=n1,size=1048576",
+        "--chardev",
+        &format!("socket,id=m,path={monitor},server=on,wait=off"),
+        "--monitor",
+        "m",
+        "--nbd-server",
+        &format!("addr.type=unix,addr.path={nbd}"),
+        "--export",
+        "nbd,id=e0,node-name=n0",
+    ];
+    let mut daemon = start(&arguments.map(str::to_owned));
+    let mut session = Session::connect(&monitor);
+    let mirror = json!({"job-id": "j0", "device": "n0", "target": "n1", "sync": "full", "speed": 1});
+    session.run("blockdev-mirror", &mirror);
+    session.run("quit", &json!({}));
+    let mut ends = session.events.iter().map(|event| event["event"].as_str().expect("a name"));
+    assert!(ends.clone().any(|name| name == "BLOCK_JOB_CANCELLED"));
+    assert!(ends.any(|name| name == "BLOCK_EXPORT_DELETED"));
+    assert_eq!(session.lines.read_line(&mut String::new()).expect("the end"), 0, "nothing is behind the reply");
+    assert!(daemon.wait().success());
+}
+
+#[test]
 fn options_are_done_in_their_order() {
     let failed = |arguments: &[&str], message: &str| {
         let output = Command::new(PROGRAM).args(arguments).output().expect("it starts");

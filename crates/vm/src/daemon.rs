@@ -11,7 +11,7 @@ use qapi::Error;
 use qapi::block::export::{BlockExportAdd, BlockExportDetail, NbdServerOptions};
 use qapi::block::options::BlockdevOptions;
 use qapi::objects::ObjectAdd;
-use qmp::{ControlQueue, EventSink, MonitorOptions, Server, ServerOptions};
+use qmp::{ControlQueue, EventSink, MonitorOptions, Reply, Server, ServerOptions};
 
 use crate::config::MonitorConfig;
 use crate::handlers;
@@ -42,6 +42,8 @@ pub enum Step {
 pub struct Daemon {
     storage: Storage,
     ended: bool,
+    /// Who asked for the end.
+    asker: Option<Reply<()>>,
 }
 
 impl StorageOwner for Daemon {
@@ -51,21 +53,25 @@ impl StorageOwner for Daemon {
 }
 
 impl Daemon {
-    /// The program ends: `quit`, a signal.
-    pub fn end(&mut self) {
+    /// The program ends. `asker` gets its reply behind everything that ends with it: jobs, exports.
+    pub fn quit(&mut self, asker: Reply<()>) {
         self.ended = true;
+        self.asker = Some(asker);
     }
 
     fn serve(&mut self, inbox: &Inbox<Daemon>) {
         while !self.ended {
             match inbox.take() {
                 Item::Request(request) => request(self),
-                Item::Terminate { .. } | Item::Leave => self.end(),
+                Item::Terminate { .. } | Item::Leave => self.ended = true,
                 // Nobody sends such.
                 Item::Guest(_) => {}
             }
         }
         self.storage.close();
+        if let Some(asker) = self.asker.take() {
+            asker.send(Ok(()));
+        }
     }
 }
 
@@ -110,7 +116,7 @@ impl DaemonProgram {
             stop_guest: Arc::new(|| {}),
         };
         let storage = Storage::start(&StorageConfig::default(), &events, &owner, server.fd_sets())?;
-        let daemon = Daemon { storage, ended: false };
+        let daemon = Daemon { storage, ended: false, asker: None };
         let monitors = Vec::new();
         let mut program = Self { inbox, daemon, monitors, server, chardevs, _monitor_thread: monitor_thread };
         for (option, step) in steps {

@@ -68,10 +68,7 @@ pub fn table() -> Table {
 pub fn daemon_table() -> CommandTable<Daemon, ()> {
     let mut table = CommandTable::new();
     block::register(&mut table);
-    table.register::<Quit>(|daemon: &mut Daemon, _, _| {
-        daemon.end();
-        Ok(())
-    });
+    table.register_deferred::<Quit>(|daemon: &mut Daemon, _, _, reply| daemon.quit(reply));
     table.register_snapshot::<QueryVersion>(|_: &(), _, _| Ok(Snapshot::version()));
     table
 }
