@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::client::Client;
 use crate::guest::{self, Guests};
-use crate::run::{Outcome, run, step, target};
+use crate::run::{Outcome, build_programs, step, target};
 use crate::web;
 
 /// How long the guest may take to boot, and to power off.
@@ -30,8 +30,8 @@ pub fn run_demo() -> Outcome {
             if let Err(error) = web::build() {
                 println!("no pages for the web console: {error}");
             }
-            step("building the emulator and the image tool: cargo build --release --package ouzel --package ouzel-img");
-            run("cargo", &["build", "--release", "--package", "ouzel", "--package", "ouzel-img"])?;
+            step("building the emulator, its client and the image tool for release");
+            build_programs()?;
             target().join("release/ouzel")
         }
     };

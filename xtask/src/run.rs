@@ -27,6 +27,15 @@ pub fn run(program: &str, arguments: &[&str]) -> Outcome {
     run_command(Command::new(program).args(arguments))
 }
 
+/// The programs that tests and the demo use. There is one selection of them: with others cargo gives shared dependencies
+/// other features, and compiles nearly everything again.
+const PROGRAMS: [&str; 6] = ["--package", "ouzel", "--package", "ouzel-ctl", "--package", "ouzel-img"];
+
+/// Builds the programs for release.
+pub fn build_programs() -> Outcome {
+    run("cargo", &[&["build", "--release"][..], &PROGRAMS].concat())
+}
+
 /// Runs a prepared command in the repository's root and waits for it.
 pub fn run_command(command: &mut Command) -> Outcome {
     let shown = format!("{command:?}");

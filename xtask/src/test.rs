@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::debian;
 use crate::guest::{self, Guests};
 use crate::layers;
-use crate::run::{Outcome, root, run, run_command, step, target};
+use crate::run::{Outcome, build_programs, root, run, run_command, step, target};
 use crate::setup;
 use crate::web;
 
@@ -38,8 +38,7 @@ pub fn run_tests() -> Outcome {
     timed("lints");
     run("cargo", &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])?;
     timed("release build");
-    let programs = ["--package", "ouzel", "--package", "ouzel-ctl", "--package", "ouzel-img"];
-    run("cargo", &[&["build", "--release"][..], &programs].concat())?;
+    build_programs()?;
     timed("documentation tests");
     run("cargo", &["test", "--quiet", "--workspace", "--doc"])?;
     timed("tests");
