@@ -382,21 +382,26 @@ pub fn build(
     backends: &Backends<'_>,
     events: &GuestEvents,
 ) -> Result<Board, MachineError> {
-    match config.machine_type.chipset {
+    let (wanted, complete): (_, Complete) = match config.machine_type.chipset {
         ChipsetKind::Empty => return empty(config, accelerator, clock, backends),
-        ChipsetKind::Isa => {
-            let (builder, controllers) =
-                start(config, accelerator, clock, (backends, events), Wanted { pic: true, ioapics: 0 })?;
-            return isapc::build(builder, controllers, backends);
-        }
-        ChipsetKind::Microvm => {
-            let wanted = microvm::controllers(config, accelerator);
-            let (builder, controllers) = start(config, accelerator, clock, (backends, events), wanted)?;
-            return microvm::build(builder, controllers, backends);
-        }
-        ChipsetKind::I440fx | ChipsetKind::Q35 => {}
-    }
-    let (mut builder, controllers) = start(config, accelerator, clock, (backends, events), Wanted::PC)?;
+        ChipsetKind::Isa => (Wanted { pic: true, ioapics: 0 }, isapc::build),
+        ChipsetKind::Microvm => (microvm::controllers(config, accelerator), microvm::build),
+        ChipsetKind::I440fx | ChipsetKind::Q35 => (Wanted::PC, with_pci),
+    };
+    let (builder, controllers) = start(config, accelerator, clock, (backends, events), wanted)?;
+    complete(builder, controllers, backends)
+}
+
+/// Builds what a family of boards has beside what [`start`] makes.
+type Complete = fn(Builder<'_>, Controllers, &Backends<'_>) -> Result<Board, MachineError>;
+
+/// Builds a `pc` or a `q35`.
+fn with_pci(
+    mut builder: Builder<'_>,
+    controllers: Controllers,
+    backends: &Backends<'_>,
+) -> Result<Board, MachineError> {
+    let config = builder.config;
     let rtc = timers(&mut builder)?;
     let a20 = isa::keyboard_and_gates(&mut builder)?;
     let ferr = isa::legacy_ports(&mut builder)?;

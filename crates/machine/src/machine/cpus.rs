@@ -6,7 +6,8 @@
 
 use devices_chipset::cpu_hotplug::Report;
 
-use super::{CpuSlot, DirectTables, Machine, new_vcpu};
+use super::reset::DirectTables;
+use super::{CpuSlot, Machine, new_vcpu};
 use crate::config::{ChipsetKind, CpuDeviceConfig};
 use crate::objects;
 use crate::pc::{Removed, UnplugError};
