@@ -242,13 +242,7 @@ impl AcpiTables {
             list.push(tables.add(&mcfg(mmconfig), &[]));
         }
         list.push(tables.add(&waet(), &[]));
-        let mut rsdt = table(*b"RSDT", 1, 36);
-        let mut entries = Vec::new();
-        for (index, offset) in list.iter().enumerate() {
-            rsdt.append_slice(&offset.to_le_bytes());
-            entries.push((36 + 4 * index as u32, 4));
-        }
-        tables.root = Root::Rsdt(tables.add(&rsdt, &entries));
+        tables.root = Root::Rsdt(tables.add_list(*b"RSDT", &list, 4));
         tables
     }
 
@@ -265,6 +259,17 @@ impl AcpiTables {
         self.tables.push((offset, table.as_slice().len() as u32));
         self.pointers.extend(pointers.iter().map(|(at, size)| (offset + at, *size)));
         offset
+    }
+
+    /// Adds the table of tables, with pointers of so many bytes.
+    fn add_list(&mut self, signature: [u8; 4], list: &[u32], size: u8) -> u32 {
+        let mut root = table(signature, 1, 36);
+        let mut entries = Vec::new();
+        for (at, offset) in (36..).step_by(usize::from(size)).zip(list) {
+            root.append_slice(&u64::from(*offset).to_le_bytes()[..usize::from(size)]);
+            entries.push((at, size));
+        }
+        self.add(&root, &entries)
     }
 
     /// Bytes of all tables but the RSDP.

@@ -27,7 +27,7 @@ const DIRECT_LINKS: [&str; 8] = ["GSIA", "GSIB", "GSIC", "GSID", "GSIE", "GSIF",
 /// The first of those inputs.
 const FIRST_DIRECT: u32 = 16;
 /// PCI slots with an entry in `_PRT`.
-const SLOTS: u32 = 32;
+const SLOTS: u8 = 32;
 /// `_STA`: nothing there.
 const ZERO_STATUS: u8 = 0;
 /// `_STA`: present, enabled, shown, functioning.
@@ -68,6 +68,20 @@ pub(super) fn current_resources(parts: &[Code]) -> Code {
     name("_CRS", &resources(parts))
 }
 
+/// The firmware's configuration device, which is none for operating systems to show.
+pub(super) fn fw_cfg() -> Code {
+    device("FWCF", &[name("_HID", &"QEMU0002"), name("_STA", &0xb_u8), current_resources(&[ports(0x510, 0xc)])])
+}
+
+pub(super) fn real_time_clock() -> Code {
+    device("RTC_", &[hid("PNP0B00"), current_resources(&[ports(0x70, 8), isa_irq(8)])])
+}
+
+pub(super) fn serial_port(&SerialPort { number, io, irq }: &SerialPort) -> Code {
+    let crs = current_resources(&[ports(io, 8), isa_irq(irq)]);
+    device(&format!("COM{number}"), &[hid("PNP0501"), name("_UID", &number), name("_STA", &PRESENT), crs])
+}
+
 pub(super) fn device(path: &str, children: &[Code]) -> Code {
     code(&Device::new(path.into(), borrowed(children)))
 }
@@ -104,7 +118,9 @@ pub fn build(config: &AcpiConfig) -> Sdt {
     let links = if is_q35 { &LINKS[..] } else { &LINKS[..4] };
     root.extend(links.iter().enumerate().map(|(index, link)| interrupt_link(index, *link)));
     if is_q35 {
-        root.extend(DIRECT_LINKS.iter().enumerate().map(|(index, path)| direct_link(index, path)));
+        for (index, path) in DIRECT_LINKS.iter().enumerate() {
+            root.push(direct_link(path, 0x10 + index as u8, &link_irq(FIRST_DIRECT + index as u32)));
+        }
         let mode = method("\\_PIC", 1, &[code(&Store::new(&Path::new("PICF"), &Arg(0)))]);
         dsdt.append_slice(&name("\\PICF", &ZERO).0);
         dsdt.append_slice(&mode.0);
@@ -162,15 +178,17 @@ fn pci_root(config: &AcpiConfig, isa: Code) -> Code {
     if let Some((first, last)) = config.high_window {
         windows.push(code(&AddressSpace::new_memory(Cacheable, true, first, last, None)));
     }
-    device(
-        "PCI0",
-        &[hid("PNP0A03"), name("_UID", &ZERO), current_resources(&windows), name("_PRT", &interrupt_routes()), isa],
-    )
+    // Pin A of slot `n` leads to link `n - 1`, the next pins to the next links, as the board is wired.
+    let routes = routes(|slot, pin| LINKS[usize::from((slot + pin + 3) % 4)].0.to_owned());
+    device("PCI0", &[hid("PNP0A03"), name("_UID", &ZERO), current_resources(&windows), name("_PRT", &routes), isa])
 }
 
 /// `PCI0` of a Q35: a PCI Express root with its configuration space in memory.
 fn pcie_root(config: &AcpiConfig, isa: Code) -> Code {
     use AddressSpaceCacheable::{Cacheable, NotCacheable};
+    /// All but hot-plug of the SHPC, and native hot-plug where functions come by ACPI.
+    const GRANTED: u8 = 0x1c;
+    let has_native_hotplug = config.pci_hotplug.is_none();
     let mut windows = legacy_windows();
     let memory = |first: u32, last: u32| {
         (first <= last).then(|| code(&AddressSpace::new_memory(NotCacheable, true, first, last, None)))
@@ -193,7 +211,10 @@ fn pcie_root(config: &AcpiConfig, isa: Code) -> Code {
     if let Some((first, last)) = config.high_window {
         windows.push(code(&AddressSpace::new_memory(Cacheable, true, first, last, None)));
     }
-    let tables = |path: &str, links: &dyn Fn(usize) -> &'static str| name(path, &pcie_routes(links));
+    // As the root bus is wired.
+    let tables = |path: &str, links: &dyn Fn(usize) -> &'static str| {
+        name(path, &routes(|slot, pin| links(devices_pci::q35::swizzle(slot, pin)).to_owned()))
+    };
     let choose = method(
         "_PRT",
         0,
@@ -207,7 +228,7 @@ fn pcie_root(config: &AcpiConfig, isa: Code) -> Code {
         name("_CID", &EISAName::new("PNP0A03")),
         name("_UID", &ZERO),
         current_resources(&windows),
-        operating_system_capabilities(config.pci_hotplug.is_none()),
+        operating_system_capabilities(GRANTED | u8::from(has_native_hotplug)),
         tables("PRTP", &|pirq| LINKS[pirq].0),
         tables("PRTA", &|pirq| DIRECT_LINKS[pirq]),
         choose,
@@ -217,11 +238,8 @@ fn pcie_root(config: &AcpiConfig, isa: Code) -> Code {
     device("PCI0", &root)
 }
 
-/// `_OSC` (PCI firmware specification 3.0, 4.5.1): of what the operating system asks for in the third word, it gets all
-/// but hot-plug of the SHPC, and native hot-plug where functions come by ACPI.
-fn operating_system_capabilities(has_native_hotplug: bool) -> Code {
-    const GRANTED: u8 = 0x1c;
-    let granted = GRANTED | u8::from(has_native_hotplug);
+/// `_OSC` (PCI firmware specification 3.0, 4.5.1): what the operating system gets of what it asks for in the third word.
+pub(super) fn operating_system_capabilities(granted: u8) -> Code {
     method(
         "_OSC",
         4,
@@ -233,45 +251,22 @@ fn operating_system_capabilities(has_native_hotplug: bool) -> Code {
     )
 }
 
-/// The routing table of a Q35, as its root bus is wired.
-fn pcie_routes(links: &dyn Fn(usize) -> &'static str) -> Code {
+/// A routing table: the link that each pin of each slot leads to.
+pub(super) fn routes(link: impl Fn(u8, u8) -> String) -> Code {
     let mut routes = PackageBuilder::new();
     for slot in 0..SLOTS {
-        for pin in 0..4_u32 {
-            let link = links(devices_pci::q35::swizzle(slot as u8, pin as u8));
-            let address = slot << 16 | 0xffff;
-            routes.add_element(&Package::new(vec![&address, &pin, &Path::new(link), &ZERO]));
+        for pin in 0..4 {
+            let (address, link) = (u32::from(slot) << 16 | 0xffff, Path::new(&link(slot, pin)));
+            routes.add_element(&Package::new(vec![&address, &u32::from(pin), &link, &ZERO]));
         }
     }
     code(&routes)
 }
 
-/// A link to one input of the I/O APIC, which can't be changed.
-fn direct_link(index: usize, path: &str) -> Code {
-    let input = FIRST_DIRECT + index as u32;
-    device(
-        path,
-        &[
-            hid("PNP0C0F"),
-            name("_UID", &(0x10 + index as u8)),
-            name("_PRS", &link_irq(input)),
-            name("_CRS", &link_irq(input)),
-            method("_SRS", 1, &[]),
-        ],
-    )
-}
-
-/// The routing table: pin A of slot `n` leads to link `n - 1`, the next pins to the next links, as the board is wired.
-fn interrupt_routes() -> Code {
-    let mut routes = PackageBuilder::new();
-    for slot in 0..SLOTS {
-        for pin in 0..4_u32 {
-            let (link, _, _) = LINKS[((slot + pin + 3) % 4) as usize];
-            let address = slot << 16 | 0xffff;
-            routes.add_element(&Package::new(vec![&address, &pin, &Path::new(link), &ZERO]));
-        }
-    }
-    code(&routes)
+/// A link to one input of the I/O APIC, which can't be changed; `irq` are its resources.
+pub(super) fn direct_link(path: &str, uid: u8, irq: &Code) -> Code {
+    let parts = [hid("PNP0C0F"), name("_UID", &uid), name("_PRS", irq), name("_CRS", irq), method("_SRS", 1, &[])];
+    device(path, &parts)
 }
 
 /// The ISA bridge, function 1.0, with the interrupt routing registers and what is on the bus.
@@ -284,18 +279,14 @@ fn isa_bridge(config: &AcpiConfig) -> Code {
         children.extend(route_registers("P40D", 0x68, &LINKS[4..]));
     }
     children.extend([
-        device("RTC_", &[hid("PNP0B00"), current_resources(&[ports(0x70, 8), isa_irq(8)])]),
+        real_time_clock(),
         device(
             "KBD_",
             &[hid("PNP0303"), code(&status), current_resources(&[ports(0x60, 1), ports(0x64, 1), isa_irq(1)])],
         ),
         device("MOU_", &[hid("PNP0F13"), code(&status), current_resources(&[isa_irq(12)])]),
     ]);
-    for &SerialPort { number, io, irq } in &config.serial_ports {
-        let crs = current_resources(&[ports(io, 8), isa_irq(irq)]);
-        let path = format!("COM{number}");
-        children.push(device(&path, &[hid("PNP0501"), name("_UID", &number), code(&status), crs]));
-    }
+    children.extend(config.serial_ports.iter().map(serial_port));
     for &ParallelPort { number, io, irq } in &config.parallel_ports {
         let crs = current_resources(&[ports(io, 8), isa_irq(irq)]);
         children.push(device(&format!("LPT{number}"), &[hid("PNP0400"), name("_UID", &number), code(&status), crs]));
@@ -304,8 +295,7 @@ fn isa_bridge(config: &AcpiConfig) -> Code {
         let crs = current_resources(&[ports(port, 1)]);
         children.push(device("PEVT", &[name("_HID", &"QEMU0001"), code(&status), crs]));
     }
-    let fw_cfg = current_resources(&[ports(0x510, 0xc)]);
-    children.push(device("FWCF", &[name("_HID", &"QEMU0002"), name("_STA", &0xb_u8), fw_cfg]));
+    children.push(fw_cfg());
     device("ISA_", &children)
 }
 

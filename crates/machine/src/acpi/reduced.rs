@@ -3,15 +3,18 @@
 //! is any.
 
 use acpi_tables::aml::{
-    AddressSpace, AddressSpaceCacheable, And, Arg, CreateDWordField, EISAName, Equal, Field, FieldAccessType,
-    FieldEntry, FieldLockRule, FieldUpdateRule, If, Interrupt, Local, Memory32Fixed, Method, Name, Notify, OpRegion,
-    OpRegionSpace, Package, PackageBuilder, Path, Return, Store, ZERO,
+    AddressSpace, AddressSpaceCacheable, And, EISAName, Equal, Field, FieldAccessType, FieldEntry, FieldLockRule,
+    FieldUpdateRule, If, Interrupt, Local, Memory32Fixed, Method, Notify, OpRegion, OpRegionSpace, Package, Path,
+    Return, Store, ZERO,
 };
 use acpi_tables::sdt::Sdt;
 use devices_chipset::ged;
 use devices_chipset::ioapic::IOAPIC_SECOND_BASE;
 
-use super::dsdt::{Code, code, current_resources, device, hid, isa_irq, name, ports, resources, scope};
+use super::dsdt::{
+    Code, borrowed, code, current_resources, device, direct_link, fw_cfg, hid, method, name,
+    operating_system_capabilities, real_time_clock, resources, routes, scope, serial_port,
+};
 use super::{AcpiConfig, AcpiTables, Root, add_ioapic, add_nmi, add_override, board, madt_of_processors, table};
 
 /// What the tables tell.
@@ -52,13 +55,7 @@ impl AcpiTables {
             let window = (u64::from(pcie.ecam.0), u64::from(pcie.ecam.1));
             list.push(self.add(&super::mcfg(Some(window)), &[]));
         }
-        let mut xsdt = table(*b"XSDT", 1, 36);
-        let mut entries = Vec::new();
-        for (index, offset) in list.iter().enumerate() {
-            xsdt.append_slice(&u64::from(*offset).to_le_bytes());
-            entries.push((36 + 8 * index as u32, 8));
-        }
-        self.root = Root::Xsdt(self.add(&xsdt, &entries));
+        self.root = Root::Xsdt(self.add_list(*b"XSDT", &list, 8));
     }
 }
 
@@ -100,16 +97,9 @@ fn madt(config: &AcpiConfig, reduced: &ReducedTables) -> Sdt {
 fn dsdt(config: &AcpiConfig, reduced: &ReducedTables) -> Sdt {
     const S5: u8 = ged::SLEEP_TYPE_S5;
     let mut dsdt = table(*b"DSDT", 2, 36);
-    let fw_cfg = current_resources(&[ports(0x510, 0xc)]);
-    let mut root = vec![device("FWCF", &[name("_HID", &"QEMU0002"), name("_STA", &0xb_u8), fw_cfg])];
-    for port in &config.serial_ports {
-        let crs = current_resources(&[ports(port.io, 8), isa_irq(port.irq)]);
-        let parts = [hid("PNP0501"), name("_UID", &port.number), name("_STA", &0xf_u8), crs];
-        root.push(device(&format!("COM{}", port.number), &parts));
-    }
-    if reduced.rtc {
-        root.push(device("RTC_", &[hid("PNP0B00"), current_resources(&[ports(0x70, 8), isa_irq(8)])]));
-    }
+    let mut root = vec![fw_cfg()];
+    root.extend(config.serial_ports.iter().map(serial_port));
+    root.extend(reduced.rtc.then(real_time_clock));
     root.push(event_device(reduced));
     root.push(device("PWRB", &[hid("PNP0C0C"), name("_UID", &ZERO)]));
     root.extend(reduced.transports.iter().map(|transport| virtio(*transport)));
@@ -144,7 +134,7 @@ fn event_device(reduced: &ReducedTables) -> Code {
                 FieldUpdateRule::WriteAsZeroes,
                 vec![FieldEntry::Named(*b"ESEL", 32)],
             )),
-            code(&Method::new("_EVT".into(), 1, true, super::dsdt::borrowed(&pressed))),
+            code(&Method::new("_EVT".into(), 1, true, borrowed(&pressed))),
         ],
     )
 }
@@ -163,20 +153,14 @@ fn virtio((number, address, len, irq): (u8, u32, u32, u32)) -> Code {
 /// `PCI0`, with its interrupt links and its configuration space.
 fn pcie_root(pcie: &PcieTables) -> Code {
     use AddressSpaceCacheable::NotCacheable;
-    const SLOTS: u32 = 32;
+    /// All five features.
+    const GRANTED: u8 = 0x1f;
     let (ecam, len) = pcie.ecam;
     let buses = (len >> 20) as u16;
     let mut windows = vec![code(&AddressSpace::new_bus_number(0_u16, buses.saturating_sub(1)))];
     windows.push(code(&AddressSpace::new_memory(NotCacheable, true, pcie.memory.0, pcie.memory.1, None)));
     if let Some((first, last)) = pcie.high_memory {
         windows.push(code(&AddressSpace::new_memory(NotCacheable, true, first, last, None)));
-    }
-    let mut routes = PackageBuilder::new();
-    for slot in 0..SLOTS {
-        for pin in 0..4_u32 {
-            let (address, link) = (slot << 16 | 0xffff, format!("GSI{}", (slot + pin) % 4));
-            routes.add_element(&Package::new(vec![&address, &pin, &Path::new(&link), &ZERO]));
-        }
     }
     let mut parts = vec![
         hid("PNP0A08"),
@@ -185,31 +169,16 @@ fn pcie_root(pcie: &PcieTables) -> Code {
         name("_BBN", &ZERO),
         name("_UID", &ZERO),
         name("_CCA", &1_u8),
-        code(&Name::new("_PRT".into(), &routes)),
-        super::dsdt::method("_CBA", 0, &[code(&Return::new(&ecam))]),
+        name("_PRT", &routes(|slot, pin| format!("GSI{}", (slot + pin) % 4))),
+        method("_CBA", 0, &[code(&Return::new(&ecam))]),
         current_resources(&windows),
-        capabilities(),
+        operating_system_capabilities(GRANTED),
     ];
     for link in 0..4_u8 {
         let irq = resources(&[code(&Interrupt::new(true, false, false, false, pcie.irq + u32::from(link)))]);
-        let none = super::dsdt::method("_SRS", 1, &[]);
-        let link_parts = [hid("PNP0C0F"), name("_UID", &link), name("_PRS", &irq), name("_CRS", &irq), none];
-        parts.push(device(&format!("GSI{link}"), &link_parts));
+        parts.push(direct_link(&format!("GSI{link}"), link, &irq));
     }
     let reserved = code(&Memory32Fixed::new(true, ecam, len));
     parts.push(device("RES0", &[hid("PNP0C02"), current_resources(&[reserved])]));
     device("PCI0", &parts)
-}
-
-/// `_OSC` (PCI firmware specification 3.0, 4.5.1): the operating system gets what it asks for of the five features.
-fn capabilities() -> Code {
-    super::dsdt::method(
-        "_OSC",
-        4,
-        &[
-            code(&CreateDWordField::new(&Path::new("CDW3"), &Arg(3), &8_u8)),
-            code(&And::new(&Path::new("CDW3"), &Path::new("CDW3"), &0x1f_u8)),
-            code(&Return::new(&Arg(3))),
-        ],
-    )
 }
