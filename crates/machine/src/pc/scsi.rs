@@ -103,12 +103,7 @@ pub fn drive(
     let wish = DiskUse { iothread: host.iothread.clone(), ..config.disk.clone() };
     let requestor = DiskRequestor { id: device.id.as_deref(), path: &path, type_name: config.type_name, wish: &wish };
     let disk = disks(&requestor)?;
-    let mut options = config.unit.clone();
-    check_sizes(&options, &*disk)?;
-    if options.serial.is_none() && options.device_id.is_none() {
-        options.device_id = Some(disk.name()).filter(|name| !name.is_empty());
-    }
-    let unit = LogicalUnit::new(options, &disk);
+    let unit = unit(&config.unit, &disk)?;
     host.bus.attach(address, device.id.as_deref(), unit.clone()).map_err(|error| error.to_string())?;
     Scsi::watch(&host.access, address, &unit);
     builder.boot_devices.push(BootDevice {
@@ -127,17 +122,22 @@ pub fn drive(
     Ok(())
 }
 
-/// The rules for the sizes of a unit's blocks, which are those of all disks.
-pub(super) fn check_sizes(unit: &UnitOptions, disk: &dyn Disk) -> Result<(), String> {
-    if unit.kind != UnitKind::Disk {
-        return Ok(());
+/// The unit of a disk. Without a name of its own it has the disk's.
+pub(super) fn unit(options: &UnitOptions, disk: &Arc<dyn Disk>) -> Result<LogicalUnit, String> {
+    if options.kind == UnitKind::Disk {
+        // The rules for the sizes of blocks are those of all disks.
+        let sizes = BlkOptions {
+            logical_block_size: options.logical_block_size,
+            physical_block_size: options.physical_block_size,
+            min_io_size: options.min_io_size,
+            opt_io_size: options.opt_io_size,
+            ..BlkOptions::default()
+        };
+        sizes.check(&disk.properties()).map_err(|error| error.to_string())?;
     }
-    let sizes = BlkOptions {
-        logical_block_size: unit.logical_block_size,
-        physical_block_size: unit.physical_block_size,
-        min_io_size: unit.min_io_size,
-        opt_io_size: unit.opt_io_size,
-        ..BlkOptions::default()
-    };
-    sizes.check(&disk.properties()).map_err(|error| error.to_string())
+    let mut options = options.clone();
+    if options.serial.is_none() && options.device_id.is_none() {
+        options.device_id = Some(disk.name()).filter(|name| !name.is_empty());
+    }
+    Ok(LogicalUnit::new(options, disk))
 }

@@ -490,19 +490,14 @@ fn storage_unit(
     let parent = format!("{}/{bus}", builder.next_path(false, id));
     let path = format!("{parent}/legacy[0]");
     let type_name = if unit.kind == UnitKind::Cd { "scsi-cd" } else { "scsi-hd" };
-    let disk_device = disks(&DiskRequestor { id, path: &path, type_name, wish: disk })?;
-    super::scsi::check_sizes(unit, &*disk_device)?;
-    let mut unit = unit.clone();
-    if unit.serial.is_none() && unit.device_id.is_none() {
-        unit.device_id = Some(disk_device.name()).filter(|name| !name.is_empty());
-    }
+    let unit = super::scsi::unit(unit, &disks(&DiskRequestor { id, path: &path, type_name, wish: disk })?)?;
     builder.boot_devices.push(BootDevice {
         owner: None,
         index: disk.boot_index,
         path: format!("{firmware_path}/channel@0/disk@0,0"),
         geometry: None,
     });
-    Ok((LogicalUnit::new(unit, &disk_device), Place::Part(parent, "legacy[0]")))
+    Ok((unit, Place::Part(parent, "legacy[0]")))
 }
 
 /// The Open Firmware path of what is on a port: hubs, then the device.
