@@ -107,7 +107,7 @@ impl Screen for Terminal {
                 let place = (x as u32 * CELL.0, y as u32 * CELL.1);
                 let glyph = self.glyphs.get(&cell.character).or_else(|| self.glyphs.get(&'?'));
                 let mut rows = glyph.copied().unwrap_or_default();
-                if cell.is_underlined {
+                if cell.is_underlined() {
                     rows[14] = 0xff;
                 }
                 text::draw_glyph(picture, place, CellWidth::Eight, &rows, (fore, back));

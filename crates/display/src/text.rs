@@ -35,7 +35,10 @@ pub fn code_page_437(code: u8) -> char {
 pub fn to_code_page_437(character: char) -> Option<u8> {
     match character {
         ' '..='~' => u8::try_from(character).ok(),
-        _ => (0..=255).find(|code| code_page_437(*code) == character),
+        _ => {
+            let mut others = LOW.chars().zip(0..=0x1f).chain(HIGH.chars().zip(0x7f..=0xff));
+            others.find(|(known, _)| *known == character).map(|(_, code)| code)
+        }
     }
 }
 
@@ -102,5 +105,8 @@ mod tests {
         assert_eq!((LOW.chars().count(), HIGH.chars().count()), (32, 129));
         assert_eq!((code_page_437(b'A'), code_page_437(0xc4), code_page_437(1)), ('A', '─', '☺'));
         assert_eq!(['A', '─', '☺', '語'].map(to_code_page_437), [Some(b'A'), Some(0xc4), Some(1), None]);
+        for code in 1..=255 {
+            assert_eq!(to_code_page_437(code_page_437(code)), Some(code));
+        }
     }
 }

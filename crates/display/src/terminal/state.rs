@@ -87,14 +87,17 @@ const PLAIN: Look = Look {
 pub struct Cell {
     /// Which.
     pub character: char,
-    /// It has a line below.
-    pub is_underlined: bool,
     look: Look,
 }
 
 impl Cell {
     fn blank(look: Look) -> Self {
-        Self { character: ' ', is_underlined: false, look: Look { back: look.back, ..PLAIN } }
+        Self { character: ' ', look: Look { back: look.back, ..PLAIN } }
+    }
+
+    /// Whether it has a line below.
+    pub fn is_underlined(&self) -> bool {
+        self.look.is_underlined
     }
 
     /// Foreground and background as pixels.
@@ -113,7 +116,8 @@ impl Cell {
         if self.look.is_inverse {
             (fore, back) = (back, fore);
         }
-        fore | (back & 7) << 4
+        let back = back & 7;
+        if self.look.is_hidden { back | back << 4 } else { fore | back << 4 }
     }
 }
 
@@ -194,35 +198,42 @@ impl State {
         vec![Cell::blank(self.cursor.look); self.columns]
     }
 
-    /// Moves the lines from `first` to the end of the region up.
-    fn scroll_up(&mut self, first: usize, count: usize) {
-        let last = self.region.1;
-        for _ in 0..count.min(last + 1 - first.min(last)) {
-            let line = self.lines.remove(first);
-            if first == 0 && last + 1 == self.lines.len() + 1 {
-                if self.history.len() == HISTORY {
-                    self.history.pop_front();
-                }
-                self.history.push_back(line);
-            }
-            let blank = self.blank_line();
-            self.lines.insert(last, blank);
-        }
+    /// The lines from `first` to the end of the region, which both change.
+    fn region_from(&mut self, first: usize) -> &mut [Line] {
+        self.lines.get_mut(first..=self.region.1).unwrap_or_default()
     }
 
-    fn scroll_down(&mut self, first: usize, count: usize) {
-        let last = self.region.1;
-        for _ in 0..count.min(last + 1 - first.min(last)) {
-            self.lines.remove(last);
-            let blank = self.blank_line();
-            self.lines.insert(first, blank);
+    /// Takes lines out of the region at `first`; blank ones come in at its end.
+    fn delete_lines(&mut self, first: usize, count: usize) {
+        let blank = self.blank_line();
+        let lines = self.region_from(first);
+        let kept = lines.len().saturating_sub(count);
+        lines.rotate_left(lines.len() - kept);
+        lines[kept..].fill(blank);
+    }
+
+    /// Puts blank lines into the region at `first`; as many leave at its end.
+    fn insert_lines(&mut self, first: usize, count: usize) {
+        let blank = self.blank_line();
+        let lines = self.region_from(first);
+        let count = count.min(lines.len());
+        lines.rotate_right(count);
+        lines[..count].fill(blank);
+    }
+
+    /// Moves the lines of the region up. Those that leave at the top of the screen are kept.
+    fn scroll_up(&mut self, count: usize) {
+        if self.region == (0, self.lines.len() - 1) {
+            self.history.extend(self.lines.iter_mut().take(count).map(std::mem::take));
+            self.history.drain(..self.history.len().saturating_sub(HISTORY));
         }
+        self.delete_lines(self.region.0, count);
     }
 
     fn line_feed(&mut self) {
         self.cursor.is_past = false;
         if self.cursor.y == self.region.1 {
-            self.scroll_up(self.region.0, 1);
+            self.scroll_up(1);
         } else if self.cursor.y + 1 < self.lines.len() {
             self.cursor.y += 1;
         }
@@ -231,7 +242,7 @@ impl State {
     fn reverse_line_feed(&mut self) {
         self.cursor.is_past = false;
         if self.cursor.y == self.region.0 {
-            self.scroll_down(self.region.0, 1);
+            self.insert_lines(self.region.0, 1);
         } else {
             self.cursor.y = self.cursor.y.saturating_sub(1);
         }
@@ -246,12 +257,10 @@ impl State {
     /// Makes cells blank, from one place up to another (column, row), line by line.
     fn erase(&mut self, from: (usize, usize), to: (usize, usize)) {
         let blank = Cell::blank(self.cursor.look);
-        for (y, line) in self.lines.iter_mut().enumerate() {
-            for (x, cell) in line.iter_mut().enumerate() {
-                if (y, x) >= (from.1, from.0) && (y, x) < (to.1, to.0) {
-                    *cell = blank;
-                }
-            }
+        for (y, line) in self.lines.iter_mut().enumerate().take(to.1 + 1).skip(from.1) {
+            let first = if y == from.1 { from.0 } else { 0 };
+            let end = if y == to.1 { to.0 } else { line.len() };
+            line.get_mut(first..end).unwrap_or_default().fill(blank);
         }
     }
 
@@ -260,7 +269,7 @@ impl State {
         *self = Self { history, ..Self::new(self.columns, self.lines.len()) };
     }
 
-    /// The rows and columns that a sequence counts from 1; nothing is 1.
+    /// Select graphic rendition: how characters look from now on.
     fn look(&mut self, params: &Params) {
         let mut numbers = params.iter().flatten().copied();
         let mut is_empty = true;
@@ -331,7 +340,7 @@ impl Perform for State {
         }
         let Cursor { x, y, look, .. } = self.cursor;
         if let Some(cell) = self.lines.get_mut(y).and_then(|line| line.get_mut(x)) {
-            *cell = Cell { character, is_underlined: look.is_underlined, look };
+            *cell = Cell { character, look };
         }
         if x + 1 < self.columns {
             self.cursor.x += 1;
@@ -385,22 +394,21 @@ impl Perform for State {
                 _ => {}
             },
             'X' => self.erase((x, y), ((x + count).min(self.columns), y)),
-            'L' | 'M' if (self.region.0..=self.region.1).contains(&y) => {
-                if action == 'L' {
-                    self.scroll_down(y, count);
-                } else {
-                    self.delete_lines(y, count);
-                }
-            }
-            'S' => self.scroll_up(self.region.0, count),
-            'T' => self.scroll_down(self.region.0, count),
+            'L' if (self.region.0..=self.region.1).contains(&y) => self.insert_lines(y, count),
+            'M' if (self.region.0..=self.region.1).contains(&y) => self.delete_lines(y, count),
+            'S' => self.scroll_up(count),
+            'T' => self.insert_lines(self.region.0, count),
             '@' | 'P' => {
-                let (columns, blank) = (self.columns, Cell::blank(self.cursor.look));
-                let Some(line) = self.lines.get_mut(y) else { return };
-                for _ in 0..count.min(columns - x) {
-                    let (from, to) = if action == '@' { (columns - 1, x) } else { (x, columns - 1) };
-                    line.remove(from);
-                    line.insert(to, blank);
+                let blank = Cell::blank(self.cursor.look);
+                let rest = self.lines.get_mut(y).and_then(|line| line.get_mut(x..)).unwrap_or_default();
+                let count = count.min(rest.len());
+                if action == '@' {
+                    rest.rotate_right(count);
+                    rest[..count].fill(blank);
+                } else {
+                    rest.rotate_left(count);
+                    let kept = rest.len() - count;
+                    rest[kept..].fill(blank);
                 }
                 self.cursor.is_past = false;
             }
@@ -427,18 +435,6 @@ impl Perform for State {
             ([], b'8') => self.cursor = self.saved,
             ([], b'c') => self.reset(),
             _ => {}
-        }
-    }
-}
-
-impl State {
-    /// Takes lines out without keeping them.
-    fn delete_lines(&mut self, first: usize, count: usize) {
-        let last = self.region.1;
-        for _ in 0..count.min(last + 1 - first) {
-            self.lines.remove(first);
-            let blank = self.blank_line();
-            self.lines.insert(last, blank);
         }
     }
 }
@@ -471,6 +467,10 @@ mod tests {
             ("1\r\n2\r\n3\x1b[2H\x1b[L\x1b[1H\x1b[M", ["", "2", "3", ""]),
             ("1\r\n2\x1b[H\x1bM0", ["0", "1", "2", ""]),
             ("a\x1b7\x1b[4;4Hb\x1b8c", ["ac", "", "", "   b"]),
+            ("1\r\n2\r\n3\r\n4\x1b[2;3r\x1b[2;1H\x1bM.\x1b[2S", ["1", "", "", "4"]),
+            ("1\r\n2\r\n3\r\n4\x1b[2;3r\x1b[T\x1b[1;1H\x1b[9M\x1b[9L", ["1", "", "2", "4"]),
+            ("abcdefgh\x1b[1;3H\x1b[99P\x1b[1;2H\x1b[99@x", ["ax", "", "", ""]),
+            ("1\r\nabcd\r\n3\x1b[2;3H\x1b[1J\x1b[2;4H\x1b[J.", ["", "   .", "", ""]),
             ("a\tb\x1b[9999;9999Hz", ["a      b", "", "", "       z"]),
             ("\x1b[65535S\x1b[65535L\x1b[65535@ok\x1b[65535A\x1b[65535X", ["ok", "", "", ""]),
             ("text\x1bc", ["", "", "", ""]),
@@ -482,7 +482,7 @@ mod tests {
     #[test]
     fn looks_are_colours_and_attributes() {
         let mut state = State::new(8, 1);
-        let text = "\x1b[1;31;44mA\x1b[0;7mB\x1b[0;38;5;196mC\x1b[38;2;1;2;3mD\x1b[mE\x1b[97;100mF";
+        let text = "\x1b[1;31;44mA\x1b[0;7mB\x1b[0;38;5;196mC\x1b[38;2;1;2;3mD\x1b[mE\x1b[97;100mF\x1b[0;41;8mG";
         vte::Parser::new().advance(&mut state, text.as_bytes());
         let cells: Vec<_> = state.view(0).flatten().map(|cell| (cell.colours(), cell.attribute())).collect();
         assert_eq!(cells[0], ((0xff_5555, 0x00_00aa), 0x1c));
@@ -491,5 +491,6 @@ mod tests {
         assert_eq!(cells[3], ((0x01_0203, 0), 0));
         assert_eq!(cells[4], ((0xaa_aaaa, 0), 7));
         assert_eq!(cells[5], ((0xff_ffff, 0x55_5555), 0x0f));
+        assert_eq!(cells[6], ((0xaa_0000, 0xaa_0000), 0x44), "hidden");
     }
 }
