@@ -187,17 +187,18 @@ impl Chardevs {
         Ok(())
     }
 
+    fn port(&self, id: &str) -> Result<Arc<Port>, Error> {
+        let entries = lock(&self.entries);
+        let entry = entries.iter().find(|entry| entry.id == id).ok_or_else(|| Error::NotFound(id.to_owned()))?;
+        Ok(Arc::clone(entry.port()))
+    }
+
     /// Lets the front end see a break, as if the other side had sent one.
     ///
     /// # Errors
     /// That there is no such device.
     pub fn send_break(&self, id: &str) -> Result<(), Error> {
-        let port = {
-            let entries = lock(&self.entries);
-            let entry = entries.iter().find(|entry| entry.id == id).ok_or_else(|| Error::NotFound(id.to_owned()))?;
-            Arc::clone(entry.port())
-        };
-        port.announce(Event::Break);
+        self.port(id)?.announce(Event::Break);
         Ok(())
     }
 
@@ -206,11 +207,7 @@ impl Chardevs {
     /// # Errors
     /// That there is no such device, that it is no socket, or that somebody is connected.
     pub fn add_client(&self, id: &str, socket: OwnedFd) -> Result<(), Error> {
-        let port = {
-            let entries = lock(&self.entries);
-            let entry = entries.iter().find(|entry| entry.id == id).ok_or_else(|| Error::NotFound(id.to_owned()))?;
-            Arc::clone(entry.port())
-        };
+        let port = self.port(id)?;
         let handed = port.state().handed.clone();
         let taken = !port.is_open() && handed.is_some_and(|handed| handed.try_send(socket).is_ok());
         if taken { Ok(()) } else { Err(Error::options("failed to add client")) }

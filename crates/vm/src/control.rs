@@ -214,7 +214,7 @@ impl Control {
 
     /// The screens: the machine's, then terminals. The first is meant where none is named.
     pub fn consoles(&self) -> Vec<Arc<Console>> {
-        self.machine.consoles().iter().cloned().chain(self.shared.terminals.consoles()).collect()
+        self.shared.terminals.behind(self.machine.consoles())
     }
 
     /// The machine.

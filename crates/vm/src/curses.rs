@@ -134,8 +134,7 @@ impl Curses {
 
     /// A screen by its number: the machine's, then terminals.
     fn console(&self, number: usize) -> Option<Arc<Console>> {
-        let known = self.consoles.get(number).cloned();
-        known.or_else(|| self.terminals.consoles().into_iter().nth(number - self.consoles.len().min(number)))
+        self.terminals.behind(&self.consoles).into_iter().nth(number)
     }
 
     /// Draws what has changed.

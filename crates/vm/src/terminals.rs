@@ -31,9 +31,10 @@ impl Terminals {
         Arc::new(Self { entries: Mutex::default(), inbox: Arc::clone(inbox) })
     }
 
-    /// The screens.
-    pub fn consoles(&self) -> Vec<Arc<Console>> {
-        lock(&self.entries).iter().map(|entry| Arc::clone(&entry.console)).collect()
+    /// All the screens: the machine's, then terminals. The first is meant where none is named.
+    pub fn behind(&self, machine: &[Arc<Console>]) -> Vec<Arc<Console>> {
+        let entries = lock(&self.entries);
+        machine.iter().chain(entries.iter().map(|entry| &entry.console)).cloned().collect()
     }
 
     /// Shows what comes from a character device.

@@ -138,7 +138,7 @@ type Screens<'a> = (&'a Machine, &'a Terminals);
 
 /// What a server shows of a machine.
 fn seat((machine, terminals): Screens<'_>, wanted: Option<&(String, i64)>) -> Result<Seat, Error> {
-    let consoles: Vec<_> = machine.consoles().iter().cloned().chain(terminals.consoles()).collect();
+    let consoles = terminals.behind(machine.consoles());
     let console = match wanted {
         Some((device, head)) => Some(crate::handlers::console(machine, device, Some(*head))?),
         None => consoles.first().cloned(),
