@@ -12,7 +12,16 @@ pub struct Argument<'a> {
     pub value: &'a str,
 }
 
-impl Argument<'_> {
+impl<'a> Argument<'a> {
+    /// An option that was not given: a default, or what belongs to a device that comes later.
+    ///
+    /// # Errors
+    /// There is no such option.
+    pub fn not_given(name: &str, value: &'a str) -> Result<Self, CliError> {
+        let option = options::find(name).ok_or_else(|| CliError::plain(format!("there is no option -{name}")))?;
+        Ok(Self { option, value })
+    }
+
     /// An error about this option.
     pub fn error(&self, message: impl Into<String>) -> CliError {
         let option = match self.value {

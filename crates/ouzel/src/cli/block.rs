@@ -19,7 +19,7 @@ use vm::hotplug::DriveParser;
 use vm::storage::{self, DriveConfig, Interface, Snapshot, StorageConfig};
 
 use super::arguments::{all, given};
-use super::{Argument, CliError, devices, options, qtest, usb};
+use super::{Argument, CliError, devices, qtest, usb};
 
 /// Reads the options. Drives that want a device of their own get it behind `devices`.
 pub fn settings(arguments: &[Argument<'_>], devices: &mut Vec<DeviceConfig>) -> Result<StorageConfig, CliError> {
@@ -44,8 +44,8 @@ pub fn settings(arguments: &[Argument<'_>], devices: &mut Vec<DeviceConfig>) -> 
     let chipset = super::machine::chipset(arguments);
     let ide = IdePlaces::of(chipset);
     let defaults = default_drives(arguments, chipset);
-    let drive_option = options::find("drive").ok_or_else(|| CliError::plain("there is no option -drive"))?;
-    let defaults: Vec<_> = defaults.iter().map(|value| Argument { option: drive_option, value }).collect();
+    let defaults = defaults.iter().map(|value| Argument::not_given("drive", value));
+    let defaults = defaults.collect::<Result<Vec<_>, _>>()?;
     for (is_default, argument) in
         arguments.iter().map(|argument| (false, argument)).chain(defaults.iter().map(|argument| (true, argument)))
     {
@@ -82,7 +82,7 @@ pub fn settings(arguments: &[Argument<'_>], devices: &mut Vec<DeviceConfig>) -> 
 
 /// Reads drives that come while the machine runs, by the same rules.
 pub fn parser(arguments: &[Argument<'_>]) -> Result<DriveParser, CliError> {
-    let option = options::find("drive").ok_or_else(|| CliError::plain("there is no option -drive"))?;
+    let Argument { option, .. } = Argument::not_given("drive", "")?;
     let snapshot = all(arguments, "snapshot").next().is_some();
     let ide = IdePlaces::of(super::machine::chipset(arguments));
     Ok(DriveParser(Arc::new(move |value: &str, before: &[Interface]| {

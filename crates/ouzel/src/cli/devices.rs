@@ -319,8 +319,7 @@ pub fn settings(arguments: &[Argument<'_>], character: &Character) -> Result<Vec
     let globals = globals(arguments)?;
     let mut devices: Vec<DeviceConfig> = Vec::new();
     let mut add = |option, driver, text: String| {
-        let option = super::options::find(option).ok_or_else(|| CliError::plain("there is no such option"))?;
-        let device = of_option(&globals, &Argument { option, value: "" }, (driver, &text), &devices)?;
+        let device = of_option(&globals, &Argument::not_given(option, "")?, (driver, &text), &devices)?;
         devices.push(device);
         Ok::<_, CliError>(())
     };
@@ -467,9 +466,8 @@ fn cpu(values: &mut Values<'_>, _: &[DeviceConfig]) -> Result<DeviceKind, CliErr
 /// Reads the properties of devices that come while the machine runs, by the same rules.
 pub fn parser(arguments: &[Argument<'_>]) -> Result<DeviceParser, CliError> {
     let globals = globals(arguments)?;
-    let option = super::options::find("device").ok_or_else(|| CliError::plain("there is no -device"))?;
+    let argument = Argument::not_given("device", "")?;
     Ok(DeviceParser(Arc::new(move |properties: &Map, machine: &MachineConfig| {
-        let argument = Argument { option, value: "" };
         let values = Values::of_map(argument, properties.clone());
         let made = device(&argument, values, &globals, &machine.devices);
         made.map(|(_, device)| device).map_err(|error| match error {
@@ -521,7 +519,7 @@ pub fn floppy_drive(
     if let Some(global) = of_controller {
         text.push_str(&format!(",drive-type={}", escaped(&global.value)));
     }
-    let mut device = of_drive(arguments, source, "floppy", &text, devices)?;
+    let mut device = of_option(&globals, source, ("floppy", &text), devices)?;
     if let DeviceKind::Floppy(config) = &mut device.kind {
         config.is_boards = true;
     }

@@ -179,8 +179,7 @@ pub fn board_card(
         ChipsetKind::Microvm | ChipsetKind::Empty => return Ok(None),
     };
     let has_own = devices.iter().any(|device| device.kind.is_vga());
-    let option = super::options::find("vga").ok_or_else(|| CliError::plain("there is no -vga"))?;
-    let default = Argument { option, value: "std" };
+    let default = Argument::not_given("vga", "std")?;
     let argument = match last(arguments, "vga") {
         Some(argument) => argument,
         None if has_own || given(arguments, "nodefaults") => return Ok(None),

@@ -6,8 +6,8 @@ use clock::RtcBase;
 use machine::accelerator::AcceleratorConfig;
 use machine::boot::BootSource;
 use machine::config::{
-    BoardOptions, ChipsetKind, DeviceConfig, DeviceKind, MACHINE_TYPES, MAX_VCPUS, MachineConfig, MachineType,
-    MemoryOptions, MicrovmOptions, RAM_MIN,
+    BoardOptions, ChipsetKind, DeviceConfig, DeviceKind, MACHINE_TYPES, MachineConfig, MachineType, MemoryOptions,
+    MicrovmOptions, RAM_MIN,
 };
 use qapi::keyval;
 use qapi::objects::ObjectAdd;
@@ -339,23 +339,10 @@ impl Smp {
     }
 
     fn complete(&self, machine: &MachineType) -> Result<(u32, Topology), CliError> {
-        let (cpus, topology) = self.without_limit()?;
-        let most = topology.sockets * topology.dies * topology.cores * topology.threads;
-        if machine.chipset == ChipsetKind::Isa && most > machine.max_cpus() {
-            return Err(CliError::plain(format!(
-                "Invalid SMP CPUs {most}. The max CPUs supported by machine '{}' is {}",
-                machine.name,
-                machine.max_cpus()
-            )));
-        }
-        Ok((cpus, topology))
-    }
-
-    fn without_limit(&self) -> Result<(u32, Topology), CliError> {
         if self.cpus.is_none() && self.maxcpus.is_none() && self.hierarchy == [None; 4] {
             return Ok((1, Topology { sockets: 1, dies: 1, cores: 1, threads: 1 }));
         }
-        complete_topology(self.cpus, self.maxcpus, self.hierarchy)
+        complete_topology(self.cpus, self.maxcpus, self.hierarchy, machine)
     }
 }
 
@@ -380,9 +367,10 @@ fn complete_topology(
     cpus: Option<u32>,
     maxcpus: Option<u32>,
     [sockets, dies, cores, threads]: [Option<u32>; 4],
+    machine: &MachineType,
 ) -> Result<(u32, Topology), CliError> {
     let (dies, threads) = (dies.unwrap_or(1), threads.unwrap_or(1));
-    let product = |numbers: [u32; 4]| numbers.into_iter().map(u64::from).product::<u64>();
+    let product = |numbers: [u32; 4]| numbers.into_iter().map(u64::from).fold(1, u64::saturating_mul);
     let total = maxcpus.or(cpus);
     let (sockets, cores) = match (sockets, cores, total) {
         (Some(sockets), Some(cores), _) => (sockets, cores),
@@ -413,9 +401,11 @@ fn complete_topology(
             "Invalid CPU topology: maxcpus must be equal to or greater than smp: {hierarchy} == maxcpus ({max}) < smp_cpus ({cpus})"
         )));
     }
-    if max > u64::from(MAX_VCPUS) {
+    if max > u64::from(machine.max_cpus()) {
         return Err(CliError::plain(format!(
-            "Invalid SMP CPUs {max}. The max CPUs supported by machine 'pc-i440fx-7.2' is {MAX_VCPUS}"
+            "Invalid SMP CPUs {max}. The max CPUs supported by machine '{}' is {}",
+            machine.name,
+            machine.max_cpus()
         )));
     }
     Ok((cpus as u32, Topology { sockets, dies, cores, threads }))

@@ -56,6 +56,11 @@ fn topology_follows_from_what_is_given() {
         error("-smp 2,maxcpus=1").starts_with("Invalid CPU topology: maxcpus must be equal to or greater than smp")
     );
     assert!(error("-smp 300").starts_with("Invalid SMP CPUs 300."));
+    assert!(error("-smp sockets=65536,dies=65536,cores=65536,threads=65536").starts_with("Invalid SMP CPUs"));
+    for (machine, name, most) in [("q35", "pc-q35-7.2", 8), ("isapc", "isapc", 1), ("none", "none", 1)] {
+        let expected = format!("Invalid SMP CPUs 9. The max CPUs supported by machine '{name}' is {most}");
+        assert_eq!(error(&format!("-machine {machine} -smp 9")), expected);
+    }
 }
 
 #[test]

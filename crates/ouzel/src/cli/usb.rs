@@ -297,10 +297,10 @@ pub fn legacy_driver(argument: &Argument<'_>) -> Result<&'static str, CliError> 
 /// What `-global` says of the controllers that `-machine usb=on` makes.
 pub fn of_board(globals: &[Global]) -> Result<Vec<UsbControllerConfig>, CliError> {
     const TYPES: [&str; 5] = ["piix3-usb-uhci", "ich9-usb-ehci1", "ich9-usb-uhci1", "ich9-usb-uhci2", "ich9-usb-uhci3"];
-    let option = super::options::find("machine").ok_or_else(|| CliError::plain("there is no -machine"))?;
+    let argument = Argument::not_given("machine", "usb=on")?;
     let mut found = Vec::new();
     for name in TYPES.into_iter().filter(|name| globals.iter().any(|global| global.driver == *name)) {
-        let device = devices::of_option(globals, &Argument { option, value: "usb=on" }, (name, ""), &[])?;
+        let device = devices::of_option(globals, &argument, (name, ""), &[])?;
         if let DeviceKind::UsbController(config) = device.kind {
             found.push(*config);
         }
