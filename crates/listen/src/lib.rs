@@ -1,15 +1,24 @@
-//! Sockets on which viewers of a guest's screen come in: TCP and Unix sockets that wait, or that somebody else has
-//! connected, as streams of a tokio runtime. The servers for VNC and SPICE stand on it.
+//! What servers for viewers of a guest's screen have in common: their thread ([`Worker`]); TCP and Unix sockets that wait
+//! ([`Listening`]), or that somebody else has connected, as streams of its runtime; passwords that end; how often a screen
+//! is looked at ([`Pace`]). The servers for VNC and SPICE stand on it.
 
 #![forbid(unsafe_code)]
 
 mod address;
 mod listener;
+mod listening;
+mod pace;
+mod password;
+mod worker;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
 pub use address::{Address, Ends, ListenAddress, OwnedFdEq};
-pub use listener::{Bound, Listener, adopt, connect, listen};
+pub use listener::{adopt, connect};
+pub use listening::Listening;
+pub use pace::Pace;
+pub use password::{Password, is_same};
+pub use worker::Worker;
 
 /// What a connection is made of.
 pub trait Io: AsyncRead + AsyncWrite + Send + Unpin {}

@@ -7,6 +7,7 @@ use std::os::unix::net::UnixStream;
 use rustix::net::sockopt;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use tokio::net::{TcpListener, UnixListener};
+use tokio::runtime::Handle;
 
 use crate::Stream;
 use crate::address::{Address, Ends, ListenAddress};
@@ -203,11 +204,16 @@ pub fn connect(address: &ListenAddress) -> Result<OwnedFd, Error> {
     connected.map_err(|error| Error::new(format!("Failed to connect to '{name}': {}", reason(&error))))
 }
 
-/// Makes a descriptor a stream of a runtime, within whose context this is called.
+/// Makes a descriptor a stream of a runtime.
 ///
 /// # Errors
 /// The descriptor is no socket.
-pub fn adopt(socket: OwnedFd) -> std::io::Result<(Stream, Ends)> {
+pub fn adopt(socket: OwnedFd, runtime: &Handle) -> Result<(Stream, Ends), Error> {
+    let _context = runtime.enter();
+    adopt_here(socket).map_err(|error| Error::new(reason(&error)))
+}
+
+fn adopt_here(socket: OwnedFd) -> std::io::Result<(Stream, Ends)> {
     let ends = Ends { near: Address::local(&socket), far: Address::remote(&socket) };
     if matches!(ends.near, Address::Inet(_)) {
         let stream = TcpStream::from(socket);

@@ -106,5 +106,5 @@ async fn check(server: &Server, entry: Entry, key: Arc<rsa::RsaPrivateKey>, seal
     let opened = tokio::task::spawn_blocking(move || ticket::open(&key, &sealed)).await?;
     // An empty password is none.
     let wanted = server.password().filter(|password| !password.is_empty());
-    Ok(opened.zip(wanted).is_some_and(|(given, wanted)| ticket::is_same(&given, wanted.as_bytes())))
+    Ok(opened.zip(wanted).is_some_and(|(given, wanted)| listen::is_same(&given, wanted.as_bytes())))
 }

@@ -2,11 +2,10 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, Weak};
-use std::time::{Duration, Instant, SystemTime};
 
 use ::display::Console;
 use ::display::input::{Hub, KeyQueue};
-use listen::{Bound, Ends, Error, ListenAddress, Stream, reason};
+use listen::{Ends, Error, ListenAddress, Listening, Pace, Password, Stream};
 use rustls::ServerConfig;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
@@ -90,20 +89,6 @@ pub struct Entry {
     pub is_known: bool,
 }
 
-#[derive(Default)]
-struct Listening {
-    bound: Vec<Bound>,
-    tasks: Vec<tokio::task::AbortHandle>,
-}
-
-impl Drop for Listening {
-    fn drop(&mut self) {
-        for task in &self.tasks {
-            task.abort();
-        }
-    }
-}
-
 /// The clients that belong together.
 struct Session {
     id: u32,
@@ -113,9 +98,7 @@ struct Session {
 }
 
 struct State {
-    password: Option<String>,
-    /// Seconds since 1970; nothing is for ever.
-    expires: Option<u64>,
+    password: Password,
     seat: Arc<Seat>,
     listening: Vec<Listening>,
     clients: Vec<Arc<Client>>,
@@ -146,8 +129,7 @@ impl Server {
         runtime: Handle,
     ) -> Arc<Self> {
         let state = State {
-            password: None,
-            expires: None,
+            password: Password::default(),
             seat: Arc::new(seat),
             listening: Vec::new(),
             clients: Vec::new(),
@@ -215,7 +197,7 @@ impl Server {
         if connected == Connected::Fail && state.session.is_some() {
             return false;
         }
-        state.password = Some(password.to_owned());
+        state.password.set(password);
         if connected == Connected::Disconnect {
             for client in &state.clients {
                 client.kick.notify_one();
@@ -226,16 +208,13 @@ impl Server {
 
     /// When the password ends, in seconds since 1970; nothing for never. `false` if none is asked for.
     pub fn expire_password(&self, at: Option<u64>) -> bool {
-        lock(&self.state).expires = at;
+        lock(&self.state).password.expire(at);
         self.options.has_tickets
     }
 
     /// The password, if it is one now.
     pub(crate) fn password(&self) -> Option<String> {
-        let state = lock(&self.state);
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |time| time.as_secs());
-        let is_valid = state.expires.is_none_or(|at| at > now);
-        state.password.clone().filter(|_| is_valid)
+        lock(&self.state).password.valid().map(str::to_owned)
     }
 
     /// Listens at an address, too.
@@ -243,28 +222,9 @@ impl Server {
     /// # Errors
     /// It can't be had.
     pub fn listen(self: &Arc<Self>, address: &ListenAddress, entry: Entry) -> Result<(), Error> {
-        let mut listening = Listening { bound: listen::listen(address)?, tasks: Vec::new() };
-        let _context = self.runtime.enter();
-        for bound in &listening.bound {
-            let listener = bound.activate().map_err(|error| Error::new(reason(&error)))?;
-            let server = Arc::downgrade(self);
-            let task = self.runtime.spawn(async move {
-                loop {
-                    match listener.accept().await {
-                        Ok((stream, ends)) => {
-                            let Some(server) = server.upgrade() else { return };
-                            server.welcome(stream, ends, entry);
-                        }
-                        Err(error) => {
-                            tracing::debug!("accepting a SPICE client: {error}");
-                            // No descriptors, perhaps: better later than at once again.
-                            tokio::time::sleep(Duration::from_millis(100)).await;
-                        }
-                    }
-                }
-            });
-            listening.tasks.push(task.abort_handle());
-        }
+        let addresses = std::slice::from_ref(address);
+        let welcome = move |server: &Arc<Self>, stream, ends| server.welcome(stream, ends, entry);
+        let listening = Listening::start(addresses, &self.runtime, self, welcome)?;
         lock(&self.state).listening.push(listening);
         Ok(())
     }
@@ -277,8 +237,7 @@ impl Server {
         if entry.is_tls && self.tls.is_none() {
             return Err(Error::new("there are no certificates for TLS"));
         }
-        let _context = self.runtime.enter();
-        let (stream, ends) = listen::adopt(socket).map_err(|error| Error::new(reason(&error)))?;
+        let (stream, ends) = listen::adopt(socket, &self.runtime)?;
         self.welcome(stream, ends, entry);
         Ok(())
     }
@@ -425,17 +384,8 @@ impl Server {
     }
 }
 
-/// The time between two pictures when something moves.
-const INTERVAL_LEAST: Duration = Duration::from_millis(16);
-/// The same when nothing has moved for a while.
-const INTERVAL_MOST: Duration = Duration::from_millis(200);
-/// By so much longer after each picture without news.
-const INTERVAL_STEP: Duration = Duration::from_millis(4);
-
 async fn refresh(server: Weak<Server>) {
-    let mut interval = INTERVAL_LEAST;
-    let mut last = Vec::new();
-    let mut next = Instant::now();
+    let mut pace = Pace::default();
     loop {
         let Some(server) = server.upgrade() else { return };
         let Some((seat, clients)) = server.lookers() else { return };
@@ -445,26 +395,13 @@ async fn refresh(server: Weak<Server>) {
                 seat.consoles.iter().map(drawn).collect::<Vec<_>>()
             };
             let Ok(now) = tokio::task::spawn_blocking(draw).await else { return };
-            if last == now {
-                interval = (interval + INTERVAL_STEP).min(INTERVAL_MOST);
-            } else {
-                interval = INTERVAL_LEAST;
-                last = now;
+            if pace.saw(now) {
                 for client in &clients {
                     client.wake.notify_one();
                 }
             }
         }
         drop(clients);
-        next = (next + interval).max(Instant::now());
-        tokio::select! {
-            () = tokio::time::sleep_until(next.into()) => {}
-            () = server.hurry.notified() => {
-                interval = INTERVAL_LEAST;
-                // Who types does not get more pictures than who looks.
-                next = Instant::now() + INTERVAL_LEAST;
-                tokio::time::sleep_until(next.into()).await;
-            }
-        }
+        pace.wait(&server.hurry).await;
     }
 }

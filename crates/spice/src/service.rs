@@ -2,11 +2,9 @@
 
 use std::io;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 
+use listen::Worker;
 use rustls::ServerConfig;
-use tokio::runtime::Builder;
-use tokio::sync::oneshot;
 
 use crate::client::ClientInfo;
 use crate::server::{Options, Seat, Server};
@@ -31,14 +29,10 @@ pub trait Host: Send + Sync {
     fn event(&self, event: Event, client: &ClientInfo);
 }
 
-/// Pictures that are made at the same time.
-const ENCODERS_MAX: usize = 4;
-
 /// The thread that serves all connections; they end with it.
 pub struct Service {
+    _worker: Worker,
     server: Arc<Server>,
-    end: Option<oneshot::Sender<()>>,
-    thread: Option<JoinHandle<()>>,
 }
 
 impl Service {
@@ -52,31 +46,13 @@ impl Service {
         tls: Option<Arc<ServerConfig>>,
         seat: Seat,
     ) -> io::Result<Self> {
-        let encoders = std::thread::available_parallelism().map_or(1, usize::from).min(ENCODERS_MAX);
-        let mut builder = Builder::new_current_thread();
-        let runtime = builder.enable_all().thread_name("SPICE encoder").max_blocking_threads(encoders).build()?;
-        let server = Server::new(host, options, tls, seat, runtime.handle().clone());
-        let (end, ended) = oneshot::channel::<()>();
-        let thread = std::thread::Builder::new().name("SPICE".into()).spawn(move || {
-            // The sender may be dropped or used: both are the end.
-            let _ = runtime.block_on(ended);
-            runtime.shutdown_background();
-        })?;
-        Ok(Self { server, end: Some(end), thread: Some(thread) })
+        let worker = Worker::start("SPICE")?;
+        let server = Server::new(host, options, tls, seat, worker.runtime().clone());
+        Ok(Self { _worker: worker, server })
     }
 
     /// The server.
     pub fn server(&self) -> &Arc<Server> {
         &self.server
-    }
-}
-
-impl Drop for Service {
-    fn drop(&mut self) {
-        drop(self.end.take());
-        if let Some(thread) = self.thread.take() {
-            // A panic of the thread was reported when it happened.
-            let _ = thread.join();
-        }
     }
 }

@@ -74,12 +74,6 @@ pub fn open(key: &RsaPrivateKey, ticket: &[u8; TICKET]) -> Option<Vec<u8>> {
     Some(password)
 }
 
-/// Whether it is the password; how much of it is right does not show in the time.
-pub fn is_same(password: &[u8], wanted: &[u8]) -> bool {
-    let differs = password.iter().zip(wanted).fold(0, |differs, (left, right)| differs | (left ^ right));
-    password.len() == wanted.len() && differs == 0
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -96,7 +90,6 @@ mod tests {
         assert_eq!(open(&key, &ticket).as_deref(), Some(&b"secret"[..]));
         ticket[0] ^= 1;
         assert_eq!(open(&key, &ticket), None);
-        assert!(is_same(b"a", b"a") && !is_same(b"a", b"ab") && !is_same(b"a", b"b") && is_same(b"", b""));
     }
 
     #[test]

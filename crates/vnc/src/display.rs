@@ -3,11 +3,11 @@
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, Weak};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::Duration;
 
 use ::display::input::{Hub, KeyQueue, Leds};
 use ::display::{Console, Origin, Screen, Surface};
-use listen::{Address, Bound, ListenAddress, reason};
+use listen::{Address, Ends, ListenAddress, Listening, Pace, Password};
 use rustls::ServerConfig;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
@@ -117,27 +117,8 @@ pub struct ServerInfo {
     pub auth: Auth,
 }
 
-struct Listening {
-    bound: Vec<Bound>,
-    tasks: Vec<tokio::task::AbortHandle>,
-}
-
-impl Listening {
-    const NONE: Self = Self { bound: Vec::new(), tasks: Vec::new() };
-}
-
-impl Drop for Listening {
-    fn drop(&mut self) {
-        for task in &self.tasks {
-            task.abort();
-        }
-    }
-}
-
 struct State {
-    password: Option<String>,
-    /// Seconds since 1970; nothing is for ever.
-    expires: Option<u64>,
+    password: Password,
     tls: Option<Arc<ServerConfig>>,
     seat: Arc<Seat>,
     plain: Listening,
@@ -191,12 +172,11 @@ impl Display {
             sasl::read_users(path).map_err(failed)?;
         }
         let state = State {
-            password: None,
-            expires: None,
+            password: Password::default(),
             tls,
             seat: Arc::new(seat),
-            plain: Listening::NONE,
-            websocket: Listening::NONE,
+            plain: Listening::default(),
+            websocket: Listening::default(),
             clients: Vec::new(),
             last_id: 0,
             is_refreshed: false,
@@ -321,21 +301,18 @@ impl Display {
         if self.auth(false) == Auth::None {
             return false;
         }
-        lock(&self.state).password = Some(password.to_owned());
+        lock(&self.state).password.set(password);
         true
     }
 
     /// When the password ends, in seconds since 1970; nothing for never.
     pub fn expire_password(&self, at: Option<u64>) {
-        lock(&self.state).expires = at;
+        lock(&self.state).password.expire(at);
     }
 
     /// The password, if it is one now.
     pub(crate) fn password(&self) -> Option<String> {
-        let state = lock(&self.state);
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |time| time.as_secs());
-        let is_valid = state.expires.is_none_or(|at| at >= now);
-        state.password.clone().filter(|_| is_valid)
+        lock(&self.state).password.valid().map(str::to_owned)
     }
 
     /// Listens at these addresses, and no longer at those before.
@@ -344,7 +321,7 @@ impl Display {
     /// An address can't be had; then there is no listener.
     pub fn listen(self: &Arc<Self>, addresses: &[ListenAddress], websockets: &[ListenAddress]) -> Result<(), Error> {
         self.listen_plain(addresses)?;
-        lock(&self.state).websocket = Listening::NONE;
+        lock(&self.state).websocket = Listening::default();
         let listening = self.start_listening(websockets, true)?;
         lock(&self.state).websocket = listening;
         Ok(())
@@ -356,40 +333,17 @@ impl Display {
     /// As [`Display::listen`].
     pub fn listen_plain(self: &Arc<Self>, addresses: &[ListenAddress]) -> Result<(), Error> {
         // The old ones go first: the new ones may be the same.
-        lock(&self.state).plain = Listening::NONE;
+        lock(&self.state).plain = Listening::default();
         let listening = self.start_listening(addresses, false)?;
         lock(&self.state).plain = listening;
         Ok(())
     }
 
     fn start_listening(self: &Arc<Self>, addresses: &[ListenAddress], is_websocket: bool) -> Result<Listening, Error> {
-        let mut listening = Listening::NONE;
-        for address in addresses {
-            listening.bound.extend(listen::listen(address)?);
-        }
-        let _context = self.runtime.enter();
-        for bound in &listening.bound {
-            let failed = |error: std::io::Error| Error::new(reason(&error));
-            let listener = bound.activate().map_err(failed)?;
-            let display = Arc::downgrade(self);
-            let task = self.runtime.spawn(async move {
-                loop {
-                    match listener.accept().await {
-                        Ok((stream, ends)) => {
-                            let Some(display) = display.upgrade() else { return };
-                            display.welcome(Channel::new(stream), ends.far, is_websocket, None);
-                        }
-                        Err(error) => {
-                            tracing::debug!("accepting a VNC client: {error}");
-                            // No descriptors, perhaps: better later than at once again.
-                            tokio::time::sleep(Duration::from_millis(100)).await;
-                        }
-                    }
-                }
-            });
-            listening.tasks.push(task.abort_handle());
-        }
-        Ok(listening)
+        let welcome = move |display: &Arc<Self>, stream, ends: Ends| {
+            display.welcome(Channel::new(stream), ends.far, is_websocket, None);
+        };
+        Listening::start(addresses, &self.runtime, self, welcome)
     }
 
     /// Connects to a client that waits.
@@ -413,15 +367,13 @@ impl Display {
     /// # Errors
     /// The descriptor is no socket.
     pub fn add_websocket(self: &Arc<Self>, socket: OwnedFd) -> Result<(), Error> {
-        let _context = self.runtime.enter();
-        let (stream, ends) = listen::adopt(socket).map_err(|error| Error::new(reason(&error)))?;
+        let (stream, ends) = listen::adopt(socket, &self.runtime)?;
         self.welcome(Channel::framed(stream), ends.far, true, Some(Auth::None));
         Ok(())
     }
 
     fn adopt(self: &Arc<Self>, socket: OwnedFd, auth: Option<Auth>) -> Result<(), Error> {
-        let _context = self.runtime.enter();
-        let (stream, ends) = listen::adopt(socket).map_err(|error| Error::new(reason(&error)))?;
+        let (stream, ends) = listen::adopt(socket, &self.runtime)?;
         self.welcome(Channel::new(stream), ends.far, false, auth);
         Ok(())
     }
@@ -485,10 +437,10 @@ impl Display {
     pub fn servers(&self) -> Vec<ServerInfo> {
         let (plain, websocket) = (self.auth(false), self.auth(true));
         let state = lock(&self.state);
-        let plain = state.plain.bound.iter().map(|bound| (bound, false, plain));
-        let websocket = state.websocket.bound.iter().map(|bound| (bound, true, websocket));
-        let info = |(bound, is_websocket, auth): (&Bound, bool, Auth)| ServerInfo {
-            address: bound.address().clone(),
+        let plain = state.plain.addresses().map(|address| (address, false, plain));
+        let websocket = state.websocket.addresses().map(|address| (address, true, websocket));
+        let info = |(address, is_websocket, auth): (&Address, bool, Auth)| ServerInfo {
+            address: address.clone(),
             is_websocket,
             auth,
         };
@@ -513,17 +465,8 @@ impl Display {
     }
 }
 
-/// The time between two pictures when something moves.
-const INTERVAL_LEAST: Duration = Duration::from_millis(16);
-/// The same when nothing has moved for a while.
-const INTERVAL_MOST: Duration = Duration::from_millis(200);
-/// By so much longer after each picture without news.
-const INTERVAL_STEP: Duration = Duration::from_millis(4);
-
 async fn refresh(display: Weak<Display>) {
-    let mut interval = INTERVAL_LEAST;
-    let mut last = (0, None, false);
-    let mut next = Instant::now();
+    let mut pace = Pace::default();
     loop {
         let Some(display) = display.upgrade() else { return };
         let (seat, clients) = {
@@ -538,28 +481,13 @@ async fn refresh(display: Weak<Display>) {
             let console = Arc::clone(&seat.console);
             let drawn = tokio::task::spawn_blocking(move || (console.refresh(), console.cursor()));
             let Ok((generation, cursor)) = drawn.await else { return };
-            let now = (generation, cursor, seat.input.is_absolute());
-            if last == now {
-                interval = (interval + INTERVAL_STEP).min(INTERVAL_MOST);
-            } else {
-                interval = INTERVAL_LEAST;
-                last = now;
+            if pace.saw((generation, cursor, seat.input.is_absolute())) {
                 for client in &clients {
                     client.wake.notify_one();
                 }
             }
         }
         drop(clients);
-        next = (next + interval).max(Instant::now());
-        let wait = tokio::time::sleep_until(next.into());
-        tokio::select! {
-            () = wait => {}
-            () = display.hurry.notified() => {
-                interval = INTERVAL_LEAST;
-                // Who types does not get more pictures than who looks.
-                next = (next - interval).min(Instant::now() + INTERVAL_LEAST).max(Instant::now());
-                tokio::time::sleep_until(next.into()).await;
-            }
-        }
+        pace.wait(&display.hurry).await;
     }
 }

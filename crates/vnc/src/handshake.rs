@@ -174,11 +174,8 @@ async fn password(channel: &mut Channel, display: &Arc<Display>, version: Versio
     randomize(&mut challenge)?;
     channel.write(&challenge).await?;
     let answer = channel.read::<16>().await?;
-    let is_right = display.password().is_some_and(|password| {
-        let wanted = response(password.as_bytes(), challenge);
-        // All bytes are compared, so that the time tells nothing.
-        wanted.iter().zip(answer).fold(0, |differs, (a, b)| differs | (a ^ b)) == 0
-    });
+    let wanted = display.password().map(|password| response(password.as_bytes(), challenge));
+    let is_right = wanted.is_some_and(|wanted| listen::is_same(&answer, &wanted));
     if !is_right {
         return Err(fail(channel, version, "Authentication failed").await);
     }

@@ -2,10 +2,9 @@
 
 use std::io;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 
-use tokio::runtime::{Builder, Handle};
-use tokio::sync::oneshot;
+use listen::Worker;
+use tokio::runtime::Handle;
 
 use crate::client::ClientInfo;
 use crate::display::ServerInfo;
@@ -42,15 +41,10 @@ pub trait Host: Send + Sync {
     fn power(&self, action: PowerAction);
 }
 
-/// Pictures that are encoded at the same time.
-const ENCODERS_MAX: usize = 4;
-
 /// The thread that serves all displays; with its end all connections end.
 pub struct Service {
-    runtime: Handle,
+    worker: Worker,
     host: Arc<dyn Host>,
-    end: Option<oneshot::Sender<()>>,
-    thread: Option<JoinHandle<()>>,
 }
 
 impl Service {
@@ -59,34 +53,14 @@ impl Service {
     /// # Errors
     /// The host refuses a thread.
     pub fn start(host: Arc<dyn Host>) -> io::Result<Self> {
-        let encoders = std::thread::available_parallelism().map_or(1, usize::from).min(ENCODERS_MAX);
-        let mut builder = Builder::new_current_thread();
-        let runtime = builder.enable_all().thread_name("VNC encoder").max_blocking_threads(encoders).build()?;
-        let handle = runtime.handle().clone();
-        let (end, ended) = oneshot::channel::<()>();
-        let thread = std::thread::Builder::new().name("VNC".into()).spawn(move || {
-            // The sender may be dropped or used: both are the end.
-            let _ = runtime.block_on(ended);
-            runtime.shutdown_background();
-        })?;
-        Ok(Self { runtime: handle, host, end: Some(end), thread: Some(thread) })
+        Ok(Self { worker: Worker::start("VNC")?, host })
     }
 
     pub(crate) fn runtime(&self) -> &Handle {
-        &self.runtime
+        self.worker.runtime()
     }
 
     pub(crate) fn host(&self) -> &Arc<dyn Host> {
         &self.host
-    }
-}
-
-impl Drop for Service {
-    fn drop(&mut self) {
-        drop(self.end.take());
-        if let Some(thread) = self.thread.take() {
-            // A panic of the thread was reported when it happened.
-            let _ = thread.join();
-        }
     }
 }
