@@ -27,6 +27,7 @@ pub mod spice;
 pub mod storage;
 pub mod terminals;
 pub mod version;
+mod viewers;
 mod vnc;
 pub mod web;
 

@@ -7,8 +7,11 @@ pub struct Pairs(Vec<(String, String)>);
 
 impl Pairs {
     /// Splits `value,key=value,flag,noflag`; a comma is written twice. `first` is the key of a value that begins without
-    /// one; `switches` may be turned off by `no`.
-    pub fn split(text: &str, first: Option<&str>, switches: &[&str]) -> Self {
+    /// one. There are `switches`, which may be turned off by `no`, and other keys.
+    ///
+    /// # Errors
+    /// A key is none of them.
+    pub fn parse(text: &str, first: Option<&str>, switches: &[&str], others: &[&str]) -> Result<Self, String> {
         let mut parts = vec![String::new()];
         let mut characters = text.chars().peekable();
         while let Some(character) = characters.next() {
@@ -27,12 +30,12 @@ impl Pairs {
             },
         };
         let is_there = |at: usize, part: &str| at == 0 && first.is_some() || !part.is_empty();
-        Self(parts.into_iter().enumerate().filter(|(at, part)| is_there(*at, part)).map(pair).collect())
-    }
-
-    /// A key that nobody knows.
-    pub fn unknown(&self, is_known: impl Fn(&str) -> bool) -> Option<&str> {
-        self.0.iter().map(|(key, _)| key.as_str()).find(|key| !is_known(key))
+        let parts = parts.into_iter().enumerate().filter(|(at, part)| is_there(*at, part));
+        let pairs: Vec<(String, String)> = parts.map(pair).collect();
+        match pairs.iter().find(|(key, _)| !switches.contains(&key.as_str()) && !others.contains(&key.as_str())) {
+            Some((key, _)) => Err(format!("Invalid parameter '{key}'")),
+            None => Ok(Self(pairs)),
+        }
     }
 
     /// The values of a key, in their order.
@@ -66,5 +69,14 @@ impl Pairs {
     /// The keys and values in their order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0.iter().map(|(key, value)| (key.as_str(), value.as_str()))
+    }
+
+    /// `display=` and `head=`: a device with screens, and which of them.
+    ///
+    /// # Errors
+    /// The head is no number.
+    pub fn display(&self) -> Result<Option<(String, i64)>, String> {
+        let head = self.number("head")?.map_or(0, |head| i64::try_from(head).unwrap_or(i64::MAX));
+        Ok(self.text("display").map(|display| (display, head)))
     }
 }

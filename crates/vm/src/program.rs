@@ -30,10 +30,11 @@ use crate::log::{LogConfig, LogItem};
 use crate::mouse::SerialMice;
 use crate::qtest;
 use crate::snapshot::Snapshot;
-use crate::spice::{Spice, SpiceError};
+use crate::spice::Spice;
 use crate::storage::{OwnerLink, Storage, StorageError};
 use crate::terminals::Terminals;
-use crate::vnc::{Vnc, VncError};
+use crate::viewers::ViewerError;
+use crate::vnc::Vnc;
 use crate::web::Console;
 
 /// Why the program can't start.
@@ -48,12 +49,9 @@ pub enum StartError {
     /// The web console.
     #[error("-web: {0}")]
     Web(#[from] ::web::Error),
-    /// VNC.
+    /// VNC or SPICE.
     #[error(transparent)]
-    Vnc(#[from] VncError),
-    /// SPICE.
-    #[error(transparent)]
-    Spice(#[from] SpiceError),
+    Viewer(#[from] ViewerError),
     /// The machine.
     #[error(transparent)]
     Machine(#[from] MachineError),

@@ -45,6 +45,11 @@ const TRANSITIONS: &[(RunState, &[RunState])] = {
     ]
 };
 
+/// Whether a guest in that state is there to hear keys and movements.
+pub const fn can_hear(state: RunState) -> bool {
+    matches!(state, RunState::Running | RunState::Suspended)
+}
+
 /// The machine's run state.
 #[derive(Debug)]
 pub struct RunStates {

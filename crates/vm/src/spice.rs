@@ -10,8 +10,6 @@ use ::spice::{
 };
 use block_net::TlsServerCredentials;
 use machine::Machine;
-use qapi::run_state::RunState;
-use qapi::sockets::NetworkAddressFamily;
 use qapi::spice::{
     SpiceBasicInfo, SpiceChannel, SpiceConnected, SpiceDisconnected, SpiceInfo, SpiceInitialized, SpiceQueryMouseMode,
     SpiceServerInfo,
@@ -21,18 +19,10 @@ use qapi::{Error, ErrorClass};
 use qmp::EventSink;
 
 pub use self::options::SpiceConfig;
+use crate::run_state::can_hear;
 use crate::snapshot::Snapshot;
 use crate::storage::Storage;
-
-/// What SPICE on the command line asks for can't be had.
-#[derive(Debug, thiserror::Error)]
-#[error("{option}: {message}")]
-pub struct SpiceError {
-    /// The option and its value.
-    pub option: String,
-    /// Why not.
-    pub message: String,
-}
+use crate::viewers::{self, ViewerError};
 
 /// The program as the server sees it.
 struct Program {
@@ -43,7 +33,7 @@ struct Program {
 
 impl Host for Program {
     fn can_hear(&self) -> bool {
-        matches!(self.snapshot.status().status, RunState::Running | RunState::Suspended)
+        can_hear(self.snapshot.status().status)
     }
 
     fn event(&self, event: Event, client: &ClientInfo) {
@@ -61,14 +51,7 @@ impl Host for Program {
 }
 
 fn basic(address: &Address) -> SpiceBasicInfo {
-    let (host, port, family) = match address {
-        Address::Inet(address) => {
-            let family = if address.is_ipv6() { NetworkAddressFamily::Ipv6 } else { NetworkAddressFamily::Ipv4 };
-            (address.ip().to_string(), address.port().to_string(), family)
-        }
-        Address::Unix(path) => (String::new(), path.clone(), NetworkAddressFamily::Unix),
-        Address::Unknown => (String::new(), String::new(), NetworkAddressFamily::Unknown),
-    };
+    let (host, port, family) = viewers::parts(address);
     SpiceBasicInfo { host, port, family }
 }
 
@@ -124,11 +107,11 @@ impl Spice {
         guest: (Option<&str>, [u8; 16]),
         (machine, storage): (&Machine, &Storage),
         (events, snapshot): (&EventSink, &Arc<Snapshot>),
-    ) -> Result<Self, SpiceError> {
+    ) -> Result<Self, ViewerError> {
         let Some(config) = config else { return Ok(Self::default()) };
         let program = Program { events: events.clone(), snapshot: Arc::clone(snapshot), auth: auth(config) };
         let service = run(config, guest, Arc::new(program), (machine, storage));
-        let service = service.map_err(|message| SpiceError { option: config.source.clone(), message })?;
+        let service = service.map_err(|message| ViewerError { option: config.source.clone(), message })?;
         Ok(Self(Some(Running { config: config.clone(), service })))
     }
 
@@ -198,7 +181,7 @@ impl Spice {
     /// # Errors
     /// There is no server, or it asks for none.
     pub fn expire_password(&self, time: &str) -> Result<(), Error> {
-        let is_set = self.server()?.expire_password(crate::vnc::expiry(time));
+        let is_set = self.server()?.expire_password(viewers::expiry(time));
         if is_set { Ok(()) } else { Err(Error::generic("Could not set password expire time")) }
     }
 
@@ -264,9 +247,7 @@ fn run(
         set_first_password(server, password)?;
     }
     if let Some(secret) = &config.password_secret {
-        let bytes = storage.graph().secret(secret).map_err(|error| error.to_string())?;
-        let text = std::str::from_utf8(&bytes).map_err(|_| format!("Data from secret {secret} is not valid UTF-8"))?;
-        set_first_password(server, text)?;
+        set_first_password(server, &viewers::secret_text(storage, secret)?)?;
     }
     for (address, is_tls) in config.addresses().iter().zip([false, true]) {
         if let Some(address) = address {

@@ -3,7 +3,7 @@
 mod options;
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use ::vnc::{
     Address, Auth, ClientInfo, Display, Event, Host, ListenAddress, Options, PowerAction, Seat, SecuritySub,
@@ -12,8 +12,7 @@ use ::vnc::{
 use block_net::{TlsCredentials, TlsServerCredentials};
 use machine::Machine;
 use qapi::Error;
-use qapi::run_state::{RunState, ShutdownCause};
-use qapi::sockets::NetworkAddressFamily;
+use qapi::run_state::ShutdownCause;
 use qapi::vnc::{
     VncBasicInfo, VncClientInfo, VncConnected, VncDisconnected, VncInfo, VncInfo2, VncInitialized, VncPrimaryAuth,
     VncServerInfo, VncServerInfo2, VncVencryptSubAuth,
@@ -23,19 +22,11 @@ use qmp::EventSink;
 pub use self::options::VncConfig;
 use crate::control::Control;
 use crate::inbox::Inbox;
+use crate::run_state::can_hear;
 use crate::snapshot::Snapshot;
 use crate::storage::Storage;
 use crate::terminals::Terminals;
-
-/// What VNC on the command line asks for can't be had.
-#[derive(Debug, thiserror::Error)]
-#[error("{option}: {message}")]
-pub struct VncError {
-    /// The option and its value.
-    pub option: String,
-    /// Why not.
-    pub message: String,
-}
+use crate::viewers::{self, ViewerError};
 
 /// The program as servers see it.
 struct Program {
@@ -46,7 +37,7 @@ struct Program {
 
 impl Host for Program {
     fn can_hear(&self) -> bool {
-        matches!(self.snapshot.status().status, RunState::Running | RunState::Suspended)
+        can_hear(self.snapshot.status().status)
     }
 
     fn event(&self, event: Event, server: &ServerInfo, client: &ClientInfo) {
@@ -97,14 +88,7 @@ fn auth_pair(auth: Auth) -> (VncPrimaryAuth, Option<VncVencryptSubAuth>) {
 }
 
 fn basic(address: &Address, websocket: bool) -> VncBasicInfo {
-    let (host, service, family) = match address {
-        Address::Inet(address) => {
-            let family = if address.is_ipv6() { NetworkAddressFamily::Ipv6 } else { NetworkAddressFamily::Ipv4 };
-            (address.ip().to_string(), address.port().to_string(), family)
-        }
-        Address::Unix(path) => (String::new(), path.clone(), NetworkAddressFamily::Unix),
-        Address::Unknown => (String::new(), String::new(), NetworkAddressFamily::Unknown),
-    };
+    let (host, service, family) = viewers::parts(address);
     VncBasicInfo { host, service, family, websocket }
 }
 
@@ -176,26 +160,26 @@ impl Vnc {
         (keyboard, guest): (Option<&str>, Option<&str>),
         (screens, storage): (Screens<'_>, &Storage),
         (events, snapshot, inbox): (&EventSink, &Arc<Snapshot>, &Arc<Inbox<Control>>),
-    ) -> Result<Self, VncError> {
+    ) -> Result<Self, ViewerError> {
         if configs.is_empty() && !has_web {
             return Ok(Self::default());
         }
         let program = Program { events: events.clone(), snapshot: Arc::clone(snapshot), inbox: Arc::clone(inbox) };
         let service = Service::start(Arc::new(program));
-        let service = service.map_err(|error| VncError {
+        let service = service.map_err(|error| ViewerError {
             option: "-vnc".to_owned(),
             message: format!("the host refuses a thread: {error}"),
         })?;
         let title = guest.map_or_else(|| "QEMU".to_owned(), |name| format!("QEMU ({name})"));
         let mut vnc = Self { entries: Vec::new(), hidden: None, service: None };
         for config in configs {
-            let failed = |message: String| VncError { option: config.source.clone(), message };
+            let failed = |message: String| ViewerError { option: config.source.clone(), message };
             let id = vnc.free_id(config.id.as_deref()).map_err(failed)?;
             let entry = Entry::start(config, &service, (id, title.clone(), keyboard), screens, storage);
             vnc.entries.push(entry.map_err(failed)?);
         }
         if has_web {
-            let failed = |message: String| VncError { option: "-web".to_owned(), message };
+            let failed = |message: String| ViewerError { option: "-web".to_owned(), message };
             let config = VncConfig::parse("none,share=ignore", "-web").map_err(failed)?;
             let entry = Entry::start(&config, &service, ("web".to_owned(), title, keyboard), screens, storage);
             vnc.hidden = Some(entry.map_err(failed)?);
@@ -290,7 +274,7 @@ impl Vnc {
     /// There is no such server.
     pub fn expire_password(&self, id: Option<&str>, time: &str) -> Result<(), Error> {
         let display = self.find(id).ok_or_else(|| Error::generic("Could not set password expire time"))?;
-        display.expire_password(expiry(time));
+        display.expire_password(viewers::expiry(time));
         Ok(())
     }
 
@@ -350,25 +334,6 @@ fn clients(display: &Display) -> Vec<VncClientInfo> {
     display.clients().iter().rev().map(describe).collect()
 }
 
-/// When a password ends, in seconds since 1970. What is no number is 0, as C reads it.
-pub(crate) fn expiry(time: &str) -> Option<u64> {
-    let number = |text: &str| {
-        let end = text.find(|character: char| !character.is_ascii_digit()).unwrap_or(text.len());
-        text.get(..end).and_then(|digits| digits.parse::<u64>().ok()).unwrap_or(0)
-    };
-    match time {
-        "now" => Some(0),
-        "never" => None,
-        _ => Some(match time.strip_prefix('+') {
-            Some(seconds) => {
-                let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |time| time.as_secs());
-                now.saturating_add(number(seconds))
-            }
-            None => number(time),
-        }),
-    }
-}
-
 impl Entry {
     fn start(
         config: &VncConfig,
@@ -398,10 +363,7 @@ impl Entry {
         };
         let display = Display::new(service, options, tls, seat).map_err(|error| error.to_string())?;
         if let Some(secret) = &config.password_secret {
-            let bytes = storage.graph().secret(secret).map_err(|error| error.to_string())?;
-            let text =
-                std::str::from_utf8(&bytes).map_err(|_| format!("Data from secret {secret} is not valid UTF-8"))?;
-            display.set_password(text);
+            display.set_password(&viewers::secret_text(storage, secret)?);
         }
         if config.reverse {
             for address in &config.addresses {
@@ -416,19 +378,5 @@ impl Entry {
             eprintln!("VNC server running on {}:{}", address.ip(), address.port());
         }
         Ok(Self { display, wanted: config.display.clone(), credentials: config.tls_creds.clone() })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_of_expiry_are_read_as_c_reads_them() {
-        assert_eq!(expiry("never"), None);
-        assert_eq!(expiry("now"), Some(0));
-        assert_eq!(expiry("1700000000 or so"), Some(1_700_000_000));
-        assert_eq!(expiry("soon"), Some(0));
-        assert!(expiry("+60") > expiry("+1"));
     }
 }

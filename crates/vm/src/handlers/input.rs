@@ -3,13 +3,13 @@
 use ::display::input::{Axis, Button, Event};
 use ::display::keys::Key;
 use qapi::Error;
-use qapi::run_state::RunState;
 use qapi::schema::Enumeration;
 use qapi::ui::{InputAxis, InputButton, InputEvent, InputSendEvent, KeyValue, MouseInfo, QueryMice, SendKey};
 
 use super::Table;
 use super::display::console;
 use crate::control::Control;
+use crate::run_state::can_hear;
 
 /// How long keys are held, in milliseconds.
 const HOLD: i64 = 100;
@@ -18,7 +18,7 @@ const HOLD: i64 = 100;
 pub fn register(table: &mut Table) {
     table.register::<QueryMice>(|control, _, _| Ok(mice(control)));
     table.register::<SendKey>(|control, _, arguments| {
-        if can_hear(control) {
+        if can_hear(control.states().current()) {
             let keys: Vec<Key> = arguments.keys.iter().filter_map(key).collect();
             let hold = arguments.hold_time.filter(|time| *time > 0).unwrap_or(HOLD);
             control.machine().key_queue().press(&keys, (hold as u64).saturating_mul(1_000_000));
@@ -26,11 +26,6 @@ pub fn register(table: &mut Table) {
         Ok(())
     });
     table.register::<InputSendEvent>(|control, _, arguments| send_event(control, &arguments));
-}
-
-/// Whether the guest is there to hear anything.
-fn can_hear(control: &Control) -> bool {
-    matches!(control.states().current(), RunState::Running | RunState::Suspended)
 }
 
 /// The key; nothing for numbers and names that no keyboard has.
@@ -58,7 +53,7 @@ fn send_event(control: &Control, arguments: &InputSendEvent) -> Result<(), Error
         Some(device) => Some(console(control.machine(), device, arguments.head)?),
         None => None,
     };
-    if !can_hear(control) {
+    if !can_hear(control.states().current()) {
         return Err(Error::generic("VM not running"));
     }
     let hub = control.machine().input();

@@ -8,9 +8,10 @@ use ::hmp::Arguments;
 use chardev::Legacy;
 use qapi::json::Value;
 use qapi::keyval::{self, Grammar};
-use qapi::run_state::{RunState, ShutdownCause};
+use qapi::run_state::ShutdownCause;
 
 use crate::gdb;
+use crate::run_state::can_hear;
 
 use super::{Command, Human, Outcome, call, call_quietly, command, given, shown, silent, text};
 
@@ -276,8 +277,7 @@ fn send_key(human: &mut Human<'_>, arguments: &Arguments) -> Outcome {
             None => return format!("invalid parameter: {name}\n").into(),
         }
     }
-    let can_hear = matches!(human.control.states().current(), RunState::Running | RunState::Suspended);
-    if can_hear {
+    if can_hear(human.control.states().current()) {
         let hold = arguments.number("hold-time").filter(|time| *time > 0).unwrap_or(HOLD);
         human.control.machine().key_queue().press(&keys, hold.cast_unsigned().saturating_mul(1_000_000));
     }

@@ -91,10 +91,7 @@ impl SpiceConfig {
     /// # Errors
     /// What is wrong with it.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let pairs = Pairs::split(text, None, &SWITCHES);
-        if let Some(key) = pairs.unknown(|key| SWITCHES.contains(&key) || OTHERS.contains(&key)) {
-            return Err(format!("Invalid parameter '{key}'"));
-        }
+        let pairs = Pairs::parse(text, None, &SWITCHES, &OTHERS)?;
         refuse_missing(&pairs)?;
         let (password, password_secret) = (pairs.text("password"), pairs.text("password-secret"));
         if password.is_some() && password_secret.is_some() {
@@ -108,7 +105,6 @@ impl SpiceConfig {
         if is_unix && tls.is_some() {
             return Err("'tls-port' is not available with 'unix'".to_owned());
         }
-        let head = pairs.number("head")?.map_or(0, |head| i64::try_from(head).unwrap_or(i64::MAX));
         let directory = pairs.text("x509-dir").unwrap_or_else(|| ".".to_owned());
         let file =
             |key: &str, name: &str| pairs.text(key).map_or_else(|| Path::new(&directory).join(name), PathBuf::from);
@@ -130,7 +126,7 @@ impl SpiceConfig {
             ],
             security: security(&pairs, tls.is_some(), plain.is_some() || is_unix)?,
             compression: compression(&pairs)?,
-            display: pairs.text("display").map(|display| (display, head)),
+            display: pairs.display()?,
         })
     }
 

@@ -137,11 +137,7 @@ impl VncConfig {
     /// # Errors
     /// What is wrong with it.
     pub fn parse(text: &str, source: &str) -> Result<Self, String> {
-        let pairs = Pairs::split(text, Some("vnc"), &SWITCHES);
-        let is_known = |key: &str| SWITCHES.contains(&key) || OTHERS.contains(&key);
-        if let Some(key) = pairs.unknown(is_known) {
-            return Err(format!("Invalid parameter '{key}'"));
-        }
+        let pairs = Pairs::parse(text, Some("vnc"), &SWITCHES, &OTHERS)?;
         refuse_missing(&pairs)?;
         let reverse = pairs.flag("reverse")?.unwrap_or(false);
         let to = pairs.number("to")?;
@@ -157,7 +153,6 @@ impl VncConfig {
             Some("ignore") => SharePolicy::Ignore,
             Some(_) => return Err("unknown vnc share= option".to_owned()),
         };
-        let head = pairs.number("head")?.map_or(0, |head| i64::try_from(head).unwrap_or(i64::MAX));
         let connections = pairs.number("connections")?;
         Ok(Self {
             source: source.to_owned(),
@@ -177,7 +172,7 @@ impl VncConfig {
             lock_key_sync: pairs.flag("lock-key-sync")?.unwrap_or(true),
             key_delay_ms: pairs.number("key-delay-ms")?.unwrap_or(KEY_DELAY),
             power_control: pairs.flag("power-control")?.unwrap_or(false),
-            display: pairs.text("display").map(|display| (display, head)),
+            display: pairs.display()?,
         })
     }
 }
