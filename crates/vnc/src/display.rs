@@ -387,9 +387,8 @@ impl Display {
             let client = Arc::new(Client::new(state.last_id, info));
             state.clients.push(Arc::clone(&client));
             let connecting: Vec<_> = state.clients.iter().filter(|c| c.share() == Share::Connecting).collect();
-            if connecting.len() > self.options.connections
-                && let Some(oldest) = connecting.first()
-            {
+            // Some were told to leave before, and are on their way.
+            for oldest in connecting.iter().take(connecting.len().saturating_sub(self.options.connections)) {
                 oldest.kick.notify_one();
             }
             client

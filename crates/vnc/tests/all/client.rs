@@ -59,7 +59,11 @@ pub fn is_closed(stream: &mut UnixStream) -> bool {
 impl Client {
     /// Version 3.8 without security, together with others.
     pub fn open(path: &Path) -> Self {
-        let mut stream = connect(path);
+        Self::open_on(connect(path))
+    }
+
+    /// The same on a connection that is there.
+    pub fn open_on(mut stream: UnixStream) -> Self {
         assert_eq!(stream.fetch(12), b"RFB 003.008\n");
         stream.write_all(b"RFB 003.008\n").expect("sent");
         assert_eq!(stream.fetch(2), [1, 1]);

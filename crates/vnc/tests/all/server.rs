@@ -496,6 +496,26 @@ fn exclusive_clients_make_others_leave_where_they_may() {
 }
 
 #[test]
+fn connections_beyond_the_limit_make_the_oldest_leave_however_fast_they_come() {
+    let bench = Bench::new(Options { connections: 2, ..options() });
+    let mut streams = Vec::new();
+    for _ in 0..12 {
+        let (near, far) = std::os::unix::net::UnixStream::pair().expect("a pair");
+        near.set_read_timeout(Some(Duration::from_secs(30))).expect("a time-out");
+        streams.push(near);
+        bench.display.add_client(far.into(), false).expect("taken");
+    }
+    let last = streams.split_off(10);
+    for stream in &mut streams {
+        assert!(is_closed(stream));
+    }
+    bench.wait("the others", || (bench.display.clients().len() == 2).then_some(()));
+    for stream in last {
+        Client::open_on(stream).request(false);
+    }
+}
+
+#[test]
 fn fifty_clients_garbage_and_silence_harm_nobody() {
     let bench = Bench::new(Options { connections: 50, ..options() });
     let mut numbers = 1_u64;
