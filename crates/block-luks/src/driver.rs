@@ -81,12 +81,11 @@ impl DriverType for LuksType {
             let reads_keys = !request.flags.no_io;
             let unlock = if reads_keys { Unlock::Yes } else { Unlock::No };
             let graph = Arc::clone(&request.graph);
-            let request_graph = Arc::clone(&graph);
-            let place = Place { file: Arc::clone(&file), start: 0, graph, key_secret, prefix: "" };
             if reads_keys {
                 // Nobody uses the node yet, but its key is in use from now on.
-                request_graph.set_permissions(&file, Permissions::CONSISTENT_READ, Permissions::ALL)?;
+                graph.set_permissions(&file, Permissions::CONSISTENT_READ, Permissions::ALL)?;
             }
+            let place = Place { file: Arc::clone(&file), start: 0, graph, key_secret, prefix: "" };
             let volume = Volume::open(place, unlock).await?;
             let payload = volume.header().payload_offset_bytes();
             let driver = Luks { file, volume, payload, reads_keys, amending: AtomicUsize::new(0) };

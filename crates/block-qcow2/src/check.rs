@@ -496,13 +496,11 @@ impl Check<'_> {
                     };
                     changed = true;
                     self.result.corruptions_fixed += 1;
-                } else {
-                    let what = if zero { "Preallocated cluster" } else { "Data cluster" };
-                    self.corruption(format!(
-                        "ERROR offset={host:x}: {what} is not properly aligned; L2 entry corrupted."
-                    ));
+                    continue;
                 }
-                continue;
+                // Nobody else gets the clusters as long as the entry stays.
+                let what = if zero { "Preallocated cluster" } else { "Data cluster" };
+                self.corruption(format!("ERROR offset={host:x}: {what} is not properly aligned; L2 entry corrupted."));
             }
             if statistics {
                 self.result.allocated_clusters += 1;

@@ -239,9 +239,8 @@ impl Map {
                 _ => {
                     let host = entry.word & OFFSET_MASK;
                     if geometry.in_cluster(host) != 0 {
-                        let what = if kind == Kind::Normal { "Cluster" } else { "Preallocated zero cluster" };
                         return Found::Corrupt(format!(
-                            "{what} allocation offset {host:#x} unaligned (L2 offset: {slice:#x}, L2 index: {})",
+                            "Cluster allocation offset {host:#x} unaligned (L2 offset: {slice:#x}, L2 index: {})",
                             hex(index as u64)
                         ));
                     }
