@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use block::open::GENERIC_OPTIONS;
-use block::{DetectZeroes, DriverKind, Engine, Error, Node, NodeConfig, Options, Permissions, Preallocation};
+use block::{DriverKind, Engine, Error, Node, NodeConfig, Options, Permissions, Preallocation};
 use block_filters::blkdebug::Blkdebug;
 use block_tools::{json, keyval, open, status};
 
@@ -500,7 +500,7 @@ async fn reopen(session: &mut Session, words: &[&str], usage: &'static str) -> A
             *(if direct { &mut config.cache.direct } else { &mut config.cache.no_flush }) = value;
         }
     }
-    take_generic(&mut options, &mut config).map_err(failed)?;
+    config.take_handling(&mut options).map_err(failed)?;
     let mut below = Vec::new();
     check_unchanged(&node, &mut options, &mut below).map_err(failed)?;
     session.drain().await;
@@ -515,21 +515,12 @@ async fn reopen(session: &mut Session, words: &[&str], usage: &'static str) -> A
 /// How the host's cache is used is said in the node's configuration.
 const CACHE_OPTIONS: [&str; 2] = ["cache.direct", "cache.no-flush"];
 
-/// Takes the options that change nothing but how a node treats its requests.
-fn take_generic(options: &mut Options, config: &mut NodeConfig) -> block::Result<()> {
-    if let Some(choice) = options.take_choice("discard", &["ignore", "unmap"])? {
-        config.discard = choice == 1;
+/// What is left of a node's options for its driver.
+fn of_driver(mut options: Options) -> Options {
+    for generic in GENERIC_OPTIONS.into_iter().chain(CACHE_OPTIONS) {
+        options.take(generic);
     }
-    if let Some(choice) = options.take_choice("detect-zeroes", &DetectZeroes::NAMES)? {
-        let modes = [DetectZeroes::Off, DetectZeroes::On, DetectZeroes::Unmap];
-        config.detect_zeroes = modes.get(choice).copied().unwrap_or_default();
-    }
-    if config.detect_zeroes == DetectZeroes::Unmap && !config.discard {
-        return Err(Error::invalid(
-            "setting detect-zeroes to unmap is not allowed without setting discard operation to unmap",
-        ));
-    }
-    Ok(())
+    options
 }
 
 /// Options that can't be changed may be given as they are. Those of the nodes below are among them; what can be changed
@@ -554,7 +545,7 @@ fn check_unchanged(
         let mut below = options.take_below(child.name());
         let old = child.node().config();
         let mut config = old;
-        take_generic(&mut below, &mut config)?;
+        config.take_handling(&mut below)?;
         if config != old {
             changed.push((child.node(), config));
         }
@@ -596,9 +587,7 @@ async fn change(session: &mut Session, node: &Arc<Node>, config: NodeConfig, opt
         merged.take(all);
     }
     let kept = merged.clone();
-    for generic in GENERIC_OPTIONS.into_iter().chain(CACHE_OPTIONS) {
-        merged.take(generic);
-    }
+    let merged = of_driver(merged);
     if was_read_only && !config.read_only {
         set_children(node, config).await?;
     }
@@ -619,11 +608,8 @@ fn set_children(node: &Arc<Node>, config: NodeConfig) -> block::driver::IoFuture
     Box::pin(async move {
         for child in node.driver().children() {
             let below = child.node();
-            let mut merged = below.options();
+            let merged = of_driver(below.options());
             let changed = NodeConfig { read_only: config.read_only, cache: config.cache, ..below.config() };
-            for generic in GENERIC_OPTIONS.into_iter().chain(CACHE_OPTIONS) {
-                merged.take(generic);
-            }
             if config.read_only {
                 below.driver().reopen(merged, true).await?;
                 set_children(&below, config).await?;

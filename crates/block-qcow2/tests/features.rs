@@ -355,6 +355,60 @@ fn damage_is_found_and_repaired() {
 }
 
 #[test]
+fn what_an_image_frees_by_itself_goes_back_to_the_host_also_where_discards_are_ignored() {
+    use std::os::unix::fs::MetadataExt as _;
+    const MIB: u64 = 1 << 20;
+    let dir = Dir::new();
+    let path = dir.path("freed.qcow2");
+    create_file(&path, 8 * MIB, "").expect("creates");
+    let options = Options::new().with("driver", "qcow2").with("discard", "ignore");
+    let options = options.with("file.driver", "file").with("file.filename", path.as_str());
+    let open = open_with(options, false, OpenFlags::default()).expect("opens");
+    let held = || std::fs::metadata(&path).expect("a file").blocks() * 512 / MIB;
+    // What goes lies before what stays: no end of the file is cut off.
+    write(&open.child, 4 * MIB, &vec![1; 4 << 20]).expect("writes");
+    write(&open.child, 0, &vec![2; 4 << 20]).expect("writes");
+    assert!(held() >= 8, "{} MiB", held());
+
+    aio::block_on(open.child.truncate(4 * MIB, true, Preallocation::Off)).expect("shrinks");
+
+    assert!(held() < 6, "{} MiB", held());
+    let name = |name: &str| SnapshotInfo { name: name.into(), ..SnapshotInfo::default() };
+    aio::block_on(open.driver().snapshot_create(name("old"))).expect("makes a snapshot");
+    write(&open.child, 0, &vec![3; 4 << 20]).expect("writes");
+    assert!(held() >= 8, "{} MiB", held());
+    let old = open.driver().snapshots().expect("lists").remove(0);
+
+    aio::block_on(open.driver().snapshot_delete(old.id)).expect("deletes");
+
+    assert!(held() < 6, "{} MiB", held());
+    open.close().expect("closes");
+}
+
+#[test]
+fn clusters_of_an_entry_that_can_not_be_repaired_stay_taken() {
+    let dir = Dir::new();
+    let path = dir.path("unaligned.qcow2");
+    create_file(&path, 1 << 20, "").expect("creates");
+    let open = open_file(&path, false).expect("opens");
+    write(&open.child, 0, &[1; 65536]).expect("writes");
+    open.close().expect("closes");
+    let offset = 0x00ff_ffff_ffff_fe00;
+    let table = be64(&path, usize::try_from(be64(&path, 40)).expect("small")) & offset;
+    let host = be64(&path, usize::try_from(table).expect("small")) & offset;
+    patch(&path, table, &(1 << 63 | host | 0x200).to_be_bytes());
+
+    let result = repair(&path, true, true);
+
+    let unaligned =
+        format!("ERROR offset={:x}: Data cluster is not properly aligned; L2 entry corrupted.", host | 0x200);
+    assert!(result.messages.contains(&unaligned), "{:?}", result.messages);
+    let leak = format!("cluster {} refcount=1 reference=0", host >> 16);
+    assert!(!result.messages.iter().any(|message| message.contains(&leak)), "{:?}", result.messages);
+    assert_eq!(result.corruptions, 1, "{:?}", result.messages);
+}
+
+#[test]
 fn writes_never_hit_metadata() {
     let dir = Dir::new();
     let path = dir.path("overlap.qcow2");

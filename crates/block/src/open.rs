@@ -56,12 +56,11 @@ impl Defaults {
         Self { config, flags, is_protocol: false, depth: 0 }
     }
 
+    /// The defaults of a child of a node with these, which inherits `config`.
     fn below(&self, config: NodeConfig) -> Result<Self> {
         if self.depth >= MAX_DEPTH {
             return Err(Error::invalid(format!("Nodes are more than {MAX_DEPTH} deep in one another")));
         }
-        // Children don't inherit what is a matter of one node.
-        let config = NodeConfig { detect_zeroes: DetectZeroes::Off, ..config };
         Ok(Self { config, flags: self.flags, is_protocol: false, depth: self.depth + 1 })
     }
 }
@@ -132,7 +131,8 @@ impl OpenRequest {
             if options.is_empty() {
                 return Ok(None);
             }
-            let defaults = Defaults { is_protocol, ..self.defaults.below(self.config)? };
+            let config = self.config.of_child(role);
+            let defaults = Defaults { is_protocol, ..self.defaults.below(config)? };
             Box::pin(self.graph.open(options, defaults)).await?
         };
         let child = Child::new(name, role, node, Parent::Node(OnceLock::new()));
@@ -149,7 +149,7 @@ impl OpenRequest {
         // What looks like a protocol is a file of that name.
         let plain = if filename::protocol_of(path).is_some() { format!("./{path}") } else { path.to_owned() };
         let options = Options::new().with("driver", "file").with("filename", filename::combine(base, &plain));
-        let defaults = self.defaults.below(self.config)?;
+        let defaults = self.defaults.below(self.config.of_child(role))?;
         let node = Box::pin(self.graph.open(options, defaults)).await?;
         let child = Child::new(name, role, node, Parent::Node(OnceLock::new()));
         self.graph.grant_initial(&child, self.config.read_only)?;
@@ -341,7 +341,7 @@ impl Graph {
         if below.is_empty() {
             return Err(Error::invalid("Must specify either driver or file"));
         }
-        let defaults = Defaults { is_protocol: true, ..defaults.below(config)? };
+        let defaults = Defaults { is_protocol: true, ..defaults.below(config.of_child(Role::Storage))? };
         Box::pin(self.open(below, defaults)).await
     }
 
@@ -399,7 +399,7 @@ fn backing_of(node: &Arc<Node>, mut options: Options, defaults: &Defaults) -> Re
     if options.is_empty() {
         return Ok(None);
     }
-    let config = NodeConfig { read_only: true, auto_read_only: false, ..node.config() };
+    let config = node.config().of_child(Role::Cow);
     // The chain is opened one after the other: this is no deeper.
     let below = Defaults { depth: defaults.depth, ..defaults.below(config)? };
     Ok(Some(Below::New(options, below)))
@@ -470,6 +470,38 @@ pub const GENERIC_OPTIONS: [&str; 9] = [
     "backing",
 ];
 
+impl NodeConfig {
+    /// What a child of a node inherits. What a node passes down it means: what its users may give back to the host is up to
+    /// its own option.
+    pub fn of_child(self, role: Role) -> Self {
+        // What is done with zeroes is a matter of one node.
+        let config = Self { discard: true, detect_zeroes: DetectZeroes::Off, ..self };
+        match role {
+            Role::Cow => Self { read_only: true, auto_read_only: false, ..config },
+            _ => config,
+        }
+    }
+
+    /// Takes the options that change nothing but how a node handles requests.
+    ///
+    /// # Errors
+    /// Unknown values, or zeroes shall be given back where discards are ignored.
+    pub fn take_handling(&mut self, options: &mut Options) -> Result<()> {
+        if let Some(index) = options.take_choice("discard", &["ignore", "off", "unmap", "on"])? {
+            self.discard = index >= 2;
+        }
+        if let Some(index) = options.take_choice("detect-zeroes", &DetectZeroes::NAMES)? {
+            self.detect_zeroes = [DetectZeroes::Off, DetectZeroes::On, DetectZeroes::Unmap][index];
+        }
+        if self.detect_zeroes == DetectZeroes::Unmap && !self.discard {
+            return Err(Error::invalid(
+                "setting detect-zeroes to unmap is not allowed without setting discard operation to unmap",
+            ));
+        }
+        Ok(())
+    }
+}
+
 fn take_config(options: &mut Options, inherited: &NodeConfig) -> Result<NodeConfig> {
     let mut config = *inherited;
     if let Some(read_only) = options.take_bool("read-only")? {
@@ -478,17 +510,7 @@ fn take_config(options: &mut Options, inherited: &NodeConfig) -> Result<NodeConf
     if let Some(auto) = options.take_bool("auto-read-only")? {
         config.auto_read_only = auto;
     }
-    if let Some(index) = options.take_choice("discard", &["ignore", "off", "unmap", "on"])? {
-        config.discard = index >= 2;
-    }
-    if let Some(index) = options.take_choice("detect-zeroes", &DetectZeroes::NAMES)? {
-        config.detect_zeroes = [DetectZeroes::Off, DetectZeroes::On, DetectZeroes::Unmap][index];
-        if config.detect_zeroes == DetectZeroes::Unmap && !config.discard {
-            return Err(Error::invalid(
-                "setting detect-zeroes to unmap is not allowed without setting discard operation to unmap",
-            ));
-        }
-    }
+    config.take_handling(options)?;
     let direct = options.take_bool("cache.direct")?.unwrap_or(config.cache.direct);
     let no_flush = options.take_bool("cache.no-flush")?.unwrap_or(config.cache.no_flush);
     config.cache = CacheMode { direct, no_flush };

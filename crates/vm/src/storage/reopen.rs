@@ -6,7 +6,7 @@
 use std::sync::{Arc, PoisonError};
 
 use block::open::GENERIC_OPTIONS;
-use block::{Child, DetectZeroes, DriverKind, Graph, Node, NodeConfig, Options, Permissions, Role, Value};
+use block::{Child, DriverKind, Graph, Node, NodeConfig, Options, Permissions, Role, Value};
 use qapi::Error;
 use qapi::block::options::BlockdevOptions;
 
@@ -50,24 +50,13 @@ fn take_config(options: &mut Options, inherited: NodeConfig) -> Result<NodeConfi
     let mut take = || -> block::Result<bool> {
         config.read_only = options.take_bool("read-only")?.unwrap_or(config.read_only);
         config.auto_read_only = options.take_bool("auto-read-only")?.unwrap_or(config.auto_read_only);
-        if let Some(choice) = options.take_choice("discard", &["ignore", "unmap"])? {
-            config.discard = choice == 1;
-        }
-        if let Some(choice) = options.take_choice("detect-zeroes", &DetectZeroes::NAMES)? {
-            let modes = [DetectZeroes::Off, DetectZeroes::On, DetectZeroes::Unmap];
-            config.detect_zeroes = modes.get(choice).copied().unwrap_or_default();
-        }
+        config.take_handling(options)?;
         config.cache.direct = options.take_bool("cache.direct")?.unwrap_or(config.cache.direct);
         config.cache.no_flush = options.take_bool("cache.no-flush")?.unwrap_or(config.cache.no_flush);
         options.take_bool("force-share").map(|share| share.unwrap_or(false))
     };
     if take().map_err(client_error)? {
         return Err(cannot_change("force-share"));
-    }
-    if config.detect_zeroes == DetectZeroes::Unmap && !config.discard {
-        return Err(Error::generic(
-            "setting detect-zeroes to unmap is not allowed without setting discard operation to unmap",
-        ));
     }
     Ok(config)
 }
@@ -235,12 +224,7 @@ impl Transaction<'_> {
                         let text = format!("{} is missing for '{}'", child.name(), node.name());
                         return Err(Error::generic(text));
                     }
-                    let inherited = NodeConfig { detect_zeroes: DetectZeroes::Off, ..config };
-                    let inherited = match is_backing {
-                        true => NodeConfig { read_only: true, auto_read_only: false, ..inherited },
-                        false => inherited,
-                    };
-                    self.node(&below, nested, inherited)?;
+                    self.node(&below, nested, config.of_child(child.role()))?;
                 }
             }
         }
