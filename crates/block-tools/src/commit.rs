@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use block::gate::Gate;
 use block::{Child, Error, Preallocation, Result, WriteFlags, ZeroFlags};
 use iobuf::IoBuf;
 
@@ -13,19 +14,22 @@ use crate::status;
 const CHUNK: u64 = 1 << 20;
 
 /// Copies what `layers` say into `base`. The layers are the images above the base, the topmost first, opened without
-/// their backings; `base` is opened for writing and resizing. The base grows to the size of the topmost layer.
+/// their backings; `base` is opened for writing and resizing. The base grows to the size of the topmost layer. Each piece
+/// passes `gate`.
 ///
 /// # Errors
 /// The drivers'.
 pub async fn commit(
     layers: &[Arc<Child>],
     base: &Arc<Child>,
+    gate: &Gate,
     rate_limit: Option<u64>,
     progress: &dyn Progress,
 ) -> Result<()> {
     let Some(top) = layers.first() else { return Ok(()) };
     let len = status::size(&top.node());
     if status::size(&base.node()) < len {
+        let _inside = gate.enter().await;
         base.truncate(len, false, Preallocation::Off).await?;
     }
     let buf = IoBuf::zeroed(usize::try_from(CHUNK).unwrap_or(0));
@@ -33,6 +37,7 @@ pub async fn commit(
     let (mut offset, mut copied) = (0, 0);
     while offset < len {
         progress::check(progress)?;
+        let inside = gate.enter().await;
         let (n, source) = find(layers, offset, len - offset).await?;
         match source {
             Found::Nothing => offset += n,
@@ -41,13 +46,16 @@ pub async fn commit(
                 offset += n;
             }
             Found::Data(layer) => {
+                drop(inside);
                 let end = offset + n;
                 while offset < end {
                     progress::check(progress)?;
                     let n = CHUNK.min(end - offset);
                     let piece = buf.slice(0, usize::try_from(n).unwrap_or(0));
+                    let inside = gate.enter().await;
                     layer.read(offset, piece.clone()).await?;
                     base.write(offset, piece, WriteFlags::default()).await?;
+                    drop(inside);
                     offset += n;
                     copied += n;
                     keep_pace(rate_limit, copied, started).await;
@@ -57,6 +65,7 @@ pub async fn commit(
         }
         progress.update(offset, len);
     }
+    let _inside = gate.enter().await;
     base.flush().await
 }
 

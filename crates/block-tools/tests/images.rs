@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use block::gate::Gate;
 use block::{Child, Graph, Options, WriteFlags};
 use block_tools::compare::{self, Outcome, Strictness};
 use block_tools::copy::{self, Copy, Failure, Order};
@@ -259,7 +260,7 @@ fn a_commit_brings_the_overlay_into_a_shorter_base() {
         access.flags.no_backing = true;
         let top = open(&bench.graph, file_options(&bench.path("top"), Some("qcow2")), access).await.expect("opens");
         let base = bench.open(file_options(&bench.path("base"), Some("raw"))).await;
-        commit::commit(&[Arc::clone(&top)], &base, None, &Silent).await.expect("committed");
+        commit::commit(&[Arc::clone(&top)], &base, &Gate::new(), None, &Silent).await.expect("committed");
         assert_eq!(base.len(), 3 * MIB);
         assert!(base.read_vec(0, 3 << 20).await.expect("read") == wanted);
         for child in [top, base] {

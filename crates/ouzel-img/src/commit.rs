@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use block::gate::Gate;
 use block::{Child, Options};
 use block_tools::open::Access;
 use block_tools::{commit, keyval, status};
@@ -114,7 +115,7 @@ impl Job<'_> {
             }
         }
         let Some((base, layers)) = chain.split_last() else { return Ok(()) };
-        commit::commit(layers, base, self.rate_limit, bar)
+        commit::commit(layers, base, &Gate::new(), self.rate_limit, bar)
             .await
             .map_err(|error| Failure::new(format!("Block job failed: {}", block::error::strerror(error.errno()))))
     }

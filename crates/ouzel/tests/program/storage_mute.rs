@@ -19,6 +19,13 @@ struct Shared {
     changed: Condvar,
 }
 
+/// A version 3 qcow2 image of 1 MiB, with room in its file.
+fn qcow2_image() -> Vec<u8> {
+    let mut image = qcow2_header_v3();
+    image.resize(4 << 20, 0);
+    image
+}
+
 /// An NBD server (old style) of one image, which falls mute when it is told to.
 struct Server {
     directory: Directory,
@@ -43,11 +50,8 @@ impl Server {
         Self { directory, shared, waiting }
     }
 
-    /// A version 3 qcow2 image of 1 MiB, with room in its file.
     fn of_qcow2() -> Self {
-        let mut image = qcow2_header_v3();
-        image.resize(4 << 20, 0);
-        Self::new(image)
+        Self::new(qcow2_image())
     }
 
     fn socket(&self) -> String {
@@ -346,4 +350,35 @@ fn backing_file_of_an_image_has_its_new_name_when_the_mute_server_answers() {
     bench.other.run("blockdev-del", json!({"node-name": "a"}));
     let stored = server.shared.image.lock().expect("an image");
     assert!(stored[..65536].windows(9).any(|name| name == b"other.img"), "the name is in the header");
+}
+
+#[test]
+fn human_commit_waits_for_a_mute_server_and_keeps_only_its_session_waiting() {
+    let (mut bench, server) = (Bench::new(), Server::new(vec![0; 1 << 20]));
+    let path = bench.machine.path("top.qcow2");
+    std::fs::write(&path, qcow2_image()).expect("a file");
+    bench.other.run("blockdev-add", server.node("base"));
+    let file = json!({"driver": "file", "filename": path});
+    let image = json!({"driver": "qcow2", "node-name": "top", "file": file, "backing": "base"});
+    bench.other.run("blockdev-add", image);
+    bench.other.run("device_add", json!({"driver": "virtio-blk", "drive": "top", "id": "disk"}));
+    let write = "qemu-io -d /machine/peripheral/disk/virtio-backend \"write -P 0x5a 64k 64k\"";
+    bench.other.run("human-monitor-command", json!({"command-line": write}));
+    server.set_mute(true);
+    bench.begin("human-monitor-command", &json!({"command-line": "commit all"}));
+    assert_eq!(server.next_unanswered(), 1, "a write");
+
+    // Changes of other nodes don't wait for the copy, and those of its own nodes are refused.
+    bench.other.run("blockdev-add", json!({"driver": "null-co", "node-name": "n", "size": 4096}));
+    let actions = json!([{"type": "block-dirty-bitmap-add", "data": {"node": "n", "name": "b"}}]);
+    bench.other.run("transaction", json!({"actions": actions}));
+    for node in ["top", "base"] {
+        let refused = bench.other.generic_error("block_resize", json!({"node-name": node, "size": 2 << 20}));
+        assert!(refused.contains("in use"), "{refused}");
+    }
+    server.set_mute(false);
+
+    bench.succeeds();
+    let stored = server.shared.image.lock().expect("an image");
+    assert!(stored[64 << 10..128 << 10].iter().all(|byte| *byte == 0x5a), "the data is in the base");
 }

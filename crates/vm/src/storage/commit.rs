@@ -1,12 +1,13 @@
 //! The commit of the human monitor: images are emptied into their backings, away from the control thread.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use block::{Backend, Graph, Node};
-use block_jobs::commit_at_once::commit_at_once;
+use block::{Graph, Node};
+use block_jobs::commit_at_once::CommitAtOnce;
 use block_tools::status;
 
-use super::Storage;
+use super::reopen::Held;
+use super::{Storage, info};
 
 /// A commit that has to be done.
 pub struct HumanCommit {
@@ -14,16 +15,8 @@ pub struct HumanCommit {
     reopening: Arc<Mutex<()>>,
     /// The name that messages have.
     name: String,
-    images: Vec<Arc<Node>>,
-}
-
-/// The medium without the filters that jobs have put above it.
-fn medium(backend: &Backend) -> Option<Arc<Node>> {
-    let mut node = backend.node()?;
-    while node.is_implicit() {
-        node = node.filtered()?.node();
-    }
-    Some(node)
+    /// They stay until they are committed.
+    images: Vec<Held>,
 }
 
 impl Storage {
@@ -32,13 +25,15 @@ impl Storage {
     /// # Errors
     /// There is no such disk, or it has no medium.
     pub fn plan_commit(&self, name: &str) -> Result<HumanCommit, String> {
-        let images = if name == "all" {
+        let images: Vec<_> = if name == "all" {
             let media = self.graph.backends().into_iter().filter_map(|backend| backend.node());
             media.map(|node| status::skip_filters(&node)).filter(|image| image.backing().is_some()).collect()
         } else {
             let backend = self.graph.backend(name).ok_or_else(|| format!("Device '{name}' not found"))?;
-            vec![medium(&backend).ok_or_else(|| format!("Device '{name}' has no medium"))?]
+            vec![backend.node().map(info::explicit).ok_or_else(|| format!("Device '{name}' has no medium"))?]
         };
+        let held = images.iter().map(|image| Held::new(&self.graph, image, "commit"));
+        let images = held.collect::<Result<Vec<_>, _>>().map_err(|error| error.desc)?;
         let (graph, reopening) = (Arc::clone(&self.graph), Arc::clone(&self.reopening));
         Ok(HumanCommit { graph, reopening, name: name.to_owned(), images })
     }
@@ -50,12 +45,25 @@ impl HumanCommit {
     /// # Errors
     /// The first error.
     pub fn run(self) -> Result<(), String> {
-        let _no_other_change = self.reopening.lock().unwrap_or_else(PoisonError::into_inner);
-        for image in &self.images {
-            aio::block_on(commit_at_once(&self.graph, image)).map_err(|error| {
-                format!("'commit' error for '{}': {}", self.name, block::error::strerror(error.errno()))
-            })?;
-        }
-        Ok(())
+        self.images
+            .iter()
+            .try_for_each(|image| self.commit(image.node()))
+            .map_err(|error| format!("'commit' error for '{}': {}", self.name, block::error::strerror(error.errno())))
+    }
+
+    fn commit(&self, image: &Arc<Node>) -> block::Result<()> {
+        // The control thread may wait for the lock: what takes long is done without it.
+        let drained = aio::block_on(self.graph.drain(image));
+        let commit = {
+            let _no_other_change = self.alone();
+            aio::block_on(CommitAtOnce::begin(&self.graph, image, drained))?
+        };
+        let copied = aio::block_on(commit.copy());
+        let _no_other_change = self.alone();
+        copied.and(aio::block_on(commit.end()))
+    }
+
+    fn alone(&self) -> MutexGuard<'_, ()> {
+        self.reopening.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -367,9 +367,9 @@ impl Storage {
             let (held, backing) = planned?;
             let image = held.node();
             // What hangs is waited for without the lock.
-            let _drained = aio::block_on(graph.drain(&image));
+            let _drained = aio::block_on(graph.drain(image));
             let _no_other_change = reopening.lock().unwrap_or_else(PoisonError::into_inner);
-            aio::block_on(store_backing(&graph, &image, backing))
+            aio::block_on(store_backing(&graph, image, backing))
         };
         self.aside.run_to_the_end(work, done);
     }

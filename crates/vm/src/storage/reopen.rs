@@ -71,9 +71,12 @@ impl Storage {
         let planned = self.plan_reopen(list);
         let (graph, reopening) = (Arc::clone(&self.graph), Arc::clone(&self.reopening));
         let work = move || {
-            let nodes = planned?;
+            let list = planned?;
+            let nodes: Vec<_> = list.iter().map(|(held, _)| Arc::clone(held.node())).collect();
+            // What hangs is waited for without the lock.
+            let _drained = aio::block_on(graph.drain_nodes(&nodes));
             let _one_at_a_time = reopening.lock().unwrap_or_else(PoisonError::into_inner);
-            reopen(&graph, &nodes)
+            reopen(&graph, &list)
         };
         self.aside.run(work, done);
     }
@@ -94,6 +97,8 @@ impl Storage {
 /// A node that stays while something is done to it elsewhere, whatever clients do to its users.
 pub(super) struct Held {
     graph: Arc<Graph>,
+    node: Arc<Node>,
+    /// It leads to what is put above the node meanwhile.
     edge: Arc<Child>,
 }
 
@@ -101,40 +106,36 @@ impl Held {
     /// Holds `node` for the command `holder`.
     pub(super) fn new(graph: &Arc<Graph>, node: &Arc<Node>, holder: &str) -> Result<Self, Error> {
         let edge = graph.attach_root(node, holder, Permissions::NONE, Permissions::ALL);
-        Ok(Self { graph: Arc::clone(graph), edge: edge.map_err(client_error)? })
+        Ok(Self { graph: Arc::clone(graph), node: Arc::clone(node), edge: edge.map_err(client_error)? })
     }
 
     /// The node.
-    pub(super) fn node(&self) -> Arc<Node> {
-        self.edge.node()
+    pub(super) fn node(&self) -> &Arc<Node> {
+        &self.node
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
         if let Err(error) = aio::block_on(self.graph.detach(&self.edge)) {
-            tracing::warn!("letting '{}' go: {error}", self.edge.node().name());
+            tracing::warn!("letting '{}' go: {error}", self.node.name());
         }
     }
 }
 
-/// Gives nodes other options, all of them or none.
+/// Gives nodes other options, all of them or none, under drain.
 fn reopen(graph: &Arc<Graph>, list: &[(Held, Options)]) -> Result<(), Error> {
-    let nodes: Vec<_> = list.iter().map(|(held, _)| held.edge.node()).collect();
-    let drained: Vec<_> = nodes.iter().map(|node| aio::block_on(graph.drain(node))).collect();
     let mut transaction = Transaction { graph, steps: Vec::new() };
-    let mut todo = nodes.iter().zip(list);
+    let mut todo = list.iter();
     let result =
-        todo.try_for_each(|(node, (_, options))| transaction.node(node, options.clone(), NodeConfig::default()));
-    let ended = match result {
+        todo.try_for_each(|(held, options)| transaction.node(held.node(), options.clone(), NodeConfig::default()));
+    match result {
         Ok(()) => transaction.commit(),
         Err(error) => {
             transaction.undo();
             Err(error)
         }
-    };
-    drop(drained);
-    ended
+    }
 }
 
 impl Transaction<'_> {

@@ -56,9 +56,8 @@ impl Storage {
         let graph = Arc::clone(&self.graph);
         let work = move || {
             let (held, image, found) = planned?;
-            let root = held.node();
             let deleted = aio::block_on(async {
-                let _drained = graph.drain(&root).await;
+                let _drained = graph.drain(held.node()).await;
                 image.driver().snapshot_delete(found.id.clone()).await
             });
             deleted.map(|()| info::snapshot(found)).map_err(client_error)
