@@ -175,6 +175,11 @@ impl MachineType {
         }
     }
 
+    /// Whether vCPUs are sockets rather than cores where the command line does not say.
+    pub fn prefers_sockets(&self) -> bool {
+        self.version() <= (6, 1)
+    }
+
     /// The version of its name: (7, 2) for `pc-q35-7.2`. Types without one are of the latest.
     pub fn version(&self) -> (u32, u32) {
         let version = self.name.rsplit('-').next().unwrap_or_default();

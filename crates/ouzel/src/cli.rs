@@ -21,6 +21,7 @@ mod qtest;
 mod readconfig;
 mod remote;
 mod run;
+mod smp;
 mod types;
 mod usb;
 mod value;

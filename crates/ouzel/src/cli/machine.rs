@@ -1,4 +1,4 @@
-//! `-machine`, `-cpu`, `-smp`, `-m`, `-kernel`, `-initrd`, `-append`.
+//! `-machine`, `-cpu`, `-m`, `-kernel`, `-initrd`, `-append`.
 
 use std::sync::Arc;
 
@@ -11,11 +11,12 @@ use machine::config::{
 };
 use qapi::keyval;
 use qapi::objects::ObjectAdd;
-use x86::model::{CpuModel, Topology};
+use x86::model::CpuModel;
 
 use super::accelerators::{self, Chosen, MachineSettings};
 use super::arguments::last;
 use super::firmware::{self, KernelUse, MachineFirmware};
+use super::smp::Smp;
 use super::value::Values;
 use super::{Argument, CliError, Line, display, globals, numa, platform, types};
 
@@ -58,7 +59,7 @@ pub fn settings(
     let option = option;
     let Chosen { mut accelerator, threads, icount } =
         accelerators::settings(arguments, &option.accelerators, &machine::accelerator::open_kvm, lines)?;
-    let (cpus, topology) = option.smp.complete(option.machine_type)?;
+    let (cpus, topology) = option.smp.complete(option.machine_type, warnings)?;
     if let AcceleratorConfig::Software(translator) = &mut accelerator {
         if translator.lockstep && cpus > 1 {
             return Err(CliError::plain("x-lockstep=on compares the tiers of one vCPU: use -smp 1"));
@@ -300,52 +301,6 @@ fn max_firmware_size(argument: &Argument<'_>, text: &str) -> Result<u64, CliErro
     size.ok_or_else(|| argument.error("User specified max allowed firmware size is greater than 16MiB."))
 }
 
-/// `-smp` and `-machine smp.…`: the vCPUs and their topology. What is not given follows from the rest; sockets come last.
-#[derive(Default)]
-struct Smp {
-    cpus: Option<u32>,
-    maxcpus: Option<u32>,
-    /// Sockets, dies, cores, threads.
-    hierarchy: [Option<u32>; 4],
-}
-
-impl Smp {
-    fn add(&mut self, mut values: Values<'_>) -> Result<(), CliError> {
-        let [sockets, dies, cores, threads] = &mut self.hierarchy;
-        for (key, slot) in [
-            ("cpus", &mut self.cpus),
-            ("maxcpus", &mut self.maxcpus),
-            ("sockets", sockets),
-            ("dies", dies),
-            ("cores", cores),
-            ("threads", threads),
-        ] {
-            match values.number(key, u64::from(u32::MAX))? {
-                None => {}
-                Some(0) => {
-                    let text = "Invalid CPU topology: CPU topology parameters must be greater than zero";
-                    return Err(values.error(text));
-                }
-                Some(number) => *slot = Some(number as u32),
-            }
-        }
-        values.finish().map_err(|error| match error {
-            CliError::Option { message, .. } => {
-                let name = message.split('\'').nth(1).unwrap_or_default();
-                CliError::plain(format!("Parameter 'smp.{name}' is unexpected"))
-            }
-            other => other,
-        })
-    }
-
-    fn complete(&self, machine: &MachineType) -> Result<(u32, Topology), CliError> {
-        if self.cpus.is_none() && self.maxcpus.is_none() && self.hierarchy == [None; 4] {
-            return Ok((1, Topology { sockets: 1, dies: 1, cores: 1, threads: 1 }));
-        }
-        complete_topology(self.cpus, self.maxcpus, self.hierarchy, machine)
-    }
-}
-
 /// Takes `apic-id=` out of a CPU's properties.
 fn without_apic_id(argument: &str) -> Result<(String, Option<u32>), CliError> {
     let mut apic_id = None;
@@ -361,54 +316,6 @@ fn without_apic_id(argument: &str) -> Result<(String, Option<u32>), CliError> {
         }
     }
     Ok((parts.join(","), apic_id))
-}
-
-fn complete_topology(
-    cpus: Option<u32>,
-    maxcpus: Option<u32>,
-    [sockets, dies, cores, threads]: [Option<u32>; 4],
-    machine: &MachineType,
-) -> Result<(u32, Topology), CliError> {
-    let (dies, threads) = (dies.unwrap_or(1), threads.unwrap_or(1));
-    let product = |numbers: [u32; 4]| numbers.into_iter().map(u64::from).fold(1, u64::saturating_mul);
-    let total = maxcpus.or(cpus);
-    let (sockets, cores) = match (sockets, cores, total) {
-        (Some(sockets), Some(cores), _) => (sockets, cores),
-        (None, Some(cores), Some(total)) => {
-            ((u64::from(total) / product([dies, cores, threads, 1])).max(1) as u32, cores)
-        }
-        (None, Some(cores), None) => (1, cores),
-        (Some(sockets), None, Some(total)) => {
-            (sockets, (u64::from(total) / product([sockets, dies, threads, 1])).max(1) as u32)
-        }
-        (Some(sockets), None, None) => (sockets, 1),
-        // Cores before sockets, as QEMU's machine types since 6.2 do.
-        (None, None, Some(total)) => (1, (u64::from(total) / product([dies, threads, 1, 1])).max(1) as u32),
-        (None, None, None) => (1, 1),
-    };
-    let product = product([sockets, dies, cores, threads]);
-    let max = maxcpus.map_or(product, u64::from);
-    let cpus = cpus.map_or(max, u64::from);
-    let hierarchy = format!("sockets ({sockets}) * dies ({dies}) * cores ({cores}) * threads ({threads})");
-    let max_for_check = maxcpus.map_or(cpus, u64::from);
-    if product != max_for_check.max(max) {
-        return Err(CliError::plain(format!(
-            "Invalid CPU topology: product of the hierarchy must match maxcpus: {hierarchy} != maxcpus ({max_for_check})"
-        )));
-    }
-    if cpus > max {
-        return Err(CliError::plain(format!(
-            "Invalid CPU topology: maxcpus must be equal to or greater than smp: {hierarchy} == maxcpus ({max}) < smp_cpus ({cpus})"
-        )));
-    }
-    if max > u64::from(machine.max_cpus()) {
-        return Err(CliError::plain(format!(
-            "Invalid SMP CPUs {max}. The max CPUs supported by machine '{}' is {}",
-            machine.name,
-            machine.max_cpus()
-        )));
-    }
-    Ok((cpus as u32, Topology { sockets, dies, cores, threads }))
 }
 
 /// `-m [size=]megs[,slots=n][,maxmem=size]` and `-machine memory-backend=id`.

@@ -96,6 +96,7 @@ const SMP: Group = Group {
         number("maxcpus"),
         number("threads"),
         number("cores"),
+        number("clusters"),
         number("dies"),
         number("sockets"),
         number("cpus"),
@@ -309,7 +310,7 @@ pub const OPTIONS: &[OptionSpec] = &[
         &ICOUNT,
     ),
     option("cpu", Some("model[,+feature,-feature,prop=value…]"), "select the CPU (-cpu help lists them)"),
-    grouped("smp", "[cpus=]n[,maxcpus=][,sockets=][,dies=][,cores=][,threads=]", "number of vCPUs", &SMP),
+    grouped("smp", "[cpus=]n[,maxcpus=][,sockets=][,dies=][,clusters=][,cores=][,threads=]", "number of vCPUs", &SMP),
     grouped(
         "m",
         "[size=]megs[,slots=n,maxmem=size]",

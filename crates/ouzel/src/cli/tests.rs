@@ -45,6 +45,11 @@ fn topology_follows_from_what_is_given() {
         ("-smp 2,maxcpus=8,sockets=2", 2, [2, 1, 4, 1]),
         ("-smp 8,cores=2,threads=2", 8, [2, 1, 2, 2]),
         ("-smp sockets=2,cores=2", 4, [2, 1, 2, 1]),
+        ("-smp 8,sockets=1,cores=4", 8, [1, 1, 4, 2]),
+        ("-smp maxcpus=4,threads=2,clusters=1", 4, [1, 1, 2, 2]),
+        ("-machine pc-q35-6.1 -smp 8,threads=2", 8, [4, 1, 1, 2]),
+        ("-machine pc-q35-6.1 -smp 8,sockets=2", 8, [2, 1, 4, 1]),
+        ("-smp 0,cores=2,threads=0", 2, [1, 1, 2, 1]),
     ] {
         let machine = run(line).vm.machine;
         let topology = machine.topology;
@@ -56,6 +61,10 @@ fn topology_follows_from_what_is_given() {
         error("-smp 2,maxcpus=1").starts_with("Invalid CPU topology: maxcpus must be equal to or greater than smp")
     );
     assert!(error("-smp 300").starts_with("Invalid SMP CPUs 300."));
+    assert!(error("-smp 1,threads=2").contains("sockets (1) * dies (1) * cores (0) * threads (2) != maxcpus (1)"));
+    assert_eq!(error("-smp 4,clusters=2"), "clusters not supported by this machine's CPU topology");
+    let zero = "Deprecated CPU topology (considered invalid): CPU topology parameters must be greater than zero";
+    assert!(run("-smp 2,cores=0").warnings.iter().any(|warning| warning == zero));
     assert!(error("-smp sockets=65536,dies=65536,cores=65536,threads=65536").starts_with("Invalid SMP CPUs"));
     for (machine, name, most) in [("q35", "pc-q35-7.2", 8), ("isapc", "isapc", 1), ("none", "none", 1)] {
         let expected = format!("Invalid SMP CPUs 9. The max CPUs supported by machine '{name}' is {most}");
