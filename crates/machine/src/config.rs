@@ -5,8 +5,8 @@ mod devices;
 use clock::RtcBase;
 pub use devices::*;
 pub use object::{PropertyInfo, PropertyValue, TypeInfo};
-use x86::model::CpuModel;
 pub use x86::model::Topology;
+use x86::model::{CpuModel, MachineVersion, NEWEST};
 
 use crate::accelerator::AcceleratorConfig;
 use crate::boot::BootSource;
@@ -89,8 +89,8 @@ const fn deprecated(machine: MachineType) -> MachineType {
     MachineType { deprecated: true, ..machine }
 }
 
-/// The machine types that exist, newest first. Older versions are names for command lines and saved configurations: what
-/// they have is what the newest has.
+/// The machine types that exist, newest first. Older versions are names for command lines and saved configurations: they have
+/// what the newest has, but for processors and what asks for [`MachineType::version`].
 pub const MACHINE_TYPES: &[MachineType] = &[
     MachineType { alias: Some("pc"), is_default: true, ..i440fx("pc-i440fx-7.2") },
     i440fx("pc-i440fx-7.1"),
@@ -181,12 +181,12 @@ impl MachineType {
     }
 
     /// The version of its name: (7, 2) for `pc-q35-7.2`. Types without one are of the latest.
-    pub fn version(&self) -> (u32, u32) {
+    pub fn version(&self) -> MachineVersion {
         let version = self.name.rsplit('-').next().unwrap_or_default();
         let mut numbers = version.split('.').map_while(|number| number.parse().ok());
         match (numbers.next(), numbers.next()) {
             (Some(major), Some(minor)) => (major, minor),
-            _ => (u32::MAX, 0),
+            _ => NEWEST,
         }
     }
 

@@ -7,7 +7,7 @@
 mod cpu;
 
 use object::{ObjectError, ObjectId, ObjectTree, Property, PropertyValue, TypeInfo, TypeRegistry, ValueKind};
-use x86::model::CpuModel;
+use x86::model::{CpuModel, NEWEST};
 
 use crate::config::{ChipsetKind, MACHINE_TYPES, MachineConfig, MachineType};
 use crate::machine::CpuSlot;
@@ -239,7 +239,7 @@ fn types(config: &MachineConfig, cpu_type: &str, devices: &[BoardDevice]) -> Res
         };
         types.register(TypeInfo::new(&machine_type(machine), parent))?;
     }
-    for model in CpuModel::list() {
+    for model in CpuModel::list(NEWEST) {
         types.register(TypeInfo::new(&format!("{}-x86_64-cpu", model.name), "x86_64-cpu"))?;
     }
     if types.get(cpu_type).is_none() {

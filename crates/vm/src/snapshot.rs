@@ -6,6 +6,7 @@ use machine::accelerator::AcceleratorConfig;
 use qapi::control::{VersionInfo, VersionTriple};
 use qapi::machine::CommandLineOptionInfo;
 use qapi::run_state::{RunState, StatusInfo};
+use x86::model::MachineVersion;
 
 use crate::config::VmConfig;
 use crate::version;
@@ -19,6 +20,8 @@ pub struct Snapshot {
     pub uuid: [u8; 16],
     /// What runs the vCPUs.
     pub accelerator: AcceleratorConfig,
+    /// The version of the machine's type.
+    pub machine_version: MachineVersion,
     /// The command line's options.
     pub options: Vec<CommandLineOptionInfo>,
 }
@@ -31,6 +34,7 @@ impl Snapshot {
             name: config.name.clone(),
             uuid: config.uuid,
             accelerator: config.machine.accelerator.clone(),
+            machine_version: config.machine.machine_type.version(),
             options: config.options.clone(),
         }
     }

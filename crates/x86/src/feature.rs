@@ -103,7 +103,6 @@ impl Feature {
             Feature::Svm => &[SvmEdx],
             Feature::IntelPt => &[Leaf14Ecx],
             Feature::Sgx => &[SgxEax, SgxEbx, SgxSub1Eax],
-            Feature::Xsave => &[XsaveEax],
             Feature::VmxSecondaryCtls => &[VmxSecondary],
             Feature::VmxVmfunc => &[VmxFunctions],
             _ => &[],

@@ -6,6 +6,7 @@
 
 mod build;
 mod cache;
+mod compat;
 mod expansion;
 mod options;
 mod table;
@@ -14,6 +15,7 @@ pub use crate::cpuid::Vendor;
 use crate::cpuid::{Feature, FeatureSet, FeatureWord, Source};
 pub use build::Topology;
 use cache::Caches;
+pub use compat::{MachineVersion, NEWEST};
 pub use expansion::PropertyValue;
 
 /// The kind of accelerator that a model is meant for.
@@ -161,6 +163,8 @@ pub struct CpuModel {
     tsc_frequency: Option<u64>,
     microcode_revision: u64,
     automatic_levels: bool,
+    /// The highest basic leaf follows from what there is, also from the topology.
+    is_level_free: bool,
     l3_cache: bool,
     topology_leaf: bool,
     software_leaf: bool,
@@ -187,18 +191,27 @@ pub struct ModelEntry {
 impl CpuModel {
     /// Parses a `-cpu` argument: a model name and comma-separated changes. Returns the model and warnings.
     pub fn parse(argument: &str, host: &Host) -> Result<(CpuModel, Vec<String>), ModelError> {
-        options::parse(argument, host)
+        options::parse(argument, host, NEWEST)
     }
 
-    /// Every model name with what it stands for, by name.
-    pub fn list() -> Vec<ModelEntry> {
+    /// Parses a `-cpu` argument for a machine type of that version.
+    pub fn parse_for(
+        version: MachineVersion,
+        argument: &str,
+        host: &Host,
+    ) -> Result<(CpuModel, Vec<String>), ModelError> {
+        options::parse(argument, host, version)
+    }
+
+    /// Every model name with what it stands for with a machine type of that version, by name.
+    pub fn list(version: MachineVersion) -> Vec<ModelEntry> {
         let mut entries = vec![];
         for definition in table::MODELS {
             let mut add = |name: String, alias_of: Option<String>, description: String| {
                 entries.push(ModelEntry { name, alias_of, description, migration_safe: true, is_static: false });
             };
-            let first = format!("{}-v1", definition.name);
-            add(definition.name.to_string(), Some(first), "(alias configured by machine type)".to_string());
+            let first = compat::has_versioned_models(version).then(|| format!("{}-v1", definition.name));
+            add(definition.name.to_string(), first, "(alias configured by machine type)".to_string());
             let mut model_id = definition.model_id;
             for version in definition.versions {
                 let name = format!("{}-v{}", definition.name, version.number);
@@ -267,7 +280,7 @@ impl CpuModel {
     }
 
     /// A model by name with its own settings only.
-    fn named(name: &str, host: &Host) -> Result<CpuModel, ModelError> {
+    fn named(name: &str, host: &Host, version: MachineVersion) -> Result<CpuModel, ModelError> {
         let blank = || Identity {
             vendor: Vendor::Other([0; 12]),
             family: 0,
@@ -281,7 +294,7 @@ impl CpuModel {
             "base" => (blank(), FeatureSet::default(), Caches::Legacy),
             "host" if host.accelerator != Accelerator::Kvm => return Err(ModelError::RequiresKvm(name.to_string())),
             "host" | "max" => (host.identity.clone(), host.supported.clone(), Caches::Legacy),
-            _ => Self::from_table(name, host).ok_or_else(|| ModelError::UnknownModel(name.to_string()))?,
+            _ => Self::from_table(name, host, version).ok_or_else(|| ModelError::UnknownModel(name.to_string()))?,
         };
         Ok(CpuModel {
             name: name.to_string(),
@@ -296,6 +309,7 @@ impl CpuModel {
             tsc_frequency: None,
             microcode_revision: 0,
             automatic_levels: true,
+            is_level_free: true,
             l3_cache: true,
             topology_leaf: true,
             software_leaf: true,
@@ -305,7 +319,7 @@ impl CpuModel {
         })
     }
 
-    fn from_table(name: &str, host: &Host) -> Option<(Identity, FeatureSet, Caches)> {
+    fn from_table(name: &str, host: &Host, machine: MachineVersion) -> Option<(Identity, FeatureSet, Caches)> {
         let (definition, number) = table::MODELS.iter().find_map(|definition| {
             if definition.name == name {
                 return Some((definition, 1));
@@ -329,7 +343,8 @@ impl CpuModel {
             model_id = version.model_id.unwrap_or(model_id);
             features = features.union(&set(version.add)).difference(&set(version.remove));
         }
-        for &(feature, present) in host.defaults {
+        let is_default = |(name, _): &&(&str, bool)| compat::has_default(machine, host.accelerator, name);
+        for &(feature, present) in host.defaults.iter().filter(is_default) {
             Feature::by_name(feature).for_each(|feature| features.assign(feature, present));
         }
         let identity = Identity {
@@ -337,7 +352,7 @@ impl CpuModel {
             family: signature.0,
             model: signature.1,
             stepping: signature.2,
-            model_id: model_id.to_string(),
+            model_id: compat::model_id(machine, name).unwrap_or_else(|| model_id.to_string()),
             level: definition.level,
             extended_level: definition.extended_level,
         };

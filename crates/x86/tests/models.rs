@@ -1,7 +1,7 @@
 //! The `-cpu` argument: names, changes, warnings and error texts, as QEMU 7.2 has them.
 
 use x86::cpuid::{Feature, FeatureSet, Vendor};
-use x86::model::{Accelerator, CpuModel, Host, KVM_DEFAULTS, ModelError};
+use x86::model::{Accelerator, CpuModel, Host, KVM_DEFAULTS, MachineVersion, ModelError, NEWEST, Topology};
 
 fn parse(argument: &str) -> Result<(CpuModel, Vec<String>), ModelError> {
     CpuModel::parse(argument, &Host::software())
@@ -21,7 +21,7 @@ fn kvm() -> Host {
 
 #[test]
 fn every_listed_model_parses_and_its_features_are_known() {
-    let list = CpuModel::list();
+    let list = CpuModel::list(NEWEST);
     assert_eq!(list.len(), 132);
     let mut everything = kvm();
     for info in x86::cpuid::FEATURES {
@@ -160,6 +160,83 @@ fn levels_rise_with_the_features_unless_they_are_given() {
     assert_eq!(levels("486,smep,nx"), (7, 0x8000_0001));
     assert_eq!(levels("486,smep,level=3"), (3, 0));
     assert_eq!(levels("pentium3,arat,full-cpuid-auto-level=off"), (3, 0));
+    assert_eq!(levels("486,spec-ctrl,check=off"), (1, 0));
+    // Also where the feature means nothing without another one.
+    assert_eq!(levels("phenom,xsaveopt").0, 0xd);
+}
+
+#[test]
+fn dies_raise_the_level_of_intels_processors_unless_it_is_given() {
+    let topology = Topology { sockets: 1, dies: 2, cores: 1, threads: 1 };
+    let level = |version: MachineVersion, argument: &str| {
+        let model = CpuModel::parse_for(version, argument, &Host::software()).expect(argument).0;
+        model.build(topology, 0).get(0, 0).eax
+    };
+    assert_eq!(level(NEWEST, "Haswell"), 0x1f);
+    assert_eq!(level(NEWEST, "Haswell,level=0xd"), 0xd);
+    assert_eq!(level((2, 7), "Haswell"), 0xd);
+    assert_eq!((level(NEWEST, "qemu64"), level((6, 0), "qemu64")), (0xd, 0x1f));
+}
+
+#[test]
+fn older_machine_types_keep_their_processors() {
+    let model = |version, argument: &str| CpuModel::parse_for(version, argument, &Host::software()).expect(argument).0;
+    for (version, argument, levels) in [
+        ((2, 8), "486,arat,3dnow,xstore", (6, 0x8000_0001)),
+        ((2, 7), "486,arat,avx512vbmi,xsaveopt,3dnow,sse4a,invtsc,npt,svm,xstore", (1, 0)),
+        ((1, 4), "Nehalem", (2, 0x8000_000a)),
+        ((1, 4), "Nehalem,smap", (7, 0x8000_000a)),
+        ((2, 3), "Penryn", (4, 0x8000_000a)),
+        ((2, 3), "Penryn,erms", (7, 0x8000_000a)),
+        ((2, 3), "Penryn-v1", (10, 0x8000_0008)),
+        ((2, 4), "SandyBridge,svm,npt", (13, 0x8000_0008)),
+        ((2, 9), "Conroe,erms", (10, 0x8000_0008)),
+        ((2, 12), "EPYC", (13, 0x8000_000a)),
+        ((2, 12), "EPYC,xlevel=0x80000001", (13, 0x8000_0001)),
+    ] {
+        let identity = model(version, argument).identity().clone();
+        assert_eq!((identity.level, identity.extended_level), levels, "{argument} of {version:?}");
+    }
+    let of_qemu64 = |version| {
+        let identity = model(version, "qemu64").identity().clone();
+        ((identity.family, identity.model, identity.stepping), identity.model_id)
+    };
+    let name = |version: &str| format!("QEMU Virtual CPU version {version}");
+    assert_eq!(of_qemu64((6, 1)), ((15, 107, 1), name("2.5+")));
+    assert_eq!(of_qemu64((6, 0)), ((6, 6, 3), name("2.5+")));
+    assert_eq!(of_qemu64((2, 4)), ((6, 6, 3), name("2.4.0")));
+    assert_eq!(of_qemu64((1, 4)), ((6, 2, 3), name("1.4.0")));
+    let has = |version, argument: &str, feature| {
+        let model = model(version, argument);
+        model.features().has(feature) || model.unavailable().has(feature)
+    };
+    assert!(!has((2, 3), "max", Feature::Arat) && has((2, 3), "max,arat", Feature::Arat));
+    assert!(has((2, 4), "qemu64", Feature::Popcnt) && !has((2, 5), "qemu64", Feature::Popcnt));
+    assert!(has((2, 1), "core2duo", Feature::Vmx) && !has((2, 2), "core2duo", Feature::Vmx));
+    // The missing ones are no reason for warnings until 2.4.
+    let warnings = |version| CpuModel::parse_for(version, "486,+avx512f", &Host::software()).expect("a model").1.len();
+    assert_eq!((warnings((2, 4)), warnings((2, 5))), (0, 1));
+}
+
+#[test]
+fn defaults_of_kvm_are_those_of_the_machine_type() {
+    let has = |version, feature| {
+        let model = CpuModel::parse_for(version, "qemu64,check=off", &kvm()).expect("a model").0;
+        model.features().has(feature) || model.unavailable().has(feature)
+    };
+    assert!(!has((2, 2), Feature::Svm) && has((2, 1), Feature::Svm));
+    assert!(has((2, 0), Feature::X2apic) && !has((1, 7), Feature::X2apic));
+}
+
+#[test]
+fn names_of_models_stand_for_versions_since_machine_types_of_4_1() {
+    let alias = |version, name: &str| {
+        let list = CpuModel::list(version);
+        list.into_iter().find(|entry| entry.name == name).and_then(|entry| entry.alias_of)
+    };
+    assert_eq!(alias((4, 1), "Haswell").as_deref(), Some("Haswell-v1"));
+    assert_eq!(alias((4, 0), "Haswell"), None);
+    assert_eq!(alias((4, 0), "Haswell-noTSX").as_deref(), Some("Haswell-v2"));
 }
 
 #[test]
@@ -171,7 +248,7 @@ fn max_is_everything_that_migrates() {
 
 #[test]
 fn kvm_models_show_kvms_signature_unless_it_is_hidden() {
-    let topology = x86::model::Topology { sockets: 1, dies: 1, cores: 1, threads: 1 };
+    let topology = Topology { sockets: 1, dies: 1, cores: 1, threads: 1 };
     let leaf = |argument| CpuModel::parse(argument, &kvm()).expect(argument).0.build(topology, 0).get(0x4000_0000, 0);
     assert_eq!(leaf("qemu64,check=off").ebx.to_le_bytes(), *b"KVMK");
     assert_ne!(leaf("qemu64,kvm=off,check=off").ebx.to_le_bytes(), *b"KVMK");

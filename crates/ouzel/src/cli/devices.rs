@@ -9,7 +9,7 @@ use machine::config::{
 
 use qapi::json::Map;
 use vm::hotplug::DeviceParser;
-use x86::model::CpuModel;
+use x86::model::{CpuModel, NEWEST};
 
 use super::arguments::all;
 use super::block::Media;
@@ -437,7 +437,7 @@ fn rom(values: &mut Values<'_>) -> Result<Option<RomConfig>, CliError> {
 /// The type of a CPU model.
 pub fn is_cpu_type(name: &str) -> bool {
     let model = name.strip_suffix("-x86_64-cpu");
-    model.is_some_and(|model| CpuModel::list().iter().any(|known| known.name == model))
+    model.is_some_and(|model| CpuModel::list(NEWEST).iter().any(|known| known.name == model))
 }
 
 /// Processors, whose types are those of the CPU models.

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use machine::config::MACHINE_TYPES;
-use x86::model::CpuModel;
+use x86::model::{CpuModel, NEWEST};
 
 use super::CliError;
 use super::accelerators::NAMES;
@@ -91,7 +91,7 @@ fn machines() -> String {
 
 fn cpus() -> String {
     let mut text = "Available CPUs:\n".to_owned();
-    for model in CpuModel::list() {
+    for model in CpuModel::list(NEWEST) {
         let _ = writeln!(text, "x86 {:<26} {}", model.name, model.description);
     }
     text

@@ -73,8 +73,8 @@ pub fn settings(
     let (argument, apic_id) = if is_empty { without_apic_id(argument)? } else { (argument.to_owned(), None) };
     let globals = globals::globals(arguments)?;
     let argument = globals::of_cpus(&globals, &argument);
-    let (cpu_model, notes) =
-        CpuModel::parse(&argument, &accelerator.host()).map_err(|error| CliError::plain(error.to_string()))?;
+    let made = CpuModel::parse_for(option.machine_type.version(), &argument, &accelerator.host());
+    let (cpu_model, notes) = made.map_err(|error| CliError::plain(error.to_string()))?;
     // An empty machine has a processor if one was asked for.
     let cpus = if is_empty { u32::from(last(arguments, "cpu").is_some()) } else { cpus };
     let (size, memory) = memory(arguments, &option, objects)?;

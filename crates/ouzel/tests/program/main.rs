@@ -35,6 +35,7 @@ mod linux_disk;
 mod linux_hotplug;
 mod linux_virtio;
 mod lockstep;
+mod machine_types;
 mod platform;
 mod protocol;
 mod python;

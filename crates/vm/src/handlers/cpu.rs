@@ -8,7 +8,7 @@ use qapi::cpu::{
     HotpluggableCPU, QueryCpuDefinitions, QueryCpus, QueryCpusFast, QueryHotpluggableCpus, SelectCpu,
 };
 use qapi::machine::SysEmuTarget;
-use x86::model::{CpuModel, Host};
+use x86::model::{CpuModel, Host, MachineVersion};
 use x86::regs::{Activity, SegmentRegister};
 
 use super::Table;
@@ -27,7 +27,9 @@ pub fn register(table: &mut Table) {
         true => Ok(slots(control.machine())),
         false => Err(Error::generic("The feature 'query-hotpluggable-cpus' is not enabled")),
     });
-    table.register_snapshot::<QueryCpuDefinitions>(|snapshot, _, _| Ok(definitions(&snapshot.accelerator.host())));
+    table.register_snapshot::<QueryCpuDefinitions>(|snapshot, _, _| {
+        Ok(definitions(snapshot.machine_version, &snapshot.accelerator.host()))
+    });
 }
 
 /// Where a vCPU sits, as clients say it and `device_add` takes it.
@@ -92,12 +94,12 @@ fn slots(machine: &Machine) -> Vec<HotpluggableCPU> {
     machine.cpu_slots().iter().rev().map(slot).collect()
 }
 
-/// All models, with what the accelerator lacks for them.
-fn definitions(host: &Host) -> Vec<CpuDefinitionInfo> {
-    CpuModel::list()
+/// All models as a machine type of that version has them, with what the accelerator lacks for them.
+fn definitions(version: MachineVersion, host: &Host) -> Vec<CpuDefinitionInfo> {
+    CpuModel::list(version)
         .into_iter()
         .map(|entry| {
-            let model = CpuModel::parse(&entry.name, host).ok().map(|(model, _)| model);
+            let model = CpuModel::parse_for(version, &entry.name, host).ok().map(|(model, _)| model);
             let unavailable = model
                 .as_ref()
                 .map(|model| model.unavailable().iter().map(|feature| feature.name().to_owned()).collect::<Vec<_>>());

@@ -131,7 +131,8 @@ impl CpuModel {
     }
 
     fn highest_basic_leaf(&self, topology: Topology) -> u32 {
-        let dies = if topology.dies > 1 && self.identity.vendor == Vendor::Intel { 0x1f } else { 0 };
+        let is_listed = self.identity.vendor == Vendor::Intel || !self.vendor_leaves_only;
+        let dies = if topology.dies > 1 && self.is_level_free && is_listed { 0x1f } else { 0 };
         self.identity.level.max(dies)
     }
 

@@ -1,8 +1,8 @@
-//! The `-cpu` argument: `MODEL[,+feature][,-feature][,name=value][,name]`, in QEMU's order of application: settings
-//! as written, then `+`, then `-`.
+//! The `-cpu` argument: `MODEL[,+feature][,-feature][,name=value][,name]`, in QEMU's order of application: what the machine's
+//! version keeps as it was, settings as written, then `+`, then `-`.
 
 use super::cache::Caches;
-use super::{Accelerator, CpuModel, Host, ModelError, describe_feature, repeat_basic_features};
+use super::{Accelerator, CpuModel, Host, MachineVersion, ModelError, compat, describe_feature, repeat_basic_features};
 use crate::cpuid::{Feature, FeatureSet, FeatureWord, Source, Vendor, range};
 
 /// The user's wishes that are no part of the model itself.
@@ -21,15 +21,21 @@ struct Wishes {
     ignore_host_bits: bool,
 }
 
-pub(super) fn parse(argument: &str, host: &Host) -> Result<(CpuModel, Vec<String>), ModelError> {
+pub(super) fn parse(
+    argument: &str,
+    host: &Host,
+    version: MachineVersion,
+) -> Result<(CpuModel, Vec<String>), ModelError> {
     let (name, changes) = argument.split_once(',').unwrap_or((argument, ""));
     if name.is_empty() {
         return Err(ModelError::Empty);
     }
-    let mut model = CpuModel::named(name, host)?;
+    let mut model = CpuModel::named(name, host, version)?;
     let mut wishes = Wishes { ignore_host_bits: name != "host", ..Wishes::default() };
     let mut warnings = vec![];
-    let (mut plus, mut minus, mut settings) = (vec![], vec![], vec![]);
+    let (mut plus, mut minus) = (vec![], vec![]);
+    let kept = compat::settings(version, name).map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let mut settings: Vec<_> = kept.collect();
     for change in changes.split(',').filter(|change| !change.is_empty()) {
         if let Some(feature) = change.strip_prefix('+') {
             plus.push(feature.replace('_', "-"));
@@ -259,9 +265,8 @@ fn settle_levels(model: &mut CpuModel, wishes: &Wishes) {
         let Source::Cpuid { leaf, subleaf, .. } = word.source() else { continue };
         let raised = match word {
             FeatureWord::Leaf7Ebx => true,
-            FeatureWord::KvmFeatures | FeatureWord::KvmHints => false,
+            FeatureWord::Leaf7Edx | FeatureWord::KvmFeatures | FeatureWord::KvmHints => false,
             FeatureWord::Leaf14Ecx | FeatureWord::SgxEax | FeatureWord::SgxEbx | FeatureWord::SgxSub1Eax => false,
-            FeatureWord::SvmEdx => model.features.has(Feature::Svm),
             _ => model.automatic_levels,
         };
         let used = model.features.word(word) != 0 || (word == FeatureWord::SvmEdx && model.features.has(Feature::Svm));
@@ -278,6 +283,7 @@ fn settle_levels(model: &mut CpuModel, wishes: &Wishes) {
             model.level7 = subleaf.unwrap_or(0).max(model.level7);
         }
     }
+    model.is_level_free = model.automatic_levels && wishes.level.is_none();
     model.identity.level = wishes.level.unwrap_or(model.identity.level);
     model.identity.extended_level = wishes.extended_level.unwrap_or(model.identity.extended_level);
     model.centaur_level = wishes.centaur_level.unwrap_or(model.centaur_level);
