@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use device::disk::Disk;
 use devices_pci::PciBus;
-use devices_scsi::{Cancel, LogicalUnit, ScsiAddress, ScsiBus, UnitKind, UnitOptions};
+use devices_scsi::{Cancel, LogicalUnit, ScsiAddress, ScsiBus, UnitOptions};
 use devices_virtio::device::Access;
 use devices_virtio::scsi::{FIXED_QUEUES, LIMITS, Scsi};
 
@@ -124,17 +124,15 @@ pub fn drive(
 
 /// The unit of a disk. Without a name of its own it has the disk's.
 pub(super) fn unit(options: &UnitOptions, disk: &Arc<dyn Disk>) -> Result<LogicalUnit, String> {
-    if options.kind == UnitKind::Disk {
-        // The rules for the sizes of blocks are those of all disks.
-        let sizes = BlkOptions {
-            logical_block_size: options.logical_block_size,
-            physical_block_size: options.physical_block_size,
-            min_io_size: options.min_io_size,
-            opt_io_size: options.opt_io_size,
-            ..BlkOptions::default()
-        };
-        sizes.check(&disk.properties()).map_err(|error| error.to_string())?;
-    }
+    let sizes = BlkOptions {
+        logical_block_size: options.logical_block_size,
+        physical_block_size: options.physical_block_size,
+        min_io_size: options.min_io_size,
+        opt_io_size: options.opt_io_size,
+        discard_granularity: options.discard_granularity,
+        ..BlkOptions::default()
+    };
+    sizes.check_sizes(&disk.properties()).map_err(|error| error.to_string())?;
     let mut options = options.clone();
     if options.serial.is_none() && options.device_id.is_none() {
         options.device_id = Some(disk.name()).filter(|name| !name.is_empty());

@@ -110,11 +110,14 @@ fn drivers() -> String {
 }
 
 fn properties(driver: &devices::Driver) -> String {
-    let mut text = format!("{} options:\n", driver.name);
     let mut properties = driver.properties.to_vec();
     if devices::has_rom(driver) {
         properties.extend(devices::ROM_PROPERTIES);
     }
+    if properties.is_empty() {
+        return format!("There are no options for {}.\n", driver.name);
+    }
+    let mut text = format!("{} options:\n", driver.name);
     properties.sort_unstable();
     for (name, description) in properties {
         let _ = writeln!(text, "  {name:<24} - {description}");

@@ -25,7 +25,9 @@ pub const HD_PROPERTIES: &[(&str, &str)] = &[
     ("lheads", "heads as firmware shows them"),
     ("logical_block_size", "512"),
     ("lsecs", "sectors of a track as firmware shows them"),
+    ("min_io_size", "a multiple of 512; the guest is not told"),
     ("model", "model, up to 40 bytes of which the guest sees"),
+    ("opt_io_size", "a multiple of 512; the guest is not told"),
     ("physical_block_size", "a power of two between 512 B and 2 MiB (default: the disk's)"),
     ("rerror", "report/ignore/enospc/stop/auto (default auto)"),
     ("rotation_rate", "revolutions per minute; 1 is a solid state disk (default 0: not reported)"),
@@ -45,14 +47,20 @@ pub const CD_PROPERTIES: &[(&str, &str)] = &[
     ("account-invalid", "on/off/auto: invalid requests count as accesses (default auto)"),
     ("bootindex", "order among devices to boot from"),
     ("bus", "the IDE bus (default: the first with a free place)"),
+    ("discard_granularity", "512 or 0; the guest is not told"),
     ("drive", "node name or id of the drive (default: an empty drive)"),
+    ("logical_block_size", "512"),
+    ("min_io_size", "a multiple of 512; the guest is not told"),
     ("model", "model, up to 40 bytes of which the guest sees"),
+    ("opt_io_size", "a multiple of 512; the guest is not told"),
+    ("physical_block_size", "a power of two between 512 B and 2 MiB; the guest is not told"),
     ("rerror", "report/ignore/enospc/stop/auto (default auto)"),
     ("serial", "serial number, up to 20 bytes of which the guest sees"),
     ("share-rw", "on/off: others may write the disk (default off)"),
     ("unit", "0 or 1: the place on the bus (default: the first that is free)"),
     ("ver", "firmware revision, up to 8 bytes of which the guest sees (default 2.5+)"),
     ("werror", "report/ignore/enospc/stop/auto (default auto)"),
+    ("write-cache", "on/off/auto (default auto: the drive's)"),
     ("wwn", "world wide name (default 0: none)"),
 ];
 
@@ -112,15 +120,6 @@ pub fn hd(values: &mut Values<'_>, devices: &[DeviceConfig]) -> Result<DeviceKin
     let drive = drive.ok_or_else(|| values.error("No drive specified"))?;
     let disk = disk(values, devices, drive)?;
     let mut options = common(values, DriveKind::Disk)?;
-    for (key, allowed) in [("logical_block_size", 512), ("discard_granularity", 512)] {
-        match size(values, key)? {
-            Some(value) if value != allowed && !(key == "discard_granularity" && matches!(value, 0 | u32::MAX)) => {
-                return Err(values.error(format!("{key} must be {allowed} for ide")));
-            }
-            Some(0) => options.discard = false,
-            _ => {}
-        }
-    }
     if let Some(geometry) = geometry(values)? {
         if geometry.heads > 16 {
             return Err(values.error("heads must be between 1 and 16"));
@@ -128,8 +127,6 @@ pub fn hd(values: &mut Values<'_>, devices: &[DeviceConfig]) -> Result<DeviceKin
         options.geometry =
             Some(DriveGeometry { cylinders: geometry.cylinders, heads: geometry.heads, sectors: geometry.sectors });
     }
-    options.physical_block_size = block_size(values, "physical_block_size")?;
-    options.write_cache = on_off_auto(values, "write-cache")?;
     options.rotation_rate = values.number("rotation_rate", 0xffff)?.unwrap_or(0) as u16;
     let firmware_geometry = firmware_geometry(values)?;
     let disk = DiskUse { access: DiskAccess::Write, firmware_geometry, ..disk };
@@ -165,12 +162,31 @@ fn common(values: &mut Values<'_>, kind: DriveKind) -> Result<DriveOptions, CliE
         None => 0,
         Some(text) => keyval::parse_u64(&text).ok_or_else(|| values.error("Parameter 'wwn' expects uint64"))?,
     };
+    let mut discard = default.discard;
+    for (key, allowed) in [("logical_block_size", 512), ("discard_granularity", 512)] {
+        match size(values, key)? {
+            Some(value) if value != allowed && !(key == "discard_granularity" && matches!(value, 0 | u32::MAX)) => {
+                return Err(values.error(format!("{key} must be {allowed} for ide")));
+            }
+            Some(0) => discard = false,
+            _ => {}
+        }
+    }
+    for key in ["min_io_size", "opt_io_size"] {
+        // IDE has no way to tell them.
+        if size(values, key)?.is_some_and(|size| size % 512 != 0) {
+            return Err(values.error(format!("{key} must be a multiple of logical_block_size")));
+        }
+    }
     Ok(DriveOptions {
         model: values.text("model")?,
         serial: values.text("serial")?,
-        version: values.text("ver")?.unwrap_or(default.version),
+        version: values.text("ver")?.unwrap_or_else(|| default.version.clone()),
         wwn,
-        ..DriveOptions::new(kind)
+        discard,
+        physical_block_size: block_size(values, "physical_block_size")?,
+        write_cache: on_off_auto(values, "write-cache")?,
+        ..default
     })
 }
 

@@ -1,3 +1,5 @@
+use ::machine::config::DeviceKind;
+
 use super::*;
 
 fn words(line: &str) -> Vec<String> {
@@ -136,7 +138,8 @@ fn global_reaches_devices_that_other_options_and_boards_make() {
         .devices;
     assert!(devices.iter().any(|device| matches!(device.kind, DeviceKind::IsaSerial { irq: 9, .. })));
     assert!(devices.iter().any(|device| match &device.kind {
-        DeviceKind::UsbDevice(config) => config.kind == UsbDeviceKind::Hid { kind: HidKind::Tablet, usb_version: 1 },
+        DeviceKind::UsbDevice(config) =>
+            config.kind == UsbDeviceKind::Hid { kind: HidKind::Tablet, usb_version: 1 },
         _ => false,
     }));
     let devices = run("-global isa-fdc.fdtypeA=288 -drive if=floppy,driver=null-co,size=1474560,read-zeroes=on")
@@ -169,6 +172,31 @@ fn global_of_what_is_not_there_warns_and_of_a_property_that_is_not_there_fails()
     ] {
         assert_eq!(error(line), expected);
     }
+}
+
+#[test]
+fn disc_drives_take_the_properties_of_disks() {
+    let device = |line: &str| run(line).vm.machine.devices[0].kind.clone();
+    let ide = "-device ide-cd,write-cache=on,physical_block_size=2048,min_io_size=1024,discard_granularity=0";
+    let DeviceKind::IdeDrive(drive) = device(ide) else { panic!("{ide}") };
+    assert_eq!((drive.drive.write_cache, drive.drive.physical_block_size), (Some(true), Some(2048)));
+    let scsi = "-device scsi-cd,write-cache=off,physical_block_size=2048,logical_block_size=1024,opt_io_size=4096";
+    let DeviceKind::ScsiDrive(drive) = device(scsi) else { panic!("{scsi}") };
+    assert_eq!((drive.unit.write_cache, drive.unit.logical_block_size), (Some(false), Some(1024)));
+    for (line, expected) in [
+        ("-device ide-cd,logical_block_size=4096", "logical_block_size must be 512 for ide"),
+        ("-device ide-cd,discard_granularity=4096", "discard_granularity must be 512 for ide"),
+        ("-device ide-hd,drive=d,min_io_size=100", "min_io_size must be a multiple of logical_block_size"),
+        ("-device ide-cd,opt_io_size=700", "opt_io_size must be a multiple of logical_block_size"),
+    ] {
+        assert_eq!(error(line), format!("{line}: {expected}"));
+    }
+}
+
+#[test]
+fn device_without_properties_says_so() {
+    let Ok(Request::Print(text)) = parse(&words("-device vmcoreinfo,help")) else { panic!("no text") };
+    assert_eq!(text, "There are no options for vmcoreinfo.\n");
 }
 
 #[test]

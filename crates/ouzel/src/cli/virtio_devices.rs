@@ -212,9 +212,13 @@ const CD_PROPERTIES: &[(&str, &str)] = &[
     ("bus", "the SCSI bus (default: the first)"),
     ("channel", "0"),
     ("device_id", "name in the device identification page (default: the serial number or the drive's name)"),
+    ("discard_granularity", "bytes (default: the disk's)"),
     ("drive", "node name or id of the drive (default: an empty drive)"),
+    ("logical_block_size", "a power of two, up to physical_block_size (default 512)"),
     ("lun", "logical unit number, up to 16383 (default: the first that is free)"),
     ("max_io_size", "bytes of a command (default 2147483647)"),
+    ("min_io_size", "bytes (default: the disk's)"),
+    ("opt_io_size", "bytes (default: the disk's)"),
     ("physical_block_size", "bytes of a block (default 2048)"),
     ("port_index", "relative target port (default 0: none)"),
     ("port_wwn", "world wide name of the port (default 0: none)"),
@@ -227,6 +231,7 @@ const CD_PROPERTIES: &[(&str, &str)] = &[
     ("vendor", "vendor, up to 8 bytes of which the guest sees (default QEMU)"),
     ("ver", "firmware revision, up to 4 bytes of which the guest sees (default 2.5+)"),
     ("werror", "report/ignore/enospc/stop/auto (default auto)"),
+    ("write-cache", "on/off/auto (default auto: the drive's)"),
     ("wwn", "world wide name (default 0: none)"),
 ];
 
@@ -473,12 +478,6 @@ fn scsi_hd(values: &mut Values<'_>, devices: &[DeviceConfig]) -> Result<DeviceKi
         dpofua: values.flag("dpofua")?.unwrap_or(false),
         max_unmap_size: long(values, "max_unmap_size")?.unwrap_or(default.max_unmap_size),
         rotation_rate: values.number("rotation_rate", 0xffff)?.unwrap_or(0) as u16,
-        logical_block_size: block_size(values, "logical_block_size")?,
-        physical_block_size: block_size(values, "physical_block_size")?,
-        min_io_size: size(values, "min_io_size")?.filter(|size| *size != 0),
-        opt_io_size: size(values, "opt_io_size")?.filter(|size| *size != 0),
-        discard_granularity: size(values, "discard_granularity")?.filter(|size| *size != u32::MAX),
-        write_cache: on_off_auto(values, "write-cache")?,
         geometry: geometry(values)?.map(|it| UnitGeometry {
             cylinders: it.cylinders,
             heads: it.heads,
@@ -493,8 +492,7 @@ fn scsi_hd(values: &mut Values<'_>, devices: &[DeviceConfig]) -> Result<DeviceKi
 
 fn scsi_cd(values: &mut Values<'_>, devices: &[DeviceConfig]) -> Result<DeviceKind, CliError> {
     let drive = values.text("drive")?.unwrap_or_default();
-    let unit =
-        UnitOptions { physical_block_size: block_size(values, "physical_block_size")?, ..unit(values, UnitKind::Cd)? };
+    let unit = unit(values, UnitKind::Cd)?;
     let disk = DiskUse { access: DiskAccess::Read, removable: true, ..disk(values, devices, drive)? };
     place(values, ("scsi-cd", disk, unit))
 }
@@ -513,6 +511,12 @@ fn unit(values: &mut Values<'_>, kind: UnitKind) -> Result<UnitOptions, CliError
         port_index: values.number("port_index", 0xffff)?.unwrap_or(0) as u16,
         max_io_size: long(values, "max_io_size")?.unwrap_or(default.max_io_size),
         scsi_version: values.number("scsi_version", 0xff)?.map_or(default.scsi_version, |version| version as u8),
+        logical_block_size: block_size(values, "logical_block_size")?,
+        physical_block_size: block_size(values, "physical_block_size")?,
+        min_io_size: size(values, "min_io_size")?.filter(|size| *size != 0),
+        opt_io_size: size(values, "opt_io_size")?.filter(|size| *size != 0),
+        discard_granularity: size(values, "discard_granularity")?.filter(|size| *size != u32::MAX),
+        write_cache: on_off_auto(values, "write-cache")?,
         ..default
     })
 }

@@ -148,6 +148,23 @@ impl BlkOptions {
         if !self.queue_size.is_power_of_two() || self.queue_size > MAX_SIZE {
             return Err(OptionError::QueueSize(self.queue_size));
         }
+        self.check_sizes(disk)?;
+        for (is_used, name, value) in [
+            (self.discard, "max-discard-sectors", self.max_discard_sectors),
+            (self.write_zeroes, "max-write-zeroes-sectors", self.max_write_zeroes_sectors),
+        ] {
+            if is_used && !(1..=MAX_SECTORS).contains(&value) {
+                return Err(OptionError::Sectors(name, value));
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks the sizes of blocks, for which all kinds of disks have the same rules.
+    ///
+    /// # Errors
+    /// [`OptionError`].
+    pub fn check_sizes(&self, disk: &DiskProperties) -> Result<(), OptionError> {
         let block = self.logical_block_size(disk);
         if block > self.physical_block_size(disk) {
             return Err(OptionError::BlockSizes);
@@ -159,14 +176,6 @@ impl BlkOptions {
         ] {
             if !value.unwrap_or(0).is_multiple_of(block) {
                 return Err(OptionError::Multiple(name));
-            }
-        }
-        for (is_used, name, value) in [
-            (self.discard, "max-discard-sectors", self.max_discard_sectors),
-            (self.write_zeroes, "max-write-zeroes-sectors", self.max_write_zeroes_sectors),
-        ] {
-            if is_used && !(1..=MAX_SECTORS).contains(&value) {
-                return Err(OptionError::Sectors(name, value));
             }
         }
         Ok(())
