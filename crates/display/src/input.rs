@@ -159,19 +159,43 @@ pub struct Pointer {
     pub is_absolute: bool,
 }
 
+/// The screen that a device belongs to, as a user names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seat {
+    /// The id of the graphics card.
+    pub display: String,
+    /// Which of its heads.
+    pub head: u32,
+}
+
 struct Entry {
     id: DeviceId,
     name: String,
     takes: Takes,
     device: Arc<dyn InputDevice>,
+    seat: Option<Seat>,
+    /// The screen of its seat.
     console: Option<Arc<Console>>,
     has_news: bool,
+}
+
+impl Entry {
+    /// Looks for the screen of its seat.
+    fn sit(&mut self, consoles: &[Arc<Console>]) {
+        let is_it = |console: &&Arc<Console>, seat: &Seat| {
+            console.origin().is_named(&seat.display) && console.origin().head == seat.head
+        };
+        let seat = self.seat.as_ref();
+        self.console = seat.and_then(|seat| consoles.iter().find(|console| is_it(console, seat)).cloned());
+    }
 }
 
 #[derive(Default)]
 struct Devices {
     /// The active ones first.
     list: Vec<Entry>,
+    /// The screens that devices may belong to.
+    consoles: Vec<Arc<Console>>,
     last_id: u64,
     leds: Leds,
     listeners: Vec<LedListener>,
@@ -191,7 +215,8 @@ impl Hub {
         let mut devices = self.lock();
         devices.last_id += 1;
         let id = DeviceId(devices.last_id);
-        devices.list.push(Entry { id, name: name.to_owned(), takes, device, console: None, has_news: false });
+        let name = name.to_owned();
+        devices.list.push(Entry { id, name, takes, device, seat: None, console: None, has_news: false });
         id
     }
 
@@ -225,11 +250,22 @@ impl Hub {
         is_there
     }
 
-    /// Binds a device to a console: events for this console go to it.
-    pub fn bind(&self, id: DeviceId, console: Option<Arc<Console>>) {
-        if let Some(entry) = self.lock().list.iter_mut().find(|entry| entry.id == id) {
-            entry.console = console;
+    /// Gives a device to one screen: it gets the events for this screen, and no others. While there is no such screen it
+    /// belongs to none.
+    pub fn seat(&self, id: DeviceId, seat: Seat) {
+        let mut devices = self.lock();
+        let Devices { list, consoles, .. } = &mut *devices;
+        if let Some(entry) = list.iter_mut().find(|entry| entry.id == id) {
+            entry.seat = Some(seat);
+            entry.sit(consoles);
         }
+    }
+
+    /// Tells which screens there are.
+    pub fn set_consoles(&self, consoles: Vec<Arc<Console>>) {
+        let mut devices = self.lock();
+        devices.list.iter_mut().for_each(|entry| entry.sit(&consoles));
+        devices.consoles = consoles;
     }
 
     /// Whether some device takes events of this kind, for this console.
@@ -276,9 +312,11 @@ impl Hub {
         entries.enumerate().map(describe).collect()
     }
 
-    /// Whether the pointer that gets events takes positions.
+    /// Whether the pointer that gets events for no certain screen takes positions.
     pub fn is_absolute(&self) -> bool {
-        self.lock().list.iter().find(|entry| entry.takes.is_pointer()).is_some_and(|entry| entry.takes.absolute)
+        let devices = self.lock();
+        let mut pointers = devices.list.iter().filter(|entry| entry.takes.is_pointer() && entry.console.is_none());
+        pointers.next().is_some_and(|entry| entry.takes.absolute)
     }
 
     /// A keyboard's lights changed.
@@ -316,6 +354,7 @@ fn find(list: &[Entry], event: &Event, console: Option<&Arc<Console>>) -> Option
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{Origin, Screen, Surface};
 
     #[derive(Default)]
     struct Log(Mutex<Vec<String>>);
@@ -364,6 +403,33 @@ mod tests {
         assert_eq!(names(&hub), [(2, true), (1, false)]);
         hub.remove(id);
         assert!(!hub.send(&TO, None));
+    }
+
+    #[test]
+    fn device_of_a_screen_gets_its_events_and_no_others() {
+        struct Nothing;
+        impl Screen for Nothing {
+            fn render(&self, _picture: &mut Surface) {}
+        }
+        let console = |head| {
+            let origin = Origin { id: Some("card".to_owned()), path: "/card".to_owned(), head };
+            Console::new(origin, Arc::new(Nothing))
+        };
+        let (first, second) = (console(0), console(1));
+        let hub = Hub::default();
+        let (all, own, later) = (Arc::new(Log::default()), Arc::new(Log::default()), Arc::new(Log::default()));
+        let seat = |display: &str, head| Seat { display: display.to_owned(), head };
+        hub.seat(hub.add("own", Takes::TABLET, own.clone()), seat("card", 1));
+        assert!(hub.is_absolute() && hub.send(&TO, None), "there is no such screen yet");
+        hub.set_consoles(vec![Arc::clone(&first), Arc::clone(&second)]);
+        assert!(!hub.is_absolute() && !hub.send(&TO, None) && !hub.has_taker(&TO, Some(&first)));
+        assert!(hub.send(&TO, Some(&second)));
+        hub.add("all", Takes::TABLET, all.clone());
+        hub.seat(hub.add("later", Takes::TABLET, later.clone()), seat("card", 0));
+        for console in [None, Some(&first), Some(&second)] {
+            assert!(hub.send(&TO, console));
+        }
+        assert_eq!([all, own, later].map(|log| log.take().len()), [1, 3, 1]);
     }
 
     #[test]

@@ -37,8 +37,10 @@ impl Screens {
         let console = |NewScreen { device, id, head, screen }: NewScreen| {
             Console::new(Origin { id, path: path(device), head }, screen)
         };
+        let consoles: Vec<_> = screens.into_iter().map(console).collect();
+        input.set_consoles(consoles.clone());
         let keys = KeyQueue::new(Arc::clone(&input), clock.clone());
-        Self { consoles: screens.into_iter().map(console).collect(), input, keys }
+        Self { consoles, input, keys }
     }
 }
 

@@ -11,7 +11,7 @@ use std::sync::{Arc, Weak};
 
 use clock::{Clock, Timer};
 use device::{DeviceCell, Handle};
-use display::input::{ABSOLUTE_MAX, Axis, Button, DeviceId, Event, Hub as InputHub, InputDevice, Leds, Takes};
+use display::input::{ABSOLUTE_MAX, Axis, Button, DeviceId, Event, Hub as InputHub, InputDevice, Leds, Seat, Takes};
 use state::State;
 
 use crate::bus::{Outcome, Token};
@@ -174,6 +174,18 @@ pub fn new(kind: HidKind, usb_version: u32, labels: Labels, clock: &Clock, input
     }
     cell.lock().function_mut().input_id = Some(id);
     cell
+}
+
+/// Gives a device to one screen.
+pub fn sit(cell: &HidCell, seat: Seat) {
+    let (input, id) = {
+        let device = cell.lock();
+        let hid = device.function();
+        (hid.input.upgrade(), hid.input_id)
+    };
+    if let (Some(input), Some(id)) = (input, id) {
+        input.seat(id, seat);
+    }
 }
 
 /// Takes a device away from those that hear events: it is unplugged for good.

@@ -10,7 +10,7 @@
 
 use std::sync::Arc;
 
-use display::input::{Axis, Button, DeviceId, Event, Hub, InputDevice, Leds, Takes};
+use display::input::{Axis, Button, DeviceId, Event, Hub, InputDevice, Leds, Seat, Takes};
 use display::keys::Key;
 use state::State;
 
@@ -42,9 +42,13 @@ mod code {
     pub const BTN_GEAR_UP: u16 = 0x151;
 }
 
+/// Bytes of a serial number that the configuration has room for.
+const SERIAL_MAX: usize = 127;
+
 /// What can be asked of the configuration (5.8.4).
 mod select {
     pub const ID_NAME: u8 = 1;
+    pub const ID_SERIAL: u8 = 2;
     pub const ID_DEVIDS: u8 = 3;
     pub const EV_BITS: u8 = 0x11;
     pub const ABS_INFO: u8 = 0x12;
@@ -80,12 +84,16 @@ impl InputKind {
 }
 
 /// The user's choices, named as QEMU's properties.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InputOptions {
     /// Which device.
     pub kind: InputKind,
     /// `wheel-axis`: the wheel is an axis, not two buttons.
     pub wheel_axis: bool,
+    /// `serial`: what tells it from others of its kind.
+    pub serial: Option<String>,
+    /// `display` and `head`: the screen that it belongs to.
+    pub seat: Option<Seat>,
 }
 
 /// The guest-visible state beside queues and features.
@@ -156,7 +164,11 @@ impl Input {
     pub fn connect(access: &Arc<dyn Access<Self>>) {
         access.access(&mut |input, _| {
             let way = Arc::new(Way(Arc::clone(access)));
-            input.id = Some(input.hub.add(input.options.kind.name(), input.options.kind.takes(), way));
+            let id = input.hub.add(input.options.kind.name(), input.options.kind.takes(), way);
+            if let Some(seat) = &input.options.seat {
+                input.hub.seat(id, seat.clone());
+            }
+            input.id = Some(id);
         });
     }
 
@@ -254,6 +266,10 @@ impl Input {
         let is_pointer = kind != InputKind::Keyboard;
         match (selected, u16::from(sub)) {
             (select::ID_NAME, 0) => [kind.name().as_bytes(), &[0]].concat(),
+            (select::ID_SERIAL, 0) => {
+                let serial = self.options.serial.as_deref().unwrap_or_default().as_bytes();
+                serial[..serial.len().min(SERIAL_MAX)].to_vec()
+            }
             (select::ID_DEVIDS, 0) => {
                 let version = if is_pointer && wheel { 2 } else { 1 };
                 let product = match kind {
@@ -293,7 +309,7 @@ impl Input {
 
     /// Bytes of the longest answer.
     fn longest(&self) -> usize {
-        let all = [(select::ID_NAME, 0), (select::EV_BITS, 1), (select::ABS_INFO, 0)];
+        let all = [(select::ID_NAME, 0), (select::ID_SERIAL, 0), (select::EV_BITS, 1), (select::ABS_INFO, 0)];
         all.into_iter().map(|(selected, sub)| self.selected(selected, sub).len()).max().unwrap_or(0).min(128)
     }
 }
@@ -390,7 +406,8 @@ mod tests {
 
     fn bench(kind: InputKind) -> (Function<Input>, Arc<Hub>) {
         let hub = Arc::<Hub>::default();
-        let options = InputOptions { kind, wheel_axis: true };
+        let serial = (kind == InputKind::Mouse).then(|| "M-1".to_owned());
+        let options = InputOptions { kind, wheel_axis: true, serial, seat: None };
         let shared = Arc::clone(&hub);
         let pci = PciOptions { legacy: false, ..PciOptions::default() };
         let function = Function::of(&pci, Arc::default(), |_| Input::new(options, shared));
@@ -418,6 +435,7 @@ mod tests {
         assert_eq!(shown(&tablet, 0x12, 1)[..8], [0, 0, 0, 0, 0xff, 0x7f, 0, 0]);
         let (mouse, _) = bench(InputKind::Mouse);
         assert_eq!((shown(&mouse, 0x11, 2), shown(&mouse, 0x11, 1).len()), (vec![3, 1], 43));
+        assert_eq!((shown(&mouse, 2, 0), shown(&tablet, 2, 0)), (b"M-1".to_vec(), vec![]));
     }
 
     #[test]

@@ -23,6 +23,7 @@ pub use devices_virtio::pci::PciOptions;
 pub use devices_virtio::rng::RngOptions;
 pub use devices_virtio::scsi::ScsiOptions;
 pub use devices_virtio::serial::SerialOptions;
+pub use display::input::Seat;
 
 /// What an `isa-…` or other device of the command line is, with its properties checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -214,6 +215,8 @@ pub enum UsbDeviceKind {
         kind: HidKind,
         /// `usb_version=`
         usb_version: u32,
+        /// The screen that it belongs to.
+        seat: Option<Seat>,
     },
     /// A hub.
     Hub {

@@ -251,7 +251,7 @@ fn usb_devices() -> Vec<(&'static str, DeviceConfig)> {
         options: UhciOptions::default(),
         companion,
     };
-    let hid = |kind| UsbDeviceKind::Hid { kind, usb_version: 2 };
+    let hid = |kind| UsbDeviceKind::Hid { kind, usb_version: 2, seat: None };
     let hub = UsbDeviceKind::Hub { ports: 4, switches_power: true };
     vec![
         controller("ehci", place(28, 7), UsbControllerKind::Ehci { model: EHCI_MODELS[1], max_frames: 128 }),
@@ -277,7 +277,7 @@ fn virtio_devices() -> Vec<(&'static str, DeviceConfig)> {
     };
     let scsi = VirtioModel::Scsi { options: ScsiOptions::default(), num_queues: None, iothread: None };
     let gpu = GpuOptions { max_outputs: 2, ..GpuOptions::default() };
-    let input = |kind| VirtioModel::Input(InputOptions { kind, wheel_axis: true });
+    let input = |kind| VirtioModel::Input(InputOptions { kind, wheel_axis: true, serial: None, seat: None });
     let port = SerialPortConfig {
         type_name: "virtserialport",
         bus: None,

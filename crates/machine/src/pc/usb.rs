@@ -430,9 +430,12 @@ fn plug_into(
     let mut unit = None;
     let mut leave: Leave = Box::new(|| ());
     let (link, lifecycle): (Link, Arc<dyn Lifecycle>) = match &config.kind {
-        UsbDeviceKind::Hid { kind, usb_version } => {
+        UsbDeviceKind::Hid { kind, usb_version, seat } => {
             let labels = labels(hid::serial(*kind));
             let cell = hid::new(*kind, *usb_version, labels, &builder.clock, &builder.input);
+            if let Some(seat) = seat {
+                hid::sit(&cell, seat.clone());
+            }
             let left = cell.clone();
             leave = Box::new(move || hid::leave(&left));
             (Arc::new(cell.clone()), Arc::new(cell))

@@ -55,7 +55,7 @@ pub fn command_line_device(
             VirtioModel::Input(options) => {
                 let hub = Arc::clone(&builder.input);
                 let names = ("pci1af4,1052", "virtio-input-hid-device");
-                let build = |_| Input::new(*options, hub);
+                let build = |_| Input::new(options.clone(), hub);
                 attach(builder, bus, (device, config), (2, names), build)
                     .map(|attached| Input::connect(&attached.access))
             }

@@ -1,4 +1,4 @@
-use ::machine::config::DeviceKind;
+use ::machine::config::{DeviceKind, VirtioModel};
 
 use super::*;
 
@@ -139,7 +139,7 @@ fn global_reaches_devices_that_other_options_and_boards_make() {
     assert!(devices.iter().any(|device| matches!(device.kind, DeviceKind::IsaSerial { irq: 9, .. })));
     assert!(devices.iter().any(|device| match &device.kind {
         DeviceKind::UsbDevice(config) =>
-            config.kind == UsbDeviceKind::Hid { kind: HidKind::Tablet, usb_version: 1 },
+            config.kind == UsbDeviceKind::Hid { kind: HidKind::Tablet, usb_version: 1, seat: None },
         _ => false,
     }));
     let devices = run("-global isa-fdc.fdtypeA=288 -drive if=floppy,driver=null-co,size=1474560,read-zeroes=on")
@@ -190,6 +190,16 @@ fn disc_drives_take_the_properties_of_disks() {
         ("-device ide-cd,opt_io_size=700", "opt_io_size must be a multiple of logical_block_size"),
     ] {
         assert_eq!(error(line), format!("{line}: {expected}"));
+    }
+}
+
+#[test]
+fn virtio_input_devices_have_serial_numbers() {
+    for name in ["virtio-keyboard-pci", "virtio-mouse-pci", "virtio-tablet-pci"] {
+        let kind = run(&format!("-device {name},serial=S")).vm.machine.devices[0].kind.clone();
+        let DeviceKind::Virtio(config) = kind else { panic!("{name}") };
+        let VirtioModel::Input(options) = &config.model else { panic!("{name}") };
+        assert_eq!((options.serial.as_deref(), options.wheel_axis), (Some("S"), name != "virtio-keyboard-pci"));
     }
 }
 

@@ -1,7 +1,7 @@
 //! USB: host controllers and devices of `-device`, and `-usbdevice`.
 
 use machine::config::{
-    DeviceConfig, DeviceKind, DiskAccess, DiskUse, EHCI_MODELS, HidKind, UHCI_MODELS, UhciOptions, UnitKind,
+    DeviceConfig, DeviceKind, DiskAccess, DiskUse, EHCI_MODELS, HidKind, Seat, UHCI_MODELS, UhciOptions, UnitKind,
     UnitOptions, UsbControllerConfig, UsbControllerKind, UsbDeviceConfig, UsbDeviceKind, UsbLabels, XhciModel,
     XhciOptions,
 };
@@ -9,7 +9,8 @@ use machine::config::{
 use super::devices::{self, Driver};
 use super::globals::Global;
 use super::value::Values;
-use super::{Argument, CliError, platform, virtio};
+use super::virtio_devices::{DISPLAY, HEAD};
+use super::{Argument, CliError, platform, virtio, virtio_devices};
 
 const MULTIFUNCTION: (&str, &str) = ("multifunction", "on/off: there are others in the slot (default off)");
 const BUS: (&str, &str) = ("bus", "the USB bus (default: the first)");
@@ -64,7 +65,9 @@ const XHCI_PROPERTIES: &[(&str, &str)] = &[
     ("p3", "ports with SuperSpeed: up to 15 (default 4)"),
 ];
 
-const HID_PROPERTIES: &[(&str, &str)] = &[BUS, MICROSOFT, PORT, SERIAL, VERSION];
+const MOUSE_PROPERTIES: &[(&str, &str)] = &[BUS, MICROSOFT, PORT, SERIAL, VERSION];
+const KEYBOARD_PROPERTIES: &[(&str, &str)] = &[BUS, DISPLAY, MICROSOFT, PORT, SERIAL, VERSION];
+const TABLET_PROPERTIES: &[(&str, &str)] = &[BUS, DISPLAY, HEAD, MICROSOFT, PORT, SERIAL, VERSION];
 
 const HUB_PROPERTIES: &[(&str, &str)] = &[
     BUS,
@@ -112,8 +115,13 @@ const fn ehci(name: &'static str, build: Build) -> Driver {
     Driver { name, alias: None, bus: "PCI", description, properties: EHCI_PROPERTIES, build }
 }
 
-const fn hid(name: &'static str, description: &'static str, build: Build) -> Driver {
-    Driver { name, alias: None, bus: "usb-bus", description, properties: HID_PROPERTIES, build }
+const fn device_driver(
+    name: &'static str,
+    description: &'static str,
+    properties: &'static [(&'static str, &'static str)],
+    build: Build,
+) -> Driver {
+    Driver { name, alias: None, bus: "usb-bus", description, properties, build }
 }
 
 /// The drivers of USB.
@@ -145,25 +153,13 @@ pub const DRIVERS: &[Driver] = &[
         build: |values, _| xhci(values, XhciModel::Qemu),
     },
     ehci("usb-ehci", |values, _| ehci_controller(values, 0)),
-    Driver {
-        name: "usb-hub",
-        alias: None,
-        bus: "usb-bus",
-        description: "USB hub",
-        properties: HUB_PROPERTIES,
-        build: |values, _| hub(values),
-    },
-    hid("usb-kbd", "USB keyboard", |values, _| hid_device(values, HidKind::Keyboard)),
-    hid("usb-mouse", "USB mouse", |values, _| hid_device(values, HidKind::Mouse)),
-    Driver {
-        name: "usb-storage",
-        alias: None,
-        bus: "usb-bus",
-        description: "USB mass storage: a disk, or a CD drive",
-        properties: STORAGE_PROPERTIES,
-        build: storage,
-    },
-    hid("usb-tablet", "USB pointer with absolute positions", |values, _| hid_device(values, HidKind::Tablet)),
+    device_driver("usb-hub", "USB hub", HUB_PROPERTIES, |values, _| hub(values)),
+    device_driver("usb-kbd", "USB keyboard", KEYBOARD_PROPERTIES, |values, _| hid_device(values, HidKind::Keyboard)),
+    device_driver("usb-mouse", "USB mouse", MOUSE_PROPERTIES, |values, _| hid_device(values, HidKind::Mouse)),
+    device_driver("usb-storage", "USB mass storage: a disk, or a CD drive", STORAGE_PROPERTIES, storage),
+    device_driver("usb-tablet", "USB pointer with absolute positions", TABLET_PROPERTIES, |values, _| {
+        hid_device(values, HidKind::Tablet)
+    }),
 ];
 
 fn number(values: &mut Values<'_>, key: &str, default: u32) -> Result<u32, CliError> {
@@ -227,7 +223,12 @@ fn hid_device(values: &mut Values<'_>, kind: HidKind) -> Result<DeviceKind, CliE
     if !matches!(usb_version, 1 | 2) {
         return Err(values.error(format!("Invalid usb version {usb_version} for usb hid device")));
     }
-    device(values, UsbDeviceKind::Hid { kind, usb_version })
+    let seat = match kind {
+        HidKind::Mouse => None,
+        HidKind::Keyboard => values.text("display")?.map(|display| Seat { display, head: 0 }),
+        HidKind::Tablet => virtio_devices::seat(values)?,
+    };
+    device(values, UsbDeviceKind::Hid { kind, usb_version, seat })
 }
 
 fn hub(values: &mut Values<'_>) -> Result<DeviceKind, CliError> {

@@ -3,8 +3,8 @@
 
 use machine::config::{
     DeviceConfig, DeviceKind, DiskAccess, DiskUse, InputKind, InputOptions, MmioPlace, PciOptions, PciPlace,
-    RngOptions, ScsiDriveConfig, ScsiOptions, SerialOptions, SerialPortConfig, UnitGeometry, UnitKind, UnitOptions,
-    VirtioConfig, VirtioModel,
+    RngOptions, ScsiDriveConfig, ScsiOptions, Seat, SerialOptions, SerialPortConfig, UnitGeometry, UnitKind,
+    UnitOptions, VirtioConfig, VirtioModel,
 };
 use qapi::keyval;
 
@@ -124,9 +124,18 @@ const VIRTIO_VGA_PROPERTIES: &[(&str, &str)] = with_transport![
     ("yres", "its preferred rows (default 800)"),
 ];
 
-const KEYBOARD_PROPERTIES: &[(&str, &str)] = with_transport![];
-const POINTER_PROPERTIES: &[(&str, &str)] =
-    with_transport![("wheel-axis", "on/off: the wheel is an axis, not two buttons (default on)")];
+/// `display` and `head` of input devices.
+pub const DISPLAY: (&str, &str) = ("display", "id of the graphics card whose screen it belongs to (default: none)");
+pub const HEAD: (&str, &str) = ("head", "which of the card's screens (default 0)");
+
+const KEYBOARD_PROPERTIES: &[(&str, &str)] =
+    with_transport![DISPLAY, HEAD, ("serial", "serial number (default: none)")];
+const POINTER_PROPERTIES: &[(&str, &str)] = with_transport![
+    DISPLAY,
+    HEAD,
+    ("serial", "serial number (default: none)"),
+    ("wheel-axis", "on/off: the wheel is an axis, not two buttons (default on)"),
+];
 
 const SCSI_DEVICE_PROPERTIES: &[(&str, &str)] = with_rings![
     ("cmd_per_lun", "commands that a unit takes at once (default 128)"),
@@ -154,9 +163,14 @@ const GPU_DEVICE_PROPERTIES: &[(&str, &str)] = with_rings![
     ("xres", "preferred columns of the first head (default 1280)"),
     ("yres", "its preferred rows (default 800)"),
 ];
-const KEYBOARD_DEVICE_PROPERTIES: &[(&str, &str)] = with_rings![];
-const POINTER_DEVICE_PROPERTIES: &[(&str, &str)] =
-    with_rings![("wheel-axis", "on/off: the wheel is an axis, not two buttons (default on)")];
+const KEYBOARD_DEVICE_PROPERTIES: &[(&str, &str)] =
+    with_rings![DISPLAY, HEAD, ("serial", "serial number (default: none)")];
+const POINTER_DEVICE_PROPERTIES: &[(&str, &str)] = with_rings![
+    DISPLAY,
+    HEAD,
+    ("serial", "serial number (default: none)"),
+    ("wheel-axis", "on/off: the wheel is an axis, not two buttons (default on)"),
+];
 
 const PORT_PROPERTIES: &[(&str, &str)] = &[
     ("bus", "the virtio-serial-bus (default: the first)"),
@@ -434,18 +448,27 @@ fn rng(values: &mut Values<'_>) -> Result<VirtioModel, CliError> {
     Ok(VirtioModel::Rng { options, source: values.text("rng")? })
 }
 
-fn keyboard(_values: &mut Values<'_>) -> Result<VirtioModel, CliError> {
-    Ok(VirtioModel::Input(InputOptions { kind: InputKind::Keyboard, wheel_axis: false }))
+/// The screen that an input device belongs to.
+pub fn seat(values: &mut Values<'_>) -> Result<Option<Seat>, CliError> {
+    let head = number(values, "head")?.unwrap_or(0);
+    Ok(values.text("display")?.map(|display| Seat { display, head }))
+}
+
+fn keyboard(values: &mut Values<'_>) -> Result<VirtioModel, CliError> {
+    input(values, InputKind::Keyboard)
 }
 
 fn mouse(values: &mut Values<'_>) -> Result<VirtioModel, CliError> {
-    let wheel_axis = values.flag("wheel-axis")?.unwrap_or(true);
-    Ok(VirtioModel::Input(InputOptions { kind: InputKind::Mouse, wheel_axis }))
+    input(values, InputKind::Mouse)
 }
 
 fn tablet(values: &mut Values<'_>) -> Result<VirtioModel, CliError> {
-    let wheel_axis = values.flag("wheel-axis")?.unwrap_or(true);
-    Ok(VirtioModel::Input(InputOptions { kind: InputKind::Tablet, wheel_axis }))
+    input(values, InputKind::Tablet)
+}
+
+fn input(values: &mut Values<'_>, kind: InputKind) -> Result<VirtioModel, CliError> {
+    let wheel_axis = kind != InputKind::Keyboard && values.flag("wheel-axis")?.unwrap_or(true);
+    Ok(VirtioModel::Input(InputOptions { kind, wheel_axis, serial: values.text("serial")?, seat: seat(values)? }))
 }
 
 fn serial(values: &mut Values<'_>) -> Result<VirtioModel, CliError> {

@@ -481,6 +481,34 @@ fn sent_events_reach_keyboard_and_mouse_in_one_report() {
 }
 
 #[test]
+fn input_devices_of_a_screen_hear_what_is_sent_to_it() {
+    let send = |session: &mut Session, device: &Value| {
+        let mut arguments = json!({ "events": [{ "type": "abs", "data": { "axis": "x", "value": 1 } }] });
+        if !device.is_null() {
+            (arguments["device"], arguments["head"]) = (device["id"].clone(), device["head"].clone());
+        }
+        let reply = session.call(&json!({ "execute": "input-send-event", "arguments": arguments }));
+        let Reply::Error(_, text) = reply else { return true };
+        assert_eq!(text, "Input handler not found for event type abs");
+        false
+    };
+    let (card, second) = (json!({ "id": "card", "head": 0 }), json!({ "id": "card", "head": 1 }));
+    for (tablet, heard) in [
+        ("usb-tablet", [true, true, true]),
+        ("usb-tablet,display=card", [false, true, false]),
+        ("virtio-tablet-pci,display=card,head=1", [false, false, true]),
+        ("usb-tablet,display=nothing", [true, true, true]),
+    ] {
+        let cards = ["-usb", "-device", "VGA", "-device", "virtio-gpu-pci,id=card,max_outputs=2"];
+        let arguments = ["-accel", "qtest", "-m", "32", "-nodefaults", "-device", tablet];
+        let mut machine = Setup::new().args(cards).args(arguments).start();
+        let mut session = machine.connect(0);
+        let found = [&Value::Null, &card, &second].map(|device| send(&mut session, device));
+        assert_eq!(found, heard, "{tablet}");
+    }
+}
+
+#[test]
 fn screens_of_all_devices_are_dumped_in_both_formats() {
     let (machine, mut session, mut guest) = driven();
     draw(&mut guest, "text");
