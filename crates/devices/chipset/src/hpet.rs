@@ -2,7 +2,9 @@
 //!
 //! Periodic and one-shot, edge and level, 32-bit mode, and the legacy replacement route, in which comparators 0 and 1
 //! take interrupts 0 and 8 from the PIT and the RTC. A comparator matches when the counter is equal to it: one that the
-//! counter has passed waits for a wrap. Left out: interrupts by message (not declared in the capabilities).
+//! counter has passed waits for a wrap. A periodic tick that the guest could not take, because the last one still waited
+//! (its processor did not run), is kept and given later, as with the 8254: guests count them, and Linux gives up at its
+//! start when it gets too few. Left out: interrupts by message (not declared in the capabilities).
 
 use clock::{Clock, Timer};
 use device::{AccessSize, Device, DeviceCell, DeviceState, IoDevice, IrqLine, ResetKind};
@@ -22,6 +24,8 @@ const PERIOD: u64 = 10_000_000;
 const ROUTES: u64 = 1 << 2;
 /// A periodic comparator interrupts at most this often, in nanoseconds, so that a guest can't occupy the timer thread.
 const SHORTEST_PERIOD: u64 = 20_000;
+/// Ticks beyond this many that a guest did not take are lost.
+const MOST_OWED: u64 = 1000;
 /// Where the legacy route leads comparators 0 and 1.
 const LEGACY_LINES: [usize; 2] = [0, 8];
 
@@ -67,11 +71,31 @@ struct Comparator {
     period: u64,
     /// Guest time of the next match in nanoseconds; `u64::MAX` when there is none.
     deadline: u64,
+    /// Periodic ticks that the guest has yet to get.
+    owed: u32,
+    /// Guest time in nanoseconds when it is tried to give one again; `u64::MAX` when none is owed.
+    retry_at: u64,
 }
 
 impl Comparator {
     fn power_on() -> Self {
-        Self { configuration: conf::CAPABILITIES, comparator: u64::MAX, period: 0, deadline: u64::MAX }
+        let configuration = conf::CAPABILITIES;
+        Self { configuration, comparator: u64::MAX, period: 0, deadline: u64::MAX, owed: 0, retry_at: u64::MAX }
+    }
+
+    /// What a guest that sets the timer anew does not get any more.
+    fn forget_owed(&mut self) {
+        (self.owed, self.retry_at) = (0, u64::MAX);
+    }
+
+    /// Guest time when there is something to do.
+    fn next(&self) -> u64 {
+        self.deadline.min(self.retry_at)
+    }
+
+    /// The period in nanoseconds, as long as the shortest at least.
+    fn period_time(&self) -> u64 {
+        self.period.saturating_mul(TICK).max(SHORTEST_PERIOD)
     }
 
     fn is(&self, bit: u64) -> bool {
@@ -88,9 +112,11 @@ impl Comparator {
         self.comparator.wrapping_sub(counter) & self.mask()
     }
 
-    /// Moves a periodic comparator past the counter: periods that nobody could see are lost.
+    /// Moves a periodic comparator past the counter, and counts the ticks.
     fn advance(&mut self, counter: u64) {
         let behind = counter.wrapping_sub(self.comparator) & self.mask();
+        let ticks = behind.saturating_mul(TICK) / self.period_time() + 1;
+        self.owed = u64::from(self.owed).saturating_add(ticks).min(MOST_OWED) as u32;
         let Some(periods) = behind.checked_div(self.period) else { return };
         let step = periods.wrapping_add(1).wrapping_mul(self.period);
         self.comparator = self.comparator.wrapping_add(step) & self.mask();
@@ -212,7 +238,7 @@ impl Hpet {
     }
 
     fn arm(&mut self) {
-        match self.registers.comparators.iter().map(|comparator| comparator.deadline).min() {
+        match self.registers.comparators.iter().map(Comparator::next).min() {
             Some(at) if at != u64::MAX => self.timer.arm(at),
             _ => self.timer.cancel(),
         }
@@ -221,40 +247,77 @@ impl Hpet {
     fn due(&mut self) {
         let now = self.clock.now();
         for index in 0..COMPARATORS {
-            if self.registers.comparators[index].deadline > now {
-                continue;
-            }
-            self.interrupt(index);
             let counter = self.counter();
             let comparator = &mut self.registers.comparators[index];
-            if comparator.is(conf::PERIODIC) {
+            if comparator.next() > now {
+                continue;
+            }
+            if !comparator.is(conf::INTERRUPT) {
+                comparator.deadline = u64::MAX;
+                comparator.forget_owed();
+                continue;
+            }
+            if !comparator.is(conf::PERIODIC) || comparator.is(conf::LEVEL) {
+                self.match_once(index, counter);
+                continue;
+            }
+            if comparator.deadline <= now {
                 comparator.advance(counter);
                 self.schedule(index, SHORTEST_PERIOD);
-            } else {
-                self.schedule(index, 1);
             }
+            self.give_tick(index, now);
         }
         self.arm();
     }
 
-    fn interrupt(&mut self, index: usize) {
-        let comparator = &self.registers.comparators[index];
-        if !comparator.is(conf::INTERRUPT) {
-            return;
-        }
-        if comparator.is(conf::LEVEL) {
+    /// A match of which there is one, or whose interrupt lasts.
+    fn match_once(&mut self, index: usize, counter: u64) {
+        if self.registers.comparators[index].is(conf::LEVEL) {
             self.registers.status |= 1 << index;
             self.update_lines();
-        } else if let Some(line) = self.registers.line(index).and_then(|line| self.lines.get_mut(line))
-            && !line.level()
-        {
+        } else if let Some(line) = self.edge_line(index) {
             line.pulse();
         }
+        let comparator = &mut self.registers.comparators[index];
+        let at_least = if comparator.is(conf::PERIODIC) {
+            comparator.advance(counter);
+            SHORTEST_PERIOD
+        } else {
+            1
+        };
+        comparator.forget_owed();
+        self.schedule(index, at_least);
+    }
+
+    /// Gives the guest one of the ticks that it is owed, if it can take one.
+    fn give_tick(&mut self, index: usize, now: u64) {
+        let gives = match self.edge_line(index) {
+            Some(line) if line.is_pending() => false,
+            Some(line) => {
+                line.pulse();
+                true
+            }
+            None => {
+                self.registers.comparators[index].forget_owed();
+                return;
+            }
+        };
+        let comparator = &mut self.registers.comparators[index];
+        comparator.owed = comparator.owed.saturating_sub(u32::from(gives));
+        let pause = (comparator.period_time() / 4).max(SHORTEST_PERIOD);
+        comparator.retry_at = if comparator.owed == 0 { u64::MAX } else { now.saturating_add(pause) };
+    }
+
+    /// The line on which comparator `index` gives edges, unless a level holds it up.
+    fn edge_line(&mut self, index: usize) -> Option<&mut IrqLine> {
+        let line = self.registers.line(index)?;
+        self.lines.get_mut(line).filter(|line| !line.level())
     }
 
     fn write_configuration(&mut self, value: u64) {
         let counter = self.counter();
         self.registers.configuration = value & (general::ENABLE | general::LEGACY);
+        self.registers.comparators.iter_mut().for_each(Comparator::forget_owed);
         self.set_counter(counter);
         self.legacy.set(self.registers.is_legacy());
         self.update_lines();
@@ -287,6 +350,7 @@ impl Hpet {
             }
             _ => return,
         }
+        self.registers.comparators[index].forget_owed();
         self.schedule(index, 0);
     }
 
@@ -458,6 +522,39 @@ mod tests {
         bench.clock.step(1 + 3 * 100_000);
         assert_eq!(bench.pins.edges(2), 4);
         assert_eq!(bench.read(0x128), 90_000);
+    }
+
+    #[test]
+    fn ticks_that_a_busy_guest_could_not_take_come_later() {
+        let bench = Bench::new();
+        bench.write(0x10, 1);
+        bench.write(0x100, ON | 8 | 0x40);
+        bench.write(0x108, 100_000);
+        bench.write(0x108, 100_000);
+        bench.clock.step(1_000_000);
+        assert_eq!(bench.pins.edges(2), 1);
+        bench.pins.hold(true);
+        bench.clock.step(10_000_000);
+        assert_eq!(bench.pins.edges(2), 1);
+        bench.pins.hold(false);
+        bench.clock.step(5_000_000);
+        assert_eq!(bench.pins.edges(2), 16, "those of the busy time and those of the five milliseconds");
+        bench.clock.step(1_000_000);
+        assert_eq!(bench.pins.edges(2), 17);
+    }
+
+    #[test]
+    fn timer_that_is_set_anew_owes_nothing() {
+        let bench = Bench::new();
+        bench.write(0x10, 1);
+        bench.write(0x100, ON | 8 | 0x40);
+        bench.write(0x108, 100_000);
+        bench.pins.hold(true);
+        bench.clock.step(10_000_000);
+        bench.pins.hold(false);
+        bench.write(0x100, ON);
+        bench.clock.step(10_000_000);
+        assert_eq!(bench.pins.edges(2), 1, "the next match, once");
     }
 
     #[test]
