@@ -108,7 +108,7 @@ pub fn parse(arguments: &[String]) -> Result<Request, CliError> {
     }
     let (mut warnings, mut lines) = (Vec::new(), Vec::new());
     let mut character = character::settings(&arguments)?;
-    let (vnc, curses) = remote::settings(&arguments)?;
+    let (vnc, display) = remote::settings(&arguments, &mut warnings)?;
     let qtest = qtest::settings(&arguments, &mut character)?;
     let run = run::settings(&arguments)?;
     let mut devices = devices::settings(&arguments, &character)?;
@@ -132,7 +132,7 @@ pub fn parse(arguments: &[String]) -> Result<Request, CliError> {
         vnc,
         spice: remote::spice(&arguments)?,
         web: remote::web(&arguments)?,
-        curses,
+        display,
         keyboard: arguments::last(&arguments, "k").map(|argument| argument.value.to_owned()),
         devices: devices::parser(&arguments)?,
         drives: self::block::parser(&arguments)?,

@@ -317,19 +317,63 @@ pub enum DisplayType {
     Default,
     /// None.
     None,
+    /// The text of the screen on the terminal.
+    Curses,
+}
+
+/// Whether a display draws with OpenGL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, QapiType)]
+pub enum DisplayGLMode {
+    /// It does not.
+    Off,
+    /// It does, with any version.
+    On,
+    /// By OpenGL's core profile.
+    Core,
+    /// By OpenGL ES.
+    Es,
+}
+
+/// What the display on a terminal has.
+#[derive(Debug, Clone, PartialEq, Eq, QapiType)]
+pub struct DisplayCurses {
+    /// The character set of the guest's font; CP437 if absent.
+    pub charset: Option<String>,
+}
+
+/// What each kind of display has.
+#[derive(Debug, Clone, PartialEq, Eq, QapiType)]
+#[qapi(tag = "type", tag_type = DisplayType)]
+pub enum DisplayKind {
+    /// On the terminal.
+    Curses(DisplayCurses),
+    /// A kind that adds nothing.
+    #[qapi(other)]
+    Other(DisplayType),
 }
 
 /// How the display on this host looks.
 #[derive(Debug, Clone, PartialEq, Eq, QapiType)]
 pub struct DisplayOptions {
-    /// The kind of display.
-    pub r#type: DisplayType,
     /// Whether it has the whole screen.
     pub full_screen: Option<bool>,
     /// Whether closing its window ends the program.
     pub window_close: Option<bool>,
     /// Whether the host's cursor is shown.
     pub show_cursor: Option<bool>,
+    /// Whether it draws with OpenGL.
+    pub gl: Option<DisplayGLMode>,
+    /// The kind of display, and what it has.
+    #[qapi(flatten)]
+    pub kind: DisplayKind,
+}
+
+impl Default for DisplayOptions {
+    /// No display.
+    fn default() -> Self {
+        let kind = DisplayKind::Other(DisplayType::None);
+        Self { full_screen: None, window_close: None, show_cursor: None, gl: None, kind }
+    }
 }
 
 /// Tells how the display on this host looks.

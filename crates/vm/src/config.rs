@@ -4,6 +4,7 @@ use chardev::ChardevSpec;
 use machine::config::MachineConfig;
 use qapi::machine::CommandLineOptionInfo;
 pub use qapi::run_state::{PanicAction, RebootAction, ShutdownAction, WatchdogAction};
+use qapi::vnc::{DisplayKind, DisplayOptions};
 
 use crate::hotplug::{DeviceParser, DriveParser};
 use crate::qtest::QtestConfig;
@@ -81,10 +82,17 @@ pub struct VmConfig {
     pub spice: Option<SpiceConfig>,
     /// The web console.
     pub web: Option<web::Options>,
-    /// The screen is shown on the terminal (`-display curses`).
-    pub curses: bool,
+    /// The display on this host (`-display`).
+    pub display: DisplayOptions,
     /// The layout of the guest's keyboard (`-k`).
     pub keyboard: Option<String>,
     /// What `query-command-line-options` tells.
     pub options: Vec<CommandLineOptionInfo>,
+}
+
+impl VmConfig {
+    /// Whether the screen is shown on the terminal that the program was started in.
+    pub fn has_curses(&self) -> bool {
+        matches!(self.display.kind, DisplayKind::Curses(_))
+    }
 }

@@ -267,7 +267,7 @@ impl Program {
         for spec in &config.chardevs {
             chardevs.add(spec)?;
         }
-        if config.curses {
+        if config.has_curses() {
             chardevs.add(&terminal()?)?;
         }
         let mut people = Vec::new();
@@ -313,7 +313,7 @@ impl Program {
         if !config.preconfig {
             mice.connect(control.machine().input());
         }
-        let curses = match config.curses {
+        let curses = match config.has_curses() {
             false => None,
             true => {
                 let (layout, runtime) = (config.keyboard.as_deref(), &monitor_thread.handle);

@@ -6,6 +6,7 @@ use machine::accelerator::AcceleratorConfig;
 use qapi::control::{VersionInfo, VersionTriple};
 use qapi::machine::CommandLineOptionInfo;
 use qapi::run_state::{RunState, StatusInfo};
+use qapi::vnc::DisplayOptions;
 use x86::model::MachineVersion;
 
 use crate::config::VmConfig;
@@ -22,6 +23,8 @@ pub struct Snapshot {
     pub accelerator: AcceleratorConfig,
     /// The version of the machine's type.
     pub machine_version: MachineVersion,
+    /// The display on this host.
+    pub display: DisplayOptions,
     /// The command line's options.
     pub options: Vec<CommandLineOptionInfo>,
 }
@@ -35,6 +38,7 @@ impl Snapshot {
             uuid: config.uuid,
             accelerator: config.machine.accelerator.clone(),
             machine_version: config.machine.machine_type.version(),
+            display: config.display.clone(),
             options: config.options.clone(),
         }
     }

@@ -1,5 +1,8 @@
 //! Splitting the command line into options and their arguments.
 
+use qapi::Members;
+use qapi::keyval::{self, Grammar};
+
 use super::CliError;
 use super::options::{self, OptionSpec};
 
@@ -29,6 +32,14 @@ impl<'a> Argument<'a> {
             value => format!("-{} {value}", self.option.name),
         };
         CliError::Option { option, message: message.into() }
+    }
+
+    /// The argument, `key=value,…` or JSON, as a type of the schema. A first value without a key is that of `implied_key`.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn typed<T: Members>(&self, implied_key: &str) -> Result<T, CliError> {
+        keyval::from_keyval(self.value, &Grammar::implied(implied_key)).map_err(|error| self.error(error.desc))
     }
 }
 

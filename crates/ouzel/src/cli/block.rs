@@ -30,11 +30,11 @@ pub fn settings(arguments: &[Argument<'_>], devices: &mut Vec<DeviceConfig>) -> 
             let text = "is not available: the TLS library has neither shared keys nor anonymous sessions";
             return Err(argument.error(format!("'{kind}' {text}")));
         }
-        let object: ObjectAdd = typed(argument, "qom-type")?;
+        let object: ObjectAdd = argument.typed("qom-type")?;
         config.objects.push((source(argument), object));
     }
     for argument in all(arguments, "blockdev") {
-        let node: BlockdevOptions = typed(argument, "driver")?;
+        let node: BlockdevOptions = argument.typed("driver")?;
         if node.node_name.is_none() {
             return Err(argument.error("'node-name' must be specified for the root node"));
         }
@@ -136,10 +136,6 @@ fn short_form(option: &str) -> Option<(&'static str, bool)> {
 
 fn source(argument: &Argument<'_>) -> String {
     format!("-{} {}", argument.option.name, argument.value)
-}
-
-fn typed<T: qapi::Members>(argument: &Argument<'_>, implied_key: &str) -> Result<T, CliError> {
-    keyval::from_keyval(argument.value, &Grammar::implied(implied_key)).map_err(|error| argument.error(error.desc))
 }
 
 fn no_controller(kind: &str) -> String {

@@ -374,7 +374,7 @@ pub const OPTIONS: &[OptionSpec] = &[
     option("monitor", Some("dev"), "the human monitor's character device"),
     option(
         "display",
-        Some("none|curses|vnc=…"),
+        Some("none|curses[,charset=name]|vnc=…[,full-screen=on][,show-cursor=on]"),
         "select the display; without any there is VNC on this host's port 5900 or behind",
     ),
     grouped(

@@ -105,6 +105,19 @@ fn without_a_word_about_displays_there_is_vnc_on_this_host() {
 }
 
 #[test]
+fn query_display_options_tells_what_the_last_display_was_given() {
+    for (arguments, expected) in [
+        (["-vnc", "none"].as_slice(), json!({"type": "none"})),
+        (&["-display", "none,full-screen=on,gl=off"], json!({"type": "none", "full-screen": true, "gl": "off"})),
+        (&["-display", "{\"type\": \"none\", \"show-cursor\": true}"], json!({"type": "none", "show-cursor": true})),
+        (&["-display", "none,full-screen=on", "-display", "none"], json!({"type": "none"})),
+    ] {
+        let mut machine = Setup::new().args(arguments).start();
+        assert_eq!(machine.connect(0).query("query-display-options"), expected, "{arguments:?}");
+    }
+}
+
+#[test]
 fn what_is_wrong_with_the_option_is_said() {
     for (arguments, message) in [
         (["-vnc", "here"], "-vnc here: no vnc port specified"),
@@ -116,6 +129,13 @@ fn what_is_wrong_with_the_option_is_said() {
         (["-display", "vnc"], "-display vnc: VNC requires a display argument vnc=<display>"),
         (["-display", "gtk"], "Display 'gtk' is not available."),
         (["-display", "foo"], "-display foo: Parameter 'type' does not accept value 'foo'"),
+        (["-display", "none,charset=x"], "-display none,charset=x: Parameter 'charset' is unexpected"),
+        (["-display", "none,gl=on"], "OpenGL is not supported by the display"),
+        (["-display", "none,show-cursor=x"], "Parameter 'show-cursor' expects 'on' or 'off'"),
+        (
+            ["-display", "curses,charset=KOI8-R"],
+            "charset 'KOI8-R' is not supported: the screen's letters are read as CP437",
+        ),
     ] {
         let mut machine = Setup::bare().args(["-nodefaults"]).args(arguments).start();
         assert_eq!(machine.wait_exit(PATIENCE).code(), Some(1));

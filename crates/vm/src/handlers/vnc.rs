@@ -7,9 +7,9 @@ use qapi::Error;
 use qapi::sockets::SocketAddress;
 use qapi::spice::{QuerySpice, SpiceConnected, SpiceDisconnected, SpiceInitialized};
 use qapi::vnc::{
-    AddClient, ChangeVncPassword, ClientMigrateInfo, DisplayOptions, DisplayReload, DisplayReloadOptions, DisplayType,
-    DisplayUpdate, DisplayUpdateOptions, ExpirePassword, ExpirePasswordServer, QueryDisplayOptions, QueryVnc,
-    QueryVncServers, SetPassword, SetPasswordAction, SetPasswordServer, VncConnected, VncDisconnected, VncInitialized,
+    AddClient, ChangeVncPassword, ClientMigrateInfo, DisplayReload, DisplayReloadOptions, DisplayUpdate,
+    DisplayUpdateOptions, ExpirePassword, ExpirePasswordServer, QueryDisplayOptions, QueryVnc, QueryVncServers,
+    SetPassword, SetPasswordAction, SetPasswordServer, VncConnected, VncDisconnected, VncInitialized,
 };
 use qmp::SessionContext;
 
@@ -61,9 +61,7 @@ pub fn register(table: &mut Table) {
             None => Ok(()),
         }
     });
-    table.register::<QueryDisplayOptions>(|_, _, _| {
-        Ok(DisplayOptions { r#type: DisplayType::None, full_screen: None, window_close: None, show_cursor: None })
-    });
+    table.register_snapshot::<QueryDisplayOptions>(|snapshot, _, _| Ok(snapshot.display.clone()));
     table.register::<QuerySpice>(|control, _, _| Ok(control.spice().info()));
     table.declare_event::<SpiceConnected>();
     table.declare_event::<SpiceInitialized>();
