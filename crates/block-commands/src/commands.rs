@@ -317,16 +317,16 @@ fn with_debugger<T>(node: &Arc<Node>, work: impl FnOnce(&Blkdebug) -> block::Res
     work(node.driver().as_any().downcast_ref().ok_or_else(missing)?)
 }
 
-/// Whether a break point holds a request.
-pub fn is_suspended(node: &Arc<Node>, tag: &str) -> bool {
-    with_debugger(node, |debugger| Ok(debugger.is_suspended(tag))).unwrap_or(false)
+/// How many requests the break points of a name hold.
+pub fn suspended(node: &Arc<Node>, tag: &str) -> usize {
+    with_debugger(node, |debugger| Ok(debugger.suspended(tag))).unwrap_or(0)
 }
 
 fn set_break(session: &mut Session, words: &[&str]) -> Answer {
     with_debugger(&session.node()?, |debugger| debugger.set_breakpoint(words[0], words[1])).map_err(|error| {
         Failed::printed(format!("Could not set breakpoint: {}\n", block::error::strerror(error.errno())))
     })?;
-    session.breaks.push((words[1].to_owned(), false));
+    session.breaks.entry(words[1].to_owned()).or_default();
     Ok(String::new())
 }
 
@@ -339,7 +339,7 @@ fn remove_break(node: &Arc<Node>, tag: &str) -> Answer {
 
 async fn resume(session: &mut Session, tag: &str) -> Answer {
     let node = session.node()?;
-    if is_suspended(&node, tag) {
+    if suspended(&node, tag) != 0 {
         session.output.print(&format!("blkdebug: Resuming request '{tag}'\n"));
     }
     with_debugger(&node, |debugger| debugger.resume(tag)).map_err(|error| {
@@ -351,7 +351,7 @@ async fn resume(session: &mut Session, tag: &str) -> Answer {
 
 async fn wait_break(session: &mut Session, tag: &str) -> Answer {
     let node = session.node()?;
-    session.pending.until(|| is_suspended(&node, tag)).await;
+    session.pending.until(|| suspended(&node, tag) != 0).await;
     Ok(String::new())
 }
 

@@ -1,5 +1,6 @@
 //! An open image and the requests in flight on it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use block::gate::{Gate, InsideOwned};
@@ -123,8 +124,8 @@ pub struct Session {
     /// Something may have been written, so that it matters whether closing works.
     written: bool,
     pub(crate) pending: Set<'static, String>,
-    /// Tags of break points, and whether it was told that they hold a request.
-    pub(crate) breaks: Vec<(String, bool)>,
+    /// Tags of break points, and of how many requests it was told that they hold them.
+    pub(crate) breaks: BTreeMap<String, usize>,
 }
 
 impl Session {
@@ -143,7 +144,7 @@ impl Session {
             quit: false,
             written: false,
             pending: Set::default(),
-            breaks: Vec::new(),
+            breaks: BTreeMap::new(),
         }
     }
 
@@ -253,8 +254,8 @@ impl Session {
     pub(crate) fn print_finished(&mut self) {
         let node = self.child.as_ref().map(|child| child.node());
         for (tag, told) in &mut self.breaks {
-            let held = node.as_ref().is_some_and(|node| commands::is_suspended(node, tag));
-            if held && !*told {
+            let held = node.as_ref().map_or(0, |node| commands::suspended(node, tag));
+            for _ in *told..held {
                 self.output.print(&format!("blkdebug: Suspended request '{tag}'\n"));
             }
             *told = held;

@@ -447,9 +447,9 @@ impl Blkdebug {
         if found { Ok(()) } else { Err(Error::not_found(format!("There is no break point '{tag}'"))) }
     }
 
-    /// Whether `tag` holds a request.
-    pub fn is_suspended(&self, tag: &str) -> bool {
-        self.with(|state| state.suspended.iter().any(|(_, held)| held == tag))
+    /// How many requests `tag` holds.
+    pub fn suspended(&self, tag: &str) -> usize {
+        self.with(|state| state.suspended.iter().filter(|(_, held)| held == tag).count())
     }
 
     async fn hold(&self, id: u64) {
