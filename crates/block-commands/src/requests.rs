@@ -218,7 +218,11 @@ pub async fn write(session: &mut Session, words: &[&str], usage: Usage) -> Resul
     let started = Instant::now();
     let result = if args.has('b') {
         let node = child.node();
-        session.with(node.driver().write_vm_state(offset, buf)).await
+        let work = async {
+            node.driver().write_vm_state(offset, buf).await?;
+            if fua { node.flush().await } else { Ok(()) }
+        };
+        session.with(work).await
     } else if let Err(error) = check_range(&child, offset, count) {
         Err(error)
     } else if args.has('z') {

@@ -314,7 +314,12 @@ impl Image {
         let _gate = self.gate.write().await;
         let _one = self.flush_lock.lock().await;
         let mut meta = self.meta.lock().await;
-        self.flush_clean(&mut meta).await
+        let cleaned = self.flush_clean(&mut meta).await;
+        cleaned.map_err(|error| match (self.map().is_dirty(), meta.refs.is_dirty()) {
+            (true, _) => error.context("Failed to flush the L2 table cache"),
+            (false, true) => error.context("Failed to flush the refcount block cache"),
+            (false, false) => error,
+        })
     }
 
     /// As [`Image::close`], with the bitmaps: the node will not be written any more, for now.

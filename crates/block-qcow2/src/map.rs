@@ -170,6 +170,17 @@ impl Map {
         }
     }
 
+    /// Puts a table in for guest byte `offset` that was just written. What the offset needs of it is not read again.
+    pub fn put_table(&mut self, geometry: &Geometry, offset: u64, entry: u64, content: &[u8]) {
+        self.set_l1(usize::try_from(offset >> geometry.l1_shift()).unwrap_or(usize::MAX), entry);
+        let Ok(Some((table, slice, _))) = self.locate(geometry, offset) else { return };
+        let start = usize::try_from(slice - table).unwrap_or(usize::MAX);
+        let rest = content.get(start..).unwrap_or_default();
+        if let Some(bytes) = usize::try_from(self.slice_bytes).ok().and_then(|len| rest.get(..len)) {
+            self.loaded(slice, bytes);
+        }
+    }
+
     /// Replaces the L1 table by one that is on disk already.
     pub fn replace_l1(&mut self, l1: Vec<u64>) {
         self.l1 = l1;
@@ -349,7 +360,7 @@ impl Map {
         self.load_failed(slice);
     }
 
-    /// Puts the slices of a new table into the cache.
+    /// Puts a slice into the cache.
     fn insert(&mut self, offset: u64, words: Vec<u64>, dirty: bool) {
         self.dirty += usize::from(dirty);
         let slot = Slot { offset, words: words.into_boxed_slice(), dirty, writing: false, used: true };

@@ -467,11 +467,11 @@ impl Refcounts {
 
     /// Makes sure that there are blocks for `n` clusters from `start` on, which are the caller's. New blocks go behind.
     async fn make_blocks(&mut self, start: u64, n: u64) -> Result<()> {
+        self.file.event("refblock_alloc").await;
         let missing = self.missing(start, n)?;
         if missing.is_empty() {
             return Ok(());
         }
-        self.file.event("refblock_alloc").await;
         let mut place = start + n;
         let mut reserved = 0;
         let (blocks, table) = loop {

@@ -368,16 +368,19 @@ impl Image {
         let written = match (content, self.write_counts(meta).await) {
             (Ok(content), Ok(())) => {
                 self.file.event("l2_alloc_write").await;
-                self.file.write_bytes(new, &content).await
+                self.file.write_bytes(new, &content).await.map(|()| content)
             }
             (Ok(_), Err(error)) => Err(error),
             (Err(error), _) => Err(error),
         };
-        if let Err(error) = written {
-            self.unallocate(meta, new, 1).await;
-            return Err(error);
-        }
-        self.map().set_l1(index, new | COPIED);
+        let content = match written {
+            Ok(content) => content,
+            Err(error) => {
+                self.unallocate(meta, new, 1).await;
+                return Err(error);
+            }
+        };
+        self.map().put_table(&geometry, offset, new | COPIED, &content);
         self.note_overlap(new, Section::ActiveL2);
         if old != 0 {
             self.free(meta, old, 1, Reason::Other);

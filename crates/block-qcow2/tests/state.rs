@@ -92,6 +92,9 @@ fn events_precede_the_operations_that_they_name() {
     write(&open.child, 512 * 1000, &vec![1; 1 << 20]).expect("writes");
     write(&open.child, 512 * 1000, &[1; 100]).expect("writes");
     aio::block_on(open.child.flush()).expect("flushes");
+    assert!(!disk.disk.events.lock().expect("events").contains(&"l2_load"), "what a new table holds is known");
+    open.close().expect("closes");
+    let open = open_with(memory_options(&disk.id), false, OpenFlags::default()).expect("opens again");
     let info = SnapshotInfo { name: "s".into(), ..SnapshotInfo::default() };
     aio::block_on(open.driver().snapshot_create(info)).expect("makes a snapshot");
     write(&open.child, 512 * 1000, &[1; 100]).expect("writes");

@@ -187,3 +187,37 @@ fn requests_stop_at_break_points_until_they_are_resumed() {
         ],
     );
 }
+
+#[test]
+fn break_points_of_one_name_each_hold_one_request() {
+    let Some(pair) = Pair::new("break_points_of_one_name_each_hold_one_request") else { return };
+    let once = ["break write_aio A", "aio_write 0 512", "wait_break A", "resume A", "aio_flush"];
+    let other_event = ["break read_aio A", "aio_read 0 512", "wait_break A", "resume A", "aio_flush"];
+    let mut commands = vec!["open -o driver=raw blkdebug::t.raw"];
+    for part in [&once, &once, &other_event] {
+        commands.extend(part);
+    }
+    pair.commands(&[], &commands);
+}
+
+#[test]
+fn machine_state_is_on_disk_when_it_is_written_through() {
+    let Some(pair) = Pair::new("machine_state_is_on_disk_when_it_is_written_through") else { return };
+    let Some(creator) = peer("qemu-img") else {
+        eprintln!("skipped: machine_state_is_on_disk_when_it_is_written_through: qemu-img is not installed");
+        return;
+    };
+    for event in ["l1_update", "l2_update", "l2_load"] {
+        for directory in [&pair.ours.1, &pair.theirs.1] {
+            let create = ["create", "-q", "-f", "qcow2", "-o", "cluster_size=1k", "t.qcow2", "1G"];
+            let status = Command::new(&creator).args(create).current_dir(directory.path()).status();
+            assert!(status.expect("it runs").success());
+            let rule = format!("[inject-error]\nevent = \"{event}\"\nerrno = \"5\"\nonce = \"on\"\n");
+            std::fs::write(directory.path().join("rules"), rule).expect("a file");
+        }
+        let image = "blkdebug:rules:t.qcow2";
+        // What a new table holds is known: nothing is loaded for it.
+        pair.commands(&["-t", "writethrough", "-f", "qcow2", image], &["write -b 0 128k"]);
+        pair.commands(&["-t", "writethrough", "-f", "qcow2", image], &["write 0 128k", "read 0 1k"]);
+    }
+}
