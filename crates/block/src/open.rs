@@ -388,7 +388,7 @@ fn backing_of(node: &Arc<Node>, mut options: Options, defaults: &Defaults) -> Re
     if let Some(stored) = &stored
         && !names_file
     {
-        let base = filename::of(node);
+        let base = filename::base_of(node).unwrap_or_else(|_| filename::of(node));
         options.set("filename", filename::combine(&base, &stored.file));
     }
     if let Some(format) = stored.as_ref().and_then(|stored| stored.format.as_ref())

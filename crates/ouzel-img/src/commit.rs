@@ -52,8 +52,11 @@ pub fn run(args: &[String]) -> Outcome {
 }
 
 async fn empty(top: &Arc<Child>) -> Result<(), Failure> {
-    match status::skip_filters(&top.node()).driver().make_empty().await {
-        Err(error) if !error.is_unsupported() => Err(error.into()),
+    let image = status::skip_filters(&top.node());
+    match image.driver().make_empty().await {
+        Err(error) if !error.is_unsupported() => {
+            Err(error.context(format!("Failed to empty {}", block::filename::of(&image))).into())
+        }
         _ => Ok(()),
     }
 }

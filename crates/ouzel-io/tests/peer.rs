@@ -221,3 +221,19 @@ fn machine_state_is_on_disk_when_it_is_written_through() {
         pair.commands(&["-t", "writethrough", "-f", "qcow2", image], &["write 0 128k", "read 0 1k"]);
     }
 }
+
+#[test]
+fn relative_backings_below_a_filter_start_where_the_file_is() {
+    let Some(pair) = Pair::new("relative_backings_below_a_filter_start_where_the_file_is") else { return };
+    let Some(creator) = peer("qemu-img") else {
+        eprintln!("skipped: relative_backings_below_a_filter_start_where_the_file_is: qemu-img is not installed");
+        return;
+    };
+    for directory in [&pair.ours.1, &pair.theirs.1] {
+        let create = ["create", "-q", "-f", "qcow2", "-b", "t.raw", "-F", "raw", "top"];
+        let status = Command::new(&creator).args(create).current_dir(directory.path()).status();
+        assert!(status.expect("it runs").success());
+    }
+    pair.commands(&["-f", "raw", "t.raw"], &["write -P 9 0 4k"]);
+    pair.commands(&["-f", "qcow2", "blkdebug::top"], &["read -P 9 0 4k"]);
+}
