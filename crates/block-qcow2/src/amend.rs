@@ -43,6 +43,7 @@ impl Image {
         }
         let target = version.unwrap_or(header.version);
         let target_order = order.unwrap_or(header.refcount_order);
+        let long_steps = 1 + u64::from(target < header.version && target_order != header.refcount_order);
         if data_file_raw == Some(true) && header.autoclear & autoclear::DATA_RAW == 0 {
             return Err(Error::invalid("data-file-raw cannot be set on existing images"));
         }
@@ -73,7 +74,7 @@ impl Image {
             let _gate = self.gate.write().await;
             let _one = self.flush_lock.lock().await;
             let mut meta = self.meta.lock().await;
-            self.change_refcount_order(&mut meta, target_order).await?;
+            self.change_refcount_order(&mut meta, target_order, &request.progress.part(0, long_steps)).await?;
             // The old blocks and the old table are not counted any more.
         }
         if data_file.is_some() || data_file_raw == Some(false) {
@@ -94,7 +95,7 @@ impl Image {
             self.truncate(size.next_multiple_of(512), Preallocation::Off).await?;
         }
         if target < header.version {
-            self.downgrade(target, &request.progress).await?;
+            self.downgrade(target, &request.progress.part(long_steps - 1, long_steps)).await?;
         }
         Ok(())
     }

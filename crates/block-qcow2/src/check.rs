@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use block::image::{CheckResult, FixMode};
+use block::image::{AmendProgress, CheckResult, FixMode};
 use block::{Error, Result};
 
 use crate::entry::{ALL_ALLOCATED, COMPRESSED, COPIED, Entry, Kind, OFFSET_MASK};
@@ -124,7 +124,13 @@ impl Image {
 
     /// Writes refcount structures of a width of `1 << order` bits for these counts behind everything else, and points the
     /// header to them.
-    async fn rebuild_refcounts(&self, meta: &mut Meta, mut counts: Counts, order: u32) -> Result<()> {
+    async fn rebuild_refcounts(
+        &self,
+        meta: &mut Meta,
+        mut counts: Counts,
+        order: u32,
+        progress: &AmendProgress,
+    ) -> Result<()> {
         let geometry = self.geometry();
         let bits = geometry.cluster_bits;
         let cluster = geometry.cluster_size();
@@ -162,6 +168,7 @@ impl Image {
         }
         let mut entries = vec![0u64; usize::try_from(table << (bits - 3)).unwrap_or(0)];
         for (at, (block, bytes)) in blocks.iter_mut().enumerate() {
+            progress.update(at as u64, count);
             bytes.resize(len, 0);
             let offset = (start + at as u64) << bits;
             self.file.write_bytes(offset, bytes).await?;
@@ -185,14 +192,21 @@ impl Image {
     }
 
     /// Changes the width of the counts.
-    pub(crate) async fn change_refcount_order(&self, meta: &mut Meta, order: u32) -> Result<()> {
+    pub(crate) async fn change_refcount_order(
+        &self,
+        meta: &mut Meta,
+        order: u32,
+        progress: &AmendProgress,
+    ) -> Result<()> {
         self.flush_all(meta).await?;
+        let (reading, writing) = (progress.part(0, 2), progress.part(1, 2));
         let bits = self.geometry().cluster_bits;
         let mut counts = Counts::default();
         let table = meta.refs.table().to_vec();
         let (table_offset, table_clusters) = meta.refs.table_place();
         let per_block = 1u64 << meta.refs.block_bits();
         for (index, entry) in table.iter().enumerate() {
+            reading.update(index as u64, table.len() as u64);
             if entry & REFTABLE_OFFSET == 0 {
                 continue;
             }
@@ -222,7 +236,7 @@ impl Image {
                 clean.add(cluster, count - own);
             }
         }
-        self.rebuild_refcounts(meta, clean, order).await?;
+        self.rebuild_refcounts(meta, clean, order, &writing).await?;
         self.rebuild_table_overlap(meta);
         Ok(())
     }
@@ -335,11 +349,13 @@ impl Check<'_> {
         let found = (self.result.corruptions, self.result.leaks);
         self.message("Rebuilding refcount structure".to_owned());
         self.counts = Counts::default();
-        (self.result.corruptions, self.result.leaks) = (0, 0);
+        // What this finds was told before.
+        let told = self.result.clone();
         self.count_all(meta, true).await;
+        self.result = told;
         let counts = std::mem::take(&mut self.counts);
         let order = meta.refs.order();
-        self.image.rebuild_refcounts(meta, counts, order).await?;
+        self.image.rebuild_refcounts(meta, counts, order, &AmendProgress::default()).await?;
         (self.result.corruptions, self.result.leaks) = (0, 0);
         self.rebuild = false;
         self.count_all(meta, true).await;

@@ -2,7 +2,9 @@
 
 mod common;
 
-use block::image::{AmendRequest, FixMode, ImageBacking, SnapshotInfo};
+use std::sync::{Arc, Mutex};
+
+use block::image::{AmendProgress, AmendRequest, FixMode, ImageBacking, SnapshotInfo};
 use block::{OpenFlags, Options, Preallocation, WriteFlags};
 use common::*;
 use iobuf::IoBuf;
@@ -402,7 +404,9 @@ fn clusters_of_an_entry_that_can_not_be_repaired_stay_taken() {
 
     let unaligned =
         format!("ERROR offset={:x}: Data cluster is not properly aligned; L2 entry corrupted.", host | 0x200);
-    assert!(result.messages.contains(&unaligned), "{:?}", result.messages);
+    // Once before and once after the counts are made anew.
+    let told = result.messages.iter().filter(|message| **message == unaligned).count();
+    assert_eq!(told, 2, "{:?}", result.messages);
     let leak = format!("cluster {} refcount=1 reference=0", host >> 16);
     assert!(!result.messages.iter().any(|message| message.contains(&leak)), "{:?}", result.messages);
     assert_eq!(result.corruptions, 1, "{:?}", result.messages);
@@ -633,4 +637,33 @@ fn upgrade_completes_the_entries_of_the_snapshot_table() {
     let found = own_check(&path);
     assert_eq!((found.corruptions, found.leaks), (0, 0), "{found:?}");
     clean(&path);
+}
+
+#[test]
+fn amending_tells_how_far_it_is_and_never_goes_back() {
+    let dir = Dir::new();
+    let path = dir.path("amend.qcow2");
+    for (created, changed) in
+        [("refcount_bits=1", "refcount_bits=64"), ("refcount_bits=8", "refcount_bits=16,compat=0.10")]
+    {
+        create_file(&path, 8 << 20, &format!("cluster_size=512,{created}")).expect("creates");
+        let open = open_file(&path, false).expect("opens");
+        write(&open.child, 0, &vec![1; 4 << 20]).expect("writes");
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let watch = Arc::clone(&told);
+        let mut request = AmendRequest::new(parse(changed), false);
+        request.progress = AmendProgress::new(move |done, total| {
+            watch.lock().expect("a list").push((done, total));
+        });
+
+        aio::block_on(open.driver().amend(request)).expect("amends");
+
+        open.close().expect("closes");
+        let told = told.lock().expect("a list");
+        assert!(told.len() > 8, "{changed}: {told:?}");
+        // As fractions: done / total.
+        let goes_back = told.windows(2).find(|pair| pair[1].0 * pair[0].1 < pair[0].0 * pair[1].1);
+        assert_eq!(goes_back, None, "{changed}: {told:?}");
+        assert!(told.iter().all(|(done, total)| done <= total), "{changed}: {told:?}");
+    }
 }

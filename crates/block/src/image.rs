@@ -123,6 +123,13 @@ impl AmendProgress {
         Self(Some(Arc::new(watch)))
     }
 
+    /// Who is told of one of `parts` equal parts, the first of which has the index 0.
+    #[must_use]
+    pub fn part(&self, index: u64, parts: u64) -> Self {
+        let Some(watch) = self.0.clone() else { return Self::default() };
+        Self::new(move |done, total| watch(index * total + done, parts * total))
+    }
+
     /// Tells that so much of the whole is done.
     pub fn update(&self, done: u64, total: u64) {
         if let Some(watch) = &self.0 {
