@@ -408,6 +408,11 @@ impl Check<'_> {
         self.add(header.l1_offset, u64::from(header.l1_size) * 8, 1);
         self.collect_tables(&active, true, &mut tables);
         for snapshot in read(&image.snapshots, Clone::clone) {
+            if let Some(fault) = image.fault_of_l1(&snapshot) {
+                let (id, name) = (&snapshot.info.id, &snapshot.info.name);
+                self.corruption(format!("ERROR snapshot {id} ({name}) {fault}; snapshot table entry corrupted"));
+                continue;
+            }
             match image.read_l1(snapshot.l1_offset, snapshot.l1_size).await {
                 Ok(l1) => {
                     self.add(snapshot.l1_offset, u64::from(snapshot.l1_size) * 8, 1);

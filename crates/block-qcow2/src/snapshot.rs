@@ -129,10 +129,8 @@ pub async fn read_table(file: &Child, header: &Header, count: u32, damage: Damag
     let mut at = header.snapshots_offset;
     let mut left = crate::header::MAX_SNAPSHOT_TABLE_BYTES;
     for index in 0..count {
-        if at >= file.len() {
-            return Err(Error::invalid("Snapshot table lies behind the end of the image"));
-        }
-        let fixed = file.read_vec(at, FIXED).await?;
+        // What was cut off reads as zeroes: what is left of the image can still be read.
+        let fixed = if at < file.len() { file.read_vec(at, FIXED).await? } else { vec![0; FIXED] };
         let (id_len, name_len) = (usize::from(be16(&fixed, 12)), usize::from(be16(&fixed, 14)));
         let extra_len = be32(&fixed, 36) as usize;
         if extra_len > MAX_EXTRA {
@@ -170,6 +168,16 @@ impl Image {
     pub(crate) async fn read_l1(&self, offset: u64, entries: u32) -> Result<Vec<u64>> {
         check_table(offset, entries.into(), 8, MAX_L1_BYTES, self.geometry().cluster_bits, "Snapshot L1 table")?;
         Ok(decode(&self.file.read_vec(offset, entries as usize * 8).await?))
+    }
+
+    /// Why the L1 table of a snapshot can't be where its entry says.
+    pub(crate) fn fault_of_l1(&self, snapshot: &Snapshot) -> Option<String> {
+        let (offset, entries) = (snapshot.l1_offset, snapshot.l1_size);
+        if self.geometry().in_cluster(offset) != 0 {
+            Some(format!("l1_offset={offset:#x}: L1 table is not cluster aligned"))
+        } else {
+            (u64::from(entries) > MAX_L1_BYTES / 8).then(|| format!("l1_size={entries:#x}: L1 table is too large"))
+        }
     }
 
     /// Reads a whole L2 table from the disk.
@@ -210,6 +218,17 @@ impl Image {
         geometry.host(entry).map(|host| (host >> geometry.cluster_bits, 1))
     }
 
+    /// Counts a cluster once more. One that is in use has been counted: if not, somebody else may get it, and a snapshot
+    /// that looks sound would lose it.
+    async fn reference(&self, meta: &mut Meta, cluster: u64) -> Result<()> {
+        if meta.refs.count(cluster).await? == 0 {
+            let offset = cluster << self.geometry().cluster_bits;
+            let text = format!("The cluster at {offset:#x} is in use, but not counted");
+            return Err(if offset < self.file.len() { Error::io(text) } else { Error::too_big(text) });
+        }
+        meta.refs.increment(cluster).await.map(|_| ())
+    }
+
     /// Counts the clusters of a tree of tables once more.
     async fn reference_tree(&self, meta: &mut Meta, l1: &[u64]) -> Result<()> {
         let bits = self.geometry().cluster_bits;
@@ -217,11 +236,11 @@ impl Image {
             for entry in self.read_l2(table).await? {
                 if let Some((first, count)) = self.entry_clusters(entry) {
                     for cluster in first..first + count {
-                        meta.refs.increment(cluster).await?;
+                        self.reference(meta, cluster).await?;
                     }
                 }
             }
-            meta.refs.increment(table >> bits).await?;
+            self.reference(meta, table >> bits).await?;
             if meta.refs.under_pressure() {
                 self.flush_all(meta).await?;
             }

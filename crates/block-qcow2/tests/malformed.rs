@@ -201,3 +201,63 @@ fn common_damage_is_named() {
         assert!(found.contains(text), "'{text}' is not in '{found}'");
     }
 }
+
+#[test]
+fn an_image_whose_snapshot_table_was_cut_off_can_still_be_read() {
+    let base = sample("cluster_size=512");
+    let behind = (base.len() as u64 + (1 << 20)).next_multiple_of(512);
+    let bytes = patched(&patched(&base, 64, behind, 8), 60, 3, 4);
+    assert_eq!(exercise(&bytes), None);
+    let handle = new_disk(bytes);
+
+    let open = open_with(memory_options(&handle.id), true, OpenFlags::default()).expect("opens");
+
+    assert_eq!(aio::block_on(open.child.read_vec(300_000, 5000)).expect("reads"), vec![8; 5000]);
+    assert_eq!(open.driver().snapshots().expect("lists").len(), 3);
+    open.close().expect("closes");
+}
+
+#[test]
+fn misplaced_tables_of_snapshots_are_told_with_their_place() {
+    let base = sample("cluster_size=512");
+    let entry = usize::try_from(be64(&base, 64)).expect("small");
+    for (at, len, value, text) in [
+        (entry, 8, 0x40_0201, "l1_offset=0x400201: L1 table is not cluster aligned; snapshot table entry corrupted"),
+        (entry + 8, 4, 0x1000_0000, "l1_size=0x10000000: L1 table is too large; snapshot table entry corrupted"),
+    ] {
+        let handle = new_disk(patched(&base, at, value, len));
+        let flags = OpenFlags { check: true, ..OpenFlags::default() };
+        let open = open_with(memory_options(&handle.id), true, flags).expect("opens");
+
+        let result = aio::block_on(open.driver().check(FixMode::default())).expect("checks");
+
+        let told = format!("ERROR snapshot 1 (s) {text}");
+        assert!(result.messages.contains(&told), "'{told}' is not in {:?}", result.messages);
+        open.close().expect("closes");
+    }
+}
+
+#[test]
+fn a_snapshot_of_clusters_that_are_not_counted_is_refused() {
+    let handle = create_disk(1 << 20, "cluster_size=512");
+    let open = open_with(memory_options(&handle.id), false, OpenFlags::default()).expect("opens");
+    write(&open.child, 0, &[7; 1024]).expect("writes");
+    open.close().expect("closes");
+    let base = handle.disk.data.lock().expect("data").clone();
+    let offset = 0x00ff_ffff_ffff_fe00;
+    let table = be64(&base, usize::try_from(be64(&base, 40)).expect("small")) & offset;
+    for host in [0xff_ffff_fe00, (base.len() as u64).next_multiple_of(512) + 512] {
+        let handle = new_disk(patched(&base, usize::try_from(table).expect("small"), 1 << 63 | host, 8));
+        let open = open_with(memory_options(&handle.id), false, OpenFlags::default()).expect("opens");
+        let info = block::image::SnapshotInfo { name: "s".into(), ..Default::default() };
+
+        let error = aio::block_on(open.driver().snapshot_create(info)).expect_err("the cluster is not counted");
+
+        assert_eq!(error.to_string(), format!("The cluster at {host:#x} is in use, but not counted"));
+        assert!(open.driver().snapshots().expect("lists").is_empty());
+        assert_eq!(aio::block_on(open.child.read_vec(512, 512)).expect("reads"), [7; 512]);
+        open.close().expect("closes");
+        let len = handle.disk.data.lock().expect("data").len();
+        assert!(len < 1 << 20, "the file has {len} bytes");
+    }
+}
