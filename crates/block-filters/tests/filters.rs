@@ -201,3 +201,55 @@ fn a_plain_name_of_a_filter_opens_what_its_options_say() {
     let child = open(&graph(), options).expect("opens");
     assert_eq!(child.node().children()[0].node().driver_type().name(), "raw");
 }
+
+#[test]
+fn user_that_moves_between_an_image_its_filter_and_another_image_takes_its_permissions_along() {
+    let (first, second) = (image(&[1; 4096]), image(&[2; 4096]));
+    let graph = graph();
+    let node = |name: &str, options: Options| {
+        let options = options.with("node-name", name);
+        let opened = aio::block_on(graph.open(options, Defaults::new(NodeConfig::default(), OpenFlags::default())));
+        let node = opened.expect("opens");
+        graph.adopt(&node);
+        node
+    };
+    let source = node("source", raw_image(&first));
+    let inner = node("inner", Options::new().with("driver", "copy-on-read").with("file", "source"));
+    let filter = node("filter", Options::new().with("driver", "copy-on-read").with("file", "inner"));
+    let other = node("other", raw_image(&second));
+    let write = Permissions::CONSISTENT_READ | Permissions::WRITE;
+    let root = graph.attach_root(&source, "disk", write, Permissions::CONSISTENT_READ).expect("nobody uses it");
+    let is_locked = |file: &NamedTempFile| open(&self::graph(), raw_image(file)).is_err();
+    let others_may_write = |on: &Arc<block::Node>| match graph.attach_root(on, "other", write, Permissions::ALL) {
+        Ok(root) => {
+            aio::block_on(graph.detach(&root)).expect("detaches");
+            true
+        }
+        Err(_) => false,
+    };
+    let byte = || aio::block_on(root.read_vec(0, 1)).expect("reads")[0];
+    for to in [&filter, &source, &inner, &filter, &inner] {
+        graph.move_root(&root, to).expect("nobody stands against it");
+        assert_eq!((root.node().name(), byte()), (to.name(), 1));
+        assert!(!others_may_write(&source) && others_may_write(&other));
+        assert!(is_locked(&first) && !is_locked(&second));
+    }
+    let from = graph.move_root(&root, &other).expect("nobody stands against it");
+    aio::block_on(graph.close(&from)).expect("has its owner");
+    assert_eq!(byte(), 2);
+    assert!(others_may_write(&source) && !others_may_write(&other));
+    assert!(!is_locked(&first) && is_locked(&second));
+    // Now with somebody who stands against it.
+    let reader = graph.attach_root(&source, "reader", Permissions::CONSISTENT_READ, Permissions::CONSISTENT_READ);
+    let reader = reader.expect("nobody writes to it");
+    let error = graph.move_root(&root, &filter).expect_err("somebody reads");
+    assert!(error.to_string().contains("unshared by reader"), "{error}");
+    assert_eq!((root.node().name(), byte()), ("other", 2));
+    assert!(!others_may_write(&other) && is_locked(&second));
+    aio::block_on(graph.detach(&reader)).expect("detaches");
+    assert!(others_may_write(&source) && !is_locked(&first));
+}
+
+fn raw_image(file: &NamedTempFile) -> Options {
+    Options::new().with("driver", "raw").with("file.driver", "file").with("file.filename", name(file))
+}

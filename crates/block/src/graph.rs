@@ -446,6 +446,55 @@ impl Graph {
         let (used, shared) = old.cumulative_permissions();
         self.loosen(&old, used, shared)
     }
+
+    /// Points the edge of a user outside of the graph to another node, under drain. The nodes may be above one another.
+    /// The old one is to be closed ([`Graph::close`]), which does nothing if somebody else has it.
+    ///
+    /// # Errors
+    /// If what the user does conflicts with other users of the new node; then nothing has changed.
+    pub fn move_root(&self, root: &Arc<Child>, to: &Arc<Node>) -> Result<Arc<Node>> {
+        let _changing = lock(&self.permissions);
+        let from = root.replace(Arc::clone(to));
+        // What the old node did below for this user alone does not stand against it.
+        let before = relax(&from);
+        let mut undo = Vec::new();
+        if let Err(error) = refresh(to, &mut undo) {
+            take_back(undo);
+            root.replace(from);
+            take_back(before);
+            tell(to);
+            return Err(error);
+        }
+        tell(&from);
+        before.iter().for_each(|(edge, ..)| tell(&edge.node()));
+        Ok(from)
+    }
+}
+
+/// Tells a driver what its users need now, which is what it had before, or less.
+fn tell(node: &Node) {
+    let (used, shared) = node.cumulative_permissions();
+    if let Err(error) = node.driver().set_permissions(used, shared) {
+        tracing::warn!("changing locks of '{}': {error}", node.name());
+    }
+}
+
+/// Lets the edges below `node` use no more than its users need. Drivers are not told.
+fn relax(node: &Arc<Node>) -> Undo {
+    let (mut undo, mut left) = (Vec::new(), vec![Arc::clone(node)]);
+    while let Some(node) = left.pop() {
+        let (used, shared) = node.cumulative_permissions();
+        for edge in node.children() {
+            let old = edge.permissions();
+            let new = permissions::of_edge(&node, &edge, used, shared);
+            if new != old {
+                edge.store_permissions(new.0, new.1);
+                undo.push((Arc::clone(&edge), old.0, old.1));
+                left.push(edge.node());
+            }
+        }
+    }
+    undo
 }
 
 /// Users held by a drain; dropping it lets them go on.
@@ -526,11 +575,7 @@ fn change_permissions(child: &Arc<Child>, used: Permissions, shared: Permissions
 fn take_back(undo: Undo) {
     for (child, used, shared) in undo.into_iter().rev() {
         child.store_permissions(used, shared);
-        let (used, shared) = child.node().cumulative_permissions();
-        // Going back to what was held before asks for nothing new.
-        if let Err(error) = child.node().driver().set_permissions(used, shared) {
-            tracing::warn!("restoring locks of '{}': {error}", child.node().name());
-        }
+        tell(&child.node());
     }
 }
 

@@ -12,6 +12,7 @@ mod commit;
 mod create;
 mod disk;
 mod drive;
+pub mod exchange;
 pub mod exports;
 mod graph;
 mod hold;

@@ -303,6 +303,66 @@ fn statistics_count_what_the_guest_does() {
 }
 
 #[test]
+fn disk_gets_another_node_by_its_property_while_the_guest_writes() {
+    let directory = crate::support::Directory::new();
+    let [first, second] = ["first", "second"].map(|name| directory.join(name));
+    fs::write(&first, vec![1; 8192]).expect("a file");
+    fs::write(&second, vec![2; 16384]).expect("a file");
+    let node = |name: &str, path: &std::path::Path| {
+        let file = json!({"driver": "file", "filename": path.to_string_lossy()});
+        json!({"driver": "raw", "node-name": name, "file": file}).to_string()
+    };
+    let (first_node, second_node) = (node("a", &first), node("b", &second));
+    let arguments = ["-blockdev", &first_node, "-blockdev", &second_node, "-device", "virtio-blk-pci,drive=a,id=vd"];
+    let (_machine, mut session, mut guest) = started(&arguments);
+    let whole = "/machine/peripheral/vd";
+    let part = "/machine/peripheral/vd/virtio-backend";
+    let drive = |session: &mut Session, path: &str| session.run("qom-get", json!({"path": path, "property": "drive"}));
+    let set = |value: Value| json!({"path": part, "property": "drive", "value": value});
+    for path in [whole, part] {
+        assert_eq!(drive(&mut session, path), "a");
+        let listed = session.run("qom-list", json!({"path": path}));
+        assert!(listed.as_array().expect("a list").contains(&json!({"name": "drive", "type": "str"})), "{listed}");
+    }
+    assert_eq!(guest.read(0, 0, 512), (OK, vec![1; 512]));
+    // A filter above the node, which keeps what was there before.
+    session.run("blockdev-add", json!({"driver": "null-co", "node-name": "old", "size": 8192, "read-zeroes": true}));
+    let filter = json!({"driver": "copy-before-write", "node-name": "cbw", "file": "a", "target": "old"});
+    session.run("blockdev-add", filter);
+    for (at, to) in ["cbw", "a", "cbw", "a", "b", "a"].into_iter().enumerate() {
+        let byte = at as u8 + 10;
+        // These are in flight, or come, while it is exchanged.
+        let before: Vec<_> = (0..4).map(|sector| guest.begin_write(0, sector, &[byte; 512])).collect();
+        session
+            .run("qom-set", json!({"path": if at % 2 == 0 { whole } else { part }, "property": "drive", "value": to}));
+        for request in before {
+            assert_eq!(guest.wait(0, request), OK);
+        }
+        assert_eq!(drive(&mut session, whole), to);
+        assert_eq!(guest.write(0, 8, &[byte; 512]), OK);
+        let file = if to == "b" { &second } else { &first };
+        assert_eq!(fs::read(file).expect("the file")[8 * 512..9 * 512], [byte; 512], "{to}");
+    }
+    let inserted = session.query("query-block")[0]["inserted"]["node-name"].clone();
+    assert_eq!(inserted, "a");
+    // What stands against it leaves everything as it is.
+    let unknown = session.generic_error("qom-set", set(json!("nowhere")));
+    assert_eq!(unknown, "Cannot find device='' nor node-name='nowhere'");
+    assert_eq!(session.generic_error("qom-set", set(json!(1))), "Invalid parameter type for 'drive', expected: string");
+    let other = session.generic_error("qom-set", json!({"path": "/machine", "property": "drive", "value": "b"}));
+    assert!(other.ends_with("-machine.drive' not found"), "{other}");
+    session.run("device_add", json!({"driver": "virtio-blk-pci", "drive": "b", "id": "second"}));
+    let conflict = session.generic_error("qom-set", set(json!("b")));
+    assert!(conflict.starts_with("Permission conflict on node 'b'"), "{conflict}");
+    let mirror = json!({"job-id": "j", "device": "a", "target": "old", "sync": "none"});
+    session.run("blockdev-del", json!({"node-name": "cbw"}));
+    session.run("blockdev-mirror", mirror);
+    let busy = session.generic_error("qom-set", set(json!("b")));
+    assert!(busy.contains("is busy: block device is in use by block job: mirror"), "{busy}");
+    assert_eq!(guest.read(0, 8, 512), (OK, vec![15; 512]));
+}
+
+#[test]
 fn io_thread_executes_the_requests_of_its_disk() {
     let arguments = [
         "-object",

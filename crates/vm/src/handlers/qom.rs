@@ -1,6 +1,9 @@
 //! The object tree and the types of objects.
 
-use object::{ObjectError, ObjectTree, PropertyInfo, PropertyValue};
+use std::sync::Arc;
+
+use block::Backend;
+use object::{ObjectError, ObjectTree, Property, PropertyInfo, PropertyValue, ValueKind};
 use qapi::json::{Map, Value};
 use qapi::qom::{
     DeviceListProperties, ObjectPropertyInfo, ObjectTypeInfo, QomGet, QomList, QomListProperties, QomListTypes, QomSet,
@@ -9,7 +12,10 @@ use qapi::{Any, Error, ErrorClass};
 
 use super::Table;
 use crate::control::Control;
-use crate::storage::StorageOwner;
+use crate::storage::{StorageOwner, exchange};
+
+/// The property of devices with a disk: the disk's node.
+const DRIVE: &str = "drive";
 
 /// The commands of this subject.
 pub fn register(table: &mut Table) {
@@ -23,10 +29,12 @@ pub fn register(table: &mut Table) {
         let object = tree.resolve(&wanted.path).map_err(client_error)?;
         tree.get(object, &wanted.property).map(|value| Any(json(&value))).map_err(client_error)
     });
-    table.register::<QomSet>(|control, _, wanted| {
-        let tree = tree(control)?;
-        let object = tree.resolve(&wanted.path).map_err(client_error)?;
-        tree.set(object, &wanted.property, value(&wanted.value.0)).map_err(client_error)
+    table.register_deferred::<QomSet>(|control, _, wanted, reply| match drive(control, &wanted) {
+        Err(error) => reply.send(Err(error)),
+        Ok(Some((backend, node))) => {
+            control.storage().exchange_node(&backend, &node, move |_, exchanged| reply.send(exchanged));
+        }
+        Ok(None) => reply.send(set(control, &wanted)),
     });
     table.register::<QomListTypes>(|control, _, wanted| {
         let types = control.machine().objects().types();
@@ -55,9 +63,29 @@ pub fn register(table: &mut Table) {
     });
 }
 
-/// The tree, with the objects that users have made by now.
+fn set(control: &mut Control, wanted: &QomSet) -> Result<(), Error> {
+    let tree = tree(control)?;
+    let object = tree.resolve(&wanted.path).map_err(client_error)?;
+    tree.set(object, &wanted.property, value(&wanted.value.0)).map_err(client_error)
+}
+
+/// The back end that is to get another node, and the node's name, if that is what a client wants.
+fn drive(control: &mut Control, wanted: &QomSet) -> Result<Option<(Arc<Backend>, String)>, Error> {
+    if wanted.property != DRIVE {
+        return Ok(None);
+    }
+    let tree = tree(control)?;
+    let path = tree.resolve(&wanted.path).and_then(|object| tree.path(object)).map_err(client_error)?;
+    let drives = control.storage().drives_by_path();
+    let Some((_, backend)) = drives.into_iter().find(|(known, _)| *known == path) else { return Ok(None) };
+    let checked = ValueKind::Str.check(DRIVE, value(&wanted.value.0)).map_err(|error| client_error(error.into()))?;
+    Ok(Some((backend, checked.as_str().unwrap_or_default().to_owned())))
+}
+
+/// The tree, with the objects that users have made by now, and what disks have.
 fn tree(control: &mut Control) -> Result<&mut ObjectTree, Error> {
     let wanted = control.storage().objects().types();
+    let drives = control.storage().drives_by_path();
     let tree = control.machine_mut().objects_mut();
     let container = tree.container("/objects").map_err(client_error)?;
     let known: Vec<_> = tree.children(container).map(|(name, object)| (name.to_owned(), object)).collect();
@@ -70,6 +98,15 @@ fn tree(control: &mut Control) -> Result<&mut ObjectTree, Error> {
     for (id, type_name) in &wanted {
         if !tree.children(container).any(|(name, _)| name == id) {
             tree.add_child(container, id, type_name).map_err(client_error)?;
+        }
+    }
+    for (path, backend) in &drives {
+        // What has a disk is a device, but for parts that have no objects of their own.
+        let Ok(object) = tree.resolve(path) else { continue };
+        if tree.get(object, DRIVE).is_err() {
+            let backend = Arc::downgrade(backend);
+            let property = Property::new(ValueKind::Str).getter(move || exchange::drive_of(&backend).into());
+            tree.add_property(object, DRIVE, property).map_err(client_error)?;
         }
     }
     Ok(tree)

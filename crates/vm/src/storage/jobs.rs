@@ -275,7 +275,7 @@ impl Storage {
     }
 
     /// Nobody else changes the graph as long as the result lives.
-    fn alone(&self) -> MutexGuard<'_, ()> {
+    pub(super) fn alone(&self) -> MutexGuard<'_, ()> {
         self.reopening.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
