@@ -164,7 +164,7 @@ impl Commit {
             if was_read_only {
                 self.graph.make_writable(&overlay).await?;
             }
-            let changed = overlay.driver().change_backing(Some(backing)).await;
+            let changed = overlay.change_backing(Some(backing)).await;
             let flushed = match &changed {
                 Ok(()) => overlay.flush().await,
                 Err(_) => Ok(()),

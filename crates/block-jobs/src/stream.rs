@@ -171,7 +171,7 @@ impl Stream {
                 format: Some(unfiltered.driver_type().name().to_owned()),
             }
         });
-        match self.image.driver().change_backing(stored).await {
+        match self.image.change_backing(stored).await {
             Err(error) if !error.is_unsupported() => return Err(error),
             _ => {}
         }

@@ -92,16 +92,26 @@ fn plain(node: &Arc<Node>) -> Option<String> {
 
 /// Whether the backing of the node `name` is another one than its image names.
 pub fn has_other_backing(node: &Arc<Node>, name: &str) -> bool {
-    let Some(backing) = node.backing() else { return false };
+    let stored = node.driver().image_backing();
+    let Some(backing) = node.backing() else { return stored.is_some() && is_suppressed(node) };
     let mut below = backing.node();
     while let Some(filtered) = below.filtered() {
         below = filtered.node();
     }
-    match node.driver().image_backing() {
-        None => true,
-        // It may be spelled in several ways.
-        Some(stored) if protocol_of(&stored.file).is_some() => false,
-        Some(stored) => exact(&below).is_none_or(|below| combine(name, &stored.file) != below),
+    // It may be spelled in several ways: the name counts of what was opened for it.
+    let named = node.named_backing().or_else(|| stored.map(|stored| combine(name, &stored.file)));
+    named.is_none_or(|named| match exact(&below) {
+        Some(below) => below != named,
+        None => !named.starts_with("json:") || of(&below) != named,
+    })
+}
+
+/// Whether a user wanted a node without the backing that its image names.
+fn is_suppressed(node: &Node) -> bool {
+    match node.options().get("backing") {
+        Some(Value::Null) => true,
+        Some(Value::Str(name)) => name.is_empty(),
+        _ => false,
     }
 }
 
@@ -128,6 +138,12 @@ pub fn base_of(node: &Arc<Node>) -> Result<String> {
 
 /// The options that open this node again, as nested dictionaries.
 pub fn to_options(node: &Arc<Node>) -> Value {
+    if node.is_implicit()
+        && let Some(below) = node.filtered()
+    {
+        // Nobody can open a filter again that a job has made for itself.
+        return to_options(&below.node());
+    }
     let mut entries = vec![("driver".to_owned(), Value::from(node.driver_type().name()))];
     for (name, value) in node.driver().strong_options().iter() {
         entries.push((name.to_owned(), value.clone()));
@@ -135,10 +151,9 @@ pub fn to_options(node: &Arc<Node>) -> Value {
     for child in node.driver().children() {
         entries.push((child.name().to_owned(), to_options(&child.node())));
     }
-    if let Some(backing) = node.backing()
-        && has_other_backing(node, &plain(node).unwrap_or_default())
-    {
-        entries.push(("backing".to_owned(), to_options(&backing.node())));
+    if has_other_backing(node, &plain(node).unwrap_or_default()) {
+        let backing = node.backing().map_or(Value::Null, |backing| to_options(&backing.node()));
+        entries.push(("backing".to_owned(), backing));
     }
     if node.driver().children().is_empty()
         && names_file(node)

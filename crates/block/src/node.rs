@@ -6,6 +6,7 @@
 
 mod bitmaps;
 mod blockers;
+mod named_backing;
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, Weak};
@@ -91,6 +92,7 @@ pub struct Node {
     bitmaps: Arc<Bitmaps>,
     blockers: Arc<Blockers>,
     implicit: AtomicBool,
+    named_backing: Mutex<named_backing::NamedBacking>,
     parents: Mutex<Vec<Weak<Child>>>,
     tracker: Tracker,
     in_flight: AtomicUsize,
@@ -143,6 +145,7 @@ impl Node {
             bitmaps,
             blockers: Arc::default(),
             implicit: AtomicBool::new(false),
+            named_backing: Mutex::default(),
             parents: Mutex::default(),
             tracker: Tracker::default(),
             in_flight: AtomicUsize::new(0),

@@ -217,12 +217,16 @@ impl Graph {
             next = below;
         }
         let mut below: Option<Arc<Node>> = None;
-        while let Some(node) = chain.pop() {
-            if let Some(backing) = below {
-                self.attach_backing(&node, backing)?;
+        filename::remembering(|| {
+            while let Some(node) = chain.pop() {
+                if let Some(backing) = below.take() {
+                    node.note_backing(|| filename::of(&backing));
+                    self.attach_backing(&node, backing)?;
+                }
+                below = Some(node);
             }
-            below = Some(node);
-        }
+            Ok::<_, Error>(())
+        })?;
         below.ok_or_else(|| Error::invalid("Must specify either driver or file"))
     }
 
@@ -384,6 +388,9 @@ impl Graph {
 /// The backing of a node that was just opened: what the image names, changed by the user's options.
 fn backing_of(node: &Arc<Node>, mut options: Options, defaults: &Defaults) -> Result<Option<Below>> {
     let stored = node.driver().image_backing();
+    if stored.is_some() && options.is_empty() {
+        node.expect_named_backing();
+    }
     let names_file = options.iter().any(|(name, _)| name == "filename" || name == "file" || name.starts_with("file."));
     if let Some(stored) = &stored
         && !names_file

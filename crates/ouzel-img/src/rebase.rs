@@ -66,7 +66,7 @@ async fn rebase(tool: &Tool, parsed: &Parsed, overlay: &Arc<Child>, source: Acce
             "Could not change the backing file to '{backing}': backing format must be specified"
         )));
     }
-    node.driver().change_backing(new).await.map_err(|error| {
+    node.change_backing(new).await.map_err(|error| {
         let why = if error.is_no_space() {
             "No space left in the file header".to_owned()
         } else {

@@ -160,6 +160,124 @@ fn options_are_done_in_their_order() {
     failed(&["--export", "fuse,id=e,node-name=n0,mountpoint=/x"], "does not accept value 'fuse'");
 }
 
+/// A daemon with a monitor and nothing else, and its files.
+fn plain() -> (Running, Session, tempfile::TempDir) {
+    let directory = tempfile::tempdir().expect("a directory");
+    let monitor = directory.path().join("m").to_str().expect("a plain path").to_owned();
+    let socket = format!("socket,id=m,path={monitor},server=on,wait=off");
+    let daemon = start(&["--chardev", &socket, "--monitor", "m"].map(str::to_owned));
+    (daemon, Session::connect(&monitor), directory)
+}
+
+impl Session {
+    /// Makes an image: what its job failed with.
+    fn create(&mut self, options: &Value) -> Option<String> {
+        self.run("blockdev-create", &json!({"job-id": "j", "options": options}));
+        let jobs = loop {
+            let jobs = self.run("query-jobs", &json!({}));
+            if jobs[0]["status"] == "concluded" {
+                break jobs;
+            }
+        };
+        self.run("job-dismiss", &json!({"id": "j"}));
+        jobs[0]["error"].as_str().map(str::to_owned)
+    }
+
+    /// The file name of a node.
+    fn name(&mut self, node: &str) -> String {
+        let nodes = self.run("query-named-block-nodes", &json!({"flat": true}));
+        let mut nodes = nodes.as_array().expect("a list").iter();
+        let node = nodes.find(|known| known["node-name"] == node).expect("the node");
+        node["image"]["filename"].as_str().expect("a name").to_owned()
+    }
+}
+
+#[test]
+fn name_of_an_overlay_tells_its_backing_only_where_its_image_names_another() {
+    let (_daemon, mut session, directory) = plain();
+    let path = |name: &str| directory.path().join(name).to_str().expect("a plain path").to_owned();
+    let (base, top) = (path("base"), path("top"));
+    let file = |path: &str| json!({"driver": "file", "filename": path});
+    let mut image = |path: &str, backing: Option<&str>| {
+        assert_eq!(session.create(&json!({"driver": "file", "filename": path, "size": 0})), None);
+        let mut options = json!({"driver": "qcow2", "file": file(path), "size": 1 << 20});
+        if let Some(backing) = backing {
+            (options["backing-file"], options["backing-fmt"]) = (backing.into(), "qcow2".into());
+        }
+        assert_eq!(session.create(&options), None);
+    };
+    image(&base, None);
+    // The image may write the name as it likes.
+    image(&top, Some(&format!("file:{base}")));
+    let top_options = json!({"driver": "qcow2", "node-name": "top", "file": file(&top)});
+    session.run("blockdev-add", &top_options);
+    assert_eq!(session.name("top"), top);
+    let base_options = json!({"driver": "qcow2", "file": file(&base)});
+    let mut change = |name: &str| {
+        let arguments = json!({"device": "top", "image-node-name": "top", "backing-file": name});
+        session.run("change-backing-file", &arguments);
+        let name = session.name("top");
+        name.strip_prefix("json:").map(|name| serde_json::from_str::<Value>(name).expect("JSON")["backing"].clone())
+    };
+    assert_eq!(change("null-co://"), Some(base_options.clone()));
+    assert_eq!(change(&base), None);
+    assert_eq!(change("base"), None, "relative to the overlay");
+    // Nobody has opened that name: what it means is not known.
+    assert_eq!(change(&format!("file:{base}")), Some(base_options));
+    session.run("blockdev-del", &json!({"node-name": "top"}));
+    session.run("blockdev-add", &top_options);
+    assert_eq!(session.name("top"), top);
+    session.run("blockdev-del", &json!({"node-name": "top"}));
+    // Without the backing that the image names, and with it again.
+    let mut alone = top_options;
+    alone["backing"] = Value::Null;
+    session.run("blockdev-add", &alone);
+    let name = session.name("top");
+    let parsed: Value = serde_json::from_str(name.strip_prefix("json:").expect("no plain name")).expect("JSON");
+    assert_eq!(parsed, json!({"driver": "qcow2", "file": file(&top), "backing": null}));
+    session.run("blockdev-add", &json!({"driver": "qcow2", "node-name": "base", "file": file(&base)}));
+    session.run("blockdev-snapshot", &json!({"node": "base", "overlay": "top"}));
+    assert!(session.name("top").starts_with("json:"), "the image still spells it in another way");
+    session.run("change-backing-file", &json!({"device": "top", "image-node-name": "top", "backing-file": base}));
+    assert_eq!(session.name("top"), top);
+}
+
+#[test]
+fn filter_that_a_job_made_for_itself_is_in_no_name() {
+    let (_daemon, mut session, directory) = plain();
+    let path = |name: &str| directory.path().join(name).to_str().expect("a plain path").to_owned();
+    let files = ["base", "mid", "top"].map(|name| json!({"driver": "file", "filename": path(name)}));
+    for file in &files {
+        let raw = json!({"driver": "file", "filename": file["filename"], "size": 0});
+        assert_eq!(session.create(&raw), None);
+        assert_eq!(session.create(&json!({"driver": "qcow2", "file": file, "size": 1 << 20})), None);
+    }
+    let [base, mid, top] = files;
+    session.run(
+        "blockdev-add",
+        &json!({"driver": "qcow2", "node-name": "top", "file": top, "backing":
+            {"driver": "qcow2", "node-name": "mid", "file": mid, "backing":
+                {"driver": "qcow2", "node-name": "base", "file": base, "backing": {"driver": "null-co"}}}}),
+    );
+    let base_options = json!({"driver": "qcow2", "file": base, "backing": {"driver": "null-co"}});
+    let mid_options = json!({"driver": "qcow2", "file": mid, "backing": base_options});
+    for filter in [None, Some("filter")] {
+        let mut commit = json!({"job-id": "j", "device": "top", "top-node": "mid", "base-node": "base", "speed": 1,
+                                "auto-finalize": false});
+        let mut below = mid_options.clone();
+        if let Some(filter) = filter {
+            commit["filter-node-name"] = filter.into();
+            below = json!({"driver": "commit_top", "backing": below});
+        }
+        session.run("block-commit", &commit);
+        let name = session.name("top");
+        let parsed: Value = serde_json::from_str(name.strip_prefix("json:").expect("no plain name")).expect("JSON");
+        assert_eq!(parsed["backing"], below);
+        session.run("job-cancel", &json!({"id": "j"}));
+        while session.run("query-jobs", &json!({})) != json!([]) {}
+    }
+}
+
 /// Whether it appears in time.
 fn wait_for(path: &str) {
     while !std::path::Path::new(path).exists() {

@@ -397,7 +397,7 @@ async fn store_backing(graph: &Arc<Graph>, image: &Arc<Node>, backing: ImageBack
     graph.make_writable(image).await.map_err(client_error)?;
     let file = backing.file.clone();
     let changed = async {
-        image.driver().change_backing(Some(backing)).await?;
+        image.change_backing(Some(backing)).await?;
         image.flush().await
     };
     let changed = changed
