@@ -298,7 +298,13 @@ impl DriverType for VdiType {
     fn create(&self, mut request: CreateRequest) -> IoFuture<'static> {
         Box::pin(async move {
             let file = request.target()?;
-            let is_static = request.options.take_bool("static")?.unwrap_or(false);
+            // Clients of QMP say it in other words than the command line.
+            let is_static = match request.options.take_choice("preallocation", &Preallocation::NAMES)? {
+                None => request.options.take_bool("static")?.unwrap_or(false),
+                Some(0) => false,
+                Some(1) => true,
+                Some(_) => return Err(Error::unsupported("Preallocation mode not supported for vdi")),
+            };
             let size = request.size;
             request.finish()?;
             create(&file, size, is_static).await

@@ -112,6 +112,7 @@ impl DriverType for LuksType {
             request.finish()?;
             let total = size
                 .checked_add(volume.header.payload_offset_bytes())
+                .filter(|total| i64::try_from(*total).is_ok())
                 .ok_or_else(|| Error::too_big("The requested file size is too large"))?;
             file.truncate(total, false, preallocation).await?;
             volume::write_pieces(&file, 0, &volume.pieces).await

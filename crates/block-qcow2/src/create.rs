@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use block::create::{CreateOption, CreateOptionKind, CreateRequest, Measure, MeasureRequest};
-use block::{Child, Defaults, Error, NodeConfig, OpenFlags, Options, Permissions, Preallocation, Result, ZeroFlags};
+use block::{
+    Child, Defaults, Error, Node, NodeConfig, OpenFlags, Options, Permissions, Preallocation, Result, ZeroFlags,
+};
 
 use block_luks::volume::NewVolume;
 
@@ -209,7 +211,7 @@ impl Plan {
         let prealloc = self.preallocation != Preallocation::Off;
         if prealloc && self.backing_file.is_some() && !self.extended {
             return Err(Error::invalid(
-                "Backing file and preallocation can only be used at the same time if extended_l2 is enabled",
+                "Backing file and preallocation can only be used at the same time if extended_l2 is on",
             ));
         }
         if self.backing_format.is_some() && self.backing_file.is_none() {
@@ -334,6 +336,9 @@ async fn create_data_file(graph: &Arc<block::Graph>, path: &str) -> Result<Arc<C
     )
 }
 
+/// What comes before the reason why an image can't have a size.
+const RESIZE_FAILED: &str = "Could not resize image";
+
 async fn write_image(
     plan: &Plan,
     file: Arc<Child>,
@@ -344,8 +349,9 @@ async fn write_image(
     let cluster = 1u64 << plan.cluster_bits;
     let cluster_len = usize::try_from(cluster).unwrap_or(0);
     let mut header = plan.header(data_file.is_some());
+    Node::check_new_len(size).map_err(|error| error.context(RESIZE_FAILED))?;
     if header.l1_needed(size) * 8 > MAX_L1_BYTES {
-        return Err(Error::too_big("The image size is too large (try using a larger cluster size)"));
+        return Err(Error::too_big("Failed to grow the L1 table: File too large").context(RESIZE_FAILED));
     }
     // Header, refcount table, its first block.
     let mut table = vec![0u8; cluster_len];

@@ -29,6 +29,8 @@ use crate::tracker::{Overlap, Tracker};
 const ZERO_BUFFER: usize = 1 << 20;
 /// Requests whose offset or length exceeds this are refused, bytes.
 const MAX_OFFSET: u64 = i64::MAX as u64 & !511;
+/// The largest size that a node can get: with room for requests that are aligned.
+const MAX_LEN: u64 = i64::MAX as u64 & !((1 << 30) - 1);
 
 /// What is done with writes of zeroes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -316,6 +318,18 @@ impl Node {
             .checked_add(len)
             .filter(|end| *end <= MAX_OFFSET)
             .ok_or_else(|| Error::invalid("The request lies behind the largest offset"))
+    }
+
+    /// Whether a node may have this many bytes.
+    ///
+    /// # Errors
+    /// They are too many for any node.
+    pub fn check_new_len(len: u64) -> Result<()> {
+        match len {
+            0..=MAX_LEN => Ok(()),
+            _ if i64::try_from(len).is_err() => Err(Error::invalid("Image size cannot be negative")),
+            _ => Err(Error::io(format!("offset({len}) exceeds maximum({MAX_LEN})"))),
+        }
     }
 
     /// Reads into `buf`; zeroes behind the end of the node.
@@ -684,7 +698,7 @@ impl Node {
     /// The driver's; a read-only node.
     pub async fn truncate(&self, len: u64, exact: bool, preallocation: Preallocation) -> Result<()> {
         self.check_writable()?;
-        Self::check_range(len, 0)?;
+        Self::check_new_len(len)?;
         let _in_flight = self.enter();
         let old = self.len();
         let start = old.min(len);

@@ -193,6 +193,53 @@ impl Session {
 }
 
 #[test]
+fn image_of_an_impossible_size_is_refused_with_the_reason() {
+    let (_daemon, mut session, directory) = plain();
+    let file = directory.path().join("i").to_str().expect("a plain path").to_owned();
+    assert_eq!(session.create(&json!({"driver": "file", "filename": file, "size": 0})), None);
+    session.run("blockdev-add", &json!({"driver": "file", "node-name": "n", "filename": file}));
+    let negative = "Could not resize image: Image size cannot be negative";
+    let too_large = "Could not resize image: Failed to grow the L1 table: File too large";
+    for (size, cluster, words) in [
+        (1234_u64, 65536, "Image size must be a multiple of 512 bytes"),
+        (u64::MAX - 511, 65536, negative),
+        (1 << 63, 65536, negative),
+        (
+            (1 << 63) - 512,
+            65536,
+            "Could not resize image: offset(9223372036854775296) exceeds maximum(9223372035781033984)",
+        ),
+        ((1 << 63) - (1 << 30), 65536, too_large),
+        (1 << 48, 512, too_large),
+    ] {
+        let options = json!({"driver": "qcow2", "file": "n", "size": size, "cluster-size": cluster});
+        assert_eq!(session.create(&options).as_deref(), Some(words), "{size}");
+    }
+    session.run("object-add", &json!({"qom-type": "secret", "id": "s", "data": "x"}));
+    for size in [u64::MAX - 511, 1 << 63] {
+        let options = json!({"driver": "luks", "file": "n", "size": size, "key-secret": "s", "iter-time": 10});
+        assert_eq!(session.create(&options).as_deref(), Some("The requested file size is too large"), "{size}");
+    }
+}
+
+#[test]
+fn options_of_new_images_mean_what_they_mean_on_the_command_line() {
+    let (_daemon, mut session, directory) = plain();
+    let file = directory.path().join("i").to_str().expect("a plain path").to_owned();
+    assert_eq!(session.create(&json!({"driver": "file", "filename": file, "size": 0})), None);
+    session.run("blockdev-add", &json!({"driver": "file", "node-name": "n", "filename": file}));
+    let mut vdi =
+        |mode: &str| session.create(&json!({"driver": "vdi", "file": "n", "size": 1 << 20, "preallocation": mode}));
+    assert_eq!(vdi("falloc").as_deref(), Some("Preallocation mode not supported for vdi"));
+    for (mode, image_type) in [("off", 1), ("metadata", 2)] {
+        assert_eq!(vdi(mode), None);
+        assert_eq!(std::fs::read(&file).expect("the image")[0x4c], image_type, "{mode}");
+    }
+    let vmdk = json!({"driver": "vmdk", "file": "n", "size": 1 << 20, "extents": []});
+    assert_eq!(session.create(&vmdk), None);
+}
+
+#[test]
 fn name_of_an_overlay_tells_its_backing_only_where_its_image_names_another() {
     let (_daemon, mut session, directory) = plain();
     let path = |name: &str| directory.path().join(name).to_str().expect("a plain path").to_owned();

@@ -104,7 +104,7 @@ impl Storage {
         if driver.create_options().is_empty() || matches!(options, BlockdevCreateOptions::Other(_)) {
             return Err(unsupported());
         }
-        if map.contains_key("extents") {
+        if map.remove("extents").is_some_and(|extents| extents.as_array().is_none_or(|list| !list.is_empty())) {
             return Err(Error::generic("Extents in files of their own are not available in this version"));
         }
         let mut target = |name: &str| map.remove(name).map(|value| Target::read(options::value(&value))).transpose();
