@@ -32,6 +32,7 @@ pub mod info;
 pub mod job;
 pub mod jobs;
 pub mod mirror;
+mod mirror_bitmap;
 mod mirror_top;
 mod pass;
 mod rate;

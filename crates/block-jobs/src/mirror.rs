@@ -9,6 +9,9 @@
 //! never run at once.
 //!
 //! A commit of the active image is a mirror whose copy is the base.
+//!
+//! A user's bitmap may say what is copied at first. What is written later is copied in any case, so in the end the bitmap
+//! can start again.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -18,18 +21,20 @@ use block::backend::ErrorAction;
 use block::graph::Drained;
 use block::rewire::Above;
 use block::{
-    Child, Defaults, Error, Graph, IoFuture, Node, NodeConfig, OpenFlags, Permissions, Preallocation, Result,
-    WriteFlags, ZeroFlags, filename,
+    Child, Defaults, DirtyBitmap, Error, Graph, IoFuture, Node, NodeConfig, OpenFlags, Permissions, Preallocation,
+    Result, WriteFlags, ZeroFlags, filename,
 };
 use block_tools::status;
 use iobuf::IoBuf;
 
+use crate::backup::BitmapMode;
 use crate::chain;
 use crate::edges::{self, Edges};
 use crate::flight::{Failure, Flight};
 use crate::info::{Change, CopyMode, Kind, OnError};
 use crate::job::{Job, JobDriver};
 use crate::jobs::{Common, Jobs, NewJob};
+use crate::mirror_bitmap::UserBitmap;
 use crate::mirror_top::{Link, MIRROR_TOP, MirrorTop};
 
 /// The number of the error "Operation not permitted".
@@ -54,6 +59,8 @@ pub enum Sync {
     Top,
     /// Nothing: only what is written from now on.
     None,
+    /// What is dirty in the bitmap.
+    Bitmap,
 }
 
 /// What the copy has as its backing in the end.
@@ -81,6 +88,8 @@ pub struct Options {
     pub replaces: Option<String>,
     /// What is copied at first.
     pub sync: Sync,
+    /// The bitmap of the source, and what becomes of it.
+    pub bitmap: Option<(Arc<DirtyBitmap>, BitmapMode)>,
     /// What the copy has as its backing in the end.
     pub backing: Backing,
     /// The copy reads as zeroes where nothing was written.
@@ -128,6 +137,7 @@ struct Mirror {
     /// The job's own edges.
     edges: Edges,
     sync: Sync,
+    bitmap: Option<UserBitmap>,
     backing: Backing,
     base: Option<Arc<Node>>,
     target_is_zero: bool,
@@ -162,9 +172,10 @@ pub fn create(graph: &Arc<Graph>, jobs: &Jobs, options: &Options) -> Result<Arc<
         let text = "Cannot mirror to a filter on top of a node in the source's backing chain";
         return Err(Error::invalid(text));
     }
-    let granularity = match options.granularity {
-        0 => target.driver().details().cluster_size.unwrap_or(65536).clamp(4096, 65536),
-        granularity => granularity,
+    let granularity = match (options.granularity, &options.bitmap) {
+        (0, Some((bitmap, _))) => bitmap.granularity().min(LONGEST_IO),
+        (0, None) => target.driver().details().cluster_size.unwrap_or(65536).clamp(4096, 65536),
+        (granularity, _) => granularity,
     };
     // A part of a cluster can't be written to an image whose backing comes in the end.
     let cluster = target.driver().details().cluster_size.filter(|size| size.is_power_of_two()).unwrap_or(0);
@@ -208,12 +219,14 @@ fn build(
     let made = attached.and_then(|(gate, edges, target_edge)| {
         let dirty = source.bitmaps().create(source.len(), granularity, None);
         let dirty = dirty.and_then(|dirty| {
-            dirty.set_enabled(!options.write_blocking);
+            // With a bitmap each write counts until both begin: what the job finds is what the bitmap says.
+            let is_blocking = options.write_blocking && options.sync != Sync::Bitmap;
+            dirty.set_enabled(!is_blocking);
             let link = Arc::new(Link {
                 dirty: Arc::clone(&dirty),
                 regions: Arc::default(),
                 target: target_edge,
-                blocking: AtomicBool::new(options.write_blocking),
+                blocking: AtomicBool::new(is_blocking),
                 whole_granules: options.backing != Backing::Leave && options.sync != Sync::Full,
                 on_target_error: options.on_target_error,
                 job: OnceLock::new(),
@@ -224,6 +237,8 @@ fn build(
             let buf_size = buf_size.checked_next_multiple_of(granularity).unwrap_or(granularity);
             let chunk = (buf_size / MAX_IN_FLIGHT).clamp(MAX_IO, LONGEST_IO).min(buf_size) / granularity * granularity;
             let chunk = chunk.max(granularity);
+            let bitmap = options.bitmap.as_ref().map(|bitmap| UserBitmap::take(&source, bitmap, &dirty)).transpose();
+            let bitmap = bitmap.inspect_err(|_| source.bitmaps().release(&dirty))?;
             let mirror = Arc::new(Mirror {
                 graph: Arc::clone(graph),
                 source: Arc::clone(&source),
@@ -232,6 +247,7 @@ fn build(
                 link: Arc::clone(&link),
                 edges: Mutex::new(edges.clone()),
                 sync: options.sync,
+                bitmap: bitmap.clone(),
                 backing: options.backing,
                 base: (options.sync == Sync::Top).then(|| status::backing_of(&source)).flatten(),
                 target_is_zero: options.target_is_zero,
@@ -250,7 +266,10 @@ fn build(
                 left: AtomicBool::new(false),
             });
             let new = NewJob { common: options.common.clone(), kind: options.kind, gate, transaction: None };
-            let job = jobs.create(new, mirror).inspect_err(|_| source.bitmaps().release(&dirty))?;
+            let job = jobs.create(new, mirror).inspect_err(|_| {
+                source.bitmaps().release(&dirty);
+                bitmap.iter().for_each(UserBitmap::give_back);
+            })?;
             if options.sync == Sync::Full && !options.target_is_zero && !is_commit {
                 // Known before the work begins: a job that is cancelled at once tells so, too.
                 job.set_total(source.len());
@@ -353,7 +372,8 @@ impl Mirror {
     /// Marks what has to be copied at first.
     async fn find_work(&self, job: &Job) -> Result<()> {
         let (dirty, len) = (&self.link.dirty, self.len());
-        if self.sync == Sync::None {
+        if matches!(self.sync, Sync::None | Sync::Bitmap) {
+            // There is none, or it is known.
             return Ok(());
         }
         if self.sync == Sync::Full && !self.target_is_zero && !self.is_commit {
@@ -566,7 +586,7 @@ impl Mirror {
     }
 
     /// Leaves the graph: with the copy in the source's place, or as it was before.
-    async fn leave(&self, pivots: bool) -> Result<()> {
+    async fn leave(&self, pivots: bool, success: bool) -> Result<()> {
         if self.left.swap(true, Ordering::AcqRel) {
             return Ok(());
         }
@@ -576,6 +596,8 @@ impl Mirror {
             Some(drained) => drained,
             None => self.graph.drain(&self.source).await,
         };
+        // Before the source may be closed, with its bitmaps.
+        let bitmap = self.bitmap.as_ref().map(|bitmap| bitmap.end(success, &self.link.dirty)).transpose();
         self.source.bitmaps().release(&self.link.dirty);
         let edges = edges::take(&self.graph, &self.edges)?;
         let mut pivoted = if pivots { self.pivot().await } else { Ok(()) };
@@ -597,8 +619,11 @@ impl Mirror {
         if !takes_place || (pivoted.is_err() && self.graph.lookup(self.filter.name()).is_some()) {
             dissolved = self.graph.dissolve(&self.filter, &self.source).await;
         }
+        if let (Err(_), Ok(Some(bitmap))) = (&pivoted, &bitmap) {
+            bitmap.fail();
+        }
         drop(drained);
-        let mut result = pivoted.and(dissolved).and(edges::detach(&self.graph, &edges).await);
+        let mut result = pivoted.and(dissolved).and(bitmap.map(drop)).and(edges::detach(&self.graph, &edges).await);
         self.to_replace.lock().unwrap_or_else(PoisonError::into_inner).take();
         if self.restore_read_only && !(pivots && result.is_ok()) {
             result = result.and(self.graph.make_read_only(&self.target).await);
@@ -626,7 +651,7 @@ impl Mirror {
             let backing = match self.sync {
                 Sync::None => Some(Arc::clone(&self.source)),
                 Sync::Top => self.base.clone(),
-                Sync::Full => None,
+                Sync::Full | Sync::Bitmap => None,
             };
             let now = target.backing().map(|child| child.node());
             let is_so = match (&now, &backing) {
@@ -720,10 +745,10 @@ impl JobDriver for Mirror {
 
     fn prepare<'a>(&'a self, job: &'a Arc<Job>) -> IoFuture<'a> {
         let pivots = self.should_complete.load(Ordering::Acquire) && !job.is_cancel_requested();
-        Box::pin(self.leave(pivots))
+        Box::pin(self.leave(pivots, true))
     }
 
     fn abort<'a>(&'a self, _job: &'a Arc<Job>) -> IoFuture<'a> {
-        Box::pin(self.leave(false))
+        Box::pin(self.leave(false, false))
     }
 }

@@ -256,14 +256,17 @@ impl Stress {
     fn mirror(&mut self, id: String, speed: i64) -> block::Result<(Arc<Job>, Expected)> {
         let top = self.top();
         let backing = chain::below(&top);
-        let sync = match (&backing, self.below(3)) {
+        let sync = match (&backing, self.below(4)) {
             (Some(_), 0) => mirror::Sync::Top,
             (_, 1) => mirror::Sync::None,
+            (_, 2) => mirror::Sync::Bitmap,
             _ => mirror::Sync::Full,
         };
-        let format = if sync == mirror::Sync::Full { ["qcow2", "raw"][self.below(2)] } else { "qcow2" };
+        // With a bitmap that has everything, it is a full one.
+        let is_full = matches!(sync, mirror::Sync::Full | mirror::Sync::Bitmap);
+        let format = if is_full { ["qcow2", "raw"][self.below(2)] } else { "qcow2" };
         let over = match sync {
-            mirror::Sync::Full => None,
+            mirror::Sync::Full | mirror::Sync::Bitmap => None,
             mirror::Sync::Top => backing,
             mirror::Sync::None => Some(Arc::clone(&top)),
         };
@@ -274,6 +277,14 @@ impl Stress {
         }
         let config = NodeConfig { discard: true, ..NodeConfig::default() };
         let target = aio::block_on(self.graph.open(options, Defaults::new(config, OpenFlags::default())))?;
+        let bitmap = if sync == mirror::Sync::Bitmap {
+            let bitmap = top.bitmaps().create(top.len(), [512, 65536, 1 << 20][self.below(3)], None)?;
+            bitmap.mark(0, top.len());
+            let modes = [backup::BitmapMode::OnSuccess, backup::BitmapMode::Never, backup::BitmapMode::Always];
+            Some((bitmap, modes[self.below(3)]))
+        } else {
+            None
+        };
         let options = mirror::Options {
             common: common(id, speed),
             kind: Kind::Mirror,
@@ -281,6 +292,7 @@ impl Stress {
             target,
             replaces: None,
             sync,
+            bitmap,
             backing: mirror::Backing::Source,
             target_is_zero: self.below(2) == 0,
             write_blocking: self.below(2) == 0,
@@ -291,7 +303,6 @@ impl Stress {
             on_target_error: OnError::Report,
             filter_node_name: None,
         };
-        let is_full = options.sync == mirror::Sync::Full;
         let job = mirror::create(&self.graph, &self.jobs, &options)?;
         // What is in the copy of a mirror is told when it ends.
         Ok((job, if is_full { Expected::Copy(path, format, Vec::new()) } else { Expected::Disk }))
@@ -350,6 +361,7 @@ impl Stress {
                 target: base_node,
                 replaces: None,
                 sync: mirror::Sync::Full,
+                bitmap: None,
                 backing: mirror::Backing::Leave,
                 target_is_zero: false,
                 write_blocking: false,

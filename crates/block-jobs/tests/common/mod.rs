@@ -34,6 +34,7 @@ pub fn mirror(source: Arc<Node>, target: Arc<Node>) -> mirror::Options {
         target,
         replaces: None,
         sync: mirror::Sync::Full,
+        bitmap: None,
         backing: mirror::Backing::Leave,
         target_is_zero: false,
         write_blocking: false,

@@ -309,3 +309,108 @@ fn merge_of_nothing_changes_nothing() {
     assert_eq!(reply, Reply::Value(json!({})));
     assert_eq!(bitmap(&mut session, "a")["count"], json!(65536));
 }
+
+/// A raw disk of 1 MiB of ones, `d` on node `n`, and a raw target `t` of 0xee.
+fn mirrored(directory: &Directory) -> (Machine, Session, Guest, std::path::PathBuf) {
+    let [source, target] = ["source", "target"].map(|name| directory.join(name));
+    fs::write(&source, vec![1; 1 << 20]).expect("a disk");
+    fs::write(&target, vec![0xee; 1 << 20]).expect("a target");
+    let drive = format!("if=virtio,id=d,node-name=n,format=raw,file={}", text(&source));
+    let mut machine = guest::setup().args(["-drive", &drive]).start();
+    let mut session = machine.connect(0);
+    let file = json!({"driver": "file", "filename": text(&target)});
+    session.run("blockdev-add", json!({"driver": "raw", "node-name": "t", "file": file}));
+    let guest = Guest::of(&mut machine);
+    (machine, session, guest, target)
+}
+
+/// A mirror of `d` to `t` by the bitmap `b`.
+fn mirror(sync: &str, mode: Option<&str>, copy: &str) -> Value {
+    let mut mirror =
+        json!({"job-id": "j", "device": "d", "target": "t", "sync": sync, "bitmap": "b", "copy-mode": copy});
+    if let Some(mode) = mode {
+        mirror["bitmap-mode"] = mode.into();
+    }
+    mirror
+}
+
+/// The first bytes of the granules of 4096 bytes that are not 0xee.
+fn copied(target: &Path) -> Vec<(usize, u8)> {
+    let bytes = fs::read(target).expect("the target");
+    bytes.chunks(4096).map(|granule| granule[0]).enumerate().filter(|(_, byte)| *byte != 0xee).collect()
+}
+
+#[test]
+fn mirror_by_a_bitmap_copies_what_is_dirty_and_what_is_written_meanwhile() {
+    for copy in ["background", "write-blocking"] {
+        let directory = Directory::new();
+        let (_machine, mut session, mut guest, target) = mirrored(&directory);
+        session.run(ADD, json!({"node": "d", "name": "b", "granularity": 4096}));
+        let mut write = |granule: u64, byte| assert_eq!(guest.write(0, granule * 8, &[byte; 512]), OK);
+        write(1, 2);
+        session.run("blockdev-mirror", mirror("incremental", None, copy));
+        session.event("BLOCK_JOB_READY");
+        let busy = session.generic_error(REMOVE, json!({"node": "n", "name": "b"}));
+        assert!(busy.contains("Bitmap 'b' is currently in use"), "{busy}");
+        write(7, 3);
+        // It is given up: nothing is known of the copy, and the bitmap goes on.
+        session.run("block-job-cancel", json!({"device": "j", "force": true}));
+        session.event("BLOCK_JOB_CANCELLED");
+        assert_eq!(bitmap(&mut session, "b")["count"], json!(2 * 4096), "{copy}");
+        fs::write(&target, vec![0xee; 1 << 20]).expect("a target");
+        session.run("blockdev-mirror", mirror("bitmap", Some("on-success"), copy));
+        session.event("BLOCK_JOB_READY");
+        write(9, 4);
+        // It ends with a copy of this moment.
+        session.run("block-job-cancel", json!({"device": "j"}));
+        session.event("BLOCK_JOB_COMPLETED");
+        assert_eq!(copied(&target), [(1, 2), (7, 3), (9, 4)], "{copy}");
+        let restarted = bitmap(&mut session, "b");
+        assert_eq!((&restarted["count"], &restarted["recording"]), (&json!(0), &json!(true)), "{copy}");
+        write(11, 5);
+        assert_eq!(bitmap(&mut session, "b")["count"], json!(4096));
+        // What was copied is known even if the job is given up.
+        session.run("blockdev-mirror", mirror("bitmap", Some("always"), copy));
+        session.event("BLOCK_JOB_READY");
+        session.run("block-job-cancel", json!({"device": "j", "force": true}));
+        session.event("BLOCK_JOB_CANCELLED");
+        assert_eq!(bitmap(&mut session, "b")["count"], json!(0), "{copy}");
+        // The guest goes over to the copy; the bitmap stays at the source as it was.
+        write(13, 6);
+        session.run("blockdev-mirror", mirror("bitmap", Some("never"), copy));
+        session.event("BLOCK_JOB_READY");
+        session.run("block-job-complete", json!({"device": "j"}));
+        session.event("BLOCK_JOB_COMPLETED");
+        write(15, 7);
+        assert_eq!(copied(&target), [(1, 2), (7, 3), (9, 4), (11, 5), (13, 6), (15, 7)], "{copy}");
+        assert_eq!(session.query("query-block")[0]["inserted"]["node-name"], "t");
+    }
+}
+
+#[test]
+fn mirror_by_a_bitmap_is_refused_where_it_makes_no_sense() {
+    let directory = Directory::new();
+    let (_machine, mut session, _guest, _target) = mirrored(&directory);
+    let refused = |session: &mut Session, change: &[(&str, Value)]| {
+        let mut arguments = mirror("bitmap", Some("never"), "background");
+        for (name, value) in change {
+            match value {
+                Value::Null => drop(arguments.as_object_mut().expect("an object").remove(*name)),
+                value => arguments[*name] = value.clone(),
+            }
+        }
+        session.generic_error("blockdev-mirror", arguments)
+    };
+    assert_eq!(refused(&mut session, &[]), "Bitmap 'b' could not be found");
+    session.run(ADD, json!({"node": "d", "name": "b"}));
+    for (change, words) in [
+        (&[("bitmap", Value::Null), ("bitmap-mode", Value::Null)][..], "Sync mode 'bitmap' not supported"),
+        (&[("bitmap", Value::Null)], "Cannot specify bitmap sync mode without a bitmap"),
+        (&[("bitmap-mode", Value::Null)], "Bitmap sync mode must be given when providing a bitmap"),
+        (&[("sync", json!("full"))], "sync mode 'full' is not compatible with bitmaps"),
+        (&[("sync", json!("incremental"))], "Bitmap sync mode must be 'on-success' when using sync mode 'incremental'"),
+        (&[("granularity", json!(4096))], "granularity cannot be specified when a bitmap is provided"),
+    ] {
+        assert_eq!(refused(&mut session, change), words);
+    }
+}

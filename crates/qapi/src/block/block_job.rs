@@ -299,9 +299,13 @@ pub struct BlockdevMirror {
     pub replaces: Option<String>,
     /// What is copied.
     pub sync: MirrorSyncMode,
+    /// The bitmap of the source that says what is copied at first, in the modes `incremental` and `bitmap`.
+    pub bitmap: Option<String>,
+    /// What becomes of the bitmap.
+    pub bitmap_mode: Option<BitmapSyncMode>,
     /// Bytes a second; 0 is no limit.
     pub speed: Option<i64>,
-    /// Bytes of a bit.
+    /// Bytes of a bit; those of the bitmap if there is one.
     pub granularity: Option<u32>,
     /// Bytes in flight.
     pub buf_size: Option<i64>,

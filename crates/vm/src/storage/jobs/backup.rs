@@ -120,7 +120,9 @@ impl Storage {
         wish: &BlockdevBackup,
         transaction: Option<&Transaction>,
     ) -> Result<PreparedBackup, Error> {
-        let (sync, bitmap_mode) = bitmap_mode(wish, |name| source.bitmaps().find(name).is_some())?;
+        let (sync, bitmap_mode) = bitmap_mode(wish.sync, wish.bitmap.as_deref(), wish.bitmap_mode, |name| {
+            source.bitmaps().find(name).is_some()
+        })?;
         let bitmap = match (&wish.bitmap, bitmap_mode) {
             (Some(name), Some(mode)) => {
                 let not_found = || Error::generic(format!("Bitmap '{name}' could not be found"));
@@ -171,13 +173,13 @@ impl Storage {
 }
 
 /// Checks the arguments about bitmaps against each other; gives the mode of copying, and what becomes of the bitmap.
-fn bitmap_mode(
-    wish: &BlockdevBackup,
+pub(super) fn bitmap_mode(
+    mut sync: MirrorSyncMode,
+    bitmap: Option<&str>,
+    mut mode: Option<BitmapSyncMode>,
     is_there: impl Fn(&str) -> bool,
 ) -> Result<(MirrorSyncMode, Option<BitmapMode>), Error> {
-    let mut sync = wish.sync;
-    let mut mode = wish.bitmap_mode;
-    if matches!(sync, MirrorSyncMode::Bitmap | MirrorSyncMode::Incremental) && wish.bitmap.is_none() {
+    if matches!(sync, MirrorSyncMode::Bitmap | MirrorSyncMode::Incremental) && bitmap.is_none() {
         let text = format!("must provide a valid bitmap name for '{}' sync mode", sync.name());
         return Err(Error::generic(text));
     }
@@ -189,10 +191,10 @@ fn bitmap_mode(
         mode = Some(BitmapSyncMode::OnSuccess);
         sync = MirrorSyncMode::Bitmap;
     }
-    if let Some(name) = wish.bitmap.as_deref().filter(|name| !is_there(name)) {
+    if let Some(name) = bitmap.filter(|name| !is_there(name)) {
         return Err(Error::generic(format!("Bitmap '{name}' could not be found")));
     }
-    if wish.bitmap.is_none() {
+    if bitmap.is_none() {
         if mode.is_some() {
             return Err(Error::generic("Cannot specify bitmap sync mode without a bitmap"));
         }

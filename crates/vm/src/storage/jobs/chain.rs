@@ -144,6 +144,7 @@ impl Storage {
                 target: base,
                 replaces: None,
                 sync: Sync::Full,
+                bitmap: None,
                 backing: Backing::Leave,
                 target_is_zero: false,
                 write_blocking: false,

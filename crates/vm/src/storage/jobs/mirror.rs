@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use block::{Defaults, Node, NodeConfig, OpenFlags, Options};
+use block::{BitmapUse, Defaults, DirtyBitmap, Node, NodeConfig, OpenFlags, Options};
 use block_jobs::Kind;
+use block_jobs::backup::BitmapMode;
 use block_jobs::mirror::{self, Backing, Sync};
 use block_tools::create::Creation;
 use block_tools::status;
@@ -13,6 +14,7 @@ use qapi::block::common::BlockdevOnError;
 use qapi::block::snapshots::NewImageMode;
 use qapi::schema::Enumeration as _;
 
+use super::backup::bitmap_mode;
 use super::{common, on_error};
 use crate::storage::{Storage, client_error};
 
@@ -21,6 +23,7 @@ struct Wish<'a> {
     job_id: Option<&'a str>,
     replaces: Option<&'a str>,
     sync: MirrorSyncMode,
+    bitmap: Option<(Arc<DirtyBitmap>, BitmapMode)>,
     speed: Option<i64>,
     granularity: Option<u32>,
     buf_size: Option<i64>,
@@ -88,10 +91,12 @@ impl Storage {
         let _no_other_change = self.alone();
         let source = self.root_node(&command.device)?;
         let target = self.node_by(Some(&command.target), Some(&command.target))?;
+        let bitmap = wished_bitmap(&source, command)?;
         let wish = Wish {
             job_id: command.job_id.as_deref(),
             replaces: command.replaces.as_deref(),
             sync: command.sync,
+            bitmap,
             speed: command.speed,
             granularity: command.granularity,
             buf_size: command.buf_size,
@@ -143,6 +148,7 @@ impl Storage {
             job_id: command.job_id.as_deref(),
             replaces: command.replaces.as_deref(),
             sync,
+            bitmap: None,
             speed: command.speed,
             granularity: command.granularity,
             buf_size: command.buf_size,
@@ -186,6 +192,7 @@ impl Storage {
             MirrorSyncMode::Top => Sync::Top,
             MirrorSyncMode::Full => Sync::Full,
             MirrorSyncMode::None => Sync::None,
+            MirrorSyncMode::Incremental | MirrorSyncMode::Bitmap if wish.bitmap.is_some() => Sync::Bitmap,
             mode @ (MirrorSyncMode::Incremental | MirrorSyncMode::Bitmap) => {
                 return Err(Error::generic(format!("Sync mode '{}' not supported", mode.name())));
             }
@@ -213,6 +220,7 @@ impl Storage {
             target: Arc::clone(target),
             replaces: wish.replaces.map(str::to_owned),
             sync,
+            bitmap: wish.bitmap.clone(),
             backing,
             target_is_zero,
             write_blocking: wish.copy_mode == Some(MirrorCopyMode::WriteBlocking),
@@ -227,4 +235,26 @@ impl Storage {
         self.start_job(&job);
         Ok(())
     }
+}
+
+/// The bitmap that says what a mirror copies at first, and what becomes of it.
+fn wished_bitmap(source: &Node, command: &BlockdevMirror) -> Result<Option<(Arc<DirtyBitmap>, BitmapMode)>, Error> {
+    let Some(name) = &command.bitmap else {
+        if command.bitmap_mode.is_some() {
+            return Err(Error::generic("Cannot specify bitmap sync mode without a bitmap"));
+        }
+        return Ok(None);
+    };
+    if !matches!(command.sync, MirrorSyncMode::Incremental | MirrorSyncMode::Bitmap) {
+        let text = format!("sync mode '{}' is not compatible with bitmaps", command.sync.name());
+        return Err(Error::generic(text));
+    }
+    if command.granularity.is_some_and(|granularity| granularity != 0) {
+        return Err(Error::generic("granularity cannot be specified when a bitmap is provided"));
+    }
+    let given = source.bitmaps().find(name);
+    let (_, mode) = bitmap_mode(command.sync, Some(name), command.bitmap_mode, |_| given.is_some())?;
+    let (Some(bitmap), Some(mode)) = (given, mode) else { return Ok(None) };
+    bitmap.check(if mode == BitmapMode::Never { BitmapUse::Read } else { BitmapUse::Change }).map_err(client_error)?;
+    Ok(Some((bitmap, mode)))
 }
