@@ -220,6 +220,13 @@ impl Hub {
         id
     }
 
+    /// Adds a device in front of those that there are, as if it had come before them.
+    pub fn add_first(&self, name: &str, takes: Takes, device: Arc<dyn InputDevice>) -> DeviceId {
+        let id = self.add(name, takes, device);
+        self.activate(id);
+        id
+    }
+
     /// Takes a device away.
     pub fn remove(&self, id: DeviceId) {
         self.lock().list.retain(|entry| entry.id != id);

@@ -554,7 +554,11 @@ impl IoDevice for Uart16550 {
             5 | 6 => {}
             _ => self.state.scratch = value,
         }
-        if offset != 0 || has_divisor {
+        let settings = self.state.settings();
+        if has_divisor && offset < 2 && !settings.is_break {
+            // Whoever is behind the line may not know its speed yet, even where it is that of a reset.
+            self.backend.line_changed(&settings);
+        } else if offset != 0 {
             self.report_settings(&before);
         }
         self.update();

@@ -206,6 +206,16 @@ fn line_settings_reach_the_backend() {
 }
 
 #[test]
+fn speed_is_reported_where_it_is_set_to_what_it_was() {
+    let bench = Bench::new();
+    bench.write(3, 0x80);
+    bench.backend.lock().expect("backend").settings = None;
+    bench.write(0, 12);
+    let settings = bench.backend.lock().expect("backend").settings.take();
+    assert_eq!(settings.expect("reported").baud, 9600);
+}
+
+#[test]
 fn break_is_a_line_interrupt() {
     let bench = Bench::new();
     bench.write(1, 4);
