@@ -3,10 +3,12 @@
 //! A back end is *prepared*, which is where errors come from, and then *started* for a port. So a device can get another
 //! back end while its front end keeps the port (`chardev-change`).
 
+use crate::line::Line;
 use crate::options::{Backend, ChardevSpec, Common};
 use crate::port::{Event, Port, Sink, lock};
 use crate::ring::Ring;
 use crate::stream::{Kind, Stream};
+use crate::tablet::{self, Tablet};
 use crate::tls::TlsConfig;
 use crate::{Error, line, serve, socket, terminal};
 use rustix::fs::{Mode, OFlags};
@@ -35,9 +37,17 @@ pub(crate) struct Prepared {
     serve: Option<Box<dyn FnOnce(Arc<Port>) -> Task + Send>>,
     cleanup: Cleanup,
     log: Option<File>,
-    line: Option<Arc<OwnedFd>>,
+    line: Option<Line>,
     /// Our own end of a back end that is inside this program.
-    pub(crate) inner: Option<OwnedFd>,
+    pub(crate) inner: Option<InnerEnd>,
+}
+
+/// Our own end of a back end that is inside this program, before somebody has it.
+pub(crate) enum InnerEnd {
+    /// The other end of a connection.
+    Connection(OwnedFd),
+    /// A tablet.
+    Tablet(Arc<Tablet>),
 }
 
 /// What to do at the end.
@@ -113,6 +123,11 @@ impl Prepared {
         Self { cleanup, ..self }
     }
 
+    /// What is behind it, as `query-chardev` shows it.
+    pub(crate) fn filename(&self) -> &str {
+        &self.filename
+    }
+
     /// Starts it with a port of its own.
     pub(crate) fn start(self, id: &str, runtime: &Handle) -> Opened {
         let Self { filename, sink, serve, cleanup, log, line, inner: _ } = self;
@@ -183,8 +198,7 @@ pub(crate) fn prepare(spec: &ChardevSpec, find_tls: Option<&FindTls>) -> Result<
         }
         Backend::Pipe { path } => Prepared::once("pipe", open_pipe(path)?),
         Backend::Serial { path } => {
-            let stream = line::open(path)?;
-            let line = stream.input.clone();
+            let (stream, line) = line::open(path)?;
             Prepared { line, ..Prepared::once("serial", stream) }
         }
         Backend::Parallel { path } => return Err(line::refuse_parallel(path)),
@@ -194,11 +208,23 @@ pub(crate) fn prepare(spec: &ChardevSpec, find_tls: Option<&FindTls>) -> Result<
             let failed = |error: std::io::Error| Error::io(name, error);
             let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(failed)?;
             let once = Prepared::once(name, Stream::both(ours.into()).map_err(failed)?);
-            Prepared { inner: Some(theirs.into()), ..once }
+            Prepared { inner: Some(InnerEnd::Connection(theirs.into())), ..once }
+        }
+        Backend::Wctablet => {
+            let tablet = Arc::new(Tablet::default());
+            let server = tablet::Server::new(&tablet);
+            let serve = Box::new(move |port: Arc<Port>| -> Task { Box::pin(server.serve(port)) });
+            Prepared {
+                serve: Some(serve),
+                line: Some(Line::Tablet(Arc::clone(&tablet))),
+                inner: Some(InnerEnd::Tablet(Arc::clone(&tablet))),
+                ..Prepared::still("wctablet", Sink::Tablet(tablet))
+            }
         }
         Backend::Mux { chardev } => {
             return Err(Error::options(format!("mux: base chardev {chardev} not found")));
         }
+        Backend::Hub { .. } => return Err(Error::HubChange),
     };
     Ok(Prepared { log, ..prepared })
 }
@@ -209,7 +235,7 @@ pub(crate) fn from_fd(id: &str, fd: OwnedFd, runtime: &Handle) -> Result<Opened,
     Ok(Prepared::once("socket", stream).start(id, runtime))
 }
 
-fn open_log(common: &Common) -> Result<Option<File>, Error> {
+pub(crate) fn open_log(common: &Common) -> Result<Option<File>, Error> {
     let Some(path) = &common.log_file else {
         return Ok(None);
     };

@@ -37,6 +37,9 @@ pub enum Error {
     /// A shared device has no back end of its own that could be changed.
     #[error("Mux device hotswap not supported yet")]
     SharedChange,
+    /// Nor has a hub.
+    #[error("For mux or hub device hotswap is not supported yet")]
+    HubChange,
     /// Only a ring buffer can do that.
     #[error("{0} is not a ringbuf device")]
     NotRingbuf(String),

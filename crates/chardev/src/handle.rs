@@ -110,7 +110,7 @@ impl Chardev {
     /// How much output the other side has not yet read off us, in bytes.
     #[must_use]
     pub fn pending_output(&self) -> usize {
-        self.port().state().pending.len()
+        self.port().pending_output()
     }
 
     /// Sets who gets the input. Until then input stays with the host.
@@ -126,7 +126,7 @@ impl Chardev {
         match &self.side {
             Side::Whole { port, .. } => {
                 *lock(&port.input) = Some(input);
-                port.poke(|state| state.resume = true);
+                port.resume();
             }
             Side::Shared(shared) => shared.set_input(input),
         }
@@ -144,7 +144,7 @@ impl Chardev {
                     events(Event::Opened);
                 }
                 drop(handler);
-                port.poke(|state| state.announced = false);
+                port.announce_again();
             }
             Side::Shared(shared) => shared.set_events(events),
         }
@@ -164,7 +164,7 @@ impl Chardev {
             tap.resume();
         }
         match &self.side {
-            Side::Whole { port, .. } => port.poke(|state| state.resume = true),
+            Side::Whole { port, .. } => port.resume(),
             Side::Shared(shared) => shared.resume_input(),
         }
     }
@@ -190,7 +190,7 @@ impl Chardev {
     pub fn set_line(&self, parameters: crate::LineParameters) {
         let line = self.port().state().line.clone();
         if let Some(line) = line {
-            crate::line::change(&line, parameters);
+            line.change(parameters);
         }
     }
 
@@ -198,7 +198,7 @@ impl Chardev {
     pub fn send_break(&self) {
         let line = self.port().state().line.clone();
         if let Some(line) = line {
-            crate::line::send_break(line);
+            line.send_break();
         }
     }
 

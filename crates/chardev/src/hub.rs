@@ -5,7 +5,7 @@
 //! output begins with what is said then. The front end is told that somebody is there when the first one comes, and that
 //! nobody is when the last one goes.
 //!
-//! Locks: the hub's state, then that of a device below. Callbacks of the devices below take no lock of theirs but their own.
+//! Locks: a callback of a device below, then a callback of the hub, or the hub's state and then that of a device below.
 
 use crate::port::{Event, OUTPUT_LIMIT, Port, Sink, lock};
 use std::collections::VecDeque;

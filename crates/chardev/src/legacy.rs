@@ -45,6 +45,7 @@ fn backend(text: &str, signal: bool) -> Result<Backend, Error> {
         "stdio" => return Ok(Backend::Stdio { signal }),
         "ringbuf" | "memory" => return Ok(Backend::Ringbuf { size: 65536 }),
         "msmouse" => return Ok(Backend::Msmouse),
+        "wctablet" => return Ok(Backend::Wctablet),
         "vc" => return Ok(Backend::Vc(VcSize::default())),
         "con:" => return Err(unsupported("console")),
         kind if UNSUPPORTED.contains(&kind) => return Err(unsupported(kind)),

@@ -1,7 +1,7 @@
 //! Character devices: byte streams between the machine and the host.
 //!
 //! A *back end* is what the host side is: a socket, a terminal, a file, a pipe, a pseudo-terminal, a
-//! ring buffer or nothing. A *front end* is its user: a serial port or a monitor, which holds a
+//! ring buffer, a tablet, several other devices (a hub) or nothing. A *front end* is its user: a serial port or a monitor, which holds a
 //! [`Chardev`] handle. Options and names are those of `-chardev` and of the one-string forms of
 //! `-serial`, `-monitor` and `-qmp` (QEMU 7.2's manual, "Character device options").
 //!
@@ -12,8 +12,8 @@
 //!
 //! On a socket telnet, web sockets (as a server) and TLS may be spoken ([`Protocol`]).
 //!
-//! Left out on purpose: `spice*`, `braille`, `wctablet`, `testdev` back ends, TN3270 and lists of who may come
-//! (`tls-authz`). Asking for one of them is an error that says so.
+//! Left out on purpose: `spice*`, `braille`, `testdev` and `parallel` back ends, TN3270 and lists of who may
+//! come (`tls-authz`). Asking for one of them is an error that says so.
 
 #![forbid(unsafe_code)]
 
@@ -21,6 +21,7 @@ mod address;
 mod backend;
 mod error;
 mod handle;
+mod hub;
 mod inherited;
 mod legacy;
 mod line;
@@ -34,6 +35,7 @@ mod serve;
 mod session;
 mod socket;
 mod stream;
+mod tablet;
 mod tap;
 mod telnet;
 mod terminal;
@@ -48,11 +50,13 @@ pub use inherited::inherited_fd;
 pub use legacy::{Legacy, parse_legacy};
 pub use line::{LineParameters, Parity};
 pub use options::{
-    Backend, ChardevSpec, Common, Given, SocketOptions, UdpOptions, VcSize, check_id, parse_option, ringbuf_size,
+    Backend, ChardevSpec, Common, Given, SocketOptions, UdpOptions, VcSize, alias_warning, backends, check_id,
+    parse_option, ringbuf_size,
 };
 pub use outbox::Outbox;
 pub use port::{Event, EventFn, InputFn, OUTPUT_LIMIT, WritableFn};
-pub use registry::{BACKENDS, ChardevInfo, Chardevs, InnerFn};
+pub use registry::{ChardevInfo, Chardevs, Inner, InnerFn};
 pub use session::Protocol;
+pub use tablet::Tablet;
 pub use tap::TapReader;
 pub use tls::TlsConfig;

@@ -56,10 +56,8 @@ impl Mux {
         *lock(&mux.port.input) = Some(Box::new(input));
         *lock(&mux.port.events) = Some(Box::new(move |event| with(&for_events, |mux| mux.event(event))));
         *lock(&mux.port.writable) = Some(Box::new(move || with(&for_output, Mux::writable)));
-        mux.port.poke(|state| {
-            state.resume = true;
-            state.announced = false;
-        });
+        mux.port.resume();
+        mux.port.announce_again();
         mux
     }
 
@@ -250,7 +248,7 @@ impl MuxPort {
     pub(crate) fn set_events(&self, events: EventFn) {
         *lock(&self.events) = Some(events);
         self.announced.store(false, Ordering::Relaxed);
-        self.mux.port.poke(|state| state.announced = false);
+        self.mux.port.announce_again();
     }
 
     pub(crate) fn set_writable(&self, writable: WritableFn) {
@@ -258,7 +256,7 @@ impl MuxPort {
     }
 
     pub(crate) fn resume_input(&self) {
-        self.mux.port.poke(|state| state.resume = true);
+        self.mux.port.resume();
     }
 
     /// Gives the front end what it did not take before. Says whether it has taken everything.

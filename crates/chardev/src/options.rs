@@ -68,12 +68,19 @@ pub enum Backend {
     },
     /// A serial mouse of Microsoft's kind, moved by the display's pointer.
     Msmouse,
+    /// A serial tablet of Wacom's, moved by the display's pointer.
+    Wctablet,
     /// A terminal on a screen of its own.
     Vc(VcSize),
     /// Another character device, which several front ends then share.
     Mux {
         /// The other device.
         chardev: String,
+    },
+    /// Several other character devices: output goes to all of them, input comes from any.
+    Hub {
+        /// The other devices, at most four.
+        chardevs: Vec<String>,
     },
     /// The latest output is kept in memory.
     Ringbuf {
@@ -267,32 +274,13 @@ impl ChardevSpec {
             log_file: options.text("logfile")?,
             log_append: options.flag("logappend")?.unwrap_or(false),
         };
-        let backend = match kind.as_str() {
-            "null" => Backend::Null,
-            "socket" => Backend::Socket(SocketOptions::take(&mut options)?),
-            "stdio" => Backend::Stdio { signal: options.flag("signal")?.unwrap_or(true) },
-            "file" => Backend::File {
-                path: path_of(&mut options, "file")?,
-                input_path: options.text("input-path")?,
-                append: options.flag("append")?.unwrap_or(false),
-            },
-            "pipe" => Backend::Pipe { path: device_of(&mut options, "pipe")? },
-            "serial" | "tty" => Backend::Serial { path: device_of(&mut options, "serial/tty")? },
-            "parallel" | "parport" => Backend::Parallel { path: device_of(&mut options, "parallel")? },
-            "udp" => Backend::Udp(UdpOptions::take(&mut options)?),
-            "msmouse" => Backend::Msmouse,
-            "vc" => {
-                let [width, height] = [options.number("width")?, options.number("height")?];
-                Backend::Vc(VcSize::new(width, height, options.number("cols")?, options.number("rows")?)?)
-            }
-            "mux" => {
-                let base = options.text("chardev")?;
-                Backend::Mux { chardev: base.ok_or_else(|| Error::options("chardev: mux: no chardev given"))? }
-            }
-            "pty" => Backend::Pty,
-            "ringbuf" | "memory" => Backend::Ringbuf { size: ringbuf_size(options.size("size")?)? },
-            kind if UNSUPPORTED.contains(&kind) => return Err(unsupported(kind)),
-            _ => return Err(Error::options(format!("'{kind}' is not a valid char driver name"))),
+        let kind = ALIASES.iter().find(|(alias, _)| *alias == kind).map_or(kind.as_str(), |(_, name)| name);
+        let backend = match KINDS.iter().find(|(name, _)| *name == kind) {
+            Some((_, take)) => take(&mut options)?,
+            // Why not is told when it is to be opened.
+            None if kind == PARALLEL => Backend::Parallel { path: device_of(&mut options, "parallel")? },
+            None if UNSUPPORTED.contains(&kind) => return Err(unsupported(kind)),
+            None => return Err(Error::options(format!("'{kind}' is not a valid char driver name"))),
         };
         options.finish()?;
         Ok(Self { id, backend, common })
@@ -313,9 +301,74 @@ fn is_well_formed(id: &str) -> bool {
         && id.chars().all(|other| other.is_ascii_alphanumeric() || "-._".contains(other))
 }
 
+/// Reads the options of one kind of back end.
+type Take = fn(&mut Options) -> Result<Backend, Error>;
+
+/// The kinds of back ends that there are.
+const KINDS: &[(&str, Take)] = &[
+    ("file", |options| {
+        Ok(Backend::File {
+            path: path_of(options, "file")?,
+            input_path: options.text("input-path")?,
+            append: options.flag("append")?.unwrap_or(false),
+        })
+    }),
+    ("hub", |options| {
+        let mut chardevs = Vec::new();
+        while chardevs.len() < crate::hub::MAX
+            && let Some(name) = options.text(&format!("chardevs.{}", chardevs.len()))?
+        {
+            chardevs.push(name);
+        }
+        Ok(Backend::Hub { chardevs })
+    }),
+    ("memory", ring),
+    ("msmouse", |_| Ok(Backend::Msmouse)),
+    ("mux", |options| {
+        let base = options.text("chardev")?;
+        Ok(Backend::Mux { chardev: base.ok_or_else(|| Error::options("chardev: mux: no chardev given"))? })
+    }),
+    ("null", |_| Ok(Backend::Null)),
+    ("pipe", |options| Ok(Backend::Pipe { path: device_of(options, "pipe")? })),
+    ("pty", |_| Ok(Backend::Pty)),
+    ("ringbuf", ring),
+    ("serial", |options| Ok(Backend::Serial { path: device_of(options, "serial/tty")? })),
+    ("socket", |options| Ok(Backend::Socket(SocketOptions::take(options)?))),
+    ("stdio", |options| Ok(Backend::Stdio { signal: options.flag("signal")?.unwrap_or(true) })),
+    ("udp", |options| Ok(Backend::Udp(UdpOptions::take(options)?))),
+    ("vc", |options| {
+        let [width, height] = [options.number("width")?, options.number("height")?];
+        Ok(Backend::Vc(VcSize::new(width, height, options.number("cols")?, options.number("rows")?)?))
+    }),
+    ("wctablet", |_| Ok(Backend::Wctablet)),
+];
+
+fn ring(options: &mut Options) -> Result<Backend, Error> {
+    Ok(Backend::Ringbuf { size: ringbuf_size(options.size("size")?)? })
+}
+
+/// The names of the kinds of back ends that can be made.
+pub fn backends() -> impl Iterator<Item = &'static str> {
+    KINDS.iter().map(|(name, _)| *name)
+}
+
+const PARALLEL: &str = "parallel";
+
+/// Old names of kinds, and what they are called now.
+const ALIASES: &[(&str, &str)] = &[("parport", PARALLEL), ("tty", "serial")];
+
+/// What to tell somebody who uses an old name in the argument of `-chardev`.
+#[must_use]
+pub fn alias_warning(text: &str) -> Option<String> {
+    let options = parse_list(text, Some("backend")).ok()?;
+    let used = options.get("backend").and_then(Value::as_str)?;
+    let (alias, name) = ALIASES.iter().find(|(alias, _)| *alias == used)?;
+    Some(format!("The alias '{alias}' is deprecated, use '{name}' instead"))
+}
+
 /// Back ends that QEMU has, too.
 pub(crate) const UNSUPPORTED: &[&str] =
-    &["console", "spicevmc", "spiceport", "braille", "wctablet", "testdev", "dbus", "qemu-vdagent", "hub"];
+    &["console", "spicevmc", "spiceport", "braille", "testdev", "dbus", "qemu-vdagent"];
 
 pub(crate) fn unsupported(kind: &str) -> Error {
     Error::options(format!("chardev: back end '{kind}' is not supported"))

@@ -1,7 +1,10 @@
 //! The state of a character device that both sides share, and the way of output.
 
+use crate::hub::Hub;
+use crate::line::Line;
 use crate::ring::Ring;
 use crate::stream::Stream;
+use crate::tablet::Tablet;
 use rustix::io::Errno;
 use std::collections::VecDeque;
 use std::fs::File;
@@ -49,6 +52,10 @@ pub(crate) enum Sink {
     Ring(Ring),
     /// To a connection, if there is one; nowhere else.
     Stream(Option<Stream>),
+    /// To several other devices.
+    Hub(Hub),
+    /// To a tablet inside this program.
+    Tablet(Arc<Tablet>),
 }
 
 #[derive(Debug)]
@@ -67,8 +74,8 @@ pub(crate) struct State {
     /// Whether the front end has been told that the device is open.
     pub(crate) announced: bool,
     pub(crate) received_fds: Option<Vec<OwnedFd>>,
-    /// A serial port of the host, which has a line.
-    pub(crate) line: Option<Arc<OwnedFd>>,
+    /// What hears how the guest's line runs.
+    pub(crate) line: Option<Line>,
     pub(crate) waker: Option<Waker>,
     /// Where a socket takes connections that others have made.
     pub(crate) handed: Option<tokio::sync::mpsc::Sender<OwnedFd>>,
@@ -141,7 +148,57 @@ impl Port {
     }
 
     pub(crate) fn is_open(&self) -> bool {
-        !matches!(self.state().sink, Sink::Stream(None))
+        match &self.state().sink {
+            Sink::Stream(stream) => stream.is_some(),
+            Sink::Hub(hub) => hub.is_open(),
+            Sink::Null | Sink::Ring(_) | Sink::Tablet(_) => true,
+        }
+    }
+
+    /// Says that the front end can take input again.
+    pub(crate) fn resume(&self) {
+        self.poke(|state| state.resume = true);
+        for below in self.below() {
+            below.poke(|state| state.resume = true);
+        }
+    }
+
+    /// The devices that this one is over.
+    fn below(&self) -> Vec<Arc<Self>> {
+        match &self.state().sink {
+            Sink::Hub(hub) => hub.ports(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// How much output the host has not taken yet, in bytes.
+    pub(crate) fn pending_output(&self) -> usize {
+        let below = self.below().iter().map(|below| below.pending_output()).max();
+        self.state().pending.len() + below.unwrap_or(0)
+    }
+
+    /// Lets a new front end be told that the device is open.
+    pub(crate) fn announce_again(&self) {
+        self.poke(|state| state.announced = false);
+        let is_open_hub = match &self.state().sink {
+            Sink::Hub(hub) => hub.is_open(),
+            // A task tells, or nobody.
+            _ => false,
+        };
+        if is_open_hub {
+            self.announce_open();
+        }
+    }
+
+    /// Tells the front end that the device is open, unless it knows.
+    pub(crate) fn announce_open(&self) {
+        let mut events = lock(&self.events);
+        let Some(events) = events.as_mut() else {
+            return;
+        };
+        if !std::mem::replace(&mut self.state().announced, true) {
+            events(Event::Opened);
+        }
     }
 
     /// Tells the front end, if there is one.
@@ -166,6 +223,15 @@ impl State {
             Sink::Ring(ring) => {
                 ring.write(bytes);
                 return bytes.len();
+            }
+            Sink::Tablet(tablet) => {
+                tablet.receive(bytes);
+                return bytes.len();
+            }
+            Sink::Hub(hub) => {
+                let taken = hub.write(&mut self.pending, bytes);
+                self.starved |= taken < bytes.len();
+                return taken;
             }
             Sink::Stream(Some(stream)) => stream,
         };

@@ -1,11 +1,11 @@
 //! The character devices of a machine, by their ids.
 
-use crate::backend::{self, FindTls, Opened};
+use crate::backend::{self, FindTls, InnerEnd, Opened};
 use crate::mux::{ExitFn, Mux};
 use crate::options::{Backend, ChardevSpec};
 use crate::port::{Event, Port, Sink, lock};
 use crate::tap::Tap;
-use crate::{Chardev, Error, TapReader, terminal};
+use crate::{Chardev, Error, Tablet, TapReader, hub, terminal};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Weak};
@@ -32,18 +32,34 @@ struct Entry {
 /// What is behind a device.
 enum Back {
     Own(Opened),
-    /// Another device, which counts as used.
-    Shared(Arc<Port>, Arc<AtomicBool>),
+    /// Another device.
+    Shared(Held),
+    /// Several other devices, below a port of its own.
+    Hub(Arc<Port>, #[expect(dead_code, reason = "the devices are given back when it is dropped")] Vec<Held>),
 }
 
-impl Drop for Entry {
-    fn drop(&mut self) {
-        if let Back::Shared(port, in_use) = &self.back {
-            lock(&port.input).take();
-            lock(&port.events).take();
-            lock(&port.writable).take();
-            in_use.store(false, Ordering::Relaxed);
+/// A device that counts as used by another one.
+struct Held {
+    port: Arc<Port>,
+    in_use: Arc<AtomicBool>,
+}
+
+impl Held {
+    /// Takes a device that nobody uses.
+    fn take(entry: &Entry) -> Result<Self, Error> {
+        if entry.in_use.swap(true, Ordering::Relaxed) {
+            return Err(Error::InUse(entry.id.clone()));
         }
+        Ok(Self { port: Arc::clone(entry.port()), in_use: Arc::clone(&entry.in_use) })
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        lock(&self.port.input).take();
+        lock(&self.port.events).take();
+        lock(&self.port.writable).take();
+        self.in_use.store(false, Ordering::Relaxed);
     }
 }
 
@@ -51,7 +67,8 @@ impl Entry {
     fn port(&self) -> &Arc<Port> {
         match &self.back {
             Back::Own(opened) => &opened.port,
-            Back::Shared(port, _) => port,
+            Back::Shared(held) => &held.port,
+            Back::Hub(port, _) => port,
         }
     }
 
@@ -71,14 +88,17 @@ pub struct Chardevs {
     taps: Mutex<Vec<Weak<Tap>>>,
 }
 
-/// Takes our own end of a back end that is inside this program, such as a mouse.
-pub type InnerFn = dyn Fn(&ChardevSpec, Chardev) + Send + Sync;
+/// Our own end of a back end that is inside this program.
+#[derive(Debug)]
+pub enum Inner {
+    /// What a terminal shows, or where a mouse reports.
+    Line(Chardev),
+    /// A tablet.
+    Tablet(Arc<Tablet>),
+}
 
-/// The kinds of back ends, as `query-chardev-backends` tells them.
-pub const BACKENDS: &[&str] = &[
-    "null", "ringbuf", "memory", "file", "pipe", "pty", "stdio", "serial", "parallel", "socket", "udp", "mux",
-    "msmouse", "vc",
-];
+/// Takes our own end of a back end that is inside this program.
+pub type InnerFn = dyn Fn(&ChardevSpec, Inner) + Send + Sync;
 
 impl Chardevs {
     /// No devices yet; `runtime` is the monitor thread's.
@@ -127,6 +147,9 @@ impl Chardevs {
         if let Backend::Mux { chardev } = &spec.backend {
             return self.add_mux(&spec.id, chardev);
         }
+        if let Backend::Hub { chardevs } = &spec.backend {
+            return self.add_hub(spec, chardevs);
+        }
         // The lock is not held while a client is waited for.
         let opened = self.prepare(spec)?.start(&spec.id, &self.runtime);
         let mux = spec.common.mux.then(|| Mux::new(Arc::clone(&opened.port), Arc::clone(&self.exit)));
@@ -141,8 +164,18 @@ impl Chardevs {
     fn prepare(&self, spec: &ChardevSpec) -> Result<backend::Prepared, Error> {
         let tls = lock(&self.tls).clone();
         let mut prepared = backend::prepare(spec, tls.as_deref())?;
-        if let (Some(fd), Some(inner)) = (prepared.inner.take(), lock(&self.inner).clone()) {
-            inner(spec, Chardev::from_fd(&spec.id, fd, &self.runtime)?);
+        if let Some(end) = prepared.inner.take() {
+            let inner = lock(&self.inner).clone();
+            // The storage daemon has neither screens nor pointers.
+            let absent = || Error::options(format!("'{}' is not a valid char driver name", prepared.filename()));
+            let inner = inner.ok_or_else(absent)?;
+            inner(
+                spec,
+                match end {
+                    InnerEnd::Connection(fd) => Inner::Line(Chardev::from_fd(&spec.id, fd, &self.runtime)?),
+                    InnerEnd::Tablet(tablet) => Inner::Tablet(tablet),
+                },
+            );
         }
         Ok(prepared)
     }
@@ -152,12 +185,45 @@ impl Chardevs {
         let mut entries = lock(&self.entries);
         let found = entries.iter().find(|entry| entry.id == base);
         let found = found.ok_or_else(|| Error::options(format!("mux: base chardev {base} not found")))?;
-        if found.mux.is_some() || found.in_use.swap(true, Ordering::Relaxed) {
+        if found.mux.is_some() {
             return Err(Error::InUse(base.to_owned()));
         }
-        let (port, in_use) = (Arc::clone(found.port()), Arc::clone(&found.in_use));
-        let mux = Some(Mux::new(Arc::clone(&port), Arc::clone(&self.exit)));
-        entries.push(Entry { id: id.to_owned(), back: Back::Shared(port, in_use), mux, in_use: Arc::default() });
+        let held = Held::take(found)?;
+        let mux = Some(Mux::new(Arc::clone(&held.port), Arc::clone(&self.exit)));
+        entries.push(Entry { id: id.to_owned(), back: Back::Shared(held), mux, in_use: Arc::default() });
+        Ok(())
+    }
+
+    /// A device over several others.
+    fn add_hub(&self, spec: &ChardevSpec, names: &[String]) -> Result<(), Error> {
+        let id = &spec.id;
+        if names.is_empty() {
+            return Err(Error::options("hub: 'chardevs' list is not defined"));
+        }
+        let log = backend::open_log(&spec.common)?;
+        let mut entries = lock(&self.entries);
+        if entries.iter().any(|entry| entry.id == *id) {
+            return Err(Error::Duplicate(id.clone()));
+        }
+        let mut held = Vec::new();
+        for name in names {
+            let found = entries.iter().find(|entry| entry.id == *name);
+            let found = found.ok_or_else(|| Error::options(format!("hub: chardev can't be found by id '{name}'")))?;
+            if found.mux.is_some() || matches!(found.back, Back::Hub(..)) {
+                return Err(Error::options(format!(
+                    "hub: multiplexers and hub devices can't be stacked, check chardev '{name}', \
+                     chardev should not be a hub device or have 'mux=on' enabled"
+                )));
+            }
+            if held.len() == hub::MAX {
+                return Err(Error::options(format!("hub: too many uses of chardevs '{id}' (maximum is {})", hub::MAX)));
+            }
+            held.push(Held::take(found)?);
+        }
+        let ports: Vec<_> = held.iter().map(|held: &Held| Arc::clone(&held.port)).collect();
+        let port = hub::start(id, log, &ports);
+        let mux = spec.common.mux.then(|| Mux::new(Arc::clone(&port), Arc::clone(&self.exit)));
+        entries.push(Entry { id: id.clone(), back: Back::Hub(port, held), mux, in_use: Arc::default() });
         Ok(())
     }
 
@@ -171,6 +237,7 @@ impl Chardevs {
             let at = at.ok_or_else(|| Error::Missing(spec.id.clone()))?;
             match entries.get(at) {
                 Some(Entry { mux: None, back: Back::Own(_), .. }) => Ok(at),
+                Some(Entry { mux: None, back: Back::Hub(..), .. }) => Err(Error::HubChange),
                 _ => Err(Error::SharedChange),
             }
         };
@@ -290,7 +357,7 @@ impl Chardevs {
     pub fn pending_output(&self, id: &str) -> usize {
         let entries = lock(&self.entries);
         let entry = entries.iter().find(|entry| entry.id == id);
-        entry.map_or(0, |entry| entry.port().state().pending.len())
+        entry.map_or(0, |entry| entry.port().pending_output())
     }
 
     /// What there is, the latest first.
@@ -300,7 +367,8 @@ impl Chardevs {
             label: entry.id.clone(),
             filename: match &entry.back {
                 Back::Own(opened) => opened.port.state().filename.clone(),
-                Back::Shared(..) => "mux".to_owned(),
+                Back::Shared(_) => "mux".to_owned(),
+                Back::Hub(port, _) => port.state().filename.clone(),
             },
             frontend_open: entry.is_used(),
         };

@@ -137,7 +137,7 @@ impl Server<'_> {
         if self.register(context) {
             return Poll::Ready(Ok(()));
         }
-        self.announce_open();
+        self.port.announce_open();
         if let Poll::Ready(Err(error)) = self.poll_output(context) {
             return Poll::Ready(Err(error.into()));
         }
@@ -160,16 +160,6 @@ impl Server<'_> {
             empty => *empty = Some(context.waker().clone()),
         }
         state.hang_up
-    }
-
-    fn announce_open(&self) {
-        let mut events = lock(&self.port.events);
-        let Some(events) = events.as_mut() else {
-            return;
-        };
-        if !std::mem::replace(&mut self.port.state().announced, true) {
-            events(Event::Opened);
-        }
     }
 
     fn poll_output(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Errno>> {

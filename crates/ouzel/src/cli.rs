@@ -92,7 +92,7 @@ pub struct CommandLine {
     pub log: LogConfig,
     /// Things to tell the user.
     pub warnings: Vec<String>,
-    /// What accelerators said that can't be had.
+    /// What accelerators said that can't be had, and of old names.
     pub lines: Vec<Line>,
 }
 
@@ -107,7 +107,7 @@ pub fn parse(arguments: &[String]) -> Result<Request, CliError> {
         return Ok(Request::Print(text));
     }
     let (mut warnings, mut lines) = (Vec::new(), Vec::new());
-    let mut character = character::settings(&arguments)?;
+    let mut character = character::settings(&arguments, &mut lines)?;
     let (vnc, display) = remote::settings(&arguments, &mut warnings)?;
     let qtest = qtest::settings(&arguments, &mut character)?;
     let run = run::settings(&arguments)?;

@@ -159,6 +159,16 @@ pub struct ChardevMux {
     pub common: ChardevCommon,
 }
 
+/// A device over several others.
+#[derive(Debug, Clone, PartialEq, Eq, QapiType)]
+pub struct ChardevHub {
+    /// The other devices, at most four.
+    pub chardevs: Vec<String>,
+    /// What each back end has.
+    #[qapi(flatten)]
+    pub common: ChardevCommon,
+}
+
 /// Standard input and output.
 #[derive(Debug, Clone, PartialEq, Eq, QapiType)]
 pub struct ChardevStdio {
@@ -204,8 +214,6 @@ pub enum ChardevBackend {
     File(ChardevFile),
     /// A serial port of the host.
     Serial(ChardevHostdev),
-    /// A parallel port of the host.
-    Parallel(ChardevHostdev),
     /// Named pipes.
     Pipe(ChardevHostdev),
     /// A stream socket.
@@ -218,8 +226,12 @@ pub enum ChardevBackend {
     Null(ChardevCommon),
     /// A device that several front ends share.
     Mux(ChardevMux),
+    /// A device over several others.
+    Hub(ChardevHub),
     /// A serial mouse.
     Msmouse(ChardevCommon),
+    /// A serial tablet.
+    Wctablet(ChardevCommon),
     /// A terminal on a screen of its own.
     Vc(ChardevVc),
     /// Standard input and output.

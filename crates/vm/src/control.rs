@@ -20,7 +20,7 @@ use crate::config::{Actions, PanicAction, RebootAction, ShutdownAction, Watchdog
 use crate::hotplug::DeviceSource;
 use crate::inbox::{Inbox, Item};
 use crate::log;
-use crate::mouse::SerialMice;
+use crate::mouse::SerialPointers;
 use crate::run_state::RunStates;
 use crate::snapshot::Snapshot;
 use crate::spice::Spice;
@@ -40,8 +40,8 @@ pub struct SharedState {
     pub fd_sets: FdSets,
     /// The character devices.
     pub chardevs: Arc<Chardevs>,
-    /// Mice at the other end of character devices.
-    pub mice: Arc<SerialMice>,
+    /// Mice and tablets at the other end of character devices.
+    pub mice: Arc<SerialPointers>,
     /// Terminals on screens of their own.
     pub terminals: Arc<Terminals>,
     /// Where others leave work for this thread.

@@ -1,12 +1,12 @@
-//! The character device `msmouse`: a mouse of Microsoft's serial kind, three bytes a report (Microsoft Mouse protocol,
-//! 1200 baud, 7N1), with Logitech's fourth byte for the third button.
+//! Pointers behind character devices. `wctablet` is a [`chardev::Tablet`]. `msmouse` is a mouse of Microsoft's serial
+//! kind, three bytes a report (Microsoft Mouse protocol, 1200 baud, 7N1), with Logitech's fourth byte for the third button.
 //!
 //! Left out on purpose: the identification that such a mouse sends when the host's RTS rises, because character devices
 //! do not carry modem lines. Drivers that are told the protocol need none.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use chardev::{Chardev, Event as LineEvent};
+use chardev::{Chardev, Event as LineEvent, Tablet};
 use display::input::{Axis, Button, DeviceId, Event, Hub, InputDevice, Takes};
 
 use crate::control::Control;
@@ -79,9 +79,32 @@ impl InputDevice for Mouse {
     }
 }
 
-/// A mouse that there is, and as what the hub knows it.
+/// The pen of a tablet.
+struct Pen(Arc<Tablet>);
+
+impl InputDevice for Pen {
+    fn event(&self, event: &Event) {
+        match event {
+            Event::Absolute { axis: Axis::X, to } => self.0.move_to(Some(*to), None),
+            Event::Absolute { axis: Axis::Y, to } => self.0.move_to(None, Some(*to)),
+            Event::Button { button: Button::Left, is_down } => self.0.touch(*is_down),
+            _ => {}
+        }
+    }
+
+    fn sync(&self) {
+        self.0.report();
+    }
+}
+
+/// A pointer that there is, and as what the hub knows it.
 struct Entry {
-    mouse: Arc<Mouse>,
+    number: u64,
+    /// Of its character device.
+    id: String,
+    name: &'static str,
+    takes: Takes,
+    device: Arc<dyn InputDevice>,
     known: Option<(Arc<Hub>, DeviceId)>,
 }
 
@@ -96,66 +119,81 @@ impl Drop for Entry {
 #[derive(Default)]
 struct Known {
     hub: Option<Arc<Hub>>,
-    mice: Vec<Entry>,
+    pointers: Vec<Entry>,
+    last: u64,
 }
 
-/// The mice behind character devices, and the hub of the machine that there is.
-pub struct SerialMice {
+/// The mice and tablets behind character devices, and the hub of the machine that there is.
+pub struct SerialPointers {
     known: Mutex<Known>,
     inbox: Arc<Inbox<Control>>,
 }
 
-impl SerialMice {
+impl SerialPointers {
     /// None yet; the control thread is told through `inbox` of those that go by themselves.
     pub fn new(inbox: &Arc<Inbox<Control>>) -> Arc<Self> {
         Arc::new(Self { known: Mutex::default(), inbox: Arc::clone(inbox) })
     }
 
     /// Adds the mouse at the other end of a character device.
-    pub fn add(self: &Arc<Self>, chardev: Chardev) {
+    pub fn add_mouse(self: &Arc<Self>, chardev: Chardev) {
+        let id = chardev.id().to_owned();
         let mouse = Arc::new(Mouse { chardev, report: Mutex::default() });
-        let (mice, gone) = (Arc::downgrade(self), Arc::downgrade(&mouse));
+        let number = self.add(&id, "QEMU Microsoft Mouse", Takes::MOUSE, Arc::clone(&mouse) as Arc<dyn InputDevice>);
+        let all = Arc::downgrade(self);
         mouse.chardev.set_events(Box::new(move |event| {
-            if event == LineEvent::Closed
-                && let (Some(mice), Some(gone)) = (mice.upgrade(), gone.upgrade())
-            {
-                // A device can't be dropped in its own callback.
-                let inbox = Arc::clone(&mice.inbox);
-                inbox.request(Box::new(move |_: &mut Control| {
-                    mice.remove(|entry| Arc::ptr_eq(&entry.mouse, &gone));
-                }));
+            if event == LineEvent::Closed {
+                gone(&all, number);
             }
         }));
         // What a host tells its mouse means nothing.
         mouse.chardev.set_input(Box::new(|bytes| bytes.len()));
-        let mut known = lock(&self.known);
-        let id = known.hub.as_ref().map(|hub| Self::register(hub, &mouse));
-        known.mice.push(Entry { mouse, known: id });
     }
 
-    fn register(hub: &Arc<Hub>, mouse: &Arc<Mouse>) -> (Arc<Hub>, DeviceId) {
-        let id = hub.add("QEMU Microsoft Mouse", Takes::MOUSE, Arc::clone(mouse) as Arc<dyn InputDevice>);
-        (Arc::clone(hub), id)
+    /// Adds the tablet behind the character device of that name.
+    pub fn add_tablet(self: &Arc<Self>, id: &str, tablet: &Arc<Tablet>) {
+        let number = self.add(id, "QEMU Wacom Pen Tablet", Takes::TABLET, Arc::new(Pen(Arc::clone(tablet))));
+        let all = Arc::downgrade(self);
+        tablet.on_end(Box::new(move || gone(&all, number)));
+    }
+
+    fn add(&self, id: &str, name: &'static str, takes: Takes, device: Arc<dyn InputDevice>) -> u64 {
+        let known = &mut *lock(&self.known);
+        known.last += 1;
+        let registered = known.hub.as_ref().map(|hub| (Arc::clone(hub), hub.add(name, takes, Arc::clone(&device))));
+        let (number, id) = (known.last, id.to_owned());
+        known.pointers.push(Entry { number, id, name, takes, device, known: registered });
+        number
     }
 
     fn remove(&self, is_it: impl Fn(&Entry) -> bool) {
-        let removed: Vec<Entry> = lock(&self.known).mice.extract_if(.., |entry| is_it(entry)).collect();
+        let removed: Vec<Entry> = lock(&self.known).pointers.extract_if(.., |entry| is_it(entry)).collect();
         // Here callbacks end, and nobody holds the lock.
         drop(removed);
     }
 
-    /// Takes away the mouse of a character device.
+    /// Takes away the pointer of a character device.
     pub fn forget(&self, id: &str) {
-        self.remove(|entry| entry.mouse.chardev.id() == id);
+        self.remove(|entry| entry.id == id);
     }
 
-    /// There is a machine with this hub.
+    /// There is a machine with this hub. What was there before it comes before its own pointers.
     pub fn connect(&self, hub: &Arc<Hub>) {
         let known = &mut *lock(&self.known);
-        for entry in &mut known.mice {
-            entry.known = Some(Self::register(hub, &entry.mouse));
+        for entry in known.pointers.iter_mut().rev() {
+            let id = hub.add_first(entry.name, entry.takes, Arc::clone(&entry.device));
+            entry.known = Some((Arc::clone(hub), id));
         }
         known.hub = Some(Arc::clone(hub));
+    }
+}
+
+/// A pointer goes by itself.
+fn gone(all: &Weak<SerialPointers>, number: u64) {
+    if let Some(all) = all.upgrade() {
+        // A device can't be dropped in its own callback.
+        let inbox = Arc::clone(&all.inbox);
+        inbox.request(Box::new(move |_: &mut Control| all.remove(|entry| entry.number == number)));
     }
 }
 

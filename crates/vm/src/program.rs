@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use block_net::tls;
-use chardev::{Backend, ChardevSpec, Chardevs, Common, TlsConfig};
+use chardev::{Backend, ChardevSpec, Chardevs, Common, Inner, TlsConfig};
 use machine::config::{MachineConfig, MachineType, MemoryOptions};
 use machine::event::GuestEvents;
 use machine::firmware::FirmwareConfig;
@@ -27,7 +27,7 @@ use crate::hotplug::DeviceSource;
 use crate::human::HumanMonitor;
 use crate::inbox::Inbox;
 use crate::log::{LogConfig, LogItem};
-use crate::mouse::SerialMice;
+use crate::mouse::SerialPointers;
 use crate::qtest;
 use crate::snapshot::Snapshot;
 use crate::spice::Spice;
@@ -258,11 +258,12 @@ impl Program {
         let mut storage = Storage::start(&config.storage, &events, &OwnerLink::to_control(&inbox), server.fd_sets())?;
         let graph = Arc::downgrade(storage.graph());
         chardevs.set_tls(Arc::new(move |id, is_server| credentials(&graph, id, is_server)));
-        let (mice, terminals) = (SerialMice::new(&inbox), Terminals::new(&inbox));
+        let (mice, terminals) = (SerialPointers::new(&inbox), Terminals::new(&inbox));
         let (of_mice, of_terminals) = (Arc::clone(&mice), Arc::clone(&terminals));
-        chardevs.set_inner(Arc::new(move |spec, chardev| match spec.backend {
-            Backend::Vc(size) => of_terminals.add(size, chardev),
-            _ => of_mice.add(chardev),
+        chardevs.set_inner(Arc::new(move |spec, inner| match (&spec.backend, inner) {
+            (_, Inner::Tablet(tablet)) => of_mice.add_tablet(&spec.id, &tablet),
+            (Backend::Vc(size), Inner::Line(chardev)) => of_terminals.add(*size, chardev),
+            (_, Inner::Line(chardev)) => of_mice.add_mouse(chardev),
         }));
         for spec in &config.chardevs {
             chardevs.add(spec)?;

@@ -1,6 +1,7 @@
 //! Character devices as their two sides see them.
 
 mod flow;
+mod hubs;
 mod options;
 mod peers;
 mod sockets;

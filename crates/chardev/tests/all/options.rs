@@ -1,5 +1,6 @@
 //! The options of `-chardev` and the one-string forms.
 
+use crate::support::Fixture;
 use chardev::{Backend, Legacy, Protocol, SocketAddress, VcSize, parse_legacy, parse_option};
 
 fn socket(text: &str) -> chardev::SocketOptions {
@@ -45,6 +46,7 @@ fn one_string_forms_are_understood() {
     let (Backend::Udp(udp), false) = backend("udp:h:1@:2") else { panic!() };
     assert_eq!((udp.remote.to_string(), udp.local.unwrap().to_string()), ("tcp:h:1".into(), "tcp::2".into()));
     assert_eq!(backend("msmouse").0, Backend::Msmouse);
+    assert_eq!(backend("wctablet").0, Backend::Wctablet);
     let of = |width, height, columns, rows| Backend::Vc(VcSize { width, height, columns, rows });
     assert_eq!(backend("vc").0, of(None, None, None, None));
     assert_eq!(backend("vc:80Cx24C").0, of(None, None, Some(80), Some(24)));
@@ -87,8 +89,53 @@ fn errors_name_the_option() {
         let error = parse_option(text).map(|spec| format!("{spec:?}")).unwrap_err().to_string();
         assert!(error.starts_with(expected), "{text}: {error}");
     }
+    assert_eq!(parse_option("hub,id=c,chardevs.4=a").unwrap_err().to_string(), "Invalid parameter 'chardevs.4'");
     for text in ["braille", "tn3270:h:1"] {
         assert!(parse_legacy("c", text).unwrap_err().to_string().ends_with("is not supported"), "{text}");
     }
     assert_eq!(parse_legacy("c", "bogus").unwrap_err().to_string(), "'bogus' is not a valid char driver");
+}
+
+#[test]
+fn every_kind_that_is_listed_can_be_made() {
+    let fixture = Fixture::new();
+    // Who is behind mice and terminals in the program is nobody here.
+    fixture.chardevs.set_inner(std::sync::Arc::new(|_, inner| drop(inner)));
+    fixture.chardevs.add(&parse_option("null,id=base").unwrap()).unwrap();
+    let path = fixture.path("file");
+    std::fs::write(&path, b"").unwrap();
+    for kind in chardev::backends() {
+        let needs = match kind {
+            "file" | "pipe" | "serial" => format!("path={path}"),
+            "hub" => "chardevs.0=base".to_owned(),
+            "mux" => "chardev=base".to_owned(),
+            "socket" => format!("path={path}.socket,server=on,wait=off"),
+            "udp" => "host=127.0.0.1,port=9".to_owned(),
+            _ => String::new(),
+        };
+        let spec = parse_option(&format!("{kind},id=c,{needs}")).unwrap();
+        fixture.chardevs.add(&spec).unwrap_or_else(|error| panic!("{kind}: {error}"));
+        fixture.chardevs.remove("c").unwrap();
+    }
+}
+
+#[test]
+fn old_names_of_kinds_are_understood_with_a_warning() {
+    let serial = Backend::Serial { path: "/dev/null".into() };
+    assert_eq!(parse_option("tty,id=c,path=/dev/null").unwrap().backend, serial);
+    let warning = "The alias 'tty' is deprecated, use 'serial' instead";
+    assert_eq!(chardev::alias_warning("tty,id=c,path=/dev/null").unwrap(), warning);
+    assert_eq!(chardev::alias_warning("id=c,path=/dev/null,backend=tty").unwrap(), warning);
+    let warning = "The alias 'parport' is deprecated, use 'parallel' instead";
+    assert_eq!(chardev::alias_warning("parport,id=c").unwrap(), warning);
+    assert_eq!(chardev::alias_warning("serial,id=tty"), None);
+}
+
+#[test]
+fn pointers_and_terminals_are_refused_where_there_are_none() {
+    let fixture = Fixture::new();
+    for kind in ["msmouse", "wctablet", "vc"] {
+        let refused = fixture.chardevs.add(&parse_option(&format!("{kind},id=c")).unwrap()).unwrap_err().to_string();
+        assert_eq!(refused, format!("'{kind}' is not a valid char driver name"));
+    }
 }

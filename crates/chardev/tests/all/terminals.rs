@@ -119,3 +119,27 @@ fn shared_device_switches_its_input_by_ctrl_a_c() {
     monitor.expect_event(Event::Break);
     exited.recv().unwrap();
 }
+
+#[test]
+fn serial_port_that_is_no_line_takes_output_all_the_same() {
+    let fixture = Fixture::new();
+    let path = fixture.path("port");
+    std::fs::write(&path, b"in").unwrap();
+    let file = fixture.open(&format!("serial,id=f,path={path}"));
+    file.expect_event(Event::Opened);
+    assert_eq!(file.input(2), b"in");
+    file.chardev.set_line(chardev::LineParameters {
+        speed: 9600,
+        data_bits: 8,
+        parity: chardev::Parity::None,
+        stop_bits: 1,
+    });
+    file.write_all(b"out");
+    assert_eq!(std::fs::read(&path).unwrap(), b"inout");
+    let null = fixture.open("serial,id=n,path=/dev/null");
+    null.expect_event(Event::Opened);
+    null.write_all(&[0; 1_000_000]);
+    assert!(null.chardev.is_open(), "its input is at its end, its output is not");
+    let refused = fixture.chardevs.add(&parse_option("parallel,id=p,path=/dev/null").unwrap()).unwrap_err();
+    assert_eq!(refused.to_string(), "not a parallel port: Inappropriate ioctl for device");
+}

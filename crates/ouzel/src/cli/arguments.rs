@@ -27,11 +27,15 @@ impl<'a> Argument<'a> {
 
     /// An error about this option.
     pub fn error(&self, message: impl Into<String>) -> CliError {
-        let option = match self.value {
+        CliError::Option { option: self.as_written(), message: message.into() }
+    }
+
+    /// The option and its argument.
+    pub fn as_written(&self) -> String {
+        match self.value {
             "" => format!("-{}", self.option.name),
             value => format!("-{} {value}", self.option.name),
-        };
-        CliError::Option { option, message: message.into() }
+        }
     }
 
     /// The argument, `key=value,…` or JSON, as a type of the schema. A first value without a key is that of `implied_key`.

@@ -5,7 +5,7 @@ use vm::config::MonitorConfig;
 
 use super::arguments::{all, given, last};
 use super::value::Values;
-use super::{Argument, CliError};
+use super::{Argument, CliError, Line};
 
 /// Character devices and their users.
 pub struct Character {
@@ -60,8 +60,8 @@ impl Character {
     }
 }
 
-/// Reads the options.
-pub fn settings(arguments: &[Argument<'_>]) -> Result<Character, CliError> {
+/// Reads the options; what is to be said about them goes to `lines`.
+pub fn settings(arguments: &[Argument<'_>], lines: &mut Vec<Line>) -> Result<Character, CliError> {
     let mut character = Character {
         chardevs: Vec::new(),
         gdb: None,
@@ -71,6 +71,9 @@ pub fn settings(arguments: &[Argument<'_>]) -> Result<Character, CliError> {
         debug_console: None,
     };
     for argument in all(arguments, "chardev") {
+        if let Some(warning) = chardev::alias_warning(argument.value) {
+            lines.push(Line::Named(format!("{}: warning: {warning}", argument.as_written())));
+        }
         let spec = chardev::parse_option(argument.value).map_err(|error| argument.error(error.to_string()))?;
         character.add(argument, spec)?;
     }

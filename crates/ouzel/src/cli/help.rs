@@ -34,8 +34,8 @@ pub fn requested(arguments: &[Argument<'_>]) -> Result<Option<String>, CliError>
         return Ok(Some("Available display backend types:\nnone\ncurses\n".to_owned()));
     }
     if asks("chardev") {
-        let types = ["file", "memory", "null", "pipe", "pty", "ringbuf", "socket", "stdio"];
-        return Ok(Some(format!("Available chardev backend types:\n  {}\n", types.join("\n  "))));
+        let types: Vec<_> = chardev::backends().collect();
+        return Ok(Some(format!("Available chardev backend types: \n  {}\n", types.join("\n  "))));
     }
     if asks("d") {
         return Ok(Some(vm::log::items_help()));

@@ -178,7 +178,7 @@ impl SerialPort {
             .collect()
     }
 
-    fn point(&mut self, events: Value) {
+    fn point(&mut self, events: &Value) {
         self.session.run("input-send-event", json!({ "events": events }));
     }
 }
@@ -224,11 +224,11 @@ fn tablet(program: PathBuf) -> Vec<Vec<u8>> {
         json!([button("left", false), button("right", true)]),
         json!([at("y", 12_345)]),
     ] {
-        port.point(events);
+        port.point(&events);
         heard.push(port.hear(7));
     }
     port.say(b"SP\r");
-    port.point(json!([at("x", 1)]));
+    port.point(&json!([at("x", 1)]));
     port.say(b"RE\r");
     heard.push(port.hear(8));
     port.say(b"ST\r");
@@ -237,7 +237,7 @@ fn tablet(program: PathBuf) -> Vec<Vec<u8>> {
     port.set_speed(6);
     port.say(b"~#");
     port.set_speed(12);
-    port.point(json!([at("x", 20_000)]));
+    port.point(&json!([at("x", 20_000)]));
     port.say(b"RE\r");
     heard.push(port.hear(8));
     port.say(b"ST\r");

@@ -19,6 +19,7 @@ mod accelerators;
 mod bare_metal;
 mod bitmaps;
 mod boards;
+mod character;
 mod command_line;
 mod commands;
 mod ctl;

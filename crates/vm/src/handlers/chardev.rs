@@ -33,7 +33,7 @@ pub fn register(table: &mut Table) {
         Ok(control.chardevs().list().into_iter().map(info).collect())
     });
     table.register::<QueryChardevBackends>(|_, _, _| {
-        Ok(::chardev::BACKENDS.iter().map(|name| ChardevBackendInfo { name: (*name).to_owned() }).collect())
+        Ok(::chardev::backends().map(|name| ChardevBackendInfo { name: name.to_owned() }).collect())
     });
     table.register_deferred::<ChardevAdd>(|control, context, arguments, reply| {
         let ChardevAdd { id, backend } = arguments;
@@ -120,7 +120,6 @@ fn specification(
             (Backend::File { path, input_path, append: file.append.unwrap_or(false) }, file.common)
         }
         ChardevBackend::Serial(port) => (Backend::Serial { path: port.device }, port.common),
-        ChardevBackend::Parallel(port) => (Backend::Parallel { path: port.device }, port.common),
         ChardevBackend::Pipe(pipe) => (Backend::Pipe { path: pipe.device }, pipe.common),
         ChardevBackend::Socket(socket) => {
             let common = socket.common.clone();
@@ -135,7 +134,9 @@ fn specification(
         ChardevBackend::Pty(common) => (Backend::Pty, common),
         ChardevBackend::Null(common) => (Backend::Null, common),
         ChardevBackend::Mux(mux) => (Backend::Mux { chardev: mux.chardev }, mux.common),
+        ChardevBackend::Hub(hub) => (Backend::Hub { chardevs: hub.chardevs }, hub.common),
         ChardevBackend::Msmouse(common) => (Backend::Msmouse, common),
+        ChardevBackend::Wctablet(common) => (Backend::Wctablet, common),
         ChardevBackend::Vc(vc) => {
             let side = |side: Option<i64>| side.map(|side| u64::try_from(side).unwrap_or(u64::MAX));
             let size = VcSize::new(side(vc.width), side(vc.height), side(vc.cols), side(vc.rows));
