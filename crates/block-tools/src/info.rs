@@ -79,30 +79,42 @@ fn snapshot_value(snapshot: &SnapshotInfo) -> Value {
     Value::Dict(value)
 }
 
-/// The table of snapshots, with its heading; `local_time` shows seconds since the epoch.
+/// Seconds since the epoch as local date and time.
+pub fn local_time(seconds: u64) -> String {
+    use chrono::TimeZone;
+    let time = i64::try_from(seconds).ok().and_then(|seconds| chrono::Local.timestamp_opt(seconds, 0).single());
+    time.map(|time| time.format("%Y-%m-%d %H:%M:%S").to_string()).unwrap_or_default()
+}
+
+/// The heading of a table of snapshots.
+pub fn snapshot_heading() -> String {
+    format!("{:<10}{:<17}{:>8}{:>20}{:>13}{:>11}\n", "ID", "TAG", "VM SIZE", "DATE", "VM CLOCK", "ICOUNT")
+}
+
+/// A line of such a table; `local_time` shows seconds since the epoch.
+pub fn snapshot_line(snapshot: &SnapshotInfo, local_time: &dyn Fn(u64) -> String) -> String {
+    let seconds = snapshot.vm_clock_nsec / 1_000_000_000;
+    let clock = format!(
+        "{:02}:{:02}:{:02}.{:03}",
+        seconds / 3600,
+        seconds / 60 % 60,
+        seconds % 60,
+        snapshot.vm_clock_nsec / 1_000_000 % 1000
+    );
+    format!(
+        "{:<9} {:<16} {:>8}{:>20}{clock:>13}{:>11}\n",
+        snapshot.id,
+        snapshot.name,
+        human(snapshot.vm_state_size),
+        local_time(snapshot.date_sec),
+        snapshot.icount.map(|count| count.to_string()).unwrap_or_default()
+    )
+}
+
+/// The table of snapshots, with its heading.
 pub fn snapshot_table(snapshots: &[SnapshotInfo], local_time: &dyn Fn(u64) -> String) -> String {
-    let mut text = "Snapshot list:\n".to_owned();
-    let _ = writeln!(text, "{:<10}{:<17}{:>8}{:>20}{:>13}{:>11}", "ID", "TAG", "VM SIZE", "DATE", "VM CLOCK", "ICOUNT");
-    for snapshot in snapshots {
-        let seconds = snapshot.vm_clock_nsec / 1_000_000_000;
-        let clock = format!(
-            "{:02}:{:02}:{:02}.{:03}",
-            seconds / 3600,
-            seconds / 60 % 60,
-            seconds % 60,
-            snapshot.vm_clock_nsec / 1_000_000 % 1000
-        );
-        let _ = writeln!(
-            text,
-            "{:<9} {:<16} {:>8}{:>20}{clock:>13}{:>11}",
-            snapshot.id,
-            snapshot.name,
-            human(snapshot.vm_state_size),
-            local_time(snapshot.date_sec),
-            snapshot.icount.map(|count| count.to_string()).unwrap_or_default()
-        );
-    }
-    text
+    let lines = snapshots.iter().map(|snapshot| snapshot_line(snapshot, local_time));
+    format!("Snapshot list:\n{}{}", snapshot_heading(), lines.collect::<String>())
 }
 
 /// `ImageInfo` as people read it.

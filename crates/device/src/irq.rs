@@ -21,13 +21,21 @@ pub trait IrqSink: Send + Sync {
 struct Input {
     sink: Arc<dyn IrqSink>,
     pin: u32,
-    /// How many sources hold the line up. The lock also keeps changes of one pin in order.
-    raised: Mutex<usize>,
+    /// The lock also keeps changes of one pin in order.
+    drive: Mutex<Drive>,
+}
+
+#[derive(Default)]
+struct Drive {
+    /// How many sources hold the line up.
+    raised: usize,
+    /// How often it has risen.
+    edges: u64,
 }
 
 impl Input {
-    fn lock(&self) -> MutexGuard<'_, usize> {
-        self.raised.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Drive> {
+        self.drive.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -38,7 +46,12 @@ pub struct IrqInput(Arc<Input>);
 impl IrqInput {
     /// The pin `pin` of `sink`.
     pub fn new(sink: Arc<dyn IrqSink>, pin: u32) -> Self {
-        Self(Arc::new(Input { sink, pin, raised: Mutex::new(0) }))
+        Self(Arc::new(Input { sink, pin, drive: Mutex::default() }))
+    }
+
+    /// How often its level has risen, restores left out.
+    pub fn edges(&self) -> u64 {
+        self.0.lock().edges
     }
 
     /// A new source on this input, low.
@@ -73,8 +86,9 @@ impl IrqLine {
     /// Drives the line. Repeating a level has no effect.
     pub fn set(&mut self, level: bool) {
         if self.change(level) {
-            self.with_input(|input, changed| {
+            self.with_input(|input, drive, changed| {
                 if changed {
+                    drive.edges += u64::from(level);
                     input.sink.set_level(input.pin, level);
                 }
             });
@@ -95,7 +109,7 @@ impl IrqLine {
     /// Sets the level after a restore, without an edge.
     pub fn restore(&mut self, level: bool) {
         if self.change(level) {
-            self.with_input(|input, changed| {
+            self.with_input(|input, _, changed| {
                 if changed {
                     input.sink.restore_level(input.pin, level);
                 }
@@ -110,12 +124,13 @@ impl IrqLine {
     }
 
     /// Counts this source's new level in, and says whether the input's level changed by it.
-    fn with_input(&self, tell: impl FnOnce(&Input, bool)) {
+    fn with_input(&self, tell: impl FnOnce(&Input, &mut Drive, bool)) {
         let Some(IrqInput(input)) = &self.input else { return };
-        let mut raised = input.lock();
-        let before = *raised;
-        *raised = if self.level { before + 1 } else { before.saturating_sub(1) };
-        tell(input, (before == 0) != (*raised == 0));
+        let mut drive = input.lock();
+        let before = drive.raised;
+        drive.raised = if self.level { before + 1 } else { before.saturating_sub(1) };
+        let changed = (before == 0) != (drive.raised == 0);
+        tell(input, &mut drive, changed);
     }
 }
 
@@ -155,5 +170,6 @@ mod tests {
         first.restore(true);
         let expected = [(5, true, true), (5, false, true), (5, true, true), (5, false, true), (5, true, false)];
         assert_eq!(*log.0.lock().expect("log"), expected);
+        assert_eq!(input.edges(), 2, "what was restored is no edge");
     }
 }

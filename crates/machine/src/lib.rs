@@ -29,6 +29,11 @@ mod serial;
 pub mod smbios;
 pub mod storage;
 
+/// What `info qtree` shows.
+pub mod tree {
+    pub use crate::pc::tree::{Bus, Facts, Node, Setting, Value};
+}
+
 /// What `query-pci` shows.
 pub mod pci {
     pub use devices_pci::bus::BridgeInfo;
@@ -43,6 +48,7 @@ pub use cpu::fault::EventKind;
 pub use devices_chipset::cpu_hotplug::Report as CpuReport;
 pub use devices_chipset::ioapic::IoApicInfo;
 pub use devices_chipset::lapic::ApicState;
+pub use devices_usb::bus::Speed as UsbSpeed;
 pub use error::MachineError;
 pub use machine::{CpuSlot, GuestMemory, Machine, TraceFactory};
-pub use pc::{Backends, Chardevs, Removed, UnplugError};
+pub use pc::{Backends, Chardevs, Removed, UnplugError, UsbDeviceInfo};

@@ -1,6 +1,7 @@
 //! A machine that has been built, and what monitors ask about it.
 
 mod cpus;
+mod inspect;
 mod reset;
 
 use std::collections::BTreeMap;
@@ -11,13 +12,10 @@ use clock::Clock;
 use cpu::CpuConfig;
 use cpu::block::TraceSink;
 use device::ResetKind;
-use devices_chipset::i8259::ChipInfo;
-use devices_chipset::ioapic::IoApicInfo;
 use devices_chipset::lapic;
-use devices_chipset::lapic::ApicState;
 use display::Console;
 use display::input::{Hub, KeyQueue};
-use memory::{AccessSize, AddressSpace, FlatView, GuestAddress};
+use memory::{AccessSize, AddressSpace, GuestAddress};
 use object::ObjectTree;
 use x86::model::Topology;
 
@@ -221,11 +219,6 @@ impl Machine {
         Ok(machine)
     }
 
-    /// The PCI functions as the guest has set them up.
-    pub fn pci_functions(&self) -> Vec<devices_pci::FunctionInfo> {
-        self.board.pci_functions()
-    }
-
     /// Where the real-time clock is in the object tree.
     pub fn rtc_path(&self) -> &str {
         &self.rtc_path
@@ -337,24 +330,6 @@ impl Machine {
     /// The screens; the first is meant where none is named.
     pub fn consoles(&self) -> &[Arc<Console>] {
         &self.screens.consoles
-    }
-
-    /// The board's own I/O APICs and PIC pair, for `info pic`.
-    pub fn interrupt_controllers(&self) -> (Vec<IoApicInfo>, Option<[ChipInfo; 2]>) {
-        let controllers = &self.board.controllers;
-        let ioapics = controllers.ioapics.iter().map(|ioapic| ioapic.lock().info()).collect();
-        (ioapics, controllers.pic.as_ref().map(|pic| pic.lock().info()))
-    }
-
-    /// A vCPU's local APIC and what its timer has left to count, for `info lapic`; nothing where it is the accelerator's.
-    pub fn local_apic(&self, index: usize) -> Option<(ApicState, u32)> {
-        let bus = &self.board.controllers.bus;
-        bus.registers(index).zip(bus.timer_count(index))
-    }
-
-    /// What memory and I/O ports show now.
-    pub fn address_spaces(&self) -> [(&'static str, Arc<FlatView>); 2] {
-        [("memory", self.board.memory.view()), ("I/O", self.board.ports.view())]
     }
 
     /// Keyboards and pointers.

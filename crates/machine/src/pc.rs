@@ -25,12 +25,13 @@ mod rom;
 mod scsi;
 mod smm;
 mod tables;
+pub mod tree;
 mod usb;
 mod virtio;
 mod virtio_serial;
 mod vmport;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use ::display::input::Hub;
 use accel::{Accelerator, FerrLine};
@@ -54,12 +55,13 @@ use self::interrupts::Wanted;
 pub use self::interrupts::{Controllers, Mailboxes};
 use self::isa::A20Gate;
 pub use self::microvm::kernel_arguments as microvm_kernel_arguments;
+pub use self::usb::UsbDeviceInfo;
 use crate::acpi::AcpiConfig;
 use crate::config::{ChipsetKind, DriveGeometry, MachineConfig, Translation};
 use crate::entropy::Sources;
 use crate::error::MachineError;
 use crate::event::{GuestEvent, GuestEvents};
-use crate::firmware::{BootDevice, BootDevices, FirmwareFile};
+use crate::firmware::{BootDevice, BootDevices, BootOrder, FirmwareFile};
 use crate::ram::{self, HostMemories};
 use crate::screens::NewScreen;
 use crate::smbios::Smbios;
@@ -169,7 +171,7 @@ pub struct Board {
     /// The SMBIOS structures, if there are any.
     pub smbios: Option<Smbios>,
     /// What firmware boots after the first reset, if that is another order than now.
-    next_boot_order: Option<(u8, u8)>,
+    next_boot_order: Mutex<Option<(u8, u8)>>,
     /// The screens, until somebody takes them.
     pub screens: Vec<NewScreen>,
     /// Keyboards and pointers.
@@ -249,7 +251,7 @@ impl Board {
             devices: Vec::new(),
             tables: None,
             smbios: None,
-            next_boot_order: None,
+            next_boot_order: Mutex::default(),
             screens: Vec::new(),
             input: Arc::default(),
             root: None,
@@ -439,7 +441,7 @@ fn with_pci(
         power_management: Some(chipset.power_management.clone()),
         tables: Some(acpi),
         smbios: Some(smbios),
-        next_boot_order: boot.once.map(|_| boot.order.cmos(boot.skip_floppy_check)),
+        next_boot_order: Mutex::new(boot.once.map(|_| boot.order.cmos(boot.skip_floppy_check))),
         root: Some(Arc::clone(&chipset.bus)),
         chipset: Some(chipset),
         rtc: Some(rtc),
@@ -544,6 +546,9 @@ fn map_ram(config: &MachineConfig, memory: &AddressSpace, ram: &Arc<RamBlock>) -
     Ok(())
 }
 
+/// Where the HPET is: address and length.
+const HPET: (u64, u64) = (0xfed0_0000, 0x400);
+
 /// PIT, RTC and HPET.
 fn timers(builder: &mut Builder<'_>) -> Result<DeviceCell<Mc146818>, MachineError> {
     interval_timer(builder)?;
@@ -551,7 +556,7 @@ fn timers(builder: &mut Builder<'_>) -> Result<DeviceCell<Mc146818>, MachineErro
     if builder.config.hpet {
         let lines = (0..24).map(|gsi| builder.irq(gsi)).collect();
         let hpet = Hpet::new(&builder.clock, lines, builder.legacy.clone());
-        builder.memory.map(GuestAddress(0xfed0_0000), 0x400, 1, hpet.region(0))?;
+        builder.memory.map(GuestAddress(HPET.0), HPET.1, 1, hpet.region(0))?;
         builder.add("hpet", Place::Board, Arc::new(hpet));
     }
     Ok(rtc)
@@ -606,6 +611,19 @@ impl Board {
         self.root.as_ref().map_or_else(Vec::new, |bus| bus.functions())
     }
 
+    /// The devices on USB buses; nothing if there is no such bus.
+    pub fn usb_devices(&self) -> Option<Vec<UsbDeviceInfo>> {
+        let buses = &self.hotplug.as_ref()?.buses().usb;
+        (!buses.is_empty()).then(|| usb::devices(buses))
+    }
+
+    /// What firmware boots from the next time it looks, on a board with CMOS.
+    pub fn set_boot_order(&self, order: BootOrder, skip_floppy_check: bool) -> bool {
+        let Some(rtc) = self.rtc.as_ref() else { return false };
+        store_boot_order(&mut rtc.lock(), order.cmos(skip_floppy_check));
+        true
+    }
+
     /// Stores a byte in CMOS.
     pub fn set_cmos(&self, index: u8, value: u8) {
         if let Some(rtc) = &self.rtc {
@@ -622,7 +640,8 @@ impl Board {
 
     /// After a reset `-boot once=` is over.
     pub fn forget_boot_once(&self) {
-        if let (Some(order), Some(rtc)) = (self.next_boot_order, &self.rtc) {
+        let order = self.next_boot_order.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let (Some(order), Some(rtc)) = (order, &self.rtc) {
             store_boot_order(&mut rtc.lock(), order);
         }
     }

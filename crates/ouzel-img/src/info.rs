@@ -5,7 +5,7 @@ use block_tools::open::Access;
 use block_tools::{info, json};
 
 use crate::cli::{Failure, Outcome, parse};
-use crate::tool::{Format, Tool, local_time, output_format};
+use crate::tool::{Format, Tool, output_format};
 
 /// Runs the command.
 pub fn run(args: &[String]) -> Outcome {
@@ -27,7 +27,7 @@ pub fn run(args: &[String]) -> Outcome {
     match format {
         Format::Human => {
             let texts: Vec<String> =
-                images.iter().map(|(info, snapshots)| info::human_text(info, snapshots, &local_time)).collect();
+                images.iter().map(|(info, snapshots)| info::human_text(info, snapshots, &info::local_time)).collect();
             out!("{}", texts.join("\n"));
         }
         Format::Json if chain => {

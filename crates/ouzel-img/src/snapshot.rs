@@ -9,7 +9,7 @@ use block_tools::open::Access;
 use block_tools::{info, status};
 
 use crate::cli::{Failure, Outcome, parse};
-use crate::tool::{Tool, local_time};
+use crate::tool::Tool;
 
 /// Runs the command.
 pub fn run(args: &[String]) -> Outcome {
@@ -84,7 +84,7 @@ async fn perform(node: &Arc<Node>, action: &str, name: &str) -> Result<(), Failu
         _ => {
             let snapshots = driver.snapshots()?;
             if !snapshots.is_empty() {
-                out!("{}", info::snapshot_table(&snapshots, &local_time));
+                out!("{}", info::snapshot_table(&snapshots, &info::local_time));
             }
             Ok(())
         }

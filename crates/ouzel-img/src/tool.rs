@@ -143,13 +143,6 @@ pub fn output_format(parsed: &Parsed) -> Result<Format, Failure> {
     }
 }
 
-/// Seconds since the epoch as local date and time.
-pub fn local_time(seconds: u64) -> String {
-    use chrono::TimeZone;
-    let time = i64::try_from(seconds).ok().and_then(|seconds| chrono::Local.timestamp_opt(seconds, 0).single());
-    time.map(|time| time.format("%Y-%m-%d %H:%M:%S").to_string()).unwrap_or_default()
-}
-
 /// Shows progress on the terminal, or on the error stream when SIGUSR1 asks for it.
 pub struct Bar {
     shown: bool,

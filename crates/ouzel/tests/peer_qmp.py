@@ -316,6 +316,9 @@ async def main(path, directory):
     assert (await run("query-kvm"))["enabled"] is False
     assert (await run("query-target"))["arch"] == "x86_64"
     assert "Translation" in (await run("x-query-jit"))["human-readable-text"]
+    for name, begin in (("irq", "IRQ statistics"), ("numa", "0 nodes"), ("ramblock", "              Block Name"), ("roms", "")):
+        assert (await run(f"x-query-{name}"))["human-readable-text"].startswith(begin), name
+    await told("USB support not enabled", "x-query-usb")
     assert any(machine.get("alias") == "pc" for machine in await run("query-machines"))
     assert [cpu["CPU"] for cpu in await run("query-cpus")] == [0, 1]
     assert [cpu["cpu-index"] for cpu in await run("query-cpus-fast")] == [0, 1]

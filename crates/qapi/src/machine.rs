@@ -105,6 +105,31 @@ pub struct HumanReadableText {
 #[command(name = "x-query-jit", returns = HumanReadableText, unstable)]
 pub struct XQueryJit;
 
+/// Returns how often the inputs of interrupt controllers have risen.
+#[derive(Debug, Clone, PartialEq, Command)]
+#[command(name = "x-query-irq", returns = HumanReadableText, unstable)]
+pub struct XQueryIrq;
+
+/// Returns the NUMA nodes with their processors and memory.
+#[derive(Debug, Clone, PartialEq, Command)]
+#[command(name = "x-query-numa", returns = HumanReadableText, unstable)]
+pub struct XQueryNuma;
+
+/// Returns the blocks of memory.
+#[derive(Debug, Clone, PartialEq, Command)]
+#[command(name = "x-query-ramblock", returns = HumanReadableText, unstable)]
+pub struct XQueryRamblock;
+
+/// Returns what read-only memory there is.
+#[derive(Debug, Clone, PartialEq, Command)]
+#[command(name = "x-query-roms", returns = HumanReadableText, unstable)]
+pub struct XQueryRoms;
+
+/// Returns the devices on USB buses.
+#[derive(Debug, Clone, PartialEq, Command)]
+#[command(name = "x-query-usb", returns = HumanReadableText, unstable)]
+pub struct XQueryUsb;
+
 /// A machine type.
 #[derive(Debug, Clone, PartialEq, Eq, QapiType)]
 pub struct MachineInfo {

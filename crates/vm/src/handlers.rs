@@ -1,6 +1,6 @@
 //! The handlers of QMP commands: one module a subject, each with the visible list of its commands.
 
-mod block;
+pub mod block;
 mod chardev;
 pub(crate) mod cpu;
 pub(crate) mod device;

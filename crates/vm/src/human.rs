@@ -1,7 +1,7 @@
 //! The human monitor: its commands, mapped onto QMP commands where there are such.
 //!
 //! Names, arguments and the texts that scripts read are those of QEMU 7.2. Topics without a subject here are absent:
-//! networks, migration, snapshots of machines, sound, TPM, SPICE.
+//! networks, migration, snapshots of machines, sound, TPM.
 
 mod block;
 mod info;
@@ -9,6 +9,9 @@ mod lapic;
 mod machine;
 mod memory;
 mod monitor;
+mod nbd;
+pub mod readable;
+mod snapshots;
 mod system;
 
 use std::collections::BTreeMap;
@@ -100,7 +103,7 @@ fn text(value: &Value, name: &str) -> String {
 }
 
 fn commands() -> impl Iterator<Item = &'static Command> {
-    [block::COMMANDS, memory::COMMANDS, system::COMMANDS].into_iter().flatten()
+    [block::COMMANDS, memory::COMMANDS, nbd::COMMANDS, snapshots::COMMANDS, system::COMMANDS].into_iter().flatten()
 }
 
 impl Human<'_> {

@@ -56,6 +56,11 @@ impl TraceEvent {
         self.enabled.load(Ordering::Relaxed)
     }
 
+    /// Switches it on or off.
+    pub fn set_enabled(&self, is_enabled: bool) {
+        self.enabled.store(is_enabled, Ordering::Relaxed);
+    }
+
     /// Writes the event to the log if it is switched on.
     pub fn emit(&self, arguments: Arguments<'_>) {
         if self.is_enabled() {
@@ -200,9 +205,21 @@ impl LogConfig {
         // A second program in one process keeps the first one's subscriber.
         let _ = tracing::subscriber::set_global_default(Warnings);
         for event in TRACE_EVENTS {
-            event.enabled.store(self.events.contains(&event.name), Ordering::Relaxed);
+            event.set_enabled(self.events.contains(&event.name));
         }
         Ok(())
+    }
+}
+
+/// The events whose names match a pattern; all of those that are named without `*` must exist.
+///
+/// # Errors
+/// There is none of that name.
+pub fn events(pattern: &str) -> Result<Vec<&'static TraceEvent>, String> {
+    let found: Vec<_> = TRACE_EVENTS.into_iter().filter(|event| glob(pattern, event.name)).collect();
+    match found.is_empty() && !pattern.contains('*') {
+        true => Err(format!("unknown event \"{pattern}\"")),
+        false => Ok(found),
     }
 }
 

@@ -25,7 +25,7 @@ mod nodes;
 mod objects;
 mod options;
 mod reopen;
-mod snapshots;
+pub(crate) mod snapshots;
 pub mod stats;
 pub mod throttle;
 mod transaction;

@@ -659,6 +659,26 @@ impl PciBus {
         there.is_some_and(|slot| std::ptr::addr_eq(Arc::as_ptr(&slot), Arc::as_ptr(function)))
     }
 
+    /// What there is to say of the function at `address`.
+    pub fn function(&self, address: Address) -> Option<FunctionInfo> {
+        let slot = self.slot(address)?;
+        let mut found = None;
+        slot.endpoint.with_config(&mut |config| {
+            let info = Self::describe((0, address), config, slot.secondary.as_ref());
+            found = Some(FunctionInfo { id: slot.label.id.clone(), ..info });
+        });
+        found
+    }
+
+    /// Whether the function at `address` says that there are others in its slot.
+    pub fn is_multifunction(&self, address: Address) -> bool {
+        let mut says = false;
+        if let Some(slot) = self.slot(address) {
+            slot.endpoint.with_config(&mut |config| says = config.u8(reg::HEADER_TYPE) & 0x80 != 0);
+        }
+        says
+    }
+
     /// Where there are functions.
     pub fn addresses(&self) -> Vec<Address> {
         self.slots().keys().copied().collect()

@@ -167,6 +167,11 @@ impl Hotplug {
             pci: builder.pci_hotplug.take(),
         }
     }
+
+    /// The buses that are not PCI's.
+    pub(super) fn buses(&self) -> &Buses {
+        &self.buses
+    }
 }
 
 /// Hears that functions have left their bus.

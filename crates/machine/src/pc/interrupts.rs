@@ -157,6 +157,19 @@ fn controllers(
 }
 
 impl Controllers {
+    /// How often each input has risen, by controller: the ISA interrupts are those of the PIC, too.
+    pub fn counts(&self) -> Vec<(&'static str, Vec<u64>)> {
+        const PINS: usize = 24;
+        let of = |from: usize, count: usize| {
+            self.inputs.iter().skip(from).take(count).map(IrqInput::edges).collect::<Vec<_>>()
+        };
+        if let Local::Accelerator = self.local {
+            return vec![("kvm-ioapic", of(0, PINS)), ("kvm-i8259", of(0, 16))];
+        }
+        let ioapics = (0..self.ioapics.len()).map(|number| ("ioapic", of(number * PINS, PINS)));
+        ioapics.chain(self.pic.is_some().then(|| ("isa-i8259", of(0, 16)))).collect()
+    }
+
     /// Where the interrupts of a vCPU come from; the board's local APIC is made for it.
     pub fn source(&self, cpu: &lapic::CpuConfig) -> InterruptSource {
         match &self.local {

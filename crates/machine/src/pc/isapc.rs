@@ -3,7 +3,7 @@
 //!
 //! Left out: a network card (`ne2k_isa`).
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use device::{DeviceState, Lifecycle, ResetKind};
 use devices_display::VgaCard;
@@ -70,7 +70,7 @@ pub fn build(
     Ok(Board {
         a20,
         ferr,
-        next_boot_order: boot.once.map(|_| boot.order.cmos(boot.skip_floppy_check)),
+        next_boot_order: Mutex::new(boot.once.map(|_| boot.order.cmos(boot.skip_floppy_check))),
         rtc: Some(rtc),
         ..Board::new(&mut builder, controllers)
     })

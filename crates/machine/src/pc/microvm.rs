@@ -115,6 +115,11 @@ pub fn kernel_arguments(config: &MachineConfig) -> String {
     text
 }
 
+/// Where transport `number` is: address and length.
+pub fn transport(number: usize) -> (u64, u64) {
+    (Transports::address(number), mmio::LEN)
+}
+
 /// A device behind a transport.
 pub struct Attached<M: Model> {
     /// The way to it.

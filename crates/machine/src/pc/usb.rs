@@ -8,7 +8,7 @@ use std::sync::Arc;
 use device::{DeviceCell, Lifecycle};
 use devices_pci::{Address, Label, PciBus, PciFunction, Window};
 use devices_scsi::{LogicalUnit, UnitKind};
-use devices_usb::bus::{Link, Speeds};
+use devices_usb::bus::{Link, Speed, Speeds};
 use devices_usb::device::Labels;
 use devices_usb::ehci::EhciCell;
 use devices_usb::hub::HubCell;
@@ -91,12 +91,53 @@ pub struct UsbBus {
     ehci: Option<EhciCell>,
     /// The free ports, in the order in which they are given away.
     free: Vec<Port>,
-    /// The others, and who is told when what is there leaves.
-    taken: Vec<(Port, Leave)>,
+    /// The others, and what is there.
+    taken: Vec<(Port, Plugged)>,
 }
 
 /// What a device does when it is unplugged.
 type Leave = Box<dyn Fn()>;
+
+/// A device on a port.
+struct Plugged {
+    link: Link,
+    product: &'static str,
+    id: Option<String>,
+    leave: Leave,
+}
+
+/// A device on a USB bus, as lists show it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UsbDeviceInfo {
+    /// The number of the bus, from 0.
+    pub bus: usize,
+    /// The address that the guest has given it; 0 before that.
+    pub address: u8,
+    /// The port: numbers with points between.
+    pub port: String,
+    /// The speed at which it is connected.
+    pub speed: Speed,
+    /// What it calls itself.
+    pub product: &'static str,
+    /// The user's id.
+    pub id: Option<String>,
+}
+
+/// The devices on these buses, each bus in the order in which they came.
+pub fn devices(buses: &[UsbBus]) -> Vec<UsbDeviceInfo> {
+    let of_bus = |(number, bus): (usize, &UsbBus)| -> Vec<UsbDeviceInfo> {
+        let device = |(port, plugged): &(Port, Plugged)| UsbDeviceInfo {
+            bus: number,
+            address: plugged.link.address(),
+            port: port.path.clone(),
+            speed: plugged.link.speed(),
+            product: plugged.product,
+            id: plugged.id.clone(),
+        };
+        bus.taken.iter().map(device).collect()
+    };
+    buses.iter().enumerate().flat_map(of_bus).collect()
+}
 
 impl UsbBus {
     /// The controller's path in the object tree.
@@ -112,9 +153,9 @@ impl UsbBus {
     /// Takes a device off its port, whose path this is. The ports of a hub are gone with it.
     pub fn unplug(&mut self, path: &str) {
         let Some(at) = self.taken.iter().position(|(port, _)| port.path == path) else { return };
-        let (port, leave) = self.taken.remove(at);
+        let (port, plugged) = self.taken.remove(at);
         port.socket.unplug();
-        leave();
+        (plugged.leave)();
         let below = format!("{path}.");
         self.free.retain(|other| !other.path.starts_with(&below));
         // As QEMU: it is given away last.
@@ -396,8 +437,8 @@ fn plug(
     (place, config): (Place, &UsbDeviceConfig),
 ) -> Result<(), String> {
     match plug_into(builder, bus, &port, disks, (place, config)) {
-        Ok(leave) => {
-            bus.taken.push((port, leave));
+        Ok(plugged) => {
+            bus.taken.push((port, plugged));
             Ok(())
         }
         Err(message) => {
@@ -415,12 +456,12 @@ fn plug_into(
     port: &Port,
     disks: &Disks<'_>,
     (place, config): (Place, &UsbDeviceConfig),
-) -> Result<Leave, String> {
+) -> Result<Plugged, String> {
     let id = match &place {
-        Place::Peripheral(id) => Some(id.as_str()),
+        Place::Peripheral(id) => Some(id.clone()),
         _ => None,
     };
-    let path = builder.next_path(place == Place::Board, id);
+    let path = builder.next_path(place == Place::Board, id.as_deref());
     let type_name = config.kind.type_name();
     let labels = |own: &str| {
         let made = || format!("{own}-{}-{}", bus.place, port.path);
@@ -466,7 +507,7 @@ fn plug_into(
         leave();
         return Err(message);
     }
-    port.socket.plug(link);
+    port.socket.plug(Arc::clone(&link));
     builder.add(type_name, place, lifecycle);
     builder.can_leave(Removal::Usb { bus: bus.name.clone(), port: port.path.clone() }, Some(port.owner.clone()));
     if let Some((unit, place)) = unit {
@@ -474,7 +515,7 @@ fn plug_into(
         builder.add(type_name, place, unit.lifecycle());
         builder.can_leave(Removal::Fixed, Some(path));
     }
-    Ok(leave)
+    Ok(Plugged { link, product: config.kind.product(), id, leave })
 }
 
 /// The SCSI unit of a mass storage device, and where it is.

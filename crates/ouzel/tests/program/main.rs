@@ -30,6 +30,7 @@ mod firmware;
 mod gdb;
 mod hostile;
 mod human;
+mod human_devices;
 mod linux;
 mod linux_ata;
 mod linux_disk;

@@ -1,7 +1,7 @@
 //! The block layer: nodes, media, throttling, statistics, jobs, objects, bitmaps, snapshots.
 
 mod bitmaps;
-mod exports;
+pub mod exports;
 mod info;
 mod jobs;
 mod medium;

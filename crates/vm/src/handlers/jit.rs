@@ -1,13 +1,15 @@
-//! Statistics of the software CPU's translator, in the lines that QEMU has for its own.
+//! What is told as text: statistics of the software CPU's translator, in the lines that QEMU has for its own; and what the
+//! human monitor shows of the machine.
 
 use std::fmt::Write as _;
 
 use ::machine::Machine;
 use accel::TranslatorStats;
 use qapi::Error;
-use qapi::machine::{HumanReadableText, XQueryJit};
+use qapi::machine::{HumanReadableText, XQueryIrq, XQueryJit, XQueryNuma, XQueryRamblock, XQueryRoms, XQueryUsb};
 
 use super::Table;
+use crate::human::readable as shown;
 
 /// The commands of this subject.
 pub fn register(table: &mut Table) {
@@ -16,8 +18,21 @@ pub fn register(table: &mut Table) {
         if machine.accelerator().name() != "tcg" {
             return Err(Error::generic("JIT information is only available with accel=tcg"));
         }
-        Ok(HumanReadableText { human_readable_text: text(&total(machine)) })
+        Ok(readable(text(&total(machine))))
     });
+    table.register::<XQueryIrq>(|control, _, _| Ok(readable(shown::irq(control.machine()))));
+    table.register::<XQueryNuma>(|control, _, _| Ok(readable(shown::numa(control.machine()))));
+    table.register::<XQueryRamblock>(|control, _, _| Ok(readable(shown::ramblock(control.machine()))));
+    table.register::<XQueryRoms>(|control, _, _| Ok(readable(shown::roms(control.machine()))));
+    table.register::<XQueryUsb>(|control, _, _| {
+        let devices = control.machine().usb_devices();
+        let devices = devices.ok_or_else(|| Error::generic("USB support not enabled"))?;
+        Ok(readable(shown::usb(&devices)))
+    });
+}
+
+fn readable(human_readable_text: String) -> HumanReadableText {
+    HumanReadableText { human_readable_text }
 }
 
 /// The sum over all vCPUs; zeros where nothing is translated.

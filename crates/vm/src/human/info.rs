@@ -6,7 +6,8 @@ use ::hmp::Arguments;
 use qapi::json::Value;
 use qapi::run_state::RunState;
 
-use super::{Command, Human, Outcome, block, command, lapic, machine, memory, shown, text};
+use super::{Command, Human, Outcome, block, command, lapic, machine, memory, readable, shown, snapshots, text};
+use crate::log;
 
 /// The topics.
 pub const COMMANDS: &[Command] = &[
@@ -50,8 +51,10 @@ pub const COMMANDS: &[Command] = &[
     command("mtree", "flatview:-f", "[-f]", "show what memory and I/O ports consist of", machine::mtree),
     command("pic", "", "", "show the interrupt controllers", machine::pic),
     command("lapic", "apic-id:i?", "[apic-id]", "show a local APIC", lapic::info),
-    command("ramblock", "", "", "show blocks of memory", machine::ramblock),
-    command("roms", "", "", "show read-only memory", machine::roms),
+    command("irq", "", "", "show how often interrupt inputs have risen", |_, _| as_text("x-query-irq")),
+    command("usb", "", "", "show the devices on USB buses", |_, _| as_text("x-query-usb")),
+    command("ramblock", "", "", "show blocks of memory", |_, _| as_text("x-query-ramblock")),
+    command("roms", "", "", "show read-only memory", |_, _| as_text("x-query-roms")),
     command("vnc", "", "", "show the VNC servers and their clients", |_, _| {
         shown("query-vnc-servers", [], machine::vnc)
     }),
@@ -78,7 +81,7 @@ pub const COMMANDS: &[Command] = &[
         })
     }),
     command("pci", "", "", "show PCI devices", pci),
-    command("numa", "", "", "show NUMA nodes", |human, _| numa(human).into()),
+    command("numa", "", "", "show NUMA nodes", |_, _| as_text("x-query-numa")),
     command("iothreads", "", "", "show I/O threads", |_, _| {
         shown("query-iothreads", [], |list| {
             each(list, |one| {
@@ -107,8 +110,21 @@ pub const COMMANDS: &[Command] = &[
         })
     }),
     command("hotpluggable-cpus", "", "", "show places for CPUs", |_, _| shown("query-hotpluggable-cpus", [], slots)),
-    command("jit", "", "", "show what the translator has done", |_, _| {
-        shown("x-query-jit", [], |info| text(info, "human-readable-text"))
+    command("jit", "", "", "show what the translator has done", |_, _| as_text("x-query-jit")),
+    command("trace-events", "name:s?", "[name]", "show trace events, and whether they are on", |_, arguments| {
+        let pattern = arguments.text("name").unwrap_or("*");
+        match log::events(pattern) {
+            Ok(events) => {
+                let line =
+                    |event: &log::TraceEvent| format!("{} : state {}\n", event.name, u8::from(event.is_enabled()));
+                events.into_iter().map(line).collect::<String>().into()
+            }
+            Err(message) => format!("{message}\n").into(),
+        }
+    }),
+    command("snapshots", "", "", "show the snapshots inside of disks' images", snapshots::info),
+    command("qtree", "", "", "show the devices by their buses", |human, _| {
+        readable::qtree(human.control.machine()).into()
     }),
     command("qom-tree", "path:s?", "[path]", "show the tree of objects", qom_tree),
 ];
@@ -118,21 +134,9 @@ pub fn each(list: &Value, show: impl Fn(&Value) -> String) -> String {
     list.as_array().unwrap_or_default().iter().map(show).collect()
 }
 
-fn numa(human: &Human<'_>) -> String {
-    const MIB: u64 = 1 << 20;
-    let machine = human.control.machine();
-    let nodes = machine.node_memory();
-    let mut text = format!("{} nodes\n", nodes.len());
-    for (number, memory) in nodes.iter().enumerate() {
-        let _ = write!(text, "node {number} cpus:");
-        for (index, slot) in machine.cpu_slots().iter().enumerate() {
-            if machine.cpu(index).is_some() && slot.node.map(usize::from) == Some(number) {
-                let _ = write!(text, " {index}");
-            }
-        }
-        let _ = write!(text, "\nnode {number} size: {} MB\nnode {number} plugged: 0 MB\n", memory / MIB);
-    }
-    text
+/// A QMP command that answers with the text itself.
+fn as_text(name: &'static str) -> Outcome {
+    shown(name, [], |info| text(info, "human-readable-text"))
 }
 
 fn memdev(list: &Value) -> String {

@@ -1,11 +1,10 @@
 //! Topics of `info` about the machine's memory, interrupt controllers and viewers.
 
 use std::fmt::Write as _;
-use std::sync::Arc;
 
 use ::hmp::Arguments;
 use machine::IoApicInfo;
-use memory::{Backing, RamBlock};
+use memory::Backing;
 use qapi::json::Value;
 
 use super::info::each;
@@ -36,46 +35,6 @@ pub fn mtree(human: &mut Human<'_>, _: &Arguments) -> Outcome {
             };
         }
         shown.push('\n');
-    }
-    shown.into()
-}
-
-/// The blocks of memory that are mapped, each once.
-fn blocks(human: &Human<'_>) -> Vec<Arc<RamBlock>> {
-    let mut blocks: Vec<Arc<RamBlock>> = Vec::new();
-    for (_, view) in human.control.machine().address_spaces() {
-        for range in view.ranges() {
-            if let Backing::Ram { block, .. } = &range.backing
-                && !blocks.iter().any(|known| Arc::ptr_eq(known, block))
-            {
-                blocks.push(Arc::clone(block));
-            }
-        }
-    }
-    blocks
-}
-
-/// `info ramblock`: the blocks that the guest sees now, one behind the other.
-pub fn ramblock(human: &mut Human<'_>, _: &Arguments) -> Outcome {
-    let mut shown = format!("{:>24} {:>8}  {:>18} {:>18} {:>18}\n", "Block Name", "PSize", "Offset", "Used", "Total");
-    let mut offset = 0_u64;
-    for block in blocks(human) {
-        let len = block.len() as u64;
-        let _ = writeln!(shown, "{:>24} {:>8}  {offset:#018x} {len:#018x} {len:#018x}", block.name(), "4 KiB");
-        offset = offset.saturating_add(len);
-    }
-    shown.into()
-}
-
-/// `info roms`
-pub fn roms(human: &mut Human<'_>, _: &Arguments) -> Outcome {
-    let mut shown = String::new();
-    let [(_, memory), _] = human.control.machine().address_spaces();
-    for range in memory.ranges() {
-        if let Backing::Ram { block, read_only: true, .. } = &range.backing {
-            let size = range.last - range.start + 1;
-            let _ = writeln!(shown, "addr={:016x} size=0x{size:06x} mem=rom name=\"{}\"", range.start, block.name());
-        }
     }
     shown.into()
 }

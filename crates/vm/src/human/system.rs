@@ -10,8 +10,8 @@ use qapi::json::Value;
 use qapi::keyval::{self, Grammar};
 use qapi::run_state::ShutdownCause;
 
-use crate::gdb;
 use crate::run_state::can_hear;
+use crate::{gdb, log};
 
 use super::{Command, Human, Outcome, call, call_quietly, command, given, shown, silent, text};
 
@@ -200,6 +200,24 @@ pub const COMMANDS: &[Command] = &[
     }),
     command("device_del", "id:s", "device", "remove a device", |_, arguments| {
         call("device_del", [("id", arguments.required("id").into())])
+    }),
+    command("boot_set", "bootdevice:s", "bootdevice", "say what firmware boots from", |human, arguments| {
+        let order = arguments.required("bootdevice");
+        match human.control.machine().set_boot_order(order) {
+            Ok(true) => format!("boot device list now set to {order}\n").into(),
+            Ok(false) => "no function defined to set boot device list for this architecture\n".to_owned().into(),
+            Err(message) => format!("{message}\n").into(),
+        }
+    }),
+    command("exit_preconfig", "", "", "build the machine that was configured", |_, _| call("x-exit-preconfig", [])),
+    command("trace-event", "name:s,option:b", "name on|off", "switch trace events on or off", |_, arguments| {
+        match log::events(arguments.required("name")) {
+            Ok(events) => {
+                events.into_iter().for_each(|event| event.set_enabled(arguments.flag("option")));
+                silent()
+            }
+            Err(message) => format!("{message}\n").into(),
+        }
     }),
     command(
         "gdbserver",

@@ -110,7 +110,7 @@ impl Storage {
 }
 
 /// The node whose image has the snapshots of a disk: itself, or the only node that it passes everything to.
-pub(super) fn snapshot_image(node: &Arc<Node>) -> Option<Arc<Node>> {
+pub(crate) fn snapshot_image(node: &Arc<Node>) -> Option<Arc<Node>> {
     let mut node = Arc::clone(node);
     while !node.driver().has_snapshots() {
         let below = match &node.driver().children()[..] {

@@ -12,7 +12,10 @@ use crate::storage::StorageOwner;
 use crate::storage::exports::listen_address;
 
 /// Where to listen, for a client whose session may know descriptors.
-fn address(context: &SessionContext, address: &SocketAddress) -> Result<block_export::Address, Error> {
+///
+/// # Errors
+/// There is no such descriptor.
+pub fn address(context: &SessionContext, address: &SocketAddress) -> Result<block_export::Address, Error> {
     match address {
         SocketAddress::Fd(fd) => context.fds().take_param(&fd.str).map(block_export::Address::Fd),
         other => listen_address(other),
