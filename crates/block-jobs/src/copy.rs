@@ -100,12 +100,21 @@ impl Copier {
         Ok(())
     }
 
+    /// How far the range from `offset` to `end` may be read.
+    ///
+    /// # Errors
+    /// Not even at its beginning.
+    fn readable(&self, offset: u64, end: u64) -> Result<u64> {
+        match self.access.get().and_then(|access| access.next_clean(offset, end)) {
+            Some(at) if at <= offset => Err(Error::errno_only(EACCES)),
+            Some(at) => Ok(at.min(end)),
+            None => Ok(end),
+        }
+    }
+
     fn check_access(&self, offset: u64, len: u64) -> Result<()> {
         let end = offset.saturating_add(len);
-        match self.access.get().and_then(|access| access.next_clean(offset, end)) {
-            Some(at) if at < end => Err(Error::errno_only(EACCES)),
-            _ => Ok(()),
-        }
+        if self.readable(offset, end)? < end { Err(Error::errno_only(EACCES)) } else { Ok(()) }
     }
 
     /// How far the range from `offset` on comes from one side, and whether that is the source.
@@ -141,14 +150,14 @@ impl Copier {
         self.regions.take(offset / cluster * cluster, end.next_multiple_of(cluster)).await
     }
 
-    /// What is known of the snapshot's range.
+    /// What is known of the snapshot's range: who asks for more than may be read is told of what may.
     ///
     /// # Errors
     /// As for [`Copier::read`].
     pub(crate) async fn status(&self, offset: u64, len: u64) -> Result<BlockStatus> {
         let _region = self.hold(offset, offset + len).await;
-        self.check_access(offset, len)?;
-        let (len, from_source) = self.side(offset, offset + len);
+        let end = self.readable(offset, offset + len)?;
+        let (len, from_source) = self.side(offset, end);
         let side = if from_source { &self.source } else { &self.target };
         let extent = status::above(&side.node(), None, offset, len).await?;
         let len = extent.len.clamp(1, len);

@@ -205,3 +205,21 @@ fn image_is_found_by_its_name_below_the_filter_of_a_job() {
     assert!(chain::fleeting_link(&top, Some(&filter)).is_none(), "what is below the base does not matter");
     aio::block_on(jobs.abandon(&job));
 }
+
+#[test]
+fn status_of_a_snapshot_by_a_bitmap_ends_where_the_bitmap_does() {
+    const CLUSTER: u64 = 65_536;
+    let (graph, _jobs) = setting();
+    let [source, _target] = ["source", "target"].map(|name| disk(&graph, name));
+    let bitmap = source.bitmaps().create(source.len(), CLUSTER, Some("b")).expect("a bitmap");
+    bitmap.mark(CLUSTER, CLUSTER);
+    let filter = Options::new().with("driver", "copy-before-write").with("node-name", "cbw").with("file", "source");
+    let filter = filter.with("target", "target").with("bitmap.node", "source").with("bitmap.name", "b");
+    let _filter = open(&graph, filter).expect("a filter");
+    let access = Options::new().with("driver", "snapshot-access").with("node-name", "access").with("file", "cbw");
+    let access = open(&graph, access).expect("a snapshot");
+    let status = |offset| aio::block_on(access.block_status(offset, 4 * CLUSTER, true));
+    assert_eq!(status(CLUSTER).expect("what may be read").len, CLUSTER);
+    assert_eq!(status(0).expect_err("nothing to be read").errno(), 13, "EACCES");
+    assert!(status(2 * CLUSTER).is_err());
+}
