@@ -242,11 +242,7 @@ impl Backup {
         }
         let heir = bitmaps.abdicate(bitmap)?;
         if !success {
-            let (todo, mut at) = (self.copier.todo(), 0);
-            while let Some((offset, len)) = todo.next_dirty(at, todo.size(), u64::MAX) {
-                heir.mark(offset, len);
-                at = offset + len;
-            }
+            heir.mark_dirty_of(self.copier.todo());
         }
         Ok(())
     }

@@ -52,7 +52,7 @@ impl UserBitmap {
             // All that was written meanwhile has been copied.
             heir.unmark(0, heir.size());
         }
-        add(&heir, not_copied);
+        heir.mark_dirty_of(not_copied);
         Ok(Ended { user: self, heir: Some(heir) })
     }
 }
@@ -68,16 +68,7 @@ impl Ended<'_> {
     /// It is no success after all.
     pub(crate) fn fail(&self) {
         if let (Some(heir), BitmapMode::OnSuccess) = (&self.heir, self.user.mode) {
-            add(heir, &self.user.bitmap);
+            heir.mark_dirty_of(&self.user.bitmap);
         }
-    }
-}
-
-/// Marks what is dirty in another bitmap.
-fn add(to: &DirtyBitmap, from: &DirtyBitmap) {
-    let mut at = 0;
-    while let Some((offset, len)) = from.next_dirty(at, from.size(), u64::MAX) {
-        to.mark(offset, len);
-        at = offset + len;
     }
 }

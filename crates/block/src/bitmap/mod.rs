@@ -239,11 +239,12 @@ impl DirtyBitmap {
     /// As [`DirtyBitmap::check_merge`].
     pub fn merge(&self, source: &DirtyBitmap) -> Result<()> {
         self.check_merge(source)?;
-        self.merge_unchecked(source);
+        self.mark_dirty_of(source);
         Ok(())
     }
 
-    fn merge_unchecked(&self, source: &DirtyBitmap) {
+    /// Makes dirty what is dirty in `source`, a bitmap of the same size, whoever uses the two.
+    pub fn mark_dirty_of(&self, source: &DirtyBitmap) {
         if std::ptr::eq(self, source) {
             return;
         }
@@ -477,7 +478,7 @@ impl Bitmaps {
             state.busy = false;
         }
         self.release(&successor);
-        bitmap.merge_unchecked(&successor);
+        bitmap.mark_dirty_of(&successor);
         Ok(())
     }
 
