@@ -5,9 +5,10 @@
 //! takes all locks of the old and the new state, then looks, then gives up what is not needed any more: two processes
 //! that start at once may both fail, but never both succeed.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 
 use aio::host::{self, Lock};
+use rustix::fs::{Mode, OFlags};
 
 use crate::error::{Error, Result};
 use crate::permissions::Permissions;
@@ -43,8 +44,23 @@ impl Claim {
     }
 }
 
+/// A descriptor to hold the locks of the file that `fd` is open on.
+///
+/// With `own` it is an open file of its own where the host allows that. Locks end with the last reference to their open
+/// file, and the kernel gives up those of an `io_uring` only after the process has gone: whoever starts a machine again
+/// that was just killed would find its images locked by nobody.
+pub(super) fn descriptor(fd: &OwnedFd, own: bool) -> Result<OwnedFd> {
+    if own {
+        let name = format!("/proc/self/fd/{}", fd.as_raw_fd());
+        if let Ok(descriptor) = rustix::fs::open(name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
+            return Ok(descriptor);
+        }
+    }
+    fd.try_clone().map_err(|error| Error::host(&error))
+}
+
 /// Takes all locks of `claim`.
-pub(super) fn acquire(fd: &OwnedFd, claim: Claim) -> Result<()> {
+fn acquire(fd: &OwnedFd, claim: Claim) -> Result<()> {
     for (byte, _) in claim.bytes().filter(|(_, locked)| *locked) {
         host::lock(fd, byte, 1, Lock::Shared)
             .map_err(|e| Error::host(&e).context(format!("Failed to lock byte {byte}")))?;

@@ -248,11 +248,12 @@ fn check_engine(engine: Engine, direct: bool) -> Result<()> {
     Ok(())
 }
 
-/// The open descriptor and what is locked on it.
+/// The open descriptor, and the one that holds the locks of `claim`, where the node locks its file.
 struct Open {
     file: File,
     limits: Limits,
     writable: bool,
+    locks: Option<OwnedFd>,
     claim: Claim,
 }
 
@@ -293,8 +294,9 @@ impl HostFile {
         let len = Self::find_len(&fd, host_type)?;
         let engine = options.engine.unwrap_or(request.flags.engine);
         check_engine(engine, cache.direct)?;
-        let file = Self::file(fd, engine)?;
         let regular = host_type == HostType::RegularFile;
+        let locks = if options.locking { Some(lock::descriptor(&fd, regular && source.is_name())?) } else { None };
+        let file = Self::file(fd, engine)?;
         let block = host_type == HostType::BlockDevice;
         Ok(Self {
             source,
@@ -304,7 +306,7 @@ impl HostFile {
             no_flush: cache.no_flush,
             host_type,
             read_only: AtomicBool::new(read_only),
-            open: RwLock::new(Open { file, limits, writable, claim: Claim::NONE }),
+            open: RwLock::new(Open { file, limits, writable, locks, claim: Claim::NONE }),
             len: AtomicU64::new(len),
             flush_error: AtomicI32::new(0),
             data: Mutex::new(None),
@@ -387,17 +389,9 @@ impl HostFile {
                 Err(error) => return Err(error),
             }
         };
-        if self.options.locking {
-            let filename = &self.source.filename;
-            lock::tighten(open.file.fd(), filename, open.claim, claim)?;
-            if let Some(file) = &changed
-                && let Err(error) = lock::acquire(file.fd(), claim)
-            {
-                lock::release_to(open.file.fd(), open.claim);
-                return Err(error);
-            }
-            // A request in flight may keep the old descriptor open for a while.
-            lock::release_to(open.file.fd(), if changed.is_some() { Claim::NONE } else { claim });
+        if let Some(locks) = &open.locks {
+            lock::tighten(locks, &self.source.filename, open.claim, claim)?;
+            lock::release_to(locks, claim);
         }
         open.claim = claim;
         if let Some(file) = changed {

@@ -53,6 +53,11 @@ impl Source {
         self.direct.store(direct, Ordering::Release);
     }
 
+    /// Whether the file is opened by its name, and not a descriptor that was handed over.
+    pub fn is_name(&self) -> bool {
+        !self.filename.starts_with("/dev/fdset/")
+    }
+
     fn flags(&self, writable: bool) -> OFlags {
         let mut flags = if writable { OFlags::RDWR } else { OFlags::RDONLY } | OFlags::CLOEXEC;
         if self.is_direct() {
@@ -75,7 +80,7 @@ impl Source {
 
     /// Opens the file that `fd` is open on with another access mode, even if its name means another file meanwhile.
     pub fn open_again(&self, fd: &OwnedFd, writable: bool) -> Result<OwnedFd> {
-        if !self.filename.starts_with("/dev/fdset/") {
+        if self.is_name() {
             let name = format!("/proc/self/fd/{}", fd.as_raw_fd());
             match self.open_name(&name, writable) {
                 Err(error) if error.errno() == Errno::NOENT.raw_os_error() => {}
