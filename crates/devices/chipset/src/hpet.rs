@@ -194,17 +194,18 @@ impl Hpet {
         })
     }
 
-    fn ticks(&self) -> u64 {
-        self.clock.now() / TICK
+    fn counter(&self) -> u64 {
+        self.counter_at(self.clock.now())
     }
 
-    fn counter(&self) -> u64 {
+    fn counter_at(&self, now: u64) -> u64 {
         let base = self.registers.counter;
-        if self.registers.is_enabled() { base.wrapping_add(self.ticks()) } else { base }
+        if self.registers.is_enabled() { base.wrapping_add(now / TICK) } else { base }
     }
 
     fn set_counter(&mut self, counter: u64) {
-        self.registers.counter = if self.registers.is_enabled() { counter.wrapping_sub(self.ticks()) } else { counter };
+        self.registers.counter =
+            if self.registers.is_enabled() { counter.wrapping_sub(self.clock.now() / TICK) } else { counter };
     }
 
     /// Makes the lines show the levels.
@@ -216,7 +217,9 @@ impl Hpet {
 
     /// Computes when comparator `index` matches next, `at_least` nanoseconds from now.
     fn schedule(&mut self, index: usize, at_least: u64) {
-        let (counter, ticks, now) = (self.counter(), self.ticks(), self.clock.now());
+        // One look at the clock: on a busy host much time can pass between two.
+        let now = self.clock.now();
+        let (ticks, counter) = (now / TICK, self.counter_at(now));
         let is_enabled = self.registers.is_enabled();
         let comparator = &mut self.registers.comparators[index];
         comparator.deadline = u64::MAX;

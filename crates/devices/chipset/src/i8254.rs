@@ -119,6 +119,12 @@ impl Channel {
         }
     }
 
+    /// Whether the output stays high behind a rising edge until the next count. In the other modes an interrupt is the
+    /// edge alone: at the end of each period, or of a strobe.
+    fn lasts(&self) -> bool {
+        matches!(self.mode, 0 | 1) && self.is_loaded
+    }
+
     /// Guest time of the next rising edge of the output.
     fn next_rise(&self, now: u64) -> Option<u64> {
         if !self.is_loaded || self.is_held() {
@@ -270,12 +276,11 @@ impl I8254 {
         pit
     }
 
-    /// Follows channel 0's output after something changed.
-    fn update(&mut self) {
-        let now = self.clock.now();
+    /// Follows channel 0's output after something changed at `now`: looked at a second time, the clock might show that a
+    /// count is over which has only begun.
+    fn update(&mut self, now: u64) {
         let channel = &self.state.channels[0];
-        // In the periodic modes an interrupt is an edge at the end of each period; in the others the level lasts.
-        let level = !matches!(channel.mode, 2 | 3) && channel.is_loaded && channel.output(now);
+        let level = channel.lasts() && channel.output(now);
         let next = channel.next_rise(now);
         self.state.next_rise = next.unwrap_or(0);
         self.state.owed = 0;
@@ -287,15 +292,22 @@ impl I8254 {
     }
 
     fn timer_due(&mut self) {
-        let now = self.clock.now();
+        self.settle(self.clock.now());
+    }
+
+    /// Deals with what has fallen due.
+    fn settle(&mut self, now: u64) {
         if self.state.next_rise == 0 || (now < self.state.next_rise && self.state.owed == 0) {
             return;
         }
         if matches!(self.state.channels[0].mode, 2 | 3) {
             self.tick(now);
-        } else {
-            self.update();
+            return;
         }
+        if !self.state.channels[0].lasts() && !self.legacy.is_on() {
+            self.irq.pulse();
+        }
+        self.update(now);
     }
 
     /// A periodic mode: counts the periods that are over and gives the guest a tick, if it can take one.
@@ -342,7 +354,7 @@ impl I8254 {
         }
         channel.control(value);
         if select == 0 {
-            self.update();
+            self.update(now);
         }
     }
 }
@@ -360,7 +372,7 @@ impl Device for I8254 {
             ..Channel::default()
         };
         self.state = PitState { channels: [channel(true), channel(true), channel(false)], ..PitState::default() };
-        self.update();
+        self.update(now);
     }
 
     fn state(&mut self) -> DeviceState<'_> {
@@ -369,7 +381,7 @@ impl Device for I8254 {
 
     fn restored(&mut self) {
         let channel = &self.state.channels[0];
-        let level = !matches!(channel.mode, 2 | 3) && channel.is_loaded && channel.output(self.clock.now());
+        let level = channel.lasts() && channel.output(self.clock.now());
         self.irq.restore(level && !self.legacy.is_on());
         match self.state.next_rise {
             0 => self.timer.cancel(),
@@ -402,6 +414,8 @@ impl IoDevice for I8254 {
 
     fn write(&mut self, region: usize, offset: u64, _size: AccessSize, value: u64) {
         let (now, value) = (self.clock.now(), value as u8);
+        // What the timer thread has not come to yet comes first.
+        self.settle(now);
         if region == REGION_SPEAKER {
             self.state.speaker_data = value & 2 != 0;
             self.state.channels[2].set_gate(value & 1 != 0, now);
@@ -410,7 +424,7 @@ impl IoDevice for I8254 {
         match self.state.channels.get_mut((offset & 3) as usize) {
             Some(channel) => {
                 if channel.write(value, now) && offset == 0 {
-                    self.update();
+                    self.update(now);
                 }
             }
             None => self.write_control(value, now),
@@ -605,6 +619,26 @@ mod tests {
         assert_eq!(inp(&pit, 0x61) & 0x20, 0);
         clock.step(to_nanoseconds(1));
         assert_eq!(inp(&pit, 0x61) & 0x20, 0x20);
+    }
+
+    #[test]
+    fn software_strobe_interrupts_once_even_if_the_timer_thread_is_late() {
+        let (clock, pit, pins) = bench();
+        let strobe = || {
+            out(&pit, 0x43, 0x38);
+            out(&pit, 0x40, 10);
+            out(&pit, 0x40, 0);
+        };
+        strobe();
+        clock.step(SECOND);
+        assert_eq!(pins.edges(0), 1);
+        strobe();
+        // Time passes without timers; the guest sets the next one.
+        clock.set(clock.now() + SECOND);
+        strobe();
+        assert_eq!(pins.edges(0), 2);
+        clock.step(SECOND);
+        assert_eq!(pins.edges(0), 3);
     }
 
     #[test]

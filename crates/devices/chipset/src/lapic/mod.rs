@@ -260,9 +260,18 @@ impl Lapic {
         }
     }
 
-    /// Arms the timer after its registers changed.
-    fn rearm(&mut self) {
+    /// Deals with an expiry that the timer thread has not come to yet, before the timer's registers change. Returns the
+    /// time, which [`Lapic::rearm`] must get: a count that began and ended between two looks at the clock would be lost.
+    fn settle_timer(&mut self) -> u64 {
         let now = self.clock.now();
+        if self.state.next_expiry != 0 && now >= self.state.next_expiry {
+            self.expire(now);
+        }
+        now
+    }
+
+    /// Arms the timer after its registers changed at `now`.
+    fn rearm(&mut self, now: u64) {
         self.state.next_expiry = self.expiry_after(now);
         let expiry = self.state.next_expiry;
         if expiry == 0 || (self.state.lvt[lvt::TIMER] & lvt::MASKED != 0 && self.timer_mode() != 2) {
@@ -275,10 +284,7 @@ impl Lapic {
     }
 
     fn timer_due(&mut self) {
-        let now = self.clock.now();
-        if self.state.next_expiry != 0 && now >= self.state.next_expiry {
-            self.expire(now);
-        }
+        self.settle_timer();
     }
 
     fn expire(&mut self, now: u64) {
@@ -350,20 +356,23 @@ impl Lapic {
             reg::ICR_HIGH => self.state.icr = (self.state.icr & 0xffff_ffff) | u64::from(value & 0xff00_0000) << 32,
             reg::INITIAL_COUNT => {
                 if self.timer_mode() != 2 {
+                    let now = self.settle_timer();
                     self.state.initial_count = value;
-                    self.state.count_start = self.clock.now();
-                    self.rearm();
+                    self.state.count_start = now;
+                    self.rearm(now);
                 }
             }
             reg::DIVIDE => {
+                let now = self.settle_timer();
                 self.state.divide = value & 0xb;
-                self.rearm();
+                self.rearm(now);
             }
             reg::LVT_TIMER => self.write_lvt_timer(value),
             0x33..=reg::LVT_ERROR => self.write_lvt((index - reg::LVT_TIMER) as usize, value),
             reg::SVR => {
+                let now = self.settle_timer();
                 self.state.write_svr(value);
-                self.rearm();
+                self.rearm(now);
             }
             reg::ESR => self.state.esr = std::mem::take(&mut self.state.esr_pending),
             reg::ID => self.state.id = (value >> 24) as u8,
@@ -379,6 +388,7 @@ impl Lapic {
     }
 
     fn write_lvt_timer(&mut self, value: u32) {
+        let now = self.settle_timer();
         let before = self.timer_mode();
         self.state.write_lvt(lvt::TIMER, value);
         if (before == 2) != (self.timer_mode() == 2) {
@@ -386,7 +396,7 @@ impl Lapic {
             self.state.initial_count = 0;
             self.state.tsc_deadline = 0;
         }
-        self.rearm();
+        self.rearm(now);
     }
 
     fn write_lvt(&mut self, index: usize, value: u32) {
@@ -448,8 +458,9 @@ impl Lapic {
     pub(crate) fn write_msr(&mut self, index: u32, value: u64) -> Result<Effect, ApicMsrError> {
         if index == 0x6e0 {
             if self.timer_mode() == 2 {
+                let now = self.settle_timer();
                 self.state.tsc_deadline = value;
-                self.rearm();
+                self.rearm(now);
             }
             return Ok(Effect::None);
         }
@@ -504,6 +515,7 @@ impl Lapic {
         if is_refused {
             return Err(ApicMsrError);
         }
+        let now = self.settle_timer();
         if was.0 && !enable {
             // The identity survives, all else is as after power-on (SDM vol. 3, 11.4.3).
             self.state = self.reset_state();
@@ -513,7 +525,7 @@ impl Lapic {
             self.state.icr &= 0xffff_ffff;
         }
         self.publish_route();
-        self.rearm();
+        self.rearm(now);
         self.update_signals();
         Ok(())
     }
@@ -528,7 +540,7 @@ impl Lapic {
     pub(crate) fn init(&mut self) {
         self.state = self.reset_state();
         self.publish_route();
-        self.rearm();
+        self.rearm(self.clock.now());
         self.update_signals();
     }
 
@@ -536,7 +548,7 @@ impl Lapic {
         if self.tsc_offset != offset {
             self.tsc_offset = offset;
             if self.state.tsc_deadline != 0 {
-                self.rearm();
+                self.rearm(self.clock.now());
             }
         }
     }
@@ -548,7 +560,7 @@ impl Device for Lapic {
         let fresh = ApicState::power_on(self.apic_id, self.is_boot_cpu);
         self.state = ApicState { lint0_level, lint1_level, ..fresh };
         self.publish_route();
-        self.rearm();
+        self.rearm(self.clock.now());
         self.update_signals();
     }
 

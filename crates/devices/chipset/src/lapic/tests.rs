@@ -119,6 +119,24 @@ fn one_shot_timer_counts_down_and_interrupts_once() {
 }
 
 #[test]
+fn an_expiry_that_the_timer_thread_has_not_come_to_survives_writes_of_the_timers_registers() {
+    // Divide configuration, initial count, timer entry, spurious vector.
+    for (register, value) in [(0x3e0, 0x3), (0x380, 500), (0x320, 0x30), (0xf0, 0x1ff)] {
+        let bench = Bench::new(1);
+        bench.write(0, 0x3e0, 0x3);
+        bench.write(0, 0x320, 0x30);
+        bench.write(0, 0x380, 1000);
+        // Time passes without timers, as on a busy host.
+        bench.clock.set(bench.clock.now() + 20_000);
+        bench.write(0, register, value);
+        assert_eq!(bench.cpus[0].acknowledge(), Some(0x30), "{register:#x}");
+        bench.write(0, 0xb0, 0);
+        bench.clock.step(100_000);
+        assert_eq!(bench.intr(0), register == 0x380, "{register:#x}: no second time without a new count");
+    }
+}
+
+#[test]
 fn periodic_timer_repeats_and_masking_silences_it() {
     let bench = Bench::new(1);
     bench.write(0, 0x3e0, 0xb); // divide by 1
