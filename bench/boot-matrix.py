@@ -85,25 +85,31 @@ def cell(options, firmware, board, smp, bus, arguments):
             "-serial", f"unix:{path('serial')},server=on,wait=off", "-qmp", f"unix:{path('qmp')},server=on,wait=off",
         ]
         command += common.firmware(firmware, path("variables.fd"))
-        with open(path("errors"), "w", encoding="utf-8") as errors:
-            child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors)
-        try:
-            reset = (firmware, board) == ("seabios", "q35") or (board, bus) == ("pc", "ide")
-            return steps(options.timeout, child, path, reset)
-        except Failed as failure:
-            with open(path("errors"), encoding="utf-8", errors="replace") as errors:
-                raise Failed(f"{failure} {errors.read()[-300:]}".strip()) from None
-        finally:
-            child.kill()
-            child.wait()
+        apart = (firmware, board) == ("seabios", "q35") or (board, bus) == ("pc", "ide")
+        took = {}
+        for parts in (("sleep",), ("off",)) if apart else (("sleep", "off"),):
+            with open(path("errors"), "w", encoding="utf-8") as errors:
+                child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors)
+            try:
+                took |= steps(options.timeout, child, path, parts)
+            except Failed as failure:
+                with open(path("errors"), encoding="utf-8", errors="replace") as errors:
+                    raise Failed(f"{failure} {errors.read()[-300:]}".strip()) from None
+            finally:
+                child.kill()
+                child.wait()
+                for name in filter(os.path.exists, (path("serial"), path("qmp"))):
+                    os.unlink(name)
+        return took
 
 
-def steps(patience, child, path, reset):
-    """From power-on to power-off: seconds of each step by name.
+def steps(patience, child, path, parts):
+    """From power-on to the last of `parts`: seconds of each step by name.
 
-    With `reset` the machine is reset before the power button is tried: SeaBIOS on `q35` does not set power management up
-    again after a sleep, and the guest gets no interrupt from the button; Linux 6.1 does not thaw an IDE port after a
-    sleep. Both are the same with QEMU 7.2.
+    Where a machine is started anew between its sleep and its power button, the two don't go together with QEMU 7.2, either:
+    SeaBIOS on `q35` does not set power management up again after a sleep, and the guest gets no interrupt from the
+    button; Linux 6.1 does not thaw an IDE port after a sleep. A reset instead would often do, but SeaBIOS 1.16 decides
+    after a sleep by memory which it has given to the guest what it protects from writing, and may write-protect its own.
     """
     started, took = time.monotonic(), {}
 
@@ -125,6 +131,21 @@ def steps(patience, child, path, reset):
     processors = serial.wait(r"(\d+)\s+screen-2", patience, "login on the screen").group(1)
     took["processors"] = 0
     done("screen")
+    if "sleep" in parts:
+        sleep(patience, serial, qmp, command)
+        done("sleep")
+    if "off" in parts:
+        time.sleep(2)
+        command("system_powerdown")
+        qmp.wait(r'"SHUTDOWN"', patience, "power-off")
+        child.wait(30)
+        done("off")
+    took["processors"] = int(processors)
+    return took
+
+
+def sleep(patience, serial, qmp, command):
+    """Suspends the guest to RAM and wakes it."""
     serial.send("echo mem > /sys/power/state || echo no-$((1+1)); echo awake-$((1+1))\n")
     try:
         qmp.wait(r'"SUSPEND"', patience / 4, "suspend")
@@ -134,18 +155,6 @@ def steps(patience, child, path, reset):
     command("system_wakeup")
     qmp.wait(r'"WAKEUP"', patience, "WAKEUP")
     serial.wait(r"awake-2", patience, "awake")
-    done("sleep")
-    if reset:
-        command("system_reset")
-        serial.wait(r"ouzel login:", patience, "login after a reset")
-        done("reset")
-    time.sleep(2)
-    command("system_powerdown")
-    qmp.wait(r'"SHUTDOWN"', patience, "power-off")
-    child.wait(30)
-    done("off")
-    took["processors"] = int(processors)
-    return took
 
 
 def cells(only):
