@@ -488,7 +488,7 @@ class Stress:
     def is_ready_for(self, disk, info):
         """What a client does to a job that waits for it."""
         job = disk.job
-        if info["status"] != "ready" or self.random.random() < 0.7:
+        if info["status"] != "ready" or job["cancelled"] or self.random.random() < 0.7:
             return
         with disk:
             if job["kind"] == "mirror" and self.random.random() < 0.4:

@@ -363,16 +363,26 @@ impl Chardevs {
     /// What there is, the latest first.
     #[must_use]
     pub fn list(&self) -> Vec<ChardevInfo> {
-        let describe = |entry: &Entry| ChardevInfo {
-            label: entry.id.clone(),
-            filename: match &entry.back {
-                Back::Own(opened) => opened.port.state().filename.clone(),
-                Back::Shared(_) => "mux".to_owned(),
-                Back::Hub(port, _) => port.state().filename.clone(),
-            },
-            frontend_open: entry.is_used(),
+        let describe = |entry: &Entry| {
+            let info = |label: String, filename: &str| ChardevInfo {
+                label,
+                filename: filename.to_owned(),
+                frontend_open: entry.is_used(),
+            };
+            let own = match &entry.back {
+                Back::Own(opened) => Some(opened.port.state().filename.clone()),
+                Back::Shared(_) => None,
+                Back::Hub(port, _) => Some(port.state().filename.clone()),
+            };
+            let id = entry.id.clone();
+            match (own, &entry.mux) {
+                (Some(filename), None) => vec![info(id, &filename)],
+                // What `mux=on` asks for are two: the one that is shared, and the one below it.
+                (Some(filename), Some(_)) => vec![info(id.clone(), "mux"), info(format!("{id}-base"), &filename)],
+                (None, _) => vec![info(id, "mux")],
+            }
         };
-        lock(&self.entries).iter().rev().map(describe).collect()
+        lock(&self.entries).iter().rev().flat_map(describe).collect()
     }
 
     /// Reads from a ring buffer what was written to it.

@@ -33,7 +33,6 @@ struct Inner {
 pub struct Terminal {
     inner: Mutex<Inner>,
     reply: Reply,
-    glyphs: font::Glyphs,
     /// Pixels, which need not be a whole number of characters.
     size: (u32, u32),
 }
@@ -71,7 +70,7 @@ impl Terminal {
         let size = size.pixels();
         let state = State::new((size.0 / CELL.0) as usize, (size.1 / CELL.1) as usize);
         let inner = Inner { parser: vte::Parser::new(), state, back: 0 };
-        Self { inner: Mutex::new(inner), reply, glyphs: font::glyphs(), size }
+        Self { inner: Mutex::new(inner), reply, size }
     }
 
     /// Shows what was written.
@@ -96,6 +95,7 @@ impl Terminal {
 impl Screen for Terminal {
     fn render(&self, picture: &mut Surface) {
         picture.resize(self.size.0, self.size.1);
+        let glyphs = font::glyphs();
         let inner = lock(&self.inner);
         let cursor = inner.state.cursor().filter(|_| inner.back == 0);
         for (y, line) in inner.state.view(inner.back).enumerate() {
@@ -105,7 +105,7 @@ impl Screen for Terminal {
                     (fore, back) = (back, fore);
                 }
                 let place = (x as u32 * CELL.0, y as u32 * CELL.1);
-                let glyph = self.glyphs.get(&cell.character).or_else(|| self.glyphs.get(&'?'));
+                let glyph = glyphs.get(&cell.character).or_else(|| glyphs.get(&'?'));
                 let mut rows = glyph.copied().unwrap_or_default();
                 if cell.is_underlined() {
                     rows[14] = 0xff;

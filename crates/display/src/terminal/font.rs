@@ -1,6 +1,7 @@
 //! The letters: Frederic Cambus' Spleen (BSD licence) as a file of the Linux console's first kind, PSF 1.
 
 use std::collections::HashMap;
+use std::sync::LazyLock;
 
 /// Rows of dots by characters.
 pub type Glyphs = HashMap<char, [u8; 16]>;
@@ -10,9 +11,10 @@ const END: u16 = 0xffff;
 /// Begins a sequence of characters.
 const SEQUENCE: u16 = 0xfffe;
 
-/// Reads the font.
-pub fn glyphs() -> Glyphs {
-    read(spleen_font::FONT_8X16).unwrap_or_default()
+/// The font, read when something is to be drawn for the first time.
+pub fn glyphs() -> &'static Glyphs {
+    static GLYPHS: LazyLock<Glyphs> = LazyLock::new(|| read(spleen_font::FONT_8X16).unwrap_or_default());
+    &GLYPHS
 }
 
 /// Two bytes of magic, a mode (bit 0: 512 glyphs, bit 1: names follow), bytes of a glyph; glyphs; their characters.

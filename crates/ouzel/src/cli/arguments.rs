@@ -1,6 +1,7 @@
 //! Splitting the command line into options and their arguments.
 
 use qapi::Members;
+use qapi::json::Value;
 use qapi::keyval::{self, Grammar};
 
 use super::CliError;
@@ -83,6 +84,15 @@ pub fn all<'a>(arguments: &'a [Argument<'a>], name: &'a str) -> impl Iterator<It
 /// The last use of an option: the one that counts.
 pub fn last<'a>(arguments: &'a [Argument<'a>], name: &'a str) -> Option<&'a Argument<'a>> {
     all(arguments, name).last()
+}
+
+/// Whether `-device` asks for one of these.
+pub fn names_device(arguments: &[Argument<'_>], names: &[&str]) -> bool {
+    all(arguments, "device").any(|argument| {
+        let parsed = keyval::parse(argument.value, &Grammar { implied_key: Some("driver"), boolean_shorthand: true });
+        let driver = parsed.ok().and_then(|parsed| parsed.map.get("driver").and_then(Value::as_str).map(str::to_owned));
+        driver.is_some_and(|driver| names.contains(&driver.as_str()))
+    })
 }
 
 /// Whether an option was given.

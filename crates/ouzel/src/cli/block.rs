@@ -18,7 +18,7 @@ use qapi::objects::ObjectAdd;
 use vm::hotplug::DriveParser;
 use vm::storage::{self, DriveConfig, Interface, Snapshot, StorageConfig};
 
-use super::arguments::{all, given};
+use super::arguments::{all, given, names_device};
 use super::{Argument, CliError, devices, qtest, usb};
 
 /// Reads the options. Drives that want a device of their own get it behind `devices`.
@@ -102,18 +102,11 @@ fn default_drives(arguments: &[Argument<'_>], chipset: ChipsetKind) -> Vec<Strin
     if given(arguments, "nodefaults") || matches!(chipset, ChipsetKind::Empty | ChipsetKind::Microvm) {
         return Vec::new();
     }
-    let has = |names: &[&str]| {
-        all(arguments, "device").any(|argument| {
-            let first = argument.value.split(',').next().unwrap_or_default();
-            let json = names.iter().any(|name| argument.value.contains(&format!("\"driver\":\"{name}\"")));
-            names.contains(&first.strip_prefix("driver=").unwrap_or(first)) || json
-        })
-    };
     let mut drives = Vec::new();
-    if !has(&CD) {
+    if !names_device(arguments, &CD) {
         drives.push("if=ide,index=2,media=cdrom".to_owned());
     }
-    if !has(&FLOPPY) {
+    if !names_device(arguments, &FLOPPY) {
         drives.push("if=floppy,index=0".to_owned());
     }
     drives

@@ -1,9 +1,11 @@
 //! `-chardev`, `-serial`, `-mon`, `-qmp`, `-qmp-pretty`, `-monitor`, `-nographic`: character devices and who uses them.
 
 use chardev::{ChardevSpec, Legacy, parse_legacy};
+use machine::config::ChipsetKind;
 use vm::config::MonitorConfig;
 
-use super::arguments::{all, given, last};
+use super::arguments::{all, given, last, names_device};
+use super::machine::chipset;
 use super::value::Values;
 use super::{Argument, CliError, Line};
 
@@ -94,7 +96,47 @@ pub fn settings(arguments: &[Argument<'_>], lines: &mut Vec<Line>) -> Result<Cha
     }
     monitors(arguments, &mut character)?;
     gdb(arguments, &mut character)?;
+    defaults(arguments, &mut character)?;
     Ok(character)
+}
+
+/// What is there without a word about it, unless `-nodefaults` says that nothing is: a monitor, the first serial and the
+/// first parallel port, each on a terminal of its own, or with `-nographic` on this program's.
+fn defaults(arguments: &[Argument<'_>], character: &mut Character) -> Result<(), CliError> {
+    const TERMINAL: &str = "vc:80Cx24C";
+    if given(arguments, "nodefaults") {
+        return Ok(());
+    }
+    let port = |option: &str, driver: &str| {
+        chipset(arguments) != ChipsetKind::Empty && !given(arguments, option) && !names_device(arguments, &[driver])
+    };
+    let has_monitor = !["mon", "monitor", "qmp", "qmp-pretty"].iter().any(|option| given(arguments, option));
+    let (has_serial, has_parallel) = (port("serial", "isa-serial"), port("parallel", "isa-parallel"));
+    let is_shared = has_serial && has_monitor;
+    let (serial, parallel, monitor) = match given(arguments, "nographic") {
+        true if given(arguments, "daemonize") && (has_serial || has_parallel || has_monitor) => {
+            return Err(CliError::plain("-nographic cannot be used with -daemonize"));
+        }
+        // Ctrl-a gives the keys of the monitor there.
+        true if is_shared => ("mon:stdio", "null", "none"),
+        true => ("stdio", "null", "stdio"),
+        false => (TERMINAL, TERMINAL, TERMINAL),
+    };
+    let open = |character: &mut Character, option: &str, value: &str, id: &str| {
+        character.open(&Argument { value, ..Argument::not_given(option, "")? }, id)
+    };
+    if has_monitor && let Some(chardev) = open(character, "monitor", monitor, "compat_monitor0")? {
+        character.monitors.push(MonitorConfig { chardev, pretty: false, is_human: true });
+    }
+    if has_serial {
+        let chardev = open(character, "serial", serial, "serial0")?;
+        character.serials.push(chardev);
+    }
+    if has_parallel {
+        let chardev = open(character, "parallel", parallel, "parallel0")?;
+        character.parallels.push(chardev);
+    }
+    Ok(())
 }
 
 fn serials(arguments: &[Argument<'_>], character: &mut Character) -> Result<(), CliError> {
@@ -104,15 +146,6 @@ fn serials(arguments: &[Argument<'_>], character: &mut Character) -> Result<(), 
         if let Some(id) = chardev.as_ref().filter(|id| !character.has(id)) {
             return Err(argument.error(format!("could not find chardev '{id}'")));
         }
-        character.serials.push(chardev);
-    }
-    // -nographic puts COM1 on the terminal, and Ctrl-a there gives the emulator's own keys.
-    if let Some(argument) = last(arguments, "nographic")
-        && character.serials.is_empty()
-        && !given(arguments, "nodefaults")
-    {
-        let terminal = Argument { value: "mon:stdio", ..*argument };
-        let chardev = character.open(&terminal, "serial0")?;
         character.serials.push(chardev);
     }
     Ok(())
@@ -135,19 +168,18 @@ fn gdb(arguments: &[Argument<'_>], character: &mut Character) -> Result<(), CliE
 }
 
 fn monitors(arguments: &[Argument<'_>], character: &mut Character) -> Result<(), CliError> {
-    for (index, argument) in arguments
-        .iter()
-        .filter(|argument| matches!(argument.option.name, "mon" | "qmp" | "qmp-pretty" | "monitor"))
-        .enumerate()
-    {
+    let mut index = 0;
+    for argument in arguments {
         let monitor = match argument.option.name {
             "mon" => monitor_option(argument)?,
-            name => {
+            name @ ("qmp" | "qmp-pretty" | "monitor") => {
                 // QEMU's own names, which clients see in query-chardev.
                 let id = format!("compat_monitor{index}");
                 let Some(chardev) = character.open(argument, &id)? else { continue };
+                index += 1;
                 MonitorConfig { chardev, pretty: name == "qmp-pretty", is_human: name == "monitor" }
             }
+            _ => continue,
         };
         if !character.has(&monitor.chardev) {
             return Err(argument.error(format!("chardev \"{}\" not found", monitor.chardev)));

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use machine::config::{
-    CpuDeviceConfig, DeviceConfig, DeviceKind, MachineConfig, PortKind, PortOptions, RomConfig, RomFile,
+    ChipsetKind, CpuDeviceConfig, DeviceConfig, DeviceKind, MachineConfig, PortKind, PortOptions, RomConfig, RomFile,
     RootPortConfig, SerialPortConfig,
 };
 
@@ -15,6 +15,7 @@ use super::arguments::all;
 use super::block::Media;
 use super::character::Character;
 use super::globals::{self, Global, globals};
+use super::machine::chipset;
 use super::value::Values;
 use super::{Argument, CliError, display, ide, platform, usb, virtio, virtio_devices};
 
@@ -323,14 +324,18 @@ pub fn settings(arguments: &[Argument<'_>], character: &Character) -> Result<Vec
         devices.push(device);
         Ok::<_, CliError>(())
     };
-    for (index, chardev) in character.serials.iter().enumerate() {
+    // A board without such ports leaves the character devices alone.
+    let board = chipset(arguments);
+    let serials = character.serials.iter().filter(|_| board != ChipsetKind::Empty);
+    let parallels = character.parallels.iter().filter(|_| !matches!(board, ChipsetKind::Empty | ChipsetKind::Microvm));
+    for (index, chardev) in serials.enumerate() {
         let Some(chardev) = chardev.clone() else { continue };
         if index >= SERIAL_PORTS.len() {
             return Err(CliError::plain("max 4 ISA serial ports are supported"));
         }
         add("serial", "isa-serial", format!("index={index},chardev={}", escaped(&chardev)))?;
     }
-    for (index, chardev) in character.parallels.iter().enumerate() {
+    for (index, chardev) in parallels.enumerate() {
         let Some(chardev) = chardev.clone() else { continue };
         if index >= PARALLEL_PORTS.len() {
             return Err(CliError::plain("max 3 ISA parallel ports are supported"));

@@ -90,7 +90,7 @@ fn monitors_and_serial_ports_share_named_character_devices() {
     )
     .vm;
     let monitors: Vec<_> = vm.monitors.iter().map(|monitor| (monitor.chardev.as_str(), monitor.pretty)).collect();
-    assert_eq!(monitors, [("c", true), ("compat_monitor1", false)]);
+    assert_eq!(monitors, [("c", true), ("compat_monitor0", false)]);
     assert_eq!(vm.machine.devices.len(), 2);
     assert!(!vm.autostart);
     assert!(error("-device isa-serial,chardev=zz").contains("Property 'isa-serial.chardev' can't find value 'zz'"));
@@ -98,11 +98,58 @@ fn monitors_and_serial_ports_share_named_character_devices() {
 }
 
 #[test]
+fn monitor_and_ports_are_on_terminals_unless_it_is_said_where_they_are() {
+    let cases: [(&str, &[&str]); 16] = [
+        ("", &["compat_monitor0=vc", "serial0=vc", "parallel0=vc"]),
+        ("-vnc none -qmp null", &["compat_monitor0=null", "serial0=vc", "parallel0=vc"]),
+        ("-display none -serial null -monitor none", &["serial0=null", "parallel0=vc"]),
+        ("-display curses -parallel none -qmp null", &["compat_monitor0=null", "serial0=vc"]),
+        ("-mon c -chardev null,id=c -qmp null", &["c=null", "compat_monitor0=null", "serial0=vc", "parallel0=vc"]),
+        ("-device isa-serial,chardev=c -chardev null,id=c", &["c=null", "compat_monitor0=vc", "parallel0=vc"]),
+        (
+            "-chardev null,id=c -device {\"chardev\":\"c\",\"driver\":\"isa-parallel\"}",
+            &["c=null", "compat_monitor0=vc", "serial0=vc"],
+        ),
+        ("-machine none", &["compat_monitor0=vc"]),
+        ("-machine none -serial null", &["serial0=null", "compat_monitor0=vc"]),
+        ("-nodefaults", &[]),
+        ("-nographic", &["serial0=mon:stdio", "parallel0=null"]),
+        ("-nographic -monitor none", &["serial0=stdio", "parallel0=null"]),
+        ("-nographic -serial null", &["serial0=null", "compat_monitor0=stdio", "parallel0=null"]),
+        ("-nographic -parallel none -mon c -chardev null,id=c", &["c=null", "serial0=stdio"]),
+        ("-nographic -machine none", &["compat_monitor0=stdio"]),
+        ("-nographic -nodefaults", &[]),
+    ];
+    for (line, expected) in cases {
+        let vm = run(line).vm;
+        let described = vm.chardevs.iter().map(|chardev| {
+            let mux = if chardev.common.mux { "mon:" } else { "" };
+            let kind = match chardev.backend {
+                chardev::Backend::Null => "null",
+                chardev::Backend::Stdio { .. } => "stdio",
+                chardev::Backend::Vc(_) => "vc",
+                ref other => panic!("{line}: {other:?}"),
+            };
+            format!("{}={mux}{kind}", chardev.id)
+        });
+        assert_eq!(described.collect::<Vec<_>>(), expected, "{line}");
+    }
+    let vm = run("-vnc none").vm;
+    assert!(vm.monitors.len() == 1 && vm.monitors[0].is_human && vm.machine.devices.len() >= 2);
+    assert!(run("-M none -serial null").vm.machine.devices.is_empty());
+    assert_eq!(error("-nographic -daemonize"), "-nographic cannot be used with -daemonize");
+    run("-nographic -daemonize -serial null -parallel null -monitor none");
+}
+
+#[test]
 fn global_sets_a_default_that_the_device_may_override() {
     use ::machine::config::DeviceKind;
-    let iobase = |line: &str| match run(line).vm.machine.devices[0].kind {
-        DeviceKind::IsaDebugExit { iobase, .. } => iobase,
-        ref other => panic!("{other:?}"),
+    let iobase = |line: &str| {
+        let port = |device: &::machine::config::DeviceConfig| match device.kind {
+            DeviceKind::IsaDebugExit { iobase, .. } => Some(iobase),
+            _ => None,
+        };
+        run(line).vm.machine.devices.iter().find_map(port).expect(line)
     };
     assert_eq!(iobase("-device isa-debug-exit"), 0x501);
     assert_eq!(iobase("-global isa-debug-exit.iobase=0xf4 -device isa-debug-exit"), 0xf4);
@@ -176,7 +223,7 @@ fn global_of_what_is_not_there_warns_and_of_a_property_that_is_not_there_fails()
 
 #[test]
 fn disc_drives_take_the_properties_of_disks() {
-    let device = |line: &str| run(line).vm.machine.devices[0].kind.clone();
+    let device = |line: &str| run(&format!("-nodefaults {line}")).vm.machine.devices[0].kind.clone();
     let ide = "-device ide-cd,write-cache=on,physical_block_size=2048,min_io_size=1024,discard_granularity=0";
     let DeviceKind::IdeDrive(drive) = device(ide) else { panic!("{ide}") };
     assert_eq!((drive.drive.write_cache, drive.drive.physical_block_size), (Some(true), Some(2048)));
@@ -196,7 +243,7 @@ fn disc_drives_take_the_properties_of_disks() {
 #[test]
 fn virtio_input_devices_have_serial_numbers() {
     for name in ["virtio-keyboard-pci", "virtio-mouse-pci", "virtio-tablet-pci"] {
-        let kind = run(&format!("-device {name},serial=S")).vm.machine.devices[0].kind.clone();
+        let kind = run(&format!("-nodefaults -device {name},serial=S")).vm.machine.devices[0].kind.clone();
         let DeviceKind::Virtio(config) = kind else { panic!("{name}") };
         let VirtioModel::Input(options) = &config.model else { panic!("{name}") };
         assert_eq!((options.serial.as_deref(), options.wheel_axis), (Some("S"), name != "virtio-keyboard-pci"));

@@ -343,7 +343,7 @@ mod tests {
     use crate::cli::{Request, parse};
 
     fn parsed(option: &str) -> Result<VirtioBlkConfig, String> {
-        let words = ["-device".to_owned(), option.to_owned()];
+        let words = ["-nodefaults", "-device", option].map(str::to_owned);
         match parse(&words).map_err(|error| error.to_string())? {
             Request::Run(line) => match &line.vm.machine.devices[0].kind {
                 DeviceKind::VirtioBlkPci(config) => Ok((**config).clone()),

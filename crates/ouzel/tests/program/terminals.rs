@@ -65,6 +65,25 @@ fn monitor_on_a_terminal_is_shown_and_typed_to() {
 }
 
 #[test]
+fn ports_that_are_not_said_to_be_elsewhere_are_on_terminals() {
+    let chardevs = |arguments: &[&str]| {
+        let mut machine = Setup::bare().monitors(1).args(["-S", "-no-user-config", "-m", "64"]).args(arguments).start();
+        let list = machine.connect(0).query("query-chardev");
+        let one = |one: &serde_json::Value| format!("{}={}", one["label"], one["filename"]).replace('"', "");
+        let mut list: Vec<String> = list.as_array().expect("a list").iter().map(one).collect();
+        list.retain(|one| !one.starts_with("compat_monitor"));
+        list.sort();
+        list
+    };
+    assert_eq!(chardevs(&["-vnc", "unix:{dir}vnc"]), ["parallel0=vc", "serial0=vc"]);
+    assert_eq!(chardevs(&["-display", "none", "-serial", "null"]), ["parallel0=vc", "serial0=null"]);
+    let shared = ["-display", "none", "-chardev", "null,mux=on,id=c", "-serial", "chardev:c", "-parallel", "none"];
+    assert_eq!(chardevs(&shared), ["c-base=null", "c=mux"]);
+    assert_eq!(chardevs(&["-display", "none", "-nographic", "-serial", "null"]), ["parallel0=null", "serial0=null"]);
+    assert!(chardevs(&["-nodefaults", "-vnc", "unix:{dir}vnc"]).is_empty());
+}
+
+#[test]
 fn ctrl_alt_and_a_digit_choose_a_screen_and_keys_belong_to_it() {
     let mut machine = Setup::new()
         .args(["-S", "-vga", "std", "-chardev", "ringbuf,id=ring,size=4096", "-vnc", "unix:{dir}vnc"])
