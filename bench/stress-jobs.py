@@ -492,11 +492,13 @@ class Stress:
             return
         with disk:
             if job["kind"] == "mirror" and self.random.random() < 0.4:
-                self.monitor.run("block-job-cancel", device=job["id"])
+                # It may have been paused since.
+                if "error" in self.monitor.ask("block-job-cancel", device=job["id"]):
+                    return
                 job["tags"] = disk.tags[:]
                 job["cancelled"] = True
             else:
-                if self.monitor.ask("job-complete", id=job["id"]).get("error"):
+                if "error" in self.monitor.ask("job-complete", id=job["id"]):
                     return
                 job["pivot"] = job["kind"] == "mirror"
             self.wait(disk)
