@@ -13,6 +13,8 @@ use iobuf::IoBuf;
 use libfuzzer_sys::fuzz_target;
 
 const SIZE: u64 = 1 << 20;
+/// A client that waits for this long for an answer which the bytes do not have is left.
+const SILENCE: Duration = Duration::from_millis(100);
 
 fn listener() -> &'static (PathBuf, UnixListener) {
     static LISTENER: OnceLock<(PathBuf, UnixListener)> = OnceLock::new();
@@ -175,7 +177,7 @@ fuzz_target!(|data: &[u8]| {
     std::thread::scope(|scope| {
         let server = scope.spawn(|| {
             let (stream, _) = listener.accept().expect("a client");
-            stream.set_read_timeout(Some(Duration::from_secs(3))).expect("a timeout");
+            stream.set_read_timeout(Some(SILENCE)).expect("a timeout");
             Server { stream, data }.serve(*mode, *lies, flags);
         });
         let graph = Graph::new(block_drivers::registry());
