@@ -5,6 +5,7 @@
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -22,6 +23,7 @@ fn listener() -> &'static (PathBuf, UnixListener) {
         let path = PathBuf::from(format!("/dev/shm/ouzel-fuzz-nbd-{}", std::process::id()));
         let _ = std::fs::remove_file(&path);
         let listener = UnixListener::bind(&path).expect("a socket");
+        listener.set_nonblocking(true).expect("a socket");
         (path, listener)
     })
 }
@@ -174,15 +176,26 @@ fuzz_target!(|data: &[u8]| {
     let Some(([mode, lies, high, low], data)) = data.split_first_chunk::<4>() else { return };
     let (path, listener) = listener();
     let flags = u16::from_be_bytes([*high & 0xf, *low | 1]);
+    let is_over = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        let server = scope.spawn(|| {
-            let (stream, _) = listener.accept().expect("a client");
-            stream.set_read_timeout(Some(SILENCE)).expect("a timeout");
-            Server { stream, data }.serve(*mode, *lies, flags);
+        scope.spawn(|| {
+            let mut is_first = true;
+            while !is_over.load(Ordering::Relaxed) {
+                let Ok((stream, _)) = listener.accept() else {
+                    std::thread::sleep(Duration::from_millis(1));
+                    continue;
+                };
+                // Who comes again finds the door shut.
+                if is_first {
+                    stream.set_nonblocking(false).expect("a socket");
+                    stream.set_read_timeout(Some(SILENCE)).expect("a timeout");
+                    Server { stream, data }.serve(*mode, *lies, flags);
+                    is_first = false;
+                }
+            }
         });
         let graph = Graph::new(block_drivers::registry());
         let _ = aio::block_on(use_it(&graph, path.to_str().expect("a plain path")));
-        drop(graph);
-        server.join().expect("the server ends");
+        is_over.store(true, Ordering::Relaxed);
     });
 });
