@@ -1,5 +1,6 @@
 //! Reads and writes.
 
+use std::io::Read as _;
 use std::time::Instant;
 
 use block::{Child, Error, WriteFlags, ZeroFlags};
@@ -253,9 +254,12 @@ fn check_write_options(args: &Args<'_>) -> Result<(), Failed> {
     refuse(sources > 1, "Only one of -z, -P, and -s can be specified at the same time")
 }
 
-/// The bytes of a file, again and again.
+/// The first bytes of a file, again and again if it has fewer than `count`.
 fn from_file(session: &mut Session, path: &str, count: u64) -> Result<IoBuf, Failed> {
-    let bytes = match std::fs::read(path) {
+    let mut bytes = Vec::new();
+    // It may have no end.
+    let read = std::fs::File::open(path).and_then(|file| file.take(count.max(1)).read_to_end(&mut bytes));
+    let bytes = match read.map(|_| bytes) {
         Ok(bytes) => bytes,
         Err(error) => {
             let text = block::error::strerror(error.raw_os_error().unwrap_or(5));
