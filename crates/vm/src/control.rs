@@ -14,7 +14,7 @@ use machine::{Machine, MachineError};
 use qapi::device::AcpiDeviceOst;
 use qapi::events::{self, GuestPanicAction};
 use qapi::run_state::{RunState, ShutdownCause};
-use qmp::{EventSink, FdSets};
+use qmp::{EventSink, FdSets, Reply};
 
 use crate::config::{Actions, PanicAction, RebootAction, ShutdownAction, WatchdogAction};
 use crate::hotplug::DeviceSource;
@@ -70,6 +70,8 @@ pub struct Control {
     human_format: ::hmp::Format,
     /// The program ends with this status.
     ended: Option<i32>,
+    /// Who asked for the end.
+    asker: Option<Reply<()>>,
 }
 
 /// Builds the machine once it is configured.
@@ -127,6 +129,7 @@ impl Control {
             gdb: None,
             human_format: ::hmp::Format::default(),
             ended: None,
+            asker: None,
         };
         control.log_reset();
         control
@@ -192,6 +195,10 @@ impl Control {
                 self.machine.stop();
                 // Waiting requests of the guest end, so that nothing below is in use.
                 self.storage.drop_requests();
+                self.storage.end_work();
+                if let Some(asker) = self.asker.take() {
+                    asker.send(Ok(()));
+                }
                 self.storage.close();
                 return status;
             }
@@ -423,6 +430,12 @@ impl Control {
     pub fn end(&mut self, cause: ShutdownCause, status: i32) {
         self.emit_shutdown(cause);
         self.ended = Some(status);
+    }
+
+    /// The program ends. `asker` gets its reply behind the ends of exports and jobs.
+    pub fn quit(&mut self, asker: Reply<()>) {
+        self.end(ShutdownCause::HostQmpQuit, 0);
+        self.asker = Some(asker);
     }
 
     /// Presses the power button.

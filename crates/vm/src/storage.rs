@@ -336,8 +336,8 @@ impl Storage {
         self.aside.run_to_the_end(work, |_, _| done());
     }
 
-    /// Closes everything: the program ends.
-    pub fn close(&mut self) {
+    /// Ends exports and jobs: the program ends.
+    pub fn end_work(&mut self) {
         self.end_exports();
         self.holds.end();
         // Nobody waits at the end for a request that a limit holds.
@@ -345,6 +345,11 @@ impl Storage {
             group.lift();
         }
         aio::block_on(self.jobs.cancel_all());
+    }
+
+    /// Closes everything: the program ends.
+    pub fn close(&mut self) {
+        self.end_work();
         self.aside.settle();
         let warn = |name: &str, result: block::Result<()>| {
             if let Err(error) = result {

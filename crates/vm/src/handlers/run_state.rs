@@ -17,10 +17,7 @@ pub fn register(table: &mut Table) {
         control.stop_and_flush(RunState::Paused, move || reply.send(Ok(())));
     });
     table.register::<Cont>(|control, _, _| control.resume());
-    table.register::<Quit>(|control, _, _| {
-        control.end(ShutdownCause::HostQmpQuit, 0);
-        Ok(())
-    });
+    table.register_deferred::<Quit>(|control, _, _, reply| control.quit(reply));
     table.register::<SystemReset>(|control, _, _| {
         control.reset(ShutdownCause::HostQmpSystemReset);
         Ok(())
