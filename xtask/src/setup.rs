@@ -48,6 +48,18 @@ pub const VIEWER: [Package; 3] = [
 /// Peers of the block layer's tests, which look for them themselves and end early without them.
 pub const BLOCK_PEERS: [&str; 6] = ["qemu-utils", "nbdkit", "libnbd-bin", "mtools", "dosfstools", "openssl"];
 
+/// Why this process can't mount over FUSE, if it can't.
+pub fn why_no_fuse() -> Option<String> {
+    if let Err(error) = std::fs::OpenOptions::new().read(true).write(true).open("/dev/fuse") {
+        return Some(format!("/dev/fuse: {error}"));
+    }
+    // CAP_SYS_ADMIN is bit 21.
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let bits = status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("CapEff:")?.trim(), 16).ok());
+    let may_mount = bits.is_some_and(|bits| bits & 1 << 21 != 0) || Path::new("/usr/bin/fusermount3").exists();
+    (!may_mount).then(|| "mounts are refused, and there is no fusermount3".to_owned())
+}
+
 fn installed(package: &Package) -> bool {
     Path::new(package.file).exists()
 }

@@ -93,6 +93,7 @@ fn peers(guests: &Guests, no_pages: Option<String>) -> (Vec<Peer>, Option<PathBu
         // Without a screen of its own it is of no use: three packages, or none.
         Peer { name: "tigervnc", missing: no_viewer, from_debian: false },
         Peer { name: "test386", missing: no_suite, from_debian: false },
+        Peer { name: "fuse", missing: setup::why_no_fuse(), from_debian: false },
         Peer { name: "linux", missing: linux, from_debian: true },
         // Building it takes a package registry and the rights to make a root file system.
         Peer { name: "debian", missing: debian, from_debian: false },

@@ -103,12 +103,16 @@ struct Nowait {
     suspicious_until: AtomicU64,
 }
 
-fn is_memory(fd: &OwnedFd) -> bool {
-    const TMPFS: i64 = 0x0102_1994;
-    const RAMFS: i64 = 0x8584_58f6;
-    const HUGETLBFS: i64 = 0x9584_58f6;
-    rustix::fs::fstatfs(fd).is_ok_and(|stat| matches!(stat.f_type, TMPFS | RAMFS | HUGETLBFS))
+/// The kind of the file system.
+fn file_system(fd: &OwnedFd) -> Option<i64> {
+    rustix::fs::fstatfs(fd).ok().map(|stat| stat.f_type)
 }
+
+const TMPFS: i64 = 0x0102_1994;
+const RAMFS: i64 = 0x8584_58f6;
+const HUGETLBFS: i64 = 0x9584_58f6;
+/// A program serves it, which may be this one: its reactor must not wait for itself.
+const FUSE: i64 = 0x6573_5546;
 
 fn is_regular(fd: &OwnedFd) -> bool {
     let file_type = |stat: rustix::fs::Stat| rustix::fs::FileType::from_raw_mode(stat.st_mode);
@@ -129,11 +133,12 @@ impl File {
     /// The operations on `fd`, with the default engine.
     pub fn new(fd: OwnedFd) -> Self {
         let direct = rustix::fs::fcntl_getfl(&fd).is_ok_and(|flags| flags.contains(rustix::fs::OFlags::DIRECT));
+        let file_system = file_system(&fd);
         let nowait = Nowait {
-            memory: is_memory(&fd) && !direct,
+            memory: matches!(file_system, Some(TMPFS | RAMFS | HUGETLBFS)) && !direct,
             reads: AtomicBool::new(!direct),
             writes: AtomicBool::new(!direct),
-            cached: !direct && is_regular(&fd),
+            cached: !direct && is_regular(&fd) && file_system != Some(FUSE),
             writes_after: AtomicU64::new(0),
             suspicious_until: AtomicU64::new(0),
         };

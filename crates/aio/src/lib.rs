@@ -2,7 +2,7 @@
 //!
 //! A reactor is one thread's executor. Its tasks never leave it; they are woken from any thread. [`block_on`] runs the
 //! calling thread's own reactor until a future ends, an [`IoThread`] runs one until it is dropped. A leaf operation
-//! ([`File`], [`Stream`], [`sleep`]) is started on the reactor of the thread that polls it; polled by a foreign
+//! ([`File`], [`Stream`], [`Messages`], [`sleep`]) is started on the reactor of the thread that polls it; polled by a foreign
 //! executor, it is done by the thread pool.
 //!
 //! What the kernel may still touch belongs to the operation, not to its future: dropping a future that has started an
@@ -17,6 +17,7 @@ pub mod clock;
 mod counter;
 pub mod file;
 pub mod host;
+mod messages;
 mod operation;
 mod pool;
 mod reactor;
@@ -31,6 +32,7 @@ pub use attempt::{attempt, is_attempting, not_in_an_attempt};
 pub use clock::{Clock, VirtualClock, now, sleep};
 pub use counter::EventCounter;
 pub use file::{AllocateMode, Engine, File};
+pub use messages::Messages;
 pub use pool::spawn_blocking;
 pub use reactor::{Handle, IoThread, block_on, spawn, yield_now};
 pub use ring::is_available as io_uring_available;

@@ -27,6 +27,17 @@ impl Drop for Waiting {
     }
 }
 
+/// Waits for one of `events` (`POLLIN`, `POLLOUT`) at a descriptor.
+///
+/// # Errors
+/// The host's.
+pub(crate) async fn ready(fd: &Arc<OwnedFd>, events: i16) -> io::Result<()> {
+    let operation = Operation::new(Arc::clone(fd), Action::Ready { events });
+    reactor::start(&operation, true);
+    let waiting = Waiting(operation);
+    Completion(Arc::clone(&waiting.0)).await.map(drop)
+}
+
 impl Stream {
     /// The operations on `fd`, which becomes non-blocking.
     ///
@@ -47,7 +58,7 @@ impl Stream {
     /// # Errors
     /// The host's.
     pub async fn readable(&self) -> io::Result<()> {
-        self.ready(libc::POLLIN).await
+        ready(&self.fd, libc::POLLIN).await
     }
 
     /// Waits until bytes can be written.
@@ -55,14 +66,7 @@ impl Stream {
     /// # Errors
     /// The host's.
     pub async fn writable(&self) -> io::Result<()> {
-        self.ready(libc::POLLOUT).await
-    }
-
-    async fn ready(&self, events: i16) -> io::Result<()> {
-        let operation = Operation::new(Arc::clone(&self.fd), Action::Ready { events });
-        reactor::start(&operation, true);
-        let waiting = Waiting(operation);
-        Completion(Arc::clone(&waiting.0)).await.map(drop)
+        ready(&self.fd, libc::POLLOUT).await
     }
 
     /// Reads what is there into `buf` without waiting: the count; 0 when the peer has closed.

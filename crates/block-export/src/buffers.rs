@@ -1,4 +1,4 @@
-//! Buffers of one connection's requests, used again: fresh memory costs more than the bytes that go through it.
+//! Buffers of one client's requests, used again: fresh memory costs more than the bytes that go through it.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -17,10 +17,10 @@ struct Shelf {
 
 /// The buffers that nobody uses.
 #[derive(Clone, Default)]
-pub(super) struct Buffers(Arc<Mutex<Shelf>>);
+pub(crate) struct Buffers(Arc<Mutex<Shelf>>);
 
 /// A buffer that goes back when it is dropped, unless somebody else holds it, too.
-pub(super) struct Buffer {
+pub(crate) struct Buffer {
     whole: IoBuf,
     buffers: Buffers,
 }

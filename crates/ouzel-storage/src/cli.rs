@@ -131,6 +131,10 @@ pub fn usage(program: &str) -> String {
          [,writethrough=on|off][,iothread=ID][,description=TEXT]\n           \
          [,bitmaps.N=NAME][,allocation-depth=on|off]\n                         \
          an export of a node over NBD (needs --nbd-server)\n  \
+         --export [type=]fuse,id=ID,node-name=NODE,mountpoint=FILE[,writable=on|off]\n           \
+         [,growable=on|off][,writethrough=on|off][,iothread=ID]\n           \
+         [,allow-other=on|off|auto]\n                         \
+         an export of a node as a file that is mounted over another one\n  \
          --export [type=]vhost-user-blk,id=ID,node-name=NODE,addr.type=unix,addr.path=PATH\n           \
          [,writable=on|off][,writethrough=on|off][,iothread=ID]\n           \
          [,num-queues=N][,logical-block-size=BYTES]\n                         \

@@ -1,5 +1,7 @@
 //! The storage daemon: its options in their order, its QMP, and its end.
 
+mod fuse;
+
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -157,7 +159,7 @@ fn options_are_done_in_their_order() {
     failed(&["--blockdev", "null-co,size=1048576"], "'node-name' must be specified for the root node");
     failed(&["--monitor", "m"], "--monitor m: Chardev 'm' not found");
     failed(&["x"], "Unexpected argument");
-    failed(&["--export", "fuse,id=e,node-name=n0,mountpoint=/x"], "does not accept value 'fuse'");
+    failed(&["--export", "vduse-blk,id=e,node-name=n0"], "does not accept value 'vduse-blk'");
 }
 
 /// A daemon with a monitor and nothing else, and its files.

@@ -140,7 +140,7 @@ impl DaemonProgram {
             Step::Export(export) => {
                 let address = match &export.detail {
                     BlockExportDetail::VhostUserBlk(options) => Some(listen_address(&options.addr)?),
-                    BlockExportDetail::Nbd(_) => None,
+                    BlockExportDetail::Nbd(_) | BlockExportDetail::Fuse(_) => None,
                 };
                 storage.add_export(export, address)
             }

@@ -7,7 +7,6 @@
 //! What a client may cost is bounded: the time of its handshake, the length of its options, its requests in flight and
 //! their bytes. Who does not read replies holds up only itself.
 
-mod buffers;
 mod export;
 mod handshake;
 mod outgoing;

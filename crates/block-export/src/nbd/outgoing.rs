@@ -11,7 +11,7 @@ use block_net::transport::Transport;
 use iobuf::IoBuf;
 use tokio::sync::Notify;
 
-use super::buffers::Buffer;
+use crate::buffers::Buffer;
 
 /// Requests under way on one connection.
 const MAX_REQUESTS: usize = 64;

@@ -18,11 +18,11 @@ use block_tools::status;
 use iobuf::IoBuf;
 use rustix::io::Errno;
 
-use super::buffers::{Buffer, Buffers};
 use super::export::{Export, Membership};
 use super::handshake::Client;
 use super::outgoing::{Admitted, Budget, Outgoing, Reply};
 use super::status::{ALLOCATION_DEPTH, BASE_ALLOCATION, Contexts, Extents, FIRST_BITMAP, allocation, depth, dirty};
+use crate::buffers::{Buffer, Buffers};
 
 /// Replies of more bytes than this are not held back for further ones.
 const HELD_BACK: usize = 256 << 10;

@@ -1,4 +1,4 @@
-//! Exports and the NBD server (QEMU's `block-export.json`). Left out: exports over FUSE and VDUSE.
+//! Exports and the NBD server (QEMU's `block-export.json`). Left out: exports over VDUSE.
 
 use crate::block::bitmaps::BlockDirtyBitmapOrStr;
 use crate::sockets::{SocketAddress, SocketAddressLegacy};
@@ -98,6 +98,8 @@ pub enum BlockExportType {
     Nbd,
     /// A virtio disk for guests of other programs.
     VhostUserBlk,
+    /// A file of the host.
+    Fuse,
 }
 
 /// An export over vhost-user.
@@ -111,6 +113,29 @@ pub struct BlockExportOptionsVhostUserBlk {
     pub num_queues: Option<u16>,
 }
 
+/// Who may use a file that is an export.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, QapiType)]
+#[qapi(name = "FuseExportAllowOther")]
+pub enum FuseExportAllowOther {
+    /// The user of this process.
+    Off,
+    /// All users.
+    On,
+    /// All users where the host allows it.
+    Auto,
+}
+
+/// An export as a file.
+#[derive(Debug, Clone, PartialEq, Eq, QapiType)]
+pub struct BlockExportOptionsFuse {
+    /// The file that it is mounted over.
+    pub mountpoint: String,
+    /// Whether writes behind the end make the node grow; not if absent.
+    pub growable: Option<bool>,
+    /// Who may use it; `auto` if absent.
+    pub allow_other: Option<FuseExportAllowOther>,
+}
+
 /// What an export has by its kind.
 #[derive(Debug, Clone, PartialEq, Eq, QapiType)]
 #[qapi(tag = "type", tag_type = BlockExportType)]
@@ -119,6 +144,8 @@ pub enum BlockExportDetail {
     Nbd(BlockExportOptionsNbd),
     /// A virtio disk for guests of other programs.
     VhostUserBlk(BlockExportOptionsVhostUserBlk),
+    /// A file of the host.
+    Fuse(BlockExportOptionsFuse),
 }
 
 /// Exports a node.

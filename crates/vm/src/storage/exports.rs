@@ -1,8 +1,9 @@
-//! Exports of nodes: by the NBD server, or each by a socket of its own (vhost-user).
+//! Exports of nodes: by the NBD server, each by a socket of its own (vhost-user), or as files (FUSE).
 //!
 //! Clients negotiate on the reactor that all disks share; then they belong to the reactor of their export. An export that
 //! is removed lives on until its last client has been cut off; the control thread then gives its node back.
 
+mod fuse;
 mod vhost_user_blk;
 
 use std::sync::{Arc, Weak};
@@ -19,6 +20,7 @@ use qapi::block::export::{
 };
 use qapi::sockets::SocketAddress;
 
+use self::fuse::FuseFile;
 use self::vhost_user_blk::VhostUserBlk;
 use super::{OwnerLink, Storage, client_error};
 
@@ -33,6 +35,7 @@ struct NbdServer {
 enum Exported {
     Nbd(Arc<Export>),
     VhostUserBlk(Arc<VhostUserBlk>),
+    Fuse(Arc<FuseFile>),
 }
 
 impl Exported {
@@ -40,6 +43,7 @@ impl Exported {
         match self {
             Self::Nbd(_) => BlockExportType::Nbd,
             Self::VhostUserBlk(_) => BlockExportType::VhostUserBlk,
+            Self::Fuse(_) => BlockExportType::Fuse,
         }
     }
 
@@ -47,6 +51,7 @@ impl Exported {
         match self {
             Self::Nbd(export) => Some(export.node()),
             Self::VhostUserBlk(export) => export.node(),
+            Self::Fuse(file) => Some(file.export.node()),
         }
     }
 
@@ -54,6 +59,8 @@ impl Exported {
         match self {
             Self::Nbd(export) => export.connections() > 0,
             Self::VhostUserBlk(export) => export.has_client(),
+            // As with QEMU: who has the file open does not count.
+            Self::Fuse(_) => false,
         }
     }
 
@@ -61,6 +68,7 @@ impl Exported {
         match self {
             Self::Nbd(export) => export.is_shutting_down(),
             Self::VhostUserBlk(export) => export.is_shutting_down(),
+            Self::Fuse(file) => file.export.is_shutting_down(),
         }
     }
 
@@ -69,6 +77,7 @@ impl Exported {
         match self {
             Self::Nbd(export) => export.shut_down(),
             Self::VhostUserBlk(export) => export.shut_down(),
+            Self::Fuse(file) => file.export.shut_down(),
         }
     }
 
@@ -76,6 +85,7 @@ impl Exported {
         match self {
             Self::Nbd(export) => export.wait_unused().await,
             Self::VhostUserBlk(export) => export.wait_unused().await,
+            Self::Fuse(_) => {}
         }
     }
 
@@ -83,6 +93,7 @@ impl Exported {
         match self {
             Self::Nbd(export) => export.close(graph).await,
             Self::VhostUserBlk(export) => export.close(graph).await,
+            Self::Fuse(file) => file.export.close(graph).await,
         }
     }
 }
@@ -241,6 +252,10 @@ impl Storage {
                 let made = VhostUserBlk::start(&self.graph, &node, (command, options), address, &reactor);
                 made.map(|export| Exported::VhostUserBlk(Arc::new(export)))
             }
+            (BlockExportDetail::Fuse(options), _) => {
+                let made = fuse::start(&self.graph, &node, (command, options), &reactor, &self.exports.list);
+                made.map(|file| Exported::Fuse(Arc::new(file)))
+            }
             (BlockExportDetail::VhostUserBlk(_), None) => Err(Error::generic("Parameter 'addr' is missing")),
         };
         let export = match made {
@@ -361,10 +376,13 @@ impl Storage {
     /// A node has another size.
     pub(super) fn tell_exports_of_new_size(&self, node: &Arc<Node>) {
         for entry in &self.exports.list {
-            if let Exported::VhostUserBlk(export) = &entry.export
-                && export.node().is_some_and(|its| Arc::ptr_eq(&its, node))
-            {
-                export.resized();
+            if entry.export.node().is_some_and(|its| Arc::ptr_eq(&its, node)) {
+                match &entry.export {
+                    Exported::VhostUserBlk(export) => export.resized(),
+                    Exported::Fuse(file) => file.export.resized(),
+                    // Clients know the size that it had when they came.
+                    Exported::Nbd(_) => {}
+                }
             }
         }
     }

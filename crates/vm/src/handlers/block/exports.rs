@@ -42,7 +42,7 @@ pub fn register<C: StorageOwner, S: 'static>(table: &mut CommandTable<C, S>) {
     table.register::<BlockExportAdd>(|control, context, command| {
         let own = match &command.detail {
             BlockExportDetail::VhostUserBlk(options) => Some(address(context, &options.addr)?),
-            BlockExportDetail::Nbd(_) => None,
+            BlockExportDetail::Nbd(_) | BlockExportDetail::Fuse(_) => None,
         };
         control.storage().add_export(&command, own)
     });
