@@ -52,7 +52,7 @@ struct State {
     speed: u32,
     command: Vec<u8>,
     output: VecDeque<u8>,
-    /// How often output was thrown away.
+    /// How often output was thrown away, or taken behind the task's back.
     resets: u64,
     is_reporting: bool,
     position: (i64, i64),
@@ -94,12 +94,12 @@ impl Tablet {
     }
 
     /// Takes what the guest sends.
-    pub(crate) fn receive(&self, bytes: &[u8]) {
+    pub fn receive(&self, bytes: &[u8]) {
         self.act(|state| bytes.iter().for_each(|byte| state.receive(*byte)));
     }
 
-    /// The guest runs its line at another speed.
-    pub(crate) fn set_speed(&self, speed: u32) {
+    /// The guest runs its line at this speed, in bits per second.
+    pub fn set_speed(&self, speed: u32) {
         self.act(|state| {
             if std::mem::replace(&mut state.speed, speed) != speed {
                 state.command.clear();
@@ -108,6 +108,13 @@ impl Tablet {
                 state.is_reporting = false;
             }
         });
+    }
+
+    /// What it has said and nobody has heard yet.
+    pub fn take_output(&self) -> Vec<u8> {
+        let mut state = lock(&self.state);
+        state.resets += 1;
+        state.output.drain(..).collect()
     }
 
     fn act(&self, act: impl FnOnce(&mut State)) {
@@ -234,13 +241,9 @@ impl Drop for Server {
 mod tests {
     use super::*;
 
-    fn said(tablet: &Tablet) -> Vec<u8> {
-        lock(&tablet.state).output.drain(..).collect()
-    }
-
     fn asked(tablet: &Tablet, command: &[u8]) -> Vec<u8> {
         tablet.receive(command);
-        said(tablet)
+        tablet.take_output()
     }
 
     #[test]
@@ -265,7 +268,7 @@ mod tests {
         tablet.set_speed(9600);
         tablet.receive(b"ST\rR");
         tablet.set_speed(9600);
-        assert_eq!(said(&tablet).len(), 7);
+        assert_eq!(tablet.take_output().len(), 7);
         tablet.report();
         tablet.set_speed(1200);
         assert_eq!(asked(&tablet, b"~#"), b"");
@@ -279,17 +282,17 @@ mod tests {
         let tablet = Tablet::default();
         tablet.set_speed(9600);
         tablet.receive(b"ST\r");
-        assert_eq!(said(&tablet), [0xe0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(tablet.take_output(), [0xe0, 0, 0, 0, 0, 0, 0]);
         tablet.move_to(Some(16000), Some(99_999));
         tablet.report();
-        assert_eq!(said(&tablet), [0xe0, 0x13, 0x1b, 0, 0x1d, 0x3e, 0]);
+        assert_eq!(tablet.take_output(), [0xe0, 0x13, 0x1b, 0, 0x1d, 0x3e, 0]);
         tablet.touch(true);
         tablet.move_to(None, Some(-1));
         tablet.report();
-        assert_eq!(said(&tablet), [0xa0, 0x13, 0x1b, 0, 0, 0, 0]);
+        assert_eq!(tablet.take_output(), [0xa0, 0x13, 0x1b, 0, 0, 0, 0]);
         for _ in 0..1000 {
             tablet.report();
         }
-        assert_eq!(said(&tablet).len(), 511);
+        assert_eq!(tablet.take_output().len(), 511);
     }
 }
