@@ -84,6 +84,11 @@ pub trait Vcpu: Send {
         None
     }
 
+    /// Asks anew who follows execution, and how: what is wanted of it has changed. `false`: nobody can follow this accelerator.
+    fn follow_again(&mut self) -> bool {
+        false
+    }
+
     /// What the translator tells of itself, on vCPUs that have one that is switched on.
     fn translator_stats(&self) -> Option<TranslatorStats> {
         None

@@ -62,6 +62,15 @@ pub trait TraceSink: Send {
     fn interrupt(&mut self, interrupt: &Interruption);
 }
 
+/// How execution is followed.
+#[derive(Default)]
+pub struct Following {
+    /// By whom.
+    pub sink: Option<Box<dyn TraceSink>>,
+    /// Blocks and translations hold one instruction each.
+    pub one_instruction: bool,
+}
+
 /// What a [`TraceSink`] learns of an interrupt or exception.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Interruption {
@@ -368,6 +377,15 @@ impl Cpu {
         inner.clear();
         inner.follows_blocks = trace.as_ref().is_some_and(|trace| trace.follows_blocks());
         inner.trace = trace;
+    }
+
+    /// Sets how execution is followed. Code is decoded anew.
+    pub fn set_following(&mut self, following: Following) {
+        self.set_trace(following.sink);
+        self.translator.one_insn_per_tb = following.one_instruction;
+        if let Some(Translator::On(jit)) = self.blocks.0.as_mut().map(|inner| &mut inner.jit) {
+            jit.set_one_instruction(following.one_instruction);
+        }
     }
 
     /// Tells the sink, if there is one, of an interrupt or exception.

@@ -134,13 +134,24 @@ pub fn model_host() -> x86::model::Host {
 /// The software CPU as an accelerator's vCPU.
 pub struct SoftCpu {
     cpu: Box<Cpu>,
+    /// Tells who follows execution.
+    followers: Option<TraceSource>,
 }
+
+/// Tells how execution is followed now.
+pub type TraceSource = Box<dyn Fn() -> block::Following + Send>;
 
 impl SoftCpu {
     /// A vCPU in its power-on state.
     #[must_use]
     pub fn new(config: CpuConfig) -> Self {
-        Self { cpu: Box::new(Cpu::new(config)) }
+        Self { cpu: Box::new(Cpu::new(config)), followers: None }
+    }
+
+    /// Sets who is asked how execution is followed: now, and when [`Vcpu::follow_again`] says so.
+    pub fn set_followers(&mut self, followers: TraceSource) {
+        self.cpu.set_following(followers());
+        self.followers = Some(followers);
     }
 
     /// The state, for tests and tools in this process.
@@ -178,6 +189,12 @@ impl Vcpu for SoftCpu {
 
     fn debug_stop(&mut self) -> Option<accel::DebugStop> {
         self.cpu.debugger.stop.take()
+    }
+
+    fn follow_again(&mut self) -> bool {
+        let Some(followers) = &self.followers else { return false };
+        self.cpu.set_following(followers());
+        true
     }
 
     fn translator_stats(&self) -> Option<TranslatorStats> {

@@ -146,7 +146,9 @@ impl Accelerator for SoftwareAccelerator {
             translator: self.translator,
             counter: self.counter.clone(),
         });
-        cpu.cpu().set_trace(self.trace.as_ref().map(|make| make(config.index)));
+        if let Some(make) = self.trace.clone() {
+            cpu.set_followers(Box::new(move || make(config.index)));
+        }
         Ok(Box::new(cpu))
     }
 

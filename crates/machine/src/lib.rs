@@ -43,7 +43,7 @@ pub mod pci {
 pub mod vcpu;
 
 pub use cpu::TranslatorConfig;
-pub use cpu::block::{Interruption, TraceSink};
+pub use cpu::block::{Following, Interruption, TraceSink};
 pub use cpu::fault::EventKind;
 pub use devices_chipset::cpu_hotplug::Report as CpuReport;
 pub use devices_chipset::ioapic::IoApicInfo;

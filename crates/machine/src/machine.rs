@@ -10,7 +10,7 @@ use std::sync::Arc;
 use accel::{AccelError, Accelerator, CpuSignals, MachineSpaces, Signal, VcpuConfig};
 use clock::Clock;
 use cpu::CpuConfig;
-use cpu::block::TraceSink;
+use cpu::block::Following;
 use device::ResetKind;
 use devices_chipset::lapic;
 use display::Console;
@@ -36,8 +36,8 @@ use crate::vcpu::{NewVcpu, ThreadOptions, VcpuThreads};
 /// The end of low RAM holds the firmware tables: this many bytes of it.
 const TABLES_SIZE: u64 = 0x2_0000;
 
-/// Makes the sink that follows the execution of a vCPU, by its index.
-pub type TraceFactory = dyn Fn(usize) -> Box<dyn TraceSink> + Send + Sync;
+/// Tells how the execution of a vCPU is followed, by its index.
+pub type TraceFactory = dyn Fn(usize) -> Following + Send + Sync;
 
 /// A place for a vCPU in the machine's topology.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -63,7 +63,7 @@ fn run(command_line: CommandLine, arguments: &[String], name: &str) -> Result<i3
     }
     log.activate().map_err(|error| error.to_string())?;
     let pidfile = pidfile.as_deref().map(process::Pidfile::create).transpose()?;
-    let program = Program::start(&vm, &log).map_err(|error| error.to_string())?;
+    let program = Program::start(&vm).map_err(|error| error.to_string())?;
     if daemonize {
         process::report_ready()?;
     }

@@ -62,8 +62,6 @@ pub struct Control {
     source: DeviceSource,
     /// What is left to do before there is a machine (`--preconfig`).
     preconfig: Option<Preconfig>,
-    /// Write the registers down at each reset (`-d cpu_reset`).
-    logs_resets: bool,
     /// The server for gdb, which wants to know when the machine stops.
     gdb: Option<Arc<crate::gdb::Gdb>>,
     /// The format of `x` and its like that was used last.
@@ -112,7 +110,6 @@ impl Control {
         storage: Storage,
         actions: Actions,
         shared: SharedState,
-        logs_resets: bool,
         source: DeviceSource,
     ) -> Self {
         let control = Self {
@@ -125,7 +122,6 @@ impl Control {
             spice: Spice::default(),
             source,
             preconfig: None,
-            logs_resets,
             gdb: None,
             human_format: ::hmp::Format::default(),
             ended: None,
@@ -174,7 +170,7 @@ impl Control {
     }
 
     fn log_reset(&self) {
-        if self.logs_resets {
+        if log::is_on(log::LogItem::CpuReset) {
             crate::cpu_log::registers(self.machine.vcpus());
         }
     }
@@ -274,6 +270,11 @@ impl Control {
     /// The descriptors that clients have passed.
     pub fn fd_sets(&self) -> &FdSets {
         &self.shared.fd_sets
+    }
+
+    /// What monitors may ask for without this thread.
+    pub fn snapshot(&self) -> &Snapshot {
+        &self.shared.snapshot
     }
 
     /// The character devices.

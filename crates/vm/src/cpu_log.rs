@@ -5,20 +5,36 @@ use std::sync::Arc;
 
 use iced_x86::{Decoder, DecoderOptions, Formatter, GasFormatter, Instruction};
 use machine::vcpu::VcpuThreads;
-use machine::{EventKind, Interruption, TraceFactory, TraceSink};
+use machine::{EventKind, Following, Interruption, TraceFactory, TraceSink};
 
-use crate::log::{self, LogConfig, LogItem};
+use crate::log::{self, LogItem};
+use crate::snapshot::Snapshot;
 
 /// Names of [`TraceSink::entered`]'s registers.
 const NAMES: [&str; 16] =
     ["RAX", "RCX", "RDX", "RBX", "RSP", "RBP", "RSI", "RDI", "R8", "R9", "R10", "R11", "R12", "R13", "R14", "R15"];
 
-/// Makes the sinks for what `log` asks for.
-pub fn factory(log: &LogConfig) -> Arc<TraceFactory> {
-    let wants = |item| log.has(item);
-    let (code, blocks) = (wants(LogItem::InAsm), wants(LogItem::Exec));
-    let (interrupts, registers) = (wants(LogItem::Interrupts), wants(LogItem::Cpu));
-    Arc::new(move |cpu| Box::new(CpuLog { cpu, code, blocks, interrupts, registers, count: 0 }))
+/// Tells how vCPUs are followed: by what is logged at the time, and instruction by instruction if `snapshot` says so.
+pub fn factory(snapshot: &Arc<Snapshot>) -> Arc<TraceFactory> {
+    let snapshot = Arc::clone(snapshot);
+    Arc::new(move |cpu| {
+        let (code, blocks) = (log::is_on(LogItem::InAsm), log::is_on(LogItem::Exec));
+        let (interrupts, registers) = (log::is_on(LogItem::Interrupts), log::is_on(LogItem::Cpu));
+        let sink = CpuLog { cpu, code, blocks, interrupts, registers, count: 0 };
+        let is_wanted = code || blocks || interrupts || registers;
+        Following {
+            sink: is_wanted.then(|| Box::new(sink) as Box<dyn TraceSink>),
+            one_instruction: snapshot.is_singlestep(),
+        }
+    })
+}
+
+/// Has all vCPUs followed as it is wanted now.
+pub fn follow_again(vcpus: &VcpuThreads) {
+    for index in 0..vcpus.count() {
+        // A hypervisor's vCPUs can't be followed.
+        vcpus.with(index, |cpu| cpu.follow_again());
+    }
 }
 
 /// Writes down what one vCPU does.

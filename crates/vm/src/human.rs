@@ -4,6 +4,7 @@
 //! networks, migration, snapshots of machines, sound, TPM.
 
 mod block;
+mod debugging;
 mod info;
 mod lapic;
 mod machine;
@@ -103,7 +104,9 @@ fn text(value: &Value, name: &str) -> String {
 }
 
 fn commands() -> impl Iterator<Item = &'static Command> {
-    [block::COMMANDS, memory::COMMANDS, nbd::COMMANDS, snapshots::COMMANDS, system::COMMANDS].into_iter().flatten()
+    [block::COMMANDS, debugging::COMMANDS, memory::COMMANDS, nbd::COMMANDS, snapshots::COMMANDS, system::COMMANDS]
+        .into_iter()
+        .flatten()
 }
 
 impl Human<'_> {
@@ -172,6 +175,9 @@ fn help(of: &str) -> String {
     };
     if of == "info" {
         return info::COMMANDS.iter().map(|command| line("info ", &command.spec)).collect();
+    }
+    if of == "log" {
+        return crate::log::monitor_help();
     }
     let wanted = |command: &&Command| of.is_empty() || command.spec.is(of);
     let mut lines: BTreeMap<&str, String> = BTreeMap::new();

@@ -6,9 +6,9 @@
 use std::fmt::Arguments;
 use std::fs::File;
 use std::io::{self, Write};
-use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// An item of `-d`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +25,12 @@ pub enum LogItem {
     CpuReset,
     /// Every block is entered on its own. That is so whenever blocks are written down.
     NoChain,
+}
+
+impl LogItem {
+    fn bit(self) -> u32 {
+        1 << self as u32
+    }
 }
 
 /// Name, item, help.
@@ -101,6 +107,17 @@ pub enum LogError {
     /// A pattern that no event matches.
     #[error("no trace event matches '{0}'; -trace help lists them")]
     UnknownEvent(String),
+    /// A name with a percent sign that does not stand for the number of this process.
+    #[error("Bad logfile template: {0}")]
+    Template(String),
+    /// A log that can't be opened.
+    #[error("Error opening logfile {path}: {}", crate::host_error(.source))]
+    Log {
+        /// The file.
+        path: String,
+        /// Why.
+        source: io::Error,
+    },
     /// A file that can't be opened.
     #[error("cannot open '{path}'")]
     Open {
@@ -186,22 +203,15 @@ impl LogConfig {
         self.items.contains(&item)
     }
 
-    /// Whether an item needs to follow the vCPUs' execution.
-    pub fn follows_cpu(&self) -> bool {
-        self.items.iter().any(|item| !matches!(item, LogItem::CpuReset | LogItem::NoChain))
-    }
-
     /// Opens the log and switches the events on.
     ///
     /// # Errors
-    /// [`LogError::Open`].
+    /// [`LogError::Template`], [`LogError::Log`].
     pub fn activate(&self) -> Result<(), LogError> {
         if let Some(path) = &self.file {
-            let file =
-                File::create(path).map_err(|source| LogError::Open { path: path.display().to_string(), source })?;
-            // A log that is set already stays: there is one for the process.
-            let _ = LOG_FILE.set(Mutex::new(file));
+            open(path)?;
         }
+        set_items(&self.items);
         // A second program in one process keeps the first one's subscriber.
         let _ = tracing::subscriber::set_global_default(Warnings);
         for event in TRACE_EVENTS {
@@ -233,15 +243,52 @@ fn glob(pattern: &str, name: &str) -> bool {
     }
 }
 
-static LOG_FILE: OnceLock<Mutex<File>> = OnceLock::new();
+/// The file; standard error without one.
+static LOG_FILE: Mutex<Option<File>> = Mutex::new(None);
+/// The bits of the items that are on.
+static ITEMS_ON: AtomicU32 = AtomicU32::new(0);
+
+fn log_file() -> MutexGuard<'static, Option<File>> {
+    LOG_FILE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Has the log go to a file, for all of this process. What is in it is lost, but for a second file, which goes on.
+///
+/// # Errors
+/// [`LogError::Template`], [`LogError::Log`].
+pub fn open(path: &Path) -> Result<(), LogError> {
+    let name = path.to_string_lossy();
+    let path = match name.split_once('%') {
+        None => path.to_owned(),
+        Some((head, tail)) => match tail.strip_prefix('d').filter(|tail| !tail.contains('%')) {
+            Some(tail) => PathBuf::from(format!("{head}{}{tail}", std::process::id())),
+            None => return Err(LogError::Template(name.into_owned())),
+        },
+    };
+    let mut log = log_file();
+    let appends = log.is_some();
+    let opened = File::options().write(true).create(true).append(appends).truncate(!appends).open(&path);
+    *log = Some(opened.map_err(|source| LogError::Log { path: path.display().to_string(), source })?);
+    Ok(())
+}
+
+/// Switches these items on, and all others off.
+pub fn set_items(items: &[LogItem]) {
+    ITEMS_ON.store(items.iter().fold(0, |bits, item| bits | item.bit()), Ordering::Relaxed);
+}
+
+/// Whether an item is on.
+pub fn is_on(item: LogItem) -> bool {
+    ITEMS_ON.load(Ordering::Relaxed) & item.bit() != 0
+}
 
 /// Writes to the log.
 pub fn write(arguments: Arguments<'_>) {
     // In one piece: a file takes each write as a system call.
     let text = std::fmt::format(arguments);
     // Nobody could be told about a log that can't be written.
-    let _ = match LOG_FILE.get() {
-        Some(file) => file.lock().unwrap_or_else(PoisonError::into_inner).write_all(text.as_bytes()),
+    let _ = match &mut *log_file() {
+        Some(file) => file.write_all(text.as_bytes()),
         None => io::stderr().write_all(text.as_bytes()),
     };
 }
@@ -289,11 +336,20 @@ impl tracing::field::Visit for Text<'_> {
 
 /// The text of `-d help`.
 pub fn items_help() -> String {
+    format!("{}trace:PATTERN   enable trace events (-d trace:help lists them)\n", items_list(None))
+}
+
+/// The text of the monitor's `help log`.
+pub fn monitor_help() -> String {
+    let list = items_list(Some(("none", "remove all logs")));
+    format!("{list}trace:PATTERN   enable trace events\n\nUse \"log trace:help\" to get a list of trace events.\n\n")
+}
+
+fn items_list(first: Option<(&str, &str)>) -> String {
     let mut text = "Log items (comma separated):\n".to_owned();
-    for (name, _, help) in ITEMS {
+    for (name, help) in first.into_iter().chain(ITEMS.iter().map(|(name, _, help)| (*name, *help))) {
         text.push_str(&format!("{name:<15} {help}\n"));
     }
-    text.push_str("trace:PATTERN   enable trace events (-d trace:help lists them)\n");
     text
 }
 
@@ -315,9 +371,6 @@ mod tests {
         assert_eq!(config.events, ["qemu_system_shutdown_request", "qemu_system_powerdown_request", "runstate_set"]);
         assert!(config.has(LogItem::Interrupts) && !config.has(LogItem::Cpu));
         assert!(config.add_items("nope").is_err());
-        let mut quiet = LogConfig::default();
-        quiet.add_items("cpu_reset,nochain").expect("items");
-        assert!(!quiet.follows_cpu() && config.follows_cpu());
         assert!(config.add_trace(Some("nope*"), None, None).is_err());
     }
 }

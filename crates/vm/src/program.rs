@@ -26,7 +26,6 @@ use crate::handlers;
 use crate::hotplug::DeviceSource;
 use crate::human::HumanMonitor;
 use crate::inbox::Inbox;
-use crate::log::{LogConfig, LogItem};
 use crate::mouse::SerialPointers;
 use crate::qtest;
 use crate::snapshot::Snapshot;
@@ -229,7 +228,7 @@ impl Program {
     ///
     /// # Errors
     /// [`StartError`].
-    pub fn start(config: &VmConfig, log: &LogConfig) -> Result<Self, StartError> {
+    pub fn start(config: &VmConfig) -> Result<Self, StartError> {
         let host = |what| move |source| StartError::Host { what, source };
         let inbox = Arc::new(Inbox::default());
         let monitor_thread = MonitorThread::start(&inbox).map_err(host("the monitor thread"))?;
@@ -254,7 +253,7 @@ impl Program {
         }));
         let guest = Arc::clone(&inbox);
         let guest_events: GuestEvents = Arc::new(move |event| guest.guest_event(event));
-        let trace = log.follows_cpu().then(|| cpu_log::factory(log));
+        let trace = Some(cpu_log::factory(&snapshot));
         let mut storage = Storage::start(&config.storage, &events, &OwnerLink::to_control(&inbox), server.fd_sets())?;
         let graph = Arc::downgrade(storage.graph());
         chardevs.set_tls(Arc::new(move |id, is_server| credentials(&graph, id, is_server)));
@@ -302,7 +301,7 @@ impl Program {
             drives: config.drives.clone(),
             chardevs: Arc::clone(&chardevs),
         };
-        let mut control = Control::new(machine, storage, config.actions, shared, log.has(LogItem::CpuReset), source);
+        let mut control = Control::new(machine, storage, config.actions, shared, source);
         control.set_displays(vnc, spice);
         let qtest = match &config.qtest {
             None => None,

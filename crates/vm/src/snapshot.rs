@@ -1,5 +1,6 @@
 //! What monitors may answer without asking the control thread: state that it publishes, and facts that never change.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{PoisonError, RwLock};
 
 use machine::accelerator::AcceleratorConfig;
@@ -21,6 +22,7 @@ pub struct Snapshot {
     pub uuid: [u8; 16],
     /// What runs the vCPUs.
     pub accelerator: AcceleratorConfig,
+    singlestep: AtomicBool,
     /// The version of the machine's type.
     pub machine_version: MachineVersion,
     /// The display on this host.
@@ -37,6 +39,10 @@ impl Snapshot {
             name: config.name.clone(),
             uuid: config.uuid,
             accelerator: config.machine.accelerator.clone(),
+            singlestep: AtomicBool::new(matches!(
+                &config.machine.accelerator,
+                AcceleratorConfig::Software(translator) if translator.one_insn_per_tb
+            )),
             machine_version: config.machine.machine_type.version(),
             display: config.display.clone(),
             options: config.options.clone(),
@@ -48,10 +54,20 @@ impl Snapshot {
         *self.state.write().unwrap_or_else(PoisonError::into_inner) = state;
     }
 
+    /// Whether the software CPU's blocks hold one instruction each.
+    pub fn is_singlestep(&self) -> bool {
+        self.singlestep.load(Ordering::Relaxed)
+    }
+
+    /// Publishes whether blocks hold one instruction each.
+    pub fn set_singlestep(&self, is_on: bool) {
+        self.singlestep.store(is_on, Ordering::Relaxed);
+    }
+
     /// The reply of `query-status`.
     pub fn status(&self) -> StatusInfo {
         let status = *self.state.read().unwrap_or_else(PoisonError::into_inner);
-        let singlestep = matches!(&self.accelerator, AcceleratorConfig::Software(config) if config.one_insn_per_tb);
+        let singlestep = self.is_singlestep();
         StatusInfo { running: status == RunState::Running, singlestep, status }
     }
 

@@ -194,7 +194,8 @@ impl Cpu {
         (draft.len, draft.ends) = (0, false);
         let context = self.context();
         let Some(mut stream) = Stream::new(&context, &draft.window) else { return };
-        while draft.ops.len() < LONGEST_BLOCK
+        let longest = if self.translator.one_insn_per_tb { 1 } else { LONGEST_BLOCK };
+        while draft.ops.len() < longest
             && let Decoded::Op(mut op, flow) = stream.next()
         {
             op.offset = draft.len as u16;

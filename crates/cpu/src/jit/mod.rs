@@ -235,6 +235,11 @@ impl Jit {
     }
 
     /// Whether a region has one instruction only.
+    /// Sets whether a translation holds one instruction; those that there are have been cleared.
+    pub(crate) fn set_one_instruction(&mut self, is_one: bool) {
+        self.one_instruction = is_one;
+    }
+
     pub(crate) fn one_instruction(&self) -> bool {
         self.one_instruction
     }

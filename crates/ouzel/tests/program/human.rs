@@ -154,7 +154,7 @@ fn human_commands_that_are_listed_exist() {
     for line in help.lines() {
         let (usage, _) = line.split_once(" -- ").expect("a line of help");
         let name = usage.split([' ', '|']).next().expect("a name");
-        if matches!(name, "quit" | "help" | "info" | "o" | "cont" | "memsave" | "pmemsave" | "screendump") {
+        if matches!(name, "quit" | "help" | "info" | "o" | "cont" | "memsave" | "pmemsave" | "screendump" | "logfile") {
             continue;
         }
         for arguments in ["", "nothing", "nothing 1", "nothing nothing nothing"] {

@@ -1,4 +1,4 @@
-//! What the human monitor tells of devices, and of what is inside of disks' images.
+//! What the human monitor tells of devices, of what is inside of disks' images, and of what the guest does.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -6,7 +6,7 @@ use std::process::Command;
 
 use serde_json::json;
 
-use crate::support::{Machine, Session, Setup, qemu};
+use crate::support::{Machine, PATIENCE, Session, Setup, qemu};
 
 /// What `human-monitor-command` answers.
 fn command(session: &mut Session, line: &str) -> String {
@@ -212,5 +212,73 @@ fn human_nbd_server_serves_all_disks_until_it_is_stopped() {
     for address in ["unix:", "fd:", "127.0.0.1", "::1:10809", "[::1:10809", ":", "127.0.0.1:0,to=x", "127.0.0.1:0,no"] {
         let told = command(&mut session, &format!("nbd_server_start {address}"));
         assert!(told.starts_with("Error: "), "{address}: {told}");
+    }
+}
+
+#[test]
+fn log_begins_when_it_is_asked_for_and_shows_single_instructions() {
+    let (mut machine, mut session) = stopped(Setup::bare().monitors(1), "-machine pc");
+    let (first, second) = (machine.path("first"), machine.path("second"));
+    assert_eq!(command(&mut session, &format!("logfile {}", first.display())), "");
+    assert_eq!(command(&mut session, "log in_asm,cpu_reset"), "");
+    assert_eq!(command(&mut session, "singlestep"), "");
+    assert_eq!(command(&mut session, "info status"), "VM status: paused (single step mode) (prelaunch)\n");
+    assert_eq!(session.query("query-status")["singlestep"], true);
+    session.query("cont");
+    let text = |path: &PathBuf| std::fs::read_to_string(path).unwrap_or_default();
+    machine.wait_for("code", PATIENCE, |_| (text(&first).matches("IN: ").count() > 20).then_some(()));
+    session.query("stop");
+    assert_eq!(command(&mut session, "log none"), "");
+    let log = text(&first);
+    let blocks: Vec<&str> = log.split("----------------\n").skip(1).collect();
+    // A head, an instruction, and an empty line.
+    assert!(blocks.iter().all(|block| block.lines().count() == 3), "{log}");
+
+    assert_eq!(command(&mut session, &format!("logfile {}", second.display())), "");
+    assert_eq!(command(&mut session, "singlestep off"), "");
+    assert_eq!(command(&mut session, "log exec,cpu_reset"), "");
+    session.query("system_reset");
+    session.query("cont");
+    machine.wait_for("blocks", PATIENCE, |_| text(&second).contains("Trace 0: ").then_some(()));
+    assert!(text(&second).contains("CPU Reset (CPU 0)") && !text(&second).contains("IN: "));
+    assert_eq!(text(&first), log, "the first file stays as it was");
+    assert_eq!(command(&mut session, "log none"), "");
+
+    let help = command(&mut session, "help log");
+    assert!(help.starts_with("Log items (comma separated):\nnone            remove all logs\n"), "{help}");
+    assert_eq!(command(&mut session, "log int,foo"), help);
+    assert_eq!(command(&mut session, "log trace:foo"), "warning: trace event 'foo' does not exist\n");
+    assert_eq!(command(&mut session, "log trace:runstate*"), "");
+    assert_eq!(command(&mut session, "info trace-events runstate*"), "runstate_set : state 1\n");
+    assert_eq!(command(&mut session, "singlestep perhaps"), "unexpected option perhaps\n");
+    for (file, error) in [
+        ("/nonexistent/x", "Error opening logfile /nonexistent/x: No such file or directory\n"),
+        ("/tmp/%d%d", "Bad logfile template: /tmp/%d%d\n"),
+        ("/tmp/%x", "Bad logfile template: /tmp/%x\n"),
+    ] {
+        assert_eq!(command(&mut session, &format!("logfile {file}")), error);
+    }
+}
+
+#[test]
+fn memory_is_found_where_this_program_has_it() {
+    let (machine, mut session) = stopped(Setup::bare().monitors(1), "-machine pc");
+    let shown = command(&mut session, "gpa2hva 0xfffffff0");
+    let at = shown.strip_prefix("Host virtual address for 0xfffffff0 (pc.bios) is 0x").expect(&shown).trim_end();
+    let at = u64::from_str_radix(at, 16).expect("an address");
+    let memory = std::fs::File::open(format!("/proc/{}/mem", machine.pid())).expect("its memory");
+    let mut code = [0; 8];
+    std::os::unix::fs::FileExt::read_exact_at(&memory, &mut code, at).expect("readable");
+    let code: String = code.iter().map(|byte| format!(" {byte:#04x}")).collect();
+    assert_eq!(command(&mut session, "xp/8xb 0xfffffff0"), format!("00000000fffffff0:{code}\n"));
+
+    let physical = command(&mut session, "gpa2hpa 0xfffffff0");
+    // Without privileges the kernel tells the frame 0.
+    assert!(physical.starts_with("Host physical address for 0xfffffff0 (pc.bios) is 0x"), "{physical}");
+    assert!(physical.trim_end().ends_with("ff0"), "{physical}");
+    for name in ["gpa2hva", "gpa2hpa"] {
+        let mut shown = |address: &str| command(&mut session, &format!("{name} {address}"));
+        assert_eq!(shown("0xfee00000"), "Memory at address 0xfee00000 is not RAM\n");
+        assert_eq!(shown("0x100000000"), "No memory is mapped at address 0x100000000\n");
     }
 }

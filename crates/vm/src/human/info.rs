@@ -40,11 +40,11 @@ pub const COMMANDS: &[Command] = &[
         format!("kvm support: {}\n", if is_used { "enabled" } else { "disabled" }).into()
     }),
     command("status", "", "", "show whether the machine runs", |human, _| {
-        let state = human.control.states().current();
-        match state {
-            RunState::Running => "VM status: running\n".to_owned(),
-            RunState::Paused => "VM status: paused\n".to_owned(),
-            other => format!("VM status: paused ({})\n", qapi::schema::Enumeration::name(other)),
+        let step = if human.control.snapshot().is_singlestep() { " (single step mode)" } else { "" };
+        match human.control.states().current() {
+            RunState::Running => format!("VM status: running{step}\n"),
+            RunState::Paused => format!("VM status: paused{step}\n"),
+            other => format!("VM status: paused{step} ({})\n", qapi::schema::Enumeration::name(other)),
         }
         .into()
     }),
