@@ -26,6 +26,7 @@ pub mod stream;
 mod task;
 pub mod testing;
 mod timer;
+mod vsock;
 mod writer;
 
 pub use attempt::{attempt, is_attempting, not_in_an_attempt};
@@ -38,3 +39,4 @@ pub use reactor::{Handle, IoThread, block_on, spawn, yield_now};
 pub use ring::is_available as io_uring_available;
 pub use stream::Stream;
 pub use task::JoinHandle;
+pub use vsock::VsockAddress;

@@ -1,11 +1,11 @@
-//! Sockets that listen: Unix and TCP addresses, and descriptors that somebody else has made. Left out: vsock.
+//! Sockets that listen: Unix, TCP and vsock addresses, and descriptors that somebody else has made.
 
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use aio::Stream;
+use aio::{Stream, VsockAddress};
 use block::{Error, Result};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 
@@ -40,15 +40,25 @@ pub enum Address {
         /// Whether IPv6 addresses are used.
         ipv6: Option<bool>,
     },
+    /// Between a host and its virtual machines.
+    Vsock(VsockAddress),
     /// A socket that listens already.
     Fd(OwnedFd),
+}
+
+/// What is known of a socket's family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Unix,
+    Tcp,
+    Vsock,
 }
 
 /// A socket that listens.
 #[derive(Debug)]
 pub struct Listener {
     stream: Stream,
-    tcp: bool,
+    kind: Kind,
     /// Removed at the end, if it is still the socket with this number.
     path: Option<(PathBuf, u64)>,
 }
@@ -86,6 +96,7 @@ impl Listener {
             Address::Unix { path } => Self::unix(&path).map(|one| vec![one]),
             Address::Abstract { name, tight } => Self::abstract_unix(&name, tight).map(|one| vec![one]),
             Address::Tcp { host, port, to, ipv4, ipv6 } => Self::tcp(&host, &port, to, (ipv4, ipv6)),
+            Address::Vsock(address) => Self::vsock(address).map(|one| vec![one]),
             Address::Fd(fd) => Self::adopt(fd).map(|one| vec![one]),
         }
     }
@@ -109,7 +120,7 @@ impl Listener {
         rustix::net::listen(&fd, BACKLOG)?;
         let made = PathBuf::from(path);
         let number = inode(&made);
-        Ok(Self { stream: Stream::new(fd)?, tcp: false, path: number.map(|number| (made, number)) })
+        Ok(Self { stream: Stream::new(fd)?, kind: Kind::Unix, path: number.map(|number| (made, number)) })
     }
 
     fn abstract_unix(name: &str, tight: bool) -> Result<Self> {
@@ -123,7 +134,7 @@ impl Listener {
         rustix::net::bind(&fd, &address)
             .map_err(|error| Error::from(error).context(format!("Failed to bind socket to {name}")))?;
         rustix::net::listen(&fd, BACKLOG)?;
-        Ok(Self { stream: Stream::new(fd)?, tcp: false, path: None })
+        Ok(Self { stream: Stream::new(fd)?, kind: Kind::Unix, path: None })
     }
 
     fn tcp(host: &str, port: &str, to: Option<u16>, (v4, v6): (Option<bool>, Option<bool>)) -> Result<Vec<Self>> {
@@ -166,7 +177,13 @@ impl Listener {
         }
         rustix::net::bind(&fd, &address)?;
         rustix::net::listen(&fd, BACKLOG)?;
-        Ok(Self { stream: Stream::new(fd)?, tcp: true, path: None })
+        Ok(Self { stream: Stream::new(fd)?, kind: Kind::Tcp, path: None })
+    }
+
+    fn vsock(address: VsockAddress) -> Result<Self> {
+        let fd = address.bind().map_err(|error| Error::host(&error).context("Failed to bind socket"))?;
+        rustix::net::listen(&fd, BACKLOG)?;
+        Ok(Self { stream: Stream::new(fd)?, kind: Kind::Vsock, path: None })
     }
 
     fn adopt(fd: OwnedFd) -> Result<Self> {
@@ -174,8 +191,12 @@ impl Listener {
         if !listens {
             return Err(Error::invalid("The socket does not listen"));
         }
-        let tcp = sockopt::socket_domain(&fd).is_ok_and(|domain| domain != AddressFamily::UNIX);
-        Ok(Self { stream: Stream::new(fd)?, tcp, path: None })
+        let kind = match sockopt::socket_domain(&fd) {
+            Ok(AddressFamily::UNIX) | Err(_) => Kind::Unix,
+            Ok(AddressFamily::VSOCK) => Kind::Vsock,
+            Ok(_) => Kind::Tcp,
+        };
+        Ok(Self { stream: Stream::new(fd)?, kind, path: None })
     }
 
     /// Leaves the socket in the file system.
@@ -185,7 +206,7 @@ impl Listener {
 
     /// The port, if it is TCP.
     pub fn port(&self) -> Option<u16> {
-        let address = rustix::net::getsockname(self.stream.fd()).ok().filter(|_| self.tcp)?;
+        let address = rustix::net::getsockname(self.stream.fd()).ok().filter(|_| self.kind == Kind::Tcp)?;
         SocketAddr::try_from(address).ok().map(|address| address.port())
     }
 
@@ -197,13 +218,17 @@ impl Listener {
         loop {
             match rustix::net::accept_with(self.stream.fd(), SocketFlags::CLOEXEC) {
                 Ok(fd) => {
-                    if self.tcp {
-                        // Slower without, but no worse.
-                        let _ = sockopt::set_tcp_nodelay(&fd, true);
-                        let _ = sockopt::set_socket_keepalive(&fd, true);
-                    } else {
-                        // The host may allow less, down to what it would have been.
-                        let _ = sockopt::set_socket_send_buffer_size(&fd, LOCAL_SEND_BUFFER);
+                    match self.kind {
+                        Kind::Tcp => {
+                            // Slower without, but no worse.
+                            let _ = sockopt::set_tcp_nodelay(&fd, true);
+                            let _ = sockopt::set_socket_keepalive(&fd, true);
+                        }
+                        Kind::Unix => {
+                            // The host may allow less, down to what it would have been.
+                            let _ = sockopt::set_socket_send_buffer_size(&fd, LOCAL_SEND_BUFFER);
+                        }
+                        Kind::Vsock => {}
                     }
                     return Stream::new(fd);
                 }

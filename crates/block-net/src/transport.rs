@@ -5,7 +5,7 @@ use std::net::{TcpStream, ToSocketAddrs};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 
-use aio::Stream;
+use aio::{Stream, VsockAddress};
 use block::{Error, Result};
 use iobuf::IoBuf;
 
@@ -26,6 +26,8 @@ pub enum Address {
         /// Its path.
         path: String,
     },
+    /// A machine's or the host's.
+    Vsock(VsockAddress),
 }
 
 impl Address {
@@ -49,6 +51,7 @@ impl Address {
             Self::Unix { path } => {
                 UnixStream::connect(path).map(OwnedFd::from).map_err(|error| address.refused(&error))
             }
+            Self::Vsock(vsock) => vsock.connect().map_err(|error| address.refused(&error)),
         });
         Stream::new(connected.await?).map_err(|error| self.refused(&error))
     }
@@ -57,6 +60,7 @@ impl Address {
         let shown = match self {
             Self::Tcp { host, port } => format!("{host}:{port}"),
             Self::Unix { path } => path.clone(),
+            Self::Vsock(vsock) => vsock.to_string(),
         };
         Error::host(error).context(format!("Failed to connect to '{shown}'"))
     }

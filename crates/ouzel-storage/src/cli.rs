@@ -143,6 +143,8 @@ pub fn usage(program: &str) -> String {
          a QMP monitor\n  \
          --nbd-server addr.type=inet,addr.host=HOST,addr.port=PORT\n               \
          [,tls-creds=ID][,max-connections=N]\n  \
+         --nbd-server addr.type=vsock,addr.cid=MACHINE,addr.port=PORT\n               \
+         [,tls-creds=ID][,max-connections=N]\n  \
          --nbd-server addr.type=unix,addr.path=PATH\n               \
          [,tls-creds=ID][,max-connections=N]\n                         \
          the NBD server\n  \

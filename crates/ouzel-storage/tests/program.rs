@@ -115,6 +115,22 @@ fn the_daemon_exports_by_options_and_by_commands() {
 }
 
 #[test]
+fn nbd_server_for_machines_is_refused_where_its_address_can_not_be() {
+    let (_daemon, mut session, _directory) = plain();
+    for (cid, port, text) in [
+        ("one", "1", "Failed to parse cid 'one'"),
+        ("4294967295", "-1", "Failed to parse port '-1'"),
+        // No machine has this number. A host without such sockets says so.
+        ("4294967294", "10809", "Failed to bind socket: "),
+    ] {
+        let address = json!({"type": "vsock", "data": {"cid": cid, "port": port}});
+        let reply = session.send("nbd-server-start", &json!({"addr": address}));
+        let said = reply["error"]["desc"].as_str().unwrap_or_default();
+        assert!(said.starts_with(text), "{reply}");
+    }
+}
+
+#[test]
 fn quit_with_a_job_and_an_export_is_answered_behind_their_ends() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = |name: &str| directory.path().join(name).to_str().expect("a plain path").to_owned();

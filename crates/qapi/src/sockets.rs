@@ -1,4 +1,4 @@
-//! Addresses of stream sockets (QEMU's `sockets.json`). Left out: VSOCK.
+//! Addresses of stream sockets (QEMU's `sockets.json`).
 
 use crate::QapiType;
 
@@ -47,6 +47,15 @@ pub struct UnixSocketAddress {
     pub tight: Option<bool>,
 }
 
+/// An address between a host and its virtual machines.
+#[derive(Debug, Clone, PartialEq, Eq, Default, QapiType)]
+pub struct VsockSocketAddress {
+    /// The machine's number.
+    pub cid: String,
+    /// The port's number.
+    pub port: String,
+}
+
 /// A socket that is open already.
 #[derive(Debug, Clone, PartialEq, Eq, Default, QapiType)]
 #[qapi(name = "FdSocketAddress")]
@@ -63,6 +72,8 @@ pub enum SocketAddress {
     Inet(InetSocketAddress),
     /// A Unix socket.
     Unix(UnixSocketAddress),
+    /// VSOCK.
+    Vsock(VsockSocketAddress),
     /// A descriptor.
     Fd(FdSocketAddress),
 }
@@ -76,6 +87,8 @@ pub enum SocketAddressLegacy {
     Inet(InetSocketAddress),
     /// A Unix socket.
     Unix(UnixSocketAddress),
+    /// VSOCK.
+    Vsock(VsockSocketAddress),
     /// A descriptor.
     Fd(FdSocketAddress),
 }
@@ -85,6 +98,7 @@ impl From<SocketAddressLegacy> for SocketAddress {
         match address {
             SocketAddressLegacy::Inet(inet) => Self::Inet(inet),
             SocketAddressLegacy::Unix(unix) => Self::Unix(unix),
+            SocketAddressLegacy::Vsock(vsock) => Self::Vsock(vsock),
             SocketAddressLegacy::Fd(fd) => Self::Fd(fd),
         }
     }

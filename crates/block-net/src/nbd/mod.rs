@@ -2,7 +2,7 @@
 //!
 //! Fixed newstyle with structured replies, the metadata context `base:allocation`, TLS with certificates. A lost
 //! connection is made again by the next request; with `reconnect-delay`, requests wait that long for it and are sent
-//! again. Left out: servers behind `vsock` and passed descriptors, TLS with pre-shared keys (rustls has none).
+//! again. Left out: servers behind passed descriptors, TLS with pre-shared keys (rustls has none).
 
 mod connection;
 mod handshake;
@@ -99,7 +99,7 @@ fn wanted(options: &NbdOptions, graph: &Graph) -> Result<Wanted> {
             let credentials = client_credentials(graph, id)?;
             let host = match (&options.tls_hostname, &options.server) {
                 (Some(host), _) | (None, Address::Tcp { host, .. }) => host.clone(),
-                (None, Address::Unix { .. }) => "localhost".to_owned(),
+                (None, Address::Unix { .. } | Address::Vsock(_)) => "localhost".to_owned(),
             };
             Some((credentials, host))
         }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use aio::VsockAddress;
 use block::{Error, Options, Result};
 
 use crate::transport::Address;
@@ -51,9 +52,11 @@ fn take_server(options: &mut Options) -> Result<Address> {
             host: server.take_str("host")?.ok_or_else(|| missing("server.host"))?,
             port: port(&server.take_str("port")?.unwrap_or_else(|| PORT.to_owned()))?,
         },
-        Some(other @ ("fd" | "vsock")) => {
-            return Err(Error::unsupported(format!("NBD servers of type '{other}' are not supported")));
+        Some("vsock") => {
+            let mut number = |name: &str| server.take_str(name)?.ok_or_else(|| missing(&format!("server.{name}")));
+            Address::Vsock(VsockAddress::parse(&number("cid")?, &number("port")?).map_err(Error::invalid)?)
         }
+        Some("fd") => return Err(Error::unsupported("NBD servers of type 'fd' are not supported")),
         Some(other) => {
             return Err(Error::invalid(format!("Parameter 'server.type' does not accept value '{other}'")));
         }
@@ -92,6 +95,7 @@ impl NbdOptions {
             return None;
         }
         Some(match (&self.server, self.export.as_str()) {
+            (Address::Vsock(_), _) => return None,
             (Address::Unix { path }, "") => format!("nbd+unix://?socket={path}"),
             (Address::Unix { path }, export) => format!("nbd+unix:///{export}?socket={path}"),
             (Address::Tcp { host, port }, "") => format!("nbd://{host}:{port}"),
@@ -106,6 +110,11 @@ impl NbdOptions {
             Address::Unix { path } => {
                 options.set("server.type", "unix");
                 options.set("server.path", path.as_str());
+            }
+            Address::Vsock(vsock) => {
+                options.set("server.type", "vsock");
+                options.set("server.cid", vsock.cid.to_string());
+                options.set("server.port", vsock.port.to_string());
             }
             Address::Tcp { host, port } => {
                 options.set("server.type", "inet");
@@ -185,6 +194,24 @@ fn parse_uri(filename: &str) -> Result<Options> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn of_vsock(cid: &str, port: &str) -> Result<NbdOptions> {
+        let options = Options::new().with("server.type", "vsock").with("server.cid", cid).with("server.port", port);
+        NbdOptions::take(&mut options.clone())
+    }
+
+    #[test]
+    fn server_of_another_machine_is_two_numbers_and_no_file_name() {
+        let options = of_vsock("3", "10809").expect("an address");
+        assert_eq!(options.server, Address::Vsock(VsockAddress { cid: 3, port: 10809 }));
+        assert_eq!(options.filename(), None);
+        assert_eq!(NbdOptions::take(&mut options.strong()).expect("the same").server, options.server);
+        let refused = |cid, port| of_vsock(cid, port).expect_err("no address").to_string();
+        assert_eq!(refused("host", "1"), "Failed to parse cid 'host'");
+        assert_eq!(refused("1", "-1"), "Failed to parse port '-1'");
+        let mut options = Options::new().with("server.type", "vsock").with("server.cid", "1");
+        assert!(NbdOptions::take(&mut options).expect_err("no port").to_string().contains("server.port"));
+    }
 
     #[test]
     fn file_names_mean_servers_and_exports() {

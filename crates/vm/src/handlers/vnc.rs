@@ -98,6 +98,7 @@ fn listen_address(address: SocketAddress, context: &SessionContext) -> Result<Li
             return Err(Error::generic("abstract sockets are not available for VNC"));
         }
         SocketAddress::Unix(unix) => ListenAddress::Unix(unix.path),
+        SocketAddress::Vsock(_) => return Err(Error::generic("vsock is not available for VNC")),
         SocketAddress::Fd(fd) => ListenAddress::Fd(Arc::new(OwnedFdEq(context.fds().take_param(&fd.str)?))),
     })
 }

@@ -8,6 +8,7 @@ mod vhost_user_blk;
 
 use std::sync::{Arc, Weak};
 
+use aio::VsockAddress;
 use block::{Backend, Graph, Node};
 use block_export::nbd::{BitmapRef, Export, ExportOptions, MAX_CONNECTIONS, Server, ServerOptions};
 use block_export::{Address, Listener};
@@ -137,6 +138,9 @@ pub fn listen_address(address: &SocketAddress) -> Result<Address, Error> {
             ipv4: inet.ipv4,
             ipv6: inet.ipv6,
         },
+        SocketAddress::Vsock(vsock) => {
+            Address::Vsock(VsockAddress::parse(&vsock.cid, &vsock.port).map_err(Error::generic)?)
+        }
         SocketAddress::Fd(fd) => {
             let number = fd.str.parse().map_err(|_| Error::generic(format!("Unable to parse FD number {}", fd.str)))?;
             let fd = chardev::inherited_fd(number).map_err(|error| Error::generic(error.to_string()))?;
