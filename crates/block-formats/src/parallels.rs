@@ -319,15 +319,19 @@ async fn create(file: &Child, size: u64, cluster: u64) -> Result<()> {
     if cluster >= i64::MAX as u64 / 513 {
         return Err(Error::invalid("Cluster size is too large"));
     }
+    let too_large = || Error::too_big("Image size is too large for this cluster size");
+    // More clusters than have numbers.
+    if u128::from(size) >= u128::from(cluster) << 32 {
+        return Err(too_large());
+    }
     if !size.is_multiple_of(SECTOR) {
         return Err(Error::invalid("Image size must be a multiple of 512 bytes"));
     }
-    if cluster == 0 || !cluster.is_multiple_of(SECTOR) {
+    if !cluster.is_multiple_of(SECTOR) {
         return Err(Error::invalid("Cluster size must be a multiple of 512 bytes"));
     }
     let tracks = u32::try_from(cluster / SECTOR).ok().filter(|tracks| *tracks <= i32::MAX as u32 / 513);
     let tracks = tracks.ok_or_else(|| Error::invalid("Cluster size is too large"))?;
-    let too_large = || Error::too_big("Image size is too large for this cluster size");
     let entries = u32::try_from(size.div_ceil(cluster)).ok().filter(|entries| *entries <= i32::MAX as u32 / 4);
     let entries = entries.ok_or_else(too_large)?;
     let data = (TABLE + u64::from(entries) * 4).next_multiple_of(cluster);

@@ -196,11 +196,6 @@ impl Driver for Luks {
         }
     }
 
-    fn exact_filename(&self) -> Option<String> {
-        // The key does not change which bytes the name means.
-        block::filename::exact(&self.file.node())
-    }
-
     fn reopen(&self, mut options: Options, _read_only: bool) -> IoFuture<'_> {
         Box::pin(async move {
             if options.take_str("key-secret")?.as_deref() != self.volume.key_secret() {
