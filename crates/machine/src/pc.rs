@@ -4,6 +4,7 @@
 //! Fixed addresses are those of every PC; what is QEMU's choice (power management at 0x600, GPE at 0xafe0, fw_cfg at
 //! 0x510) is QEMU's, so that guests find it.
 
+mod command_line;
 mod cpus;
 mod display;
 mod firmware;
@@ -50,6 +51,7 @@ use devices_isa::pvpanic::CRASH_LOADED;
 use devices_pci::{MsiSink, PciBus};
 use memory::{AccessSize, AddressSpace, Backing, GuestAddress, RamBlock, SpaceKind};
 
+use self::command_line::OwnBuses;
 pub use self::hotplug::{HotplugBus, Removal, Removed, UnplugError};
 use self::interrupts::Wanted;
 pub use self::interrupts::{Controllers, Mailboxes};
@@ -417,16 +419,16 @@ fn with_pci(
         ChipsetKind::I440fx => pci::build(&mut builder, &shadowed)?,
         _ => q35::build(&mut builder, &shadowed, &fw_cfg)?,
     };
-    platform::bridges(&mut builder, &chipset.bus)?;
-    hotplug::buses(&mut builder, &chipset)?;
-    let extra = isa::command_line_devices(&mut builder, backends.chardevs)?;
-    platform::command_line_devices(&mut builder, &chipset.bus)?;
     display::board_card(&mut builder, &chipset.bus)?;
-    display::command_line_cards(&mut builder, &chipset.bus)?;
-    ide::build(&mut builder, &chipset, backends.disks)?;
-    floppy::build(&mut builder, &rtc, backends.disks)?;
-    usb::build(&mut builder, &chipset, backends.disks)?;
-    virtio::command_line_devices(&mut builder, Some(&chipset.bus), backends)?;
+    let ide = ide::build(&mut builder, &chipset, backends.disks)?;
+    let floppy = floppy::build(&mut builder, backends.disks)?;
+    usb::of_board(&mut builder, &chipset)?;
+    let own = OwnBuses { root: &chipset.bus, ide, floppy: floppy.clone() };
+    let extra = command_line::build(&mut builder, own, backends)?;
+    if let Some(controller) = floppy {
+        floppy::note(&controller, &rtc);
+    }
+    hotplug::buses(&mut builder, &chipset)?;
     builder.find_fixed_slots(&chipset.bus);
     let cpus = cpus::build(&mut builder)?;
     let acpi = Arc::new(tables::acpi(&builder, &extra));

@@ -8,8 +8,8 @@ use device::{Device, DeviceCell, DeviceState, ResetKind};
 use state::State;
 
 use crate::bus::PciFunction;
-use crate::config::{ConfigSpace, Identity};
-use crate::root_port::bridge_header;
+use crate::config::{ConfigSpace, Identity, reg};
+use crate::root_port::{bridge_header, bridge_reg};
 
 /// Which bridge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +46,9 @@ pub struct Bridge {
     state: BridgeState,
 }
 
+/// Status of both sides: 66 MHz, fast back-to-back.
+const CONVENTIONAL: u16 = 0x00a0;
+
 const SLOT_ID: u8 = 0x04;
 const SUBSYSTEM: u8 = 0x0d;
 const EXPRESS: u8 = 0x10;
@@ -60,6 +63,9 @@ impl Bridge {
         };
         let mut config = ConfigSpace::new(&Identity { vendor, device, revision, class: 0x0604, prog_if });
         bridge_header(&mut config);
+        for status in [reg::STATUS, bridge_reg::STATUS] {
+            config.set_u16(status, CONVENTIONAL);
+        }
         match kind {
             BridgeKind::Pci => {
                 config.set_interrupt_pin(1);

@@ -8,7 +8,7 @@ use device::{AccessSize, Device, DeviceCell, DeviceState, IoDevice, ResetKind};
 use state::State;
 
 use crate::bus::PciFunction;
-use crate::config::{Bar, BarKind, ConfigSpace, Identity, reg, status};
+use crate::config::{Bar, BarKind, ConfigSpace, Identity};
 use crate::pirq::{DISABLED, PirqRouter};
 
 /// Window 0: power management, ports.
@@ -51,8 +51,6 @@ impl Lpc {
         let identity = Identity { vendor: 0x8086, device: 0x2918, revision: 2, class: 0x0601, prog_if: 0 };
         let mut config = ConfigSpace::new(&identity);
         config.set_multifunction();
-        config.set_u16(reg::COMMAND, 0x0007);
-        config.set_u16(reg::STATUS, status::DEVSEL_MEDIUM);
         config.set_u32(PMBASE, 1);
         config.allow_u32(PMBASE, 0xff80);
         for pirq in 0..4 {
@@ -143,7 +141,7 @@ impl SmbusFunction {
     pub fn new() -> DeviceCell<Self> {
         let identity = Identity { vendor: 0x8086, device: 0x2930, revision: 2, class: 0x0c05, prog_if: 0 };
         let mut config = ConfigSpace::new(&identity);
-        config.set_u16(reg::STATUS, status::FAST_BACK_TO_BACK | status::DEVSEL_MEDIUM);
+        config.set_multifunction();
         config.set_interrupt_pin(1);
         config.set_u8(HOST_CONFIGURATION, 0);
         config.allow_u8(HOST_CONFIGURATION, 0x07);

@@ -35,7 +35,6 @@ impl Piix3 {
         let identity = Identity { vendor: 0x8086, device: 0x7000, revision: 0, class: 0x0601, prog_if: 0 };
         let mut config = ConfigSpace::new(&identity);
         config.set_multifunction();
-        config.set_u16(reg::COMMAND, 0x0007);
         config.set_u16(reg::STATUS, status::DEVSEL_MEDIUM);
         // ISA and X-bus timing, routes off, top of memory, motherboard device interrupts and DMA, SMI requests.
         let values = [
@@ -51,6 +50,7 @@ impl Piix3 {
             (0x77, 0x0c),
             (0x78, 0x02),
             (0xa0, 0x08),
+            (0xa8, 0x0f),
         ];
         for (offset, value) in values {
             config.set_u8(offset, value);

@@ -101,7 +101,7 @@ impl Mch {
         config.set_u8(ESMRAMC, esmramc::CACHE);
         config.allow_u8(ESMRAMC, esmramc::WRITABLE);
         if options.extended_tseg_mib > 0 {
-            config.set_u16(EXTENDED_TSEG, EXTENDED_TSEG_QUERY);
+            config.set_u16(EXTENDED_TSEG, options.extended_tseg_mib);
         }
         let state = MchState { config, smbase: Smbase::Unknown };
         DeviceCell::new(Self { options, set_pam, set_smram, state })

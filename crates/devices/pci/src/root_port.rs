@@ -152,8 +152,8 @@ pub(crate) fn bridge_header(config: &mut ConfigSpace) {
     config.set_u32(reg::SUBSYSTEM_VENDOR, 0);
     config.allow_u32(bridge_reg::PRIMARY, 0xffff_ffff);
     config.allow_u8(bridge_reg::LATENCY, 0);
-    // 32-bit ports, 64-bit prefetchable memory.
-    config.set_u16(bridge_reg::IO, 0x0101);
+    // 16-bit ports, 64-bit prefetchable memory.
+    config.set_u16(bridge_reg::IO, 0);
     config.allow_u16(bridge_reg::IO, 0xf0f0);
     config.set_u16(bridge_reg::STATUS, 0);
     config.allow_u32(bridge_reg::MEMORY, 0xfff0_fff0);
@@ -161,7 +161,7 @@ pub(crate) fn bridge_header(config: &mut ConfigSpace) {
     config.allow_u32(bridge_reg::PREFETCHABLE, 0xfff0_fff0);
     config.allow_u32(bridge_reg::PREFETCHABLE_UPPER, 0xffff_ffff);
     config.allow_u32(bridge_reg::PREFETCHABLE_UPPER + 4, 0xffff_ffff);
-    config.allow_u32(bridge_reg::IO_UPPER, 0xffff_ffff);
+    config.allow_u32(bridge_reg::IO_UPPER, 0);
     config.allow_u16(bridge_reg::CONTROL, 0x037f);
 }
 
@@ -174,12 +174,17 @@ impl RootPort {
         };
         let mut config = ConfigSpace::new(&Identity { vendor, device, revision, class: 0x0604, prog_if: 0 });
         bridge_header(&mut config);
+        // Nothing is forwarded until the guest says what: each window ends before it begins.
+        config.set_u16(bridge_reg::IO, 0x00f0);
+        config.set_u32(bridge_reg::MEMORY, 0x0000_fff0);
+        config.set_u32(bridge_reg::PREFETCHABLE, 0x0001_fff1);
         if options.is_multifunction {
             config.set_u8(reg::HEADER_TYPE, 0x81);
         }
         config.set_interrupt_pin(1);
         let (id, at, len) = SUBSYSTEM_CAPABILITY;
         config.add_capability(id, at, len);
+        config.set_u32(at + 4, vendor.into());
         let msi = Msi::add(&mut config, MSI_AT, 0);
         Self::express(&mut config, options, is_occupied);
         DeviceCell::new(Self { msi, slot: None, state: RootPortState { config }, is_notified: false })
@@ -193,16 +198,19 @@ impl RootPort {
     fn express(config: &mut ConfigSpace, options: &PortOptions, is_occupied: bool) {
         /// Version 2, a root port, with a slot.
         const CAPABILITIES: u16 = 0x0142;
-        /// A width of one lane, 2.5 GT/s; the port's number is in the top byte.
-        const LINK: u32 = 0x0000_0011;
-        /// Reports of the link's activity.
-        const REPORTS_LINK: u32 = 1 << 20;
+        /// What the link can be, with its port's number in the top byte: power state L0s, and a width of one lane at
+        /// 2.5 GT/s, or of 32 at up to 16 GT/s with reports of its activity and bandwidth; the speeds; the one it aims at.
+        const IOH3420: (u32, u32, u16) = (0x0000_0411, 0, 0);
+        const GENERIC: (u32, u32, u16) = (0x0030_0604, 0x1e, 4);
+        /// Prefixes end to end, extended formats, and alternative routing of functions.
+        const CAPABILITIES_2: u32 = 0x0030_0020;
+        let (link, speeds, target) = if options.kind == PortKind::Generic { GENERIC } else { IOH3420 };
         let (id, at, len) = EXPRESS;
         config.add_capability(id, at, len);
         config.set_u16(at + 2, CAPABILITIES);
         config.set_u32(at + 4, 0x8000);
         config.allow_u16(at + 8, 0x000f);
-        config.set_u32(at + 0x0c, LINK | REPORTS_LINK | u32::from(options.port) << 24);
+        config.set_u32(at + 0x0c, link | u32::from(options.port) << 24);
         config.allow_u16(at + 0x10, 0x0043);
         config.set_u16(at + 0x12, if is_occupied { 0x0011 | LINK_ACTIVE } else { 0x0011 });
         let mut slot = u32::from(options.slot & 0x1fff) << slot_cap::NUMBER_SHIFT;
@@ -215,8 +223,10 @@ impl RootPort {
         config.allow_u16(SLOT_STATUS, 0);
         config.clear_u16(SLOT_STATUS, slot_status::EVENTS);
         config.allow_u16(at + 0x1c, 0x000f);
+        config.set_u32(at + 0x24, CAPABILITIES_2);
         config.allow_u16(at + 0x28, 0x0020);
-        config.set_u16(at + 0x30, 1);
+        config.set_u32(at + 0x2c, speeds);
+        config.set_u16(at + 0x30, target);
     }
 }
 

@@ -40,6 +40,8 @@ use crate::transport::{self, CellAccess, Core, Transport, TransportState};
 pub struct PciOptions {
     /// The legacy interface exists.
     pub legacy: bool,
+    /// Behind a port of PCI Express it does not, whatever [`PciOptions::legacy`] says; for who knows the bus.
+    pub only_conventional_legacy: bool,
     /// The modern interface exists.
     pub modern: bool,
     /// Interrupt vectors; 0 is no MSI-X. More than 2048 are none, as in QEMU.
@@ -61,6 +63,7 @@ impl Default for PciOptions {
     fn default() -> Self {
         Self {
             legacy: true,
+            only_conventional_legacy: false,
             modern: true,
             vectors: 2,
             modern_pio_notify: false,

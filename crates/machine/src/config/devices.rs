@@ -196,7 +196,7 @@ impl UsbControllerKind {
 /// A USB device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UsbDeviceConfig {
-    /// The bus; the first one when not given.
+    /// The bus; the newest one when not given.
     pub bus: Option<String>,
     /// The port as numbers with points between; the first that is free when not given.
     pub port: Option<String>,
@@ -313,9 +313,9 @@ pub enum Translation {
 pub struct IdeDriveConfig {
     /// The type's name: `ide-hd` or `ide-cd`.
     pub type_name: &'static str,
-    /// The bus; the first with a free place when not given.
+    /// The bus; the newest one when not given.
     pub bus: Option<String>,
-    /// The place on the bus; the first that is free when not given.
+    /// The place on the bus; the first, or else the second when not given.
     pub unit: Option<u32>,
     /// The disk.
     pub disk: DiskUse,
@@ -379,6 +379,15 @@ impl DeviceKind {
     pub fn is_vga(&self) -> bool {
         match self {
             Self::Display(config) => matches!(config.model, CardModel::Vga | CardModel::IsaVga),
+    /// Whether the board has made it of an option for a disk.
+    pub fn is_of_board(&self) -> bool {
+        match self {
+            Self::IdeDrive(config) => config.is_boards,
+            Self::Floppy(config) => config.is_boards,
+            _ => false,
+        }
+    }
+
             Self::Virtio(config) => matches!(&config.model, VirtioModel::Gpu { vga: Some(_), .. }),
             _ => false,
         }
@@ -451,6 +460,10 @@ impl DeviceKind {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MmioPlace {
     /// The transport's bus; the last that is free when not given.
+/// Why a virtio function has no interface at all.
+pub const NEITHER_MODERN_NOR_LEGACY: &str = "device cannot work as neither modern nor legacy mode is enabled\nSet either \
+                                             disable-modern or disable-legacy to off";
+
     pub bus: Option<String>,
 }
 
@@ -531,7 +544,7 @@ pub enum VirtioModel {
 pub struct SerialPortConfig {
     /// The type's name: `virtserialport` or `virtconsole`.
     pub type_name: &'static str,
-    /// The bus; the first when not given.
+    /// The bus; the newest when not given.
     pub bus: Option<String>,
     /// `nr`; the first that is free when not given.
     pub number: Option<u32>,
@@ -548,7 +561,7 @@ pub struct SerialPortConfig {
 pub struct ScsiDriveConfig {
     /// The type's name: `scsi-hd` or `scsi-cd`.
     pub type_name: &'static str,
-    /// The bus; the first when not given.
+    /// The bus; the newest when not given.
     pub bus: Option<String>,
     /// `channel=`.
     pub channel: u32,

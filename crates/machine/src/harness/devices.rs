@@ -197,10 +197,10 @@ fn disks(is_q35: bool) -> Vec<(&'static str, DeviceConfig)> {
         let config = IdeDriveConfig { type_name, bus, unit, disk, drive, translation: None, is_boards: false };
         named("", DeviceKind::IdeDrive(Box::new(config)))
     };
-    let scsi = |target, kind, type_name| {
+    let scsi = |owner: &str, target, kind, type_name| {
         let unit = UnitOptions::new(kind);
-        let (disk, target) = (disk(), Some(target));
-        let config = ScsiDriveConfig { type_name, bus: None, channel: 0, target, lun: None, disk, unit };
+        let (bus, disk, target) = (Some(format!("{owner}.0")), disk(), Some(target));
+        let config = ScsiDriveConfig { type_name, bus, channel: 0, target, lun: None, disk, unit };
         named("", DeviceKind::ScsiDrive(Box::new(config)))
     };
     let usb = |bus: &str| {
@@ -219,13 +219,14 @@ fn disks(is_q35: bool) -> Vec<(&'static str, DeviceConfig)> {
         num_queues: None,
         vectors: None,
     };
-    let floppy = FloppyConfig { unit: None, drive_type: None, disk: disk(), is_boards: false };
+    // A q35 has the controller for drives of its own alone.
+    let floppy = FloppyConfig { unit: None, drive_type: None, disk: disk(), is_boards: true };
     vec![
         ("ide", ide(0, DriveKind::Disk)),
         ("ide", ide(1, DriveKind::Cd)),
         ("ide", ide(2, DriveKind::Disk)),
-        ("virtio-scsi-pci", scsi(0, UnitKind::Disk, "scsi-hd")),
-        ("virtio-scsi-pci", scsi(1, UnitKind::Cd, "scsi-cd")),
+        ("virtio-scsi-pci", scsi("virtio-scsi-pci", 0, UnitKind::Disk, "scsi-hd")),
+        ("virtio-scsi-pci", scsi("virtio-scsi-pci", 1, UnitKind::Cd, "scsi-cd")),
         ("ehci", usb("ehci")),
         ("xhci", usb("xhci")),
         ("virtio-blk-pci", named("virtio-blk-pci", DeviceKind::VirtioBlkPci(Box::new(blk)))),

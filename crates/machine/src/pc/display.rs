@@ -38,16 +38,14 @@ pub fn board_card(builder: &mut Builder<'_>, bus: &Arc<PciBus>) -> Result<(), Ma
     built.map_err(|message| MachineError::Device { option: device.source.clone(), message })
 }
 
-/// Builds the cards of the command line.
-pub fn command_line_cards(builder: &mut Builder<'_>, bus: &Arc<PciBus>) -> Result<(), MachineError> {
-    for device in &builder.config.devices {
-        if let DeviceKind::Display(config) = &device.kind {
-            let place = device.id.clone().map_or(Place::Anonymous, Place::Peripheral);
-            card(builder, bus, config, (device.id.clone(), place, device.rom.as_ref()))
-                .map_err(|message| MachineError::Device { option: device.source.clone(), message })?;
-        }
-    }
-    Ok(())
+/// Builds a card of the command line.
+pub fn command_line_card(
+    builder: &mut Builder<'_>,
+    bus: &Arc<PciBus>,
+    (device, config): (&DeviceConfig, &DisplayConfig),
+) -> Result<(), String> {
+    let place = device.id.clone().map_or(Place::Anonymous, Place::Peripheral);
+    card(builder, bus, config, (device.id.clone(), place, device.rom.as_ref()))
 }
 
 fn card(

@@ -11,7 +11,7 @@ use memory::DmaView;
 
 use super::ide::PartOfController;
 use super::{Builder, Place, Removal};
-use crate::config::{DeviceConfig, DeviceKind, FloppyConfig};
+use crate::config::{ChipsetKind, DeviceConfig, DeviceKind, FloppyConfig};
 use crate::error::MachineError;
 use crate::firmware::BootDevice;
 use crate::storage::{DiskRequestor, Disks};
@@ -35,23 +35,39 @@ impl DmaChannel for Channel {
     }
 }
 
-/// Builds the controller and the drives of the command line, and notes them in CMOS.
-pub fn build(builder: &mut Builder<'_>, rtc: &DeviceCell<Mc146818>, disks: &Disks<'_>) -> Result<(), MachineError> {
-    let Some(dma) = builder.dma.clone() else { return Ok(()) };
+/// Builds the controller and the drives that the board has made of options. A `q35` has it with such a drive alone.
+pub fn build(builder: &mut Builder<'_>, disks: &Disks<'_>) -> Result<Option<DeviceCell<Fdc>>, MachineError> {
+    let Some(dma) = builder.dma.clone() else { return Ok(None) };
+    let is_wanted = |device: &DeviceConfig| matches!(device.kind, DeviceKind::Floppy(_)) && device.kind.is_of_board();
+    if builder.config.machine_type.chipset == ChipsetKind::Q35 && !builder.config.devices.iter().any(is_wanted) {
+        return Ok(None);
+    }
     let fdc = Fdc::new(builder.irq(IRQ), Box::new(Channel(dma)), DmaView::new(Arc::clone(&builder.memory)));
     builder.add_ports("isa-fdc", &fdc, &[(REGION_REGISTERS, 0x3f1, 5), (REGION_INPUT, 0x3f7, 1)])?;
+    drives(builder, &fdc, disks, DeviceKind::is_of_board)?;
+    Ok(Some(fdc))
+}
+
+/// Builds the drives that `select` accepts.
+pub fn drives(
+    builder: &mut Builder<'_>,
+    fdc: &DeviceCell<Fdc>,
+    disks: &Disks<'_>,
+    select: fn(&DeviceKind) -> bool,
+) -> Result<(), MachineError> {
     for device in &builder.config.devices {
-        if let DeviceKind::Floppy(config) = &device.kind {
-            let built = drive(builder, &fdc, disks, (device, config));
+        if let DeviceKind::Floppy(config) = &device.kind
+            && select(&device.kind)
+        {
+            let built = drive(builder, fdc, disks, (device, config));
             built.map_err(|message| MachineError::Device { option: device.source.clone(), message })?;
         }
     }
-    note(&fdc, rtc);
     Ok(())
 }
 
-/// The types of the drives, and how many there are.
-fn note(fdc: &DeviceCell<Fdc>, rtc: &DeviceCell<Mc146818>) {
+/// Notes the types of the drives in CMOS, and how many there are.
+pub fn note(fdc: &DeviceCell<Fdc>, rtc: &DeviceCell<Mc146818>) {
     let types = [0, 1].map(|unit| fdc.lock().drive_type(unit));
     let number = |drive: Option<DriveType>| drive.map_or(0, DriveType::cmos);
     let drives = match types.iter().flatten().count() {
@@ -63,7 +79,8 @@ fn note(fdc: &DeviceCell<Fdc>, rtc: &DeviceCell<Mc146818>) {
     rtc.set_cmos(0x14, drives);
 }
 
-fn drive(
+/// Builds a drive.
+pub fn drive(
     builder: &mut Builder<'_>,
     fdc: &DeviceCell<Fdc>,
     disks: &Disks<'_>,

@@ -110,6 +110,8 @@ pub enum UnplugError {
 /// The buses of a machine that are not PCI's, and the slots of PCI Express.
 #[derive(Default)]
 pub struct Buses {
+    /// The newest IDE bus.
+    pub ide: Option<String>,
     /// USB.
     pub usb: Vec<UsbBus>,
     /// SCSI.
@@ -124,6 +126,13 @@ pub struct Buses {
 
 /// How PCI functions come and leave by ACPI.
 pub struct PciHotplug {
+impl Buses {
+    /// Whether a bus is the link of a port of PCI Express.
+    pub fn is_behind_port(&self, bus: &Arc<PciBus>) -> bool {
+        self.ports.iter().any(|port| Arc::ptr_eq(port, bus))
+    }
+}
+
     /// The registers.
     pub ports: DeviceCell<AcpiHotplug>,
     /// The first of them.
@@ -199,7 +208,7 @@ pub(super) fn buses(builder: &mut Builder<'_>, chipset: &Chipset) -> Result<(), 
     let mut acpi = Vec::new();
     for (bus, bridges) in found {
         let port = builder.buses.slots.iter().find(|(behind, _)| Arc::ptr_eq(behind, &bus));
-        let is_port = builder.buses.ports.iter().any(|behind| Arc::ptr_eq(behind, &bus));
+        let is_port = builder.buses.is_behind_port(&bus);
         let is_wanted = match bridges.is_empty() {
             true => with_root,
             // A port without `hotplug` has a slot that is never changed.
@@ -250,7 +259,7 @@ impl Builder<'_> {
 }
 
 /// What can't come to a running machine, and why.
-fn check_kind(kind: &DeviceKind) -> Result<(), String> {
+fn check_kind(kind: &DeviceKind, newest_ide: Option<&str>) -> Result<(), String> {
     let bus = |name: &str| Err(format!("Bus '{name}' does not support hotplugging"));
     if let Some(place) = kind.mmio() {
         return bus(place.bus.as_deref().unwrap_or("virtio-mmio-bus"));
@@ -263,7 +272,10 @@ fn check_kind(kind: &DeviceKind) -> Result<(), String> {
         | DeviceKind::Pvpanic { .. }
         | DeviceKind::Ib700
         | DeviceKind::PcTestdev => bus("isa.0"),
-        DeviceKind::IdeDrive(config) => bus(config.bus.as_deref().unwrap_or("ide.0")),
+        DeviceKind::IdeDrive(config) => match config.bus.as_deref().or(newest_ide) {
+            Some(name) => bus(name),
+            None => Err(format!("No 'IDE' bus found for device '{}'", config.type_name)),
+        },
         DeviceKind::Floppy(_) => bus("floppy-bus.0"),
         DeviceKind::RootPort(_) => bus("pcie.0"),
         DeviceKind::UsbController(config) if config.kind.can_leave() => Ok(()),
@@ -297,7 +309,7 @@ impl Board {
         device: &DeviceConfig,
         backends: &Backends<'_>,
     ) -> Result<std::ops::Range<usize>, String> {
-        check_kind(&device.kind)?;
+        check_kind(&device.kind, self.hotplug.as_ref().and_then(|hotplug| hotplug.buses.ide.as_deref()))?;
         if device.rom.as_ref().is_some_and(|rom| !rom.bar && matches!(rom.file, RomFile::File(..))) {
             return Err("Hot-plugged device without ROM bar can't have an option ROM".to_owned());
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use device::{DeviceCell, DeviceState, Lifecycle, ResetKind};
 use devices_ide::ahci::{self, Ahci};
 use devices_ide::piix::{COMMAND_PORTS, CONTROL_PORTS, IRQS, PiixIde, REGION_COMMAND, REGION_CONTROL};
-use devices_pci::{Address, Label, PciBus};
+use devices_pci::{Address, Label, PciBus, PciFunction};
 use memory::DmaView;
 
 use super::pci::Chipset;
@@ -63,10 +63,10 @@ impl Bus {
     }
 }
 
-/// Builds the board's controller, those of the command line, and the drives, in the order of the command line.
-pub fn build(builder: &mut Builder<'_>, chipset: &Chipset, disks: &Disks<'_>) -> Result<(), MachineError> {
+/// Builds the board's controller, and the drives that the board has made of options.
+pub fn build(builder: &mut Builder<'_>, chipset: &Chipset, disks: &Disks<'_>) -> Result<Vec<Bus>, MachineError> {
     let pci = &chipset.bus;
-    let buses = match chipset.kind {
+    let mut buses = match chipset.kind {
         ChipsetKind::I440fx => piix(builder, pci)?,
         _ => {
             let mut buses = Vec::new();
@@ -75,34 +75,40 @@ pub fn build(builder: &mut Builder<'_>, chipset: &Chipset, disks: &Disks<'_>) ->
             buses
         }
     };
-    command_line_devices(builder, pci, buses, disks)
+    builder.buses.ide = buses.last().map(|bus| bus.name.clone());
+    drives(builder, &mut buses, disks, DeviceKind::is_of_board)?;
+    Ok(buses)
 }
 
-/// Builds the controllers and the drives of the command line; the board has these buses.
-pub(super) fn command_line_devices(
+/// Builds a controller or drive of the command line.
+pub(super) fn command_line_device(
     builder: &mut Builder<'_>,
     pci: &Arc<PciBus>,
-    mut buses: Vec<Bus>,
+    buses: &mut Vec<Bus>,
     disks: &Disks<'_>,
-) -> Result<(), MachineError> {
-    for device in &builder.config.devices {
-        let place = device.id.clone().map_or(Place::Anonymous, Place::Peripheral);
-        let built = match &device.kind {
-            DeviceKind::Ahci { address } => serial(builder, pci, &mut buses, (place, *address))
-                .and_then(|address| option_rom::add(builder, (pci, address), device.rom.as_ref(), None)),
-            DeviceKind::IdeDrive(config) => drive(builder, &mut buses, disks, (device, config)),
-            _ => continue,
-        };
-        built.map_err(|message| MachineError::Device { option: device.source.clone(), message })?;
+    device: &DeviceConfig,
+) -> Result<(), String> {
+    let place = device.id.clone().map_or(Place::Anonymous, Place::Peripheral);
+    match &device.kind {
+        DeviceKind::Ahci { address } => serial(builder, pci, buses, (place, *address))
+            .and_then(|address| option_rom::add(builder, (pci, address), device.rom.as_ref(), None)),
+        DeviceKind::IdeDrive(config) => drive(builder, buses, disks, (device, config)),
+        _ => Ok(()),
     }
-    Ok(())
 }
 
-/// Builds the drives of the command line on the buses of a board without PCI.
-pub(super) fn drives(builder: &mut Builder<'_>, mut buses: Vec<Bus>, disks: &Disks<'_>) -> Result<(), MachineError> {
+/// Builds the drives of the command line that `select` accepts.
+pub(super) fn drives(
+    builder: &mut Builder<'_>,
+    buses: &mut [Bus],
+    disks: &Disks<'_>,
+    select: fn(&DeviceKind) -> bool,
+) -> Result<(), MachineError> {
     for device in &builder.config.devices {
-        if let DeviceKind::IdeDrive(config) = &device.kind {
-            drive(builder, &mut buses, disks, (device, config))
+        if let DeviceKind::IdeDrive(config) = &device.kind
+            && select(&device.kind)
+        {
+            drive(builder, buses, disks, (device, config))
                 .map_err(|message| MachineError::Device { option: device.source.clone(), message })?;
         }
     }
@@ -153,6 +159,9 @@ fn serial(
     };
     let dma = DmaView::new(Arc::clone(&builder.memory));
     let function = Ahci::new(pci.intx(address, 0), pci.messages(), &dma);
+    if place == Place::Board {
+        function.lock().config_mut().set_multifunction();
+    }
     let id = match &place {
         Place::Peripheral(id) => Some(id.clone()),
         _ => None,
@@ -179,6 +188,7 @@ fn serial(
         taken: vec![false],
         connect: std::rc::Rc::clone(&connect),
     }));
+    builder.buses.ide = buses.last().map(|bus| bus.name.clone());
     Ok(address)
 }
 
@@ -189,16 +199,13 @@ fn place(buses: &[Bus], config: &IdeDriveConfig) -> Result<(usize, usize), Strin
             let index = buses.iter().position(|bus| bus.name == *name);
             index.ok_or_else(|| format!("Bus '{name}' not found"))?
         }
+        // The newest, be it full or not.
         None => {
-            let free = buses.iter().position(|bus| bus.taken.contains(&false));
-            free.ok_or_else(|| format!("No 'IDE' bus found for device '{}'", config.type_name))?
+            buses.len().checked_sub(1).ok_or_else(|| format!("No 'IDE' bus found for device '{}'", config.type_name))?
         }
     };
     let bus = &buses[index];
-    let Some(unit) = config.unit else {
-        let free = bus.taken.iter().position(|taken| !taken);
-        return free.map(|unit| (index, unit)).ok_or_else(|| format!("Bus '{}' is full", bus.name));
-    };
+    let unit = config.unit.unwrap_or_else(|| u32::from(bus.taken.first() == Some(&true)));
     match bus.taken.get(unit as usize) {
         None => Err(format!("Can't create IDE unit {unit}, bus supports only {} units", bus.taken.len())),
         Some(true) => Err(format!("IDE unit {unit} is in use")),

@@ -19,7 +19,7 @@ use memory::GuestAddress;
 use super::interrupts::Mailboxes;
 use super::{Builder, Chardevs, Place, Removal};
 use crate::acpi::{self, SerialPort};
-use crate::config::DeviceKind;
+use crate::config::{DeviceConfig, DeviceKind};
 use crate::error::MachineError;
 use crate::event::GuestEvent;
 use crate::screens;
@@ -103,61 +103,79 @@ pub struct Extra {
 pub fn command_line_devices(builder: &mut Builder<'_>, chardevs: &Chardevs<'_>) -> Result<Extra, MachineError> {
     let mut extra = Extra::default();
     for device in &builder.config.devices {
-        let place = device.id.clone().map_or(Place::Anonymous, Place::Peripheral);
-        match &device.kind {
-            DeviceKind::IsaSerial { index, iobase, irq, chardev } => {
-                let chardev = Arc::new(chardevs(chardev)?);
-                let backend = Box::new(ChardevBackend(Arc::clone(&chardev)));
-                let uart = Uart16550::new(&builder.clock, builder.irq(*irq), backend);
-                serial::connect(&uart, &chardev);
-                builder.map_ports(&uart, &[(0, u64::from(*iobase), PORT_COUNT)])?;
-                builder.add("isa-serial", place, Arc::new(uart));
-                builder.can_leave(Removal::NoBus("isa.0".to_owned()), None);
-                extra.serial_ports.push(SerialPort { number: index + 1, io: *iobase, irq: *irq });
-            }
-            DeviceKind::IsaParallel { index, iobase, irq, chardev } => {
-                extra.parallel_ports.push(acpi::ParallelPort { number: index + 1, io: *iobase, irq: *irq });
-                let mut output = serial::debug_output(chardevs(chardev)?);
-                let port = ParallelPort::new(builder.irq(*irq), Box::new(move |byte| output(&[byte])));
-                add_single(builder, "isa-parallel", place, port, *iobase, parallel::PORT_COUNT)?;
-            }
-            DeviceKind::IsaDebugcon { iobase, readback, chardev } => {
-                let console = DebugConsole::new(*readback, serial::debug_output(chardevs(chardev)?));
-                add_single(builder, "isa-debugcon", place, console, *iobase, 1)?;
-            }
-            DeviceKind::IsaDebugExit { iobase, iosize } => {
-                let events = Arc::clone(&builder.events);
-                let exit = DebugExit::new(Box::new(move |status| events(GuestEvent::DebugExit(status))));
-                add_single(builder, "isa-debug-exit", place, exit, *iobase, u64::from(*iosize))?;
-            }
-            DeviceKind::Pvpanic { ioport, events: reported } => {
-                let report = builder.panic_report();
-                add_single(builder, "pvpanic", place, Pvpanic::new(*reported, report), *ioport, 1)?;
-                extra.pvpanic = Some(*ioport);
-            }
-            DeviceKind::Ib700 => {
-                let watchdog = Ib700::new(&builder.clock, builder.watchdog());
-                builder.map_ports(&watchdog, &[(0, ib700::FIRST_PORT, ib700::PORT_COUNT)])?;
-                builder.add("ib700", place, Arc::new(watchdog));
-            }
-            DeviceKind::PcTestdev => {
-                let lines = (0..pc_testdev::LINES).map(|line| builder.irq(line as u8)).collect();
-                let cell = DeviceCell::new(PcTestdev::new(lines));
-                // It is there for tests: what else answers at these ports is hidden.
-                for (region, first, count) in pc_testdev::PORTS {
-                    builder.ports.map(GuestAddress(first), count, 1, cell.region(region))?;
-                }
-                let (region, address, len) = pc_testdev::MEMORY;
-                builder.memory.map(GuestAddress(address), len, 0, cell.region(region))?;
-                builder.add("pc-testdev", place, Arc::new(cell));
-            }
-            // The others are not ISA devices.
-            _ => {}
-        }
+        command_line_device(builder, chardevs, device, &mut extra)?;
     }
-    extra.serial_ports.sort_by_key(|port| port.number);
-    extra.parallel_ports.sort_by_key(|port| port.number);
+    extra.sort();
     Ok(extra)
+}
+
+/// Builds a device, if it is one of these.
+pub fn command_line_device(
+    builder: &mut Builder<'_>,
+    chardevs: &Chardevs<'_>,
+    device: &DeviceConfig,
+    extra: &mut Extra,
+) -> Result<(), MachineError> {
+    let place = device.id.clone().map_or(Place::Anonymous, Place::Peripheral);
+    match &device.kind {
+        DeviceKind::IsaSerial { index, iobase, irq, chardev } => {
+            let chardev = Arc::new(chardevs(chardev)?);
+            let backend = Box::new(ChardevBackend(Arc::clone(&chardev)));
+            let uart = Uart16550::new(&builder.clock, builder.irq(*irq), backend);
+            serial::connect(&uart, &chardev);
+            builder.map_ports(&uart, &[(0, u64::from(*iobase), PORT_COUNT)])?;
+            builder.add("isa-serial", place, Arc::new(uart));
+            builder.can_leave(Removal::NoBus("isa.0".to_owned()), None);
+            extra.serial_ports.push(SerialPort { number: index + 1, io: *iobase, irq: *irq });
+        }
+        DeviceKind::IsaParallel { index, iobase, irq, chardev } => {
+            extra.parallel_ports.push(acpi::ParallelPort { number: index + 1, io: *iobase, irq: *irq });
+            let mut output = serial::debug_output(chardevs(chardev)?);
+            let port = ParallelPort::new(builder.irq(*irq), Box::new(move |byte| output(&[byte])));
+            add_single(builder, "isa-parallel", place, port, *iobase, parallel::PORT_COUNT)?;
+        }
+        DeviceKind::IsaDebugcon { iobase, readback, chardev } => {
+            let console = DebugConsole::new(*readback, serial::debug_output(chardevs(chardev)?));
+            add_single(builder, "isa-debugcon", place, console, *iobase, 1)?;
+        }
+        DeviceKind::IsaDebugExit { iobase, iosize } => {
+            let events = Arc::clone(&builder.events);
+            let exit = DebugExit::new(Box::new(move |status| events(GuestEvent::DebugExit(status))));
+            add_single(builder, "isa-debug-exit", place, exit, *iobase, u64::from(*iosize))?;
+        }
+        DeviceKind::Pvpanic { ioport, events: reported } => {
+            let report = builder.panic_report();
+            add_single(builder, "pvpanic", place, Pvpanic::new(*reported, report), *ioport, 1)?;
+            extra.pvpanic = Some(*ioport);
+        }
+        DeviceKind::Ib700 => {
+            let watchdog = Ib700::new(&builder.clock, builder.watchdog());
+            builder.map_ports(&watchdog, &[(0, ib700::FIRST_PORT, ib700::PORT_COUNT)])?;
+            builder.add("ib700", place, Arc::new(watchdog));
+        }
+        DeviceKind::PcTestdev => {
+            let lines = (0..pc_testdev::LINES).map(|line| builder.irq(line as u8)).collect();
+            let cell = DeviceCell::new(PcTestdev::new(lines));
+            // It is there for tests: what else answers at these ports is hidden.
+            for (region, first, count) in pc_testdev::PORTS {
+                builder.ports.map(GuestAddress(first), count, 1, cell.region(region))?;
+            }
+            let (region, address, len) = pc_testdev::MEMORY;
+            builder.memory.map(GuestAddress(address), len, 0, cell.region(region))?;
+            builder.add("pc-testdev", place, Arc::new(cell));
+        }
+        // The others are not ISA devices.
+        _ => {}
+    }
+    Ok(())
+}
+
+impl Extra {
+    /// The tables list ports by number.
+    pub fn sort(&mut self) {
+        self.serial_ports.sort_by_key(|port| port.number);
+        self.parallel_ports.sort_by_key(|port| port.number);
+    }
 }
 
 fn add_single<D: IoDevice>(

@@ -58,11 +58,18 @@ pub fn build(
             card(&mut builder, display, device.id.clone(), place)?;
         }
     }
-    let buses = channels(&mut builder)?;
-    ide::drives(&mut builder, buses, backends.disks)?;
-    floppy::build(&mut builder, &rtc, backends.disks)?;
+    let mut buses = channels(&mut builder)?;
+    builder.buses.ide = Some("ide.1".to_owned());
+    let is_of_board: fn(&DeviceKind) -> bool = DeviceKind::is_of_board;
+    let is_not: fn(&DeviceKind) -> bool = |kind| !kind.is_of_board();
+    ide::drives(&mut builder, &mut buses, backends.disks, is_of_board)?;
+    ide::drives(&mut builder, &mut buses, backends.disks, is_not)?;
+    if let Some(controller) = floppy::build(&mut builder, backends.disks)? {
+        floppy::drives(&mut builder, &controller, backends.disks, is_not)?;
+        floppy::note(&controller, &rtc);
+    }
     without_pci(&mut builder, backends)?;
-    virtio::command_line_devices(&mut builder, None, backends)?;
+    virtio::command_line_devices(&mut builder, backends)?;
     fw_cfg::add_tables(&builder, &fw_cfg, (None, None), None)?;
     let boot = &config.firmware.boot;
     super::store_cmos(config, &mut rtc.lock());

@@ -22,12 +22,9 @@ use memory::{AddressSpace, DmaView, GuestAddress, SpaceKind};
 
 use super::ide::PartOfController;
 use super::isa::Extra;
-use super::{
-    Backends, Board, Builder, Controllers, Place, Wanted, display, fw_cfg, ide, isa, isapc, option_rom, platform, usb,
-    virtio,
-};
+use super::{Backends, Board, Builder, Controllers, OwnBuses, Place, Wanted, command_line, fw_cfg, isa, isapc, virtio};
 use crate::acpi::{AcpiConfig, ChipsetTables, PcieTables, ReducedTables, SleepStates};
-use crate::config::{ChipsetKind, DeviceConfig, DeviceKind, MachineConfig, MmioPlace};
+use crate::config::{ChipsetKind, DeviceConfig, MachineConfig, MmioPlace};
 use crate::error::MachineError;
 use crate::event::GuestEvent;
 
@@ -183,12 +180,19 @@ pub fn build(
         super::store_memory_sizes(config, &mut rtc.lock());
     }
     let event_device = if options.acpi { Some(event_device(&mut builder)?) } else { None };
-    let extra = isa::command_line_devices(&mut builder, backends.chardevs)?;
-    let pcie = if options.acpi && options.pcie { Some(pcie(&mut builder, backends)?) } else { None };
-    if pcie.is_none() {
-        isapc::without_pci(&mut builder, backends)?;
-    }
-    virtio::command_line_devices(&mut builder, pcie.as_ref().map(|(bus, _)| bus), backends)?;
+    let pcie = if options.acpi && options.pcie { Some(pcie(&mut builder)?) } else { None };
+    let extra = match &pcie {
+        Some((root, _)) => {
+            let own = OwnBuses { root, ide: Vec::new(), floppy: None };
+            command_line::build(&mut builder, own, backends)?
+        }
+        None => {
+            let extra = isa::command_line_devices(&mut builder, backends.chardevs)?;
+            isapc::without_pci(&mut builder, backends)?;
+            virtio::command_line_devices(&mut builder, backends)?;
+            extra
+        }
+    };
     transports(&mut builder)?;
     let tables = options.acpi.then(|| {
         let window = pcie.as_ref().map(|(_, tables)| *tables);
@@ -238,8 +242,8 @@ fn pcie_irq(builder: &Builder<'_>) -> u32 {
     if builder.gsi.len() > 24 { 16 } else { 12 }
 }
 
-/// A PCI Express root with the devices of the command line. Its ports are behind no window, as in QEMU.
-fn pcie(builder: &mut Builder<'_>, backends: &Backends<'_>) -> Result<(Arc<PciBus>, PcieTables), MachineError> {
+/// A PCI Express root. Its ports are behind no window, as in QEMU.
+fn pcie(builder: &mut Builder<'_>) -> Result<(Arc<PciBus>, PcieTables), MachineError> {
     const TYPE: &str = "gpex-root";
     let irq = pcie_irq(builder);
     let inputs = builder.gsi.iter().skip(irq as usize).take(4).cloned().collect();
@@ -249,20 +253,6 @@ fn pcie(builder: &mut Builder<'_>, backends: &Backends<'_>) -> Result<(Arc<PciBu
     builder.memory.map(GuestAddress(ECAM.0), ECAM.1, 1, devices_pci::q35::configuration_window(&bus))?;
     let root = bus.attach(Address::new(0, 0), Label::of_board(TYPE), gpex::root(), Vec::new())?;
     builder.add(TYPE, Place::Board, root);
-    platform::bridges(builder, &bus)?;
-    super::q35::root_ports(builder, &bus)?;
-    platform::command_line_devices(builder, &bus)?;
-    display::command_line_cards(builder, &bus)?;
-    ide::command_line_devices(builder, &bus, Vec::new(), backends.disks)?;
-    for device in &builder.config.devices {
-        if matches!(device.kind, DeviceKind::Ahci { .. }) {
-            continue;
-        }
-        let first = builder.devices.len();
-        usb::command_line_device(builder, &bus, backends.disks, device)
-            .and_then(|()| option_rom::of_device(builder, first, device))
-            .map_err(|message| MachineError::Device { option: device.source.clone(), message })?;
-    }
     // The topmost quarter of what the processors can address.
     let end = 1_u64 << builder.config.cpu_model.physical_bits();
     let last = |(first, len): (u64, u64)| (first as u32, (first + (len - 1)) as u32);

@@ -8,20 +8,8 @@ use devices_pci::i6300esb::{self, I6300Esb};
 use devices_pci::pvpanic::{self, PvpanicPci};
 use devices_pci::{Address, Label, PciBus, PciFunction, Window};
 
-use super::{Builder, Place, Removal, option_rom};
+use super::{Builder, Place, Removal};
 use crate::config::{DeviceConfig, DeviceKind, PciPlace};
-use crate::error::MachineError;
-
-/// Builds them.
-pub fn command_line_devices(builder: &mut Builder<'_>, bus: &Arc<PciBus>) -> Result<(), MachineError> {
-    for device in &builder.config.devices {
-        let first = builder.devices.len();
-        command_line_device(builder, bus, device)
-            .and_then(|()| option_rom::of_device(builder, first, device))
-            .map_err(|message| MachineError::Device { option: device.source.clone(), message })?;
-    }
-    Ok(())
-}
 
 /// Builds a device, if it is one of these.
 pub fn command_line_device(builder: &mut Builder<'_>, bus: &Arc<PciBus>, device: &DeviceConfig) -> Result<(), String> {
@@ -64,16 +52,6 @@ pub(super) fn firmware_files(builder: &mut Builder<'_>, device: &DeviceConfig, t
 fn without_state(builder: &mut Builder<'_>, device: &DeviceConfig, type_name: &'static str) {
     let place = device.id.clone().map_or(Place::Anonymous, Place::Peripheral);
     builder.add(type_name, place, Arc::new(FirmwareFiles));
-}
-
-/// Builds the bridges, in the order of the command line: one may be behind another.
-pub fn bridges(builder: &mut Builder<'_>, root: &Arc<PciBus>) -> Result<(), MachineError> {
-    for device in &builder.config.devices {
-        let DeviceKind::Bridge { kind, place, chassis } = &device.kind else { continue };
-        bridge(builder, root, device, (*kind, place, *chassis))
-            .map_err(|message| MachineError::Device { option: device.source.clone(), message })?;
-    }
-    Ok(())
 }
 
 /// Builds a bridge with the bus behind it.

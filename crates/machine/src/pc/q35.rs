@@ -19,7 +19,7 @@ use memory::{AddressSpace, Backing, SpaceKind};
 
 use super::pci::{Chipset, configuration_ports, shadow, sleep_request, system_management_ram};
 use super::{Builder, Place, Removal, firmware, hotplug};
-use crate::config::{ChipsetKind, DeviceKind, RootPortConfig};
+use crate::config::{ChipsetKind, DeviceConfig, RootPortConfig};
 use crate::error::MachineError;
 
 const MCH: Address = Address::new(0, 0);
@@ -49,7 +49,6 @@ pub fn build(
     builder.add("mch", Place::Board, bus.attach(MCH, Label::of_board("mch"), hub, Mch::windows(&bus))?);
     let power_management = lpc(builder, &bus, router, fw_cfg)?;
     smbus(builder, &bus)?;
-    root_ports(builder, &bus)?;
     Ok(Chipset { bus, power_management, kind: ChipsetKind::Q35 })
 }
 
@@ -166,28 +165,18 @@ fn smbus(builder: &mut Builder<'_>, bus: &PciBus) -> Result<(), MachineError> {
     Ok(())
 }
 
-/// The root ports of the command line. They are built before what may be behind them.
-pub(super) fn root_ports(builder: &mut Builder<'_>, bus: &Arc<PciBus>) -> Result<(), MachineError> {
-    let config = builder.config;
-    for device in &config.devices {
-        let DeviceKind::RootPort(port) = &device.kind else { continue };
-        let refuse = |message: String| MachineError::Device { option: device.source.clone(), message };
-        let id = device.id.as_deref();
-        let is_used = id.is_some_and(|id| config.devices.iter().any(|other| other.kind.bus() == Some(id)));
-        root_port(builder, bus, (id, port), is_used).map_err(|error| refuse(error.to_string()))?;
-    }
-    Ok(())
-}
-
-fn root_port(
+/// Builds a root port of the command line.
+pub(super) fn root_port(
     builder: &mut Builder<'_>,
     bus: &Arc<PciBus>,
-    (id, port): (Option<&str>, &RootPortConfig),
-    is_used: bool,
-) -> Result<(), devices_pci::AttachError> {
+    (device, port): (&DeviceConfig, &RootPortConfig),
+) -> Result<(), String> {
+    let id = device.id.as_deref();
+    let is_used = id.is_some_and(|id| builder.config.devices.iter().any(|other| other.kind.bus() == Some(id)));
+    let text = |error: devices_pci::AttachError| error.to_string();
     let address = match port.address {
         Some(address) => address,
-        None => bus.first_free(port.type_name)?,
+        None => bus.first_free(port.type_name).map_err(text)?,
     };
     let bridge = RootPort::new(&port.options, is_used);
     let secondary = bus.behind(address, id.unwrap_or_default());
@@ -202,7 +191,7 @@ fn root_port(
         builder.buses.slots.push((Arc::clone(&secondary), bridge.clone()));
     }
     let label = Label { type_name: port.type_name.to_owned(), id: id.map(str::to_owned) };
-    let lifecycle = bus.attach_bridge(address, label, bridge, &secondary)?;
+    let lifecycle = bus.attach_bridge(address, label, bridge, &secondary).map_err(text)?;
     let place = id.map_or(Place::Anonymous, |id| Place::Peripheral(id.to_owned()));
     builder.add(port.type_name, place, lifecycle);
     builder.can_leave(Removal::Pci(Arc::clone(bus), address), None);

@@ -97,7 +97,7 @@ pub fn drive(
     let hosts = &builder.buses.scsi;
     let host = match &config.bus {
         Some(name) => hosts.iter().find(|host| host.name == *name).ok_or_else(|| format!("Bus '{name}' not found"))?,
-        None => hosts.first().ok_or_else(|| format!("No 'SCSI' bus found for device '{}'", config.type_name))?,
+        None => hosts.last().ok_or_else(|| format!("No 'SCSI' bus found for device '{}'", config.type_name))?,
     };
     let address = host.bus.place(config.channel, config.target, config.lun).map_err(|error| error.to_string())?;
     let wish = DiskUse { iothread: host.iothread.clone(), ..config.disk.clone() };

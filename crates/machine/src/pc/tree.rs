@@ -176,8 +176,8 @@ impl Trees<'_> {
 
     fn pci_bus(&self, number: usize) -> Bus {
         let Some(bus) = self.pci.get(number) else { return self.named("", "PCI") };
-        let ports = self.board.hotplug.as_ref().map_or(&[][..], |hotplug| &hotplug.buses().ports);
-        let is_express = bus.name() == "pcie.0" || ports.iter().any(|port| Arc::ptr_eq(port, bus));
+        let is_port = self.board.hotplug.as_ref().is_some_and(|hotplug| hotplug.buses().is_behind_port(bus));
+        let is_express = bus.name() == "pcie.0" || is_port;
         let kind = if is_express { "PCIE" } else { "PCI" };
         self.bus(bus.name().to_owned(), kind, |seat| matches!(seat, Seat::Pci(on, _) if *on == number))
     }
@@ -229,7 +229,9 @@ impl Trees<'_> {
         match &device.place {
             Place::Peripheral(id) => self.config.devices.iter().find(|config| config.id.as_ref() == Some(id)),
             Place::Part(parent, _) => {
-                let parent = self.board.devices.iter().position(|other| other.path == *parent)?;
+                let is_above =
+                    |path: &str| path == parent || parent.rsplit_once('/').is_some_and(|(above, _)| above == path);
+                let parent = self.board.devices.iter().position(|other| is_above(&other.path))?;
                 self.configuration(parent)
             }
             Place::Board | Place::Anonymous => {
@@ -237,8 +239,8 @@ impl Trees<'_> {
                 let before = self.board.devices.iter().take(index).filter(is_like).count();
                 let card = self.config.vga.iter().filter(|_| is_boards);
                 let others = self.config.devices.iter().filter(|config| match is_boards {
-                    true => is_of_board(&config.kind),
-                    false => config.id.is_none() && !is_of_board(&config.kind),
+                    true => config.kind.is_of_board(),
+                    false => config.id.is_none() && !config.kind.is_of_board(),
                 });
                 card.chain(others).filter(|config| type_name(&config.kind) == device.type_name).nth(before)
             }
@@ -318,9 +320,16 @@ impl Trees<'_> {
         let serial = serial.map(|console| self.named(console.name(), "virtio-serial-bus"));
         let mut buses: Vec<Bus> = usb.chain(scsi).chain(serial).collect();
         if device.type_name == "usb-storage" {
-            // Its only unit has no bus that others could be put on.
-            let name = device.id().map_or_else(String::new, |id| format!("{id}.0"));
-            buses.push(self.bus(name, "SCSI", |seat| matches!(seat, Seat::Of(parent) if *parent == path)));
+            // Its only unit has a bus that others can't be put on.
+            let above = |seat: &Seat| match seat {
+                Seat::Of(parent) => {
+                    parent.rsplit_once('/').filter(|(above, _)| *above == path).map(|(_, bus)| bus.to_owned())
+                }
+                _ => None,
+            };
+            if let Some(name) = self.seats.iter().find_map(above) {
+                buses.push(self.bus(name, "SCSI", |seat| above(seat).is_some()));
+            }
         }
         buses
     }
@@ -342,15 +351,6 @@ impl Trees<'_> {
             }
         };
         (0..count(device.type_name)).map(name).collect()
-    }
-}
-
-/// The board has made it of an option for a disk.
-fn is_of_board(kind: &DeviceKind) -> bool {
-    match kind {
-        DeviceKind::IdeDrive(config) => config.is_boards,
-        DeviceKind::Floppy(config) => config.is_boards,
-        _ => false,
     }
 }
 

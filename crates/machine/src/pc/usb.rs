@@ -19,7 +19,7 @@ use memory::DmaView;
 
 use super::pci::Chipset;
 use super::platform::find_place;
-use super::{Builder, Place, Removal, option_rom};
+use super::{Builder, Place, Removal};
 use crate::config::{
     ChipsetKind, DeviceConfig, DeviceKind, DiskUse, PciPlace, UnitOptions, UsbControllerConfig, UsbControllerKind,
     UsbDeviceConfig, UsbDeviceKind,
@@ -170,11 +170,11 @@ struct Controller {
     sockets: Vec<(Socket, Speeds)>,
 }
 
-/// Builds the board's controllers, those of the command line, and the devices, in the order of the command line.
-pub fn build(builder: &mut Builder<'_>, chipset: &Chipset, disks: &Disks<'_>) -> Result<(), MachineError> {
+/// Builds the board's controllers.
+pub fn of_board(builder: &mut Builder<'_>, chipset: &Chipset) -> Result<(), MachineError> {
     if builder.config.usb {
         let failed = |message| MachineError::Device { option: "-machine usb=on".to_owned(), message };
-        for (address, mut config) in of_board(chipset.kind) {
+        for (address, mut config) in board_controllers(chipset.kind) {
             config.place = PciPlace { address: Some(address), ..PciPlace::default() };
             let wished = builder.config.board.usb.iter();
             let wished = wished.map(|wish| &wish.kind).find(|wish| wish.type_name() == config.kind.type_name());
@@ -191,13 +191,6 @@ pub fn build(builder: &mut Builder<'_>, chipset: &Chipset, disks: &Disks<'_>) ->
             with_buses(builder, |builder, buses| controller(builder, &chipset.bus, buses, (Place::Board, &config)))
                 .map_err(failed)?;
         }
-    }
-    let config = builder.config;
-    for device in &config.devices {
-        let first = builder.devices.len();
-        command_line_device(builder, &chipset.bus, disks, device)
-            .and_then(|()| option_rom::of_device(builder, first, device))
-            .map_err(|message| MachineError::Device { option: device.source.clone(), message })?;
     }
     Ok(())
 }
@@ -236,7 +229,7 @@ fn with_buses<R>(builder: &mut Builder<'_>, work: impl FnOnce(&mut Builder<'_>, 
 }
 
 /// The controllers of `-machine usb=on`.
-fn of_board(kind: ChipsetKind) -> Vec<(Address, UsbControllerConfig)> {
+fn board_controllers(kind: ChipsetKind) -> Vec<(Address, UsbControllerConfig)> {
     let uhci = |index: usize, is_multifunction| {
         let model: UhciModel = uhci::MODELS[index];
         let kind = UsbControllerKind::Uhci { model, options: UhciOptions::default(), companion: None };
@@ -395,7 +388,7 @@ fn usb_device(
             let bus = buses.iter_mut().find(|bus| bus.name == *name);
             bus.ok_or_else(|| format!("Bus '{name}' not found"))?
         }
-        None => buses.first_mut().ok_or_else(|| format!("No 'usb-bus' bus found for device '{type_name}'"))?,
+        None => buses.last_mut().ok_or_else(|| format!("No 'usb-bus' bus found for device '{type_name}'"))?,
     };
     let port = claim(builder, bus, disks, config)?;
     let place = device.id.clone().map_or(Place::Anonymous, Place::Peripheral);

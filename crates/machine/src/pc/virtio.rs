@@ -13,7 +13,8 @@ use memory::DmaView;
 use super::platform::find_place;
 use super::{Backends, Builder, Place, Removal, microvm, option_rom, scsi, virtio_serial};
 use crate::config::{
-    DeviceConfig, DeviceKind, MmioPlace, PciPlace, RngOptions, VirtioBlkConfig, VirtioConfig, VirtioModel,
+    DeviceConfig, DeviceKind, InputKind, MmioPlace, NEITHER_MODERN_NOR_LEGACY, PciPlace, RngOptions, VirtioBlkConfig,
+    VirtioConfig, VirtioModel,
 };
 use crate::entropy::HostEntropy;
 use crate::error::MachineError;
@@ -23,15 +24,11 @@ use crate::storage::{DiskRequestor, Disks};
 /// The part of a block device that has the disk: its name and type.
 const BACKEND: (&str, &str) = ("virtio-backend", "virtio-blk-device");
 
-/// Builds the devices, in the order of the command line.
-pub fn command_line_devices(
-    builder: &mut Builder<'_>,
-    bus: Option<&Arc<PciBus>>,
-    backends: &Backends<'_>,
-) -> Result<(), MachineError> {
+/// Builds the devices on a board without PCI, in the order of the command line.
+pub fn command_line_devices(builder: &mut Builder<'_>, backends: &Backends<'_>) -> Result<(), MachineError> {
     for device in &builder.config.devices {
         let first = builder.devices.len();
-        command_line_device(builder, bus, backends, device)
+        command_line_device(builder, None, backends, device)
             .and_then(|()| option_rom::of_device(builder, first, device))
             .map_err(|message| MachineError::Device { option: device.source.clone(), message })?;
     }
@@ -54,7 +51,12 @@ pub fn command_line_device(
             }
             VirtioModel::Input(options) => {
                 let hub = Arc::clone(&builder.input);
-                let names = ("pci1af4,1052", "virtio-input-hid-device");
+                let part = match options.kind {
+                    InputKind::Keyboard => "virtio-keyboard-device",
+                    InputKind::Mouse => "virtio-mouse-device",
+                    InputKind::Tablet => "virtio-tablet-device",
+                };
+                let names = ("pci1af4,1052", part);
                 let build = |_| Input::new(options.clone(), hub);
                 attach(builder, bus, (device, config), (2, names), build)
                     .map(|attached| Input::connect(&attached.access))
@@ -134,7 +136,7 @@ pub fn attach<M: Model>(
     let (bus, address) = find_place(pci_bus(root, config.type_name)?, &config.place, config.type_name)?;
     let wiring =
         Wiring { dma: DmaView::new(Arc::clone(&builder.memory)), line: bus.intx(address, 0), messages: bus.messages() };
-    let pci = PciOptions { vectors: config.vectors.unwrap_or(vectors), ..config.pci.clone() };
+    let pci = PciOptions { vectors: config.vectors.unwrap_or(vectors), ..on_bus(builder, &bus, &config.pci)? };
     let function = VirtioPci::new(&pci, wiring, build);
     let windows = VirtioPci::windows(&function);
     let label = Label { type_name: config.type_name.to_owned(), id: device.id.clone() };
@@ -144,6 +146,16 @@ pub fn attach<M: Model>(
     builder.add_with_part(config.type_name, place, lifecycle, (BACKEND.0, names.1));
     builder.can_leave(Removal::Pci(bus, address), None);
     Ok(Attached { access: VirtioPci::access(&function), firmware_path })
+}
+
+/// The transport's choices for a function on that bus.
+fn on_bus(builder: &Builder<'_>, bus: &Arc<PciBus>, options: &PciOptions) -> Result<PciOptions, String> {
+    let mut options = options.clone();
+    options.legacy &= !(options.only_conventional_legacy && builder.buses.is_behind_port(bus));
+    if !options.legacy && !options.modern {
+        return Err(NEITHER_MODERN_NOR_LEGACY.to_owned());
+    }
+    Ok(options)
 }
 
 /// What a property that was not given follows from.
@@ -174,7 +186,8 @@ fn block_device(
     config.blk.check(&disk.properties()).map_err(|error| text(&error))?;
     let wiring =
         Wiring { dma: DmaView::new(Arc::clone(&builder.memory)), line: bus.intx(address, 0), messages: bus.messages() };
-    let function = VirtioPci::new(&config.pci, wiring, |access| Blk::new(config.blk.clone(), disk, access));
+    let pci = on_bus(builder, &bus, &config.pci)?;
+    let function = VirtioPci::new(&pci, wiring, |access| Blk::new(config.blk.clone(), disk, access));
     let windows = VirtioPci::windows(&function);
     let label = Label { type_name: config.type_name.to_owned(), id: device.id.clone() };
     builder.boot_devices.push(BootDevice {

@@ -87,7 +87,7 @@ pub fn port(
             let found = consoles.iter_mut().find(|console| console.name == *name);
             found.ok_or_else(|| format!("Bus '{name}' not found"))?
         }
-        None => consoles.first_mut().ok_or_else(missing)?,
+        None => consoles.last_mut().ok_or_else(missing)?,
     };
     let chardev = match &config.chardev {
         Some(id) => Some(Arc::new(chardevs(id).map_err(|error| match error {

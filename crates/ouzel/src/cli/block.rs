@@ -94,7 +94,7 @@ pub fn parser(arguments: &[Argument<'_>]) -> Result<DriveParser, CliError> {
     })))
 }
 
-/// The drives that a machine has without being told: an empty CD drive and an empty floppy drive.
+/// The drives that a machine has without being told: an empty CD drive and, but for a `q35`, an empty floppy drive.
 fn default_drives(arguments: &[Argument<'_>], chipset: ChipsetKind) -> Vec<String> {
     /// Devices with one of which there is no CD drive, or no floppy drive, by default.
     const CD: [&str; 6] = ["ide-cd", "ide-hd", "scsi-cd", "scsi-hd", "ide-drive", "scsi-disk"];
@@ -106,7 +106,7 @@ fn default_drives(arguments: &[Argument<'_>], chipset: ChipsetKind) -> Vec<Strin
     if !names_device(arguments, &CD) {
         drives.push("if=ide,index=2,media=cdrom".to_owned());
     }
-    if !names_device(arguments, &FLOPPY) {
+    if chipset != ChipsetKind::Q35 && !names_device(arguments, &FLOPPY) {
         drives.push("if=floppy,index=0".to_owned());
     }
     drives
@@ -616,8 +616,8 @@ mod tests {
             parse(words).unwrap_or_default().drives.into_iter().map(|drive| drive.id).collect()
         };
         assert_eq!(drives(&[]), ["ide1-cd0", "floppy0"]);
-        assert_eq!(drives(&["-machine", "q35"]), ["ide2-cd0", "floppy0"]);
-        assert_eq!(drives(&["-machine", "q35", "-drive", "file=x"]), ["ide0-hd0", "ide2-cd0", "floppy0"]);
+        assert_eq!(drives(&["-machine", "q35"]), ["ide2-cd0"]);
+        assert_eq!(drives(&["-machine", "q35", "-drive", "file=x"]), ["ide0-hd0", "ide2-cd0"]);
         assert_eq!(drives(&["-cdrom", "a", "-device", "floppy"]), ["ide1-cd0"]);
         assert!(drives(&["-machine", "none"]).is_empty() && drives(&["-nodefaults"]).is_empty());
     }

@@ -13,7 +13,7 @@ use super::virtio_devices::{DISPLAY, HEAD};
 use super::{Argument, CliError, platform, virtio, virtio_devices};
 
 const MULTIFUNCTION: (&str, &str) = ("multifunction", "on/off: there are others in the slot (default off)");
-const BUS: (&str, &str) = ("bus", "the USB bus (default: the first)");
+const BUS: (&str, &str) = ("bus", "the USB bus (default: the newest)");
 const PORT: (&str, &str) = ("port", "the port, as 1 or 1.2 behind a hub (default: the first that is free)");
 const MICROSOFT: (&str, &str) = ("msos-desc", "on/off: Microsoft's descriptors, if it has some (default on)");
 const SERIAL: (&str, &str) = ("serial", "serial number (default: made of the place)");

@@ -196,19 +196,16 @@ pub fn boot_index(values: &mut Values<'_>, devices: &[DeviceConfig]) -> Result<O
 
 /// The choices of the transport.
 pub fn transport(values: &mut Values<'_>, driver: &str, variant: Variant) -> Result<PciOptions, CliError> {
-    let (legacy, modern) = match variant {
-        Variant::Transitional => (true, true),
-        Variant::NonTransitional => (false, true),
+    let (legacy, only_conventional_legacy, modern) = match variant {
+        Variant::Transitional => (true, false, true),
+        Variant::NonTransitional => (false, false, true),
         Variant::Any => {
-            let legacy = on_off_auto(values, "disable-legacy")? != Some(true);
-            (legacy, !values.flag("disable-modern")?.unwrap_or(false))
+            let disabled = on_off_auto(values, "disable-legacy")?;
+            (disabled != Some(true), disabled.is_none(), !values.flag("disable-modern")?.unwrap_or(false))
         }
     };
     if !legacy && !modern {
-        return Err(values.error(
-            "device cannot work as neither modern nor legacy mode is enabled\nSet either disable-modern or \
-             disable-legacy to off",
-        ));
+        return Err(values.error(machine::config::NEITHER_MODERN_NOR_LEGACY));
     }
     if values.flag("iommu_platform")? == Some(true) {
         return Err(values.error(if legacy {
@@ -219,6 +216,7 @@ pub fn transport(values: &mut Values<'_>, driver: &str, variant: Variant) -> Res
     }
     Ok(PciOptions {
         legacy,
+        only_conventional_legacy,
         modern,
         modern_pio_notify: values.flag("modern-pio-notify")?.unwrap_or(false),
         page_per_vq: values.flag("page-per-vq")?.unwrap_or(false),
@@ -357,7 +355,8 @@ mod tests {
     fn properties_reach_the_device() {
         let config = parsed("virtio-blk,drive=d").expect("an alias");
         assert_eq!((config.num_queues, config.vectors, config.address), (None, None, None));
-        assert_eq!((config.pci, config.blk), (PciOptions::default(), BlkOptions::default()));
+        let pci = PciOptions { only_conventional_legacy: true, ..PciOptions::default() };
+        assert_eq!((config.pci, config.blk), (pci, BlkOptions::default()));
         let option = "virtio-blk-pci,drive=d,addr=1f.7,bus=pci.0,packed=on,num-queues=4,vectors=0,serial=a b,\
                       logical_block_size=4k,physical_block_size=4096,cyls=2,heads=3,secs=4,write-cache=off,werror=stop";
         let config = parsed(option).expect("parsed");

@@ -173,7 +173,7 @@ const POINTER_DEVICE_PROPERTIES: &[(&str, &str)] = with_rings![
 ];
 
 const PORT_PROPERTIES: &[(&str, &str)] = &[
-    ("bus", "the virtio-serial-bus (default: the first)"),
+    ("bus", "the virtio-serial-bus (default: the newest)"),
     ("chardev", "id of the character device (default: none)"),
     ("name", "name that the guest finds it by"),
     ("nr", "number (default: the first that is free; 0 is for a console)"),
@@ -183,7 +183,7 @@ const HD_PROPERTIES: &[(&str, &str)] = &[
     ("account-failed", "on/off/auto: failed requests count as accesses (default auto)"),
     ("account-invalid", "on/off/auto: invalid requests count as accesses (default auto)"),
     ("bootindex", "order among devices to boot from"),
-    ("bus", "the SCSI bus (default: the first)"),
+    ("bus", "the SCSI bus (default: the newest)"),
     ("channel", "0"),
     ("cyls", "cylinders (default: guessed)"),
     ("device_id", "name in the device identification page (default: the serial number or the drive's name)"),
@@ -223,7 +223,7 @@ const CD_PROPERTIES: &[(&str, &str)] = &[
     ("account-failed", "on/off/auto: failed requests count as accesses (default auto)"),
     ("account-invalid", "on/off/auto: invalid requests count as accesses (default auto)"),
     ("bootindex", "order among devices to boot from"),
-    ("bus", "the SCSI bus (default: the first)"),
+    ("bus", "the SCSI bus (default: the newest)"),
     ("channel", "0"),
     ("device_id", "name in the device identification page (default: the serial number or the drive's name)"),
     ("discard_granularity", "bytes (default: the disk's)"),
