@@ -124,6 +124,42 @@ impl<T: Field, const N: usize> Field for [T; N] {
     }
 }
 
+/// A list with a bound, `MAX`: saved as a 32-bit length and the elements.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct List<T, const MAX: usize>(pub Vec<T>);
+
+impl<T, const MAX: usize> Default for List<T, MAX> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<T: Field + Default, const MAX: usize> Field for List<T, MAX> {
+    fn describe(&self, name: &str, fields: &mut Vec<FieldDescription>) {
+        fields.push(FieldDescription::plain(&format!("{name}_len"), Kind::UInt32, 4));
+        for (index, element) in self.0.iter().enumerate() {
+            let first = fields.len();
+            element.describe(name, fields);
+            fields[first..].iter_mut().for_each(|field| field.index = Some(index));
+        }
+    }
+
+    fn put(&self, writer: &mut Writer) {
+        assert!(self.0.len() <= MAX, "a saved list has {} elements, its bound is {MAX}", self.0.len());
+        writer.put(&(self.0.len() as u32).to_be_bytes());
+        self.0.iter().for_each(|element| element.put(writer));
+    }
+
+    fn take(&self, reader: &mut Reader<'_>) -> Result<Self, LoadError> {
+        let length = u32::from_be_bytes(reader.array()?);
+        if length as usize > MAX {
+            return Err(LoadErrorKind::Length { length, maximum: MAX }.into());
+        }
+        let element = |index| T::default().take(reader).map_err(|error: LoadError| error.within(&format!("[{index}]")));
+        (0..length).map(element).collect::<Result<_, _>>().map(Self)
+    }
+}
+
 /// What the derive calls. No part of the public interface.
 #[doc(hidden)]
 pub mod derived {

@@ -42,6 +42,8 @@
 //! | `max = N` | a load refuses larger values (unsigned integers and arrays of them) |
 //! | `max_len = N` | the bound of a `Vec<u8>`, which is saved as a 32-bit length and the bytes |
 //!
+//! Lists of structs with a bound are [`List`]s.
+//!
 //! Enums without fields that have `#[repr(u8)]`, `u16` or `u32` may derive `State` as well: they are saved as that
 //! integer, and a load refuses other values. A field of another type does not compile: the derive destructures the
 //! struct, so that nobody forgets to decide about a new field. Nested structs must be `Clone`, those in an `Option`
@@ -60,7 +62,7 @@ pub mod testing;
 pub use describe::{Description, FieldDescription, Kind};
 #[doc(hidden)]
 pub use field::derived;
-pub use field::{Bounded, Field};
+pub use field::{Bounded, Field, List};
 pub use state_macros::State;
 pub use stream::{LoadError, LoadErrorKind, Reader, Writer};
 
