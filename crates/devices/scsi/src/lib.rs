@@ -22,7 +22,7 @@ pub mod mmc;
 pub mod sense;
 mod unit;
 
-pub use bus::{BusError, BusLimits, ScsiAddress, ScsiBus};
+pub use bus::{BusError, BusLimits, ScsiAddress, ScsiBus, Submitted};
 pub use cdb::{Cdb, Direction, Transfer};
 pub use sense::Sense;
 pub use unit::options::{Geometry, UnitKind, UnitOptions};

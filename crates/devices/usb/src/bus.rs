@@ -87,6 +87,21 @@ pub enum Token {
     Out,
 }
 
+/// Where a transaction goes: an endpoint, and a stream of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pipe {
+    /// The number of the endpoint, without its direction.
+    pub endpoint: u8,
+    /// The stream (USB 3.0, 8.12.1.4); 0 where the endpoint is used without them.
+    pub stream: u16,
+}
+
+impl From<u8> for Pipe {
+    fn from(endpoint: u8) -> Self {
+        Self { endpoint, stream: 0 }
+    }
+}
+
 /// How a transaction, or a series of them for one buffer, ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -152,7 +167,7 @@ pub trait Peripheral: Send + Sync {
     fn address(&self) -> u8;
 
     /// Does a transaction, or a series of them that fill or empty `data`.
-    fn transfer(&self, token: Token, endpoint: u8, data: &mut dyn Data) -> Outcome;
+    fn transfer(&self, token: Token, pipe: Pipe, data: &mut dyn Data) -> Outcome;
 
     /// The device on port `port` of this hub, from 1, if that port is enabled.
     fn child(&self, port: usize) -> Option<Link>;

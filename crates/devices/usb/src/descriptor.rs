@@ -48,6 +48,10 @@ pub struct Endpoint {
     pub interval: u8,
     /// Packets of a burst minus one (SuperSpeed).
     pub max_burst: u8,
+    /// How many streams it has, as an exponent of 2; 0 for none (SuperSpeed).
+    pub streams: u8,
+    /// A descriptor of the class behind its own.
+    pub extra: &'static [u8],
 }
 
 /// A setting of an interface.
@@ -192,8 +196,9 @@ fn configuration(device: &DeviceAtSpeed, kind: u8, is_super: bool) -> Vec<u8> {
             let [low, high] = endpoint.max_packet.to_le_bytes();
             body.extend([7, kind::ENDPOINT, endpoint.address, endpoint.attributes, low, high, endpoint.interval]);
             if is_super {
-                body.extend([6, kind::ENDPOINT_COMPANION, endpoint.max_burst, 0, 0, 0]);
+                body.extend([6, kind::ENDPOINT_COMPANION, endpoint.max_burst, endpoint.streams, 0, 0]);
             }
+            body.extend(endpoint.extra);
         }
     }
     let [low, high] = (body.len() as u16 + 9).to_le_bytes();

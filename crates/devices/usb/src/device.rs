@@ -4,7 +4,7 @@
 use device::{Device, DeviceCell, DeviceState, ResetKind};
 use state::{Description, Field, LoadError, LoadErrorKind, Reader, SavedState, State, Writer};
 
-use crate::bus::{Link, Outcome, Peripheral, Speed, Speeds, Token, Upstream};
+use crate::bus::{Link, Outcome, Peripheral, Pipe, Speed, Speeds, Token, Upstream};
 use crate::data::Data;
 use crate::descriptor::{self, Descriptors, attribute, kind, microsoft};
 
@@ -94,7 +94,12 @@ pub trait Function: Send + 'static {
     fn control(&mut self, setup: Setup, data: &mut Vec<u8>) -> Result<(), Stalled>;
 
     /// A transaction of an endpoint but number 0, which the configuration has.
-    fn transfer(&mut self, token: Token, endpoint: u8, data: &mut dyn Data) -> Outcome;
+    fn transfer(&mut self, token: Token, pipe: Pipe, data: &mut dyn Data) -> Outcome;
+
+    /// The device is connected at that speed.
+    fn connected(&mut self, speed: Speed) {
+        let _ = speed;
+    }
 
     /// The driver has taken the halt off an endpoint (bit 7 of `address` is its direction).
     fn halt_cleared(&mut self, address: u8) {
@@ -223,8 +228,8 @@ impl<F: Function> UsbDevice<F> {
         self.parts.core.configuration != 0 && endpoints.any(|endpoint| endpoint.address == address)
     }
 
-    fn transfer(&mut self, token: Token, endpoint: u8, data: &mut dyn Data) -> Outcome {
-        let endpoint = endpoint & 0xf;
+    fn transfer(&mut self, token: Token, pipe: Pipe, data: &mut dyn Data) -> Outcome {
+        let endpoint = pipe.endpoint & 0xf;
         if endpoint == 0 {
             return self.control(token, data);
         }
@@ -232,7 +237,7 @@ impl<F: Function> UsbDevice<F> {
         if !self.has_endpoint(address) || self.parts.core.halted & halt_bit(address) != 0 {
             return Outcome::Stall;
         }
-        let outcome = self.parts.function.transfer(token, endpoint, data);
+        let outcome = self.parts.function.transfer(token, Pipe { endpoint, ..pipe }, data);
         if outcome == Outcome::Stall {
             self.parts.core.halted |= halt_bit(address);
         }
@@ -485,12 +490,14 @@ impl<F: Function> Peripheral for DeviceCell<UsbDevice<F>> {
         let mut device = self.lock();
         device.upstream = Some(upstream);
         device.speed = speed;
+        device.parts.function.connected(speed);
         device.reset_all();
     }
 
     fn rewire(&self, upstream: Upstream, speed: Speed) {
         let mut device = self.lock();
         (device.upstream, device.speed) = (Some(upstream), speed);
+        device.parts.function.connected(speed);
     }
 
     fn detach(&self) {
@@ -511,8 +518,8 @@ impl<F: Function> Peripheral for DeviceCell<UsbDevice<F>> {
         self.lock().parts.core.address
     }
 
-    fn transfer(&self, token: Token, endpoint: u8, data: &mut dyn Data) -> Outcome {
-        self.lock().transfer(token, endpoint, data)
+    fn transfer(&self, token: Token, pipe: Pipe, data: &mut dyn Data) -> Outcome {
+        self.lock().transfer(token, pipe, data)
     }
 
     fn child(&self, port: usize) -> Option<Link> {

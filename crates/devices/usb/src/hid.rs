@@ -14,7 +14,7 @@ use device::{DeviceCell, Handle};
 use display::input::{ABSOLUTE_MAX, Axis, Button, DeviceId, Event, Hub as InputHub, InputDevice, Leds, Seat, Takes};
 use state::State;
 
-use crate::bus::{Outcome, Token};
+use crate::bus::{Outcome, Pipe, Token};
 use crate::data::Data;
 use crate::descriptor::{Descriptors, kind};
 use crate::device::{Function, Labels, Setup, Stalled, UsbDevice};
@@ -449,7 +449,7 @@ impl Function for Hid {
         Ok(())
     }
 
-    fn transfer(&mut self, token: Token, _endpoint: u8, data: &mut dyn Data) -> Outcome {
+    fn transfer(&mut self, token: Token, _pipe: Pipe, data: &mut dyn Data) -> Outcome {
         if token != Token::In {
             return Outcome::Stall;
         }

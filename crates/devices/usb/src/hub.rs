@@ -7,7 +7,7 @@ use std::sync::Arc;
 use device::{DeviceCell, Handle};
 use state::State;
 
-use crate::bus::{Host, Link, Outcome, Speed, Speeds, Token, Upstream, find};
+use crate::bus::{Host, Link, Outcome, Pipe, Speed, Speeds, Token, Upstream, find};
 use crate::data::Data;
 use crate::descriptor::{Configuration, Descriptors, DeviceAtSpeed, Endpoint, Interface, attribute, kind, transfer};
 use crate::device::{Function, Labels, Setup, Stalled, UsbDevice};
@@ -18,8 +18,15 @@ pub const PORTS_MAX: usize = 8;
 /// The serial number before its place.
 pub const SERIAL: &str = "314159";
 
-const ENDPOINT: Endpoint =
-    Endpoint { address: 0x81, attributes: transfer::INTERRUPT, max_packet: 2, interval: 0xff, max_burst: 0 };
+const ENDPOINT: Endpoint = Endpoint {
+    address: 0x81,
+    attributes: transfer::INTERRUPT,
+    max_packet: 2,
+    interval: 0xff,
+    max_burst: 0,
+    streams: 0,
+    extra: &[],
+};
 
 const FULL: DeviceAtSpeed = DeviceAtSpeed {
     usb: 0x0110,
@@ -312,7 +319,7 @@ impl Function for Hub {
         Ok(())
     }
 
-    fn transfer(&mut self, token: Token, _endpoint: u8, data: &mut dyn Data) -> Outcome {
+    fn transfer(&mut self, token: Token, _pipe: Pipe, data: &mut dyn Data) -> Outcome {
         if token != Token::In {
             return Outcome::Stall;
         }

@@ -25,5 +25,6 @@ pub mod hub;
 pub mod storage;
 #[cfg(test)]
 mod testing;
+pub mod uas;
 pub mod uhci;
 pub mod xhci;

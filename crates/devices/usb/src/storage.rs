@@ -13,7 +13,7 @@ use devices_scsi::{Cancel, Cdb, Command, Completion, Direction, Ending, LogicalU
 use memory::DmaBuffer;
 use state::State;
 
-use crate::bus::{Outcome, Token};
+use crate::bus::{Outcome, Pipe, Token};
 use crate::data::Data;
 use crate::descriptor::{Configuration, Descriptors, DeviceAtSpeed, Endpoint, Interface, attribute, transfer};
 use crate::device::{Function, Labels, Setup, Stalled, UsbDevice};
@@ -67,6 +67,8 @@ macro_rules! device {
                             max_packet: $packet,
                             interval: 0,
                             max_burst: $burst,
+                            streams: 0,
+                            extra: &[],
                         },
                         Endpoint {
                             address: BULK_OUT,
@@ -74,6 +76,8 @@ macro_rules! device {
                             max_packet: $packet,
                             interval: 0,
                             max_burst: $burst,
+                            streams: 0,
+                            extra: &[],
                         },
                     ],
                 }],
@@ -349,8 +353,8 @@ impl Function for Storage {
         Ok(())
     }
 
-    fn transfer(&mut self, token: Token, endpoint: u8, data: &mut dyn Data) -> Outcome {
-        match (token, endpoint) {
+    fn transfer(&mut self, token: Token, pipe: Pipe, data: &mut dyn Data) -> Outcome {
+        match (token, pipe.endpoint) {
             (Token::Out, BULK_OUT) => self.bulk_out(data),
             (Token::In, BULK_IN) => self.bulk_in(data),
             _ => Outcome::Stall,

@@ -124,17 +124,17 @@ pub fn control(device: &Link, setup: [u8; 8], out: &[u8]) -> Result<Vec<u8>, Out
     let len = usize::from(u16::from_le_bytes([setup[6], setup[7]]));
     let is_in = setup[0] & 0x80 != 0;
     let mut setup = setup;
-    assert_eq!(device.transfer(Token::Setup, 0, &mut ByteData::new(&mut setup)), Outcome::Done(8));
+    assert_eq!(device.transfer(Token::Setup, 0.into(), &mut ByteData::new(&mut setup)), Outcome::Done(8));
     let mut data = if is_in { vec![0; len] } else { out.to_vec() };
     if len > 0 {
         let token = if is_in { Token::In } else { Token::Out };
-        match device.transfer(token, 0, &mut ByteData::new(&mut data)) {
+        match device.transfer(token, 0.into(), &mut ByteData::new(&mut data)) {
             Outcome::Done(moved) => data.truncate(moved),
             other => return Err(other),
         }
     }
     let token = if is_in && len > 0 { Token::Out } else { Token::In };
-    match device.transfer(token, 0, &mut ByteData::new(&mut [])) {
+    match device.transfer(token, 0.into(), &mut ByteData::new(&mut [])) {
         Outcome::Done(_) => Ok(data),
         other => Err(other),
     }
@@ -148,7 +148,7 @@ pub fn configure(device: &Link) {
 /// One IN transaction.
 pub fn poll(device: &Link, endpoint: u8, len: usize) -> Result<Vec<u8>, Outcome> {
     let mut data = vec![0; len];
-    match device.transfer(Token::In, endpoint, &mut ByteData::new(&mut data)) {
+    match device.transfer(Token::In, endpoint.into(), &mut ByteData::new(&mut data)) {
         Outcome::Done(moved) => Ok(data[..moved].to_vec()),
         other => Err(other),
     }

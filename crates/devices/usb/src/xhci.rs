@@ -3,8 +3,8 @@
 //! Registers, ports and interrupters are here, events in [`mod@event`], commands in [`mod@command`], slots and contexts in
 //! [`mod@slot`], transfers in [`mod@transfer`]. A transfer that a device answers with NAK waits on its ring until the
 //! device wakes the controller; service intervals are not waited for. As in QEMU an event ring has one segment, contexts
-//! have 32 bytes, and saving and restoring the controller's state do nothing. Left out: streams, debug capability,
-//! bandwidth negotiation, virtualization (none is announced), and the challenge of NEC's own driver.
+//! have 32 bytes, streams have primary arrays alone, and saving and restoring the controller's state do nothing. Left out:
+//! debug capability, bandwidth negotiation, virtualization (none is announced), and the challenge of NEC's own driver.
 
 mod command;
 mod event;
@@ -20,15 +20,15 @@ use clock::{Clock, Timer};
 use device::{AccessSize, Device, DeviceCell, DeviceState, Handle, IoDevice, IrqLine, ResetKind};
 use devices_pci::bus::{PciFunction, Window};
 use devices_pci::capability::{Msi, Msix, MsixPlace};
-use devices_pci::config::{Bar, BarKind, ConfigSpace, Identity, reg};
+use devices_pci::config::{Bar, BarKind, ConfigSpace, Identity};
 use devices_pci::{MsiMessage, MsiSink};
 use memory::{DmaMap, DmaView, SpaceKind};
-use state::State;
+use state::{List, State};
 
 use self::port::portsc;
-use self::slot::Slot;
+use self::slot::{Slot, Stream};
 use crate::bus::{Host, Link, Speed, Speeds, Upstream};
-use crate::controller::{RootPorts, registers};
+use crate::controller::{RootPorts, registers, words as read_words};
 
 /// The most ports of each kind.
 pub const PORTS_MAX: usize = 15;
@@ -45,6 +45,10 @@ const RUNTIME: u64 = 0x1000;
 const DOORBELLS: u64 = 0x2000;
 const MSIX_TABLE: u64 = 0x3000;
 const MSIX_PENDING: u64 = 0x3800;
+/// The largest array of streams has 2 to the power of this and one more.
+const MAX_STREAMS: u32 = 7;
+/// The most streams that are in use: of each endpoint but the first of each slot.
+const STREAMS_TOTAL: usize = SLOTS_MAX * (slot::ENDPOINTS - 1) * ((2 << MAX_STREAMS) - 1);
 /// Nanoseconds of a microframe.
 const MICROFRAME: u64 = 125_000;
 
@@ -123,6 +127,8 @@ pub struct XhciOptions {
     pub msix: bool,
     /// Ports with SuperSpeed have the lower numbers.
     pub superspeed_first: bool,
+    /// Endpoints can have streams.
+    pub streams: bool,
 }
 
 impl XhciOptions {
@@ -137,6 +143,7 @@ impl XhciOptions {
             msi: model == XhciModel::Nec,
             msix: true,
             superspeed_first: true,
+            streams: true,
         }
     }
 
@@ -195,6 +202,8 @@ struct XhciState {
     ports: [u32; 2 * PORTS_MAX],
     interrupters: [Interrupter; INTERRUPTERS_MAX],
     slots: [Slot; SLOTS_MAX],
+    /// In the order of their places.
+    streams: List<Stream, STREAMS_TOTAL>,
 }
 
 /// The controller.
@@ -245,7 +254,6 @@ impl XhciCell {
         };
         let mut config = ConfigSpace::new(&Identity { vendor, device, revision, class: 0x0c03, prog_if: 0x30 });
         config.set_interrupt_pin(1);
-        config.set_u8(reg::CACHE_LINE, 0x10);
         // The release of USB: 3.0.
         config.set_u8(0x60, 0x30);
         let vectors = options.interrupters as usize;
@@ -272,6 +280,7 @@ impl XhciCell {
                 ports: [0; 2 * PORTS_MAX],
                 interrupters: [Interrupter::default(); INTERRUPTERS_MAX],
                 slots: [Slot::default(); SLOTS_MAX],
+                streams: List::default(),
             });
             let XhciWiring { clock, irq, messages, dma } = wiring;
             let devices = vec![None; options.usb2_ports.max(options.usb3_ports) as usize];
@@ -430,6 +439,7 @@ impl Xhci {
         (self.state.command_ring_control, self.state.contexts) = (0, 0);
         self.state.commands = Ring::default();
         self.state.slots = [Slot::default(); SLOTS_MAX];
+        self.state.streams = List::default();
         self.state.interrupters = [Interrupter { cycle: true, ..Interrupter::default() }; INTERRUPTERS_MAX];
         for register in 0..self.port_count() {
             self.connect(register);
@@ -449,7 +459,7 @@ impl Xhci {
             0x04 => (usb2_ports + usb3_ports) << 24 | interrupters << 8 | slots,
             0x08 => 0xf,
             // 64-bit addresses; extended capabilities follow at 0x20.
-            0x10 => 0x0008_0001,
+            0x10 => 0x0008_0001 | if self.options.streams { MAX_STREAMS << 12 } else { 0 },
             0x14 => DOORBELLS as u32,
             0x18 => RUNTIME as u32,
             0x20 => 0x0200_0402,
@@ -598,7 +608,7 @@ impl Xhci {
         match index {
             0 if value == 0 => self.process_commands(),
             0 => {}
-            _ => self.ring_endpoint(index as usize, value as u8),
+            _ => self.ring_endpoint(index as usize, usize::from(value as u8), (value >> 16) as u16),
         }
     }
 
@@ -643,17 +653,6 @@ fn set_low(old: u64, value: u32) -> u64 {
 
 fn set_high(old: u64, value: u32) -> u64 {
     (old & 0xffff_ffff) | u64::from(value) << 32
-}
-
-fn read_words<const N: usize>(map: &DmaMap, at: u64) -> Option<[u32; N]> {
-    let mut bytes = [0; 32];
-    let bytes = bytes.get_mut(..4 * N)?;
-    map.read(at, bytes).ok()?;
-    let mut words = [0; N];
-    for (word, bytes) in words.iter_mut().zip(bytes.chunks_exact(4)) {
-        *word = u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
-    }
-    Some(words)
 }
 
 fn write_words<const N: usize>(map: &DmaMap, at: u64, words: [u32; N]) -> Option<()> {

@@ -4,6 +4,7 @@ use memory::DmaMap;
 
 use super::{Ehci, port, status};
 use crate::bus::{Link, Outcome, Token, find};
+use crate::controller::{handed_over, words};
 use crate::data::{GuestData, Range};
 
 /// Bits of link pointers.
@@ -53,17 +54,6 @@ const ALTERNATE: usize = 1;
 const TOKEN: usize = 2;
 const PAGES: usize = 3;
 
-fn words<const N: usize>(map: &DmaMap, at: u32) -> Option<[u32; N]> {
-    let mut bytes = [0; 48];
-    let bytes = bytes.get_mut(..4 * N)?;
-    map.read(u64::from(at), bytes).ok()?;
-    let mut words = [0; N];
-    for (word, bytes) in words.iter_mut().zip(bytes.chunks_exact(4)) {
-        *word = u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
-    }
-    Some(words)
-}
-
 fn store(map: &DmaMap, at: u32, words: &[u32]) -> Option<()> {
     let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
     map.write(u64::from(at), &bytes).ok()
@@ -71,7 +61,7 @@ fn store(map: &DmaMap, at: u32, words: &[u32]) -> Option<()> {
 
 impl Queue {
     fn read(map: &DmaMap, at: u32) -> Option<Self> {
-        let [next, characteristics, capabilities, current, overlay @ ..] = words::<12>(map, at)?;
+        let [next, characteristics, capabilities, current, overlay @ ..] = words::<12>(map, at.into())?;
         Some(Self { at, next, characteristics, capabilities, current, overlay })
     }
 
@@ -93,7 +83,7 @@ impl Queue {
         if next & TERMINATE != 0 {
             return None;
         }
-        let mut transfer: [u32; 8] = words(map, next & !0x1f)?;
+        let mut transfer: [u32; 8] = handed_over(map, u64::from(next & !0x1f), TOKEN)?;
         if transfer[TOKEN] & token::ACTIVE == 0 {
             return None;
         }
@@ -153,14 +143,14 @@ impl Ehci {
     pub(super) fn process_periodic(&mut self, frame: u32) {
         let Some(map) = self.map() else { return };
         let first = self.state.periodic_list.wrapping_add(frame << 2);
-        let Some([mut link]) = words(&map, first) else { return self.host_error() };
+        let Some([mut link]) = words(&map, first.into()) else { return self.host_error() };
         for _ in 0..QUEUES_MAX {
             if link & TERMINATE != 0 {
                 return;
             }
             if link & KIND != QUEUE_HEAD {
                 // Isochronous: nobody answers.
-                let Some([next]) = words(&map, link & !0x1f) else { return self.host_error() };
+                let Some([next]) = words(&map, u64::from(link & !0x1f)) else { return self.host_error() };
                 link = next;
                 continue;
             }
@@ -244,7 +234,7 @@ impl Ehci {
             queue.overlay[TOKEN] &= !token::ERROR_COUNT;
             return self.failed(map, queue, token::HALTED | token::TRANSACTION_ERROR);
         };
-        let outcome = device.transfer(kind, endpoint, &mut data);
+        let outcome = device.transfer(kind, endpoint.into(), &mut data);
         if data.has_failed() {
             return self.failed(map, queue, token::HALTED | token::BUFFER_ERROR);
         }

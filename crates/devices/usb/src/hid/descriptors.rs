@@ -63,6 +63,8 @@ macro_rules! device {
                         max_packet: $packet,
                         interval: $interval,
                         max_burst: 0,
+                        streams: 0,
+                        extra: &[],
                     }],
                 }],
             },

@@ -32,7 +32,7 @@ fn bench() -> Bench {
 
 impl Bench {
     fn out(&self, bytes: &[u8]) -> Outcome {
-        self.device.transfer(Token::Out, BULK_OUT, &mut ByteData::new(&mut bytes.to_vec()))
+        self.device.transfer(Token::Out, BULK_OUT.into(), &mut ByteData::new(&mut bytes.to_vec()))
     }
 
     fn command(&self, tag: u32, length: u32, is_in: bool, cdb: &[u8]) {

@@ -4,6 +4,7 @@ use memory::DmaMap;
 
 use super::{Uhci, cause, port, status};
 use crate::bus::{Link, Outcome, Token, find};
+use crate::controller::{handed_over, words};
 use crate::data::GuestData;
 
 /// Bits of link pointers.
@@ -53,17 +54,6 @@ struct Descriptor {
     buffer: u32,
 }
 
-fn words<const N: usize>(map: &DmaMap, at: u32) -> Option<[u32; N]> {
-    let mut bytes = [0; 16];
-    let bytes = bytes.get_mut(..4 * N)?;
-    map.read(u64::from(at), bytes).ok()?;
-    let mut words = [0; N];
-    for (word, bytes) in words.iter_mut().zip(bytes.chunks_exact(4)) {
-        *word = u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
-    }
-    Some(words)
-}
-
 impl Uhci {
     /// Walks the current frame's list, as far as bandwidth allows.
     pub(super) fn process_frame(&mut self) {
@@ -73,7 +63,7 @@ impl Uhci {
         let map = self.dma.map();
         let mut causes = 0;
         let start = self.state.frame_list.wrapping_add(u32::from(self.state.frame & 0x3ff) << 2);
-        if let Some([first]) = words(&map, start) {
+        if let Some([first]) = words(&map, start.into()) {
             self.walk(&map, first, &mut causes);
         }
         if causes != 0 {
@@ -113,7 +103,7 @@ impl Uhci {
                     return;
                 }
                 seen.push(at);
-                let Some([next, element]) = words(map, at) else { return };
+                let Some([next, element]) = words(map, at.into()) else { return };
                 queue = Some((at, next));
                 link = element;
                 if element & link::QUEUE_HEAD != 0 && element & link::TERMINATE == 0 {
@@ -123,7 +113,7 @@ impl Uhci {
                 continue;
             }
             let at = link & !0xf;
-            let Some([next, control, token, buffer]) = words(map, at) else {
+            let Some([next, control, token, buffer]) = handed_over(map, at.into(), 1) else {
                 self.state.status |= status::HOST_ERROR;
                 return;
             };
@@ -183,7 +173,7 @@ impl Uhci {
         let max_len = (descriptor.token >> 21).wrapping_add(1) as usize & 0x7ff;
         let pieces = [(u64::from(descriptor.buffer), max_len)];
         let mut data = GuestData::new(map, &pieces);
-        let outcome = self.device(address).map(|device| device.transfer(token, endpoint, &mut data));
+        let outcome = self.device(address).map(|device| device.transfer(token, endpoint.into(), &mut data));
         if data.has_failed() {
             self.state.status |= status::HOST_ERROR;
             self.stop_running();

@@ -72,7 +72,8 @@ impl Xhci {
             RESET_ENDPOINT => self.with_slot(number, |this| this.reset_endpoint(map, number, endpoint)),
             STOP_ENDPOINT => self.with_slot(number, |this| this.stop_endpoint(map, number, endpoint)),
             SET_DEQUEUE => {
-                self.with_slot(number, |this| this.set_dequeue(map, number, endpoint, command.parameter & !0xe))
+                let place = (number, endpoint, (command.status >> 16) as u16);
+                self.with_slot(number, |this| this.set_dequeue(map, place, command.parameter & !0xe))
             }
             RESET_DEVICE => self.with_slot(number, |this| this.reset_device(map, number)),
             NO_OP => SUCCESS,

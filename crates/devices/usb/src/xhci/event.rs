@@ -12,11 +12,13 @@ pub const STALL: u8 = 6;
 pub const NO_SLOTS: u8 = 9;
 pub const SLOT_NOT_ENABLED: u8 = 11;
 pub const ENDPOINT_NOT_ENABLED: u8 = 12;
+pub const INVALID_STREAM_TYPE: u8 = 10;
 pub const SHORT_PACKET: u8 = 13;
 pub const CONTEXT_STATE_ERROR: u8 = 19;
 const RING_FULL: u8 = 21;
 pub const COMMAND_RING_STOPPED: u8 = 24;
 pub const STOPPED: u8 = 26;
+pub const INVALID_STREAM_ID: u8 = 34;
 
 // Types of events (xHCI, table 6-91).
 const TRANSFER: u32 = 32;

@@ -3,8 +3,11 @@
 use memory::DmaMap;
 use state::State;
 
-use super::event::{CONTEXT_STATE_ERROR, ENDPOINT_NOT_ENABLED, Event, STOPPED, SUCCESS, TRANSACTION_ERROR, TRB_ERROR};
-use super::{Ring, SLOTS_MAX, Xhci, portsc, read_words, write_words};
+use super::event::{
+    CONTEXT_STATE_ERROR, ENDPOINT_NOT_ENABLED, Event, INVALID_STREAM_ID, INVALID_STREAM_TYPE, STOPPED, SUCCESS,
+    TRANSACTION_ERROR, TRB_ERROR,
+};
+use super::{MAX_STREAMS, Ring, SLOTS_MAX, Xhci, portsc, read_words, write_words};
 use crate::bus::{Link, Outcome, Token};
 use crate::data::ByteData;
 
@@ -38,17 +41,52 @@ mod slot_state {
     pub const CONFIGURED: u32 = 3;
 }
 
-/// An endpoint.
+/// Where the controller is on a transfer ring.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, State)]
-#[state(name = "xhci-endpoint", version = 1)]
-pub(super) struct Endpoint {
-    pub state: EndpointState,
+#[state(name = "xhci-work", version = 1)]
+pub(super) struct Work {
     pub ring: Ring,
     /// Bytes of the transfer at the head of the ring that were moved.
     pub moved: u32,
     /// It waits for the device.
     pub is_waiting: bool,
 }
+
+/// An endpoint.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, State)]
+#[state(name = "xhci-endpoint", version = 1)]
+pub(super) struct Endpoint {
+    pub state: EndpointState,
+    /// Its ring, if it has no streams.
+    pub work: Work,
+    /// The exponent of the size of its array of streams; 0 for none.
+    pub streams: u8,
+    /// Where the array is.
+    pub array: u64,
+}
+
+/// A stream that was in use: its contents are no longer those of the context in memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, State)]
+#[state(name = "xhci-stream", version = 1)]
+pub(super) struct Stream {
+    pub slot: u8,
+    pub endpoint: u8,
+    pub number: u16,
+    pub work: Work,
+}
+
+impl Stream {
+    fn place(&self) -> Place {
+        (self.slot.into(), self.endpoint.into(), self.number)
+    }
+}
+
+/// A ring: slot, endpoint, stream.
+pub(super) type Place = (usize, usize, u16);
+
+/// Bytes of a stream's context, and its type for a transfer ring.
+const STREAM_CONTEXT: u64 = 16;
+const PRIMARY_RING: u32 = 1;
 
 /// A slot.
 #[derive(Clone, Copy, Debug, State)]
@@ -127,9 +165,68 @@ impl Xhci {
             if is_it {
                 let slot = &mut self.state.slots[index];
                 slot.root_port = 0;
-                slot.endpoints.iter_mut().for_each(|endpoint| endpoint.is_waiting = false);
+                slot.endpoints.iter_mut().for_each(|endpoint| endpoint.work.is_waiting = false);
+                let streams = self.state.streams.0.iter_mut();
+                let streams = streams.filter(|stream| usize::from(stream.slot) == index + 1);
+                streams.for_each(|stream| stream.work.is_waiting = false);
             }
         }
+    }
+
+    // ---- Rings ----
+
+    /// The ring of a place, which the driver has named.
+    ///
+    /// # Errors
+    /// The completion code for a place that is none.
+    pub(super) fn work(&mut self, map: &DmaMap, place: Place) -> Result<&mut Work, u8> {
+        let (slot, number, stream) = place;
+        let endpoint = *self.endpoint(slot, number).ok_or(ENDPOINT_NOT_ENABLED)?;
+        if endpoint.streams == 0 {
+            return self.endpoint(slot, number).map(|endpoint| &mut endpoint.work).ok_or(ENDPOINT_NOT_ENABLED);
+        }
+        if stream == 0 || u32::from(stream) >= 2 << endpoint.streams {
+            return Err(INVALID_STREAM_ID);
+        }
+        let at = match self.state.streams.0.binary_search_by_key(&place, Stream::place) {
+            Ok(at) => at,
+            Err(at) => {
+                let [low, high] = read_words(map, stream_context(&endpoint, stream)).ok_or(TRB_ERROR)?;
+                if low >> 1 & 7 != PRIMARY_RING {
+                    return Err(INVALID_STREAM_TYPE);
+                }
+                let dequeue = u64::from(high) << 32 | u64::from(low & !0xf);
+                let work = Work { ring: Ring { dequeue, cycle: low & 1 != 0 }, ..Work::default() };
+                let stream = Stream { slot: slot as u8, endpoint: number as u8, number: stream, work };
+                self.state.streams.0.insert(at, stream);
+                at
+            }
+        };
+        Ok(&mut self.state.streams.0[at].work)
+    }
+
+    /// The streams of an endpoint that were in use.
+    fn streams_of(&self, slot: usize, number: usize) -> impl Iterator<Item = &Stream> {
+        let is_it = move |stream: &&Stream| (usize::from(stream.slot), usize::from(stream.endpoint)) == (slot, number);
+        self.state.streams.0.iter().filter(is_it)
+    }
+
+    /// The rings of an endpoint that wait for the device.
+    pub(super) fn waiting(&mut self, slot: usize, number: usize) -> Vec<u16> {
+        match self.endpoint(slot, number).map(|endpoint| (endpoint.streams, endpoint.work.is_waiting)) {
+            Some((0, true)) => vec![0],
+            Some((0, false)) | None => Vec::new(),
+            Some(_) => {
+                let waiting = self.streams_of(slot, number).filter(|stream| stream.work.is_waiting);
+                waiting.map(|stream| stream.number).collect()
+            }
+        }
+    }
+
+    /// Endpoints of a slot are no longer what they were, from number `first` on.
+    fn forget_streams(&mut self, slot: usize, endpoints: std::ops::RangeInclusive<usize>) {
+        let is_it = |stream: &Stream| usize::from(stream.slot) == slot && endpoints.contains(&stream.endpoint.into());
+        self.state.streams.0.retain(|stream| !is_it(stream));
     }
 
     /// Changes an endpoint's state, and tells its context.
@@ -137,13 +234,24 @@ impl Xhci {
         let Some(context) = self.slot(slot).map(|slot| slot.context) else { return };
         let Some(endpoint) = self.endpoint(slot, number) else { return };
         endpoint.state = state;
-        endpoint.is_waiting = false;
-        let dequeue = endpoint.ring.dequeue | u64::from(endpoint.ring.cycle);
+        endpoint.work.is_waiting = false;
+        let endpoint = *endpoint;
         let at = context.wrapping_add(CONTEXT * number as u64);
-        let written = read_words::<1>(map, at).and_then(|[first]| {
-            write_words(map, at, [first & !7 | state as u32])?;
-            write_words(map, at.wrapping_add(8), [dequeue as u32, (dequeue >> 32) as u32])
-        });
+        let pointer = |at: u64, ring: Ring, bits: u32| {
+            let low = ring.dequeue as u32 | bits | u32::from(ring.cycle);
+            write_words(map, at, [low, (ring.dequeue >> 32) as u32])
+        };
+        let is_it = |stream: &&mut Stream| (usize::from(stream.slot), usize::from(stream.endpoint)) == (slot, number);
+        let mut written =
+            read_words::<1>(map, at).and_then(|[first]| write_words(map, at, [first & !7 | state as u32]));
+        if endpoint.streams == 0 {
+            written = written.and_then(|()| pointer(at.wrapping_add(8), endpoint.work.ring, 0));
+        }
+        for stream in self.state.streams.0.iter_mut().filter(is_it) {
+            stream.work.is_waiting = false;
+            let at = stream_context(&endpoint, stream.number);
+            written = written.and_then(|()| pointer(at, stream.work.ring, PRIMARY_RING << 1));
+        }
         if written.is_none() {
             self.host_error();
         }
@@ -151,10 +259,13 @@ impl Xhci {
 
     /// Takes an endpoint into use as its context says, which is updated.
     fn enable_endpoint(&mut self, (slot, number): (usize, usize), context: &mut [u32; 5]) {
+        let streams = (context[0] >> 10 & if self.options.streams { MAX_STREAMS } else { 0 }) as u8;
+        self.forget_streams(slot, number..=number);
         let Some(endpoint) = self.slot(slot).and_then(|slot| slot.endpoints.get_mut(number - 1)) else { return };
         let dequeue = u64::from(context[3]) << 32 | u64::from(context[2]);
         let ring = Ring { dequeue: dequeue & !0xf, cycle: dequeue & 1 != 0 };
-        *endpoint = Endpoint { state: EndpointState::Running, ring, moved: 0, is_waiting: false };
+        let work = Work { ring, ..Work::default() };
+        *endpoint = Endpoint { state: EndpointState::Running, work, streams, array: dequeue & !0xf };
         context[0] = context[0] & !7 | EndpointState::Running as u32;
     }
 
@@ -164,6 +275,7 @@ impl Xhci {
         let slots = self.options.slots as usize;
         let free = self.state.slots.iter().take(slots).position(|slot| !slot.is_enabled)?;
         self.state.slots[free] = Slot { is_enabled: true, ..Slot::default() };
+        self.forget_streams(free + 1, 1..=ENDPOINTS);
         Some(free as u8 + 1)
     }
 
@@ -171,6 +283,7 @@ impl Xhci {
         if let Some(slot) = self.slot(number) {
             *slot = Slot::default();
         }
+        self.forget_streams(number, 1..=ENDPOINTS);
         Ok(())
     }
 
@@ -221,6 +334,7 @@ impl Xhci {
         let mut context: [u32; 4] = read_words(map, output).ok_or(TRB_ERROR)?;
         if is_deconfiguring {
             self.slot(number).ok_or(TRB_ERROR)?.endpoints[1..].fill(Endpoint::default());
+            self.forget_streams(number, 2..=ENDPOINTS);
             context[3] = context[3] & 0x07ff_ffff | slot_state::ADDRESSED << 27;
             return write_words(map, output, context).ok_or(TRB_ERROR);
         }
@@ -236,6 +350,7 @@ impl Xhci {
             let at = output.wrapping_add(CONTEXT * endpoint as u64);
             if (drop | add) & 1 << endpoint != 0 {
                 self.slot(number).ok_or(TRB_ERROR)?.endpoints[endpoint - 1] = Endpoint::default();
+                self.forget_streams(number, endpoint..=endpoint);
             }
             if add & 1 << endpoint != 0 {
                 let from = input.wrapping_add(CONTEXT * (endpoint as u64 + 1));
@@ -280,6 +395,7 @@ impl Xhci {
         let slot = self.slot(number).ok_or(TRB_ERROR)?;
         slot.endpoints[1..].fill(Endpoint::default());
         let output = slot.context;
+        self.forget_streams(number, 2..=ENDPOINTS);
         if let Some(device) = self.device_of_slot(number) {
             device.reset();
         }
@@ -302,8 +418,10 @@ impl Xhci {
         if endpoint.state != EndpointState::Running {
             return Err(CONTEXT_STATE_ERROR);
         }
-        if endpoint.is_waiting {
-            let (at, left) = self.position(map, &endpoint);
+        if let Some(stream) = self.waiting(slot, number).first() {
+            // One of them is told.
+            let work = self.work(map, (slot, number, *stream)).map_or(endpoint.work, |work| *work);
+            let (at, left) = self.position(map, &work);
             let interrupter = self.slot(slot).map_or(0, |slot| slot.interrupter);
             let event = Event { slot: slot as u8, endpoint: number as u8, ..Event::transfer(at, left, STOPPED) };
             self.send(event, usize::from(interrupter));
@@ -312,23 +430,30 @@ impl Xhci {
         Ok(())
     }
 
-    pub(super) fn set_dequeue(&mut self, map: &DmaMap, slot: usize, number: usize, pointer: u64) -> Completed {
+    pub(super) fn set_dequeue(&mut self, map: &DmaMap, place: Place, pointer: u64) -> Completed {
+        let (slot, number, _) = place;
         let endpoint = self.endpoint(slot, number).ok_or(ENDPOINT_NOT_ENABLED)?;
         if !matches!(endpoint.state, EndpointState::Stopped | EndpointState::Error) {
             return Err(CONTEXT_STATE_ERROR);
         }
-        endpoint.ring = Ring { dequeue: pointer & !0xf, cycle: pointer & 1 != 0 };
-        endpoint.moved = 0;
+        let work = self.work(map, place)?;
+        work.ring = Ring { dequeue: pointer & !0xf, cycle: pointer & 1 != 0 };
+        work.moved = 0;
         self.set_endpoint_state(map, (slot, number), EndpointState::Stopped);
         Ok(())
     }
 }
 
+/// Where the context of a stream is.
+fn stream_context(endpoint: &Endpoint, stream: u16) -> u64 {
+    endpoint.array.wrapping_add(STREAM_CONTEXT * u64::from(stream))
+}
+
 /// SET_ADDRESS as the controller itself does it.
 fn set_address(device: &Link, address: u8) -> Option<()> {
     let mut setup = [0, 5, address, 0, 0, 0, 0, 0];
-    let done = device.transfer(Token::Setup, 0, &mut ByteData::new(&mut setup));
-    let acknowledged = device.transfer(Token::In, 0, &mut ByteData::new(&mut []));
+    let done = device.transfer(Token::Setup, 0.into(), &mut ByteData::new(&mut setup));
+    let acknowledged = device.transfer(Token::In, 0.into(), &mut ByteData::new(&mut []));
     (done == Outcome::Done(8) && acknowledged == Outcome::Done(0)).then_some(())
 }
 

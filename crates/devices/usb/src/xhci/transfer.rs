@@ -3,9 +3,10 @@
 use memory::DmaMap;
 
 use super::event::{BABBLE, DATA_BUFFER_ERROR, Event, SHORT_PACKET, STALL, SUCCESS, TRANSACTION_ERROR, TRB_ERROR};
-use super::slot::{ENDPOINTS, Endpoint, EndpointState};
-use super::{Ring, Xhci, read_words};
-use crate::bus::{Link, Outcome, Token};
+use super::slot::{ENDPOINTS, EndpointState, Place, Work};
+use super::{Ring, Xhci};
+use crate::bus::{Link, Outcome, Pipe, Token};
+use crate::controller::handed_over;
 use crate::data::{GuestData, Range};
 
 /// Types of entries (xHCI, table 6-91).
@@ -41,8 +42,8 @@ const LINKS_MAX: usize = 32;
 const ENTRIES_MAX: usize = 4096;
 /// The most transfers that a doorbell starts.
 const TRANSFERS_MAX: usize = 1024;
-/// Bytes that a device is asked for at once: a multiple of every endpoint's packets.
-const CHUNK: usize = 64 << 10;
+/// How often a slot's endpoints are tried again while one of them makes progress: it may be what another waits for.
+const ROUNDS_MAX: usize = 4;
 
 /// An entry of a ring.
 #[derive(Clone, Copy, Debug)]
@@ -89,7 +90,7 @@ impl Trb {
 pub(super) fn next(map: &DmaMap, ring: &mut Ring) -> Result<Option<Trb>, ()> {
     for _ in 0..LINKS_MAX {
         let at = ring.dequeue;
-        let [low, high, status, control] = read_words(map, at).ok_or(())?;
+        let [low, high, status, control] = handed_over(map, at, 3).ok_or(())?;
         if (control & control::CYCLE != 0) != ring.cycle {
             return Ok(None);
         }
@@ -127,8 +128,7 @@ enum Ending {
 
 impl Xhci {
     /// The doorbell of an endpoint.
-    pub(super) fn ring_endpoint(&mut self, slot: usize, number: u8) {
-        let number = usize::from(number);
+    pub(super) fn ring_endpoint(&mut self, slot: usize, number: usize, stream: u16) {
         let Some(map) = self.map() else { return };
         let Some(endpoint) = self.endpoint(slot, number) else { return };
         match endpoint.state {
@@ -138,9 +138,7 @@ impl Xhci {
             }
             EndpointState::Halted | EndpointState::Disabled => return,
         }
-        self.run_endpoint(&map, slot, number);
-        if number == 1 {
-            // A request may have changed what other endpoints tell.
+        if self.run_endpoint(&map, (slot, number, stream)) {
             self.retry_slot(&map, slot);
         }
     }
@@ -157,59 +155,73 @@ impl Xhci {
     }
 
     fn retry_slot(&mut self, map: &DmaMap, slot: usize) {
-        for number in 1..=ENDPOINTS {
-            if self.endpoint(slot, number).is_some_and(|endpoint| endpoint.is_waiting) {
-                self.run_endpoint(map, slot, number);
+        for _ in 0..ROUNDS_MAX {
+            let mut has_moved = false;
+            for number in 1..=ENDPOINTS {
+                for stream in self.waiting(slot, number) {
+                    has_moved |= self.run_endpoint(map, (slot, number, stream));
+                }
+            }
+            if !has_moved {
+                return;
             }
         }
     }
 
-    /// Works on an endpoint's ring until it is empty, or the device has nothing more.
-    fn run_endpoint(&mut self, map: &DmaMap, slot: usize, number: usize) {
-        for _ in 0..TRANSFERS_MAX {
-            let Some(endpoint) = self.endpoint(slot, number) else { return };
-            endpoint.is_waiting = false;
-            if endpoint.state != EndpointState::Running {
-                return;
+    /// Works on a ring until it is empty, or the device has nothing more. Tells whether there was progress.
+    fn run_endpoint(&mut self, map: &DmaMap, place: Place) -> bool {
+        let (slot, number, stream) = place;
+        for done in 0..TRANSFERS_MAX {
+            let has_moved = done > 0;
+            // Nobody hears of doorbells of streams that there are not.
+            let Ok(work) = self.work(map, place) else { return has_moved };
+            work.is_waiting = false;
+            let work = *work;
+            if self.endpoint(slot, number).is_none_or(|endpoint| endpoint.state != EndpointState::Running) {
+                return has_moved;
             }
-            let (entries, behind) = match fetch(map, endpoint.ring) {
+            let (entries, behind) = match fetch(map, work.ring) {
                 Ok(Some(fetched)) => fetched,
-                Ok(None) => return,
+                Ok(None) => return has_moved,
                 Err(()) => {
-                    let at = endpoint.ring.dequeue;
-                    self.transfer_event((slot, number), Event::transfer(at, 0, TRB_ERROR), 0);
-                    return self.set_endpoint_state(map, (slot, number), EndpointState::Error);
+                    self.transfer_event((slot, number), Event::transfer(work.ring.dequeue, 0, TRB_ERROR), 0);
+                    self.set_endpoint_state(map, (slot, number), EndpointState::Error);
+                    return has_moved;
                 }
             };
-            let moved = endpoint.moved as usize;
+            let before = work.moved as usize;
             let device = self.device_of_slot(slot);
-            let ending = execute(map, device.as_ref(), number, &entries, moved);
-            let Some(endpoint) = self.endpoint(slot, number) else { return };
+            let has_streams = self.endpoint(slot, number).is_some_and(|endpoint| endpoint.streams > 0);
+            let pipe = Pipe { endpoint: (number / 2) as u8, stream: if has_streams { stream } else { 0 } };
+            let ending = execute(map, device.as_ref(), (number, pipe), &entries, before);
+            let Ok(work) = self.work(map, place) else { return has_moved };
             match ending {
                 (Ending::Waits, moved) => {
-                    (endpoint.moved, endpoint.is_waiting) = (moved as u32, true);
-                    return;
+                    (work.moved, work.is_waiting) = (moved as u32, true);
+                    return has_moved || moved > before;
                 }
                 (Ending::Ended(code, moved), _) => {
-                    endpoint.moved = 0;
+                    work.moved = 0;
                     if code == SUCCESS {
-                        endpoint.ring = behind;
+                        work.ring = behind;
                     }
                     self.report((slot, number), &entries, (code, moved));
                     if code != SUCCESS {
                         // The dequeue pointer stays at the transfer that failed.
-                        return self.set_endpoint_state(map, (slot, number), EndpointState::Halted);
+                        self.set_endpoint_state(map, (slot, number), EndpointState::Halted);
+                        return has_moved;
                     }
                 }
             }
             if !self.is_running() {
-                return;
+                return false;
             }
         }
         // The rest later: a ring without an end keeps nobody else from working.
-        if let Some(endpoint) = self.endpoint(slot, number) {
-            endpoint.is_waiting = true;
+        if let Ok(work) = self.work(map, place) {
+            work.is_waiting = true;
         }
+        true
     }
 
     fn transfer_event(&mut self, (slot, number): (usize, usize), event: Event, interrupter: usize) {
@@ -251,16 +263,16 @@ impl Xhci {
     }
 
     /// Where a transfer that waits is: the entry, and bytes of it that are left.
-    pub(super) fn position(&self, map: &DmaMap, endpoint: &Endpoint) -> (u64, u32) {
-        let Ok(Some((entries, _))) = fetch(map, endpoint.ring) else { return (endpoint.ring.dequeue, 0) };
-        let mut left = endpoint.moved as usize;
+    pub(super) fn position(&self, map: &DmaMap, work: &Work) -> (u64, u32) {
+        let Ok(Some((entries, _))) = fetch(map, work.ring) else { return (work.ring.dequeue, 0) };
+        let mut left = work.moved as usize;
         for entry in &entries {
             if left < entry.len() {
                 return (entry.at, (entry.len() - left) as u32);
             }
             left -= entry.len();
         }
-        (endpoint.ring.dequeue, 0)
+        (work.ring.dequeue, 0)
     }
 }
 
@@ -277,7 +289,13 @@ fn token(entries: &[Trb], number: usize) -> Option<Token> {
 }
 
 /// Moves as much of a transfer as the device has or takes. Beside the ending tells how much was moved in all.
-fn execute(map: &DmaMap, device: Option<&Link>, number: usize, entries: &[Trb], mut moved: usize) -> (Ending, usize) {
+fn execute(
+    map: &DmaMap,
+    device: Option<&Link>,
+    (number, pipe): (usize, Pipe),
+    entries: &[Trb],
+    mut moved: usize,
+) -> (Ending, usize) {
     let ended = |code, moved| (Ending::Ended(code, moved), moved);
     let Some(token) = token(entries, number) else {
         // Nothing to move: no operation, or event data alone.
@@ -288,10 +306,10 @@ fn execute(map: &DmaMap, device: Option<&Link>, number: usize, entries: &[Trb], 
     let ranges: Vec<Range> = entries.iter().map(Trb::range).filter(|(_, len)| *len > 0).collect();
     let all: usize = ranges.iter().map(|(_, len)| len).sum();
     loop {
-        let chunk = part(&ranges, moved, CHUNK);
-        let len: usize = chunk.iter().map(|(_, len)| len).sum();
-        let mut data = GuestData::new(map, &chunk);
-        let outcome = device.transfer(token, (number / 2) as u8, &mut data);
+        let rest = rest(&ranges, moved);
+        let len: usize = rest.iter().map(|(_, len)| len).sum();
+        let mut data = GuestData::new(map, &rest);
+        let outcome = device.transfer(token, pipe, &mut data);
         if data.has_failed() {
             return ended(DATA_BUFFER_ERROR, moved);
         }
@@ -309,18 +327,16 @@ fn execute(map: &DmaMap, device: Option<&Link>, number: usize, entries: &[Trb], 
     }
 }
 
-/// `max` bytes of the ranges, from byte `from`.
-fn part(ranges: &[Range], from: usize, max: usize) -> Vec<Range> {
-    let (mut skip, mut room) = (from, max);
-    let mut part = Vec::new();
+/// The ranges from byte `from` on.
+fn rest(ranges: &[Range], from: usize) -> Vec<Range> {
+    let mut skip = from;
+    let mut rest = Vec::new();
     for (address, len) in ranges {
         let skipped = skip.min(*len);
         skip -= skipped;
-        let now = (len - skipped).min(room);
-        room -= now;
-        if now > 0 {
-            part.push((address.wrapping_add(skipped as u64), now));
+        if skipped < *len {
+            rest.push((address.wrapping_add(skipped as u64), len - skipped));
         }
     }
-    part
+    rest
 }
