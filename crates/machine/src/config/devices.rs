@@ -232,6 +232,8 @@ pub enum UsbDeviceKind {
         /// What the user chooses of the SCSI unit.
         unit: Box<UnitOptions>,
     },
+    /// A SCSI host adapter (USB Attached SCSI).
+    Uas,
 }
 
 impl UsbDeviceKind {
@@ -243,6 +245,7 @@ impl UsbDeviceKind {
             Self::Hid { kind: HidKind::Tablet, .. } => "usb-tablet",
             Self::Hub { .. } => "usb-hub",
             Self::Storage { .. } => "usb-storage",
+            Self::Uas => "usb-uas",
         }
     }
 
@@ -254,6 +257,7 @@ impl UsbDeviceKind {
             Self::Hid { kind: HidKind::Tablet, .. } => "QEMU USB Tablet",
             Self::Hub { .. } => "QEMU USB Hub",
             Self::Storage { .. } => "QEMU USB MSD",
+            Self::Uas => devices_usb::uas::PRODUCT,
         }
     }
 }
@@ -369,16 +373,12 @@ impl DeviceKind {
             Self::Floppy(config) => config.disk.boot_index,
             Self::UsbDevice(config) => match &config.kind {
                 UsbDeviceKind::Storage { disk, .. } => disk.boot_index,
-                UsbDeviceKind::Hid { .. } | UsbDeviceKind::Hub { .. } => None,
+                UsbDeviceKind::Hid { .. } | UsbDeviceKind::Hub { .. } | UsbDeviceKind::Uas => None,
             },
             _ => None,
         }
     }
 
-    /// Whether it has the legacy ports of a VGA, which only one device can have.
-    pub fn is_vga(&self) -> bool {
-        match self {
-            Self::Display(config) => matches!(config.model, CardModel::Vga | CardModel::IsaVga),
     /// Whether the board has made it of an option for a disk.
     pub fn is_of_board(&self) -> bool {
         match self {
@@ -388,6 +388,10 @@ impl DeviceKind {
         }
     }
 
+    /// Whether it has the legacy ports of a VGA, which only one device can have.
+    pub fn is_vga(&self) -> bool {
+        match self {
+            Self::Display(config) => matches!(config.model, CardModel::Vga | CardModel::IsaVga),
             Self::Virtio(config) => matches!(&config.model, VirtioModel::Gpu { vga: Some(_), .. }),
             _ => false,
         }
@@ -456,14 +460,14 @@ impl DeviceKind {
     }
 }
 
-/// A virtio device without a PCI function: what its transport is.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct MmioPlace {
-    /// The transport's bus; the last that is free when not given.
 /// Why a virtio function has no interface at all.
 pub const NEITHER_MODERN_NOR_LEGACY: &str = "device cannot work as neither modern nor legacy mode is enabled\nSet either \
                                              disable-modern or disable-legacy to off";
 
+/// A virtio device without a PCI function: what its transport is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MmioPlace {
+    /// The transport's bus; the last that is free when not given.
     pub bus: Option<String>,
 }
 

@@ -229,6 +229,9 @@ fn disks(is_q35: bool) -> Vec<(&'static str, DeviceConfig)> {
         ("virtio-scsi-pci", scsi("virtio-scsi-pci", 1, UnitKind::Cd, "scsi-cd")),
         ("ehci", usb("ehci")),
         ("xhci", usb("xhci")),
+        ("ehci", scsi("uas-ehci", 0, UnitKind::Disk, "scsi-hd")),
+        ("xhci", scsi("uas-xhci", 0, UnitKind::Disk, "scsi-hd")),
+        ("xhci", scsi("uas-xhci", 0, UnitKind::Cd, "scsi-cd")),
         ("virtio-blk-pci", named("virtio-blk-pci", DeviceKind::VirtioBlkPci(Box::new(blk)))),
         ("fdc", named("", DeviceKind::Floppy(Box::new(floppy)))),
     ]
@@ -246,6 +249,10 @@ fn usb_devices() -> Vec<(&'static str, DeviceConfig)> {
         let (bus, labels) = (Some(format!("{owner}.0")), UsbLabels::default());
         let kind = DeviceKind::UsbDevice(Box::new(UsbDeviceConfig { bus, port: None, labels, kind }));
         (owner, named("", kind))
+    };
+    let adapter = |owner: &'static str, id: &str| {
+        let (_, device) = device(owner, UsbDeviceKind::Uas);
+        (owner, DeviceConfig { id: Some(id.to_owned()), ..device })
     };
     let uhci = |index: usize, companion| UsbControllerKind::Uhci {
         model: UHCI_MODELS[index],
@@ -266,6 +273,8 @@ fn usb_devices() -> Vec<(&'static str, DeviceConfig)> {
         device("uhci", hid(HidKind::Keyboard)),
         device("xhci", hid(HidKind::Tablet)),
         device("nec", hid(HidKind::Keyboard)),
+        adapter("ehci", "uas-ehci"),
+        adapter("xhci", "uas-xhci"),
     ]
 }
 

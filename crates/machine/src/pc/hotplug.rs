@@ -116,6 +116,8 @@ pub struct Buses {
     pub usb: Vec<UsbBus>,
     /// SCSI.
     pub scsi: Vec<Host>,
+    /// How many SCSI buses were numbered, those of single drives as well.
+    pub scsi_numbers: usize,
     /// virtio consoles.
     pub serial: Vec<Console>,
     /// The ports with slots, and the buses behind them.
@@ -124,8 +126,6 @@ pub struct Buses {
     pub ports: Vec<Arc<PciBus>>,
 }
 
-/// How PCI functions come and leave by ACPI.
-pub struct PciHotplug {
 impl Buses {
     /// Whether a bus is the link of a port of PCI Express.
     pub fn is_behind_port(&self, bus: &Arc<PciBus>) -> bool {
@@ -133,6 +133,8 @@ impl Buses {
     }
 }
 
+/// How PCI functions come and leave by ACPI.
+pub struct PciHotplug {
     /// The registers.
     pub ports: DeviceCell<AcpiHotplug>,
     /// The first of them.

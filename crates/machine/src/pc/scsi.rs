@@ -22,10 +22,27 @@ pub struct Host {
     /// The adapter's Open Firmware path.
     firmware_path: String,
     bus: Arc<ScsiBus>,
-    access: Arc<dyn Access<Scsi>>,
-    iothread: Option<String>,
-    /// The adapter has an id, which the bus is named after.
-    is_named: bool,
+    adapter: Adapter,
+}
+
+/// What a bus belongs to.
+enum Adapter {
+    /// A virtio device, which tells its driver of drives that come and leave, and its I/O thread.
+    Virtio(Arc<dyn Access<Scsi>>, Option<String>),
+    /// USB Attached SCSI.
+    Uas,
+}
+
+impl Builder<'_> {
+    /// The name of a new SCSI bus: that of its adapter, or a number.
+    pub(super) fn scsi_bus_name(&mut self, id: Option<&str>) -> String {
+        if let Some(id) = id {
+            return format!("{id}.0");
+        }
+        let numbers = &mut self.buses.scsi_numbers;
+        *numbers += 1;
+        format!("scsi.{}", *numbers - 1)
+    }
 }
 
 /// Builds a host adapter.
@@ -48,21 +65,23 @@ pub fn host(
     let names = ("scsi", "virtio-scsi-device");
     let attached =
         attach(builder, root, (device, config), (vectors, names), |access| Scsi::new(options, shared, access))?;
-    let hosts = &mut builder.buses.scsi;
-    let unnamed = hosts.iter().filter(|host| !host.is_named).count();
-    hosts.push(Host {
-        name: device.id.as_ref().map_or_else(|| format!("scsi.{unnamed}"), |id| format!("{id}.0")),
+    let name = builder.scsi_bus_name(device.id.as_deref());
+    builder.buses.scsi.push(Host {
+        name,
         path: builder.devices.last().map(|device| device.path.clone()).unwrap_or_default(),
         firmware_path: attached.firmware_path,
         bus,
-        access: attached.access,
-        iothread: iothread.clone(),
-        is_named: device.id.is_some(),
+        adapter: Adapter::Virtio(attached.access, iothread.clone()),
     });
     Ok(())
 }
 
 impl Host {
+    /// The bus of a USB device: its name, the device's path in the object tree and in Open Firmware.
+    pub fn of_usb((name, path, firmware_path): (String, String, String), bus: Arc<ScsiBus>) -> Self {
+        Self { name, path, firmware_path, bus, adapter: Adapter::Uas }
+    }
+
     /// The path of the adapter in the object tree.
     pub fn path(&self) -> &str {
         &self.path
@@ -75,14 +94,18 @@ impl Host {
 
     /// A drive has come while the machine runs.
     pub fn plugged(&self, address: ScsiAddress) {
-        Scsi::plugged(&*self.access, address, true);
+        if let Adapter::Virtio(access, _) = &self.adapter {
+            Scsi::plugged(&**access, address, true);
+        }
     }
 
     /// Takes a drive off the bus, and tells the guest.
     pub fn unplug(&self, address: ScsiAddress) {
         if let Some(unit) = self.bus.detach(address) {
             unit.cancel(|_| true, Cancel::Reset, || ());
-            Scsi::plugged(&*self.access, address, false);
+            if let Adapter::Virtio(access, _) = &self.adapter {
+                Scsi::plugged(&**access, address, false);
+            }
         }
     }
 }
@@ -100,12 +123,18 @@ pub fn drive(
         None => hosts.last().ok_or_else(|| format!("No 'SCSI' bus found for device '{}'", config.type_name))?,
     };
     let address = host.bus.place(config.channel, config.target, config.lun).map_err(|error| error.to_string())?;
-    let wish = DiskUse { iothread: host.iothread.clone(), ..config.disk.clone() };
+    let iothread = match &host.adapter {
+        Adapter::Virtio(_, iothread) => iothread.clone(),
+        Adapter::Uas => None,
+    };
+    let wish = DiskUse { iothread, ..config.disk.clone() };
     let requestor = DiskRequestor { id: device.id.as_deref(), path: &path, type_name: config.type_name, wish: &wish };
     let disk = disks(&requestor)?;
     let unit = unit(&config.unit, &disk)?;
     host.bus.attach(address, device.id.as_deref(), unit.clone()).map_err(|error| error.to_string())?;
-    Scsi::watch(&host.access, address, &unit);
+    if let Adapter::Virtio(access, _) = &host.adapter {
+        Scsi::watch(access, address, &unit);
+    }
     builder.boot_devices.push(BootDevice {
         owner: None,
         index: config.disk.boot_index,

@@ -7,18 +7,19 @@ use std::sync::Arc;
 
 use device::{DeviceCell, Lifecycle};
 use devices_pci::{Address, Label, PciBus, PciFunction, Window};
-use devices_scsi::{LogicalUnit, UnitKind};
+use devices_scsi::{LogicalUnit, ScsiBus, UnitKind};
 use devices_usb::bus::{Link, Speed, Speeds};
 use devices_usb::device::Labels;
 use devices_usb::ehci::EhciCell;
 use devices_usb::hub::HubCell;
 use devices_usb::uhci::{UhciCell, UhciModel, UhciOptions};
 use devices_usb::xhci::{XhciCell, XhciWiring};
-use devices_usb::{ehci, hid, storage, uhci};
+use devices_usb::{ehci, hid, storage, uas, uhci};
 use memory::DmaView;
 
 use super::pci::Chipset;
 use super::platform::find_place;
+use super::scsi::Host;
 use super::{Builder, Place, Removal};
 use crate::config::{
     ChipsetKind, DeviceConfig, DeviceKind, DiskUse, PciPlace, UnitOptions, UsbControllerConfig, UsbControllerKind,
@@ -461,7 +462,7 @@ fn plug_into(
         let serial = Some(config.labels.serial.clone().unwrap_or_else(made));
         Labels { serial, ..config.labels.clone() }
     };
-    let mut unit = None;
+    let (mut unit, mut host) = (None, None);
     let mut leave: Leave = Box::new(|| ());
     let (link, lifecycle): (Link, Arc<dyn Lifecycle>) = match &config.kind {
         UsbDeviceKind::Hid { kind, usb_version, seat } => {
@@ -495,6 +496,13 @@ fn plug_into(
             unit = Some(built);
             (Arc::new(cell.clone()), Arc::new(cell))
         }
+        UsbDeviceKind::Uas => {
+            let scsi = ScsiBus::new(uas::LIMITS);
+            let cell = uas::new(Arc::clone(&scsi), labels(uas::SERIAL));
+            let names = (builder.scsi_bus_name(id.as_deref()), path.clone(), firmware_path(bus, port, "storage"));
+            host = Some(Host::of_usb(names, scsi));
+            (Arc::new(cell.clone()), Arc::new(cell))
+        }
     };
     if let Err(message) = check_speed(&link, config, bus, port) {
         leave();
@@ -503,6 +511,7 @@ fn plug_into(
     port.socket.plug(Arc::clone(&link));
     builder.add(type_name, place, lifecycle);
     builder.can_leave(Removal::Usb { bus: bus.name.clone(), port: port.path.clone() }, Some(port.owner.clone()));
+    builder.buses.scsi.extend(host);
     if let Some((unit, place)) = unit {
         let type_name = if unit.kind() == UnitKind::Cd { "scsi-cd" } else { "scsi-hd" };
         builder.add(type_name, place, unit.lifecycle());
@@ -522,8 +531,7 @@ fn storage_unit(
         Place::Peripheral(id) => Some(id.as_str()),
         _ => None,
     };
-    // The bus of a device without an id is the first of those that are numbered.
-    let bus = id.map_or_else(|| "scsi.0".to_owned(), |id| format!("{id}.0"));
+    let bus = builder.scsi_bus_name(id);
     let parent = format!("{}/{bus}", builder.next_path(false, id));
     let path = format!("{parent}/legacy[0]");
     let type_name = if unit.kind == UnitKind::Cd { "scsi-cd" } else { "scsi-hd" };

@@ -17,6 +17,7 @@ const BUS: (&str, &str) = ("bus", "the USB bus (default: the newest)");
 const PORT: (&str, &str) = ("port", "the port, as 1 or 1.2 behind a hub (default: the first that is free)");
 const MICROSOFT: (&str, &str) = ("msos-desc", "on/off: Microsoft's descriptors, if it has some (default on)");
 const SERIAL: (&str, &str) = ("serial", "serial number (default: made of the place)");
+const STREAMS: (&str, &str) = ("streams", "on/off: endpoints can have streams (default on)");
 const VERSION: (&str, &str) = ("usb_version", "1 for full speed only, or 2 (default 2)");
 
 const UHCI_PROPERTIES: &[(&str, &str)] = &[
@@ -54,6 +55,7 @@ const NEC_PROPERTIES: &[(&str, &str)] = &[
     ("p2", "ports with USB 2.0: up to 15 (default 4)"),
     ("p3", "ports with SuperSpeed: up to 15 (default 4)"),
     ("slots", "device slots: 1 to 64 (default 64)"),
+    STREAMS,
     ("superspeed-ports-first", "on/off: ports with SuperSpeed have the lower numbers (default on)"),
 ];
 
@@ -63,6 +65,7 @@ const XHCI_PROPERTIES: &[(&str, &str)] = &[
     MULTIFUNCTION,
     ("p2", "ports with USB 2.0: up to 15 (default 4)"),
     ("p3", "ports with SuperSpeed: up to 15 (default 4)"),
+    STREAMS,
 ];
 
 const MOUSE_PROPERTIES: &[(&str, &str)] = &[BUS, MICROSOFT, PORT, SERIAL, VERSION];
@@ -157,6 +160,9 @@ pub const DRIVERS: &[Driver] = &[
     device_driver("usb-kbd", "USB keyboard", KEYBOARD_PROPERTIES, |values, _| hid_device(values, HidKind::Keyboard)),
     device_driver("usb-mouse", "USB mouse", MOUSE_PROPERTIES, |values, _| hid_device(values, HidKind::Mouse)),
     device_driver("usb-storage", "USB mass storage: a disk, or a CD drive", STORAGE_PROPERTIES, storage),
+    device_driver("usb-uas", "USB Attached SCSI host adapter", &[BUS, MICROSOFT, PORT, SERIAL], |values, _| {
+        device(values, UsbDeviceKind::Uas)
+    }),
     device_driver("usb-tablet", "USB pointer with absolute positions", TABLET_PROPERTIES, |values, _| {
         hid_device(values, HidKind::Tablet)
     }),
@@ -199,6 +205,7 @@ fn xhci(values: &mut Values<'_>, model: XhciModel) -> Result<DeviceKind, CliErro
     let mut options = XhciOptions {
         usb2_ports: number(values, "p2", default.usb2_ports)?,
         usb3_ports: number(values, "p3", default.usb3_ports)?,
+        streams: values.flag("streams")?.unwrap_or(true),
         ..default
     };
     if model == XhciModel::Nec {

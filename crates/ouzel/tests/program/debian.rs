@@ -75,6 +75,33 @@ fn peer_debian_boots_from_a_usb_disk_behind_ehci() {
 
 #[test]
 #[ignore = "peer: a Debian disk image"]
+fn peer_debian_boots_from_an_attached_scsi_disk_behind_ehci() {
+    boots("scsi-hd,bus=uas.0", &["-machine", "q35,usb=on", "-device", "usb-uas,id=uas"]);
+}
+
+#[test]
+#[ignore = "peer: a Debian disk image"]
+fn peer_debian_finds_an_attached_scsi_disk_behind_xhci() {
+    let directory = Directory::new();
+    let second = json!({"driver": "null-co", "node-name": "second", "size": 5 << 20, "read-zeroes": true}).to_string();
+    let adapter = ["-device", "qemu-xhci", "-device", "usb-uas,id=uas", "-blockdev", &second];
+    let disk = ["-device", "scsi-hd,bus=uas.0,lun=3,drive=second"];
+    let mut machine = start(&directory, "ide-hd,bus=ide.0", &[&adapter[..], &disk].concat());
+    let mut session = machine.connect(0);
+    machine.wait_serial("ouzel login:", BOOT_PATIENCE);
+    session.run("system_powerdown", json!({}));
+    wait_power_off(&mut machine, &mut session);
+    let serial = machine.serial();
+    // The kernel reads partition tables through the streams.
+    for line in ["new SuperSpeed USB device", ": uas\n", "10240 512-byte logical blocks: (5.24 MB/5.00 MiB)"] {
+        assert!(serial.replace('\r', "").contains(line), "'{line}' is not in:\n{serial}");
+    }
+    assert_eq!(serial.matches("Attached SCSI disk").count(), 2, "{serial}");
+    assert!(!serial.contains("uas_eh_"), "{serial}");
+}
+
+#[test]
+#[ignore = "peer: a Debian disk image"]
 fn peer_debian_boot_menu_obeys_keys() {
     menu_obeys(&[]);
 }

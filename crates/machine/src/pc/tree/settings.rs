@@ -252,7 +252,7 @@ pub fn of_usb_unit(kind: &DeviceKind) -> Vec<Setting> {
     match kind {
         DeviceKind::UsbDevice(config) => match &config.kind {
             UsbDeviceKind::Storage { disk, unit: options } => unit(disk, options),
-            UsbDeviceKind::Hid { .. } | UsbDeviceKind::Hub { .. } => Vec::new(),
+            UsbDeviceKind::Hid { .. } | UsbDeviceKind::Hub { .. } | UsbDeviceKind::Uas => Vec::new(),
         },
         _ => Vec::new(),
     }
@@ -333,6 +333,7 @@ fn usb_device(config: &UsbDeviceConfig) -> Vec<Setting> {
             vec![("ports", number(*ports as u64)), ("port-power", (*switches_power).into())]
         }
         UsbDeviceKind::Storage { unit, .. } => vec![("removable", unit.removable.into())],
+        UsbDeviceKind::Uas => Vec::new(),
     };
     settings.extend([
         ("port", text(config.port.as_ref())),
