@@ -2,7 +2,7 @@
 
 use crate::backend::Opened;
 use crate::mux::MuxPort;
-use crate::port::{Event, EventFn, InputFn, Port, Sink, WritableFn, lock};
+use crate::port::{Event, EventFn, InputFn, Port, Sink, WritableFn};
 use crate::tap::Tap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -125,7 +125,7 @@ impl Chardev {
         };
         match &self.side {
             Side::Whole { port, .. } => {
-                *lock(&port.input) = Some(input);
+                port.input.set(Some(input));
                 port.resume();
             }
             Side::Shared(shared) => shared.set_input(input),
@@ -136,14 +136,12 @@ impl Chardev {
     pub fn set_events(&self, events: EventFn) {
         match &self.side {
             Side::Whole { port, .. } => {
-                let mut handler = lock(&port.events);
-                let events = handler.insert(events);
+                port.events.set(Some(events));
                 let still = matches!(port.state().sink, Sink::Null | Sink::Ring(_));
                 if still {
                     // No task serves such a device.
-                    events(Event::Opened);
+                    port.announce(Event::Opened);
                 }
-                drop(handler);
                 port.announce_again();
             }
             Side::Shared(shared) => shared.set_events(events),
@@ -153,7 +151,7 @@ impl Chardev {
     /// Sets who is told that there is room for output.
     pub fn set_writable(&self, writable: WritableFn) {
         match &self.side {
-            Side::Whole { port, .. } => *lock(&port.writable) = Some(writable),
+            Side::Whole { port, .. } => port.writable.set(Some(writable)),
             Side::Shared(shared) => shared.set_writable(writable),
         }
     }
@@ -206,9 +204,9 @@ impl Chardev {
     pub fn detach(&self) {
         match &self.side {
             Side::Whole { port, .. } => {
-                lock(&port.input).take();
-                lock(&port.events).take();
-                lock(&port.writable).take();
+                port.input.set(None);
+                port.events.set(None);
+                port.writable.set(None);
             }
             Side::Shared(shared) => shared.detach(),
         }

@@ -7,7 +7,7 @@
 //!
 //! Locks: a callback of a device below, then a callback of the hub, or the hub's state and then that of a device below.
 
-use crate::port::{Event, OUTPUT_LIMIT, Port, Sink, lock};
+use crate::port::{Event, OUTPUT_LIMIT, Port, Sink};
 use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
 
@@ -39,9 +39,9 @@ pub(crate) fn start(id: &str, log: Option<std::fs::File>, ports: &[Arc<Port>]) -
         let weak = || Arc::downgrade(&hub);
         let (for_input, for_events, for_output) = (weak(), weak(), weak());
         let give = move |bytes: &[u8]| for_input.upgrade().map_or(bytes.len(), |hub| input(&hub, bytes));
-        *lock(&port.events) = Some(Box::new(move |seen| with(&for_events, |hub| event(hub, seen))));
-        *lock(&port.writable) = Some(Box::new(move || with(&for_output, writable)));
-        *lock(&port.input) = Some(Box::new(give));
+        port.events.set(Some(Box::new(move |seen| with(&for_events, |hub| event(hub, seen)))));
+        port.writable.set(Some(Box::new(move || with(&for_output, writable))));
+        port.input.set(Some(Box::new(give)));
         port.poke(|state| {
             state.resume = true;
             state.announced = false;
@@ -61,7 +61,7 @@ fn input(hub: &Port, bytes: &[u8]) -> usize {
     if bytes.is_empty() {
         return 0;
     }
-    lock(&hub.input).as_mut().map_or(0, |input| input(bytes))
+    hub.input.call(|input| input(bytes)).unwrap_or(0)
 }
 
 fn event(hub: &Port, event: Event) {

@@ -33,6 +33,7 @@ mod registry;
 mod ring;
 mod serve;
 mod session;
+mod slot;
 mod socket;
 mod stream;
 mod tablet;

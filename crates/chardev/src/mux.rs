@@ -6,6 +6,7 @@
 //! Left out on purpose: `s` (commit of all disks) and `t` (timestamps).
 
 use crate::port::{Event, EventFn, InputFn, Port, WritableFn, lock};
+use crate::slot::Slot;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Weak};
@@ -39,9 +40,9 @@ struct FrontEnds {
 /// One front end's share.
 pub(crate) struct MuxPort {
     mux: Arc<Mux>,
-    input: Mutex<Option<InputFn>>,
-    events: Mutex<Option<EventFn>>,
-    writable: Mutex<Option<WritableFn>>,
+    input: Slot<InputFn>,
+    events: Slot<EventFn>,
+    writable: Slot<WritableFn>,
     /// Input that came while it did not take any.
     kept: Mutex<VecDeque<u8>>,
     announced: AtomicBool,
@@ -53,9 +54,9 @@ impl Mux {
         let weak = || Arc::downgrade(&mux);
         let (for_input, for_events, for_output) = (weak(), weak(), weak());
         let input = move |bytes: &[u8]| for_input.upgrade().map_or(bytes.len(), |mux| mux.input(bytes));
-        *lock(&mux.port.input) = Some(Box::new(input));
-        *lock(&mux.port.events) = Some(Box::new(move |event| with(&for_events, |mux| mux.event(event))));
-        *lock(&mux.port.writable) = Some(Box::new(move || with(&for_output, Mux::writable)));
+        mux.port.input.set(Some(Box::new(input)));
+        mux.port.events.set(Some(Box::new(move |event| with(&for_events, |mux| mux.event(event)))));
+        mux.port.writable.set(Some(Box::new(move || with(&for_output, Mux::writable))));
         mux.port.resume();
         mux.port.announce_again();
         mux
@@ -69,9 +70,9 @@ impl Mux {
         }
         let port = Arc::new(MuxPort {
             mux: Arc::clone(self),
-            input: Mutex::default(),
-            events: Mutex::default(),
-            writable: Mutex::default(),
+            input: Slot::default(),
+            events: Slot::default(),
+            writable: Slot::default(),
             kept: Mutex::default(),
             announced: AtomicBool::new(false),
         });
@@ -112,9 +113,7 @@ impl Mux {
 
     fn writable(&self) {
         for port in self.all() {
-            if let Some(writable) = lock(&port.writable).as_mut() {
-                writable();
-            }
+            port.writable.call(|writable| writable());
         }
     }
 
@@ -222,22 +221,20 @@ impl MuxPort {
     }
 
     fn announce(&self, event: Event) {
-        if let Some(events) = lock(&self.events).as_mut() {
-            events(event);
-        }
+        self.events.call(|events| events(event));
     }
 
     fn announce_open(&self) {
-        if let Some(events) = lock(&self.events).as_mut()
-            && !self.announced.swap(true, Ordering::Relaxed)
-        {
-            events(Event::Opened);
-        }
+        self.events.call(|events| {
+            if !self.announced.swap(true, Ordering::Relaxed) {
+                events(Event::Opened);
+            }
+        });
     }
 
     /// Takes the input callback, and the focus with it: the latest front end starts with it.
     pub(crate) fn set_input(self: &Arc<Self>, input: InputFn) {
-        *lock(&self.input) = Some(input);
+        self.input.set(Some(input));
         let position = lock(&self.mux.front_ends).all.iter().position(|port| Arc::ptr_eq(port, self));
         if let Some(position) = position {
             self.mux.set_focus(position);
@@ -246,13 +243,13 @@ impl MuxPort {
     }
 
     pub(crate) fn set_events(&self, events: EventFn) {
-        *lock(&self.events) = Some(events);
+        self.events.set(Some(events));
         self.announced.store(false, Ordering::Relaxed);
         self.mux.port.announce_again();
     }
 
     pub(crate) fn set_writable(&self, writable: WritableFn) {
-        *lock(&self.writable) = Some(writable);
+        self.writable.set(Some(writable));
     }
 
     pub(crate) fn resume_input(&self) {
@@ -266,7 +263,7 @@ impl MuxPort {
             return true;
         }
         let bytes = kept.make_contiguous();
-        let taken = lock(&self.input).as_mut().map_or(0, |input| input(bytes)).min(bytes.len());
+        let taken = self.input.call(|input| input(bytes)).unwrap_or(0).min(bytes.len());
         kept.drain(..taken);
         kept.is_empty()
     }
@@ -274,7 +271,7 @@ impl MuxPort {
     fn offer(&self, bytes: &[u8]) -> usize {
         let mut taken = 0;
         if self.deliver_kept() {
-            taken = lock(&self.input).as_mut().map_or(0, |input| input(bytes)).min(bytes.len());
+            taken = self.input.call(|input| input(bytes)).unwrap_or(0).min(bytes.len());
         }
         let mut kept = lock(&self.kept);
         let rest = bytes.get(taken..).unwrap_or_default();
@@ -284,9 +281,9 @@ impl MuxPort {
     }
 
     pub(crate) fn detach(&self) {
-        lock(&self.input).take();
-        lock(&self.events).take();
-        lock(&self.writable).take();
+        self.input.set(None);
+        self.events.set(None);
+        self.writable.set(None);
     }
 
     pub(crate) fn leave(&self) {

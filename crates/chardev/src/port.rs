@@ -3,6 +3,7 @@
 use crate::hub::Hub;
 use crate::line::Line;
 use crate::ring::Ring;
+use crate::slot::Slot;
 use crate::stream::Stream;
 use crate::tablet::Tablet;
 use rustix::io::Errno;
@@ -85,9 +86,9 @@ pub(crate) struct State {
 pub(crate) struct Port {
     pub(crate) id: String,
     state: Mutex<State>,
-    pub(crate) input: Mutex<Option<InputFn>>,
-    pub(crate) events: Mutex<Option<EventFn>>,
-    pub(crate) writable: Mutex<Option<WritableFn>>,
+    pub(crate) input: Slot<InputFn>,
+    pub(crate) events: Slot<EventFn>,
+    pub(crate) writable: Slot<WritableFn>,
 }
 
 /// A poisoned lock means that a callback panicked; the data are still whole.
@@ -114,9 +115,9 @@ impl Port {
         Self {
             id: id.to_owned(),
             state: Mutex::new(state),
-            input: Mutex::default(),
-            events: Mutex::default(),
-            writable: Mutex::default(),
+            input: Slot::default(),
+            events: Slot::default(),
+            writable: Slot::default(),
         }
     }
 
@@ -192,27 +193,21 @@ impl Port {
 
     /// Tells the front end that the device is open, unless it knows.
     pub(crate) fn announce_open(&self) {
-        let mut events = lock(&self.events);
-        let Some(events) = events.as_mut() else {
-            return;
-        };
-        if !std::mem::replace(&mut self.state().announced, true) {
-            events(Event::Opened);
-        }
+        self.events.call(|events| {
+            if !std::mem::replace(&mut self.state().announced, true) {
+                events(Event::Opened);
+            }
+        });
     }
 
     /// Tells the front end, if there is one.
     pub(crate) fn announce(&self, event: Event) {
-        if let Some(events) = lock(&self.events).as_mut() {
-            events(event);
-        }
+        self.events.call(|events| events(event));
     }
 
     /// Tells a front end that was refused output that there is room.
     pub(crate) fn tell_writable(&self) {
-        if let Some(writable) = lock(&self.writable).as_mut() {
-            writable();
-        }
+        self.writable.call(|writable| writable());
     }
 }
 

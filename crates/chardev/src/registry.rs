@@ -56,9 +56,9 @@ impl Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        lock(&self.port.input).take();
-        lock(&self.port.events).take();
-        lock(&self.port.writable).take();
+        self.port.input.set(None);
+        self.port.events.set(None);
+        self.port.writable.set(None);
         self.in_use.store(false, Ordering::Relaxed);
     }
 }

@@ -1,6 +1,6 @@
 //! The task that serves one connection: input to the front end, kept output to the host.
 
-use crate::port::{Event, OUTPUT_LIMIT, Port, Sink, lock};
+use crate::port::{Event, OUTPUT_LIMIT, Port, Sink};
 use crate::stream::{Kind, Stream};
 use rustix::io::Errno;
 use std::os::fd::OwnedFd;
@@ -214,7 +214,7 @@ impl Server<'_> {
                 return if speaking { self.poll_gone(context) } else { Poll::Ready(Ok(())) };
             }
             // Nobody would take it: leave it with the host.
-            if lock(&self.port.input).is_none() {
+            if !self.port.input.is_set() {
                 return Poll::Pending;
             }
             match ready!(self.poll_read(context)) {
@@ -240,12 +240,10 @@ impl Server<'_> {
                 return false;
             }
             self.waiting = true;
-            let mut input = lock(&self.port.input);
-            let Some(input) = input.as_mut() else {
+            let offered = self.buffer.get(self.start..self.end).unwrap_or_default();
+            let Some(taken) = self.port.input.call(|input| input(offered)) else {
                 return self.ended;
             };
-            let offered = self.buffer.get(self.start..self.end).unwrap_or_default();
-            let taken = input(offered);
             self.start += taken.min(offered.len());
             let last = self.ended && offered.is_empty();
             if last && (taken == 0 || self.stream.kind != Kind::UnixSocket) {

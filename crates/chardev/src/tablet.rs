@@ -147,10 +147,7 @@ impl Tablet {
             }
             // The tablet's lock is not held: the serial port may be about to say something.
             let offered = output.make_contiguous();
-            let taken = match lock(&port.input).as_mut() {
-                Some(input) => input(offered).min(offered.len()),
-                None => 0,
-            };
+            let taken = port.input.call(|input| input(offered)).unwrap_or(0).min(offered.len());
             *waits = taken < offered.len();
             let mut state = lock(&self.state);
             if state.resets == resets {

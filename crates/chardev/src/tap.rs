@@ -4,6 +4,7 @@
 
 use crate::port::{InputFn, lock};
 use crate::ring::Ring;
+use crate::slot::Slot;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Weak};
@@ -18,7 +19,7 @@ const QUEUE_MAX: usize = 256 << 10;
 pub(crate) struct Tap {
     name: String,
     output: Mutex<Output>,
-    input: Mutex<Option<InputFn>>,
+    input: Slot<InputFn>,
     /// The device has room for input, or is no more.
     resumed: Notify,
     has_ended: AtomicBool,
@@ -42,7 +43,7 @@ impl Tap {
         Arc::new(Self {
             name,
             output: Mutex::new(Output { history: Ring::new(HISTORY), readers: Vec::new() }),
-            input: Mutex::default(),
+            input: Slot::default(),
             resumed: Notify::new(),
             has_ended: AtomicBool::new(false),
         })
@@ -62,7 +63,7 @@ impl Tap {
     /// Sets who gets the input.
     pub(crate) fn set_input(&self, input: Option<InputFn>) {
         let is_there = input.is_some();
-        *lock(&self.input) = input;
+        self.input.set(input);
         if is_there {
             self.resume();
         }
@@ -70,7 +71,7 @@ impl Tap {
 
     /// Gives input to the device; how much of it was taken.
     pub(crate) fn give(&self, bytes: &[u8]) -> usize {
-        lock(&self.input).as_mut().map_or(bytes.len(), |input| input(bytes))
+        self.input.call(|input| input(bytes)).unwrap_or(bytes.len())
     }
 
     /// The device can take more.
