@@ -49,6 +49,8 @@ const LONGEST_IO: u64 = 64 << 20;
 const LAST_COPIES: u64 = 4 << 20;
 /// How often a job that is ready looks for new writes.
 const LOOK: Duration = Duration::from_millis(100);
+/// For how long it leaves what a guest is writing to.
+const BUSY: Duration = Duration::from_millis(1);
 
 /// What is copied at first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -531,6 +533,12 @@ impl Mirror {
                 continue;
             }
             if !is_ready {
+                if self.link.dirty.dirty_bytes() != 0 {
+                    // A guest's writes are about all that is dirty. They may need this very thread to go on.
+                    aio::yield_now().await;
+                    job.sleep(BUSY).await;
+                    continue;
+                }
                 if !self.flush_target(job).await? {
                     continue;
                 }
