@@ -279,7 +279,7 @@ fn compared(setup: Setup) -> (Machine, Session) {
     let mut machine = setup
         .args(["-S", "-accel", "tcg", "-machine", "pc", "-m", "64", "-vga", "none"])
         .args(["-blockdev", "driver=null-co,node-name=n0,size=1048576,read-zeroes=on"])
-        .args(["-device", "ide-hd,drive=n0,id=disk", "-drive", "if=none,id=empty,media=cdrom"])
+        .args(["-device", "ide-hd,drive=n0,id=disk,bus=ide.0", "-drive", "if=none,id=empty,media=cdrom"])
         .args(["-device", "ide-cd,drive=empty,id=cd"])
         .start();
     let session = machine.connect(0);

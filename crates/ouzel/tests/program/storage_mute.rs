@@ -217,7 +217,7 @@ fn image_of_a_mute_server_gets_its_size_when_it_answers() {
 /// A machine that runs, with an IDE disk on the server's image; the test is its guest.
 fn with_ide_disk(server: &Server) -> (Bench, Guest) {
     let drive = format!("if=none,id=d,file=nbd+unix:///?socket={},format=raw", server.socket());
-    let mut bench = Bench::of(guest::setup().args(["-drive", &drive, "-device", "ide-hd,drive=d"]));
+    let mut bench = Bench::of(guest::setup().args(["-drive", &drive, "-device", "ide-hd,drive=d,bus=ide.0"]));
     let guest = Guest::of(&mut bench.machine);
     (bench, guest)
 }
@@ -316,7 +316,7 @@ fn quorum_gets_and_loses_a_child_when_its_mute_server_answers() {
     let quorum = json!({
         "driver": "quorum", "node-name": "q", "vote-threshold": 1, "children": [server.node("slow"), empty("fast")],
     });
-    let setup = guest::setup().args(["-blockdev", &quorum.to_string(), "-device", "ide-hd,drive=q"]);
+    let setup = guest::setup().args(["-blockdev", &quorum.to_string(), "-device", "ide-hd,drive=q,bus=ide.0"]);
     let mut bench = Bench::of(setup);
     let mut guest = Guest::of(&mut bench.machine);
     bench.other.run("blockdev-add", empty("third"));
