@@ -535,7 +535,6 @@ impl Mirror {
             if !is_ready {
                 if self.link.dirty.dirty_bytes() != 0 {
                     // A guest's writes are about all that is dirty. They may need this very thread to go on.
-                    aio::yield_now().await;
                     job.sleep(BUSY).await;
                     continue;
                 }

@@ -203,11 +203,7 @@ impl Chardev {
     /// Takes all callbacks away. None runs afterwards.
     pub fn detach(&self) {
         match &self.side {
-            Side::Whole { port, .. } => {
-                port.input.set(None);
-                port.events.set(None);
-                port.writable.set(None);
-            }
+            Side::Whole { port, .. } => port.detach(),
             Side::Shared(shared) => shared.detach(),
         }
         if let Some(tap) = &self.tap {

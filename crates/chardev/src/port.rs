@@ -191,6 +191,13 @@ impl Port {
         }
     }
 
+    /// Takes the front end's callbacks away.
+    pub(crate) fn detach(&self) {
+        self.input.set(None);
+        self.events.set(None);
+        self.writable.set(None);
+    }
+
     /// Tells the front end that the device is open, unless it knows.
     pub(crate) fn announce_open(&self) {
         self.events.call(|events| {

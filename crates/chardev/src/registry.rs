@@ -56,9 +56,7 @@ impl Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.port.input.set(None);
-        self.port.events.set(None);
-        self.port.writable.set(None);
+        self.port.detach();
         self.in_use.store(false, Ordering::Relaxed);
     }
 }

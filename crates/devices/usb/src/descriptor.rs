@@ -54,6 +54,13 @@ pub struct Endpoint {
     pub extra: &'static [u8],
 }
 
+impl Endpoint {
+    /// A bulk endpoint without streams.
+    pub const fn bulk(address: u8, max_packet: u16, max_burst: u8) -> Self {
+        Self { address, attributes: transfer::BULK, max_packet, interval: 0, max_burst, streams: 0, extra: &[] }
+    }
+}
+
 /// A setting of an interface.
 #[derive(Clone, Copy, Debug)]
 pub struct Interface {
@@ -89,6 +96,15 @@ pub struct DeviceAtSpeed {
     pub max_packet: u8,
     /// The configuration.
     pub configuration: Configuration,
+}
+
+impl DeviceAtSpeed {
+    /// A device that takes no power from the bus and whose interfaces say their classes; `name` is the string of its
+    /// configuration.
+    pub const fn self_powered(usb: u16, max_packet: u8, name: u8, interfaces: &'static [Interface]) -> Self {
+        let attributes = attribute::ONE | attribute::SELF_POWERED;
+        Self { usb, class: 0, max_packet, configuration: Configuration { name, attributes, max_power: 0, interfaces } }
+    }
 }
 
 /// All the descriptors of a device.

@@ -15,7 +15,7 @@ use state::State;
 
 use crate::bus::{Outcome, Pipe, Token};
 use crate::data::Data;
-use crate::descriptor::{Configuration, Descriptors, DeviceAtSpeed, Endpoint, Interface, attribute, transfer};
+use crate::descriptor::{Descriptors, DeviceAtSpeed, Endpoint, Interface};
 use crate::device::{Function, Labels, Setup, Stalled, UsbDevice};
 
 /// The most bytes of one command's data.
@@ -49,40 +49,19 @@ pub const SERIAL: &str = "1";
 /// and bursts of the endpoints.
 macro_rules! device {
     ($usb:expr, $max_packet:expr, $name:expr, $packet:expr, $burst:expr) => {
-        DeviceAtSpeed {
-            usb: $usb,
-            class: 0,
-            max_packet: $max_packet,
-            configuration: Configuration {
-                name: $name,
-                attributes: attribute::ONE | attribute::SELF_POWERED,
-                max_power: 0,
-                interfaces: &[Interface {
-                    class: [8, 6, 0x50],
-                    extra: &[],
-                    endpoints: &[
-                        Endpoint {
-                            address: 0x80 | BULK_IN,
-                            attributes: transfer::BULK,
-                            max_packet: $packet,
-                            interval: 0,
-                            max_burst: $burst,
-                            streams: 0,
-                            extra: &[],
-                        },
-                        Endpoint {
-                            address: BULK_OUT,
-                            attributes: transfer::BULK,
-                            max_packet: $packet,
-                            interval: 0,
-                            max_burst: $burst,
-                            streams: 0,
-                            extra: &[],
-                        },
-                    ],
-                }],
-            },
-        }
+        DeviceAtSpeed::self_powered(
+            $usb,
+            $max_packet,
+            $name,
+            &[Interface {
+                class: [8, 6, 0x50],
+                extra: &[],
+                endpoints: &[
+                    Endpoint::bulk(0x80 | BULK_IN, $packet, $burst),
+                    Endpoint::bulk(BULK_OUT, $packet, $burst),
+                ],
+            }],
+        )
     };
 }
 

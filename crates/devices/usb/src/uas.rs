@@ -21,7 +21,7 @@ use state::{List, State};
 
 use crate::bus::{Outcome, Pipe, Speed, Token};
 use crate::data::Data;
-use crate::descriptor::{Configuration, Descriptors, DeviceAtSpeed, Endpoint, Interface, attribute, transfer};
+use crate::descriptor::{Descriptors, DeviceAtSpeed, Endpoint, Interface};
 use crate::device::{Function, Labels, Setup, Stalled, UsbDevice};
 
 /// What the bus has room for.
@@ -94,13 +94,9 @@ const NAMES: &[(u8, &str)] =
 macro_rules! pipe {
     ($address:expr, $packet:expr, $burst:expr, $streams:expr) => {
         Endpoint {
-            address: $address,
-            attributes: transfer::BULK,
-            max_packet: $packet,
-            interval: 0,
-            max_burst: $burst,
             streams: $streams,
             extra: &[4, 0x24, $address & 0xf, 0],
+            ..Endpoint::bulk($address, $packet, $burst)
         }
     };
 }
@@ -109,26 +105,21 @@ macro_rules! pipe {
 /// and streams of the pipes.
 macro_rules! device {
     ($usb:expr, $max_packet:expr, $name:expr, $packet:expr, $burst:expr, $streams:expr) => {
-        DeviceAtSpeed {
-            usb: $usb,
-            class: 0,
-            max_packet: $max_packet,
-            configuration: Configuration {
-                name: $name,
-                attributes: attribute::ONE | attribute::SELF_POWERED,
-                max_power: 0,
-                interfaces: &[Interface {
-                    class: [8, 6, 0x62],
-                    extra: &[],
-                    endpoints: &[
-                        pipe!(COMMAND, $packet, $burst, 0),
-                        pipe!(0x80 | STATUS, $packet, $burst, $streams),
-                        pipe!(0x80 | DATA_IN, $packet, $burst, $streams),
-                        pipe!(DATA_OUT, $packet, $burst, $streams),
-                    ],
-                }],
-            },
-        }
+        DeviceAtSpeed::self_powered(
+            $usb,
+            $max_packet,
+            $name,
+            &[Interface {
+                class: [8, 6, 0x62],
+                extra: &[],
+                endpoints: &[
+                    pipe!(COMMAND, $packet, $burst, 0),
+                    pipe!(0x80 | STATUS, $packet, $burst, $streams),
+                    pipe!(0x80 | DATA_IN, $packet, $burst, $streams),
+                    pipe!(DATA_OUT, $packet, $burst, $streams),
+                ],
+            }],
+        )
     };
 }
 
