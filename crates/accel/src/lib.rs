@@ -11,6 +11,7 @@ mod apic;
 pub mod backdoor;
 mod debug;
 mod interrupts;
+mod machine_check;
 mod signals;
 mod statistics;
 
@@ -20,6 +21,7 @@ pub use accelerator::{
 pub use apic::{ApicMsrError, LocalApic};
 pub use debug::{DebugRequest, DebugStop, Watchpoint};
 pub use interrupts::{ApicRegisters, IoApicEnd, IrqControllers, LocalApics, Msi, PicOutput};
+pub use machine_check::{MachineCheck, MachineCheckOutcome};
 pub use signals::{CpuSignals, Signal};
 pub use statistics::TranslatorStats;
 
@@ -87,6 +89,11 @@ pub trait Vcpu: Send {
     /// Asks anew who follows execution, and how: what is wanted of it has changed. `false`: nobody can follow this accelerator.
     fn follow_again(&mut self) -> bool {
         false
+    }
+
+    /// Reports an error, as the hardware would.
+    fn machine_check(&mut self, _check: &MachineCheck) -> MachineCheckOutcome {
+        MachineCheckOutcome::Unsupported
     }
 
     /// What the translator tells of itself, on vCPUs that have one that is switched on.

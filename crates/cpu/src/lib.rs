@@ -35,6 +35,7 @@ mod io;
 #[expect(unsafe_code, reason = "host code that is made at run time")]
 mod jit;
 mod lockstep;
+mod machine_check;
 pub mod mmu;
 pub mod msr;
 #[expect(unsafe_code, reason = "host code that is made at run time")]
@@ -195,6 +196,10 @@ impl Vcpu for SoftCpu {
         let Some(followers) = &self.followers else { return false };
         self.cpu.set_following(followers());
         true
+    }
+
+    fn machine_check(&mut self, check: &accel::MachineCheck) -> accel::MachineCheckOutcome {
+        self.cpu.machine_check(check)
     }
 
     fn translator_stats(&self) -> Option<TranslatorStats> {

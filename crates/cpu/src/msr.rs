@@ -1,7 +1,8 @@
 //! Model-specific registers (SDM vol. 4; APM vol. 2, appendix A).
 //!
 //! Unknown registers raise #GP(0). MTRRs and PAT are kept and read back; memory types have no effect on this CPU.
-//! Machine-check banks can be written and read, as firmware and kernels do to clear them; nothing reports into them.
+//! Machine-check banks can be written and read, as firmware and kernels do to clear them; what reports into them is injected
+//! (`machine_check`).
 
 use std::sync::Arc;
 
@@ -12,7 +13,7 @@ use crate::state::{Cpu, cr};
 use x86::regs::SegmentRegister;
 
 /// Machine-check banks.
-const BANKS: usize = 10;
+pub(crate) const BANKS: usize = 10;
 /// Variable MTRRs.
 const VARIABLE: usize = 8;
 /// MTRRcap: write-combining, fixed ranges, and the number of variable ones.
@@ -214,7 +215,7 @@ impl Cpu {
         self.write_msr(msr, value)
     }
 
-    fn has1d(&self, bits: u32) -> bool {
+    pub(crate) fn has1d(&self, bits: u32) -> bool {
         self.features.leaf1_edx & bits != 0
     }
 

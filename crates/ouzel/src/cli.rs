@@ -135,6 +135,7 @@ pub fn parse(arguments: &[String]) -> Result<Request, CliError> {
         display,
         keyboard: arguments::last(&arguments, "k").map(|argument| argument.value.to_owned()),
         devices: devices::parser(&arguments)?,
+        device_help: help::device_models,
         drives: self::block::parser(&arguments)?,
         options: options::for_query(),
     };

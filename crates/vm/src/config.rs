@@ -6,7 +6,7 @@ use qapi::machine::CommandLineOptionInfo;
 pub use qapi::run_state::{PanicAction, RebootAction, ShutdownAction, WatchdogAction};
 use qapi::vnc::{DisplayKind, DisplayOptions};
 
-use crate::hotplug::{DeviceParser, DriveParser};
+use crate::hotplug::{DeviceHelp, DeviceParser, DriveParser};
 use crate::qtest::QtestConfig;
 pub use crate::spice::SpiceConfig;
 use crate::storage::StorageConfig;
@@ -70,6 +70,8 @@ pub struct VmConfig {
     pub qtest: Option<QtestConfig>,
     /// Reads the properties of devices that clients add.
     pub devices: DeviceParser,
+    /// Tells which devices there are, and what properties they have.
+    pub device_help: DeviceHelp,
     /// Reads the drives that clients add.
     pub drives: DriveParser,
     /// The character device of the server for gdb.

@@ -43,11 +43,16 @@ impl fmt::Debug for DriveParser {
     }
 }
 
+/// Lists the device models, or the properties of one; `None`: there is none of that name.
+pub type DeviceHelp = fn(Option<&str>) -> Option<String>;
+
 /// What devices that come later are made of.
 #[derive(Clone)]
 pub struct DeviceSource {
     /// Reads properties.
     pub parser: DeviceParser,
+    /// Tells what there is.
+    pub help: DeviceHelp,
     /// Reads drives.
     pub drives: DriveParser,
     /// The character devices.

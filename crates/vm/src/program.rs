@@ -298,6 +298,7 @@ impl Program {
         };
         let source = DeviceSource {
             parser: config.devices.clone(),
+            help: config.device_help,
             drives: config.drives.clone(),
             chardevs: Arc::clone(&chardevs),
         };

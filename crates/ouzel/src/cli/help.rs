@@ -49,12 +49,11 @@ pub fn requested(arguments: &[Argument<'_>]) -> Result<Option<String>, CliError>
     let devices = arguments.iter().filter(|argument| argument.option.name == "device");
     for argument in devices {
         if matches!(argument.value, "help" | "?") {
-            return Ok(Some(drivers()));
+            return Ok(device_models(None));
         }
         if let Some(name) = argument.value.strip_suffix(",help") {
-            let driver = devices::driver(name)
-                .ok_or_else(|| argument.error(format!("'{name}' is not a valid device model name")))?;
-            return Ok(Some(properties(driver)));
+            let unknown = || argument.error(format!("'{name}' is not a valid device model name"));
+            return device_models(Some(name)).map(Some).ok_or_else(unknown);
         }
     }
     Ok(None)
@@ -95,6 +94,14 @@ fn cpus() -> String {
         let _ = writeln!(text, "x86 {:<26} {}", model.name, model.description);
     }
     text
+}
+
+/// The device models, or the properties of one of them.
+pub fn device_models(name: Option<&str>) -> Option<String> {
+    match name {
+        None => Some(drivers()),
+        Some(name) => devices::driver(name).map(properties),
+    }
 }
 
 fn drivers() -> String {

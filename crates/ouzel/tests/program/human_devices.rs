@@ -282,3 +282,31 @@ fn memory_is_found_where_this_program_has_it() {
         assert_eq!(shown("0x100000000"), "No memory is mapped at address 0x100000000\n");
     }
 }
+
+#[test]
+fn injected_machine_checks_are_answered_as_by_qemu() {
+    let (_machine, mut session) = stopped(Setup::bare().monitors(1), "-machine pc -smp 2");
+    for (line, expected) in [
+        ("mce 0 10 0xb000000000000000 0 0 0", "Invalid MCE bank number\n"),
+        ("mce 0 1 0x3000000000000000 0 0 0", "Invalid MCE status code\n"),
+        ("mce 7 1 0xb000000000000000 0 0 0", ""),
+        ("mce 0 1 0x9000000000000000 0 1 2", ""),
+        ("mce 0 1 0xb000000000000000 4 1 2", "CPU 0: MCE capability is not enabled, raising triple fault\n"),
+    ] {
+        assert_eq!(command(&mut session, line), expected, "{line}");
+    }
+    let everywhere = command(&mut session, "mce -b 1 1 0xb000000000000000 4 1 2");
+    let shut_down = |cpu| format!("CPU {cpu}: MCE capability is not enabled, raising triple fault\n");
+    assert_eq!(everywhere, shut_down(1) + &shut_down(0));
+}
+
+#[test]
+fn device_models_and_their_properties_are_listed() {
+    let (_machine, mut session) = stopped(Setup::bare().monitors(1), "-machine pc");
+    let models = command(&mut session, "info qdm");
+    assert!(models.contains("name \"virtio-blk-pci\", bus PCI"), "{models}");
+    assert_eq!(command(&mut session, "device_add help"), models);
+    let properties = command(&mut session, "device_add virtio-blk-pci,help");
+    assert!(properties.starts_with("virtio-blk-pci options:\n") && properties.contains("  drive "), "{properties}");
+    assert_eq!(command(&mut session, "device_add nothing,help"), "Device 'nothing' not found\n");
+}

@@ -4,6 +4,8 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use ::hmp::Arguments;
+use accel::{MachineCheck, MachineCheckOutcome};
 use machine::Machine;
 use memory::{Backing, RamBlock};
 
@@ -35,6 +37,13 @@ pub const COMMANDS: &[Command] = &[
         cpu_log::follow_again(human.control.machine().vcpus());
         silent()
     }),
+    command(
+        "mce",
+        "broadcast:-b,cpu_index:i,bank:i,status:l,mcg_status:l,addr:l,misc:l",
+        "[-b] cpu bank status mcgstatus addr misc",
+        "inject a machine check into a CPU, and let the others know (-b)",
+        machine_check,
+    ),
     command("gpa2hva", "addr:l", "addr", "show where guest-physical memory is in this program", |human, arguments| {
         let address = arguments.number("addr").unwrap_or(0).cast_unsigned();
         let shown = ram_at(human.control.machine(), address)
@@ -50,6 +59,68 @@ pub const COMMANDS: &[Command] = &[
         shown.unwrap_or_else(|message| message).into()
     }),
 ];
+
+/// Whether every CPU learns of a machine check of one of them (SDM vol. 3, section 16.10.4.1).
+fn broadcasts(machine: &Machine) -> bool {
+    let identity = machine.config().cpu_model.identity();
+    identity.family > 6 || (identity.family == 6 && identity.model >= 14)
+}
+
+/// `mce`
+fn machine_check(human: &mut Human<'_>, arguments: &Arguments) -> Outcome {
+    /// MCG_STATUS: MCIP and RIPV.
+    const ELSEWHERE_GLOBAL: u64 = 1 << 2 | 1;
+    /// MCi_STATUS: VAL and UC.
+    const ELSEWHERE: u64 = 1 << 63 | 1 << 61;
+    let number = |name| arguments.number(name).unwrap_or(0).cast_unsigned();
+    let machine = human.control.machine();
+    let Ok(cpu) = usize::try_from(number("cpu_index")) else { return silent() };
+    if machine.cpu(cpu).is_none() {
+        return silent();
+    }
+    let check = MachineCheck {
+        bank: usize::try_from(number("bank")).unwrap_or(usize::MAX),
+        status: number("status"),
+        global_status: number("mcg_status"),
+        address: number("addr"),
+        misc: number("misc"),
+    };
+    let is_everywhere = arguments.flag("broadcast");
+    if is_everywhere && !broadcasts(machine) {
+        return "Guest CPU does not support MCA broadcast\n".to_owned().into();
+    }
+    let inject = |index: usize, check: MachineCheck| {
+        let outcome = machine.vcpus().with(index, move |cpu| cpu.machine_check(&check));
+        match outcome.unwrap_or(MachineCheckOutcome::Unsupported) {
+            MachineCheckOutcome::Reported => Ok(String::new()),
+            MachineCheckOutcome::Unsupported => Err("MCE injection not supported\n".to_owned()),
+            MachineCheckOutcome::NoBank => Err("Invalid MCE bank number\n".to_owned()),
+            MachineCheckOutcome::NoStatus => Err("Invalid MCE status code\n".to_owned()),
+            MachineCheckOutcome::Disabled => Ok(format!("CPU {index}: Uncorrected error reporting disabled\n")),
+            MachineCheckOutcome::BankDisabled => {
+                Ok(format!("CPU {index}: Uncorrected error reporting disabled for bank {}\n", check.bank))
+            }
+            MachineCheckOutcome::NotEnabled => {
+                Ok(format!("CPU {index}: MCE capability is not enabled, raising triple fault\n"))
+            }
+            MachineCheckOutcome::StillInProgress => {
+                Ok(format!("CPU {index}: Previous MCE still in progress, raising triple fault\n"))
+            }
+        }
+    };
+    let mut told = match inject(cpu, check) {
+        Ok(told) => told,
+        Err(message) => return message.into(),
+    };
+    if is_everywhere {
+        let elsewhere =
+            MachineCheck { bank: 1, status: ELSEWHERE, global_status: ELSEWHERE_GLOBAL, address: 0, misc: 0 };
+        for other in (0..machine.vcpus().count()).filter(|other| *other != cpu && machine.cpu(*other).is_some()) {
+            told += &inject(other, elsewhere).unwrap_or_else(|message| message);
+        }
+    }
+    told.into()
+}
 
 /// `log`: these items from now on, and no others; trace events are switched by themselves.
 fn set_items(human: &Human<'_>, list: &str) -> Outcome {

@@ -126,6 +126,9 @@ pub const COMMANDS: &[Command] = &[
     command("qtree", "", "", "show the devices by their buses", |human, _| {
         readable::qtree(human.control.machine()).into()
     }),
+    command("qdm", "", "", "show the device models that there are", |human, _| {
+        (human.control.device_source().help)(None).unwrap_or_default().into()
+    }),
     command("qom-tree", "path:s?", "[path]", "show the tree of objects", qom_tree),
 ];
 

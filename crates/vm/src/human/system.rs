@@ -226,14 +226,25 @@ pub const COMMANDS: &[Command] = &[
         "serve gdb on 'device' (tcp::1234), or no longer ('none')",
         gdb_server,
     ),
-    command("device_add", "device:O", "driver[,prop=value][,...]", "add a device", |_, arguments| match keyval::parse(
-        arguments.required("device"),
-        &Grammar::implied("driver").with_shorthand(),
-    ) {
+    command("device_add", "device:O", "driver[,prop=value][,...]", "add a device", device_add),
+];
+
+/// `device_add`: what `-device` takes, `help` as well.
+fn device_add(human: &mut Human<'_>, arguments: &Arguments) -> Outcome {
+    let device = arguments.required("device");
+    let help = human.control.device_source().help;
+    if matches!(device, "help" | "?") {
+        return help(None).unwrap_or_default().into();
+    }
+    if let Some(model) = device.strip_suffix(",help").or_else(|| device.strip_suffix(",?")) {
+        let unknown = || format!("Device '{model}' not found\n");
+        return help(Some(model)).unwrap_or_else(unknown).into();
+    }
+    match keyval::parse(device, &Grammar::implied("driver").with_shorthand()) {
         Ok(parsed) => call_quietly("device_add", parsed.map),
         Err(error) => format!("Error: {}\n", error.desc).into(),
-    }),
-];
+    }
+}
 
 /// `gdbserver [DEVICE]`
 fn gdb_server(human: &mut Human<'_>, arguments: &Arguments) -> Outcome {
