@@ -136,13 +136,13 @@ impl Chardev {
     pub fn set_events(&self, events: EventFn) {
         match &self.side {
             Side::Whole { port, .. } => {
-                port.events.set(Some(events));
+                port.set_events(events);
                 let still = matches!(port.state().sink, Sink::Null | Sink::Ring(_));
                 if still {
                     // No task serves such a device.
                     port.announce(Event::Opened);
                 }
-                port.announce_again();
+                port.tell_of_open();
             }
             Side::Shared(shared) => shared.set_events(events),
         }

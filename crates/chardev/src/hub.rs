@@ -39,13 +39,10 @@ pub(crate) fn start(id: &str, log: Option<std::fs::File>, ports: &[Arc<Port>]) -
         let weak = || Arc::downgrade(&hub);
         let (for_input, for_events, for_output) = (weak(), weak(), weak());
         let give = move |bytes: &[u8]| for_input.upgrade().map_or(bytes.len(), |hub| input(&hub, bytes));
-        port.events.set(Some(Box::new(move |seen| with(&for_events, |hub| event(hub, seen)))));
+        port.set_events(Box::new(move |seen| with(&for_events, |hub| event(hub, seen))));
         port.writable.set(Some(Box::new(move || with(&for_output, writable))));
         port.input.set(Some(Box::new(give)));
-        port.poke(|state| {
-            state.resume = true;
-            state.announced = false;
-        });
+        port.poke(|state| state.resume = true);
     }
     hub
 }

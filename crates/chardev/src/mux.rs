@@ -55,10 +55,10 @@ impl Mux {
         let (for_input, for_events, for_output) = (weak(), weak(), weak());
         let input = move |bytes: &[u8]| for_input.upgrade().map_or(bytes.len(), |mux| mux.input(bytes));
         mux.port.input.set(Some(Box::new(input)));
-        mux.port.events.set(Some(Box::new(move |event| with(&for_events, |mux| mux.event(event)))));
+        mux.port.set_events(Box::new(move |event| with(&for_events, |mux| mux.event(event))));
         mux.port.writable.set(Some(Box::new(move || with(&for_output, Mux::writable))));
         mux.port.resume();
-        mux.port.announce_again();
+        mux.port.tell_of_open();
         mux
     }
 
@@ -139,7 +139,8 @@ impl Mux {
             let rest = bytes.get(at + plain..).unwrap_or_default();
             let run = plain + rest.iter().position(|&byte| byte == ESCAPE).unwrap_or(rest.len());
             let offered = bytes.get(at..at + run).unwrap_or_default();
-            let taken = self.focused().map_or(offered.len(), |port| port.offer(offered));
+            // Without a front end it stays with the host.
+            let taken = self.focused().map_or(0, |port| port.offer(offered));
             at += taken;
             if taken < offered.len() {
                 self.escaped.store(escaped && taken == 0, Ordering::Relaxed);
@@ -243,8 +244,10 @@ impl MuxPort {
     }
 
     pub(crate) fn set_events(&self, events: EventFn) {
-        self.events.set(Some(events));
+        // As Port::set_events: nobody is told twice.
+        self.events.set(None);
         self.announced.store(false, Ordering::Relaxed);
+        self.events.set(Some(events));
         self.mux.port.announce_again();
     }
 
@@ -262,15 +265,24 @@ impl MuxPort {
         if kept.is_empty() {
             return true;
         }
+        self.learn();
         let bytes = kept.make_contiguous();
         let taken = self.input.call(|input| input(bytes)).unwrap_or(0).min(bytes.len());
         kept.drain(..taken);
         kept.is_empty()
     }
 
+    /// Before input it learns that the device is open, if it is.
+    fn learn(&self) {
+        if self.input.is_set() && self.mux.port.is_open() {
+            self.announce_open();
+        }
+    }
+
     fn offer(&self, bytes: &[u8]) -> usize {
         let mut taken = 0;
         if self.deliver_kept() {
+            self.learn();
             taken = self.input.call(|input| input(bytes)).unwrap_or(0).min(bytes.len());
         }
         let mut kept = lock(&self.kept);

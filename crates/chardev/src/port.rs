@@ -178,9 +178,17 @@ impl Port {
         self.state().pending.len() + below.unwrap_or(0)
     }
 
-    /// Lets a new front end be told that the device is open.
-    pub(crate) fn announce_again(&self) {
-        self.poke(|state| state.announced = false);
+    /// Sets who is told of events. Nobody hears twice that the device is open: it is new to whoever comes, and the task may
+    /// tell as soon as there is somebody.
+    pub(crate) fn set_events(&self, events: EventFn) {
+        self.events.set(None);
+        self.state().announced = false;
+        self.events.set(Some(events));
+    }
+
+    /// Lets the task that serves the device look whether a front end is to be told that it is open; a hub has none.
+    pub(crate) fn tell_of_open(&self) {
+        self.poke(|_| ());
         let is_open_hub = match &self.state().sink {
             Sink::Hub(hub) => hub.is_open(),
             // A task tells, or nobody.
@@ -189,6 +197,12 @@ impl Port {
         if is_open_hub {
             self.announce_open();
         }
+    }
+
+    /// Lets a new front end of a shared device be told that the device is open; the others know.
+    pub(crate) fn announce_again(&self) {
+        self.state().announced = false;
+        self.tell_of_open();
     }
 
     /// Takes the front end's callbacks away.

@@ -240,6 +240,10 @@ impl Server<'_> {
                 return false;
             }
             self.waiting = true;
+            if self.port.input.is_set() {
+                // A front end that came since the last look learns first that the device is open.
+                self.port.announce_open();
+            }
             let offered = self.buffer.get(self.start..self.end).unwrap_or_default();
             let Some(taken) = self.port.input.call(|input| input(offered)) else {
                 return self.ended;

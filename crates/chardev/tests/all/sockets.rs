@@ -1,6 +1,6 @@
 //! Sockets: servers and clients, waiting, coming back, descriptors.
 
-use crate::support::{Fixture, PATIENCE};
+use crate::support::{Fixture, FrontEnd, PATIENCE, Seen};
 use chardev::{Error, Event, parse_option};
 use std::fs::File;
 use std::io::{IoSlice, Read as _, Write as _};
@@ -51,6 +51,34 @@ fn server_with_wait_blocks_until_a_client_is_there() {
     front_end.expect_event(Event::Opened);
     assert_eq!(front_end.input(5), b"early");
     drop(client.join().unwrap());
+}
+
+#[test]
+fn front_end_that_comes_with_its_client_is_told_once_and_before_the_input() {
+    let fixture = Fixture::new();
+    for round in 0..300 {
+        let path = fixture.path(&format!("s{round}"));
+        let mux = if round % 2 == 0 { "on" } else { "off" };
+        let id = format!("c{round}");
+        let spec = parse_option(&format!("socket,id={id},path={path},server=on,wait=off,mux={mux}")).unwrap();
+        fixture.chardevs.add(&spec).unwrap();
+        // The task that serves the device takes the client while the front end is attached.
+        let mut client = UnixStream::connect(&path).unwrap();
+        client.write_all(b"in").unwrap();
+        let front_end = FrontEnd::new(fixture.chardevs.attach(&id).unwrap());
+        let mut seen = Vec::new();
+        while !seen.contains(&Seen::Event(Event::Closed)) {
+            let next = front_end.next();
+            if matches!(next, Seen::Input(_)) {
+                client.shutdown(std::net::Shutdown::Both).unwrap();
+            }
+            if !matches!(next, Seen::Event(Event::FocusIn | Event::FocusOut)) {
+                seen.push(next);
+            }
+        }
+        let expected = [Seen::Event(Event::Opened), Seen::Input(b"in".to_vec()), Seen::Event(Event::Closed)];
+        assert_eq!(seen, expected, "round {round}, mux={mux}");
+    }
 }
 
 #[test]
