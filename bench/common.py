@@ -46,6 +46,24 @@ def compiled(name):
     return program
 
 
+def initrd(guests, directory, program, name, init):
+    """The guests' RAM disk with a C program, compiled as `name`, and the script `init` as /bench-init behind it."""
+    files = os.path.join(directory, "files")
+    os.mkdir(files)
+    subprocess.run(["cc", "-O2", "-static", "-pthread", "-o", os.path.join(files, name), "-x", "c", "-"], input=program.encode(), check=True)
+    with open(os.path.join(files, "bench-init"), "w") as script:
+        script.write(init)
+    os.chmod(os.path.join(files, "bench-init"), 0o755)
+    names = "\n".join(sorted(os.listdir(files)))
+    made = subprocess.run(["cpio", "-o", "-H", "newc", "--quiet"], input=names.encode(), cwd=files, capture_output=True, check=True)
+    path = os.path.join(directory, "initrd")
+    with open(path, "wb") as whole, open(os.path.join(guests, "initrd.cpio"), "rb") as base:
+        whole.write(base.read())
+        whole.write(b"\0" * (-whole.tell() % 512))
+        whole.write(made.stdout)
+    return path
+
+
 def in_turn(rounds, programs, measure):
     """`measure` gives figures by name; both programs in turn, the first a warm-up. Medians by program and name."""
     found = {program: [] for program in programs}

@@ -69,29 +69,6 @@ poweroff -f
 """
 
 
-def archive(directory):
-    """The files of a directory as a cpio archive."""
-    names = "\n".join(sorted(os.listdir(directory)))
-    made = subprocess.run(["cpio", "-o", "-H", "newc", "--quiet"], input=names.encode(), cwd=directory, capture_output=True, check=True)
-    return made.stdout
-
-
-def build(options, directory):
-    """The RAM disk with the program in it."""
-    files = os.path.join(directory, "files")
-    os.mkdir(files)
-    subprocess.run(["cc", "-O2", "-static", "-pthread", "-o", os.path.join(files, "disk-load"), "-x", "c", "-"], input=LOAD.encode(), check=True)
-    with open(os.path.join(files, "bench-init"), "w") as init:
-        init.write(INIT.replace("{seconds}", str(options.seconds)))
-    os.chmod(os.path.join(files, "bench-init"), 0o755)
-    path = os.path.join(directory, "initrd")
-    with open(path, "wb") as initrd, open(os.path.join(options.guests, "initrd.cpio"), "rb") as base:
-        initrd.write(base.read())
-        initrd.write(b"\0" * (-initrd.tell() % 512))
-        initrd.write(archive(files))
-    return path
-
-
 def run(options, program, initrd, image, form):
     """Requests a second by what was done."""
     command = [
@@ -122,7 +99,7 @@ def main():
     parser.add_argument("--timeout", type=float, default=300)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
-        initrd = build(options, directory)
+        initrd = common.initrd(options.guests, directory, LOAD, "disk-load", INIT.replace("{seconds}", str(options.seconds)))
         images = {}
         for form in ["raw", "qcow2"]:
             images[form] = os.path.join(directory, form)

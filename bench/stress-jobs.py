@@ -10,7 +10,6 @@ what was flushed. Prints PASS, or what differs, and leaves the images then.
 """
 import argparse
 import collections
-import json
 import os
 import random
 import shutil
@@ -22,17 +21,11 @@ import tempfile
 import threading
 import time
 
+from monitor import Gone, Monitor, Wrong
+
 BLOCK, BLOCKS = 4096, 4096
 SIZE = BLOCK * BLOCKS
 PATIENCE = 120
-
-
-class Wrong(Exception):
-    """What must not be."""
-
-
-class Gone(Exception):
-    """The daemon has ended."""
 
 
 def content(block, tag):
@@ -87,43 +80,6 @@ class Nbd:
         if (magic, error, cookie) != (0x67446698, 0, 7):
             raise Wrong(f"request {kind} of {length} at {offset}: error {error}")
         return receive(self.stream, length) if kind == self.READ else b""
-
-
-class Monitor:
-    """A QMP session."""
-
-    def __init__(self, path):
-        self.stream = socket.socket(socket.AF_UNIX)
-        self.stream.connect(path)
-        self.stream.settimeout(PATIENCE)
-        self.file = self.stream.makefile("rw")
-        self.log = collections.deque(maxlen=80)
-        self.read()
-        self.run("qmp_capabilities")
-
-    def read(self):
-        line = self.file.readline()
-        if not line:
-            raise Gone
-        return json.loads(line)
-
-    def ask(self, command, **arguments):
-        """The whole answer."""
-        arguments = {name.replace("_", "-"): value for name, value in arguments.items()}
-        self.file.write(json.dumps({"execute": command, "arguments": arguments}) + "\n")
-        self.file.flush()
-        while True:
-            answer = self.read()
-            if "event" not in answer:
-                if not command.startswith("query"):
-                    self.log.append(f"{command} {arguments} -> {answer}")
-                return answer
-
-    def run(self, command, **arguments):
-        answer = self.ask(command, **arguments)
-        if "return" not in answer:
-            raise Wrong(f"{command} {arguments}: {answer}")
-        return answer["return"]
 
 
 class Writer(threading.Thread):
@@ -251,7 +207,7 @@ class Stress:
         deadline = time.monotonic() + PATIENCE
         while self.monitor is None:
             try:
-                self.monitor = Monitor(self.path("qmp"))
+                self.monitor = Monitor(self.path("qmp"), PATIENCE)
             except OSError:
                 if self.process.poll() is not None or time.monotonic() > deadline:
                     with open(self.path("errors"), encoding="utf-8", errors="replace") as errors:

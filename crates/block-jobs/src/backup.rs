@@ -335,7 +335,7 @@ impl JobDriver for Backup {
                 self.skip_what_is_below(&job).await?;
             }
             job.set_total(job.info().current + self.copier.remaining());
-            let flight = Flight::new(self.workers);
+            let flight = Flight::beside(self.workers, &self.filter);
             let result = self.copy(&job, &flight).await;
             flight.idle().await;
             result?;

@@ -1,9 +1,13 @@
 //! Requests of a job in flight: a limited number of tasks, and what has become of them.
+//!
+//! While a guest uses the disk there are fewer of them. A guest's request waits behind all that a job has begun before it,
+//! and a write that makes a cluster waits several times.
 
 use std::future::Future;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use block::Error;
+use block::{Error, Node};
 use tokio::sync::Notify;
 
 /// A request that failed.
@@ -19,6 +23,29 @@ pub(crate) struct Failure {
     pub error: Error,
 }
 
+/// The most requests in flight while a guest uses the disk.
+const BESIDE_GUEST: usize = 2;
+/// After so many requests of the job without one of the guest there may be more again.
+const CALM: usize = 16;
+
+/// Whether somebody else uses a node.
+struct Guest {
+    node: Arc<Node>,
+    seen: AtomicU64,
+    calm: AtomicUsize,
+}
+
+impl Guest {
+    /// Asked before each request of the job.
+    fn is_there(&self) -> bool {
+        let requests = self.node.requests();
+        if self.seen.swap(requests, Ordering::Relaxed) != requests {
+            self.calm.store(0, Ordering::Relaxed);
+        }
+        self.calm.fetch_add(1, Ordering::Relaxed) < CALM
+    }
+}
+
 #[derive(Default)]
 struct State {
     running: usize,
@@ -28,6 +55,7 @@ struct State {
 /// Requests in flight.
 pub(crate) struct Flight {
     limit: usize,
+    guest: Option<Guest>,
     state: Mutex<State>,
     changed: Notify,
 }
@@ -45,7 +73,14 @@ impl Drop for Running {
 impl Flight {
     /// At most `limit` at once.
     pub(crate) fn new(limit: usize) -> Arc<Self> {
-        Arc::new(Self { limit, state: Mutex::default(), changed: Notify::new() })
+        Arc::new(Self { limit, guest: None, state: Mutex::default(), changed: Notify::new() })
+    }
+
+    /// At most `limit` at once, and fewer while there are requests for `node`, which the job itself does not use.
+    pub(crate) fn beside(limit: usize, node: &Arc<Node>) -> Arc<Self> {
+        let seen = AtomicU64::new(node.requests());
+        let guest = Some(Guest { node: Arc::clone(node), seen, calm: AtomicUsize::default() });
+        Arc::new(Self { limit, guest, state: Mutex::default(), changed: Notify::new() })
     }
 
     fn with<R>(&self, visit: impl FnOnce(&mut State) -> R) -> R {
@@ -66,7 +101,9 @@ impl Flight {
 
     /// Waits until one more may start.
     pub(crate) async fn slot(&self) {
-        self.wait_for(|state| state.running < self.limit).await;
+        let guest = self.guest.as_ref().is_some_and(Guest::is_there);
+        let limit = if guest { self.limit.min(BESIDE_GUEST) } else { self.limit };
+        self.wait_for(|state| state.running < limit).await;
     }
 
     /// Waits until none is in flight.

@@ -489,7 +489,7 @@ impl Mirror {
     }
 
     async fn follow(self: &Arc<Self>, job: &Arc<Job>) -> Result<()> {
-        let flight = Flight::new(self.in_flight);
+        let flight = Flight::beside(self.in_flight, &self.filter);
         let result = self.follow_with(job, &flight).await;
         flight.idle().await;
         result

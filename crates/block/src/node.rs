@@ -98,6 +98,7 @@ pub struct Node {
     parents: Mutex<Vec<Weak<Child>>>,
     tracker: Tracker,
     in_flight: AtomicUsize,
+    requests: AtomicU64,
     idle: Notify,
     write_generation: AtomicU64,
     flushed_generation: AtomicU64,
@@ -151,6 +152,7 @@ impl Node {
             parents: Mutex::default(),
             tracker: Tracker::default(),
             in_flight: AtomicUsize::new(0),
+            requests: AtomicU64::new(0),
             idle: Notify::new(),
             write_generation: AtomicU64::new(1),
             flushed_generation: AtomicU64::new(0),
@@ -301,8 +303,14 @@ impl Node {
         }
     }
 
+    /// How many requests have begun here since the node is there.
+    pub fn requests(&self) -> u64 {
+        self.requests.load(Ordering::Relaxed)
+    }
+
     fn enter(&self) -> InFlight<'_> {
         self.in_flight.fetch_add(1, Ordering::AcqRel);
+        self.requests.fetch_add(1, Ordering::Relaxed);
         InFlight(self)
     }
 

@@ -44,6 +44,22 @@ interface Card {
   paint: () => void;
 }
 
+/** What a person calls the image: a name that begins with `json:` is all that the image was opened with. */
+function nameOf(file: string): string {
+  if (!file.startsWith("json:")) return file;
+  type Node = { filename?: string; file?: Node | string; backing?: Node | string };
+  const find = (node: Node | string | undefined): string | undefined =>
+    typeof node === "object" && node ? (node.filename ?? find(node.file)) : undefined;
+  try {
+    const node = JSON.parse(file.slice("json:".length)) as Node;
+    const [own, below] = [find(node), find(node.backing)];
+    if (own && below) return `${below}, overlay ${own}`;
+    return own ?? below ?? file;
+  } catch {
+    return file;
+  }
+}
+
 const rate = (value: number) => `${bytes(value)}/s`;
 
 function figure(label: string, colour?: string): [HTMLElement, (text: string) => void] {
@@ -86,7 +102,7 @@ function card(key: string): Card {
         ...(inserted?.backing_file ? [badge("overlay")] : []),
         ...(block["io-status"] && block["io-status"] !== "ok" ? [badge(`I/O ${block["io-status"]}`, "bad")] : []),
       );
-      file.textContent = inserted?.file ?? "No medium";
+      file.textContent = inserted ? nameOf(inserted.file) : "No medium";
       file.title = inserted?.file ?? "";
     },
     measure: (stats, now) => {

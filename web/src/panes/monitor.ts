@@ -307,8 +307,9 @@ export function make({ qmp }: Context): Pane {
 
   // ---- events
 
+  const NO_EVENTS = "No events since this page was opened.";
   const rows = h("ol", { class: "events", "aria-label": "Events, the latest first", tabindex: 0 });
-  const none = h("p", { class: "empty small" }, "No events so far.");
+  const none = h("p", { class: "empty small" }, NO_EVENTS);
   const filter = h("input", { type: "search", placeholder: "Filter events", "aria-label": "Filter events", autocapitalize: "off", spellcheck: "false" });
   const held = h("input", { type: "checkbox", id: "held" });
   let since = 0;
@@ -328,7 +329,7 @@ export function make({ qmp }: Context): Pane {
     const found = qmp.events.slice(since).filter(fits);
     rows.replaceChildren(...found.reverse().map(row));
     none.hidden = found.length > 0;
-    none.textContent = qmp.events.length > since ? "No event fits the filter." : "No events so far.";
+    none.textContent = qmp.events.length > since ? "No event fits the filter." : NO_EVENTS;
   }
   filter.addEventListener("input", list_);
   held.addEventListener("change", () => held.checked || list_());

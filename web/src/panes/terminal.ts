@@ -121,7 +121,11 @@ export function make({ info, move }: Context): Pane {
 
   function fit(): void {
     if (!shown || element.hidden) return;
+    // Other line lengths make other numbers of rows: who saw the last one still does.
+    const { active } = shown.terminal.buffer;
+    const atEnd = active.viewportY >= active.baseY;
     shown.fit.fit();
+    if (atEnd) shown.terminal.scrollToBottom();
     dimensions.querySelector(".label")!.textContent = `${shown.terminal.cols} × ${shown.terminal.rows}`;
   }
 

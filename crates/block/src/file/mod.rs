@@ -8,6 +8,7 @@
 //! used at once. Left out: persistent reservations (`pr-manager`), SCSI pass-through.
 
 mod create;
+mod known;
 mod lock;
 pub mod null;
 mod source;
@@ -36,6 +37,7 @@ use crate::open::OpenRequest;
 use crate::options::Options;
 use crate::permissions::Permissions;
 use crate::request::{BlockStatus, Limits, Preallocation, WriteFlags, ZeroFlags};
+use known::KnownData;
 use lock::Claim;
 use source::Source;
 
@@ -270,8 +272,7 @@ struct HostFile {
     len: AtomicU64,
     /// The number of the error of the first flush that failed. The host may have dropped the data since.
     flush_error: AtomicI32,
-    /// A range known to hold data, for questions about block status.
-    data: Mutex<Option<(u64, u64)>>,
+    data: Mutex<KnownData>,
     discards: Mutex<DiscardCounts>,
 
     can_zero: Able,
@@ -309,7 +310,7 @@ impl HostFile {
             open: RwLock::new(Open { file, limits, writable, locks, claim: Claim::NONE }),
             len: AtomicU64::new(len),
             flush_error: AtomicI32::new(0),
-            data: Mutex::new(None),
+            data: Mutex::default(),
             discards: Mutex::default(),
             can_zero: Able::new(regular || block),
             can_punch: Able::new(regular || block),
@@ -426,7 +427,7 @@ impl HostFile {
         Ok(())
     }
 
-    fn known_data(&self) -> std::sync::MutexGuard<'_, Option<(u64, u64)>> {
+    fn known_data(&self) -> std::sync::MutexGuard<'_, KnownData> {
         self.data.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -488,7 +489,7 @@ impl HostFile {
         let end = offset + len;
         let hole = |to: u64| BlockStatus { offset: Some(offset), ..BlockStatus::zero(to - offset) };
         let data = |to: u64| BlockStatus::data(to - offset, Some(offset));
-        if let Some((_, to)) = self.known_data().filter(|(from, to)| (*from..*to).contains(&offset)) {
+        if let Some(to) = self.known_data().end(offset) {
             return data(to.min(end));
         }
         let seek = |from| rustix::fs::seek(file.fd(), from);
@@ -496,7 +497,7 @@ impl HostFile {
             Ok(start) if start > offset => hole(start.min(end)),
             Ok(_) => {
                 let to = seek(SeekFrom::Hole(offset)).unwrap_or(end).max(offset + 1);
-                *self.known_data() = Some((offset, to));
+                self.known_data().add(offset, to);
                 data(to.min(end))
             }
             // No data up to the end of the file.
@@ -602,6 +603,7 @@ impl Driver for HostFile {
             }
             if self.host_type == HostType::RegularFile {
                 self.len.fetch_max(end, Ordering::AcqRel);
+                self.known_data().grow(offset, end);
             }
             Ok(())
         })
@@ -614,7 +616,7 @@ impl Driver for HostFile {
     fn write_zeroes(&self, offset: u64, len: u64, flags: ZeroFlags) -> IoFuture<'_> {
         Box::pin(async move {
             let result = self.zero(offset, len, flags.may_unmap).await;
-            *self.known_data() = None;
+            self.known_data().forget(offset, offset.saturating_add(len));
             result?;
             if self.host_type == HostType::RegularFile {
                 self.len.fetch_max(offset + len, Ordering::AcqRel);
@@ -631,7 +633,7 @@ impl Driver for HostFile {
             };
             let to = self.current();
             let copied = aio::spawn_blocking(move || copy_range(&from, source_offset, &to, offset, len)).await;
-            *self.known_data() = None;
+            self.known_data().forget(offset, offset.saturating_add(len));
             match copied {
                 Ok(()) => {
                     if self.host_type == HostType::RegularFile {
@@ -653,7 +655,7 @@ impl Driver for HostFile {
             } else {
                 self.can_discard_device.attempt(on_device(&file, offset, len, host::device_discard)).await
             };
-            *self.known_data() = None;
+            self.known_data().forget(offset, offset.saturating_add(len));
             let mut discards = self.discards.lock().unwrap_or_else(PoisonError::into_inner);
             match freed {
                 Ok(true) => {
@@ -675,7 +677,7 @@ impl Driver for HostFile {
 
     fn truncate(&self, len: u64, exact: bool, preallocation: Preallocation) -> IoFuture<'_> {
         Box::pin(async move {
-            *self.known_data() = None;
+            self.known_data().forget(len, u64::MAX);
             if self.host_type == HostType::RegularFile {
                 create::resize(&self.current(), len, preallocation).await?;
                 self.len.store(len, Ordering::Release);
