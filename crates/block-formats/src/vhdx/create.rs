@@ -2,7 +2,7 @@
 
 use block::create::{CreateOption, CreateOptionKind, CreateRequest};
 use block::request::Preallocation;
-use block::{Error, Result};
+use block::{Error, Result, Value};
 
 use super::header::{
     HEADER_AT, Header, MAX_BLOCK, MAX_SIZE, MIB, Metadata, REGIONS_AT, Region, metadata_bytes, regions_bytes,
@@ -40,14 +40,14 @@ pub(super) const OPTIONS: &[CreateOption] = &[
 ];
 
 fn block_size(asked: Option<u64>, size: u64) -> Result<u64> {
-    let block = match asked.unwrap_or(0) {
-        0 if size > 32 << 40 => 64 * MIB,
-        0 if size > 100 << 30 => 32 * MIB,
-        0 if size > 1 << 30 => 16 * MIB,
-        0 => 8 * MIB,
-        asked => asked,
+    let block = match asked {
+        Some(asked) => asked,
+        None if size > 32 << 40 => 64 * MIB,
+        None if size > 100 << 30 => 32 * MIB,
+        None if size > 1 << 30 => 16 * MIB,
+        None => 8 * MIB,
     };
-    if !block.is_multiple_of(MIB) {
+    if block == 0 || !block.is_multiple_of(MIB) {
         return Err(Error::invalid("Block size must be a multiple of 1 MB"));
     }
     if !block.is_power_of_two() {
@@ -72,7 +72,10 @@ pub(super) async fn create(mut request: CreateRequest) -> Result<()> {
     if log_len == 0 || !u64::from(log_len).is_multiple_of(MIB) {
         return Err(Error::invalid("Log size must be a multiple of 1 MB"));
     }
-    let block_size = block_size(request.options.take_size("block_size")?, size)?;
+    // On a command line 0 leaves the size to us; a member of a command that says 0 asks for it.
+    let is_member = matches!(request.options.get("block_size"), Some(Value::Int(_)));
+    let asked = request.options.take_size("block_size")?.filter(|asked| is_member || *asked != 0);
+    let block_size = block_size(asked, size)?;
     let zero_state = request.options.take_bool("block_state_zero")?;
     let fixed = request.options.take_choice("subformat", &["dynamic", "fixed"])?.unwrap_or(0) == 1;
     request.finish()?;
@@ -131,4 +134,25 @@ async fn write_bat(file: &block::Child, bat: Region, metadata: &Metadata, entry:
         index += u(bytes.len()) / 8;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn block_size_follows_the_disk_unless_it_is_asked_for() {
+        for (size, block) in [(MIB, 8), (2 << 30, 16), (101 << 30, 32), (33 << 40, 64)] {
+            assert_eq!(block_size(None, size).ok(), Some(block * MIB), "{size}");
+        }
+        assert_eq!(block_size(Some(MIB), 33 << 40).ok(), Some(MIB));
+        for (asked, text) in [
+            (0, "Block size must be a multiple of 1 MB"),
+            (128, "Block size must be a multiple of 1 MB"),
+            (3 * MIB, "Block size must be a power of two"),
+            (512 * MIB, "Block size must not exceed 268435456"),
+        ] {
+            assert_eq!(block_size(Some(asked), MIB).map_err(|error| error.to_string()), Err(text.to_owned()));
+        }
+    }
 }
