@@ -216,7 +216,10 @@ impl Nbd {
         loop {
             let connection = self.connection().await?;
             match connection.request(request.clone()).await {
-                Err(Failure::Lost(error)) if self.options.reconnect_delay.is_zero() => return Err(error),
+                Err(Failure::Lost(error)) if self.options.reconnect_delay.is_zero() => {
+                    // How the host came to know of the loss is no matter of who has asked.
+                    return Err(Error::io(error.to_string()));
+                }
                 // Nothing that was asked for does harm when it is done twice.
                 Err(Failure::Lost(_)) => {}
                 result => return Ok(result?),
