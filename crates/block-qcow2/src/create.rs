@@ -298,6 +298,13 @@ pub async fn create(mut request: CreateRequest) -> Result<()> {
             return Err(Error::invalid(format!("Invalid parameter 'encrypt.{name}'")));
         }
     }
+    if let Some(given) = &given
+        && plan.data_file.is_none()
+    {
+        // What an image names is a plain path; other nodes have to be given whenever it is opened.
+        plan.data_file =
+            block::filename::exact(&given.node()).filter(|name| block::filename::protocol_of(name).is_none());
+    }
     let mut opened = None;
     let data_file = match (given, &plan.data_file) {
         (Some(child), _) => Some(child),

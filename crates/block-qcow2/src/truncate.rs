@@ -151,6 +151,11 @@ impl Image {
                 self.add_inactive_l2().await?;
             }
         }
+        // Who reads the data file as a raw image reads what the image shows: no cluster may be left to other sources.
+        let preallocation = match preallocation {
+            Preallocation::Off if self.is_raw_data_file() => Preallocation::Metadata,
+            asked => asked,
+        };
         // What the last cluster holds behind the old end, and what the backing has there, must not appear.
         self.size.store(len, Ordering::Release);
         let result = async {

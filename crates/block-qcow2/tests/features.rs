@@ -4,8 +4,9 @@ mod common;
 
 use std::sync::{Arc, Mutex};
 
+use block::create::CreateRequest;
 use block::image::{AmendProgress, AmendRequest, FixMode, ImageBacking, SnapshotInfo};
-use block::{OpenFlags, Options, Preallocation, WriteFlags};
+use block::{Defaults, NodeConfig, OpenFlags, Options, Permissions, Preallocation, WriteFlags};
 use common::*;
 use iobuf::IoBuf;
 
@@ -177,6 +178,54 @@ fn external_data_files_hold_the_data() {
         std::fs::remove_file(&path).expect("removes");
         std::fs::remove_file(&data).expect("removes");
     }
+}
+
+/// Formats a data file that exists, as `blockdev-create` does.
+fn create_over(path: &str, data: &str, size: u64) -> block::Result<()> {
+    let graph = graph();
+    let root = |name: &str| {
+        let options = Options::new().with("driver", "file").with("filename", name);
+        let node = aio::block_on(graph.open(options, Defaults::new(NodeConfig::default(), OpenFlags::default())))?;
+        graph.attach_root(&node, "test", users(), Permissions::ALL)
+    };
+    std::fs::write(path, []).expect("a file");
+    let (file, data) = (root(path)?, root(data)?);
+    let request = CreateRequest {
+        graph: Arc::clone(&graph),
+        file: Some(Arc::clone(&file)),
+        filename: String::new(),
+        size,
+        options: Options::new().with("data_file_raw", true),
+        data_file: Some(Arc::clone(&data)),
+    };
+    let qcow2 = graph.registry().find("qcow2").ok_or_else(|| block::Error::invalid("no driver"))?;
+    let created = aio::block_on(qcow2.create(request));
+    aio::block_on(graph.detach(&file))?;
+    aio::block_on(graph.detach(&data))?;
+    created
+}
+
+#[test]
+fn raw_data_file_that_held_data_shows_it_and_grows() {
+    if !has_tool("qemu-img") {
+        return;
+    }
+    let dir = Dir::new();
+    let (path, data) = (dir.path("meta.qcow2"), dir.path("data.raw"));
+    std::fs::write(&data, vec![42; 1 << 20]).expect("a file");
+    create_over(&path, &data, 1 << 20).expect("creates");
+    // The image names its data file, and shows what is there whatever its tables would say.
+    let open = open_file(&path, true).expect("opens");
+    assert!(read_all(&open.child).expect("reads") == vec![42; 1 << 20]);
+    open.close().expect("closes");
+    clean(&path);
+    std::fs::write(&data, [vec![42; 1 << 20], vec![84; 1 << 20]].concat()).expect("writes");
+    let open = open_file(&path, false).expect("opens");
+    aio::block_on(open.child.truncate(2 << 20, true, Preallocation::Off)).expect("grows");
+    assert!(read_all(&open.child).expect("reads")[1 << 20..] == vec![84; 1 << 20]);
+    open.close().expect("closes");
+    clean(&path);
+    must("qemu-img", &["compare", "-F", "raw", &path, &data]);
 }
 
 #[test]
