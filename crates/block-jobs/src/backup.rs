@@ -193,6 +193,7 @@ fn build(
         bitmap_done: AtomicBool::new(false),
     });
     let bitmaps = options.source.bitmaps();
+    copier.show_on(filter.bitmaps());
     let job = (|| {
         if let Some((bitmap, _)) = &options.bitmap {
             bitmaps.create_successor(bitmap)?;
@@ -213,6 +214,7 @@ fn build(
     })();
     match job {
         Ok(job) => {
+            bitmaps.adopt(copier.todo());
             copier.set_job(&job);
             job.set_total(options.source.len());
             job.block_node(filter);
@@ -273,6 +275,8 @@ impl Backup {
         let size = self.copier.todo().size();
         let mut cursor = 0;
         loop {
+            // First there is room again, so that nothing is begun after a failure that ends the job.
+            flight.slot().await;
             for failure in flight.failures() {
                 let policy = if failure.is_read { self.on_source_error } else { self.on_target_error };
                 if job.request_failed(policy, failure.is_read, &failure.error) == ErrorAction::Report {
@@ -287,7 +291,6 @@ impl Backup {
             if job.is_cancel_requested() {
                 return Ok(());
             }
-            flight.slot().await;
             // The gate first: nobody waits at it with a region in his hands.
             let inside = job.gate().enter_owned().await;
             let piece = self.copier.take(cursor, size, self.chunk).or_else(|| self.copier.take(0, size, self.chunk));
@@ -340,8 +343,9 @@ impl JobDriver for Backup {
             flight.idle().await;
             result?;
             if !job.is_cancel_requested() {
+                // The copy is complete: it shall stay so. The source is its users' matter.
                 let _inside = job.gate().enter().await;
-                self.filter.flush().await?;
+                self.target.flush().await?;
             }
             Ok(())
         })
@@ -358,6 +362,7 @@ impl JobDriver for Backup {
     fn clean<'a>(&'a self, _job: &'a Arc<Job>) -> IoFuture<'a> {
         Box::pin(async move {
             let drained = self.graph.drain(&self.source).await;
+            self.source.bitmaps().release(self.copier.todo());
             for edge in &edges::take(&self.graph, &self.edges)? {
                 edge.node().forget_edge(edge);
             }

@@ -26,15 +26,15 @@ pub struct Copier {
     source: Arc<Child>,
     target: Arc<Child>,
     todo: Arc<DirtyBitmap>,
-    /// Keeps the bitmap: it belongs to no node.
-    bitmaps: Bitmaps,
     regions: Arc<Regions>,
     compressed: AtomicBool,
     /// What the topmost image does not have is not copied: the target has the same backing.
     only_top: AtomicBool,
     job: OnceLock<Weak<Job>>,
-    /// What belongs to the snapshot; all of it if absent.
-    access: OnceLock<Arc<DirtyBitmap>>,
+    /// What belongs to the snapshot.
+    access: Arc<DirtyBitmap>,
+    /// What was kept because it was about to be written.
+    kept: Arc<DirtyBitmap>,
 }
 
 /// A piece that somebody copies.
@@ -53,18 +53,24 @@ impl Copier {
         let cluster = target.node().driver().details().cluster_size.unwrap_or(MIN_CLUSTER);
         let cluster = cluster.max(MIN_CLUSTER).checked_next_power_of_two().unwrap_or(MIN_CLUSTER);
         let bitmaps = Bitmaps::default();
-        let todo = bitmaps.create(source.len(), cluster, None)?;
+        let new = || {
+            let bitmap = bitmaps.create(source.len(), cluster, None)?;
+            bitmap.set_enabled(false);
+            Ok::<_, Error>(bitmap)
+        };
+        let (todo, access, kept) = (new()?, new()?, new()?);
         todo.mark(0, source.len());
+        access.mark(0, source.len());
         Ok(Arc::new(Self {
             source,
             target,
             todo,
-            bitmaps,
             regions: Arc::default(),
             compressed: AtomicBool::new(false),
             only_top: AtomicBool::new(false),
             job: OnceLock::new(),
-            access: OnceLock::new(),
+            access,
+            kept,
         }))
     }
 
@@ -90,14 +96,14 @@ impl Copier {
     }
 
     /// Only what has to be copied now may be read as the snapshot's.
-    ///
-    /// # Errors
-    /// The bitmap would be too large.
-    pub(crate) fn restrict_access(&self) -> Result<()> {
-        let access = self.bitmaps.create(self.todo.size(), self.cluster(), None)?;
-        access.restore(self.todo.contents());
-        let _ = self.access.set(access);
-        Ok(())
+    pub(crate) fn restrict_access(&self) {
+        self.access.restore(self.todo.contents());
+    }
+
+    /// Shows among the bitmaps of the filter's node what belongs to the snapshot, and what the filter has kept of it.
+    pub(crate) fn show_on(&self, filter: &Bitmaps) {
+        filter.adopt(&self.kept);
+        filter.adopt(&self.access);
     }
 
     /// How far the range from `offset` to `end` may be read.
@@ -105,7 +111,7 @@ impl Copier {
     /// # Errors
     /// Not even at its beginning.
     fn readable(&self, offset: u64, end: u64) -> Result<u64> {
-        match self.access.get().and_then(|access| access.next_clean(offset, end)) {
+        match self.access.next_clean(offset, end) {
             Some(at) if at <= offset => Err(Error::errno_only(EACCES)),
             Some(at) => Ok(at.min(end)),
             None => Ok(end),
@@ -177,14 +183,7 @@ impl Copier {
             return Ok(());
         }
         let _region = self.hold(start, end).await;
-        if let Some(access) = self.access.get() {
-            access.unmark(start, end - start);
-        } else {
-            let access = self.bitmaps.create(self.todo.size(), cluster, None)?;
-            access.mark(0, self.todo.size());
-            access.unmark(start, end - start);
-            let _ = self.access.set(access);
-        }
+        self.access.unmark(start, end - start);
         self.todo.unmark(start, end - start);
         self.target.discard(start, end - start).await
     }
@@ -231,51 +230,55 @@ impl Copier {
 
     /// Copies a piece.
     pub(crate) async fn copy(&self, piece: Piece) -> Result<(), Failure> {
-        let result = self.copy_range(piece.offset, piece.len).await;
-        match &result {
-            Ok(()) => {
-                if let Some(job) = self.job.get().and_then(Weak::upgrade) {
-                    job.advance(piece.len);
-                }
-            }
-            Err(_) => self.todo.mark(piece.offset, piece.len),
+        let mut at = piece.offset;
+        let result = self.copy_range(piece.offset, piece.len, &mut at).await;
+        let done = match &result {
+            Ok(()) => piece.len,
+            // What was copied before the failure is copied.
+            Err(_) => (at - piece.offset) / self.cluster() * self.cluster(),
+        };
+        if done < piece.len {
+            self.todo.mark(piece.offset + done, piece.len - done);
+        }
+        if let Some(job) = self.job.get().and_then(Weak::upgrade) {
+            job.advance(done);
         }
         result
     }
 
-    async fn copy_range(&self, offset: u64, len: u64) -> Result<(), Failure> {
+    /// Copies a range. `at` is how far that has come.
+    async fn copy_range(&self, offset: u64, len: u64, at: &mut u64) -> Result<(), Failure> {
         let fail = |is_read| move |error| Failure { offset, len, is_read, error };
         let node = self.source.node();
         let (cluster, end) = (self.cluster(), offset + len);
-        let mut at = offset;
-        while at < end {
-            let mut n = end - at;
+        while *at < end {
+            let mut n = end - *at;
             if self.only_top.load(Ordering::Acquire) {
-                let top = status::of_node(&node, at, n).await.map_err(fail(true))?;
-                if !top.allocated && (top.len >= cluster || at + top.len >= end) {
-                    at += if at + top.len >= end { n } else { top.len / cluster * cluster };
+                let top = status::of_node(&node, *at, n).await.map_err(fail(true))?;
+                if !top.allocated && (top.len >= cluster || *at + top.len >= end) {
+                    *at += if *at + top.len >= end { n } else { top.len / cluster * cluster };
                     continue;
                 }
                 n = top.len.next_multiple_of(cluster).min(n);
             }
-            let extent = status::above(&node, None, at, n).await.map_err(fail(true))?;
+            let extent = status::above(&node, None, *at, n).await.map_err(fail(true))?;
             let is_compressed = self.compressed.load(Ordering::Acquire);
-            if extent.zero && extent.len > 0 && (!is_compressed || extent.len >= cluster || at + extent.len == end) {
+            if extent.zero && extent.len > 0 && (!is_compressed || extent.len >= cluster || *at + extent.len == end) {
                 n = extent.len.min(n);
                 if is_compressed && n >= cluster {
                     n = n / cluster * cluster;
                 }
                 let flags = ZeroFlags { may_unmap: true, ..ZeroFlags::default() };
-                self.target.write_zeroes(at, n, flags).await.map_err(fail(false))?;
+                self.target.write_zeroes(*at, n, flags).await.map_err(fail(false))?;
             } else {
                 if !is_compressed {
                     n = extent.len.clamp(1, n);
                 }
                 let buf = IoBuf::zeroed(usize::try_from(n).unwrap_or(0));
-                self.source.read(at, buf.clone()).await.map_err(fail(true))?;
-                self.write(at, buf, is_compressed).await.map_err(fail(false))?;
+                self.source.read(*at, buf.clone()).await.map_err(fail(true))?;
+                self.write(*at, buf, is_compressed).await.map_err(fail(false))?;
             }
-            at += n;
+            *at += n;
         }
         Ok(())
     }
@@ -307,6 +310,7 @@ impl Copier {
             }
             self.regions.wait(start, end).await;
             if self.todo.next_dirty(start, end, u64::MAX).is_none() {
+                self.kept.mark(start, end - start);
                 return Ok(());
             }
         }

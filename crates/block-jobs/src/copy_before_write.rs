@@ -96,6 +96,10 @@ impl DriverType for CopyBeforeWriteType {
         DriverKind::Filter
     }
 
+    fn supports_reopen(&self) -> bool {
+        false
+    }
+
     fn open(&self, mut request: OpenRequest) -> IoFuture<'static, Arc<dyn Driver>> {
         Box::pin(async move {
             const ON_ERROR: [&str; 2] = ["break-guest-write", "break-snapshot"];
@@ -112,8 +116,9 @@ impl DriverType for CopyBeforeWriteType {
                 let bitmap = node.bitmaps().named(&name)?;
                 bitmap.check(block::BitmapUse::Read)?;
                 copier.copy_only(&bitmap);
-                copier.restrict_access()?;
+                copier.restrict_access();
             }
+            copier.show_on(&request.bitmaps);
             Ok(Arc::new(CopyBeforeWrite {
                 file,
                 target,
@@ -196,6 +201,10 @@ impl DriverType for SnapshotAccessType {
 
     fn kind(&self) -> DriverKind {
         DriverKind::Format
+    }
+
+    fn supports_reopen(&self) -> bool {
+        false
     }
 
     fn open(&self, mut request: OpenRequest) -> IoFuture<'static, Arc<dyn Driver>> {

@@ -4,10 +4,12 @@ mod common;
 
 use std::sync::Arc;
 
+use block::driver::Driver;
 use block::graph::Registry;
-use block::{Graph, Node, Options, Permissions};
+use block::{BlockStatus, Child, Graph, IoFuture, Node, Options, Permissions, WriteFlags};
 use block_jobs::{Common, Job, Jobs, OnError, Status, backup, chain, commit, mirror};
 use block_tools::create::Creation;
+use iobuf::IoBuf;
 
 fn setting() -> (Arc<Graph>, Jobs) {
     let drivers = block_drivers::drivers().into_iter().chain(block_jobs::drivers());
@@ -90,17 +92,11 @@ fn mirror_whose_copy_can_not_serve_the_users_of_the_source_fails_and_leaves_them
     assert!(graph.lookup("filter").is_none());
 }
 
-#[test]
-fn backup_of_a_disk_whose_file_another_node_writes_to_is_refused() {
-    let (graph, jobs) = setting();
-    disk(&graph, "base");
-    let source = open(&graph, blkdebug(&graph, "source", "base")).expect("a disk");
-    let writes = blkdebug(&graph, "other", "base").with("take-child-perms.0", "write");
-    open(&graph, writes).expect("who writes");
-    let options = backup::Options {
+fn full_backup(source: &Arc<Node>, target: Arc<Node>) -> backup::Options {
+    backup::Options {
         common: kept(),
-        source: Arc::clone(&source),
-        target: disk(&graph, "target"),
+        source: Arc::clone(source),
+        target,
         sync: backup::Sync::Full,
         bitmap: None,
         compress: false,
@@ -110,7 +106,120 @@ fn backup_of_a_disk_whose_file_another_node_writes_to_is_refused() {
         max_workers: 0,
         max_chunk: 0,
         transaction: None,
+    }
+}
+
+fn finish(jobs: &Jobs, job: &Arc<Job>) {
+    let reactor = aio::IoThread::start("disks").expect("a thread");
+    jobs.start(job, reactor.handle());
+    while job.status() != Status::Concluded {
+        aio::block_on(jobs.settle());
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn backup_does_not_need_flushes_of_the_source() {
+    let (graph, jobs) = setting();
+    disk(&graph, "base");
+    let rule = |options: Options, name: &str, value: &str| options.with(&format!("inject-error.0.{name}"), value);
+    let options = rule(blkdebug(&graph, "source", "base"), "event", "none");
+    let source = open(&graph, rule(options, "iotype", "flush")).expect("a disk");
+    let job = backup::create(&graph, &jobs, &full_backup(&source, disk(&graph, "target"))).expect("a backup");
+
+    finish(&jobs, &job);
+
+    assert_eq!(job.info().error, None);
+}
+
+/// A disk in areas of 64 KiB, whose third one can't be read.
+#[derive(Clone)]
+struct Scratched;
+
+impl Driver for Scratched {
+    fn len(&self) -> u64 {
+        1 << 20
+    }
+
+    fn children(&self) -> Vec<Arc<Child>> {
+        Vec::new()
+    }
+
+    fn read(&self, offset: u64, buf: IoBuf) -> IoFuture<'_> {
+        let is_bad = offset + buf.len() as u64 > 2 * 65536 && offset < 3 * 65536;
+        if is_bad { block::fail(block::Error::io("a scratch")) } else { block::done(()) }
+    }
+
+    fn write(&self, _offset: u64, _buf: IoBuf, _flags: WriteFlags) -> IoFuture<'_> {
+        block::done(())
+    }
+
+    fn flush(&self) -> IoFuture<'_> {
+        block::done(())
+    }
+
+    fn block_status(&self, offset: u64, len: u64, _precise: bool) -> IoFuture<'_, BlockStatus> {
+        block::done(BlockStatus::data(len.min(65536 - offset % 65536), None))
+    }
+
+    fn as_any(&self) -> &dyn std::any::Any {
+        self
+    }
+}
+
+#[test]
+fn backup_that_fails_has_copied_what_it_could_read_before_and_begins_nothing_more() {
+    let (graph, [source, target]) = common::two_disks([&Scratched, &Scratched]);
+    let jobs = common::jobs();
+    let bitmap = source.bitmaps().create(1 << 20, 65536, Some("b")).expect("a bitmap");
+    bitmap.mark(0, 4 * 65536);
+    bitmap.mark(8 * 65536, 65536);
+    let options = backup::Options {
+        sync: backup::Sync::Bitmap,
+        bitmap: Some((bitmap, backup::BitmapMode::Always)),
+        max_workers: 1,
+        ..full_backup(&source, target)
     };
+    let job = backup::create(&graph, &jobs, &options).expect("a backup");
+
+    finish(&jobs, &job);
+
+    assert!(job.info().error.is_some());
+    assert_eq!(job.info().current, 2 * 65536);
+    let left = source.bitmaps().find("b").expect("the heir");
+    assert_eq!((left.dirty_bytes(), left.is_dirty(65536), left.is_dirty(2 * 65536)), (3 * 65536, false, true));
+}
+
+#[test]
+fn bitmaps_of_a_backup_are_shown_while_it_lasts() {
+    let (graph, jobs) = setting();
+    let source = disk(&graph, "source");
+    let job = backup::create(&graph, &jobs, &full_backup(&source, disk(&graph, "target"))).expect("a backup");
+    let filter = graph.lookup("filter").expect("the filter");
+    let shown = |node: &Arc<Node>| -> Vec<(u64, bool)> {
+        node.bitmaps().list().iter().map(|bitmap| (bitmap.dirty_bytes(), bitmap.is_recording())).collect()
+    };
+    assert_eq!(shown(&source), [(1 << 20, false)], "what is left to copy");
+    assert_eq!(shown(&filter), [(1 << 20, false), (0, false)], "what may be read, what was kept for it");
+
+    aio::block_on(filter.write(65536, IoBuf::zeroed(512), WriteFlags::default())).expect("a write");
+    assert_eq!(
+        (shown(&source), shown(&filter)),
+        (vec![((1 << 20) - 65536, false)], vec![(1 << 20, false), (65536, false)])
+    );
+
+    finish(&jobs, &job);
+    assert_eq!(shown(&source), []);
+}
+
+#[test]
+fn backup_of_a_disk_whose_file_another_node_writes_to_is_refused() {
+    let (graph, jobs) = setting();
+    disk(&graph, "base");
+    let source = open(&graph, blkdebug(&graph, "source", "base")).expect("a disk");
+    let writes = blkdebug(&graph, "other", "base").with("take-child-perms.0", "write");
+    open(&graph, writes).expect("who writes");
+    let options = full_backup(&source, disk(&graph, "target"));
 
     let Err(error) = backup::create(&graph, &jobs, &options) else { panic!("nobody stands against it") };
     let error = error.to_string();

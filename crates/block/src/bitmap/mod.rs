@@ -414,6 +414,11 @@ impl Bitmaps {
         Ok(bitmap)
     }
 
+    /// Lists a bitmap that another list made, as the newest one.
+    pub fn adopt(&self, bitmap: &Arc<DirtyBitmap>) {
+        self.change(|all| all.insert(0, Arc::clone(bitmap)));
+    }
+
     /// Forgets a bitmap. What the image stores is not touched.
     pub fn release(&self, bitmap: &Arc<DirtyBitmap>) {
         self.change(|all| all.retain(|known| !Arc::ptr_eq(known, bitmap)));

@@ -148,7 +148,6 @@ impl Storage {
         self.check_unblocked(source)?;
         self.check_unblocked(target)?;
         let sync = match sync {
-            MirrorSyncMode::Top if status::backing_of(source).is_none() => Sync::Full,
             MirrorSyncMode::Top => Sync::Top,
             MirrorSyncMode::Full => Sync::Full,
             MirrorSyncMode::None => Sync::None,
