@@ -114,6 +114,15 @@ impl std::fmt::Debug for Handle {
     }
 }
 
+impl PartialEq for Handle {
+    /// Whether both lead to the same reactor.
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for Handle {}
+
 impl Handle {
     /// The reactor of the calling thread, if it has one.
     pub fn current() -> Option<Self> {

@@ -330,6 +330,11 @@ impl Backend {
         self.with(|state| state.events = Some(events));
     }
 
+    /// The reactor that runs the device's requests, if it has one of its own.
+    pub fn reactor(&self) -> Option<aio::Handle> {
+        self.with(|state| state.reactor.clone())
+    }
+
     /// The reactor that runs the device's requests.
     pub fn set_reactor(&self, reactor: aio::Handle) {
         self.with(|state| state.reactor = Some(reactor));
@@ -373,7 +378,7 @@ impl Backend {
 
     /// Starts an operation on the reactor; `done` is called there with the result.
     pub fn submit(self: &Arc<Self>, operation: Operation, done: impl FnOnce(Result<()>) + Send + 'static) {
-        let reactor = self.with(|state| state.reactor.clone());
+        let reactor = self.reactor();
         let this = Arc::clone(self);
         match reactor {
             Some(reactor) => {

@@ -581,13 +581,16 @@ fn take_back(undo: Undo) {
 
 fn apply(child: &Arc<Child>, used: Permissions, shared: Permissions, undo: &mut Undo) -> Result<()> {
     let node = child.node();
-    for other in node.parents() {
-        if Arc::ptr_eq(&other, child) {
-            continue;
+    // The newest first, as in QEMU: which of two is named as the one that stands against the other depends on it.
+    let users = node.parents();
+    for keeper in users.iter().rev() {
+        if Arc::ptr_eq(keeper, child) {
+            for user in users.iter().rev().filter(|user| !Arc::ptr_eq(user, child)) {
+                check_pair(&node, user, user.permissions().0, child, shared)?;
+            }
+        } else {
+            check_pair(&node, child, used, keeper, keeper.permissions().1)?;
         }
-        let (other_used, other_shared) = other.permissions();
-        check_pair(&node, child, used, &other, other_shared)?;
-        check_pair(&node, &other, other_used, child, shared)?;
     }
     if node.is_read_only() && used.contains(Permissions::WRITE) {
         return Err(Error::permission("Block node is read-only"));
@@ -618,12 +621,11 @@ fn apply_below(node: &Arc<Node>, undo: &mut Undo) -> Result<()> {
 /// Checks the users of `node` against each other, and derives what follows below.
 fn refresh(node: &Arc<Node>, undo: &mut Undo) -> Result<()> {
     let users = node.parents();
-    for user in &users {
-        let (used, _) = user.permissions();
-        for other in users.iter().filter(|other| !Arc::ptr_eq(other, user)) {
-            check_pair(node, user, used, other, other.permissions().1)?;
+    for keeper in users.iter().rev() {
+        for user in users.iter().rev().filter(|user| !Arc::ptr_eq(user, keeper)) {
+            check_pair(node, user, user.permissions().0, keeper, keeper.permissions().1)?;
         }
-        if node.is_read_only() && used.contains(Permissions::WRITE) {
+        if node.is_read_only() && keeper.permissions().0.contains(Permissions::WRITE) {
             return Err(Error::permission("Block node is read-only"));
         }
     }

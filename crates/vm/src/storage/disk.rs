@@ -101,17 +101,23 @@ impl Storage {
     /// A whole message.
     pub fn attach_disk(&mut self, requestor: &DiskRequestor<'_>) -> Result<Arc<dyn Disk>, String> {
         let wish = requestor.wish;
+        // A part of a device has no id of its own.
+        let id = requestor.id.filter(|id| requestor.path.rsplit('/').next() == Some(*id)).map(str::to_owned);
+        let (path, removable) = (requestor.path.to_owned(), wish.removable);
+        let attached = Arc::new(Attached { id, path, removable, disk: OnceLock::new() });
         let (backend, is_new) = match (self.graph.backend(&wish.drive), self.graph.lookup(&wish.drive)) {
             (Some(backend), _) => (backend, false),
             (None, None) if wish.removable && wish.drive.is_empty() => (self.new_backend(""), true),
             (None, Some(node)) => {
                 let backend = self.new_backend("");
+                // From now on messages name the back end by its device.
+                self.join(&backend, &attached).map_err(|error| error.desc)?;
                 self.insert(&backend, &node).map_err(|error| error.desc)?;
                 (backend, true)
             }
             (None, None) => return Err(unknown_drive(requestor)),
         };
-        match self.connect(&backend, requestor) {
+        match self.connect(&backend, requestor, &attached) {
             Ok(disk) => {
                 if is_new {
                     // A back end without a name never clashes.
@@ -128,7 +134,22 @@ impl Storage {
         }
     }
 
-    fn connect(&mut self, backend: &Arc<Backend>, requestor: &DiskRequestor<'_>) -> Result<Arc<BackendDisk>, Error> {
+    /// Connects the device's side of a back end, which may have been done before.
+    fn join(&self, backend: &Backend, attached: &Arc<Attached>) -> Result<(), Error> {
+        let is_joined = |device: Arc<dyn DeviceModel>| std::ptr::addr_eq(Arc::as_ptr(&device), Arc::as_ptr(attached));
+        if backend.device().is_some_and(is_joined) {
+            return Ok(());
+        }
+        let model = Arc::clone(attached) as Arc<dyn DeviceModel>;
+        backend.attach_device(model).map_err(|error| self.attach_error(backend, &error))
+    }
+
+    fn connect(
+        &mut self,
+        backend: &Arc<Backend>,
+        requestor: &DiskRequestor<'_>,
+        attached: &Arc<Attached>,
+    ) -> Result<Arc<BackendDisk>, Error> {
         let wish = requestor.wish;
         let root = backend.root();
         if root.is_none() && !wish.removable {
@@ -139,12 +160,7 @@ impl Storage {
             return Err(Error::generic("Block node is read-only"));
         }
         let reactor = wish.iothread.as_deref().map(|id| self.objects.io_thread(id)).transpose()?;
-        // A part of a device has no id of its own.
-        let id = requestor.id.filter(|id| requestor.path.rsplit('/').next() == Some(*id)).map(str::to_owned);
-        let (path, removable) = (requestor.path.to_owned(), wish.removable);
-        let attached = Arc::new(Attached { id: id.clone(), path: path.clone(), removable, disk: OnceLock::new() });
-        let model: Arc<dyn DeviceModel> = Arc::clone(&attached) as Arc<dyn DeviceModel>;
-        backend.attach_device(model).map_err(|error| self.attach_error(backend, &error))?;
+        self.join(backend, attached)?;
         let mut used = Permissions::CONSISTENT_READ;
         if !is_read_only && wish.access != DiskAccess::Read {
             used = used | Permissions::WRITE;
@@ -170,8 +186,9 @@ impl Storage {
         let disk = BackendDisk::new(Arc::clone(backend), DiskConfig::default());
         // The cell is new.
         let _ = attached.disk.set(Arc::downgrade(&disk));
-        if removable {
-            let (events, device, id) = (self.events.clone(), backend.name().to_owned(), id.unwrap_or(path));
+        if attached.removable {
+            let (events, device) = (self.events.clone(), backend.name().to_owned());
+            let id = attached.id.clone().unwrap_or_else(|| attached.path.clone());
             disk.listen_to_tray(Box::new(move |tray_open| {
                 events.emit(DeviceTrayMoved { device: device.clone(), id: id.clone(), tray_open });
             }));

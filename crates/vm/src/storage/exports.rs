@@ -246,7 +246,12 @@ impl Storage {
             None => self.reactor_of(&node),
             Some(id) => {
                 let missing = |_| Error::generic(format!("iothread \"{id}\" not found"));
-                self.objects.io_thread(id).map_err(missing)?
+                let reactor = self.objects.io_thread(id).map_err(missing)?;
+                if command.fixed_iothread == Some(true) && self.is_used_elsewhere(&node, &reactor) {
+                    self.objects.release_io_thread(id);
+                    return Err(Error::generic("Cannot change iothread of active block backend"));
+                }
+                reactor
             }
         };
         let (id, iothread) = (command.id.clone(), command.iothread.clone());
@@ -271,6 +276,16 @@ impl Storage {
         };
         self.exports.list.insert(0, Entry { id, export, iothread, backend });
         Ok(())
+    }
+
+    /// Whether a device uses the node, or one above or below it, on another thread.
+    fn is_used_elsewhere(&self, node: &Arc<Node>, reactor: &aio::Handle) -> bool {
+        let mut users = self.graph.backends().into_iter().filter(|backend| backend.device().is_some());
+        users.any(|backend| {
+            let medium = backend.node();
+            let is_linked = medium.is_some_and(|medium| medium.is_or_contains(node) || node.is_or_contains(&medium));
+            is_linked && backend.reactor().as_ref() != Some(reactor)
+        })
     }
 
     fn export_over_nbd(
