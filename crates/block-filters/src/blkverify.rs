@@ -25,6 +25,10 @@ impl DriverType for BlkverifyType {
         DriverKind::Filter
     }
 
+    fn supports_reopen(&self) -> bool {
+        false
+    }
+
     fn prefixes(&self) -> &'static [&'static str] {
         &["blkverify:"]
     }

@@ -24,6 +24,10 @@ impl DriverType for CompressType {
         DriverKind::Filter
     }
 
+    fn supports_reopen(&self) -> bool {
+        false
+    }
+
     fn open(&self, mut request: OpenRequest) -> IoFuture<'static, Arc<dyn Driver>> {
         Box::pin(async move {
             let file = request.child("file", Role::Filtered).await?;

@@ -35,6 +35,10 @@ impl DriverType for CopyOnReadType {
         DriverKind::Filter
     }
 
+    fn supports_reopen(&self) -> bool {
+        false
+    }
+
     fn open(&self, mut request: OpenRequest) -> IoFuture<'static, Arc<dyn Driver>> {
         Box::pin(async move {
             if request.config.read_only {

@@ -100,6 +100,10 @@ impl DriverType for QuorumType {
         DriverKind::Format
     }
 
+    fn supports_reopen(&self) -> bool {
+        false
+    }
+
     fn open(&self, mut request: OpenRequest) -> IoFuture<'static, Arc<dyn Driver>> {
         Box::pin(async move {
             let options = &mut request.options;

@@ -37,6 +37,10 @@ impl DriverType for ThrottleType {
         DriverKind::Filter
     }
 
+    fn mutable_options(&self) -> &'static [&'static str] {
+        &["throttle-group"]
+    }
+
     fn open(&self, mut request: OpenRequest) -> IoFuture<'static, Arc<dyn Driver>> {
         Box::pin(async move {
             let group = find_group(&request.graph, &mut request.options)?;

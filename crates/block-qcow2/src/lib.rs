@@ -58,6 +58,10 @@ impl DriverType for Qcow2Type {
         DriverKind::Format
     }
 
+    fn mutable_options(&self) -> &'static [&'static str] {
+        runtime::OPTIONS
+    }
+
     fn probe(&self, head: &[u8], _filename: &str) -> u32 {
         if header::be32(head, 0) == header::MAGIC && header::be32(head, 4) >= 2 { 100 } else { 0 }
     }

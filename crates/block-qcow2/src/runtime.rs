@@ -132,6 +132,20 @@ impl RunOptions {
     }
 }
 
+/// The options that take effect while the image is open, but for those with a dot, which are the sections to check.
+pub(crate) const OPTIONS: &[&str] = &[
+    "cache-clean-interval",
+    "cache-size",
+    "l2-cache-entry-size",
+    "l2-cache-size",
+    "lazy-refcounts",
+    "overlap-check",
+    "pass-discard-other",
+    "pass-discard-request",
+    "pass-discard-snapshot",
+    "refcount-cache-size",
+];
+
 fn take_overlap(options: &mut Options) -> Result<u16> {
     const TEMPLATES: [&str; 4] = ["none", "constant", "cached", "all"];
     let plain = options.take_str("overlap-check")?;

@@ -442,6 +442,17 @@ pub trait DriverType: Send + Sync {
         false
     }
 
+    /// The driver's own options that go back to their defaults where a reopen leaves them out. All others must be
+    /// given again.
+    fn mutable_options(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    /// Whether clients may give its nodes other options (`blockdev-reopen`).
+    fn supports_reopen(&self) -> bool {
+        true
+    }
+
     /// Opens a node's driver.
     fn open(&self, request: OpenRequest) -> IoFuture<'static, Arc<dyn Driver>>;
 

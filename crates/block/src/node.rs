@@ -6,6 +6,7 @@
 
 mod bitmaps;
 mod blockers;
+mod lineage;
 mod named_backing;
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
@@ -93,6 +94,7 @@ pub struct Node {
 
     bitmaps: Arc<Bitmaps>,
     blockers: Arc<Blockers>,
+    lineage: Arc<lineage::Lineage>,
     implicit: AtomicBool,
     named_backing: Mutex<named_backing::NamedBacking>,
     parents: Mutex<Vec<Weak<Child>>>,
@@ -147,6 +149,7 @@ impl Node {
             no_flush: AtomicBool::new(config.cache.no_flush),
             bitmaps,
             blockers: Arc::default(),
+            lineage: Arc::default(),
             implicit: AtomicBool::new(false),
             named_backing: Mutex::default(),
             parents: Mutex::default(),

@@ -1,7 +1,7 @@
 //! Opening a node: what a driver is given, and the way from options or a file name to a node.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use aio::Engine;
 
@@ -84,6 +84,8 @@ pub struct OpenRequest {
     driver_type: &'static dyn DriverType,
     defaults: Defaults,
     opened: HashMap<String, Arc<Node>>,
+    /// The nodes that were opened for this one.
+    made: Arc<Mutex<Vec<Arc<Node>>>>,
 }
 
 impl OpenRequest {
@@ -133,7 +135,9 @@ impl OpenRequest {
             }
             let config = self.config.of_child(role);
             let defaults = Defaults { is_protocol, ..self.defaults.below(config)? };
-            Box::pin(self.graph.open(options, defaults)).await?
+            let node = Box::pin(self.graph.open(options, defaults)).await?;
+            self.note_made(&node);
+            node
         };
         let child = Child::new(name, role, node, Parent::Node(OnceLock::new()));
         self.graph.grant_initial(&child, self.config.read_only)?;
@@ -151,9 +155,14 @@ impl OpenRequest {
         let options = Options::new().with("driver", "file").with("filename", filename::combine(base, &plain));
         let defaults = self.defaults.below(self.config.of_child(role))?;
         let node = Box::pin(self.graph.open(options, defaults)).await?;
+        self.note_made(&node);
         let child = Child::new(name, role, node, Parent::Node(OnceLock::new()));
         self.graph.grant_initial(&child, self.config.read_only)?;
         Ok(child)
+    }
+
+    fn note_made(&self, node: &Arc<Node>) {
+        self.made.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(node));
     }
 
     /// The driver took all its options.
@@ -191,13 +200,14 @@ impl Graph {
     /// Unknown drivers and options, and what opening the files gives.
     pub async fn open(self: &Arc<Self>, options: Options, defaults: Defaults) -> Result<Arc<Node>> {
         // A chain may be long: it is opened from its top down without recursion, and joined from its bottom up.
-        let mut chain: Vec<Arc<Node>> = Vec::new();
+        let mut chain: Vec<(Arc<Node>, bool)> = Vec::new();
         let mut next = Some(Below::New(options, defaults));
         let mut names = HashSet::new();
         while let Some(below) = next.take() {
             if chain.len() >= MAX_CHAIN {
                 return Err(Error::invalid(format!("The chain of images is longer than {MAX_CHAIN}")));
             }
+            let is_new = matches!(below, Below::New(..));
             let opened = match below {
                 Below::Known(name) => self.find(&name).map(|node| (node, None)),
                 // An error of the top itself has no context here.
@@ -213,21 +223,24 @@ impl Graph {
             {
                 return Err(Error::invalid(format!("The backing files of '{name}' lead back to it")));
             }
-            chain.push(node);
+            chain.push((node, is_new));
             next = below;
         }
-        let mut below: Option<Arc<Node>> = None;
+        let mut below: Option<(Arc<Node>, bool)> = None;
         filename::remembering(|| {
-            while let Some(node) = chain.pop() {
-                if let Some(backing) = below.take() {
+            while let Some((node, is_new)) = chain.pop() {
+                if let Some((backing, is_made)) = below.take() {
+                    if is_made {
+                        backing.make_for(&node);
+                    }
                     node.note_backing(|| filename::of(&backing));
                     self.attach_backing(&node, backing)?;
                 }
-                below = Some(node);
+                below = Some((node, is_new));
             }
             Ok::<_, Error>(())
         })?;
-        below.ok_or_else(|| Error::invalid("Must specify either driver or file"))
+        below.map(|(node, _)| node).ok_or_else(|| Error::invalid("Must specify either driver or file"))
     }
 
     /// Opens a node without its backing, which is told instead.
@@ -255,6 +268,7 @@ impl Graph {
         let defaults = Defaults { flags, ..defaults };
         let filename = options.get_str("filename").map(str::to_owned);
         let mut opened = HashMap::new();
+        let made = Arc::<Mutex<Vec<Arc<Node>>>>::default();
         let mut driver_name = options.take_str("driver")?;
         let is_guessed = driver_name.is_none() && !defaults.is_protocol;
         if driver_name.is_none() && defaults.is_protocol {
@@ -270,7 +284,11 @@ impl Graph {
                 self.registry().find(name).ok_or_else(|| Error::invalid(format!("Unknown driver '{name}'")))?
             }
             None => {
+                let refers = options.contains("file");
                 let file = self.open_for_probing(&mut options, &defaults, config).await?;
+                if !refers {
+                    made.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&file));
+                }
                 let probed = self.probe(&file, filename.as_deref().unwrap_or("")).await?;
                 opened.insert("file".to_owned(), file);
                 probed
@@ -311,9 +329,11 @@ impl Graph {
             driver_type,
             defaults,
             opened,
+            made: Arc::clone(&made),
         };
         let driver = driver_type.open(request).await?;
         let node = Node::new(node_name, driver_type, driver, own_options(&explicit), config, bitmaps);
+        made.lock().unwrap_or_else(PoisonError::into_inner).drain(..).for_each(|below| below.make_for(&node));
         self.register(&node)?;
         let below = match backing_reference {
             Some(Value::Str(name)) if !name.is_empty() => Some(Below::Known(name)),

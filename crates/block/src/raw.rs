@@ -65,6 +65,10 @@ impl DriverType for RawType {
         DriverKind::Format
     }
 
+    fn mutable_options(&self) -> &'static [&'static str] {
+        &["offset", "size"]
+    }
+
     fn probe(&self, _head: &[u8], _filename: &str) -> u32 {
         1
     }

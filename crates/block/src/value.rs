@@ -53,8 +53,8 @@ impl Value {
     }
 }
 
-/// The bucket of a name in a dictionary of QEMU's: TDB's hash.
-fn bucket(name: &str) -> u32 {
+/// The bucket of a name in a dictionary of QEMU's, which is gone through by buckets: TDB's hash.
+pub fn bucket(name: &str) -> u32 {
     let start = 0x238F_13AF_u32.wrapping_mul(u32::try_from(name.len()).unwrap_or(u32::MAX));
     let hash = name
         .bytes()

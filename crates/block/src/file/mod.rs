@@ -103,6 +103,10 @@ impl DriverType for FileType {
         DriverKind::Protocol
     }
 
+    fn mutable_options(&self) -> &'static [&'static str] {
+        &["x-check-cache-dropped"]
+    }
+
     fn prefixes(&self) -> &'static [&'static str] {
         Kind::File.prefixes()
     }
@@ -133,6 +137,10 @@ macro_rules! device_type {
 
             fn kind(&self) -> DriverKind {
                 DriverKind::Protocol
+            }
+
+            fn mutable_options(&self) -> &'static [&'static str] {
+                &["x-check-cache-dropped"]
             }
 
             fn prefixes(&self) -> &'static [&'static str] {

@@ -51,6 +51,7 @@ mod storage;
 mod storage_chain;
 mod storage_guest;
 mod storage_mute;
+mod storage_reopen;
 mod storage_slow;
 mod stress;
 mod support;

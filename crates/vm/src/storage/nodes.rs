@@ -188,7 +188,7 @@ impl Storage {
     /// It is one.
     pub(super) fn check_no_backing(&self, node: &Arc<Node>) -> Result<(), Error> {
         let parents = node.parents();
-        let overlay = parents.iter().filter(|edge| edge.role() == Role::Cow).find_map(|edge| edge.parent_node());
+        let overlay = parents.iter().rev().filter(|edge| edge.role() == Role::Cow).find_map(|edge| edge.parent_node());
         let Some(overlay) = overlay else { return Ok(()) };
         let (name, overlay) = (self.device_or_node(node), overlay.name());
         Err(Error::generic(format!("Node '{name}' is busy: node is used as backing hd of '{overlay}'")))

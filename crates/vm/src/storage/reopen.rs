@@ -22,6 +22,8 @@ enum Step {
     Detached { node: Arc<Node>, backing: Arc<Child>, permissions: (Permissions, Permissions) },
     /// There is a backing now.
     Attached { node: Arc<Node> },
+    /// An edge uses nothing and stands against nobody until all edges are where they shall be.
+    Relaxed { child: Arc<Child>, permissions: (Permissions, Permissions) },
 }
 
 /// The nodes that are reopened together.
@@ -127,8 +129,13 @@ impl Drop for Held {
 fn reopen(graph: &Arc<Graph>, list: &[(Held, Options)]) -> Result<(), Error> {
     let mut transaction = Transaction { graph, steps: Vec::new() };
     let mut todo = list.iter();
-    let result =
-        todo.try_for_each(|(held, options)| transaction.node(held.node(), options.clone(), NodeConfig::default()));
+    let checked = list.iter().try_for_each(|(held, options)| check(held.node(), options)).and_then(|()| {
+        // Nodes may exchange what is below them.
+        if list.len() > 1 { transaction.relax(list) } else { Ok(()) }
+    });
+    let result = checked.and_then(|()| {
+        todo.try_for_each(|(held, options)| transaction.node(held.node(), options.clone(), NodeConfig::default()))
+    });
     match result {
         Ok(()) => transaction.commit(),
         Err(error) => {
@@ -139,14 +146,43 @@ fn reopen(graph: &Arc<Graph>, list: &[(Held, Options)]) -> Result<(), Error> {
 }
 
 impl Transaction<'_> {
+    /// Takes the claims of edges away that lead elsewhere afterwards. Just for nodes that pass on what is below them: an
+    /// image in use keeps its tables in memory.
+    fn relax(&mut self, list: &[(Held, Options)]) -> Result<(), Error> {
+        for (held, options) in list {
+            let driver = held.node().driver_type();
+            if driver.kind() != DriverKind::Filter && driver.name() != "raw" {
+                continue;
+            }
+            for child in held.node().children() {
+                let leaves = matches!(options.get(child.name()), Some(Value::Str(name)) if name != child.node().name());
+                if leaves && self.relaxed(&child).is_none() {
+                    let permissions = child.permissions();
+                    self.claim(&child, (Permissions::NONE, Permissions::ALL))?;
+                    self.steps.push(Step::Relaxed { child, permissions });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What an edge claimed before [`Transaction::relax`].
+    fn relaxed(&self, edge: &Arc<Child>) -> Option<(Permissions, Permissions)> {
+        self.steps.iter().find_map(|step| match step {
+            Step::Relaxed { child, permissions } if Arc::ptr_eq(child, edge) => Some(*permissions),
+            _ => None,
+        })
+    }
+
+    fn claim(&self, child: &Arc<Child>, (used, shared): (Permissions, Permissions)) -> Result<(), Error> {
+        self.graph.set_permissions(child, used, shared).map_err(client_error)
+    }
+
     fn node(&mut self, node: &Arc<Node>, mut options: Options, inherited: NodeConfig) -> Result<(), Error> {
         options.take("node-name");
-        if options.take("driver").is_some_and(|driver| driver != Value::from(node.driver_type().name())) {
-            return Err(cannot_change("driver"));
-        }
+        options.take("driver");
         let explicit = options.clone();
         let config = take_config(&mut options, inherited)?;
-        check_edges(node, &options)?;
         let children = node.children();
         let mut own = options.clone();
         own.take("backing");
@@ -180,6 +216,11 @@ impl Transaction<'_> {
             || before.iter().any(|(name, _)| is_own(name, children) && !own.contains(name));
         if changes_own || other_cache || config.read_only != old.read_only {
             if config.read_only && !old.read_only {
+                let writes = Permissions::WRITE | Permissions::WRITE_UNCHANGED;
+                if !(node.cumulative_permissions().0 & writes).is_empty() {
+                    let text = format!("Read-only block node '{}' cannot support read-write users", node.name());
+                    return Err(Error::generic(text));
+                }
                 aio::block_on(node.flush()).map_err(client_error)?;
             }
             if node.driver().reopens_cache() {
@@ -214,17 +255,16 @@ impl Transaction<'_> {
             let below = child.node();
             let is_backing = child.role() == Role::Cow;
             match options.take(child.name()) {
-                Some(Value::Str(name)) if name == below.name() => {}
+                Some(Value::Str(name)) if name == skip_implicit(&below).name() => {}
+                Some(Value::Null | Value::Str(_)) if below.is_implicit() => {
+                    let text = format!("Cannot replace implicit {} child of {}", child.name(), node.name());
+                    return Err(Error::generic(text));
+                }
                 Some(Value::Null) if is_backing => self.detach(node, child)?,
-                Some(Value::Str(name)) if name.is_empty() && is_backing => self.detach(node, child)?,
                 Some(Value::Str(name)) => self.point(node, child, &name)?,
                 Some(_) => return Err(cannot_change(child.name())),
                 None => {
                     let nested = options.take_below(child.name());
-                    if nested.is_empty() {
-                        let text = format!("{} is missing for '{}'", child.name(), node.name());
-                        return Err(Error::generic(text));
-                    }
                     self.node(&below, nested, config.of_child(child.role()))?;
                 }
             }
@@ -232,7 +272,6 @@ impl Transaction<'_> {
         if node.backing().is_none()
             && node.backing_slot().is_some()
             && let Some(Value::Str(name)) = options.take("backing")
-            && !name.is_empty()
         {
             let new = self.find(node, "backing", &name)?;
             self.graph.add_backing(node, &new).map_err(client_error)?;
@@ -289,11 +328,15 @@ impl Transaction<'_> {
     fn commit(self) -> Result<(), Error> {
         let mut result = Ok(());
         for step in self.steps {
-            let edge = match step {
-                Step::Moved { keeper, .. } => keeper,
-                Step::Detached { backing, .. } => backing,
-                Step::Options { .. } | Step::Attached { .. } => continue,
+            let (edge, parent) = match step {
+                Step::Moved { keeper, child } => (keeper, child.parent_node()),
+                Step::Detached { backing, node, .. } => (backing, Some(node)),
+                Step::Options { .. } | Step::Attached { .. } | Step::Relaxed { .. } => continue,
             };
+            let old = edge.node();
+            if parent.is_some_and(|parent| old.is_made_for(&parent)) {
+                old.make_independent();
+            }
             let detached = aio::block_on(self.graph.detach(&edge)).map_err(client_error);
             result = result.and(detached);
         }
@@ -309,6 +352,11 @@ impl Transaction<'_> {
                 }
                 Step::Moved { child, keeper } => {
                     let old = keeper.node();
+                    if self.relaxed(&child).is_some()
+                        && let Err(error) = self.claim(&child, (Permissions::NONE, Permissions::ALL))
+                    {
+                        tracing::warn!("the edge to '{}': {}", child.node().name(), error.desc);
+                    }
                     let moved = aio::block_on(self.graph.replace_child(&child, Arc::clone(&old)));
                     let freed = aio::block_on(self.graph.detach(&keeper));
                     (old, moved.and(freed).map_err(client_error))
@@ -317,6 +365,7 @@ impl Transaction<'_> {
                     self.graph.restore_backing(&node, Arc::clone(&backing));
                     (node, self.graph.set_permissions(&backing, used, shared).map_err(client_error))
                 }
+                Step::Relaxed { child, permissions } => (child.node(), self.claim(&child, permissions)),
                 Step::Attached { node } => {
                     let backing = self.graph.take_backing(&node);
                     let detached = backing.map_or(Ok(()), |edge| aio::block_on(self.graph.detach(&edge)));
@@ -342,6 +391,67 @@ impl Transaction<'_> {
         node.set_options(options.clone());
         undone.and(self.recompute(node))
     }
+}
+
+/// Whether a node may get such options, and those that were made for it theirs: before anything changes.
+fn check(node: &Arc<Node>, options: &Options) -> Result<(), Error> {
+    let driver = node.driver_type();
+    if !driver.supports_reopen() {
+        let (kind, name) = (driver.name(), node.name());
+        let text = format!("Block format '{kind}' used by node '{name}' does not support reopening files");
+        return Err(Error::generic(text));
+    }
+    let children = node.children();
+    check_defaults(node, options, &children)?;
+    check_edges(node, options)?;
+    let mut below = Vec::new();
+    for child in children.iter().filter(|child| !options.contains(child.name())) {
+        let nested = options.clone().take_below(child.name());
+        if nested.is_empty() {
+            return Err(Error::generic(format!("{} is missing for '{}'", child.name(), node.name())));
+        }
+        if child.node().is_made_for(node) {
+            below.push((child.name(), child.node(), nested));
+        }
+    }
+    let named = [("node-name", node.name()), ("driver", driver.name())];
+    let renamed =
+        named.into_iter().filter(|(name, now)| options.get(name).is_some_and(|new| *new != Value::from(*now)));
+    // What is left belongs to nodes that others have made, or to none.
+    let is_checked = |name: &str| below.iter().any(|(edge, ..)| name.split('.').next() == Some(edge));
+    let is_edge = |first: &str| first == "backing" || children.iter().any(|child| child.name() == first);
+    let foreign = options.iter().map(|(name, _)| name).filter(|name| {
+        let inside = name.split_once('.').is_some_and(|(first, _)| is_edge(first));
+        inside && !is_checked(name)
+    });
+    // QEMU names the first one in its order.
+    if let Some(name) = renamed.map(|(name, _)| name).chain(foreign).min_by_key(|name| block::value::bucket(name)) {
+        return Err(cannot_change(name));
+    }
+    below.iter().try_for_each(|(_, node, nested)| check(node, nested))
+}
+
+/// Refuses to leave out options that have no default to go back to.
+fn check_defaults(node: &Node, options: &Options, children: &[Arc<Child>]) -> Result<(), Error> {
+    let before = node.options();
+    let mutable = node.driver_type().mutable_options();
+    let mut fixed =
+        before.iter().map(|(name, _)| name).filter(|name| is_own(name, children) && !mutable.contains(name));
+    match fixed.find(|name| !options.contains(name)) {
+        Some(name) => Err(Error::generic(format!("Option '{name}' cannot be reset to its default value"))),
+        None => Ok(()),
+    }
+}
+
+/// What is below the filters that jobs have put in without a name.
+fn skip_implicit(node: &Arc<Node>) -> Arc<Node> {
+    let mut node = Arc::clone(node);
+    while node.is_implicit()
+        && let Some(below) = node.children().first().map(|child| child.node())
+    {
+        node = below;
+    }
+    node
 }
 
 /// Whether the options name just children that the driver can have, and all of those that it must.
