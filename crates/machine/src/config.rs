@@ -89,8 +89,8 @@ const fn deprecated(machine: MachineType) -> MachineType {
     MachineType { deprecated: true, ..machine }
 }
 
-/// The machine types that exist, newest first. Older versions are names for command lines and saved configurations: they have
-/// what the newest has, but for processors and what asks for [`MachineType::version`].
+/// The machine types that exist, newest first. Older versions have what the newest has, but for processors (`x86::model`),
+/// properties of devices (the command line's table of them) and what asks for [`MachineType::version`].
 pub const MACHINE_TYPES: &[MachineType] = &[
     MachineType { alias: Some("pc"), is_default: true, ..i440fx("pc-i440fx-7.2") },
     i440fx("pc-i440fx-7.1"),
@@ -201,19 +201,18 @@ impl MachineType {
 pub struct BoardOptions {
     /// `ICH9-LPC.noreboot`: the strap that keeps the TCO watchdog from biting.
     pub no_reboot: bool,
-    /// `mch.extended-tseg-mbytes`, if it is not what the machine's version says.
-    pub extended_tseg_mib: Option<u16>,
-    /// `mch.smbase-smram`, if it is not what the machine's version says.
-    pub smbase_smram: Option<bool>,
+    /// `mch.extended-tseg-mbytes`
+    pub extended_tseg_mib: u16,
+    /// `mch.smbase-smram`
+    pub smbase_smram: bool,
     /// `vmport=`: there is VMware's port with its pointer.
     pub vmport: bool,
     /// `apic-id=` of the processor of an empty machine.
     pub apic_id: Option<u32>,
     /// `PIIX4_PM.acpi-root-pci-hotplug`: functions of the root bus come and leave by ACPI.
     pub acpi_root_hotplug: bool,
-    /// `acpi-pci-hotplug-with-bridge-support` of `PIIX4_PM` and `ICH9-LPC`, if it is not what the machine's version says:
-    /// those behind bridges and root ports do.
-    pub acpi_bridge_hotplug: Option<bool>,
+    /// `acpi-pci-hotplug-with-bridge-support` of `PIIX4_PM` and `ICH9-LPC`: those behind bridges and root ports do.
+    pub acpi_bridge_hotplug: bool,
     /// The properties of the controllers of `usb=on` whose types are here; the others have none.
     pub usb: Vec<UsbControllerConfig>,
     /// `cfi.pflash01.secure`: flash chips take commands from system-management mode only.
@@ -268,11 +267,11 @@ impl Default for BoardOptions {
         Self {
             vmport: true,
             no_reboot: true,
-            extended_tseg_mib: None,
-            smbase_smram: None,
+            extended_tseg_mib: 16,
+            smbase_smram: true,
             apic_id: None,
             acpi_root_hotplug: true,
-            acpi_bridge_hotplug: None,
+            acpi_bridge_hotplug: true,
             usb: Vec::new(),
             secure_flash: false,
             microvm: MicrovmOptions::default(),

@@ -8,6 +8,9 @@ use std::sync::Arc;
 
 use device::ResetKind;
 use device::testing::{FakeDisk, Script, access, access_in, is_answered, reset_twice_is_once, save_and_restore_agree};
+use devices_pci::config::reg;
+use devices_pci::root_port::bridge_reg;
+use devices_pci::{BarKind, FunctionInfo};
 use memory::{AccessSize, AddressSpace, GuestAddress};
 
 use crate::Machine;
@@ -59,6 +62,11 @@ const FIXED: &[Fixed] = &[
     ("gpex", &[], &[(0xe000_0000, 0x10_0000)]),
 ];
 
+/// Where configuration space is in memory on boards that have it there: 1 MiB for each bus, 4 KiB for each function.
+const CONFIGURATION: u64 = 0xb000_0000;
+/// Where functions behind bridges get their memory and ports.
+const BEHIND_MEMORY: u64 = 0xc000_0000;
+const BEHIND_PORTS: u64 = 0xe000;
 /// Where the flash chip begins.
 const FLASH: u64 = (1 << 32) - devices::DISK_LEN;
 /// The card that takes the place of the board's.
@@ -103,7 +111,7 @@ impl Harness {
     pub fn of_device(name: &str, device: &str) -> Self {
         let whose = if device == "companion" { "ehci" } else { device };
         let mut harness = Self::with_devices(name, |owner| owner == whose);
-        harness.machine.after_firmware();
+        harness.set_up();
         harness.focus = Some(harness.find(device).unwrap_or_else(|| panic!("no device {device}")));
         harness
     }
@@ -113,7 +121,8 @@ impl Harness {
         let fixed = FIXED.iter().filter(|(_, ports, memory)| {
             !answered(&self.access.ports, ports).is_empty() || !answered(&self.access.memory, memory).is_empty()
         });
-        let functions = self.machine.pci_functions();
+        self.set_up_behind();
+        let functions = self.functions();
         let has_card = functions.iter().any(|function| function.class == 0x0300);
         let other_card = has_card.then(|| OTHER_CARD.to_owned());
         let functions = functions.into_iter().filter_map(|function| function.id);
@@ -138,16 +147,16 @@ impl Harness {
             focus.memory = answered(&self.access.memory, memory);
         }
         // The board's IDE controller has its registers for DMA on the bus.
-        let is_it = |function: &devices_pci::FunctionInfo| {
+        let is_it = |function: &FunctionInfo| {
             function.id.as_deref() == Some(device) || (device == "ide" && matches!(function.class, 0x0101 | 0x0106))
         };
-        let function = self.machine.pci_functions().into_iter().find(is_it);
+        let function = self.functions().into_iter().find(is_it);
         if fixed.is_none() {
             function.as_ref()?;
         }
         for (index, bar) in function.iter().flat_map(|function| function.bars.iter().map(|bar| (bar.index, bar))) {
             let Some(address) = bar.address else { continue };
-            if bar.kind == devices_pci::BarKind::Io {
+            if bar.kind == BarKind::Io {
                 focus.ports.push((address, bar.size));
             } else {
                 focus.memory.push((address, bar.size));
@@ -157,14 +166,59 @@ impl Harness {
                 focus.virtio = Some(address);
             }
         }
+        // Bridges and what is behind them have more to say there than in their memory.
+        let has_configuration = |function: &&FunctionInfo| function.bridge.is_some() || function.bus != 0;
+        if let Some(function) = function.as_ref().filter(has_configuration) {
+            let at = CONFIGURATION + (u64::from(function.bus) << 20) + (u64::from(function.address.devfn()) << 12);
+            focus.memory.extend(answered(&self.access.memory, &[(at, 0x1000)]));
+        }
         Some(focus)
+    }
+
+    /// All functions that have been found a place.
+    fn functions(&self) -> Vec<FunctionInfo> {
+        let mut functions = self.machine.pci_functions();
+        let behind: Vec<_> = functions.iter().filter_map(|function| function.bridge.as_ref()).collect();
+        let behind: Vec<_> = behind.into_iter().flat_map(|bridge| bridge.functions.clone()).collect();
+        functions.extend(behind);
+        functions
+    }
+
+    /// The machine as firmware leaves it.
+    fn set_up(&self) {
+        self.machine.after_firmware();
+        self.set_up_behind();
+    }
+
+    /// Gives the buses behind the root's bridges numbers, and the functions there places.
+    fn set_up_behind(&self) {
+        let bridges = self.machine.pci_functions().into_iter().filter(|function| function.bridge.is_some());
+        for (number, bridge) in (1..).zip(bridges) {
+            self.configure(&bridge, bridge_reg::PRIMARY, number << 8 | number << 16);
+        }
+        let (mut memory, mut ports) = (BEHIND_MEMORY, BEHIND_PORTS);
+        for function in self.functions().iter().filter(|function| function.bus != 0) {
+            for bar in function.bars.iter().filter(|bar| bar.kind != BarKind::Rom) {
+                let free = if bar.kind == BarKind::Io { &mut ports } else { &mut memory };
+                let address = free.next_multiple_of(bar.size);
+                *free = address + bar.size;
+                self.configure(function, reg::BAR0 + 4 * bar.index as u8, address as u32);
+            }
+            self.configure(function, reg::COMMAND, 7);
+        }
+    }
+
+    fn configure(&self, function: &FunctionInfo, register: u8, value: u32) {
+        let place = u32::from(function.bus) << 16 | u32::from(function.address.devfn()) << 8 | u32::from(register);
+        self.access.ports.store(GuestAddress(0xcf8), AccessSize::Dword, u64::from(1 << 31 | place));
+        self.access.ports.store(GuestAddress(0xcfc), AccessSize::Dword, value.into());
     }
 
     /// Plays a script. Returns which laws were broken.
     pub fn play(&self, bytes: &[u8]) -> Vec<String> {
         let mut broken = Vec::new();
         if let Some(focus) = &self.focus {
-            self.machine.after_firmware();
+            self.set_up();
             if let Some(registers) = focus.virtio {
                 start_virtio(&self.access.memory, registers);
             }

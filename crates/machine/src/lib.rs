@@ -36,8 +36,8 @@ pub mod tree {
 
 /// What `query-pci` shows.
 pub mod pci {
-    pub use devices_pci::bus::BridgeInfo;
     pub use devices_pci::class::description as class_description;
+    pub use devices_pci::info::BridgeInfo;
     pub use devices_pci::{BarInfo, BarKind, FunctionInfo};
 }
 pub mod vcpu;

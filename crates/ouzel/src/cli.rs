@@ -7,6 +7,7 @@ mod accelerators;
 mod arguments;
 mod block;
 mod character;
+mod compat;
 mod devices;
 mod display;
 mod firmware;

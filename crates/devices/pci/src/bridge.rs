@@ -9,6 +9,7 @@ use state::State;
 
 use crate::bus::PciFunction;
 use crate::config::{ConfigSpace, Identity, reg};
+use crate::express::{self, Express, Kind, Link};
 use crate::root_port::{bridge_header, bridge_reg};
 
 /// Which bridge.
@@ -51,7 +52,6 @@ const CONVENTIONAL: u16 = 0x00a0;
 
 const SLOT_ID: u8 = 0x04;
 const SUBSYSTEM: u8 = 0x0d;
-const EXPRESS: u8 = 0x10;
 
 impl Bridge {
     /// A bridge; `chassis` is the number of the chassis behind a `pci-bridge`.
@@ -77,13 +77,12 @@ impl Bridge {
             BridgeKind::I82801b11 => config.add_capability(SUBSYSTEM, 0x50, 8),
             BridgeKind::PcieToPci => {
                 config.set_interrupt_pin(1);
-                config.add_capability(EXPRESS, 0x40, 0x3c);
-                // Version 2, a bridge from PCI Express to PCI; extended tags; one lane of 2.5 GT/s.
-                config.set_u16(0x42, 0x0072);
-                config.set_u32(0x44, 0x8000);
-                config.allow_u16(0x48, 0x800f);
-                config.set_u32(0x4c, 0x0000_0011);
-                config.set_u16(0x52, 0x0011);
+                Express::add(&mut config, 0x48, Kind::Bridge, Link::NARROW).allow_reports(&mut config);
+                // Alternative routing is forwarded.
+                config.set_u8(0x48 + 0x24, 0x20);
+                config.allow_u16(0x48 + 0x28, 0x8020);
+                express::add_power_management(&mut config, 0x84);
+                express::add_error_reporting(&mut config, false);
             }
         }
         DeviceCell::new(Self { state: BridgeState { config } })

@@ -11,7 +11,8 @@ use device::{AccessSize, Device, DeviceCell, DeviceState, IrqInput, IrqLine, Lif
 use memory::{AddressSpace, Backing, GuestAddress, MapError, RegionHandle, SpaceKind};
 
 use crate::capability::MsiSink;
-use crate::config::{BarKind, ConfigSpace, ROM_BAR, reg};
+use crate::config::{ConfigSpace, ROM_BAR, reg};
+use crate::info::{BarInfo, BridgeInfo, FunctionInfo};
 use crate::rom::ExpansionRom;
 use crate::root_port::{RootPort, bridge_reg};
 
@@ -72,6 +73,16 @@ pub trait PciFunction: Device {
         self.config_mut().write(offset, size, value);
     }
 
+    /// A read by the guest behind the first 256 bytes.
+    fn read_extended(&mut self, offset: u16, size: AccessSize) -> u32 {
+        self.config().read_extended(offset, size)
+    }
+
+    /// A write by the guest behind the first 256 bytes.
+    fn write_extended(&mut self, offset: u16, size: AccessSize, value: u32) {
+        self.config_mut().write_extended(offset, size, value);
+    }
+
     /// Where window `index` is mapped now. By default windows are base address registers.
     fn window_address(&self, index: usize) -> Option<u64> {
         self.config().bar_address(index)
@@ -101,88 +112,12 @@ struct Mapping {
     region: Option<(RegionHandle, u64)>,
 }
 
-/// What a base address register shows in `query-pci`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BarInfo {
-    /// The register's number; 6 is the expansion ROM.
-    pub index: usize,
-    /// What it decodes.
-    pub kind: BarKind,
-    /// Where, while it is enabled.
-    pub address: Option<u64>,
-    /// How many bytes.
-    pub size: u64,
-}
-
-/// What `query-pci` shows of a function.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FunctionInfo {
-    /// The bus number.
-    pub bus: u8,
-    /// The user's id.
-    pub id: Option<String>,
-    /// The place on the bus.
-    pub address: Address,
-    /// Base class and subclass.
-    pub class: u16,
-    /// Vendor.
-    pub vendor: u16,
-    /// Device number.
-    pub device: u16,
-    /// Vendor of the subsystem.
-    pub subsystem_vendor: u16,
-    /// Number of the subsystem.
-    pub subsystem: u16,
-    /// The interrupt line that firmware noted.
-    pub irq: u8,
-    /// The interrupt pin: 0 none, 1 INTA.
-    pub irq_pin: u8,
-    /// The declared base address registers.
-    pub bars: Vec<BarInfo>,
-    /// What there is behind a bridge.
-    pub bridge: Option<BridgeInfo>,
-}
-
-/// What `query-pci` shows of a bridge.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BridgeInfo {
-    /// The numbers of the bus that it is on, the one behind it, and the last one behind that.
-    pub buses: (u8, u8, u8),
-    /// Base and limit of its windows: ports, memory, prefetchable memory.
-    pub windows: [(u64, u64); 3],
-    /// The functions behind it.
-    pub functions: Vec<FunctionInfo>,
-}
-
-impl BridgeInfo {
-    fn new(config: &ConfigSpace, bus: &PciBus) -> Self {
-        let upper = |offset: u8| u64::from(config.u32(offset));
-        let (io, memory, prefetchable) =
-            (config.u16(bridge_reg::IO), config.u32(bridge_reg::MEMORY), config.u32(bridge_reg::PREFETCHABLE));
-        let memory_base = |value: u32| u64::from(value & 0xfff0) << 16;
-        let memory_limit = |value: u32| u64::from(value >> 16 & 0xfff0) << 16 | 0xf_ffff;
-        let (high, io_high) = (bridge_reg::PREFETCHABLE_UPPER, upper(bridge_reg::IO_UPPER));
-        let secondary = config.u8(bridge_reg::SECONDARY);
-        Self {
-            buses: (config.u8(bridge_reg::PRIMARY), secondary, config.u8(bridge_reg::SUBORDINATE)),
-            windows: [
-                (
-                    u64::from(io & 0xf0) << 8 | (io_high & 0xffff) << 16,
-                    u64::from(io >> 8 & 0xf0) << 8 | 0xfff | io_high >> 16 << 16,
-                ),
-                (memory_base(memory), memory_limit(memory)),
-                (memory_base(prefetchable) | upper(high) << 32, memory_limit(prefetchable) | upper(high + 4) << 32),
-            ],
-            // Without a number nobody reaches them.
-            functions: if secondary == 0 { Vec::new() } else { bus.functions_of(secondary) },
-        }
-    }
-}
-
 /// A function whatever its type.
 trait Endpoint: Send + Sync {
     fn read(&self, offset: u8, size: AccessSize) -> u32;
     fn write(&self, offset: u8, size: AccessSize, value: u32);
+    fn read_extended(&self, offset: u16, size: AccessSize) -> u32;
+    fn write_extended(&self, offset: u16, size: AccessSize, value: u32);
     fn window_address(&self, index: usize) -> Option<u64>;
     fn with_config(&self, visit: &mut dyn FnMut(&ConfigSpace));
     fn declare_rom(&self, rom: &ExpansionRom) -> bool;
@@ -196,6 +131,14 @@ impl<F: PciFunction> Endpoint for DeviceCell<F> {
 
     fn write(&self, offset: u8, size: AccessSize, value: u32) {
         self.lock().write_config(offset, size, value);
+    }
+
+    fn read_extended(&self, offset: u16, size: AccessSize) -> u32 {
+        self.lock().read_extended(offset, size)
+    }
+
+    fn write_extended(&self, offset: u16, size: AccessSize, value: u32) {
+        self.lock().write_extended(offset, size, value);
     }
 
     fn window_address(&self, index: usize) -> Option<u64> {
@@ -228,6 +171,8 @@ struct Slot {
     ports: Arc<AddressSpace>,
     /// The bus behind a bridge.
     secondary: Option<Arc<PciBus>>,
+    /// It is a function of PCI Express.
+    is_express: bool,
 }
 
 impl Slot {
@@ -593,9 +538,9 @@ impl PciBus {
         address: Address,
         label: Label,
         bridge: DeviceCell<F>,
-        secondary: &Arc<PciBus>,
+        (windows, secondary): (Vec<Window>, &Arc<PciBus>),
     ) -> Result<Arc<dyn Lifecycle>, AttachError> {
-        self.attach_any(address, label, bridge, (Vec::new(), Some(Arc::clone(secondary))))
+        self.attach_any(address, label, bridge, (windows, Some(Arc::clone(secondary))))
     }
 
     fn attach_any<F: PciFunction>(
@@ -607,7 +552,9 @@ impl PciBus {
     ) -> Result<Arc<dyn Lifecycle>, AttachError> {
         let mappings = windows.into_iter().map(|window| Mapping { window, region: None }).collect();
         self.check_functions(address, &function)?;
+        let is_express = function.lock().config().is_extended();
         let slot = Arc::new(Slot {
+            is_express,
             label,
             endpoint: Box::new(function),
             mappings: Mutex::new(mappings),
@@ -714,6 +661,11 @@ impl PciBus {
         self.slots().contains_key(&address)
     }
 
+    /// Whether there is a function of PCI Express at `address`.
+    pub fn is_express(&self, address: Address) -> bool {
+        self.slots().get(&address).is_some_and(|slot| slot.is_express)
+    }
+
     /// A read of configuration space; all ones where there is no function.
     pub fn read_config(&self, address: Address, offset: u8, size: AccessSize) -> u32 {
         self.slot(address).map_or(size.mask() as u32, |slot| slot.endpoint.read(offset, size))
@@ -726,12 +678,24 @@ impl PciBus {
         }
     }
 
+    /// A read of what is behind the first 256 bytes of configuration space; all ones where there is nothing.
+    pub fn read_extended(&self, address: Address, offset: u16, size: AccessSize) -> u32 {
+        self.slot(address).map_or(size.mask() as u32, |slot| slot.endpoint.read_extended(offset, size))
+    }
+
+    /// A write of what is behind the first 256 bytes of configuration space. No windows depend on it.
+    pub fn write_extended(&self, address: Address, offset: u16, size: AccessSize, value: u32) {
+        if let Some(slot) = self.slot(address) {
+            slot.endpoint.write_extended(offset, size, value);
+        }
+    }
+
     /// All the functions, by slot and function; those behind a bridge are in its description.
     pub fn functions(&self) -> Vec<FunctionInfo> {
         self.functions_of(0)
     }
 
-    fn functions_of(&self, number: u8) -> Vec<FunctionInfo> {
+    pub(crate) fn functions_of(&self, number: u8) -> Vec<FunctionInfo> {
         let slots: Vec<_> = self.slots().iter().map(|(address, slot)| (*address, Arc::clone(slot))).collect();
         let mut functions = Vec::with_capacity(slots.len());
         for (address, slot) in slots {

@@ -25,17 +25,33 @@ pub trait MsiSink: Send + Sync {
     fn deliver(&self, message: MsiMessage);
 }
 
-/// An MSI capability with 64-bit addresses and no masks, in a function's configuration space.
+/// An MSI capability in a function's configuration space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Msi {
     offset: u8,
+    form: MsiForm,
+}
+
+/// What an MSI capability has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum MsiForm {
+    /// Addresses of 64 bits and no masks.
+    Wide,
+    /// Addresses of 32 bits and masks.
+    Masked,
 }
 
 impl Msi {
     /// Bytes that the capability takes.
     pub const LEN: u8 = 14;
+    /// Bytes that the capability with masks takes.
+    const MASKED_LEN: u8 = 20;
+    /// Registers of the capability with masks.
+    const MASK: u8 = 12;
+    const PENDING: u8 = 16;
 
-    /// Adds the capability at `offset`, for `1 << log2_vectors` vectors (at most 32).
+    /// Adds the capability at `offset`, for `1 << log2_vectors` vectors (at most 32), with addresses of 64 bits and without
+    /// masks.
     pub fn add(config: &mut ConfigSpace, offset: u8, log2_vectors: u8) -> Self {
         config.add_capability(MSI, offset, Self::LEN);
         config.set_u16(offset + 2, 0x80 | u16::from(log2_vectors.min(5)) << 1);
@@ -43,7 +59,18 @@ impl Msi {
         config.allow_u32(offset + 4, 0xffff_fffc);
         config.allow_u32(offset + 8, u32::MAX);
         config.allow_u16(offset + 12, u16::MAX);
-        Self { offset }
+        Self { offset, form: MsiForm::Wide }
+    }
+
+    /// Adds the capability at `offset` for two vectors, with addresses of 32 bits and with masks.
+    pub fn add_masked(config: &mut ConfigSpace, offset: u8) -> Self {
+        config.add_capability(MSI, offset, Self::MASKED_LEN);
+        config.set_u16(offset + 2, 0x0102);
+        config.allow_u16(offset + 2, 0x0011);
+        config.allow_u32(offset + 4, 0xffff_fffc);
+        config.allow_u16(offset + 8, u16::MAX);
+        config.allow_u32(offset + Self::MASK, 3);
+        Self { offset, form: MsiForm::Masked }
     }
 
     /// Whether the guest switched from the interrupt pin to messages.
@@ -57,9 +84,43 @@ impl Msi {
             return None;
         }
         let allowed = 1u32 << ((config.u8(self.offset + 2) >> 4) & 7).min(5);
-        let address = u64::from(config.u32(self.offset + 8)) << 32 | u64::from(config.u32(self.offset + 4));
-        let data = u32::from(config.u16(self.offset + 12));
-        Some(MsiMessage { address, data: (data & !(allowed - 1)) | (vector & (allowed - 1)) })
+        let low = u64::from(config.u32(self.offset + 4));
+        let (address, data) = match self.form {
+            MsiForm::Wide => (u64::from(config.u32(self.offset + 8)) << 32 | low, config.u16(self.offset + 12)),
+            MsiForm::Masked => (low, config.u16(self.offset + 8)),
+        };
+        Some(MsiMessage { address, data: (u32::from(data) & !(allowed - 1)) | (vector & (allowed - 1)) })
+    }
+
+    /// Raises a vector: its message, or `None` when MSI is off, or the vector is masked and so now pending.
+    pub fn raise(&self, config: &mut ConfigSpace, vector: u32) -> Option<MsiMessage> {
+        let message = self.message(config, vector)?;
+        let bit = 1 << (vector & 31);
+        if self.form == MsiForm::Masked && config.u32(self.offset + Self::MASK) & bit != 0 {
+            let pending = config.u32(self.offset + Self::PENDING) | bit;
+            self.store_pending(config, pending);
+            return None;
+        }
+        Some(message)
+    }
+
+    /// The messages of vectors that are pending and not masked any more; call it after a write of the capability.
+    pub fn take_unmasked(&self, config: &mut ConfigSpace) -> Vec<MsiMessage> {
+        if self.form != MsiForm::Masked || !self.is_enabled(config) {
+            return Vec::new();
+        }
+        let (mask, pending) = (config.u32(self.offset + Self::MASK), config.u32(self.offset + Self::PENDING));
+        self.store_pending(config, pending & mask);
+        (0..32)
+            .filter(|vector| pending & !mask & 1 << vector != 0)
+            .filter_map(|vector| self.message(config, vector))
+            .collect()
+    }
+
+    fn store_pending(&self, config: &mut ConfigSpace, pending: u32) {
+        for (at, byte) in (self.offset + Self::PENDING..).zip(pending.to_le_bytes()) {
+            config.store_u8(at, byte);
+        }
     }
 }
 

@@ -1,5 +1,6 @@
-//! The 256 bytes of a function's configuration space (PCI Local Bus Specification 3.0, chapter 6): which bits the guest
-//! can write or clear, base address registers, and the chain of capabilities.
+//! A function's configuration space (PCI Local Bus Specification 3.0, chapter 6): which bits the guest can write or clear,
+//! base address registers, and the chain of capabilities. Functions of PCI Express have 4096 bytes in place of 256 (PCI
+//! Express Base Specification 2.0, 7.2), with a chain of extended capabilities.
 
 use device::AccessSize;
 use state::State;
@@ -47,6 +48,8 @@ pub mod status {
 
 /// Bytes of configuration space.
 pub const CONFIG_SIZE: usize = 256;
+/// Bytes of it with what PCI Express adds.
+pub const EXTENDED_SIZE: usize = 4096;
 /// The number of the expansion ROM among the base address registers.
 pub const ROM_BAR: usize = 6;
 /// Vendor and number of the subsystem that every QEMU function has unless it says otherwise.
@@ -130,6 +133,21 @@ pub struct ConfigSpace {
     clearable: [u8; CONFIG_SIZE],
     #[state(skip = "configuration of the model")]
     bars: [Option<Bar>; 7],
+    /// What is behind the first 256 bytes; nothing in conventional functions.
+    #[state(max_len = 3840)]
+    extended: Vec<u8>,
+    #[state(skip = "configuration of the model")]
+    extension: Extension,
+}
+
+/// What a reset restores, and what the guest can write and clear.
+#[derive(Clone, Debug, Default)]
+struct Extension {
+    initial: Vec<u8>,
+    writable: Vec<u8>,
+    clearable: Vec<u8>,
+    /// The last capability of the chain.
+    last: Option<u16>,
 }
 
 impl ConfigSpace {
@@ -141,6 +159,8 @@ impl ConfigSpace {
             writable: [0; CONFIG_SIZE],
             clearable: [0; CONFIG_SIZE],
             bars: [None; 7],
+            extended: Vec::new(),
+            extension: Extension::default(),
         };
         config.set_u16(reg::VENDOR, identity.vendor);
         config.set_u16(reg::DEVICE, identity.device);
@@ -251,6 +271,55 @@ impl ConfigSpace {
         self.set_u16(reg::STATUS, present);
     }
 
+    /// Makes it 4096 bytes. Everything behind the header of the first extended capability is writable, as QEMU has it.
+    pub fn extend(&mut self) {
+        let len = EXTENDED_SIZE - CONFIG_SIZE;
+        self.extended = vec![0; len];
+        self.extension = Extension { writable: vec![0xff; len], clearable: vec![0; len], ..Extension::default() };
+        self.extension.initial.clone_from(&self.extended);
+        self.allow_extended(CONFIG_SIZE as u16, 4, 0);
+    }
+
+    /// Whether it has 4096 bytes.
+    pub fn is_extended(&self) -> bool {
+        !self.extended.is_empty()
+    }
+
+    /// Adds an extended capability of `len` bytes at `offset`, behind those that are there, the first at 0x100; its bytes
+    /// are zero and read-only until the model says otherwise.
+    pub fn add_extended_capability(&mut self, (id, version): (u16, u8), offset: u16, len: u16) {
+        for at in (offset..offset.saturating_add(len)).step_by(4) {
+            self.allow_extended(at, 4, 0);
+            self.set_extended(at, 0);
+        }
+        self.set_extended(offset, u32::from(id) | u32::from(version & 0xf) << 16);
+        if let Some(last) = self.extension.last.replace(offset) {
+            let header = self.read_extended(last, AccessSize::Dword);
+            self.set_extended(last, header & 0xf_ffff | u32::from(offset) << 20);
+        }
+    }
+
+    /// Sets four bytes behind the first 256, now and after each reset.
+    pub fn set_extended(&mut self, offset: u16, value: u32) {
+        for (at, byte) in (offset..).zip(value.to_le_bytes()) {
+            for bytes in [&mut self.extended, &mut self.extension.initial] {
+                if let Some(register) = extended_index(at).and_then(|at| bytes.get_mut(at)) {
+                    *register = byte;
+                }
+            }
+        }
+    }
+
+    /// Says which bits of `len` bytes (at most four) behind the first 256 the guest can write.
+    pub fn allow_extended(&mut self, offset: u16, len: usize, mask: u32) {
+        set_mask(&mut self.extension.writable, offset, &mask.to_le_bytes()[..len.min(4)]);
+    }
+
+    /// Says which bits of four bytes behind the first 256 the guest clears by writing ones.
+    pub fn clear_extended(&mut self, offset: u16, mask: u32) {
+        set_mask(&mut self.extension.clearable, offset, &mask.to_le_bytes());
+    }
+
     fn bar_offset(index: usize) -> u8 {
         if index == ROM_BAR { reg::ROM } else { reg::BAR0 + 4 * index as u8 }
     }
@@ -341,8 +410,42 @@ impl ConfigSpace {
         }
     }
 
+    /// A read by the guest behind the first 256 bytes: all ones in a conventional function.
+    pub fn read_extended(&self, offset: u16, size: AccessSize) -> u32 {
+        let none = if self.is_extended() { 0 } else { 0xff };
+        let byte = |at| extended_index(at).and_then(|at| self.extended.get(at)).copied().unwrap_or(none);
+        (0..size.bytes().min(4) as u16)
+            .fold(0, |value, index| value | u32::from(byte(offset.saturating_add(index))) << (8 * index))
+    }
+
+    /// A write by the guest behind the first 256 bytes.
+    pub fn write_extended(&mut self, offset: u16, size: AccessSize, value: u32) {
+        for (at, byte) in (offset..).zip(value.to_le_bytes()).take(size.bytes()) {
+            let Some(at) = extended_index(at) else { continue };
+            let mask = |of: &[u8]| of.get(at).copied().unwrap_or_default();
+            let (writable, clearable) = (mask(&self.extension.writable), mask(&self.extension.clearable));
+            if let Some(register) = self.extended.get_mut(at) {
+                *register = ((*register & !writable) | (byte & writable)) & !(byte & clearable);
+            }
+        }
+    }
+
     /// Everything as after power-on.
     pub fn reset(&mut self) {
         self.registers = self.initial;
+        self.extended.clone_from(&self.extension.initial);
+    }
+}
+
+/// Where what is behind the first 256 bytes is kept.
+fn extended_index(offset: u16) -> Option<usize> {
+    usize::from(offset).checked_sub(CONFIG_SIZE)
+}
+
+fn set_mask(masks: &mut [u8], offset: u16, bytes: &[u8]) {
+    for (at, byte) in (offset..).zip(bytes) {
+        if let Some(mask) = extended_index(at).and_then(|at| masks.get_mut(at)) {
+            *mask = *byte;
+        }
     }
 }

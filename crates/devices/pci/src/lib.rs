@@ -9,10 +9,12 @@ pub mod bus;
 pub mod capability;
 pub mod class;
 pub mod config;
+pub mod express;
 pub mod gpex;
 pub mod i440fx;
 pub mod i6300esb;
 pub mod ich9;
+pub mod info;
 pub mod mechanism;
 pub mod piix;
 pub mod pirq;
@@ -23,9 +25,10 @@ pub mod root_port;
 pub mod shadow;
 pub mod smram;
 
-pub use bus::{Address, AttachError, BarInfo, FunctionInfo, Hotplug, Label, PciBus, PciFunction, Window};
+pub use bus::{Address, AttachError, Hotplug, Label, PciBus, PciFunction, Window};
 pub use capability::{MsiMessage, MsiSink, Msix};
 pub use config::{Bar, BarKind, ConfigSpace, Identity};
+pub use info::{BarInfo, BridgeInfo, FunctionInfo};
 
 #[cfg(test)]
 mod tests;

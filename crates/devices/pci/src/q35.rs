@@ -234,8 +234,7 @@ impl PciFunction for Mch {
     }
 }
 
-/// Configuration space in memory (PCI Express Base Specification 2.0, 7.2.2): 4 KiB for each function. Functions here
-/// have 256 bytes; the rest reads as an empty list of extended capabilities.
+/// Configuration space in memory (PCI Express Base Specification 2.0, 7.2.2): 4 KiB for each function.
 struct Ecam(Weak<PciBus>);
 
 /// The configuration space of all functions behind a bus, to be mapped: 4 KiB for each.
@@ -254,14 +253,18 @@ impl Io for Ecam {
     fn read(&self, offset: u64, size: AccessSize) -> u64 {
         match self.target(offset) {
             Some((bus, address, register @ 0..=0xff)) => u64::from(bus.read_config(address, register as u8, size)),
-            Some((bus, address, _)) if bus.is_occupied(address) => 0,
-            _ => size.mask(),
+            Some((bus, address, register)) => u64::from(bus.read_extended(address, register as u16, size)),
+            None => size.mask(),
         }
     }
 
     fn write(&self, offset: u64, size: AccessSize, value: u64) {
-        if let Some((bus, address, register @ 0..=0xff)) = self.target(offset) {
-            bus.write_config(address, register as u8, size, value as u32);
+        match self.target(offset) {
+            Some((bus, address, register @ 0..=0xff)) => {
+                bus.write_config(address, register as u8, size, value as u32);
+            }
+            Some((bus, address, register)) => bus.write_extended(address, register as u16, size, value as u32),
+            None => {}
         }
     }
 }

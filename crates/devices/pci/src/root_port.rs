@@ -3,23 +3,27 @@
 //!
 //! The slot has an attention button, a power controller, both indicators and an electromechanical interlock (6.7): the
 //! button asks the guest to let go of what is in the slot, and switching its power off, with the power indicator, is the
-//! guest's consent. Interrupts go by INTA or MSI.
+//! guest's consent. Interrupts go by INTA, or by MSI-X of the generic port and MSI of the other. What is in a slot whose
+//! functions come and leave by ACPI does not show in the port's registers, as in QEMU.
 //!
-//! Left out: the bridge's windows do not filter what devices behind it decode; power does not reach the devices; QEMU's
-//! generic port has MSI-X in place of MSI.
+//! Left out: the bridge's windows do not filter what devices behind it decode; power does not reach the devices; no errors
+//! are reported.
 
 use std::sync::{Arc, Weak};
 
-use device::{AccessSize, Device, DeviceCell, DeviceState, IrqLine, ResetKind};
+use device::{AccessSize, Device, DeviceCell, DeviceState, IoDevice, IrqLine, ResetKind};
+use memory::SpaceKind;
 use state::State;
 
 use crate::acpi_hotplug::Ejected;
-use crate::bus::{Address, PciBus, PciFunction};
-use crate::capability::{Msi, MsiSink};
+use crate::bus::{Address, PciBus, PciFunction, Window};
+use crate::capability::{Msi, MsiMessage, MsiSink, Msix};
 use crate::config::{ConfigSpace, Identity, reg, status};
+use crate::express::{self, Express, Kind, Link};
 
 /// Registers of header type 1.
-pub(crate) mod bridge_reg {
+pub mod bridge_reg {
+    #![expect(missing_docs, reason = "named as in the specification, figure 3-2")]
     pub const PRIMARY: u8 = 0x18;
     pub const SECONDARY: u8 = 0x19;
     pub const SUBORDINATE: u8 = 0x1a;
@@ -55,6 +59,52 @@ pub struct PortOptions {
     pub is_multifunction: bool,
     /// `hotplug=`: functions may come and leave while the machine runs.
     pub hotplug: bool,
+    /// `x-speed=` and `x-width=` of the generic port.
+    pub link: PortLink,
+    /// `disable-acs=` of the generic port: there is access control unless it is on.
+    pub access_control: bool,
+}
+
+impl PortOptions {
+    /// A port with the number 0 in slot 0.
+    pub fn new(kind: PortKind) -> Self {
+        let link = if kind == PortKind::Generic { PortLink::default() } else { PortLink { speed: 1, lanes: 1 } };
+        let access_control = kind == PortKind::Generic;
+        Self { kind, port: 0, slot: 0, is_multifunction: false, hotplug: true, link, access_control }
+    }
+}
+
+/// The most that a link can be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PortLink {
+    /// 2.5, 5, 8 or 16 GT/s, as 1 to 4.
+    pub speed: u8,
+    /// 1 to 32.
+    pub lanes: u8,
+}
+
+impl Default for PortLink {
+    fn default() -> Self {
+        Self { speed: 4, lanes: 32 }
+    }
+}
+
+impl PortLink {
+    /// What the registers say of it (7.8.6, 7.8.18, 7.8.19): the target is the highest speed.
+    fn registers(self) -> Link {
+        const POWER_STATE: u32 = 0x0400;
+        const REPORTS_ACTIVITY: u32 = 1 << 20;
+        const REPORTS_BANDWIDTH: u32 = 1 << 21;
+        let mut capabilities = POWER_STATE | u32::from(self.lanes) << 4 | u32::from(self.speed);
+        if self.speed == 1 {
+            capabilities |= if self.lanes > 1 { REPORTS_BANDWIDTH } else { 0 };
+            return Link { capabilities, speeds: 0, target: 0 };
+        }
+        capabilities |= REPORTS_BANDWIDTH | REPORTS_ACTIVITY;
+        // Up to 5 GT/s there is no need for a list of speeds.
+        let speeds = if self.speed > 2 { (2 << self.speed) - 2 } else { 0 };
+        Link { capabilities, speeds, target: self.speed.into() }
+    }
 }
 
 /// What the slot of a port is wired to.
@@ -65,6 +115,8 @@ pub struct SlotWiring {
     pub line: IrqLine,
     /// Where messages go.
     pub messages: Arc<dyn MsiSink>,
+    /// The registers say what is in the slot: functions do not come by ACPI.
+    pub shows_presence: bool,
     /// Hears that the guest let go of the functions behind the port; they have left the bus. Called with the port's lock
     /// held.
     pub ejected: Ejected,
@@ -86,12 +138,16 @@ pub enum SlotError {
 #[state(name = "pcie-root-port", version = 1)]
 struct RootPortState {
     config: ConfigSpace,
+    /// Unused by ports with MSI.
+    msix: Msix,
 }
 
 /// A root port.
 pub struct RootPort {
     // Fixed configuration.
-    msi: Msi,
+    at: Places,
+    /// MSI, or else it is MSI-X.
+    msi: Option<Msi>,
     // Wiring.
     slot: Option<SlotWiring>,
     // Guest-visible state.
@@ -101,11 +157,34 @@ pub struct RootPort {
 }
 
 const SUBSYSTEM_CAPABILITY: (u8, u8, u8) = (0x0d, 0x40, 8);
-const EXPRESS: (u8, u8, u8) = (0x10, 0x90, 0x3c);
 const MSI_AT: u8 = 0x60;
-const LINK_STATUS: u8 = 0xa2;
-const SLOT_CONTROL: u8 = 0xa8;
-const SLOT_STATUS: u8 = 0xaa;
+const MSIX_AT: u8 = 0x48;
+const MSIX_BAR: u8 = 0;
+
+/// Where a port's registers are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Places {
+    express: u8,
+}
+
+impl Places {
+    fn of(kind: PortKind) -> Self {
+        Self { express: if kind == PortKind::Generic { 0x54 } else { 0x90 } }
+    }
+
+    fn link_status(self) -> u8 {
+        self.express + 0x12
+    }
+
+    fn slot_control(self) -> u8 {
+        self.express + 0x18
+    }
+
+    fn slot_status(self) -> u8 {
+        self.express + 0x1a
+    }
+}
+
 /// Data link layer active.
 const LINK_ACTIVE: u16 = 1 << 13;
 
@@ -185,9 +264,35 @@ impl RootPort {
         let (id, at, len) = SUBSYSTEM_CAPABILITY;
         config.add_capability(id, at, len);
         config.set_u32(at + 4, vendor.into());
-        let msi = Msi::add(&mut config, MSI_AT, 0);
-        Self::express(&mut config, options, is_occupied);
-        DeviceCell::new(Self { msi, slot: None, state: RootPortState { config }, is_notified: false })
+        let mut unused = config.clone();
+        let (msi, msix) = match options.kind {
+            PortKind::Generic => (None, Msix::add_with_bar(&mut config, MSIX_AT, 1, MSIX_BAR)),
+            PortKind::Ioh3420 => {
+                let msix = Msix::add_with_bar(&mut unused, MSIX_AT, 1, MSIX_BAR);
+                (Some(Msi::add_masked(&mut config, MSI_AT)), msix)
+            }
+        };
+        let at = Places::of(options.kind);
+        Self::express(&mut config, at, options, is_occupied);
+        express::add_error_reporting(&mut config, true);
+        if options.access_control {
+            express::add_access_control(&mut config);
+        }
+        DeviceCell::new(Self { at, msi, slot: None, state: RootPortState { config, msix }, is_notified: false })
+    }
+
+    /// The windows of a port, for its bus.
+    pub fn windows(cell: &DeviceCell<Self>) -> Vec<Window> {
+        let bar = cell.lock().state.config.bar(MSIX_BAR.into());
+        let window = |bar: crate::Bar| Window {
+            index: MSIX_BAR.into(),
+            space: SpaceKind::Memory,
+            offset: 0,
+            len: bar.size,
+            priority: 1,
+            backing: cell.region(0),
+        };
+        bar.map(window).into_iter().collect()
     }
 
     /// Connects the slot, whose changes the guest is told of from now on.
@@ -195,38 +300,24 @@ impl RootPort {
         self.slot = Some(wiring);
     }
 
-    fn express(config: &mut ConfigSpace, options: &PortOptions, is_occupied: bool) {
-        /// Version 2, a root port, with a slot.
-        const CAPABILITIES: u16 = 0x0142;
-        /// What the link can be, with its port's number in the top byte: power state L0s, and a width of one lane at
-        /// 2.5 GT/s, or of 32 at up to 16 GT/s with reports of its activity and bandwidth; the speeds; the one it aims at.
-        const IOH3420: (u32, u32, u16) = (0x0000_0411, 0, 0);
-        const GENERIC: (u32, u32, u16) = (0x0030_0604, 0x1e, 4);
-        /// Prefixes end to end, extended formats, and alternative routing of functions.
+    fn express(config: &mut ConfigSpace, places: Places, options: &PortOptions, is_occupied: bool) {
+        /// Prefixes end to end, extended formats, and alternative routing of functions, forwarded.
         const CAPABILITIES_2: u32 = 0x0030_0020;
-        let (link, speeds, target) = if options.kind == PortKind::Generic { GENERIC } else { IOH3420 };
-        let (id, at, len) = EXPRESS;
-        config.add_capability(id, at, len);
-        config.set_u16(at + 2, CAPABILITIES);
-        config.set_u32(at + 4, 0x8000);
-        config.allow_u16(at + 8, 0x000f);
-        config.set_u32(at + 0x0c, link | u32::from(options.port) << 24);
-        config.allow_u16(at + 0x10, 0x0043);
-        config.set_u16(at + 0x12, if is_occupied { 0x0011 | LINK_ACTIVE } else { 0x0011 });
+        let link = options.link.registers();
+        let link = Link { capabilities: link.capabilities | u32::from(options.port) << 24, ..link };
+        let at = places.express;
+        Express::add(config, at, Kind::RootPort, link).allow_reports(config);
         let mut slot = u32::from(options.slot & 0x1fff) << slot_cap::NUMBER_SHIFT;
         slot |= slot_cap::ATTENTION_BUTTON | slot_cap::POWER_CONTROLLER | slot_cap::INDICATORS | slot_cap::INTERLOCK;
         slot |= if options.hotplug { slot_cap::SURPRISE | slot_cap::HOTPLUG } else { 0 };
         config.set_u32(at + 0x14, slot);
-        config.set_u16(SLOT_CONTROL, Self::power_as_found(is_occupied));
-        config.allow_u16(SLOT_CONTROL, slot_control::WRITABLE);
-        config.set_u16(SLOT_STATUS, if is_occupied { slot_status::PRESENT } else { 0 });
-        config.allow_u16(SLOT_STATUS, 0);
-        config.clear_u16(SLOT_STATUS, slot_status::EVENTS);
-        config.allow_u16(at + 0x1c, 0x000f);
+        config.set_u16(places.slot_control(), Self::power_as_found(is_occupied));
+        config.allow_u16(places.slot_control(), slot_control::WRITABLE);
+        config.clear_u16(places.slot_status(), slot_status::EVENTS);
+        // Which errors are system errors.
+        config.allow_u16(at + 0x1c, 0x0007);
         config.set_u32(at + 0x24, CAPABILITIES_2);
-        config.allow_u16(at + 0x28, 0x0020);
-        config.set_u32(at + 0x2c, speeds);
-        config.set_u16(at + 0x30, target);
+        config.allow_u16(at + 0x28, 0x8020);
     }
 }
 
@@ -245,9 +336,25 @@ impl RootPort {
         self.state.config.store_bits_u16(offset, mask, set);
     }
 
+    /// The link is what both sides can: functions have one lane, and without one it is what the port can.
+    fn follow_link(&mut self) {
+        const SPEED_AND_WIDTH: u16 = 0x03ff;
+        let is_narrow = self.slot_bus().is_some_and(|bus| bus.is_express(Address::new(0, 0)));
+        let capabilities = self.state.config.u16(self.at.express + 0x0c);
+        let link = if is_narrow { Link::NARROW.capabilities as u16 } else { capabilities } & SPEED_AND_WIDTH;
+        self.set_bits(self.at.link_status(), SPEED_AND_WIDTH, false);
+        self.set_bits(self.at.link_status(), link, true);
+    }
+
     fn set_occupied(&mut self, is_occupied: bool) {
-        self.set_bits(SLOT_STATUS, slot_status::PRESENT, is_occupied);
-        self.set_bits(LINK_STATUS, LINK_ACTIVE, is_occupied);
+        let is_shown = self.slot.as_ref().is_some_and(|slot| slot.shows_presence);
+        let is_occupied = is_occupied && is_shown;
+        self.set_bits(self.at.slot_status(), slot_status::PRESENT, is_occupied);
+        self.set_bits(self.at.link_status(), LINK_ACTIVE, is_occupied);
+    }
+
+    fn slot_bus(&self) -> Option<Arc<PciBus>> {
+        self.slot.as_ref().and_then(|slot| slot.bus.upgrade())
     }
 
     /// A function has come into the slot; with the first one of its place the guest is told.
@@ -263,14 +370,14 @@ impl RootPort {
     /// # Errors
     /// [`SlotError`].
     pub fn request_removal(&mut self) -> Result<bool, SlotError> {
-        if self.bits(SLOT_STATUS, slot_status::LOCKED) != 0 {
+        if self.bits(self.at.slot_status(), slot_status::LOCKED) != 0 {
             return Err(SlotError::Locked);
         }
-        match self.bits(SLOT_CONTROL, slot_control::POWER_INDICATOR) {
+        match self.bits(self.at.slot_control(), slot_control::POWER_INDICATOR) {
             slot_control::POWER_BLINKS => return Err(SlotError::Busy),
-            slot_control::POWER_OFF_LIGHT if self.bits(SLOT_CONTROL, slot_control::POWER_OFF) != 0 => {
+            slot_control::POWER_OFF_LIGHT if self.bits(self.at.slot_control(), slot_control::POWER_OFF) != 0 => {
                 self.emptied();
-                self.set_bits(SLOT_STATUS, slot_status::BUTTON, false);
+                self.set_bits(self.at.slot_status(), slot_status::BUTTON, false);
                 return Ok(true);
             }
             _ => {}
@@ -287,10 +394,10 @@ impl RootPort {
 
     /// The guest has switched the slot off: its functions leave.
     fn let_go(&mut self) {
-        let Some(bus) = self.slot.as_ref().and_then(|slot| slot.bus.upgrade()) else { return };
+        let Some(bus) = self.slot_bus() else { return };
         let functions = bus.detach_slot(0);
         self.set_occupied(false);
-        self.set_bits(SLOT_STATUS, slot_status::PRESENCE_CHANGED, true);
+        self.set_bits(self.at.slot_status(), slot_status::PRESENCE_CHANGED, true);
         if let Some(slot) = &mut self.slot
             && !functions.is_empty()
         {
@@ -299,27 +406,56 @@ impl RootPort {
     }
 
     fn event(&mut self, events: u16) {
-        self.set_bits(SLOT_STATUS, events, true);
+        self.set_bits(self.at.slot_status(), events, true);
         self.notify();
     }
 
     fn is_pending(&self) -> bool {
-        let control = self.state.config.u16(SLOT_CONTROL);
-        control & slot_control::INTERRUPT != 0 && self.bits(SLOT_STATUS, control & slot_status::EVENTS) != 0
+        let control = self.state.config.u16(self.at.slot_control());
+        control & slot_control::INTERRUPT != 0 && self.bits(self.at.slot_status(), control & slot_status::EVENTS) != 0
     }
 
     /// The interrupt follows the events that are enabled.
     fn notify(&mut self) {
         let (was, is) = (self.is_notified, self.is_pending());
         self.is_notified = is;
-        let message = self.msi.message(&self.state.config, 0);
-        let level = is && !self.msi.is_enabled(&self.state.config);
-        self.set_bits(reg::STATUS, status::INTERRUPT, level);
-        let level = level && self.state.config.is_intx_enabled();
+        self.set_bits(reg::STATUS, status::INTERRUPT, is && !self.uses_messages());
+        let level = self.level();
+        let message = if is && !was { self.raise() } else { None };
         let Some(slot) = &mut self.slot else { return };
         slot.line.set(level);
-        if let Some(message) = message.filter(|_| is && !was) {
+        if let Some(message) = message {
             slot.messages.deliver(message);
+        }
+    }
+
+    /// The guest has switched from the pin to messages.
+    fn uses_messages(&self) -> bool {
+        let config = &self.state.config;
+        self.msi.map_or_else(|| self.state.msix.is_enabled(config), |msi| msi.is_enabled(config))
+    }
+
+    fn level(&self) -> bool {
+        self.is_notified && !self.uses_messages() && self.state.config.is_intx_enabled()
+    }
+
+    fn raise(&mut self) -> Option<MsiMessage> {
+        let RootPortState { config, msix } = &mut self.state;
+        match self.msi {
+            Some(msi) => msi.raise(config, 0),
+            None => msix.raise(config, 0),
+        }
+    }
+
+    /// Masks may have changed.
+    fn deliver_unmasked(&mut self) {
+        let RootPortState { config, msix } = &mut self.state;
+        let messages = match self.msi {
+            Some(msi) => msi.take_unmasked(config),
+            None => msix.take_unmasked(config),
+        };
+        if let Some(slot) = &self.slot {
+            messages.into_iter().for_each(|message| slot.messages.deliver(message));
         }
     }
 
@@ -327,26 +463,26 @@ impl RootPort {
     fn slot_written(&mut self, (control, events): (u16, u16), (offset, size, value): (u8, AccessSize, u32)) {
         use slot_control::{POWER_OFF, POWER_OFF_LIGHT};
         let covers = |at: u8| offset < at + 2 && usize::from(offset) + size.bytes() > usize::from(at);
-        if covers(SLOT_STATUS) {
-            let shift = 8 * i32::from(SLOT_STATUS - offset.min(SLOT_STATUS));
-            let written = if offset <= SLOT_STATUS { value >> shift } else { 0 } as u16;
+        if covers(self.at.slot_status()) {
+            let shift = 8 * i32::from(self.at.slot_status() - offset.min(self.at.slot_status()));
+            let written = if offset <= self.at.slot_status() { value >> shift } else { 0 } as u16;
             if written & !events & slot_status::EVENTS != 0 {
                 // Who clears what was not set has not looked: nothing is lost.
-                self.set_bits(SLOT_STATUS, events & slot_status::EVENTS, true);
+                self.set_bits(self.at.slot_status(), events & slot_status::EVENTS, true);
             }
         }
-        if covers(SLOT_CONTROL) {
-            if self.bits(SLOT_CONTROL, slot_control::INTERLOCK) != 0 {
-                self.set_bits(SLOT_CONTROL, slot_control::INTERLOCK, false);
-                let locked = self.bits(SLOT_STATUS, slot_status::LOCKED) != 0;
-                self.set_bits(SLOT_STATUS, slot_status::LOCKED, !locked);
+        if covers(self.at.slot_control()) {
+            if self.bits(self.at.slot_control(), slot_control::INTERLOCK) != 0 {
+                self.set_bits(self.at.slot_control(), slot_control::INTERLOCK, false);
+                let locked = self.bits(self.at.slot_status(), slot_status::LOCKED) != 0;
+                self.set_bits(self.at.slot_status(), slot_status::LOCKED, !locked);
             }
             let is_off = |control: u16| control & (POWER_OFF | POWER_OFF_LIGHT) == (POWER_OFF | POWER_OFF_LIGHT);
-            let is_present = self.bits(SLOT_STATUS, slot_status::PRESENT) != 0;
-            if is_present && is_off(self.state.config.u16(SLOT_CONTROL)) && !is_off(control) {
+            let is_present = self.bits(self.at.slot_status(), slot_status::PRESENT) != 0;
+            if is_present && is_off(self.state.config.u16(self.at.slot_control())) && !is_off(control) {
                 self.let_go();
             }
-            self.set_bits(SLOT_STATUS, slot_status::COMPLETED, true);
+            self.set_bits(self.at.slot_status(), slot_status::COMPLETED, true);
         }
         self.notify();
     }
@@ -355,11 +491,12 @@ impl RootPort {
 impl Device for RootPort {
     fn reset(&mut self, _kind: ResetKind) {
         self.state.config.reset();
-        if let Some(bus) = self.slot.as_ref().and_then(|slot| slot.bus.upgrade()) {
+        self.state.msix.reset();
+        if let Some(bus) = self.slot_bus() {
             let is_occupied = bus.is_occupied(Address::new(0, 0));
             self.set_occupied(is_occupied);
-            self.set_bits(SLOT_CONTROL, u16::MAX, false);
-            self.set_bits(SLOT_CONTROL, Self::power_as_found(is_occupied), true);
+            self.set_bits(self.at.slot_control(), u16::MAX, false);
+            self.set_bits(self.at.slot_control(), Self::power_as_found(is_occupied), true);
         }
         self.is_notified = false;
         self.notify();
@@ -371,8 +508,7 @@ impl Device for RootPort {
 
     fn restored(&mut self) {
         self.is_notified = self.is_pending();
-        let config = &self.state.config;
-        let level = self.is_notified && !self.msi.is_enabled(config) && config.is_intx_enabled();
+        let level = self.level();
         if let Some(slot) = &mut self.slot {
             slot.line.restore(level);
         }
@@ -387,10 +523,36 @@ impl PciFunction for RootPort {
     fn config_mut(&mut self) -> &mut ConfigSpace {
         &mut self.state.config
     }
+
+    fn read_config(&mut self, offset: u8, size: AccessSize) -> u32 {
+        self.follow_link();
+        self.state.config.read(offset, size)
+    }
+
     fn write_config(&mut self, offset: u8, size: AccessSize, value: u32) {
-        let before = (self.state.config.u16(SLOT_CONTROL), self.state.config.u16(SLOT_STATUS));
+        let before = (self.state.config.u16(self.at.slot_control()), self.state.config.u16(self.at.slot_status()));
         self.state.config.write(offset, size, value);
         self.slot_written(before, (offset, size, value));
+        self.deliver_unmasked();
+    }
+}
+
+/// The vectors of MSI-X.
+impl IoDevice for RootPort {
+    fn access_sizes(&self, _region: usize) -> (AccessSize, AccessSize) {
+        (AccessSize::Dword, AccessSize::Qword)
+    }
+
+    fn read(&mut self, _region: usize, offset: u64, size: AccessSize) -> u64 {
+        self.state.msix.read_window(offset, size)
+    }
+
+    fn write(&mut self, _region: usize, offset: u64, size: AccessSize, value: u64) {
+        // Narrower writes than the table's words have no meaning.
+        if size >= AccessSize::Dword {
+            self.state.msix.write_window(offset, size, value);
+            self.deliver_unmasked();
+        }
     }
 }
 
@@ -402,6 +564,9 @@ mod tests {
     use crate::pvpanic::PvpanicPci;
     use memory::{AddressSpace, SpaceKind};
     use std::sync::Mutex;
+
+    /// Of the generic port.
+    const AT: Places = Places { express: 0x54 };
 
     #[derive(Default)]
     struct Log {
@@ -419,13 +584,14 @@ mod tests {
         let log = Arc::new(Log::default());
         let spaces = (Arc::new(AddressSpace::new(SpaceKind::Memory)), Arc::new(AddressSpace::new(SpaceKind::Ports)));
         let bus = PciBus::new("p1", spaces, Vec::new(), i440fx_swizzle, Arc::clone(&log) as Arc<dyn MsiSink>);
-        let options = PortOptions { kind: PortKind::Generic, port: 0, slot: 1, is_multifunction: false, hotplug: true };
+        let options = PortOptions { slot: 1, ..PortOptions::new(PortKind::Generic) };
         let port = RootPort::new(&options, false);
         let seen = Arc::clone(&log);
         port.lock().connect(SlotWiring {
             bus: Arc::downgrade(&bus),
             line: IrqLine::unconnected(),
             messages: Arc::clone(&log) as Arc<dyn MsiSink>,
+            shows_presence: true,
             ejected: Box::new(move |_, gone| seen.ejected.lock().expect("log").extend(gone)),
         });
         port.lock().reset(ResetKind::Cold);
@@ -444,23 +610,25 @@ mod tests {
     }
 
     fn status_of(port: &DeviceCell<RootPort>) -> u16 {
-        port.lock().state.config.u16(SLOT_STATUS)
+        port.lock().state.config.u16(AT.slot_status())
     }
 
     #[test]
     fn plugged_function_is_present_and_interrupts_once_by_a_message() {
         let (port, bus, log) = bench();
-        write(&port, MSI_AT + 2, 1);
+        write(&port, MSIX_AT + 2, 0x8000);
         // The button, presence and the interrupt are enabled, power goes off and on: commands complete without one.
-        write(&port, SLOT_CONTROL, 0x07e9);
+        write(&port, AT.slot_control(), 0x07e9);
         assert_eq!(status_of(&port), slot_status::COMPLETED);
-        write(&port, SLOT_STATUS, slot_status::COMPLETED);
+        write(&port, AT.slot_status(), slot_status::COMPLETED);
         plug(&port, &bus);
+        assert_eq!(*log.messages.lock().expect("log"), 0, "the vector is masked");
+        port.lock().write(0, 12, AccessSize::Dword, 0);
         assert_eq!(status_of(&port), slot_status::PRESENT | slot_status::BUTTON | slot_status::PRESENCE_CHANGED);
         assert_eq!(*log.messages.lock().expect("log"), 1);
-        write(&port, SLOT_STATUS, slot_status::EVENTS);
+        write(&port, AT.slot_status(), slot_status::EVENTS);
         assert_eq!(status_of(&port) & slot_status::EVENTS, 9, "it cleared more than it saw");
-        write(&port, SLOT_STATUS, 9);
+        write(&port, AT.slot_status(), 9);
         assert_eq!(status_of(&port), slot_status::PRESENT);
     }
 
@@ -468,12 +636,12 @@ mod tests {
     fn function_leaves_when_the_guest_switches_power_and_its_light_off() {
         let (port, bus, log) = bench();
         plug(&port, &bus);
-        write(&port, SLOT_CONTROL, 0x01c0);
+        write(&port, AT.slot_control(), 0x01c0);
         assert_eq!(port.lock().request_removal(), Ok(false));
         assert!(bus.is_occupied(Address::new(0, 0)));
-        write(&port, SLOT_CONTROL, 0x02c0);
+        write(&port, AT.slot_control(), 0x02c0);
         assert_eq!(port.lock().request_removal(), Err(SlotError::Busy));
-        write(&port, SLOT_CONTROL, 0x07c0);
+        write(&port, AT.slot_control(), 0x07c0);
         assert!(!bus.is_occupied(Address::new(0, 0)));
         assert_eq!(*log.ejected.lock().expect("log"), [Address::new(0, 0)]);
         assert_eq!(status_of(&port) & (slot_status::PRESENT | slot_status::PRESENCE_CHANGED), 8);
@@ -484,9 +652,9 @@ mod tests {
         let (port, bus, _log) = bench();
         plug(&port, &bus);
         assert_eq!(port.lock().request_removal(), Ok(true), "power is still off");
-        write(&port, SLOT_CONTROL, 0x0fc0);
+        write(&port, AT.slot_control(), 0x0fc0);
         assert_eq!(port.lock().request_removal(), Err(SlotError::Locked));
-        write(&port, SLOT_CONTROL, 0x0fc0);
+        write(&port, AT.slot_control(), 0x0fc0);
         assert_eq!(port.lock().request_removal(), Ok(true));
     }
 
@@ -495,9 +663,9 @@ mod tests {
         let (port, bus, _log) = bench();
         plug(&port, &bus);
         port.lock().reset(ResetKind::Warm);
-        assert_eq!((status_of(&port), port.lock().state.config.u16(SLOT_CONTROL)), (slot_status::PRESENT, 0x01c0));
+        assert_eq!((status_of(&port), port.lock().state.config.u16(AT.slot_control())), (slot_status::PRESENT, 0x01c0));
         bus.detach_slot(0);
         port.lock().reset(ResetKind::Warm);
-        assert_eq!((status_of(&port), port.lock().state.config.u16(SLOT_CONTROL)), (0, 0x07c0));
+        assert_eq!((status_of(&port), port.lock().state.config.u16(AT.slot_control())), (0, 0x07c0));
     }
 }

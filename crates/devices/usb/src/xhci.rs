@@ -21,6 +21,7 @@ use device::{AccessSize, Device, DeviceCell, DeviceState, Handle, IoDevice, IrqL
 use devices_pci::bus::{PciFunction, Window};
 use devices_pci::capability::{Msi, Msix, MsixPlace};
 use devices_pci::config::{Bar, BarKind, ConfigSpace, Identity};
+use devices_pci::express::{self, Express};
 use devices_pci::{MsiMessage, MsiSink};
 use memory::{DmaMap, DmaView, SpaceKind};
 use state::{List, State};
@@ -39,6 +40,8 @@ pub const SLOTS_MAX: usize = 64;
 
 const BAR: usize = 0;
 const LEN: u64 = 0x4000;
+/// The capability of PCI Express.
+const EXPRESS_AT: u8 = 0xa0;
 const OPERATIONAL: u64 = 0x40;
 const PORT_REGISTERS: u64 = 0x440;
 const RUNTIME: u64 = 0x1000;
@@ -242,6 +245,8 @@ pub struct XhciWiring {
     pub messages: Arc<dyn MsiSink>,
     /// Guest memory.
     pub dma: DmaView,
+    /// What the function is to PCI Express, if its bus is that.
+    pub express: Option<express::Kind>,
 }
 
 impl XhciCell {
@@ -259,6 +264,9 @@ impl XhciCell {
         let vectors = options.interrupters as usize;
         let msi = options.msi.then(|| Msi::add(&mut config, 0x70, vectors.trailing_zeros() as u8));
         config.add_bar(BAR, Bar { kind: BarKind::Memory64, size: LEN });
+        if let Some(kind) = wiring.express {
+            Express::add(&mut config, EXPRESS_AT, kind, express::Link::NARROW);
+        }
         // Without the capability the table exists, but nothing reaches it.
         let mut unused = config.clone();
         let place = |offset: u64| MsixPlace { bar: BAR as u8, offset: offset as u32 };
@@ -282,7 +290,7 @@ impl XhciCell {
                 slots: [Slot::default(); SLOTS_MAX],
                 streams: List::default(),
             });
-            let XhciWiring { clock, irq, messages, dma } = wiring;
+            let XhciWiring { clock, irq, messages, dma, .. } = wiring;
             let devices = vec![None; options.usb2_ports.max(options.usb3_ports) as usize];
             let mut xhci = Xhci {
                 options,

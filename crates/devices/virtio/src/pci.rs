@@ -1,5 +1,5 @@
 //! virtio over PCI (virtio 1.2, 4.1): identity, windows and capabilities of QEMU's `virtio-…-pci` functions on a
-//! conventional bus, interrupts by pin and by MSI-X.
+//! conventional bus or behind a port of PCI Express, interrupts by pin and by MSI-X.
 //!
 //! | register | what |
 //! | --- | --- |
@@ -10,8 +10,7 @@
 //!
 //! A reset by the driver is complete when no back end works on the device's requests any more: until then the status
 //! does not read as 0, and the reset of a queue not as done (2.1, 2.6.1). Drivers of the legacy interface don't look:
-//! their write takes as long, within bounds. Left out: `ACCESS_PLATFORM` (there is no
-//! IOMMU), ATS, PCI Express capabilities.
+//! their write takes as long, within bounds. Left out: `ACCESS_PLATFORM` (there is no IOMMU), ATS, error reporting.
 
 mod layout;
 mod legacy;
@@ -42,6 +41,10 @@ pub struct PciOptions {
     pub legacy: bool,
     /// Behind a port of PCI Express it does not, whatever [`PciOptions::legacy`] says; for who knows the bus.
     pub only_conventional_legacy: bool,
+    /// The function is behind a port of PCI Express; for who knows the bus.
+    pub is_behind_port: bool,
+    /// What it has of PCI Express there.
+    pub express: ExpressOptions,
     /// The modern interface exists.
     pub modern: bool,
     /// Interrupt vectors; 0 is no MSI-X. More than 2048 are none, as in QEMU.
@@ -59,11 +62,34 @@ pub struct PciOptions {
     pub features: u64,
 }
 
+/// What a function has of PCI Express.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExpressOptions {
+    /// The capability, and 4096 bytes of configuration space.
+    pub capability: bool,
+    /// The guest chooses which errors are reported.
+    pub reports: bool,
+    /// The guest has control of the link.
+    pub link_control: bool,
+    /// The guest chooses the power state.
+    pub power_states: bool,
+    /// The guest can reset the function.
+    pub function_reset: bool,
+}
+
+impl Default for ExpressOptions {
+    fn default() -> Self {
+        Self { capability: true, reports: true, link_control: true, power_states: true, function_reset: true }
+    }
+}
+
 impl Default for PciOptions {
     fn default() -> Self {
         Self {
             legacy: true,
             only_conventional_legacy: false,
+            is_behind_port: false,
+            express: ExpressOptions::default(),
             modern: true,
             vectors: 2,
             modern_pio_notify: false,
@@ -373,7 +399,12 @@ impl<M: Model> PciFunction for VirtioPci<M> {
     }
 
     fn write_config(&mut self, offset: u8, size: AccessSize, value: u32) {
-        self.state.registers.config.write(offset, size, value);
+        let config = &mut self.state.registers.config;
+        config.write(offset, size, value);
+        if self.layout.express.is_some_and(|express| express.takes_reset(config, (offset, size, value))) {
+            self.reset(ResetKind::Warm);
+            return;
+        }
         self.follow_command();
         if self.layout.covers_config_data(offset, size) {
             self.write_through_window();

@@ -9,7 +9,7 @@ pub use devices_ide::drive::{DriveKind, DriveOptions, Geometry as DriveGeometry}
 pub use devices_ide::fdc::geometry::DriveType as FloppyType;
 pub use devices_pci::Address;
 pub use devices_pci::bridge::BridgeKind;
-pub use devices_pci::root_port::{PortKind, PortOptions};
+pub use devices_pci::root_port::{PortKind, PortLink, PortOptions};
 pub use devices_scsi::{Geometry as UnitGeometry, UnitKind, UnitOptions};
 pub use devices_usb::device::Labels as UsbLabels;
 pub use devices_usb::ehci::{EhciModel, MODELS as EHCI_MODELS};
@@ -19,7 +19,7 @@ pub use devices_usb::xhci::{XhciModel, XhciOptions};
 pub use devices_virtio::blk::{BlkOptions, Geometry};
 pub use devices_virtio::features as virtio_features;
 pub use devices_virtio::input::{InputKind, InputOptions};
-pub use devices_virtio::pci::PciOptions;
+pub use devices_virtio::pci::{ExpressOptions, PciOptions};
 pub use devices_virtio::rng::RngOptions;
 pub use devices_virtio::scsi::ScsiOptions;
 pub use devices_virtio::serial::SerialOptions;

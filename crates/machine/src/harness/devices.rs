@@ -62,10 +62,16 @@ pub(super) fn build(name: &str, wanted: impl Fn(&str) -> bool) -> (Machine, Vec<
     let machine_type = MachineType::by_name(name).expect("a machine");
     let chipset = machine_type.chipset;
     let ports = if matches!(chipset, ChipsetKind::Q35 | ChipsetKind::Microvm) { root_ports() } else { Vec::new() };
+    let behind = if chipset == ChipsetKind::Q35 { behind_port() } else { Vec::new() };
     let other_card = Some(virtio_vga()).filter(|_| chipset.has_pci() && !wanted("vga"));
     // The transports of a microvm are looked at together.
-    let is_wanted = |owner: &str| wanted(owner) || (chipset == ChipsetKind::Microvm && wanted("virtio-mmio"));
-    let devices = plain.chain(ports).chain(usb_devices()).chain(virtio_devices()).chain(disks(name == "q35"));
+    let is_wanted = |owner: &str| {
+        let together = (chipset == ChipsetKind::Microvm && wanted("virtio-mmio"))
+            || (owner == "pcie-root-port" && BEHIND_PORT.iter().any(|behind| wanted(behind)));
+        wanted(owner) || together
+    };
+    let devices =
+        plain.chain(ports).chain(behind).chain(usb_devices()).chain(virtio_devices()).chain(disks(name == "q35"));
     let devices = devices.chain(other_card);
     let devices = devices.filter(|(owner, _)| is_wanted(owner)).map(|(_, device)| device).collect();
     let devices = match chipset {
@@ -170,12 +176,31 @@ fn disk() -> DiskUse {
 /// PCI Express ports, with slots and without.
 fn root_ports() -> Vec<(&'static str, DeviceConfig)> {
     let port = |type_name, chassis, kind| {
-        let options =
-            PortOptions { kind, port: 0, slot: u16::from(chassis), is_multifunction: false, hotplug: chassis == 1 };
+        let options = PortOptions { slot: u16::from(chassis), hotplug: chassis == 1, ..PortOptions::new(kind) };
         let config = RootPortConfig { type_name, address: None, chassis, options };
         (type_name, named(type_name, DeviceKind::RootPort(config)))
     };
     vec![port("pcie-root-port", 1, PortKind::Generic), port("ioh3420", 2, PortKind::Ioh3420)]
+}
+
+/// What is behind a port of PCI Express.
+const BEHIND_PORT: [&str; 2] = ["express-virtio", "express-xhci"];
+
+/// Functions with the capabilities of PCI Express, in the slot of a port.
+fn behind_port() -> Vec<(&'static str, DeviceConfig)> {
+    let [virtio, xhci] = BEHIND_PORT;
+    let place =
+        |function| PciPlace { bus: Some("pcie-root-port".to_owned()), address: Some(Address::new(0, function)) };
+    let pci = PciOptions { multifunction: true, only_conventional_legacy: true, ..PciOptions::default() };
+    let model = VirtioModel::Serial(SerialOptions::default());
+    let type_name = "virtio-serial-pci";
+    let console = VirtioConfig { type_name, mmio: None, place: place(0), pci, vectors: None, model };
+    let kind = UsbControllerKind::Xhci(XhciOptions::new(XhciModel::Qemu));
+    let controller = UsbControllerConfig { place: place(1), is_multifunction: true, kind };
+    vec![
+        (virtio, named(virtio, DeviceKind::Virtio(Box::new(console)))),
+        (xhci, named(xhci, DeviceKind::UsbController(Box::new(controller)))),
+    ]
 }
 
 /// A VGA that is a virtio device, too.

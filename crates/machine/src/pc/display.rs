@@ -126,7 +126,8 @@ fn virtio_card(
         Wiring { dma: DmaView::new(Arc::clone(&builder.memory)), line: bus.intx(address, 0), messages: bus.messages() };
     let placement = if vga.is_some() { Placement::BesideVga } else { Placement::Plain };
     let vectors = config.vectors.unwrap_or(VIRTIO_VECTORS);
-    let pci = PciOptions { vectors, placement, legacy: false, modern: true, ..config.pci.clone() };
+    let pci = super::virtio::on_bus(builder, &bus, &config.pci)?;
+    let pci = PciOptions { vectors, placement, legacy: false, modern: true, ..pci };
     let function = VirtioPci::new(&pci, wiring, |_| Gpu::new(*options, vga.is_some()));
     let (windows, vga) = match vga {
         None => (VirtioPci::windows(&function), None),

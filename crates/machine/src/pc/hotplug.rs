@@ -12,7 +12,7 @@ use std::sync::{Arc, PoisonError};
 use device::DeviceCell;
 use devices_pci::acpi_hotplug::{self, AcpiHotplug};
 use devices_pci::root_port::RootPort;
-use devices_pci::{Address, Hotplug as BusHotplug, MsiSink, PciBus};
+use devices_pci::{Address, Hotplug as BusHotplug, MsiSink, PciBus, express};
 use devices_scsi::ScsiAddress;
 use memory::RamBlock;
 
@@ -131,6 +131,14 @@ impl Buses {
     pub fn is_behind_port(&self, bus: &Arc<PciBus>) -> bool {
         self.ports.iter().any(|port| Arc::ptr_eq(port, bus))
     }
+
+    /// What a function on a bus is to PCI Express; nothing on a conventional bus.
+    pub fn express(&self, bus: &Arc<PciBus>) -> Option<express::Kind> {
+        match self.is_behind_port(bus) {
+            true => Some(express::Kind::Endpoint),
+            false => (bus.name() == "pcie.0").then_some(express::Kind::Integrated),
+        }
+    }
 }
 
 /// How PCI functions come and leave by ACPI.
@@ -195,8 +203,7 @@ pub(super) fn ejected(builder: &Builder<'_>) -> acpi_hotplug::Ejected {
 pub(super) fn buses(builder: &mut Builder<'_>, chipset: &Chipset) -> Result<(), MachineError> {
     let board = &builder.config.board;
     let is_q35 = chipset.kind == ChipsetKind::Q35;
-    let by_version = !is_q35 || builder.config.machine_type.version() >= (6, 1);
-    let with_bridges = board.acpi_bridge_hotplug.unwrap_or(by_version);
+    let with_bridges = board.acpi_bridge_hotplug;
     let with_root = board.acpi_root_hotplug && !is_q35;
     for (bus, port) in &builder.buses.slots {
         bus.set_hotplug(BusHotplug::Native(port.clone()));

@@ -65,7 +65,8 @@ pub fn bridge(
     let secondary = bus.behind(address, device.id.as_deref().unwrap_or_default());
     let label = Label { type_name: kind.type_name().to_owned(), id: device.id.clone() };
     let bridge = Bridge::new(kind, chassis);
-    let lifecycle = bus.attach_bridge(address, label, bridge, &secondary).map_err(|error| error.to_string())?;
+    let behind = (Vec::new(), &secondary);
+    let lifecycle = bus.attach_bridge(address, label, bridge, behind).map_err(|error| error.to_string())?;
     let place = device.id.clone().map_or(Place::Anonymous, Place::Peripheral);
     builder.add(kind.type_name(), place, lifecycle);
     builder.can_leave(Removal::Pci(bus, address), None);

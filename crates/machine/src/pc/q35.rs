@@ -40,11 +40,8 @@ pub fn build(
     let bus = PciBus::new("pcie.0", spaces, router.inputs(), swizzle, Arc::clone(&builder.messages));
     configuration_ports(builder, &bus, "q35-pcihost")?;
     let set_pam = shadow(builder, shadowed)?;
-    let version = builder.config.machine_type.version();
-    let options = MchOptions {
-        extended_tseg_mib: builder.config.board.extended_tseg_mib.unwrap_or(if version <= (2, 9) { 0 } else { 16 }),
-        has_smbase: builder.config.board.smbase_smram.unwrap_or(version > (4, 2)),
-    };
+    let board = &builder.config.board;
+    let options = MchOptions { extended_tseg_mib: board.extended_tseg_mib, has_smbase: board.smbase_smram };
     let hub = Mch::new(options, set_pam, system_management_ram(builder)?);
     builder.add("mch", Place::Board, bus.attach(MCH, Label::of_board("mch"), hub, Mch::windows(&bus))?);
     let power_management = lpc(builder, &bus, router, fw_cfg)?;
@@ -184,6 +181,7 @@ pub(super) fn root_port(
         bus: Arc::downgrade(&secondary),
         line: bus.intx(address, 0),
         messages: bus.messages(),
+        shows_presence: !builder.config.board.acpi_bridge_hotplug,
         ejected: hotplug::ejected(builder),
     });
     builder.buses.ports.push(Arc::clone(&secondary));
@@ -191,7 +189,8 @@ pub(super) fn root_port(
         builder.buses.slots.push((Arc::clone(&secondary), bridge.clone()));
     }
     let label = Label { type_name: port.type_name.to_owned(), id: id.map(str::to_owned) };
-    let lifecycle = bus.attach_bridge(address, label, bridge, &secondary).map_err(text)?;
+    let windows = RootPort::windows(&bridge);
+    let lifecycle = bus.attach_bridge(address, label, bridge, (windows, &secondary)).map_err(text)?;
     let place = id.map_or(Place::Anonymous, |id| Place::Peripheral(id.to_owned()));
     builder.add(port.type_name, place, lifecycle);
     builder.can_leave(Removal::Pci(Arc::clone(bus), address), None);

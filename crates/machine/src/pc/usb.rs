@@ -293,7 +293,8 @@ fn controller(
             Controller { lifecycle, sockets: (0..ehci::PORTS).map(socket).collect() }
         }
         UsbControllerKind::Xhci(options) => {
-            let wiring = XhciWiring { clock: builder.clock.clone(), irq: line(1), messages: pci.messages(), dma };
+            let (clock, irq, messages) = (builder.clock.clone(), line(1), pci.messages());
+            let wiring = XhciWiring { clock, irq, messages, dma, express: builder.buses.express(&pci) };
             let controller = XhciCell::new(*options, wiring);
             let lifecycle = attach(&pci, (address, label), config, (&controller.cell, controller.windows()))?;
             let speeds = controller.port_speeds().into_iter().enumerate();

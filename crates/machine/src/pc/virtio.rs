@@ -149,9 +149,9 @@ pub fn attach<M: Model>(
 }
 
 /// The transport's choices for a function on that bus.
-fn on_bus(builder: &Builder<'_>, bus: &Arc<PciBus>, options: &PciOptions) -> Result<PciOptions, String> {
-    let mut options = options.clone();
-    options.legacy &= !(options.only_conventional_legacy && builder.buses.is_behind_port(bus));
+pub(super) fn on_bus(builder: &Builder<'_>, bus: &Arc<PciBus>, options: &PciOptions) -> Result<PciOptions, String> {
+    let mut options = PciOptions { is_behind_port: builder.buses.is_behind_port(bus), ..options.clone() };
+    options.legacy &= !(options.only_conventional_legacy && options.is_behind_port);
     if !options.legacy && !options.modern {
         return Err(NEITHER_MODERN_NOR_LEGACY.to_owned());
     }

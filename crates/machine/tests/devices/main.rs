@@ -38,7 +38,10 @@ fn every_device_keeps_the_laws_under_random_accesses() {
 fn each_device_alone_keeps_the_laws_where_firmware_puts_it() {
     let mut seen = BTreeSet::new();
     for (machine, owns) in [
-        ("q35", &["mc146818rtc", "cfi.pflash01", "acpi-pci-hotplug", "pcie-root-port", "virtio-vga"][..]),
+        (
+            "q35",
+            &["mc146818rtc", "cfi.pflash01", "acpi-pci-hotplug", "pcie-root-port", "virtio-vga", "express-virtio"][..],
+        ),
         ("microvm", &["ged", "virtio-mmio", "ioapic-2", "gpex", "isa-serial"][..]),
         ("pc", &["acpi-cpu-hotplug", "ide", "fdc"][..]),
         ("isapc", &["vga", "ide", "isa-parallel"][..]),

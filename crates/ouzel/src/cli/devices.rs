@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use machine::config::{
-    ChipsetKind, CpuDeviceConfig, DeviceConfig, DeviceKind, MachineConfig, PortKind, PortOptions, RomConfig, RomFile,
-    RootPortConfig, SerialPortConfig,
+    ChipsetKind, CpuDeviceConfig, DeviceConfig, DeviceKind, MachineConfig, PortKind, PortLink, PortOptions, RomConfig,
+    RomFile, RootPortConfig, SerialPortConfig,
 };
 
 use qapi::json::Map;
@@ -248,7 +248,7 @@ const DRIVERS: &[Driver] = &[
         alias: None,
         bus: "PCI",
         description: "PCI Express root port",
-        properties: ROOT_PORT_PROPERTIES,
+        properties: GENERIC_PORT_PROPERTIES,
         build: root_port,
     },
     Driver {
@@ -293,15 +293,42 @@ const DRIVERS: &[Driver] = &[
     },
 ];
 
-const ROOT_PORT_PROPERTIES: &[(&str, &str)] = &[
-    ("addr", "slot and function, as 06.0 or 06 (default: the first free slot)"),
-    ("bus", "the root bus pcie.0"),
-    ("chassis", "chassis number (default 0)"),
-    ("hotplug", "on/off: devices may come and leave while the machine runs (default on)"),
-    ("multifunction", "on/off: there are others in the slot (default off)"),
-    ("port", "port number (default 0)"),
-    ("slot", "slot number (default 0)"),
+/// The properties of all ports, and those of one.
+macro_rules! port_properties {
+    ($($property:expr),* $(,)?) => {
+        &[
+            ("addr", "slot and function, as 06.0 or 06 (default: the first free slot)"),
+            ("bus", "the root bus pcie.0"),
+            ("chassis", "chassis number (default 0)"),
+            ("hotplug", "on/off: devices may come and leave while the machine runs (default on)"),
+            ("multifunction", "on/off: there are others in the slot (default off)"),
+            ("port", "port number (default 0)"),
+            ("slot", "slot number (default 0)"),
+            $($property),*
+        ]
+    };
+}
+
+const ROOT_PORT_PROPERTIES: &[(&str, &str)] = port_properties![];
+const GENERIC_PORT_PROPERTIES: &[(&str, &str)] = port_properties![
+    ("disable-acs", "on/off: there is no access control (default off)"),
+    ("x-speed", "2_5/5/8/16: GT/s of the link at most (default 16)"),
+    ("x-width", "1/2/4/8/12/16/32: lanes of the link at most (default 32)"),
 ];
+
+/// The link of the generic port.
+fn port_link(values: &mut Values<'_>) -> Result<PortLink, CliError> {
+    const SPEEDS: [(&str, u8); 4] = [("2_5", 1), ("5", 2), ("8", 3), ("16", 4)];
+    const WIDTHS: [(&str, u8); 7] = [("1", 1), ("2", 2), ("4", 4), ("8", 8), ("12", 12), ("16", 16), ("32", 32)];
+    let mut one_of = |key: &str, choices: &[(&str, u8)], default| {
+        let Some(text) = values.text(key)? else { return Ok(default) };
+        let found = choices.iter().find(|(name, _)| *name == text).map(|(_, value)| *value);
+        found.ok_or_else(|| values.error(format!("Parameter '{key}' does not accept value '{text}'")))
+    };
+    let default = PortLink::default();
+    let (speed, lanes) = (one_of("x-speed", &SPEEDS, default.speed)?, one_of("x-width", &WIDTHS, default.lanes)?);
+    Ok(PortLink { speed, lanes })
+}
 
 /// COM1 to COM4: port and interrupt.
 const SERIAL_PORTS: [(u16, u8); 4] = [(0x3f8, 4), (0x2f8, 3), (0x3e8, 4), (0x2e8, 3)];
@@ -615,13 +642,17 @@ fn any_root_port(
     if is_taken {
         return Err(values.error("Can't add chassis slot, error -16"));
     }
-    let options = PortOptions {
-        kind,
+    let mut options = PortOptions {
         port: values.number("port", 0xff)?.unwrap_or(0) as u8,
         slot,
         is_multifunction: values.flag("multifunction")?.unwrap_or(false),
         hotplug: values.flag("hotplug")?.unwrap_or(true),
+        ..PortOptions::new(kind)
     };
+    if kind == PortKind::Generic {
+        options.link = port_link(values)?;
+        options.access_control = !values.flag("disable-acs")?.unwrap_or(false);
+    }
     Ok(DeviceKind::RootPort(RootPortConfig { type_name, address, chassis, options }))
 }
 

@@ -1,17 +1,20 @@
 //! `-global`: properties of all devices of a driver, those that boards make of their own accord among them.
 //!
 //! As in QEMU a property counts where a device of the driver is made, and is looked at there; a class that there is none of
-//! is worth a warning.
+//! is worth a warning. What older machine types keep as it was ([`super::compat`]) comes before what the user says.
 
 use machine::config::ChipsetKind;
 
 use super::arguments::all;
 use super::devices::{self, Driver, ROM_PROPERTIES};
+use super::machine::machine_type;
 use super::value::Values;
-use super::{Argument, CliError};
+use super::{Argument, CliError, compat};
 
-/// A `-global` option.
+/// A `-global` option, or what stands for one.
 pub struct Global {
+    /// It is the machine type's, and counts only for what has the property.
+    pub is_machines: bool,
     /// The driver, or a class of drivers.
     pub driver: String,
     /// The property.
@@ -21,9 +24,15 @@ pub struct Global {
 }
 
 impl Global {
+    /// A user's.
+    pub fn new(driver: &str, property: &str, value: &str) -> Self {
+        let [driver, property, value] = [driver, property, value].map(str::to_owned);
+        Self { is_machines: false, driver, property, value }
+    }
+
     /// An error about the value.
     pub fn error(&self, message: impl std::fmt::Display) -> CliError {
-        let Self { driver, property, value } = self;
+        let Self { driver, property, value, .. } = self;
         CliError::plain(format!("can't apply global {driver}.{property}={value}: {message}"))
     }
 
@@ -44,23 +53,46 @@ impl Global {
         qapi::keyval::parse_u64(&self.value).filter(|number| *number <= max).ok_or_else(wrong)
     }
 
-    /// Whether devices of this driver have the property.
-    fn counts_for(&self, driver: &Driver) -> bool {
+    /// How closely the class is that of a driver: a device behind a transport gets what is said of it before what is said
+    /// of the whole. `None`: it is another one.
+    fn rank(&self, driver: &Driver) -> Option<Rank> {
         let name = self.driver.as_str();
-        name == driver.name
+        let has = |prefix: &str| driver.name.starts_with(prefix);
+        let is_whole = name == driver.name
             || driver.alias == Some(name)
             || match name {
                 "device" => true,
                 "pci-device" => driver.bus == "PCI",
-                "virtio-pci" => driver.bus == "PCI" && driver.name.starts_with("virtio-"),
+                "virtio-pci" => driver.bus == "PCI" && has("virtio-"),
                 "usb-device" => driver.bus == "usb-bus",
                 _ => false,
-            }
+            };
+        let is_part = match name {
+            "virtio-device" => has("virtio-"),
+            "virtio-gpu-device" => has("virtio-gpu-") || driver.name == "virtio-vga",
+            _ => name.strip_suffix("device").is_some_and(|stem| stem.starts_with("virtio-") && has(stem)),
+        };
+        is_whole.then_some(Rank::Whole).or(is_part.then_some(Rank::Part))
+    }
+
+    /// Whether devices of this driver have the property, if it exists.
+    #[cfg(test)]
+    pub(super) fn counts_for(&self, driver: &Driver) -> bool {
+        self.rank(driver).is_some()
     }
 }
 
+/// What a class says of a driver.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Rank {
+    /// It is the driver's own, or one that it belongs to.
+    Whole,
+    /// It is that of the virtio device in it.
+    Part,
+}
+
 /// Classes of devices that have properties for all of their drivers.
-const CLASSES: [&str; 4] = ["device", "pci-device", "virtio-pci", "usb-device"];
+const CLASSES: [&str; 5] = ["device", "pci-device", "virtio-pci", "virtio-device", "usb-device"];
 
 /// What boards have of their own: its type, whether a board has it, and the properties that can be set.
 type OfBoard = (&'static str, fn(ChipsetKind) -> bool, &'static [&'static str]);
@@ -122,15 +154,13 @@ fn has_devices(chipset: ChipsetKind) -> bool {
     chipset != ChipsetKind::Empty
 }
 
-/// Reads the options: `driver.property=value`, or `driver=…,property=…,value=…`.
+/// What the machine type keeps as it was, and the options: `driver.property=value`, or `driver=…,property=…,value=…`.
 pub fn globals(arguments: &[Argument<'_>]) -> Result<Vec<Global>, CliError> {
-    let mut globals = Vec::new();
+    let mut globals: Vec<_> = compat::globals(machine_type(arguments).version()).collect();
     for argument in all(arguments, "global") {
         let short = argument.value.split_once('=').and_then(|(path, value)| Some((path.split_once('.')?, value)));
         globals.push(match short {
-            Some(((driver, property), value)) if !driver.contains(',') => {
-                Global { driver: driver.to_owned(), property: property.to_owned(), value: value.to_owned() }
-            }
+            Some(((driver, property), value)) if !driver.contains(',') => Global::new(driver, property, value),
             _ => {
                 let mut values = Values::parse(*argument, None)?;
                 let (driver, property) = (values.text("driver")?, values.text("property")?);
@@ -139,7 +169,7 @@ pub fn globals(arguments: &[Argument<'_>]) -> Result<Vec<Global>, CliError> {
                 let (Some(driver), Some(property), Some(value)) = (driver, property, value) else {
                     return Err(argument.error("options 'driver', 'property', and 'value' are required"));
                 };
-                Global { driver, property, value }
+                Global::new(&driver, &property, &value)
             }
         });
     }
@@ -152,15 +182,26 @@ pub fn globals(arguments: &[Argument<'_>]) -> Result<Vec<Global>, CliError> {
 /// The driver has no such property.
 pub fn apply(globals: &[Global], driver: &Driver, values: &mut Values<'_>) -> Result<(), CliError> {
     // The last one counts.
-    for global in globals.iter().rev().filter(|global| global.counts_for(driver)) {
-        let is_of_rom = devices::has_rom(driver) && ROM_PROPERTIES.iter().any(|(name, _)| *name == global.property);
-        let is_of_driver = driver.properties.iter().any(|(name, _)| *name == global.property);
-        if !is_of_rom && !is_of_driver {
-            return Err(global.not_found());
+    for rank in [Rank::Whole, Rank::Part] {
+        for global in globals.iter().rev().filter(|global| global.rank(driver) == Some(rank)) {
+            if has_property(driver, &global.property) {
+                values.add_default(&global.property, &global.value);
+            } else if !global.is_machines {
+                return Err(global.not_found());
+            }
         }
-        values.add_default(&global.property, &global.value);
     }
     Ok(())
+}
+
+/// Whether a driver has a property.
+pub fn has_property(driver: &Driver, property: &str) -> bool {
+    // Their names say which interfaces they have.
+    if matches!(property, "disable-legacy" | "disable-modern") && driver.name.ends_with("-transitional") {
+        return false;
+    }
+    let is_it = |(name, _): &(&str, &str)| *name == property;
+    (devices::has_rom(driver) && ROM_PROPERTIES.iter().any(is_it)) || driver.properties.iter().any(is_it)
 }
 
 /// The properties of the processors' model, before those that `-cpu` itself gives.
@@ -178,13 +219,21 @@ fn is_cpu_class(name: &str) -> bool {
     matches!(name, "x86_64-cpu" | "cpu")
 }
 
+/// Whether it is a property of a device of boards.
+#[cfg(test)]
+pub(super) fn is_of_board(global: &Global) -> bool {
+    OF_BOARDS
+        .iter()
+        .any(|(driver, _, properties)| *driver == global.driver && properties.contains(&global.property.as_str()))
+}
+
 /// Looks at the properties of what the board has of its own. Returns warnings of classes that there are none of.
 ///
 /// # Errors
 /// A device of the board has no such property.
 pub fn check(globals: &[Global], chipset: ChipsetKind) -> Result<Vec<String>, CliError> {
     let mut warnings = Vec::new();
-    for global in globals {
+    for global in globals.iter().filter(|global| !global.is_machines) {
         let name = global.driver.as_str();
         if let Some((_, is_there, properties)) = OF_BOARDS.iter().find(|(driver, ..)| *driver == name) {
             if is_there(chipset) && !properties.contains(&global.property.as_str()) {

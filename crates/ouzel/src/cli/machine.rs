@@ -154,20 +154,25 @@ fn of_microvm(devices: Vec<DeviceConfig>, options: &MicrovmOptions) -> Vec<Devic
 
 /// The chipset of the machine that the options ask for, as far as they can be read.
 pub fn chipset(arguments: &[Argument<'_>]) -> ChipsetKind {
-    let mut kind = ChipsetKind::I440fx;
+    machine_type(arguments).chipset
+}
+
+/// The machine type that the options ask for, as far as they can be read.
+pub fn machine_type(arguments: &[Argument<'_>]) -> &'static MachineType {
+    let default = MACHINE_TYPES.iter().find(|machine| machine.is_default).unwrap_or(&MACHINE_TYPES[0]);
+    let mut machine_type = default;
     for argument in arguments.iter().filter(|argument| argument.option.name == "machine") {
         let wanted = argument.value.split(',').enumerate().find_map(|(index, part)| {
             part.strip_prefix("type=").or((index == 0 && !part.contains('=')).then_some(part))
         });
-        kind = wanted.and_then(MachineType::by_name).map_or(kind, |machine| machine.chipset);
+        machine_type = wanted.and_then(MachineType::by_name).unwrap_or(machine_type);
     }
-    kind
+    machine_type
 }
 
 fn machine_option(arguments: &[Argument<'_>]) -> Result<MachineOption, CliError> {
-    let default = MACHINE_TYPES.iter().find(|machine| machine.is_default).unwrap_or(&MACHINE_TYPES[0]);
     let mut option = MachineOption {
-        machine_type: default,
+        machine_type: machine_type(&[]),
         usb: false,
         hpet: true,
         mem_merge: true,

@@ -20,16 +20,16 @@ pub fn board(globals: &[Global]) -> Result<BoardOptions, CliError> {
             ("ICH9-LPC", "noreboot") => options.no_reboot = global.flag()?,
             ("PIIX4_PM", "acpi-root-pci-hotplug") => options.acpi_root_hotplug = global.flag()?,
             ("PIIX4_PM" | "ICH9-LPC", "acpi-pci-hotplug-with-bridge-support") => {
-                options.acpi_bridge_hotplug = Some(global.flag()?);
+                options.acpi_bridge_hotplug = global.flag()?;
             }
             ("virtio-mmio", "force-legacy") => options.virtio_mmio_legacy = global.flag()?,
             // Hints without effect here.
             ("virtio-mmio", "ioeventfd" | "format_transport_address") => drop(global.flag()?),
             ("cfi.pflash01", "secure") => options.secure_flash = global.flag()?,
-            ("mch", "smbase-smram") => options.smbase_smram = Some(global.flag()?),
+            ("mch", "smbase-smram") => options.smbase_smram = global.flag()?,
             ("mch", "extended-tseg-mbytes") => {
                 let wrong = |_| global.error("invalid extended-tseg-mbytes value");
-                options.extended_tseg_mib = Some(global.number(0xfff).map_err(wrong)? as u16);
+                options.extended_tseg_mib = global.number(0xfff).map_err(wrong)? as u16;
             }
             // The others belong to devices, or are looked at with all that boards have.
             _ => {}

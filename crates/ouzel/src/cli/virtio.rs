@@ -1,8 +1,8 @@
 //! `-device virtio-blk-pci` and its two variants: properties with QEMU's names, defaults and error texts.
 
 use machine::config::{
-    Address, BlkOptions, DeviceConfig, DeviceKind, DiskUse, ErrorPolicy, Geometry, PciOptions, VirtioBlkConfig,
-    virtio_features as features,
+    Address, BlkOptions, DeviceConfig, DeviceKind, DiskUse, ErrorPolicy, ExpressOptions, Geometry, PciOptions,
+    VirtioBlkConfig, virtio_features as features,
 };
 use qapi::keyval;
 
@@ -196,13 +196,15 @@ pub fn boot_index(values: &mut Values<'_>, devices: &[DeviceConfig]) -> Result<O
 
 /// The choices of the transport.
 pub fn transport(values: &mut Values<'_>, driver: &str, variant: Variant) -> Result<PciOptions, CliError> {
+    // Names say it all; other types with the modern interface alone have the properties, and no use for them.
+    let (disabled, modern) = match driver.ends_with("-transitional") {
+        true => (None, true),
+        false => (on_off_auto(values, "disable-legacy")?, !values.flag("disable-modern")?.unwrap_or(false)),
+    };
     let (legacy, only_conventional_legacy, modern) = match variant {
         Variant::Transitional => (true, false, true),
         Variant::NonTransitional => (false, false, true),
-        Variant::Any => {
-            let disabled = on_off_auto(values, "disable-legacy")?;
-            (disabled != Some(true), disabled.is_none(), !values.flag("disable-modern")?.unwrap_or(false))
-        }
+        Variant::Any => (disabled != Some(true), disabled.is_none(), modern),
     };
     if !legacy && !modern {
         return Err(values.error(machine::config::NEITHER_MODERN_NOR_LEGACY));
@@ -221,8 +223,21 @@ pub fn transport(values: &mut Values<'_>, driver: &str, variant: Variant) -> Res
         modern_pio_notify: values.flag("modern-pio-notify")?.unwrap_or(false),
         page_per_vq: values.flag("page-per-vq")?.unwrap_or(false),
         multifunction: values.flag("multifunction")?.unwrap_or(false),
+        express: express(values)?,
         features: ring_features(values)?,
         ..PciOptions::default()
+    })
+}
+
+/// What the function has of PCI Express behind a port of it.
+fn express(values: &mut Values<'_>) -> Result<ExpressOptions, CliError> {
+    let mut flag = |name, default| Ok::<_, CliError>(values.flag(name)?.unwrap_or(default));
+    Ok(ExpressOptions {
+        capability: !flag("x-disable-pcie", false)?,
+        reports: flag("x-pcie-deverr-init", true)?,
+        link_control: flag("x-pcie-lnkctl-init", true)?,
+        power_states: flag("x-pcie-pm-init", true)?,
+        function_reset: flag("x-pcie-flr-init", true)?,
     })
 }
 

@@ -33,6 +33,11 @@ macro_rules! with_transport {
             ("page-per-vq", "on/off (default off)"),
             ("queue_reset", "on/off (default on)"),
             ("vectors", "interrupt vectors, 0 for none"),
+            ("x-disable-pcie", "on/off: behind ports there is no PCI Express capability (default off)"),
+            ("x-pcie-deverr-init", "on/off: the guest chooses which errors are reported (default on)"),
+            ("x-pcie-flr-init", "on/off: the guest can reset the function (default on)"),
+            ("x-pcie-lnkctl-init", "on/off: the guest has control of the link (default on)"),
+            ("x-pcie-pm-init", "on/off: the guest chooses the power state (default on)"),
             $($property),*
         ]
     };

@@ -26,6 +26,7 @@ mod ctl;
 mod curses;
 mod debian;
 mod display;
+mod express;
 mod firmware;
 mod gdb;
 mod hostile;

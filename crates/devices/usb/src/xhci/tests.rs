@@ -19,6 +19,7 @@ fn controller(bench: &Bench, model: XhciModel) -> XhciCell {
         irq: bench.pin.line(),
         messages: Arc::clone(&bench.pin) as Arc<dyn MsiSink>,
         dma: bench.dma.clone(),
+        express: None,
     };
     XhciCell::new(XhciOptions::new(model), wiring)
 }

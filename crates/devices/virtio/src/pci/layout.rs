@@ -2,6 +2,7 @@
 
 use device::AccessSize;
 use devices_pci::config::reg;
+use devices_pci::express::{self, Express, Kind, Link};
 use devices_pci::{Bar, BarKind, ConfigSpace, Identity, Msix};
 
 use super::PciOptions;
@@ -77,6 +78,8 @@ pub struct Layout {
     pub notify_multiplier: u32,
     /// The capability that gives access to the structures.
     pub config_access: Option<u8>,
+    /// The capability of PCI Express.
+    pub express: Option<Express>,
 }
 
 impl Layout {
@@ -99,8 +102,12 @@ impl Layout {
             page_per_vq: options.page_per_vq,
             notify_multiplier: if options.page_per_vq { 4096 } else { 4 },
             config_access: None,
+            express: None,
         };
         let mut free = 0x40;
+        if options.is_behind_port && options.express.capability {
+            layout.add_express(&mut config, options, &mut free);
+        }
         if options.modern {
             layout.add_modern(&mut config, options, &mut free);
         }
@@ -162,6 +169,26 @@ impl Layout {
     /// Whether the register has other things than virtio's.
     pub fn is_shared(&self) -> bool {
         self.placement == Placement::BesideVga
+    }
+
+    fn add_express(&mut self, config: &mut ConfigSpace, options: &PciOptions, free: &mut u8) {
+        let express = Express::add(config, *free, Kind::Endpoint, Link::NARROW);
+        *free += express::LEN;
+        express::add_power_management(config, *free);
+        if options.express.reports {
+            express.allow_reports(config);
+        }
+        if options.express.link_control {
+            express.allow_link_control(config);
+        }
+        if options.express.power_states {
+            express::allow_power_states(config, *free);
+        }
+        if options.express.function_reset {
+            express.allow_reset(config);
+        }
+        *free += express::POWER_MANAGEMENT_LEN;
+        self.express = Some(express);
     }
 
     fn add_modern(&mut self, config: &mut ConfigSpace, options: &PciOptions, free: &mut u8) {

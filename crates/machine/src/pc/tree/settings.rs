@@ -3,8 +3,9 @@
 use devices_virtio::features;
 
 use crate::config::{
-    CardOptions, DeviceKind, DiskUse, EdidOptions, ErrorPolicy, FloppyType, InputKind, SerialPortConfig, UnitOptions,
-    UsbControllerConfig, UsbControllerKind, UsbDeviceConfig, UsbDeviceKind, VirtioBlkConfig, VirtioConfig, VirtioModel,
+    CardOptions, DeviceKind, DiskUse, EdidOptions, ErrorPolicy, FloppyType, InputKind, PortKind, RootPortConfig,
+    SerialPortConfig, UnitOptions, UsbControllerConfig, UsbControllerKind, UsbDeviceConfig, UsbDeviceKind,
+    VirtioBlkConfig, VirtioConfig, VirtioModel,
 };
 
 /// The value of a property.
@@ -114,14 +115,28 @@ fn alone(kind: &DeviceKind) -> Vec<Setting> {
         DeviceKind::UsbController(config) => usb_controller(config),
         DeviceKind::UsbDevice(config) => usb_device(config),
         DeviceKind::Bridge { chassis, .. } => vec![("chassis_nr", number(*chassis))],
-        DeviceKind::RootPort(config) => vec![
-            ("chassis", number(config.chassis)),
-            ("slot", number(config.options.slot)),
-            ("hotplug", config.options.hotplug.into()),
-            ("port", number(config.options.port)),
-        ],
+        DeviceKind::RootPort(config) => root_port(config),
         _ => Vec::new(),
     }
+}
+
+fn root_port(config: &RootPortConfig) -> Vec<Setting> {
+    let options = &config.options;
+    let mut settings: Vec<Setting> = vec![
+        ("chassis", number(config.chassis)),
+        ("slot", number(options.slot)),
+        ("hotplug", options.hotplug.into()),
+        ("port", number(options.port)),
+    ];
+    if options.kind == PortKind::Generic {
+        let speed = ["2_5", "5", "8", "16"].get(usize::from(options.link.speed).saturating_sub(1)).copied();
+        settings.extend([
+            ("x-speed", speed.unwrap_or_default().into()),
+            ("x-width", Value::Text(options.link.lanes.to_string())),
+            ("disable-acs", (!options.access_control).into()),
+        ]);
+    }
+    settings
 }
 
 /// A disk's, as all kinds of drives have them.
@@ -224,6 +239,14 @@ fn transport(pci: &crate::config::PciOptions, vectors: Option<u32>) -> Vec<Setti
     ];
     settings.extend(vectors.map(|vectors| ("vectors", number(vectors))));
     settings.extend([("modern-pio-notify", pci.modern_pio_notify.into()), ("page-per-vq", pci.page_per_vq.into())]);
+    let express = &pci.express;
+    settings.extend([
+        ("x-disable-pcie", (!express.capability).into()),
+        ("x-pcie-deverr-init", express.reports.into()),
+        ("x-pcie-flr-init", express.function_reset.into()),
+        ("x-pcie-lnkctl-init", express.link_control.into()),
+        ("x-pcie-pm-init", express.power_states.into()),
+    ]);
     settings
 }
 
