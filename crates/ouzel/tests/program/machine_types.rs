@@ -53,3 +53,68 @@ fn peer_qemu_older_machine_types_have_the_same_processors() {
     }
     assert!(problems.is_empty(), "{}", problems.join("\n"));
 }
+
+/// Devices that older machine types give something else than the newest.
+const DEVICES: [&str; 16] = [
+    "virtio-scsi-pci,id=scsi",
+    "virtio-blk-pci,drive=n",
+    "virtio-serial-pci",
+    "virtio-mouse-pci",
+    "virtio-rng-pci",
+    "VGA",
+    "secondary-vga",
+    "bochs-display",
+    "virtio-gpu-pci",
+    "qemu-xhci,id=usb",
+    "nec-usb-xhci",
+    "usb-tablet,bus=usb.0",
+    "usb-kbd,bus=usb.0",
+    "usb-mouse,bus=usb.0",
+    "pvpanic",
+    "scsi-cd,bus=scsi.0",
+];
+
+/// What they have that is not the same in each version.
+const CHANGING: &str = "x-speed x-width disable-acs disable-legacy disable-modern discard write-zeroes num-queues num_queues \
+    page-per-vq queue-size virtqueue_size report-discard-granularity seg-max-adjust seg_max_adjust vectors x-disable-pcie \
+    x-pcie-deverr-init x-pcie-flr-init x-pcie-lnkctl-init x-pcie-pm-init any_layout emergency-write queue_reset wheel-axis \
+    edid qemu-extended-regs serial msos-desc usb_version events";
+
+/// The changing properties of a machine's devices, by type and name.
+fn properties(setup: Setup, machine: &str) -> BTreeMap<(String, String), String> {
+    let arguments = ["-S", "-machine", machine, "-blockdev", "driver=null-co,node-name=n,size=1048576"];
+    let ports = ["-device", "pcie-root-port,chassis=1"].into_iter().filter(|_| machine.contains("q35"));
+    let devices = DEVICES.iter().flat_map(|device| ["-device", device]);
+    let mut machine = setup.args(arguments).args(ports).args(devices).start();
+    let tree = machine.connect(0).run("human-monitor-command", json!({"command-line": "info qtree"}));
+    let mut found = BTreeMap::new();
+    let mut device = String::new();
+    for line in tree.as_str().expect("a text").lines().map(str::trim) {
+        if let Some((type_name, _)) = line.strip_prefix("dev: ").and_then(|rest| rest.split_once(',')) {
+            type_name.clone_into(&mut device);
+        } else if let Some((name, value)) = line.split_once(" = ")
+            && CHANGING.split_whitespace().any(|changing| changing == name)
+        {
+            found.insert((device.clone(), name.to_owned()), value.to_owned());
+        }
+    }
+    found
+}
+
+#[test]
+#[ignore = "peer: qemu-system-x86_64"]
+fn peer_qemu_older_machine_types_have_the_same_devices() {
+    let q35 =
+        ["7.2", "7.1", "6.0", "5.1", "4.2", "4.0", "3.1", "2.11", "2.8"].map(|version| format!("pc-q35-{version}"));
+    let pc = ["2.3", "2.1", "2.0", "1.7", "1.4"].map(|version| format!("pc-i440fx-{version}"));
+    let mut problems = Vec::new();
+    for machine in q35.iter().chain(&pc) {
+        let (ours, theirs) = (properties(Setup::new(), machine), properties(Setup::of(qemu()), machine));
+        let both: Vec<_> = ours.iter().filter_map(|(name, value)| Some((name, value, theirs.get(name)?))).collect();
+        assert!(both.len() > 80, "{machine}: {}", both.len());
+        for ((device, property), value, wanted) in both.into_iter().filter(|(_, value, wanted)| value != wanted) {
+            problems.push(format!("{machine}: {device}.{property} is {value}, wanted {wanted}"));
+        }
+    }
+    assert!(problems.is_empty(), "{}", problems.join("\n"));
+}
