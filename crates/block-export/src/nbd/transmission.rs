@@ -30,6 +30,8 @@ const HELD_BACK: usize = 256 << 10;
 const TURN: u32 = 32;
 /// Reads from this length on are answered with holes where the image has some, bytes. Shorter ones are looked at instead.
 const SPARSE_READ: u32 = 64 << 10;
+/// The unit in which zeroes are looked for, bytes.
+const SECTOR: usize = 512;
 /// How far ahead the image is asked for holes, bytes.
 const LOOK_AHEAD: u64 = 16 << 20;
 
@@ -283,8 +285,8 @@ impl Connection {
         if !self.structured {
             return Ok(vec![self.success(request), data]);
         }
-        if may_split && request.len < SPARSE_READ && data.is_zero(0, data.len()) {
-            return Ok(vec![hole(request, CHUNK_DONE, request.offset, request.len)]);
+        if may_split && request.len < SPARSE_READ {
+            return Ok(without_zero_ends(request, &data));
         }
         Ok(vec![data_header(request, CHUNK_DONE, request.offset, request.len), data])
     }
@@ -427,9 +429,68 @@ fn hole(request: &Request, flags: u16, offset: u64, len: u32) -> IoBuf {
     structured(request, flags, CHUNK_HOLE, 12, &payload)
 }
 
+/// The chunks of a read: whole sectors of zeroes at its start and at its end are holes.
+fn without_zero_ends(request: &Request, data: &IoBuf) -> Vec<IoBuf> {
+    let len = data.len();
+    let bytes = |sectors: usize| (sectors * SECTOR).min(len);
+    let is_zero = |sector: &usize| data.is_zero(bytes(*sector), bytes(sector + 1) - bytes(*sector));
+    let sectors = len.div_ceil(SECTOR);
+    let start = (0..sectors).take_while(is_zero).count();
+    let end = sectors - (start..sectors).rev().take_while(is_zero).count();
+    let (start, end) = (bytes(start), bytes(end));
+    let flags = |to: usize| if to == len { CHUNK_DONE } else { 0 };
+    // No offset in the buffer is longer than the request.
+    let hole = |from: usize, to: usize| hole(request, flags(to), request.offset + from as u64, (to - from) as u32);
+    let mut parts = Vec::new();
+    if start > 0 {
+        parts.push(hole(0, start));
+    }
+    if start < end {
+        parts.push(data_header(request, flags(end), request.offset + start as u64, (end - start) as u32));
+        parts.push(data.slice(start, end - start));
+    }
+    if start < end && end < len {
+        parts.push(hole(end, len));
+    }
+    parts
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Flags, kind, offset and length of each chunk.
+    fn chunks(parts: &[IoBuf]) -> Vec<(u16, u16, u64, u32)> {
+        let mut found = Vec::new();
+        let mut parts = parts.iter();
+        while let Some(part) = parts.next() {
+            let bytes = part.to_vec();
+            let number = |at: usize, len: usize| bytes[at..at + len].iter().fold(0, |n, b| n << 8 | u64::from(*b));
+            let kind = number(6, 2) as u16;
+            let len =
+                if kind == CHUNK_HOLE { number(28, 4) as u32 } else { parts.next().map_or(0, |p| p.len() as u32) };
+            let said = number(16, 4) as u32;
+            assert_eq!(said, if kind == CHUNK_HOLE { 12 } else { len + 8 });
+            found.push((number(4, 2) as u16, kind, number(20, 8), len));
+        }
+        found
+    }
+
+    #[test]
+    fn zero_sectors_at_the_ends_of_a_read_are_holes() {
+        let request = Request { flags: 0, kind: 0, cookie: 7, offset: 4096, len: 2000 };
+        let read = |ones: &[usize]| {
+            let mut bytes = vec![0; 2000];
+            ones.iter().for_each(|at| bytes[*at] = 1);
+            chunks(&without_zero_ends(&request, &IoBuf::copy_of(&bytes)))
+        };
+        let (hole, data) = (CHUNK_HOLE, CHUNK_DATA);
+        assert_eq!(read(&[]), [(CHUNK_DONE, hole, 4096, 2000)]);
+        assert_eq!(read(&[0, 1999]), [(CHUNK_DONE, data, 4096, 2000)]);
+        assert_eq!(read(&[512]), [(0, hole, 4096, 512), (0, data, 4608, 512), (CHUNK_DONE, hole, 5120, 976)]);
+        assert_eq!(read(&[1999]), [(0, hole, 4096, 1536), (CHUNK_DONE, data, 5632, 464)]);
+        assert_eq!(read(&[0, 1100]), [(0, data, 4096, 1536), (CHUNK_DONE, hole, 5632, 464)]);
+    }
 
     #[test]
     fn a_header_is_taken_apart() {
