@@ -399,6 +399,18 @@ fn mirror_is_told_to_copy_with_the_guests_writes() {
 }
 
 #[test]
+fn backup_of_the_top_of_an_image_without_a_backing_copies_what_it_has() {
+    let (machine, mut session) = started(&[]);
+    fs::write(machine.path("a.qcow2"), crate::support::qcow2_header()).expect("a file");
+    let file = json!({"driver": "file", "filename": machine.file("a.qcow2")});
+    session.run("blockdev-add", json!({"driver": "qcow2", "node-name": "a", "file": file}));
+    session.run("blockdev-add", json!({"driver": "null-co", "node-name": "t", "size": 1 << 20}));
+    session.run("blockdev-backup", json!({"job-id": "j", "device": "a", "target": "t", "sync": "top"}));
+    let end = session.event("BLOCK_JOB_COMPLETED");
+    assert_eq!((&end["len"], &end["offset"]), (&json!(0), &json!(0)), "the image is empty: {end}");
+}
+
+#[test]
 fn nodes_get_other_options_or_none() {
     let (machine, mut session) = started(&[]);
     raw_file(&machine.path("a.img"), 4096);
