@@ -40,6 +40,13 @@ pub mod pci {
     pub use devices_pci::info::BridgeInfo;
     pub use devices_pci::{BarInfo, BarKind, FunctionInfo};
 }
+
+/// What `x-query-virtio` and its like show.
+pub mod virtio {
+    pub use crate::machine::VirtioDevice;
+    pub use devices_virtio::inspect::{DeviceInfo, Inspect, QueueInfo};
+    pub use devices_virtio::queue::{Descriptor, Element, ElementError, flag};
+}
 pub mod vcpu;
 
 pub use cpu::TranslatorConfig;

@@ -19,6 +19,7 @@ use memory::{AccessSize, AddressSpace, GuestAddress};
 use object::ObjectTree;
 use x86::model::Topology;
 
+pub use self::inspect::VirtioDevice;
 use self::reset::{DirectTables, RSDP_ADDRESS};
 use crate::accelerator::{AcceleratorConfig, SoftwareAccelerator};
 use crate::boot::{BootEnvironment, BootError, BootPlan};

@@ -49,6 +49,7 @@ use devices_chipset::mc146818::Mc146818;
 use devices_isa::fw_cfg::FwCfg;
 use devices_isa::pvpanic::CRASH_LOADED;
 use devices_pci::{MsiSink, PciBus};
+use devices_virtio::inspect::Inspect;
 use memory::{AccessSize, AddressSpace, Backing, GuestAddress, RamBlock, SpaceKind};
 
 use self::command_line::OwnBuses;
@@ -107,6 +108,8 @@ pub struct BoardDevice {
     pub part: Option<(&'static str, &'static str)>,
     /// Reset and state.
     pub lifecycle: Arc<dyn Lifecycle>,
+    /// How monitors look into it, if it is a virtio device.
+    pub virtio: Option<Arc<dyn Inspect>>,
     /// Its path in the object tree; that of a device of the board is known once all of them are there.
     pub path: String,
     /// How it leaves the running machine.
@@ -127,6 +130,7 @@ impl BoardDevice {
             place,
             part: None,
             lifecycle,
+            virtio: None,
             path: String::new(),
             removal: Removal::Fixed,
             parent: None,
@@ -297,6 +301,13 @@ impl Builder<'_> {
             boot.owner = Some(path.clone());
         }
         self.devices.push(BoardDevice { path, ..BoardDevice::new(type_name, place, lifecycle) });
+    }
+
+    /// Says how monitors look into the device that was added last, a virtio device.
+    fn can_be_inspected(&mut self, inspect: Arc<dyn Inspect>) {
+        if let Some(device) = self.devices.last_mut() {
+            device.virtio = Some(inspect);
+        }
     }
 
     /// Says how the device that was added last leaves the machine, and whose bus it is on.

@@ -319,6 +319,10 @@ async def main(path, directory):
     for name, begin in (("irq", "IRQ statistics"), ("numa", "0 nodes"), ("ramblock", "              Block Name"), ("roms", "")):
         assert (await run(f"x-query-{name}"))["human-readable-text"].startswith(begin), name
     await told("USB support not enabled", "x-query-usb")
+    assert await run("x-query-virtio") == []
+    for name, what in (("status", "VirtIODevice"), ("queue-status", "VirtIODevice"), ("queue-element", "VirtIO device")):
+        queue = {"queue": 0} if name.startswith("queue") else {}
+        await told(f"Path /machine is not a {what}", f"x-query-virtio-{name}", path="/machine", **queue)
     assert any(machine.get("alias") == "pc" for machine in await run("query-machines"))
     assert [cpu["CPU"] for cpu in await run("query-cpus")] == [0, 1]
     assert [cpu["cpu-index"] for cpu in await run("query-cpus-fast")] == [0, 1]

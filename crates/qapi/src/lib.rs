@@ -70,6 +70,7 @@ pub mod sockets;
 pub mod spice;
 mod traits;
 pub mod ui;
+pub mod virtio;
 pub mod vnc;
 
 pub use error::{Error, ErrorClass};

@@ -15,6 +15,7 @@ mod numa;
 mod pci;
 mod qom;
 mod run_state;
+mod virtio;
 mod vnc;
 
 pub(crate) use self::display::console;
@@ -39,6 +40,7 @@ pub fn table() -> Table {
     jit::register(&mut table);
     memory::register(&mut table);
     pci::register(&mut table);
+    virtio::register(&mut table);
     numa::register(&mut table);
     human::register(&mut table);
     qom::register(&mut table);

@@ -14,6 +14,7 @@ mod nbd;
 pub mod readable;
 mod snapshots;
 mod system;
+mod virtio;
 
 use std::collections::BTreeMap;
 
@@ -109,6 +110,11 @@ fn commands() -> impl Iterator<Item = &'static Command> {
         .flatten()
 }
 
+/// The topics of `info`.
+fn topics() -> impl Iterator<Item = &'static Command> {
+    [info::COMMANDS, virtio::TOPICS].into_iter().flatten()
+}
+
 impl Human<'_> {
     /// The CPU that commands look at.
     fn cpu(&self) -> usize {
@@ -125,7 +131,7 @@ pub fn execute(control: &mut Control, context: &mut SessionContext, line: &str, 
     let (name, rest) = split(line);
     let (found, name, rest) = if name == "info" && !rest.trim().is_empty() {
         let (item, rest) = split(rest.trim_start());
-        (info::COMMANDS.iter().find(|command| command.spec.is(item)), format!("info {item}"), rest)
+        (topics().find(|command| command.spec.is(item)), format!("info {item}"), rest)
     } else {
         (commands().find(|command| command.spec.is(name)), name.to_owned(), rest)
     };
@@ -174,7 +180,7 @@ fn help(of: &str) -> String {
         format!("{prefix}{name} {parameters} -- {help}\n")
     };
     if of == "info" {
-        return info::COMMANDS.iter().map(|command| line("info ", &command.spec)).collect();
+        return topics().map(|command| line("info ", &command.spec)).collect();
     }
     if of == "log" {
         return crate::log::monitor_help();
@@ -204,7 +210,7 @@ pub fn candidates(control: &mut Control, line: &str) -> (String, Vec<String>) {
             all.extend(["help".to_owned(), "info".to_owned()]);
             all
         }
-        ["info", _] => names(&mut info::COMMANDS.iter()),
+        ["info", _] => names(&mut topics()),
         ["help" | "?", _] => names(&mut commands()),
         [command, ..] => {
             let found = commands().find(|known| known.spec.is(command));

@@ -7,6 +7,7 @@ pub mod blk;
 pub mod device;
 pub mod features;
 pub mod input;
+pub mod inspect;
 pub mod mmio;
 pub mod pci;
 pub mod queue;

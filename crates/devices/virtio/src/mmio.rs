@@ -17,6 +17,7 @@ use state::State;
 
 use crate::device::{Access, Common, Model, status};
 use crate::features;
+use crate::inspect::Inspect;
 use crate::queue::Queue;
 use crate::transport::{self, CellAccess, Core, Transport, TransportState, read_bytes};
 
@@ -135,6 +136,15 @@ impl<M: Model> Transport for VirtioMmio<M> {
         self.state.core.common.pending.clear();
         self.drive_line();
     }
+
+    fn queue_select(&self) -> u16 {
+        self.state.registers.queue_select
+    }
+
+    fn queue_align(&self, queue: usize) -> u32 {
+        let align = self.state.registers.aligns.get(queue).copied().unwrap_or(PAGE_SHIFT);
+        1_u32.checked_shl(align.into()).unwrap_or(0)
+    }
 }
 
 impl<M: Model> VirtioMmio<M> {
@@ -170,6 +180,11 @@ impl<M: Model> VirtioMmio<M> {
     /// The way by which back ends that are connected later come to the device.
     pub fn access(cell: &DeviceCell<Self>) -> Arc<dyn Access<M>> {
         Arc::new(CellAccess(cell.handle()))
+    }
+
+    /// The way by which monitors look into the device.
+    pub fn inspect(cell: &DeviceCell<Self>) -> Arc<dyn Inspect> {
+        Arc::new(cell.clone())
     }
 
     fn is_legacy(&self) -> bool {

@@ -32,6 +32,7 @@ use self::legacy::LegacyState;
 use self::modern::ModernState;
 use crate::device::{Access, Common, Model, status};
 use crate::features;
+use crate::inspect::Inspect;
 use crate::transport::{self, CellAccess, Core, Transport, TransportState};
 
 /// What the user chooses of the transport.
@@ -192,6 +193,22 @@ impl<M: Model> Transport for VirtioPci<M> {
         }
         self.drive_line();
     }
+
+    /// After a reset nobody has switched anything yet.
+    fn is_disabled(&self) -> bool {
+        self.state.core.common.state.disabled && self.state.registers.config.u16(reg::COMMAND) != 0
+    }
+
+    /// Each interface has a selector; that of the one that the driver uses.
+    fn queue_select(&self) -> u16 {
+        let registers = &self.state.registers;
+        let is_modern = self.state.core.common.has(features::VERSION_1);
+        if is_modern || registers.legacy.queue_select == 0 {
+            registers.modern.queue_select
+        } else {
+            registers.legacy.queue_select
+        }
+    }
 }
 
 impl<M: Model> VirtioPci<M> {
@@ -208,7 +225,8 @@ impl<M: Model> VirtioPci<M> {
                 | features::RING_PACKED
                 | features::RING_RESET;
             transport |= if options.modern { features::VERSION_1 } else { 0 };
-            transport |= if options.legacy { features::BAD_FEATURE } else { 0 };
+            // Where there is no legacy interface nobody sees it, but for monitors.
+            transport |= features::BAD_FEATURE;
             let (layout, config, msix) = Layout::build(options, model.device_type(), model.config().len());
             let common = Common::new(&model, transport, dma);
             let (legacy, modern) = (LegacyState::default(), ModernState::default());
@@ -257,6 +275,11 @@ impl<M: Model> VirtioPci<M> {
     /// The way by which back ends that are connected later come to the device.
     pub fn access(cell: &DeviceCell<Self>) -> Arc<dyn Access<M>> {
         Arc::new(CellAccess(cell.handle()))
+    }
+
+    /// The way by which monitors look into the device.
+    pub fn inspect(cell: &DeviceCell<Self>) -> Arc<dyn Inspect> {
+        Arc::new(cell.clone())
     }
 
     /// The device type's model.

@@ -8,6 +8,7 @@
 //! them: a token from before it is refused.
 
 mod chain;
+mod element;
 mod packed;
 mod saved;
 mod split;
@@ -20,6 +21,7 @@ use memory::{DmaBuffer, DmaError, DmaMap, DmaView, RamSlice};
 use state::State;
 
 pub use self::chain::{Extent, Extents, flag};
+pub use self::element::{Descriptor, Element, ElementError};
 pub use self::saved::QueueList;
 use crate::features;
 
@@ -191,6 +193,8 @@ pub struct Queue {
     features: u64,
     /// Changes with each reset.
     epoch: u64,
+    /// Split: the driver's index as it was read last.
+    seen_available: u16,
     // Guest-visible state.
     state: QueueState,
     in_flight: InFlight,
@@ -205,6 +209,7 @@ impl Queue {
             rings: None,
             features: 0,
             epoch: 0,
+            seen_available: 0,
             state: QueueState::new(max_size),
             in_flight: InFlight::default(),
         }
@@ -269,6 +274,7 @@ impl Queue {
     pub fn resume(&mut self, dma: &DmaView, next: u16) -> Result<(), QueueError> {
         let used = self.rings(dma)?.device.load_u16(2).unwrap_or(0);
         (self.state.next_available, self.state.next_used) = (next, used);
+        self.seen_available = next;
         self.state.signalled_valid = false;
         Ok(())
     }
@@ -284,6 +290,7 @@ impl Queue {
         self.state = QueueState::new(self.max_size);
         self.in_flight = InFlight::default();
         self.rings = None;
+        self.seen_available = 0;
         self.epoch += 1;
     }
 
@@ -355,11 +362,13 @@ impl Queue {
         let Some(rings) = &self.rings else { return Ok(false) };
         if self.is_packed() {
             self.packed_enable_notifications(rings);
-        } else {
-            self.split_enable_notifications(rings);
+            fence(Ordering::SeqCst);
+            return Ok(self.packed_has_available(rings));
         }
+        self.split_enable_notifications(rings);
         fence(Ordering::SeqCst);
-        Ok(if self.is_packed() { self.packed_has_available(rings) } else { self.split_has_available(rings) })
+        self.seen_available = rings.available_index();
+        Ok(self.seen_available != self.state.next_available)
     }
 
     /// Gives a chain back, `written` bytes of whose writable part are valid. `false`: the chain was forgotten.

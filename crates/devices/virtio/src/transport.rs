@@ -13,6 +13,9 @@ use state::{Description, Field, LoadError, Reader, SavedState, Writer};
 
 use crate::device::{Access, Common, Model, status};
 
+/// Legacy queues have their used rings at pages (2.7.2), unless the driver may say otherwise.
+const LEGACY_ALIGN: u32 = 4096;
+
 /// The device, apart from the registers by which the driver reaches it.
 pub struct Core<M: Model> {
     // Guest-visible state.
@@ -111,6 +114,19 @@ pub trait Transport: IoDevice {
 
     /// Tells the driver what it has to know, after the model worked.
     fn settle(&mut self);
+
+    /// The queue that registers of queues are of.
+    fn queue_select(&self) -> u16;
+
+    /// The driver has switched the device off.
+    fn is_disabled(&self) -> bool {
+        false
+    }
+
+    /// Where the device area of a queue begins, for drivers of the legacy interface.
+    fn queue_align(&self, _queue: usize) -> u32 {
+        LEGACY_ALIGN
+    }
 }
 
 /// The way of a back end to a device behind a transport.

@@ -5,11 +5,22 @@ use std::sync::Arc;
 use devices_chipset::i8259::ChipInfo;
 use devices_chipset::ioapic::IoApicInfo;
 use devices_chipset::lapic::ApicState;
+use devices_virtio::inspect::Inspect;
 use memory::FlatView;
 
 use super::Machine;
 use crate::firmware::BootOrder;
 use crate::pc::{UsbDeviceInfo, tree};
+
+/// A virtio device of the machine.
+pub struct VirtioDevice<'a> {
+    /// Its path in the object tree.
+    pub path: String,
+    /// The name of the bus that a function with an id has.
+    pub bus_name: Option<String>,
+    /// How to look into it.
+    pub inspect: &'a Arc<dyn Inspect>,
+}
 
 impl Machine {
     /// The PCI functions as the guest has set them up.
@@ -47,6 +58,20 @@ impl Machine {
     pub fn local_apic(&self, index: usize) -> Option<(ApicState, u32)> {
         let bus = &self.board.controllers.bus;
         bus.registers(index).zip(bus.timer_count(index))
+    }
+
+    /// The virtio devices, the oldest first.
+    pub fn virtio_devices(&self) -> impl Iterator<Item = VirtioDevice<'_>> {
+        self.board.devices.iter().filter_map(|device| {
+            let inspect = device.virtio.as_ref()?;
+            let path = match device.part {
+                Some((part, _)) => format!("{}/{part}", device.path),
+                None => device.path.clone(),
+            };
+            let has_bus = matches!(device.type_name, "virtio-scsi-pci" | "virtio-serial-pci");
+            let bus_name = device.id().filter(|_| has_bus).map(|id| format!("{id}.0"));
+            Some(VirtioDevice { path, bus_name, inspect })
+        })
     }
 
     /// What memory and I/O ports show now.

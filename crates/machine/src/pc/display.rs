@@ -142,7 +142,7 @@ fn virtio_card(
     let screen = vga.as_ref().map(VgaCard::screen);
     let screens = gpu::screens(&VirtioPci::access(&function), screen.as_ref());
     let label = Label { type_name: config.type_name.to_owned(), id: id.map(str::to_owned) };
-    let lifecycle = bus.attach(address, label, function, windows).map_err(|error| text(&error))?;
+    let lifecycle = bus.attach(address, label, function.clone(), windows).map_err(|error| text(&error))?;
     option_rom::add(builder, (&bus, address), rom, vga.is_some().then_some(VIRTIO_VGA_BIOS))?;
     let path = builder.next_path(place == Place::Board, id);
     let first = builder.devices.len();
@@ -150,6 +150,7 @@ fn virtio_card(
         builder.screens.push(NewScreen { device: first, id: id.map(str::to_owned), head, screen });
     }
     builder.add_with_part(config.type_name, place, lifecycle, ("virtio-backend", "virtio-gpu-device"));
+    builder.can_be_inspected(VirtioPci::inspect(&function));
     if let Some(vga) = vga {
         builder.add(BOARD_CARD, Place::Part(path, "vga"), Arc::new(vga));
     }

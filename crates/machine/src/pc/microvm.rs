@@ -141,7 +141,9 @@ pub fn attach<M: Model>(
     mapped.map_err(|error| error.to_string())?;
     let access = VirtioMmio::access(&cell);
     let place = device.id.clone().map_or(Place::Anonymous, Place::Peripheral);
+    let inspect = VirtioMmio::inspect(&cell);
     builder.add(type_name, place, Arc::new(cell));
+    builder.can_be_inspected(inspect);
     builder.can_leave(super::Removal::NoBus(format!("virtio-mmio-bus.{number}")), None);
     Ok(Attached { access, firmware_path: format!("/virtio-mmio@{address:016x}") })
 }

@@ -144,6 +144,7 @@ pub fn attach<M: Model>(
     let lifecycle = bus.attach(address, label, function.clone(), windows).map_err(|error| error.to_string())?;
     let place = device.id.clone().map_or(Place::Anonymous, Place::Peripheral);
     builder.add_with_part(config.type_name, place, lifecycle, (BACKEND.0, names.1));
+    builder.can_be_inspected(VirtioPci::inspect(&function));
     builder.can_leave(Removal::Pci(bus, address), None);
     Ok(Attached { access: VirtioPci::access(&function), firmware_path })
 }
@@ -196,9 +197,10 @@ fn block_device(
         path: format!("{}/scsi@{}/disk@0,0", bus.open_firmware(), address.open_firmware()),
         geometry: config.disk.firmware_geometry,
     });
-    let lifecycle = bus.attach(address, label, function, windows).map_err(|error| text(&error))?;
+    let lifecycle = bus.attach(address, label, function.clone(), windows).map_err(|error| text(&error))?;
     let place = device.id.clone().map_or(Place::Anonymous, Place::Peripheral);
     builder.add_with_part(config.type_name, place, lifecycle, BACKEND);
+    builder.can_be_inspected(VirtioPci::inspect(&function));
     builder.can_leave(Removal::Pci(bus, address), None);
     Ok(())
 }

@@ -32,6 +32,7 @@ mod gdb;
 mod hostile;
 mod human;
 mod human_devices;
+mod human_virtio;
 mod linux;
 mod linux_ata;
 mod linux_disk;

@@ -31,7 +31,7 @@ const PAGE: u64 = 4096;
 #[derive(Clone, Debug, Default, PartialEq, Eq, State)]
 #[state(name = "virtio-pci/legacy", version = 1)]
 pub struct LegacyState {
-    queue_select: u16,
+    pub(super) queue_select: u16,
 }
 
 impl<M: Model> VirtioPci<M> {

@@ -42,7 +42,7 @@ pub struct ModernState {
     driver_feature_select: u32,
     /// What the driver wrote, before it is compared with what is offered.
     driver_features: u64,
-    queue_select: u16,
+    pub(super) queue_select: u16,
 }
 
 fn half(value: u64, select: u32) -> u64 {

@@ -12,15 +12,15 @@ use crate::features;
 const NO_INTERRUPT: u16 = 1;
 
 impl Rings {
-    fn available_flags(&self) -> u16 {
+    pub(super) fn available_flags(&self) -> u16 {
         self.driver.load_u16(0).unwrap_or(0)
     }
 
-    fn available_index(&self) -> u16 {
+    pub(super) fn available_index(&self) -> u16 {
         self.driver.load_u16(2).unwrap_or(0)
     }
 
-    fn available(&self, entry: usize) -> u16 {
+    pub(super) fn available(&self, entry: usize) -> u16 {
         self.driver.load_u16(4 + 2 * entry).unwrap_or(u16::MAX)
     }
 
@@ -50,6 +50,7 @@ impl Queue {
         let size = self.state.size;
         let Some(rings) = &self.rings else { return Ok(None) };
         let (index, next) = (rings.available_index(), self.state.next_available);
+        self.seen_available = index;
         let offered = index.wrapping_sub(next);
         if offered == 0 {
             return Ok(None);

@@ -395,3 +395,49 @@ fn random_rings_never_panic() {
         }
     }
 }
+
+/// Head and descriptors of an element, as address, length and flags.
+fn shown(bench: &Bench, index: Option<u16>) -> (u16, Vec<(u64, u32, u16)>) {
+    let element = bench.queue.element(&bench.dma, index).expect("a split queue that is set up");
+    let all = element.descriptors.iter().map(|one| (one.address, one.len, one.flags)).collect();
+    (element.head, all)
+}
+
+#[test]
+fn element_is_shown_as_the_driver_has_written_it_and_looking_changes_nothing() {
+    let mut bench = Bench::new(8, features::INDIRECT);
+    let parts = [(DATA, 16, false), (DATA + 0x100, 512, true), (DATA + 0x400, 1, true)];
+    let head = bench.offer(&parts);
+    let table = bench.driver.offer(&bench.guest, &parts[..2], true).expect("room");
+    let direct =
+        vec![(DATA, 16, flag::NEXT), (DATA + 0x100, 512, flag::NEXT | flag::WRITE), (DATA + 0x400, 1, flag::WRITE)];
+    assert_eq!(shown(&bench, None), (head, direct));
+    let indirect = vec![(DATA, 16, flag::NEXT), (DATA + 0x100, 512, flag::WRITE)];
+    assert_eq!(shown(&bench, Some(1)), (table, indirect.clone()));
+    assert_eq!(shown(&bench, Some(9)), (table, indirect));
+    assert_eq!((bench.queue.info().next_available, bench.queue.info().seen_available), (0, 0));
+    assert!(bench.pop().expect("a good driver").is_some());
+    let info = bench.queue.info();
+    assert_eq!((info.next_available, info.seen_available, info.in_use, info.next_used), (1, 2, 1, 0));
+    let element = bench.queue.element(&bench.dma, None).expect("a split queue");
+    assert_eq!((element.head, element.available, element.used), (table, (0, 2), (0, 0)));
+}
+
+#[test]
+fn element_of_a_hostile_driver_ends() {
+    let mut bench = Bench::new(4, 0);
+    let head = bench.offer(&[(DATA, 16, false)]);
+    let at = bench.driver.descriptors + 16 * u64::from(head);
+    bench.guest.set_descriptor(at, (DATA, 0), flag::NEXT, head);
+    assert_eq!(shown(&bench, None).1.len(), 4, "a loop");
+    bench.guest.set_descriptor(at, (DATA, 16), flag::NEXT, 4);
+    assert_eq!(shown(&bench, None).1.len(), 1, "a descriptor that is not there");
+    for (address, len) in [(u64::MAX, 32), (RAM_SIZE, 16), (DATA, 0), (DATA, 15)] {
+        bench.guest.set_descriptor(at, (address, len), flag::INDIRECT, 0);
+        assert_eq!(bench.queue.element(&bench.dma, None), Err(ElementError::NoTable), "{address:#x} {len}");
+    }
+    bench.queue.disable();
+    assert_eq!(bench.queue.element(&bench.dma, None), Err(ElementError::NoRings));
+    let packed = Bench::new(4, features::RING_PACKED);
+    assert_eq!(packed.queue.element(&packed.dma, None), Err(ElementError::Packed));
+}
