@@ -16,7 +16,7 @@ use memory::{AddressSpace, RamBlock};
 use x86::cpuid::CpuidTable;
 use x86::model::Host;
 
-use crate::{CpuSignals, IoApicEnd, IrqControllers, LocalApic, LocalApics, PicOutput, Vcpu};
+use crate::{CpuSignals, IoApicEnd, IrqControllers, LocalApic, LocalApics, PicOutput, Statistic, Vcpu};
 
 /// Why an accelerator can't do what it is asked for. The text is complete, without the source's.
 #[derive(Debug, thiserror::Error)]
@@ -144,6 +144,11 @@ pub trait Accelerator: Debug + Send + Sync {
     /// # Errors
     /// The host refuses it, or the model can't be had.
     fn create_vcpu(&self, config: VcpuConfig) -> Result<Box<dyn Vcpu>, AccelError>;
+
+    /// What the host's kernel counts of the machine, if it runs it.
+    fn statistics(&self) -> Option<Vec<Statistic>> {
+        None
+    }
 
     /// The machine starts: guest time begins to run. Called before the first vCPU runs.
     fn start(&self);

@@ -9,6 +9,7 @@
 mod accelerator;
 mod apic;
 pub mod backdoor;
+mod counters;
 mod debug;
 mod interrupts;
 mod machine_check;
@@ -19,6 +20,7 @@ pub use accelerator::{
     AccelError, Accelerator, DirtyLog, FerrLine, InterruptSource, Interrupts, MachineSpaces, VcpuConfig,
 };
 pub use apic::{ApicMsrError, LocalApic};
+pub use counters::{Statistic, StatisticKind, StatisticUnit};
 pub use debug::{DebugRequest, DebugStop, Watchpoint};
 pub use interrupts::{ApicRegisters, IoApicEnd, IrqControllers, LocalApics, Msi, PicOutput};
 pub use machine_check::{MachineCheck, MachineCheckOutcome};
@@ -94,6 +96,11 @@ pub trait Vcpu: Send {
     /// Reports an error, as the hardware would.
     fn machine_check(&mut self, _check: &MachineCheck) -> MachineCheckOutcome {
         MachineCheckOutcome::Unsupported
+    }
+
+    /// What the host's kernel counts of the vCPU, if it runs it.
+    fn statistics(&self) -> Option<Vec<Statistic>> {
+        None
     }
 
     /// What the translator tells of itself, on vCPUs that have one that is switched on.

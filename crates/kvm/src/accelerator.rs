@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use accel::{AccelError, Accelerator, DirtyLog, Interrupts, MachineSpaces, Vcpu, VcpuConfig};
+use accel::{AccelError, Accelerator, DirtyLog, Interrupts, MachineSpaces, Statistic, Vcpu, VcpuConfig};
 use memory::{AddressSpace, RamBlock};
 use x86::model::Host;
 
@@ -113,6 +113,10 @@ impl Accelerator for KvmAccelerator {
 
     fn create_vcpu(&self, config: VcpuConfig) -> Result<Box<dyn Vcpu>, AccelError> {
         Ok(Box::new(KvmVcpu::new(&self.vm, config)?))
+    }
+
+    fn statistics(&self) -> Option<Vec<Statistic>> {
+        self.vm.statistics()
     }
 
     fn start(&self) {

@@ -31,6 +31,7 @@ mod msrs;
 mod page;
 mod registers;
 mod slots;
+mod stats;
 mod system;
 mod vcpu;
 mod vm;

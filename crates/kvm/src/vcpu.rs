@@ -18,7 +18,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use accel::{
-    ApicRegisters, CpuSignals, InterruptSource, LocalApic, Signal, Vcpu, VcpuConfig, VcpuExit, VcpuReset, backdoor,
+    ApicRegisters, CpuSignals, InterruptSource, LocalApic, Signal, Statistic, Vcpu, VcpuConfig, VcpuExit, VcpuReset,
+    backdoor,
 };
 use kvm_bindings::kvm_lapic_state;
 use kvm_ioctls::{Cap, VcpuFd};
@@ -32,7 +33,7 @@ use crate::kick::{self, Kick};
 use crate::page::RunPage;
 use crate::registers::{self, KernelRegisters, XsaveShape};
 use crate::vm::KvmVm;
-use crate::{cpuid, msrs};
+use crate::{cpuid, msrs, stats};
 
 /// Signals that are looked at before guest code runs. Which of them the kernel's own APIC makes never come.
 const WANTED: u32 =
@@ -490,6 +491,10 @@ impl Vcpu for KvmVcpu {
     fn translate(&mut self, linear: u64) -> Option<GuestAddress> {
         let translation = self.fd.translate_gva(linear).ok()?;
         (translation.valid != 0).then_some(GuestAddress(translation.physical_address))
+    }
+
+    fn statistics(&self) -> Option<Vec<Statistic>> {
+        stats::read(&self.fd)
     }
 
     fn local_apic(&mut self) -> Option<&mut dyn ApicRegisters> {

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use accel::{IoApicEnd, Msi};
+use accel::{IoApicEnd, Msi, Statistic};
 use kvm_bindings::kvm_clock_data;
 use kvm_ioctls::{Cap, VcpuFd, VmFd};
 use memory::{AddressSpace, FlatView, MapListener, RamBlock};
@@ -12,6 +12,7 @@ use crate::gate::Gate;
 use crate::irqchip::{self, IrqchipMode, PowerOnState, Routes};
 use crate::kick::{self, Kick};
 use crate::slots::{self, Slots, Space};
+use crate::stats;
 use crate::system::Kvm;
 
 /// Four pages below the firmware that the kernel needs on old Intel processors, where real mode is run under paging: a
@@ -93,6 +94,11 @@ impl KvmVm {
 
     pub(crate) fn irqchip_mode(&self) -> IrqchipMode {
         self.mode
+    }
+
+    /// What the kernel counts of the machine.
+    pub(crate) fn statistics(&self) -> Option<Vec<Statistic>> {
+        stats::read(&self.fd)
     }
 
     /// Why vCPUs must not run.

@@ -323,6 +323,8 @@ async def main(path, directory):
     for name, what in (("status", "VirtIODevice"), ("queue-status", "VirtIODevice"), ("queue-element", "VirtIO device")):
         queue = {"queue": 0} if name.startswith("queue") else {}
         await told(f"Path /machine is not a {what}", f"x-query-virtio-{name}", path="/machine", **queue)
+    # The software CPU's counters are no statistics of the host's kernel.
+    assert await run("query-stats", target="vm") == await run("query-stats-schemas") == []
     assert any(machine.get("alias") == "pc" for machine in await run("query-machines"))
     assert [cpu["CPU"] for cpu in await run("query-cpus")] == [0, 1]
     assert [cpu["cpu-index"] for cpu in await run("query-cpus-fast")] == [0, 1]

@@ -68,6 +68,7 @@ pub mod run_state;
 pub mod schema;
 pub mod sockets;
 pub mod spice;
+pub mod stats;
 mod traits;
 pub mod ui;
 pub mod virtio;

@@ -15,6 +15,7 @@ mod numa;
 mod pci;
 mod qom;
 mod run_state;
+pub(crate) mod stats;
 mod virtio;
 mod vnc;
 
@@ -41,6 +42,7 @@ pub fn table() -> Table {
     memory::register(&mut table);
     pci::register(&mut table);
     virtio::register(&mut table);
+    stats::register(&mut table);
     numa::register(&mut table);
     human::register(&mut table);
     qom::register(&mut table);

@@ -13,6 +13,7 @@ mod monitor;
 mod nbd;
 pub mod readable;
 mod snapshots;
+mod stats;
 mod system;
 mod virtio;
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::support::{BOOT_PATIENCE, Machine, PATIENCE, Setup, guest};
+use crate::support::{BOOT_PATIENCE, Machine, PATIENCE, Setup, guest, qemu};
 
 fn boot(name: &str, arguments: &[&str]) -> Machine {
     Setup::new().serial().args(["-m", "64", "-kernel", &guest(&format!("{name}.elf"))]).args(arguments).start()
@@ -117,6 +117,54 @@ fn kvm_runs_guests_with_each_kind_of_controllers_where_the_host_has_it() {
         session.query("system_powerdown");
         assert!(machine.wait_exit(PATIENCE).success(), "{accelerator}");
     }
+}
+
+/// All that is told of statistics, without how high they are.
+fn statistics(setup: Setup, accelerator: &str) -> Vec<String> {
+    let mut machine = setup.args(["-S", "-machine", "pc", "-m", "64", "-smp", "2", "-accel", accelerator]).start();
+    let mut session = machine.connect(0);
+    let paths: Vec<_> =
+        session.query("query-cpus-fast").as_array().into_iter().flatten().map(|cpu| cpu["qom-path"].clone()).collect();
+    let some =
+        json!([{"provider": "kvm", "names": ["exits"]}, {"provider": "kvm", "names": ["guest_mode", "nothing"]}]);
+    let mut told = vec![session.query("query-stats-schemas")];
+    for arguments in [
+        json!({"target": "vm"}),
+        json!({"target": "vcpu"}),
+        json!({"target": "vcpu", "vcpus": [paths[1]], "providers": some}),
+        json!({"target": "vcpu", "providers": some}),
+        json!({"target": "vm", "providers": []}),
+        json!({"target": "vm", "providers": some}),
+    ] {
+        told.push(session.run("query-stats", arguments));
+    }
+    assert_eq!(
+        session.generic_error("query-stats", json!({"target": "vm", "vcpus": []})),
+        "Parameter 'vcpus' is unexpected"
+    );
+    for line in ["vm", "vcpu", "vcpu exits,guest_mode", "vm * kvm", "vm nothing", "vm * xen", "machine", ""] {
+        told.push(session.run("human-monitor-command", json!({"command-line": format!("info stats {line}")})));
+    }
+    let digits = |text: String| text.split(|letter: char| letter.is_ascii_digit()).collect::<String>();
+    told.iter().map(|value| digits(value.to_string())).collect()
+}
+
+#[test]
+fn software_cpus_have_no_statistics_of_the_hosts_kernel() {
+    let told = statistics(Setup::new(), "tcg");
+    assert!(told[..7].iter().all(|list| list == "[]"), "{told:?}");
+    assert!(told[7..12].iter().all(|text| text == "\"\""), "{told:?}");
+}
+
+#[test]
+#[ignore = "peer: qemu-system-x86_64"]
+fn peer_qemu_tells_the_same_statistics_of_kvm_where_the_host_has_it() {
+    if !has_kvm() {
+        eprintln!("skipped: the host has no /dev/kvm");
+        return;
+    }
+    let (ours, theirs) = (statistics(Setup::new(), "kvm"), statistics(Setup::of(qemu()), "kvm"));
+    assert_eq!(ours, theirs);
 }
 
 /// Boots Linux with counted time and returns what it printed.

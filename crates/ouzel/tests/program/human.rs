@@ -79,7 +79,7 @@ fn human_terminal_edits_completes_and_remembers_lines() {
     assert_eq!(terminal.run("\x1b[A\x1b[A"), "VM status: paused (prelaunch)\r\n");
     assert_eq!(terminal.run("info statsu\x02\x02\x04\x05s"), "VM status: paused (prelaunch)\r\n");
     // The tabulator completes a word that only one command has, and lists where there are several.
-    assert_eq!(terminal.run("info stat\t"), "VM status: paused (prelaunch)\r\n");
+    assert_eq!(terminal.run("info statu\t"), "VM status: paused (prelaunch)\r\n");
     terminal.keys("system_\t");
     let list = terminal.until(PROMPT);
     for name in ["system_powerdown", "system_reset", "system_wakeup"] {

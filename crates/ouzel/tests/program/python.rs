@@ -62,6 +62,8 @@ fn peer_nc_drives_every_command() {
         ("x-query-virtio-status", r#"{"path": "/machine"}"#, "error"),
         ("x-query-virtio-queue-status", r#"{"path": "/machine", "queue": 0}"#, "error"),
         ("x-query-virtio-queue-element", r#"{"path": "/machine", "queue": 0}"#, "error"),
+        ("query-stats", r#"{"target": "vm"}"#, "ok"),
+        ("query-stats-schemas", "{}", "ok"),
         ("query-machines", "{}", "ok"),
         ("query-cpus", "{}", "ok"),
         ("query-cpus-fast", "{}", "ok"),

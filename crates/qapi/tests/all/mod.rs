@@ -45,6 +45,8 @@ pub const ALL: &[Declaration] = &[
     Declaration::of::<qapi::virtio::XQueryVirtioStatus>(),
     Declaration::of::<qapi::virtio::XQueryVirtioQueueStatus>(),
     Declaration::of::<qapi::virtio::XQueryVirtioQueueElement>(),
+    Declaration::of::<qapi::stats::QueryStats>(),
+    Declaration::of::<qapi::stats::QueryStatsSchemas>(),
     Declaration::of::<run_state::InjectNmi>(),
     Declaration::of::<memory::Memsave>(),
     Declaration::of::<memory::Pmemsave>(),

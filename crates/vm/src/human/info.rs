@@ -6,7 +6,9 @@ use ::hmp::Arguments;
 use qapi::json::Value;
 use qapi::run_state::RunState;
 
-use super::{Command, Human, Outcome, block, command, lapic, machine, memory, readable, shown, snapshots, text};
+use super::{
+    Command, Human, Outcome, block, command, lapic, machine, memory, readable, shown, silent, snapshots, stats, text,
+};
 use crate::log;
 
 /// The topics.
@@ -38,6 +40,17 @@ pub const COMMANDS: &[Command] = &[
     command("kvm", "", "", "show whether KVM is in use", |human, _| {
         let is_used = human.control.machine().accelerator().name() == "kvm";
         format!("kvm support: {}\n", if is_used { "enabled" } else { "disabled" }).into()
+    }),
+    command(
+        "stats",
+        "target:s,names:s?,provider:s?",
+        "target [names] [provider]",
+        "show what the host's kernel counts of the machine ('vm') or the CPU ('vcpu'): these names or all ('*')",
+        stats::info,
+    ),
+    command("history", "", "", "show the lines that were typed", |_, _| {
+        // A monitor with somebody who types answers itself.
+        silent()
     }),
     command("status", "", "", "show whether the machine runs", |human, _| {
         let step = if human.control.snapshot().is_singlestep() { " (single step mode)" } else { "" };

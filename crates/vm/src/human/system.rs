@@ -106,6 +106,24 @@ pub const COMMANDS: &[Command] = &[
             )
         },
     ),
+    command(
+        "client_migrate_info",
+        "protocol:s,hostname:s,port:i?,tls-port:i?,cert-subject:s?",
+        "protocol hostname port tls-port cert-subject",
+        "tell the clients of a remote screen where the machine goes",
+        |_, arguments| {
+            call(
+                "client_migrate_info",
+                given([
+                    ("protocol", arguments.text("protocol").map(Value::from)),
+                    ("hostname", arguments.text("hostname").map(Value::from)),
+                    ("port", arguments.number("port").map(Value::from)),
+                    ("tls-port", arguments.number("tls-port").map(Value::from)),
+                    ("cert-subject", arguments.text("cert-subject").map(Value::from)),
+                ]),
+            )
+        },
+    ),
     command("chardev-add", "args:s", "args", "add a character device", |human, arguments| {
         let spec = chardev::parse_option(arguments.required("args"));
         with_chardev(human, spec, |chardevs, spec| chardevs.add(spec))
