@@ -39,11 +39,12 @@ pub const BROWSER: [Package; 2] = [
     Package { name: "chromium", file: "/usr/bin/chromium" },
     Package { name: "fonts-dejavu-core", file: "/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf" },
 ];
-/// A viewer for VNC, a screen for it, and what takes pictures of that.
-pub const VIEWER: [Package; 3] = [
+/// A viewer for VNC, a screen for viewers, what takes pictures of that, and what types there.
+pub const VIEWER: [Package; 4] = [
     Package { name: "tigervnc-viewer", file: "/usr/bin/xtigervncviewer" },
     Package { name: "xvfb", file: "/usr/bin/Xvfb" },
     Package { name: "imagemagick", file: "/usr/bin/import" },
+    Package { name: "xdotool", file: "/usr/bin/xdotool" },
 ];
 /// Peers of the block layer's tests, which look for them themselves and end early without them.
 pub const BLOCK_PEERS: [&str; 6] = ["qemu-utils", "nbdkit", "libnbd-bin", "mtools", "dosfstools", "openssl"];

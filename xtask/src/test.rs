@@ -90,8 +90,13 @@ fn peers(guests: &Guests, no_pages: Option<String>) -> (Vec<Peer>, Option<PathBu
         package("spicy", "spice-client-gtk"),
         Peer { name: "python", missing: no_python, from_debian: false },
         Peer { name: "chromium", missing: no_browser, from_debian: false },
-        // Without a screen of its own it is of no use: three packages, or none.
-        Peer { name: "tigervnc", missing: no_viewer, from_debian: false },
+        // Without a screen of its own a viewer is of no use: all of these packages, or none.
+        Peer { name: "tigervnc", missing: no_viewer.clone(), from_debian: false },
+        Peer {
+            name: "viewer",
+            missing: package("spicy", "spice-client-gtk").missing.or(no_viewer),
+            from_debian: false,
+        },
         Peer { name: "test386", missing: no_suite, from_debian: false },
         Peer { name: "fuse", missing: setup::why_no_fuse(), from_debian: false },
         Peer { name: "linux", missing: linux, from_debian: true },

@@ -49,6 +49,7 @@ mod spec_jobs;
 mod spec_snapshots;
 mod spec_storage;
 mod spice;
+mod spice_viewer;
 mod storage;
 mod storage_chain;
 mod storage_guest;
