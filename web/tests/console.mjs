@@ -151,7 +151,7 @@ try {
 
   // QMP: completion of a command, its argument and its value, by keyboard.
   await page.fill("#prompt", "");
-  await page.type("#prompt", "query-stat");
+  await page.type("#prompt", "query-statu");
   await page.waitForSelector(".choices li:has-text('query-status')");
   await page.keyboard.press("ArrowDown");
   await page.keyboard.press("Enter");
