@@ -2,7 +2,7 @@
 
 mod fuse;
 
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
@@ -66,9 +66,15 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
+        let ended = self.0.try_wait();
         // It may have ended.
         let _ = self.0.kill();
         let _ = self.0.wait();
+        if std::thread::panicking() {
+            let mut said = String::new();
+            let _ = self.0.stderr.take().map(|mut stderr| stderr.read_to_string(&mut said));
+            eprintln!("the daemon: {ended:?}, it said:\n{said}");
+        }
     }
 }
 
