@@ -46,6 +46,21 @@ def compiled(name):
     return program
 
 
+def processor_time(pid):
+    """The processor time of all threads of a process, seconds."""
+    with open(f"/proc/{pid}/stat", encoding="ascii") as stat:
+        fields = stat.read().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def guest(program, guests, ram_disk):
+    """The command of a machine without devices whose kernel starts /bench-init in the RAM disk."""
+    return [
+        program, "-machine", "pc", "-accel", "tcg", "-nodefaults", "-display", "none", "-m", "256",
+        "-kernel", os.path.join(guests, "vmlinuz"), "-initrd", ram_disk, "-append", "console=ttyS0 quiet rdinit=/bench-init",
+    ]
+
+
 def initrd(guests, directory, program, name, init):
     """The guests' RAM disk with a C program, compiled as `name`, and the script `init` as /bench-init behind it."""
     files = os.path.join(directory, "files")

@@ -71,11 +71,9 @@ poweroff -f
 
 def run(options, program, initrd, image, form):
     """Requests a second by what was done."""
-    command = [
-        program, "-machine", "pc", "-accel", "tcg", "-nodefaults", "-display", "none", "-m", "256",
-        "-kernel", os.path.join(options.guests, "vmlinuz"), "-initrd", initrd,
-        "-append", "console=ttyS0 quiet rdinit=/bench-init", "-serial", "stdio", "-no-reboot",
-        "-drive", f"if=none,id=d,file={image},format={form},cache={options.cache}", "-device", "virtio-blk-pci,drive=d",
+    command = common.guest(program, options.guests, initrd) + [
+        "-serial", "stdio", "-no-reboot", "-drive", f"if=none,id=d,file={image},format={form},cache={options.cache}",
+        "-device", "virtio-blk-pci,drive=d",
     ]
     process = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=options.timeout)
     text = process.stdout.decode(errors="replace")

@@ -103,11 +103,9 @@ def run(options, program, initrd, form, images):
     """Latencies and writes a second, alone and during each job."""
     with tempfile.TemporaryDirectory() as directory:
         path = lambda name: os.path.join(directory, name)
-        command = [
-            program, "-machine", "pc", "-accel", "tcg", "-nodefaults", "-display", "none", "-m", "256",
-            "-kernel", os.path.join(options.guests, "vmlinuz"), "-initrd", initrd,
-            "-append", "console=ttyS0 quiet rdinit=/bench-init", "-serial", f"unix:{path('serial')},server=on,wait=off",
-            "-qmp", f"unix:{path('qmp')},server=on,wait=off", "-device", "virtio-blk-pci,drive=disk",
+        command = common.guest(program, options.guests, initrd) + [
+            "-serial", f"unix:{path('serial')},server=on,wait=off", "-qmp", f"unix:{path('qmp')},server=on,wait=off",
+            "-device", "virtio-blk-pci,drive=disk",
         ]
         for node, image in zip(("disk", "target"), images):
             command += ["-blockdev", f"{form},node-name={node},file.driver=file,file.filename={image}"]

@@ -21,7 +21,6 @@ import monitor
 
 SIZE, PIECE = 4 << 30, 64 << 10
 DATA = SIZE // 2
-TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def image(*arguments):
@@ -105,22 +104,16 @@ class Work:
         try:
             qmp = monitor.connect(path, process)
             command, arguments = prepare(qmp)
-            before, start = processor_time(process.pid), time.monotonic()
+            before, start = common.processor_time(process.pid), time.monotonic()
             qmp.run(command, job_id="j", **arguments)
             if qmp.wait_for_job("j", ("ready", "concluded")) == "ready":
                 qmp.run("job-complete", id="j")
                 qmp.wait_for_job("j", ("concluded",))
-            wall, used = time.monotonic() - start, processor_time(process.pid) - before
+            wall, used = time.monotonic() - start, common.processor_time(process.pid) - before
         finally:
             process.terminate()
             process.wait()
         return {"MB/s": DATA / wall / 1e6, "processor s": used}
-
-
-def processor_time(pid):
-    with open(f"/proc/{pid}/stat", encoding="ascii") as stat:
-        fields = stat.read().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS
 
 
 def main():

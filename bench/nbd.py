@@ -18,16 +18,11 @@ import subprocess
 import sys
 import time
 
+import common
+
 GIB = 1 << 30
-TICKS = os.sysconf("SC_CLK_TCK")
 SECONDS = os.environ.get("SECONDS_FIO", "2")
 ROOT = os.environ.get("BENCH_DIR", "/dev/shm/ouzel-nbd-bench")
-
-
-def processor_time(pid):
-    with open(f"/proc/{pid}/stat", encoding="ascii") as stat:
-        fields = stat.read().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS
 
 
 class Server:
@@ -66,21 +61,21 @@ class Server:
 
 def copy(server, arguments):
     """Seconds and processor seconds of one nbdcopy."""
-    before, start = processor_time(server.process.pid), time.monotonic()
+    before, start = common.processor_time(server.process.pid), time.monotonic()
     subprocess.run(["nbdcopy", *arguments], check=True, stdout=subprocess.DEVNULL)
-    return time.monotonic() - start, processor_time(server.process.pid) - before
+    return time.monotonic() - start, common.processor_time(server.process.pid) - before
 
 
 def fio(server, kind, depth):
     """Seconds and processor seconds of one request."""
-    before = processor_time(server.process.pid)
+    before = common.processor_time(server.process.pid)
     done = subprocess.run(
         ["fio", "--name=j", "--ioengine=nbd", f"--uri={server.uri}", f"--rw={kind}", "--bs=4k", f"--iodepth={depth}",
          f"--runtime={SECONDS}", "--time_based", "--size=1g", "--output-format=json", "--randrepeat=1", "--norandommap"],
         check=True, capture_output=True, text=True)
     part = "read" if "read" in kind else "write"
     job = json.loads(done.stdout[done.stdout.index("{"):])["jobs"][0][part]
-    used = processor_time(server.process.pid) - before
+    used = common.processor_time(server.process.pid) - before
     return 1 / job["iops"], used / job["total_ios"]
 
 
