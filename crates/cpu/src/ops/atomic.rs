@@ -1,7 +1,8 @@
 //! Locked read-modify-write, XCHG with memory, CMPXCHG, XADD, CMPXCHG8B and CMPXCHG16B.
 //!
-//! Aligned operands in plain RAM use the host's atomics. Device memory, and operands that cross an alignment border,
-//! are done under the machine's exclusive lock, which orders them among themselves.
+//! Operands in one page of plain RAM use the host's locked instructions, aligned or not, as translated code does. Device
+//! memory, and operands that cross a page, are done under the machine's exclusive lock, which orders them among
+//! themselves.
 
 use super::address::{linear_at, modify_linear, offset, stack_fault};
 use super::operand::{get, mask, set};

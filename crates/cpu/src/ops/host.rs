@@ -3,7 +3,7 @@
 //!
 //! Each function asks the memory unit for the host address itself and uses it before anything else can touch the TLB,
 //! so that the pointer's page is alive and has the rights that were asked for. `false` or `None`: the bytes are not in
-//! one page of plain RAM (or not aligned, where an atomic needs it), and nothing was done.
+//! one page of plain RAM, and nothing was done.
 
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
@@ -60,21 +60,44 @@ macro_rules! atomic_loop {
     }};
 }
 
-/// Atomically replaces a naturally aligned value by `f` of it; `f` may be called several times. The old value.
+/// The same for a value that is not aligned, for which Rust has no atomics. Like translated code, by the host's locked
+/// instruction, which the two must share: a lock of our own would not stop the other's instruction.
+macro_rules! misaligned_loop {
+    ($at:expr, $int:ty, $instruction:literal, $accumulator:tt, $f:expr) => {{
+        let mut old = <$int>::load_host($at);
+        loop {
+            let mut found = old;
+            std::arch::asm!(
+                $instruction,
+                at = in(reg) $at,
+                new = in(reg) $f(u64::from(old)) as $int,
+                inout($accumulator) found,
+                options(nostack),
+            );
+            if found == old {
+                break u64::from(old);
+            }
+            old = found;
+        }
+    }};
+}
+
+/// Atomically replaces a value that lies in one page by `f` of it; `f` may be called several times. The old value.
 #[inline]
 pub(super) fn atomic<S: Size>(cpu: &mut Cpu, linear: u64, f: impl Fn(u64) -> u64) -> Exec<Option<u64>> {
-    if linear & (S::BYTES - 1) != 0 {
-        return Ok(None);
-    }
     let Some(at) = cpu.translate_write(linear, S::BYTES)? else { return Ok(None) };
-    // SAFETY: `at` points to `S::BYTES` bytes of a live RAM page that may be read and written, aligned because pages
-    // are and `linear` is; guest RAM is only accessed through atomics and single host instructions.
+    let aligned = linear & (S::BYTES - 1) == 0;
+    // SAFETY: `at` points to `S::BYTES` bytes of a live RAM page that may be read and written, aligned where `linear` is,
+    // because pages are; guest RAM is only accessed through atomics and single host instructions.
     let old = unsafe {
         match S::BITS {
             8 => atomic_loop!(at, AtomicU8, u8, f),
-            16 => atomic_loop!(at, AtomicU16, u16, f),
-            32 => atomic_loop!(at, AtomicU32, u32, f),
-            _ => atomic_loop!(at, AtomicU64, u64, f),
+            16 if aligned => atomic_loop!(at, AtomicU16, u16, f),
+            32 if aligned => atomic_loop!(at, AtomicU32, u32, f),
+            64 if aligned => atomic_loop!(at, AtomicU64, u64, f),
+            16 => misaligned_loop!(at, u16, "lock cmpxchg word ptr [{at}], {new:x}", "ax", f),
+            32 => misaligned_loop!(at, u32, "lock cmpxchg dword ptr [{at}], {new:e}", "eax", f),
+            _ => misaligned_loop!(at, u64, "lock cmpxchg qword ptr [{at}], {new}", "rax", f),
         }
     };
     cpu.note_store(linear, S::BYTES);

@@ -33,7 +33,11 @@ pub fn bench(cpl: u16, bits: u32) -> Bench {
 
 /// The same with settings of the translator.
 pub fn bench_with(cpl: u16, bits: u32, translator: TranslatorConfig) -> Bench {
-    let ram = Arc::new(RamBlock::new("test", 0x100_0000).expect("RAM"));
+    bench_on(Arc::new(RamBlock::new("test", 0x100_0000).expect("RAM")), cpl, bits, translator)
+}
+
+/// The same over RAM that another may use, too.
+pub fn bench_on(ram: Arc<RamBlock>, cpl: u16, bits: u32, translator: TranslatorConfig) -> Bench {
     let memory = Arc::new(AddressSpace::new(SpaceKind::Memory));
     let backing = Backing::Ram { block: Arc::clone(&ram), offset: 0, read_only: false };
     memory.map(GuestAddress(0), ram.len() as u64, 0, backing).expect("map");
