@@ -3,9 +3,10 @@
 //! A turn polls the tasks that are ready, then hands everything that they have queued to the kernel at once. With
 //! nothing ready, that call waits as well: for completions, the next timer, or a wake-up from another thread. Without
 //! operations in the ring the thread is parked, which is the cheapest to wake up.
-//!
-//! Going to sleep and waking up: the reactor publishes how it is going to sleep, then looks into its inbox once more; a
-//! waker fills the inbox, then takes the published state back and rings that bell. One of the two sees the other.
+
+mod inbox;
+#[cfg(test)]
+mod tests;
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -13,10 +14,9 @@ use std::future::Future;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::pin::pin;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::task::{Context, Poll, Wake, Waker};
-use std::thread::Thread;
 use std::time::Duration;
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags};
@@ -25,167 +25,13 @@ use crate::clock::{Clock, VirtualClock, host_now};
 use crate::operation::{Action, Completion, Operation};
 use crate::pool::{self, Job};
 use crate::ring::Ring;
-use crate::task::{JoinHandle, Task, join, lock};
+use crate::task::{Task, lock};
 use crate::testing::Random;
 use crate::timer::Timers;
 
-const AWAKE: u8 = 0;
-const PARKED: u8 = 1;
-const IN_KERNEL: u8 = 2;
-
-#[derive(Default)]
-struct Inbox {
-    spawned: Vec<Arc<Task>>,
-    woken: Vec<Arc<Task>>,
-    /// The thread ends when no task is left.
-    closing: bool,
-    /// The reactor is gone: what is sent is dropped.
-    dead: bool,
-}
-
-/// What other threads see of a reactor.
-pub(crate) struct Shared {
-    inbox: Mutex<Inbox>,
-    sleep: AtomicU8,
-    main_woken: AtomicBool,
-    thread: OnceLock<Thread>,
-    /// Created before the reactor first sleeps in the kernel.
-    wake_fd: OnceLock<OwnedFd>,
-}
-
-impl Shared {
-    fn new() -> Arc<Self> {
-        Arc::new(Self {
-            inbox: Mutex::default(),
-            sleep: AtomicU8::new(AWAKE),
-            main_woken: AtomicBool::new(false),
-            thread: OnceLock::new(),
-            wake_fd: OnceLock::new(),
-        })
-    }
-
-    /// Wakes the reactor, if it sleeps, to look into its inbox.
-    fn ring_bell(&self) {
-        match self.sleep.swap(AWAKE, Ordering::SeqCst) {
-            PARKED => {
-                if let Some(thread) = self.thread.get() {
-                    thread.unpark();
-                }
-            }
-            IN_KERNEL => {
-                if let Some(fd) = self.wake_fd.get() {
-                    // A full counter is a wake-up, too.
-                    let _ = rustix::io::write(fd, &1u64.to_ne_bytes());
-                }
-            }
-            _ => {}
-        }
-    }
-
-    /// Queues a task to be polled on its reactor.
-    pub(crate) fn schedule(task: Arc<Task>) {
-        let mut task = Some(task);
-        with_current(|reactor| {
-            if task.as_ref().is_some_and(|task| Arc::ptr_eq(task.shared(), &reactor.shared)) {
-                reactor.ready.borrow_mut().extend(task.take());
-            }
-        });
-        if let Some(task) = task {
-            let shared = Arc::clone(task.shared());
-            {
-                let mut inbox = lock(&shared.inbox);
-                if inbox.dead {
-                    return;
-                }
-                inbox.woken.push(task);
-            }
-            shared.ring_bell();
-        }
-    }
-}
-
-/// Sends tasks to a reactor from any thread.
-#[derive(Clone)]
-pub struct Handle(Arc<Shared>);
-
-impl std::fmt::Debug for Handle {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Handle({:p})", Arc::as_ptr(&self.0))
-    }
-}
-
-impl PartialEq for Handle {
-    /// Whether both lead to the same reactor.
-    fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
-    }
-}
-
-impl Eq for Handle {}
-
-impl Handle {
-    /// The reactor of the calling thread, if it has one.
-    pub fn current() -> Option<Self> {
-        with_current(|reactor| Self(Arc::clone(&reactor.shared)))
-    }
-
-    /// Whether this is the calling thread's reactor.
-    pub fn is_current(&self) -> bool {
-        with_current(|reactor| Arc::ptr_eq(&reactor.shared, &self.0)).unwrap_or(false)
-    }
-
-    /// Runs `future` on the reactor's thread. If the reactor has ended, the future is dropped.
-    pub fn spawn<T: Send + 'static>(&self, future: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
-        let (future, handle) = join(future);
-        let task = Task::new(future, Arc::clone(&self.0));
-        let mut task = Some(task);
-        with_current(|reactor| {
-            if Arc::ptr_eq(&reactor.shared, &self.0)
-                && let Some(task) = task.take()
-            {
-                reactor.adopt(task);
-            }
-        });
-        if let Some(task) = task {
-            let refused = {
-                let mut inbox = lock(&self.0.inbox);
-                if inbox.dead {
-                    Some(task)
-                } else {
-                    inbox.spawned.push(task);
-                    None
-                }
-            };
-            match refused {
-                Some(task) => task.abandon(),
-                None => self.0.ring_bell(),
-            }
-        }
-        handle
-    }
-}
-
-/// Runs `future` as a task of the current reactor.
-///
-/// # Panics
-/// If the calling thread has no reactor.
-pub fn spawn<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
-    Handle::current().expect("aio::spawn needs a reactor: call it in a task or under block_on").spawn(future)
-}
-
-/// Lets the other tasks that are ready run first.
-pub async fn yield_now() {
-    let mut yielded = false;
-    std::future::poll_fn(move |context| {
-        if yielded {
-            return Poll::Ready(());
-        }
-        yielded = true;
-        context.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
-}
+pub(crate) use self::inbox::Shared;
+use self::inbox::{AWAKE, IN_KERNEL, PARKED};
+pub use self::inbox::{Handle, spawn, yield_now};
 
 /// A thread that runs a reactor.
 #[derive(Debug)]
@@ -700,102 +546,4 @@ pub(crate) fn run_deterministic<F: Future>(mode: Deterministic, future: F) -> F:
     assert!(!old.as_ref().is_some_and(|old| old.running.get()), "a deterministic run inside of a task of a reactor");
     let _restore = Restore(old);
     run_main(&reactor, future)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{File, Stream, sleep};
-    use iobuf::IoBuf;
-
-    /// A process that may not use io_uring.
-    fn refuse_the_ring() {
-        with_current(|reactor| *reactor.ring.borrow_mut() = RingState::Refused);
-    }
-
-    #[test]
-    fn without_a_ring_files_go_to_the_pool_and_sockets_are_polled() {
-        let (left, right) = std::os::unix::net::UnixStream::pair().expect("a pair");
-        let (left, right) = (Stream::new(left.into()).expect("left"), Stream::new(right.into()).expect("right"));
-        let file = File::new(tempfile::tempfile_in(env!("CARGO_MANIFEST_DIR")).expect("a file").into());
-        block_on(async {
-            refuse_the_ring();
-            let echo = spawn(async move {
-                let buf = IoBuf::zeroed(5);
-                left.read_exact(buf.clone()).await.expect("reads");
-                left.write_all(buf).await.expect("writes");
-            });
-            let timer = spawn(sleep(Duration::from_millis(5)));
-            file.write_sync(0, IoBuf::copy_of(b"bytes")).await.expect("writes");
-            right.write_all(IoBuf::copy_of(b"hello")).await.expect("writes");
-            let buf = IoBuf::zeroed(5);
-            right.read_exact(buf.clone()).await.expect("reads");
-            assert_eq!(buf.to_vec(), b"hello");
-            file.read(0, buf.clone()).await.expect("reads");
-            assert_eq!(buf.to_vec(), b"bytes");
-            echo.await;
-            timer.await;
-        });
-    }
-
-    #[test]
-    fn a_thread_that_sleeps_for_a_socket_is_woken_by_other_threads() {
-        for ring in [false, true] {
-            let (left, right) = std::os::unix::net::UnixStream::pair().expect("a pair");
-            let (left, right) = (Stream::new(left.into()).expect("left"), Stream::new(right.into()).expect("right"));
-            let thread = IoThread::start("waits").expect("a thread");
-            let reader = thread.handle().spawn(async move {
-                if !ring {
-                    refuse_the_ring();
-                }
-                left.read_exact(IoBuf::zeroed(1)).await.expect("reads");
-            });
-            for n in 0..1000 {
-                assert_eq!(block_on(thread.handle().spawn(async move { n })), n);
-            }
-            block_on(right.write_all(IoBuf::zeroed(1))).expect("writes");
-            block_on(reader);
-        }
-    }
-
-    #[test]
-    fn a_socket_that_nobody_waits_for_any_more_is_closed() {
-        for ring in [false, true] {
-            let (left, right) = std::os::unix::net::UnixStream::pair().expect("a pair");
-            let (left, right) = (Stream::new(left.into()).expect("left"), Stream::new(right.into()).expect("right"));
-            block_on(async {
-                if !ring {
-                    refuse_the_ring();
-                }
-                let waiting = Box::pin(async move { left.readable().await });
-                let raced = Box::pin(sleep(Duration::from_millis(1)));
-                let (mut waiting, mut raced) = (Some(waiting), raced);
-                std::future::poll_fn(|context| {
-                    if let Some(waiting) = &mut waiting {
-                        assert!(waiting.as_mut().poll(context).is_pending(), "nothing was sent");
-                    }
-                    raced.as_mut().poll(context)
-                })
-                .await;
-                drop(waiting.take());
-                right.readable().await.expect("waits");
-                assert_eq!(right.try_read(&IoBuf::zeroed(1)).expect("reads"), 0, "the other end is closed");
-            });
-        }
-    }
-
-    #[test]
-    fn a_reactor_ends_although_a_socket_is_waited_for() {
-        let (left, _right) = std::os::unix::net::UnixStream::pair().expect("a pair");
-        let left = Stream::new(left.into()).expect("left");
-        std::thread::spawn(move || {
-            block_on(async {
-                spawn(async move { left.readable().await });
-                yield_now().await;
-                yield_now().await;
-            });
-        })
-        .join()
-        .expect("the thread ends");
-    }
 }

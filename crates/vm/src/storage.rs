@@ -55,6 +55,7 @@ use self::aside::Aside;
 pub use self::drive::{DriveConfig, Interface, Snapshot};
 use self::exports::Exports;
 use self::hold::Holds;
+use self::objects::IoThreadUse;
 pub use self::objects::Objects;
 pub use self::options::block_options;
 pub use block_jobs::Verb;
@@ -138,7 +139,7 @@ pub struct Storage {
     /// The drives of the command line.
     drives: Vec<(String, Interface)>,
     /// The I/O threads that do the jobs and exports of some nodes, by name.
-    node_threads: Vec<(Weak<Node>, String, aio::Handle)>,
+    node_threads: Vec<(Weak<Node>, IoThreadUse)>,
     failures: Arc<dyn BackendEvents>,
     events: EventSink,
     aside: Aside,

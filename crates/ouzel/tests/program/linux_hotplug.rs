@@ -13,14 +13,20 @@ fn plug_twice(checks: &str, arguments: &[&str], device: &Value, name: &str) {
     let mut session = machine.connect(0);
     machine.wait_serial("WATCH-BEGIN\n", BOOT_PATIENCE);
     for round in 1..=2 {
-        // A node each: it is free again when the device has left.
+        // A node and a thread each: they are free again when the device has left.
+        session.run("object-add", json!({"qom-type": "iothread", "id": "thread"}));
         session.run("blockdev-add", json!({"driver": "file", "node-name": "image", "filename": text(&image)}));
         session.run("device_add", device.clone());
         wait_count(&machine, &format!("CAME {name} "), round);
+        if device.get("iothread").is_some() {
+            let refusal = session.generic_error("object-del", json!({"id": "thread"}));
+            assert_eq!(refusal, "object 'thread' is in use, can not be deleted");
+        }
         session.run("device_del", json!({"id": "disk"}));
         wait_deleted(&mut session);
         wait_count(&machine, &format!("WENT {name}\n"), round);
         session.run("blockdev-del", json!({"node-name": "image"}));
+        session.run("object-del", json!({"id": "thread"}));
     }
     session.query("system_powerdown");
     wait_power_off(&mut machine, &mut session);
@@ -50,7 +56,8 @@ fn wait_count(machine: &crate::support::Machine, line: &str, count: usize) {
 #[test]
 #[ignore = "peer: Debian's kernel and busybox"]
 fn peer_linux_uses_virtio_disks_that_come_and_leave_by_acpi() {
-    plug_twice("virtio", &[], &json!({"driver": "virtio-blk-pci", "drive": "image", "id": "disk"}), "vda");
+    let on_a_thread = json!({"driver": "virtio-blk-pci", "drive": "image", "id": "disk", "iothread": "thread"});
+    plug_twice("virtio", &[], &on_a_thread, "vda");
     let behind_port = json!({"driver": "virtio-blk-pci", "drive": "image", "id": "disk", "bus": "port"});
     plug_twice("virtio", &["-machine", "q35", "-device", "pcie-root-port,id=port"], &behind_port, "vda");
 }

@@ -7,7 +7,7 @@ use std::fs;
 use serde_json::{Value, json};
 
 use crate::support::guest::{self, FAILED, Guest, OK};
-use crate::support::{Machine, Session};
+use crate::support::{Machine, Session, Setup};
 
 /// A machine with these arguments, its monitor, and the drivers of its disks.
 fn started(arguments: &[&str]) -> (Machine, Session, Guest) {
@@ -384,6 +384,18 @@ fn io_thread_executes_the_requests_of_its_disk() {
         assert_eq!(guest.read(0, sector, 512).0, OK);
     }
     assert!(switches() >= before + 10, "it slept while {before} became {}", switches());
+}
+
+#[test]
+fn device_that_is_refused_leaves_its_io_thread() {
+    let mut machine = Setup::new()
+        .args(["-S", "-nodefaults", "-object", "iothread,id=io0", "-blockdev", "null-co,node-name=n"])
+        .args(["-device", "virtio-blk-pci,drive=n"])
+        .start();
+    let mut session = machine.connect(0);
+    let second = json!({"driver": "virtio-blk-pci", "drive": "n", "iothread": "io0"});
+    session.generic_error("device_add", second);
+    session.run("object-del", json!({"id": "io0"}));
 }
 
 #[test]

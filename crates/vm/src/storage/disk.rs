@@ -13,6 +13,7 @@ use qapi::Error;
 use qapi::block::events::DeviceTrayMoved;
 
 use super::Storage;
+use super::objects::IoThreadUse;
 
 /// The device at a back end.
 struct Attached {
@@ -20,6 +21,8 @@ struct Attached {
     path: String,
     removable: bool,
     disk: OnceLock<Weak<BackendDisk>>,
+    /// The I/O thread that was asked for.
+    _thread: Option<IoThreadUse>,
 }
 
 impl Attached {
@@ -104,7 +107,10 @@ impl Storage {
         // A part of a device has no id of its own.
         let id = requestor.id.filter(|id| requestor.path.rsplit('/').next() == Some(*id)).map(str::to_owned);
         let (path, removable) = (requestor.path.to_owned(), wish.removable);
-        let attached = Arc::new(Attached { id, path, removable, disk: OnceLock::new() });
+        let thread = wish.iothread.as_deref().map(|id| self.objects.io_thread(id)).transpose();
+        let thread = thread.map_err(|error| error.desc)?;
+        let reactor = thread.as_ref().map(|thread| thread.reactor().clone());
+        let attached = Arc::new(Attached { id, path, removable, disk: OnceLock::new(), _thread: thread });
         let (backend, is_new) = match (self.graph.backend(&wish.drive), self.graph.lookup(&wish.drive)) {
             (Some(backend), _) => (backend, false),
             (None, None) if wish.removable && wish.drive.is_empty() => (self.new_backend(""), true),
@@ -117,7 +123,7 @@ impl Storage {
             }
             (None, None) => return Err(unknown_drive(requestor)),
         };
-        match self.connect(&backend, requestor, &attached) {
+        match self.connect(&backend, requestor, &attached, reactor) {
             Ok(disk) => {
                 if is_new {
                     // A back end without a name never clashes.
@@ -149,6 +155,7 @@ impl Storage {
         backend: &Arc<Backend>,
         requestor: &DiskRequestor<'_>,
         attached: &Arc<Attached>,
+        reactor: Option<aio::Handle>,
     ) -> Result<Arc<BackendDisk>, Error> {
         let wish = requestor.wish;
         let root = backend.root();
@@ -159,7 +166,6 @@ impl Storage {
         if is_read_only && wish.access == DiskAccess::Write {
             return Err(Error::generic("Block node is read-only"));
         }
-        let reactor = wish.iothread.as_deref().map(|id| self.objects.io_thread(id)).transpose()?;
         self.join(backend, attached)?;
         let mut used = Permissions::CONSISTENT_READ;
         if !is_read_only && wish.access != DiskAccess::Read {

@@ -23,6 +23,7 @@ use qapi::sockets::SocketAddress;
 
 use self::fuse::FuseFile;
 use self::vhost_user_blk::VhostUserBlk;
+use super::objects::IoThreadUse;
 use super::{OwnerLink, Storage, client_error};
 
 /// The server, and the tasks that accept clients.
@@ -102,7 +103,8 @@ impl Exported {
 struct Entry {
     id: String,
     export: Exported,
-    iothread: Option<String>,
+    /// The I/O thread that was asked for.
+    _thread: Option<IoThreadUse>,
     /// The back end whose medium it exports: without the medium it goes.
     backend: Option<Weak<Backend>>,
 }
@@ -242,19 +244,18 @@ impl Storage {
         if command.writable.unwrap_or(false) && node.is_read_only() {
             return Err(Error::generic("Cannot export read-only node as writable"));
         }
-        let reactor = match &command.iothread {
+        let missing = |id| Error::generic(format!("iothread \"{id}\" not found"));
+        let thread = command.iothread.as_ref().map(|id| self.objects.io_thread(id).map_err(|_| missing(id)));
+        let thread = thread.transpose()?;
+        let reactor = match &thread {
             None => self.reactor_of(&node),
-            Some(id) => {
-                let missing = |_| Error::generic(format!("iothread \"{id}\" not found"));
-                let reactor = self.objects.io_thread(id).map_err(missing)?;
-                if command.fixed_iothread == Some(true) && self.is_used_elsewhere(&node, &reactor) {
-                    self.objects.release_io_thread(id);
+            Some(thread) => {
+                if command.fixed_iothread == Some(true) && self.is_used_elsewhere(&node, thread.reactor()) {
                     return Err(Error::generic("Cannot change iothread of active block backend"));
                 }
-                reactor
+                thread.reactor().clone()
             }
         };
-        let (id, iothread) = (command.id.clone(), command.iothread.clone());
         let made = match (&command.detail, address) {
             (BlockExportDetail::Nbd(nbd), _) => self.export_over_nbd(&node, command, nbd, reactor).map(Exported::Nbd),
             (BlockExportDetail::VhostUserBlk(options), Some(address)) => {
@@ -267,14 +268,8 @@ impl Storage {
             }
             (BlockExportDetail::VhostUserBlk(_), None) => Err(Error::generic("Parameter 'addr' is missing")),
         };
-        let export = match made {
-            Ok(export) => export,
-            Err(error) => {
-                self.release_io_thread(iothread.as_deref());
-                return Err(error);
-            }
-        };
-        self.exports.list.insert(0, Entry { id, export, iothread, backend });
+        let entry = Entry { id: command.id.clone(), export: made?, _thread: thread, backend };
+        self.exports.list.insert(0, entry);
         Ok(())
     }
 
@@ -313,12 +308,6 @@ impl Storage {
             Ok(export)
         });
         made.map_err(client_error)
-    }
-
-    fn release_io_thread(&mut self, id: Option<&str>) {
-        if let Some(id) = id {
-            self.objects.release_io_thread(id);
-        }
     }
 
     /// `nbd-server-add`: a read-only node is exported as such, and the export goes with the medium of the device.
@@ -388,7 +377,6 @@ impl Storage {
         if let Err(error) = aio::block_on(entry.export.close(&self.graph)) {
             tracing::warn!("closing export '{id}': {error}");
         }
-        self.release_io_thread(entry.iothread.as_deref());
         self.events.emit(BlockExportDeleted { id: entry.id });
     }
 

@@ -283,7 +283,7 @@ impl Storage {
     pub(super) fn start_job(&self, job: &Arc<Job>) {
         let holder = Job::holder(job.kind(), job.id());
         let has_job = |node: &Arc<Node>| node.parents().iter().any(|edge| edge.holder() == Some(&holder));
-        let mut nodes = self.node_threads.iter().filter_map(|(node, ..)| node.upgrade());
+        let mut nodes = self.node_threads.iter().filter_map(|(node, _)| node.upgrade());
         match nodes.find(has_job) {
             Some(node) => self.jobs.start(job, &self.reactor_of(&node)),
             None => self.jobs.start(job, self.reactor.handle()),

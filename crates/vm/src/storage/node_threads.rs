@@ -1,7 +1,7 @@
 //! `x-blockdev-set-iothread`: which I/O thread does the jobs and exports of a node. The requests of a device go by the
 //! device's own `iothread`.
 
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
 use block::Node;
 use qapi::Error;
@@ -30,33 +30,24 @@ impl Storage {
             StrOrNull::N(_) => None,
             StrOrNull::S(id) => {
                 let missing = |_| Error::generic(format!("Cannot find iothread {id}"));
-                Some((id.clone(), self.objects.io_thread(id).map_err(missing)?))
+                Some(self.objects.io_thread(id).map_err(missing)?)
             }
         };
-        self.forget_node_threads(|known| known.ptr_eq(&Arc::downgrade(&node)));
-        if let Some((id, handle)) = thread {
-            self.node_threads.push((Arc::downgrade(&node), id, handle));
+        self.node_threads.retain(|(known, _)| known.as_ptr() != Arc::as_ptr(&node));
+        if let Some(thread) = thread {
+            self.node_threads.push((Arc::downgrade(&node), thread));
         }
         Ok(())
     }
 
     /// Lets threads go whose nodes are gone.
     pub fn release_node_threads(&mut self) {
-        self.forget_node_threads(|node| node.strong_count() == 0);
-    }
-
-    fn forget_node_threads(&mut self, goes: impl Fn(&Weak<Node>) -> bool) {
-        let (gone, kept) = std::mem::take(&mut self.node_threads).into_iter().partition(|(node, ..)| goes(node));
-        self.node_threads = kept;
-        let gone: Vec<_> = gone;
-        for (_, id, _) in gone {
-            self.objects.release_io_thread(&id);
-        }
+        self.node_threads.retain(|(node, _)| node.strong_count() != 0);
     }
 
     /// The reactor for what is done on `node`.
     pub(super) fn reactor_of(&self, node: &Arc<Node>) -> aio::Handle {
-        let known = self.node_threads.iter().find(|(known, ..)| known.as_ptr() == Arc::as_ptr(node));
-        known.map_or_else(|| self.reactor.handle().clone(), |(_, _, handle)| handle.clone())
+        let known = self.node_threads.iter().find(|(known, _)| known.as_ptr() == Arc::as_ptr(node));
+        known.map_or_else(|| self.reactor.handle().clone(), |(_, thread)| thread.reactor().clone())
     }
 }

@@ -33,8 +33,21 @@ enum Object {
 struct IoThread {
     reactor: aio::IoThread,
     info: IOThreadInfo,
-    /// How many disks run on it.
-    users: usize,
+    /// Of each [`IoThreadUse`], and this one.
+    users: Arc<()>,
+}
+
+/// One use of an I/O thread, by a disk, an export or a node: `object-del` refuses the thread until all have gone.
+pub struct IoThreadUse {
+    reactor: aio::Handle,
+    _counted: Arc<()>,
+}
+
+impl IoThreadUse {
+    /// Where the work is to be done.
+    pub fn reactor(&self) -> &aio::Handle {
+        &self.reactor
+    }
 }
 
 /// The objects by their ids, in the order of their creation.
@@ -134,7 +147,7 @@ impl Objects {
         let in_use = match self.list.get(at).map(|(_, object)| object) {
             // One is here, one in the graph.
             Some(Object::ThrottleGroup(group)) => Arc::strong_count(group) > 2,
-            Some(Object::IoThread(thread)) => thread.users > 0,
+            Some(Object::IoThread(thread)) => Arc::strong_count(&thread.users) > 1,
             Some(Object::Memory(memory)) => memory.is_used(),
             Some(Object::Rng(_, source)) => Arc::strong_count(source) > 1,
             _ => false,
@@ -204,29 +217,17 @@ impl Objects {
         })
     }
 
-    /// The reactor of an I/O thread, for one more disk.
+    /// An I/O thread, for one more user.
     ///
     /// # Errors
     /// There is no such thread.
-    pub fn io_thread(&mut self, id: &str) -> Result<aio::Handle, Error> {
-        let found = self.list.iter_mut().find_map(|(known, object)| match object {
+    pub fn io_thread(&self, id: &str) -> Result<IoThreadUse, Error> {
+        let found = self.list.iter().find_map(|(known, object)| match object {
             Object::IoThread(thread) if known == id => Some(thread),
             _ => None,
         });
         let thread = found.ok_or_else(|| Error::device_not_found(id))?;
-        thread.users += 1;
-        Ok(thread.reactor.handle().clone())
-    }
-
-    /// Somebody no longer uses an I/O thread.
-    pub fn release_io_thread(&mut self, id: &str) {
-        for (known, object) in &mut self.list {
-            if let Object::IoThread(thread) = object
-                && known == id
-            {
-                thread.users = thread.users.saturating_sub(1);
-            }
-        }
+        Ok(IoThreadUse { reactor: thread.reactor.handle().clone(), _counted: Arc::clone(&thread.users) })
     }
 
     /// A source of random numbers.
@@ -293,6 +294,6 @@ impl IoThread {
             poll_shrink: properties.poll_shrink.unwrap_or(0),
             aio_max_batch: properties.aio_max_batch.unwrap_or(0),
         };
-        Ok(Self { reactor, info, users: 0 })
+        Ok(Self { reactor, info, users: Arc::default() })
     }
 }
