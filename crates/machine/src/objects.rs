@@ -102,7 +102,7 @@ fn device_properties(tree: &mut ObjectTree, object: ObjectId, device: &BoardDevi
     for (name, value) in [("realized", true), ("hotpluggable", can_leave), ("hotplugged", device.is_hotplugged)] {
         tree.add_property(object, name, Property::fixed(value))?;
     }
-    Ok(())
+    tree.set_realized(object, true, device.id())
 }
 
 /// What the machine was configured with.

@@ -31,6 +31,8 @@ pub struct Bus {
 pub struct Node {
     /// The name of its type.
     pub type_name: &'static str,
+    /// Where it is among the objects.
+    pub path: String,
     /// The user's id.
     pub id: Option<String>,
     /// What it was configured with.
@@ -210,8 +212,9 @@ impl Trees<'_> {
         }
         let mut buses = self.buses(index, device);
         match device.part {
-            Some((_, type_name)) if type_name != "scsi-hd" && type_name != "scsi-cd" => {
-                let part = Node { type_name, id: None, settings: of_part, facts: Facts::None, buses };
+            Some((name, type_name)) if type_name != "scsi-hd" && type_name != "scsi-cd" => {
+                let path = format!("{}/{name}", device.path);
+                let part = Node { type_name, path, id: None, settings: of_part, facts: Facts::None, buses };
                 let bus = Bus { name: "virtio-bus".to_owned(), kind: "virtio-pci-bus", devices: vec![part] };
                 buses = vec![bus];
             }
@@ -219,7 +222,8 @@ impl Trees<'_> {
         }
         // The newest first, as the devices.
         buses.reverse();
-        Some(Node { type_name: device.type_name, id: device.id().map(str::to_owned), settings, facts, buses })
+        let (type_name, path, id) = (device.type_name, device.path.clone(), device.id().map(str::to_owned));
+        Some(Node { type_name, path, id, settings, facts, buses })
     }
 
     /// The option that a device was made of: that of its id, or that with the same number among those of its type.

@@ -1,8 +1,10 @@
 //! The object tree and the types of objects.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use block::Backend;
+use machine::tree::{Node, Value as Setting};
 use object::{ObjectError, ObjectTree, Property, PropertyInfo, PropertyValue, ValueKind};
 use qapi::json::{Map, Value};
 use qapi::qom::{
@@ -16,6 +18,9 @@ use crate::storage::{StorageOwner, exchange};
 
 /// The property of devices with a disk: the disk's node.
 const DRIVE: &str = "drive";
+
+/// The kind of the bus between the PCI function of a VirtIO device and the device.
+const VIRTIO_BUS: &str = "virtio-pci-bus";
 
 /// The commands of this subject.
 pub fn register(table: &mut Table) {
@@ -82,10 +87,11 @@ fn drive(control: &mut Control, wanted: &QomSet) -> Result<Option<(Arc<Backend>,
     Ok(Some((backend, checked.as_str().unwrap_or_default().to_owned())))
 }
 
-/// The tree, with the objects that users have made by now, and what disks have.
+/// The tree, with the objects that users have made by now, what disks have, and what devices were configured with.
 fn tree(control: &mut Control) -> Result<&mut ObjectTree, Error> {
     let wanted = control.storage().objects().types();
     let drives = control.storage().drives_by_path();
+    let buses = control.machine().device_tree();
     let tree = control.machine_mut().objects_mut();
     let container = tree.container("/objects").map_err(client_error)?;
     let known: Vec<_> = tree.children(container).map(|(name, object)| (name.to_owned(), object)).collect();
@@ -109,7 +115,51 @@ fn tree(control: &mut Control) -> Result<&mut ObjectTree, Error> {
             tree.add_property(object, DRIVE, property).map_err(client_error)?;
         }
     }
+    for device in buses.iter().flat_map(|bus| &bus.devices) {
+        configured(tree, device).map_err(client_error)?;
+    }
     Ok(tree)
+}
+
+/// A device and those behind it tell what they were configured with.
+fn configured(tree: &mut ObjectTree, device: &Node) -> Result<(), ObjectError> {
+    settings(tree, device, &device.path)?;
+    for bus in &device.buses {
+        for behind in &bus.devices {
+            configured(tree, behind)?;
+            if bus.kind == VIRTIO_BUS {
+                // What the part has, the whole has, too.
+                settings(tree, behind, &device.path)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The settings of `device` become properties of the object at `path`, if it is there and has them not yet.
+fn settings(tree: &mut ObjectTree, device: &Node, path: &str) -> Result<(), ObjectError> {
+    // Some are parts of others and no objects of their own.
+    let Ok(object) = tree.resolve(path) else { return Ok(()) };
+    let known: HashSet<String> = tree.list(object)?.into_iter().map(|info| info.name).collect();
+    for (name, value) in device.settings.iter().filter(|(name, _)| !known.contains(*name)) {
+        let declared = tree.types().properties(device.type_name)?.into_iter().find(|info| info.name == *name);
+        let kind = match value {
+            Setting::Switch(_) => "bool",
+            Setting::Number(_) => "uint32",
+            Setting::Size(_) => "size",
+            Setting::Text(_) => "str",
+            Setting::Slot(..) => "int32",
+        };
+        let kind = declared.map_or_else(|| kind.to_owned(), |info| info.type_name.clone());
+        let value = match value {
+            Setting::Switch(value) => PropertyValue::Bool(*value),
+            Setting::Number(value) | Setting::Size(value) => PropertyValue::Uint(*value),
+            Setting::Text(value) => PropertyValue::Str(value.clone()),
+            Setting::Slot(slot, function) => PropertyValue::Int(i64::from(slot << 3 | function)),
+        };
+        tree.add_property(object, name, Property::variable(value).configuration().type_name(kind))?;
+    }
+    Ok(())
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "as map_err gives it")]

@@ -189,6 +189,7 @@ mod tests {
     fn devices_are_shown_below_their_buses_with_what_they_were_configured_with() {
         let unit = Node {
             type_name: "scsi-hd",
+            path: String::new(),
             id: Some("disk".to_owned()),
             settings: vec![
                 ("drive", Value::Text("d \"0\"".to_owned())),
@@ -201,6 +202,7 @@ mod tests {
         };
         let hpet = Node {
             type_name: "hpet",
+            path: String::new(),
             id: None,
             settings: vec![("addr", Value::Slot(31, 2))],
             facts: Facts::Memory(0xfed0_0000, 0x400),
