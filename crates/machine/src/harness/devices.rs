@@ -321,11 +321,13 @@ fn virtio_devices() -> Vec<(&'static str, DeviceConfig)> {
         is_console: false,
         chardev: None,
     };
+    let console = SerialPortConfig { type_name: "virtconsole", name: None, is_console: true, ..port.clone() };
     vec![
         device("virtio-scsi-pci", true, scsi),
         device("virtio-rng-pci", true, VirtioModel::Rng { options: RngOptions::default(), source: None }),
         device("virtio-serial-pci", true, VirtioModel::Serial(SerialOptions::default())),
         ("virtio-serial-pci", named("", DeviceKind::SerialPort(port))),
+        ("virtio-serial-pci", named("", DeviceKind::SerialPort(console))),
         device("virtio-keyboard-pci", false, input(InputKind::Keyboard)),
         device("virtio-mouse-pci", false, input(InputKind::Mouse)),
         device("virtio-tablet-pci", false, input(InputKind::Tablet)),
