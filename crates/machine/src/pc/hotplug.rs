@@ -69,7 +69,11 @@ pub enum Removal {
 impl Removal {
     /// Whether devices of this kind can leave.
     pub fn is_possible(&self) -> bool {
-        !matches!(self, Self::Fixed | Self::NoBus(_))
+        match self {
+            Self::Fixed | Self::NoBus(_) => false,
+            Self::Pci(bus, _) => !matches!(bus.hotplug(), BusHotplug::None),
+            Self::Usb { .. } | Self::Scsi { .. } | Self::SerialPort { .. } => true,
+        }
     }
 }
 

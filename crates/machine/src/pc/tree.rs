@@ -178,10 +178,15 @@ impl Trees<'_> {
 
     fn pci_bus(&self, number: usize) -> Bus {
         let Some(bus) = self.pci.get(number) else { return self.named("", "PCI") };
-        let is_port = self.board.hotplug.as_ref().is_some_and(|hotplug| hotplug.buses().is_behind_port(bus));
-        let is_express = bus.name() == "pcie.0" || is_port;
+        let is_express = bus.name() == "pcie.0" || self.is_behind_port(number);
         let kind = if is_express { "PCIE" } else { "PCI" };
         self.bus(bus.name().to_owned(), kind, |seat| matches!(seat, Seat::Pci(on, _) if *on == number))
+    }
+
+    /// Whether the PCI bus of this number is the link of a PCI Express port.
+    fn is_behind_port(&self, number: usize) -> bool {
+        let hotplug = self.board.hotplug.as_ref();
+        self.pci.get(number).is_some_and(|bus| hotplug.is_some_and(|hotplug| hotplug.buses().is_behind_port(bus)))
     }
 
     fn node(&self, index: usize) -> Option<Node> {
@@ -209,6 +214,11 @@ impl Trees<'_> {
             let several = self.pci.get(*bus).is_some_and(|bus| bus.is_multifunction(*address));
             settings.push(("addr", Value::Slot(address.slot(), address.function())));
             settings.push(("multifunction", several.into()));
+            let legacy =
+                settings.iter_mut().filter(|(name, value)| *name == "disable-legacy" && *value == "auto".into());
+            for (_, value) in legacy {
+                *value = if self.is_behind_port(*bus) { "on" } else { "off" }.into();
+            }
         }
         let mut buses = self.buses(index, device);
         match device.part {

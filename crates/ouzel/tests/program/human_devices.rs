@@ -1,10 +1,10 @@
 //! What the human monitor tells of devices, of what is inside of disks' images, and of what the guest does.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::Command;
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::support::{Machine, PATIENCE, Session, Setup, qemu};
 
@@ -15,7 +15,7 @@ fn command(session: &mut Session, line: &str) -> String {
 }
 
 /// A machine that does not run.
-fn stopped(setup: Setup, arguments: &str) -> (Machine, Session) {
+pub fn stopped(setup: Setup, arguments: &str) -> (Machine, Session) {
     let mut machine = setup.args(["-S", "-accel", "tcg", "-m", "64", "-nodefaults"]).args(arguments.split(' ')).start();
     let session = machine.connect(0);
     (machine, session)
@@ -25,7 +25,7 @@ const DISKS: &str = "-blockdev driver=null-co,node-name=n0,size=1048576 -blockde
                      -blockdev driver=null-co,node-name=n2,size=1048576 -blockdev driver=null-co,node-name=n3,size=1048576";
 
 /// Devices of each bus of a `q35`.
-fn q35() -> String {
+pub fn q35() -> String {
     format!(
         "-machine q35 {DISKS} -device pcie-root-port,id=rp,chassis=1 -device virtio-scsi-pci,bus=rp,id=vs \
          -device scsi-hd,drive=n0,bus=vs.0,id=unit,serial=abc -device virtio-blk-pci,drive=n1,id=vb,addr=5.0 \
@@ -37,7 +37,7 @@ fn q35() -> String {
 }
 
 /// Devices of each bus of a `pc`, with USB.
-fn pc() -> String {
+pub fn pc() -> String {
     format!(
         "-machine pc,usb=on {DISKS} -device usb-ehci,id=ehci -device usb-hub,bus=usb-bus.0,id=hub,port=1 \
          -device usb-kbd,port=1.2,bus=usb-bus.0 -device usb-tablet,id=tab,bus=ehci.0 -device nec-usb-xhci,id=x \
@@ -121,61 +121,6 @@ fn peer_qemu_human_device_tree_and_usb_lists_say_the_same() {
         |path: &String| ["intrs", "slots", "p2", "p3"].iter().any(|name| path.contains(&format!("| {name} = ")));
     let missing: Vec<_> = paths(&ours).into_iter().filter(|path| !theirs.contains(path) && !is_part(path)).collect();
     assert!(missing.is_empty(), "not in QEMU's: {missing:#?}");
-}
-
-/// The properties of a device, with their types and values, but for objects.
-fn properties(session: &mut Session, path: &str) -> BTreeMap<String, (Value, Value)> {
-    let listed = session.run("qom-list", json!({ "path": path }));
-    let is_object = |kind: &Value| {
-        let kind = kind.as_str().unwrap_or_default();
-        kind.starts_with("child<") || kind.starts_with("link<")
-    };
-    let mut found = BTreeMap::new();
-    for property in listed.as_array().into_iter().flatten().filter(|property| !is_object(&property["type"])) {
-        let name = property["name"].as_str().expect("a name");
-        let value = session.run("qom-get", json!({"path": path, "property": name}));
-        found.insert(name.to_owned(), (property["type"].clone(), value));
-    }
-    found
-}
-
-#[test]
-fn objects_of_devices_have_what_the_devices_were_configured_with() {
-    let (_machine, mut session) = stopped(Setup::new(), &q35());
-    let disk = properties(&mut session, "/machine/peripheral/vb");
-    let part = properties(&mut session, "/machine/peripheral/vb/virtio-backend");
-    assert_eq!((&disk["addr"].1, &disk["multifunction"].1), (&json!(0x28), &json!(false)));
-    assert_eq!((&disk["num-queues"], &disk["drive"]), (&part["num-queues"], &part["drive"]));
-    let unit = properties(&mut session, "/machine/peripheral/unit");
-    assert_eq!((&unit["serial"].1, &unit["drive"].1, &unit["lun"].1), (&json!("abc"), &json!("n0"), &json!(0)));
-    let refusal = json!({"path": "/machine/peripheral/vb", "property": "num-queues", "value": 3});
-    let refusal = session.generic_error("qom-set", refusal);
-    let told = "Attempt to set property 'num-queues' on device 'vb' (type 'virtio-blk-pci') after it was realized";
-    assert_eq!(refusal, told);
-    // What comes later has them, too.
-    session.run("device_add", json!({"driver": "scsi-hd", "drive": "n3", "id": "late", "bus": "vs.0", "lun": 4}));
-    assert_eq!(properties(&mut session, "/machine/peripheral/late")["lun"].1, 4);
-}
-
-#[test]
-#[ignore = "peer: qemu-system-x86_64"]
-fn peer_qemu_objects_of_devices_have_the_same_properties() {
-    let mut problems = Vec::new();
-    let on_q35 =
-        ["rp", "vs", "vs/virtio-backend", "unit", "vb", "vb/virtio-backend", "ata", "ser", "ser/virtio-backend", "br"];
-    for (arguments, devices) in [(q35(), &on_q35[..]), (pc(), &["ehci", "hub", "tab", "x", "stick"])] {
-        let (_ours, mut our_session) = stopped(Setup::new(), &arguments);
-        let (_theirs, mut their_session) = stopped(Setup::of(qemu()), &arguments);
-        for path in devices.iter().map(|device| format!("/machine/peripheral/{device}")) {
-            let theirs = properties(&mut their_session, &path);
-            for (name, ours) in properties(&mut our_session, &path) {
-                if theirs.get(&name) != Some(&ours) {
-                    problems.push(format!("{path} {name}: {ours:?}, QEMU {:?}", theirs.get(&name)));
-                }
-            }
-        }
-    }
-    assert!(problems.is_empty(), "{problems:#?}");
 }
 
 /// Two images with snapshots, of which they share one.

@@ -43,6 +43,7 @@ mod machine_types;
 mod platform;
 mod protocol;
 mod python;
+mod qom;
 mod snapshots;
 mod spec_examples;
 mod spec_jobs;

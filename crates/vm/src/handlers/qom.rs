@@ -154,6 +154,7 @@ fn settings(tree: &mut ObjectTree, device: &Node, path: &str) -> Result<(), Obje
         let value = match value {
             Setting::Switch(value) => PropertyValue::Bool(*value),
             Setting::Number(value) | Setting::Size(value) => PropertyValue::Uint(*value),
+            Setting::Text(id) if kind.starts_with("link<") && !id.is_empty() => format!("/objects/{id}").into(),
             Setting::Text(value) => PropertyValue::Str(value.clone()),
             Setting::Slot(slot, function) => PropertyValue::Int(i64::from(slot << 3 | function)),
         };

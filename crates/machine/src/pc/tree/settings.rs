@@ -234,7 +234,7 @@ fn virtio(config: &VirtioConfig, cpus: u32) -> (Vec<Setting>, Vec<Setting>) {
 
 fn transport(pci: &crate::config::PciOptions, vectors: Option<u32>) -> Vec<Setting> {
     let mut settings: Vec<Setting> = vec![
-        ("disable-legacy", if pci.legacy { "off" } else { "on" }.into()),
+        ("disable-legacy", three(if pci.only_conventional_legacy { None } else { Some(!pci.legacy) })),
         ("disable-modern", (!pci.modern).into()),
     ];
     settings.extend(vectors.map(|vectors| ("vectors", number(vectors))));
