@@ -586,11 +586,12 @@ impl Job {
         }
     }
 
-    /// Somebody more wants the job to pause: it does at once if it sleeps.
+    /// Somebody more wants the job to pause: it does at once if it sleeps and has nothing in flight.
     fn add_pause(&self, state: &mut State) {
         state.pause_count += 1;
         let works = matches!(state.status, Some(Status::Running | Status::Ready));
-        if works && !state.busy && !state.paused && !state.force_cancelled {
+        let rests = !state.busy && self.gate.is_empty();
+        if works && rests && !state.paused && !state.force_cancelled {
             self.stand(state);
         }
     }

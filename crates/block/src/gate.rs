@@ -87,13 +87,18 @@ impl Gate {
         }
     }
 
+    /// Whether nobody is inside.
+    pub fn is_empty(&self) -> bool {
+        self.inside.load(Ordering::SeqCst) == 0
+    }
+
     /// Waits until nobody is inside.
     pub async fn wait_empty(&self) {
         loop {
             let emptied = self.emptied.notified();
             let mut emptied = std::pin::pin!(emptied);
             emptied.as_mut().enable();
-            if self.inside.load(Ordering::SeqCst) == 0 {
+            if self.is_empty() {
                 return;
             }
             emptied.await;

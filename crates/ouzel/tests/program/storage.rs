@@ -582,3 +582,25 @@ fn corrupt_image_is_told_of_once_and_not_written_any_more() {
     let text = session.generic_error("blockdev-add", again);
     assert!(text.contains("Image is corrupt; cannot be opened read/write"), "{text}");
 }
+
+#[test]
+fn job_that_says_it_is_paused_has_nothing_in_flight() {
+    let mut machine = Setup::new()
+        .args(["-S", "-nodefaults", "-blockdev", "null-co,node-name=source,size=16777216"])
+        .args(["-blockdev", "null-co,node-name=slow,size=16777216,latency-ns=300000000"])
+        .start();
+    let mut session = machine.connect(0);
+    let backup = json!({"job-id": "job", "device": "source", "target": "slow", "sync": "full", "speed": 65536});
+    session.run("blockdev-backup", backup);
+    session.run("job-pause", json!({"id": "job"}));
+    let job = |session: &mut Session| session.query("query-block-jobs")[0].clone();
+    let start = std::time::Instant::now();
+    while job(&mut session)["busy"] != false {
+        assert!(start.elapsed() < PATIENCE, "it pauses");
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    let paused = job(&mut session);
+    assert_eq!(paused["paused"], true);
+    std::thread::sleep(std::time::Duration::from_millis(700));
+    assert_eq!(job(&mut session)["offset"], paused["offset"]);
+}
