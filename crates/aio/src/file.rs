@@ -7,6 +7,8 @@
 //!   has no way to refuse a wait there: a kernel thread costs several times the copy. Writes that are slow and did wait send
 //!   the writes after them to the engine for thirty times as long, so that waiting takes a few per cent of a reactor's
 //!   time. Who wants no such wait at all names an engine.
+//! - Long writes, and those of at least 32 KiB of a future that is [in the background](crate::in_background), are copied to
+//!   the page cache by a thread for the file, one after the other.
 //! - What is left goes to the engine: the reactor's ring, or the pool of threads. Both move the whole buffer, however
 //!   the kernel cuts it up.
 //!
@@ -22,6 +24,7 @@ use std::time::Duration;
 use iobuf::IoBuf;
 use rustix::fs::FallocateFlags as Flags;
 
+use crate::background::is_background;
 use crate::clock::host_now;
 use crate::operation::{Action, Completion, Operation, vectored};
 use crate::writer::Writer;
@@ -31,6 +34,9 @@ use crate::{reactor, ring};
 const INLINE_MAX: usize = 256 << 10;
 /// The longest write to the page cache that is done at once, bytes.
 const CACHED_WRITE_MAX: usize = 64 << 10;
+/// The shortest write to the page cache that a future in the background leaves to another thread, bytes. A shorter one is
+/// copied faster than it is handed over.
+const BACKGROUND_MIN: usize = 32 << 10;
 /// A write at once that takes longer has waited for something.
 const SLOW: Duration = Duration::from_millis(1);
 /// For how long after a slow write the next ones are asked whether they waited, or were only pushed off the CPU.
@@ -179,8 +185,10 @@ impl File {
             Action::Read { buf, .. } | Action::Write { buf, .. } => buf.len(),
             _ => 0,
         };
-        let copies = self.nowait.cached && self.engine == Engine::Auto && len > INLINE_MAX;
-        let queued = copies && matches!(action, Action::Write { sync: false, .. });
+        let is_write = matches!(action, Action::Write { sync: false, .. });
+        let is_long = self.nowait.cached && self.engine == Engine::Auto && len > INLINE_MAX;
+        let copies = is_long || (is_write && self.is_aside(len));
+        let queued = copies && is_write;
         let operation = Operation::new(Arc::clone(&self.fd), action);
         if queued && !is_deterministic() && !crate::is_attempting() {
             self.writer.start(Arc::clone(&operation));
@@ -190,9 +198,14 @@ impl File {
         Completion(operation).await
     }
 
+    /// Whether a write of `len` bytes to the page cache is left to another thread, although it is not long.
+    fn is_aside(&self, len: usize) -> bool {
+        self.nowait.cached && self.engine == Engine::Auto && len >= BACKGROUND_MIN && is_background()
+    }
+
     /// Transfers what can be transferred at once: the count, or 0 for "ask the engine".
     fn at_once(&self, write: bool, offset: u64, buf: &IoBuf) -> usize {
-        if buf.len() > INLINE_MAX || is_deterministic() {
+        if buf.len() > INLINE_MAX || is_deterministic() || (write && self.is_aside(buf.len())) {
             return 0;
         }
         let fd = self.fd.as_raw_fd();

@@ -13,6 +13,7 @@
 //! - [`testing`]: an executor that repeats itself exactly for a given seed.
 
 mod attempt;
+mod background;
 pub mod clock;
 mod counter;
 pub mod file;
@@ -30,6 +31,7 @@ mod vsock;
 mod writer;
 
 pub use attempt::{attempt, is_attempting, not_in_an_attempt};
+pub use background::in_background;
 pub use clock::{Clock, VirtualClock, now, sleep};
 pub use counter::EventCounter;
 pub use file::{AllocateMode, Engine, File};

@@ -122,12 +122,12 @@ impl Flight {
         self.with(|state| state.running)
     }
 
-    /// Starts one as a task of this reactor.
+    /// Starts one as a task of this reactor, which leaves long copies to other threads.
     pub(crate) fn start(self: &Arc<Self>, request: impl Future<Output = Result<(), Failure>> + Send + 'static) {
         self.with(|state| state.running += 1);
         let running = Running(Arc::clone(self));
         aio::spawn(async move {
-            if let Err(failure) = request.await {
+            if let Err(failure) = aio::in_background(request).await {
                 running.0.with(|state| state.failures.push(failure));
             }
             drop(running);
