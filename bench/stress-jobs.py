@@ -506,10 +506,12 @@ class Stress:
             info = infos.get(disk.job["id"])
             if info is None:
                 raise Wrong(f"the job {disk.job} is not there")
+            if info["status"] != "concluded":
+                self.is_ready_for(disk, info)
+                # Before a kill: after a pivot the writers write, and flush, to the copy.
+                info = next(info for info in self.monitor.run("query-jobs") if info["id"] == disk.job["id"])
             if info["status"] == "concluded":
                 self.end_of_job(disk, info)
-            else:
-                self.is_ready_for(disk, info)
         for writer in (writer for disk in self.disks for writer in disk.writers):
             if writer.failure:
                 raise writer.failure
@@ -521,13 +523,13 @@ class Stress:
     def run(self):
         self.start()
         began = time.monotonic()
-        told, kill_at = began, began + self.random.uniform(5, 60)
+        told, kill_at = began, began + self.random.uniform(*self.options.kills)
         while time.monotonic() < began + self.options.seconds:
             self.step()
             if time.monotonic() > kill_at:
                 self.kill()
                 self.start()
-                kill_at = time.monotonic() + self.random.uniform(5, 60)
+                kill_at = time.monotonic() + self.random.uniform(*self.options.kills)
             if time.monotonic() > told + 60:
                 told = time.monotonic()
                 print(f"{told - began:6.0f} s  {self.summary()}", flush=True)
@@ -548,6 +550,7 @@ def main():
     parser.add_argument("program")
     parser.add_argument("--seconds", type=float, default=3600)
     parser.add_argument("--seed", type=int, default=int(time.time()))
+    parser.add_argument("--kills", type=float, nargs=2, default=(5, 60), help="seconds between kills, at least and at most")
     parser.add_argument("--directory", help="where the images are; /dev/shm keeps a real disk out of it")
     options = parser.parse_args()
     print(f"seed {options.seed}", flush=True)
