@@ -186,8 +186,7 @@ impl File {
             _ => 0,
         };
         let is_write = matches!(action, Action::Write { sync: false, .. });
-        let is_long = self.nowait.cached && self.engine == Engine::Auto && len > INLINE_MAX;
-        let copies = is_long || (is_write && self.is_aside(len));
+        let copies = self.is_for_threads(is_write, len);
         let queued = copies && is_write;
         let operation = Operation::new(Arc::clone(&self.fd), action);
         if queued && !is_deterministic() && !crate::is_attempting() {
@@ -198,14 +197,16 @@ impl File {
         Completion(operation).await
     }
 
-    /// Whether a write of `len` bytes to the page cache is left to another thread, although it is not long.
-    fn is_aside(&self, len: usize) -> bool {
-        self.nowait.cached && self.engine == Engine::Auto && len >= BACKGROUND_MIN && is_background()
+    /// Whether threads of the pool copy `len` bytes from or to the page cache: what is long, and shorter writes of the
+    /// background.
+    fn is_for_threads(&self, write: bool, len: usize) -> bool {
+        let is_long = len > INLINE_MAX || (write && len >= BACKGROUND_MIN && is_background());
+        is_long && self.nowait.cached && self.engine == Engine::Auto
     }
 
     /// Transfers what can be transferred at once: the count, or 0 for "ask the engine".
     fn at_once(&self, write: bool, offset: u64, buf: &IoBuf) -> usize {
-        if buf.len() > INLINE_MAX || is_deterministic() || (write && self.is_aside(buf.len())) {
+        if buf.len() > INLINE_MAX || is_deterministic() || self.is_for_threads(write, buf.len()) {
             return 0;
         }
         let fd = self.fd.as_raw_fd();

@@ -22,7 +22,7 @@ struct Attached {
     removable: bool,
     disk: OnceLock<Weak<BackendDisk>>,
     /// The I/O thread that was asked for.
-    _thread: Option<IoThreadUse>,
+    thread: Option<IoThreadUse>,
 }
 
 impl Attached {
@@ -109,8 +109,7 @@ impl Storage {
         let (path, removable) = (requestor.path.to_owned(), wish.removable);
         let thread = wish.iothread.as_deref().map(|id| self.objects.io_thread(id)).transpose();
         let thread = thread.map_err(|error| error.desc)?;
-        let reactor = thread.as_ref().map(|thread| thread.reactor().clone());
-        let attached = Arc::new(Attached { id, path, removable, disk: OnceLock::new(), _thread: thread });
+        let attached = Arc::new(Attached { id, path, removable, disk: OnceLock::new(), thread });
         let (backend, is_new) = match (self.graph.backend(&wish.drive), self.graph.lookup(&wish.drive)) {
             (Some(backend), _) => (backend, false),
             (None, None) if wish.removable && wish.drive.is_empty() => (self.new_backend(""), true),
@@ -123,7 +122,7 @@ impl Storage {
             }
             (None, None) => return Err(unknown_drive(requestor)),
         };
-        match self.connect(&backend, requestor, &attached, reactor) {
+        match self.connect(&backend, requestor, &attached) {
             Ok(disk) => {
                 if is_new {
                     // A back end without a name never clashes.
@@ -155,7 +154,6 @@ impl Storage {
         backend: &Arc<Backend>,
         requestor: &DiskRequestor<'_>,
         attached: &Arc<Attached>,
-        reactor: Option<aio::Handle>,
     ) -> Result<Arc<BackendDisk>, Error> {
         let wish = requestor.wish;
         let root = backend.root();
@@ -184,8 +182,8 @@ impl Storage {
         backend.stats.set_accounting(wish.account_invalid, wish.account_failed);
         let (read, write) = backend.error_policies();
         backend.set_error_policies(policy(wish.rerror, read), policy(wish.werror, write));
-        if let Some(reactor) = reactor {
-            backend.set_reactor(reactor);
+        if let Some(thread) = &attached.thread {
+            backend.set_reactor(thread.reactor().clone());
             // Who names a thread wants the work done there.
             backend.set_at_once(false);
         }
