@@ -25,14 +25,18 @@ const VIRTIO_BUS: &str = "virtio-pci-bus";
 /// The commands of this subject.
 pub fn register(table: &mut Table) {
     table.register::<QomList>(|control, _, wanted| {
-        let tree = tree(control)?;
+        let tree = whole_tree(control)?;
         let object = tree.resolve(&wanted.path).map_err(client_error)?;
         Ok(tree.list(object).map_err(client_error)?.iter().map(of_object).collect())
     });
     table.register::<QomGet>(|control, _, wanted| {
-        let tree = tree(control)?;
-        let object = tree.resolve(&wanted.path).map_err(client_error)?;
-        tree.get(object, &wanted.property).map(|value| Any(json(&value))).map_err(client_error)
+        let get = |tree: &ObjectTree| tree.get(tree.resolve(&wanted.path)?, &wanted.property);
+        let found = match get(tree(control)?) {
+            // What a device was configured with is added when somebody asks for it.
+            Err(ObjectError::PropertyNotFound { .. }) => get(whole_tree(control)?),
+            found => found,
+        };
+        found.map(|value| Any(json(&value))).map_err(client_error)
     });
     table.register_deferred::<QomSet>(|control, _, wanted, reply| match drive(control, &wanted) {
         Err(error) => reply.send(Err(error)),
@@ -69,7 +73,7 @@ pub fn register(table: &mut Table) {
 }
 
 fn set(control: &mut Control, wanted: &QomSet) -> Result<(), Error> {
-    let tree = tree(control)?;
+    let tree = whole_tree(control)?;
     let object = tree.resolve(&wanted.path).map_err(client_error)?;
     tree.set(object, &wanted.property, value(&wanted.value.0)).map_err(client_error)
 }
@@ -87,11 +91,10 @@ fn drive(control: &mut Control, wanted: &QomSet) -> Result<Option<(Arc<Backend>,
     Ok(Some((backend, checked.as_str().unwrap_or_default().to_owned())))
 }
 
-/// The tree, with the objects that users have made by now, what disks have, and what devices were configured with.
+/// The tree, with the objects that users have made by now, and what disks have.
 fn tree(control: &mut Control) -> Result<&mut ObjectTree, Error> {
     let wanted = control.storage().objects().types();
     let drives = control.storage().drives_by_path();
-    let buses = control.machine().device_tree();
     let tree = control.machine_mut().objects_mut();
     let container = tree.container("/objects").map_err(client_error)?;
     let known: Vec<_> = tree.children(container).map(|(name, object)| (name.to_owned(), object)).collect();
@@ -115,6 +118,13 @@ fn tree(control: &mut Control) -> Result<&mut ObjectTree, Error> {
             tree.add_property(object, DRIVE, property).map_err(client_error)?;
         }
     }
+    Ok(tree)
+}
+
+/// The tree, in which devices have what they were configured with, too.
+fn whole_tree(control: &mut Control) -> Result<&mut ObjectTree, Error> {
+    let buses = control.machine().device_tree();
+    let tree = tree(control)?;
     for device in buses.iter().flat_map(|bus| &bus.devices) {
         configured(tree, device).map_err(client_error)?;
     }
@@ -136,27 +146,24 @@ fn configured(tree: &mut ObjectTree, device: &Node) -> Result<(), ObjectError> {
     Ok(())
 }
 
-/// The settings of `device` become properties of the object at `path`, if it is there and has them not yet.
+/// Makes those settings of `device` that are not known yet properties of the object at `path`.
 fn settings(tree: &mut ObjectTree, device: &Node, path: &str) -> Result<(), ObjectError> {
     // Some are parts of others and no objects of their own.
     let Ok(object) = tree.resolve(path) else { return Ok(()) };
     let known: HashSet<String> = tree.list(object)?.into_iter().map(|info| info.name).collect();
     for (name, value) in device.settings.iter().filter(|(name, _)| !known.contains(*name)) {
-        let declared = tree.types().properties(device.type_name)?.into_iter().find(|info| info.name == *name);
-        let kind = match value {
-            Setting::Switch(_) => "bool",
-            Setting::Number(_) => "uint32",
-            Setting::Size(_) => "size",
-            Setting::Text(_) => "str",
-            Setting::Slot(..) => "int32",
+        let (kind, value) = match value {
+            Setting::Switch(value) => ("bool", PropertyValue::Bool(*value)),
+            Setting::Number(value) => ("uint32", PropertyValue::Uint(*value)),
+            Setting::Size(value) => ("size", PropertyValue::Uint(*value)),
+            Setting::Text(value) => ("str", PropertyValue::Str(value.clone())),
+            Setting::Slot(slot, function) => ("int32", PropertyValue::Int(i64::from(slot << 3 | function))),
         };
+        let declared = tree.types().properties(device.type_name)?.into_iter().find(|info| info.name == *name);
         let kind = declared.map_or_else(|| kind.to_owned(), |info| info.type_name.clone());
         let value = match value {
-            Setting::Switch(value) => PropertyValue::Bool(*value),
-            Setting::Number(value) | Setting::Size(value) => PropertyValue::Uint(*value),
-            Setting::Text(id) if kind.starts_with("link<") && !id.is_empty() => format!("/objects/{id}").into(),
-            Setting::Text(value) => PropertyValue::Str(value.clone()),
-            Setting::Slot(slot, function) => PropertyValue::Int(i64::from(slot << 3 | function)),
+            PropertyValue::Str(id) if kind.starts_with("link<") && !id.is_empty() => format!("/objects/{id}").into(),
+            other => other,
         };
         tree.add_property(object, name, Property::variable(value).configuration().type_name(kind))?;
     }
