@@ -1,5 +1,6 @@
 //! Exclusive access: the lock that belongs to the bus, around a device.
 
+use std::any::Any;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use clock::{Clock, Timer};
@@ -102,6 +103,12 @@ pub trait Lifecycle: Send + Sync {
 
     /// Tells the device that its state was replaced.
     fn restored(&self);
+
+    /// What can be upgraded for as long as anything holds the device: who dropped it sees that nothing keeps it. `None` for
+    /// what has no cell of its own.
+    fn watch(&self) -> Option<Weak<dyn Any + Send + Sync>> {
+        None
+    }
 }
 
 impl<D: Device> Lifecycle for DeviceCell<D> {
@@ -115,5 +122,10 @@ impl<D: Device> Lifecycle for DeviceCell<D> {
 
     fn restored(&self) {
         self.lock().restored();
+    }
+
+    fn watch(&self) -> Option<Weak<dyn Any + Send + Sync>> {
+        let device: Weak<Mutex<D>> = Arc::downgrade(&self.0);
+        Some(device)
     }
 }

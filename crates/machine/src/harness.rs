@@ -139,6 +139,17 @@ impl Harness {
         self.access.devices.len()
     }
 
+    /// Removes the devices that can leave, as after the guest let them go, and tells of those that something still keeps.
+    /// They don't answer any longer.
+    pub fn remove_and_find_kept(mut self) -> Vec<String> {
+        self.access.devices.clear();
+        let watched = self.machine.removable_devices();
+        for (path, _) in &watched {
+            self.machine.remove(path);
+        }
+        watched.into_iter().filter(|(_, device)| device.upgrade().is_some()).map(|(path, _)| path).collect()
+    }
+
     fn find(&self, device: &str) -> Option<Focus> {
         let mut focus = Focus::default();
         let fixed = FIXED.iter().find(|(name, ..)| *name == device);

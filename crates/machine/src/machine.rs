@@ -4,8 +4,9 @@ mod cpus;
 mod inspect;
 mod reset;
 
+use std::any::Any;
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use accel::{AccelError, Accelerator, CpuSignals, MachineSpaces, Signal, VcpuConfig};
 use clock::Clock;
@@ -411,6 +412,12 @@ impl Machine {
             }
         }
         removed
+    }
+
+    /// The paths of the devices that can leave; each can be upgraded for as long as something holds it.
+    pub(crate) fn removable_devices(&self) -> Vec<(String, Weak<dyn Any + Send + Sync>)> {
+        let devices = self.board.devices.iter().filter(|device| device.removal.is_possible());
+        devices.filter_map(|device| Some((device.path.clone(), device.lifecycle.watch()?))).collect()
     }
 
     /// Whether there is a device with that id or path.

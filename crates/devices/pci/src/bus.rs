@@ -4,8 +4,9 @@
 //! function's lock held by anybody else, and changes the address spaces. Lock order: configuration mechanism → windows
 //! of a slot → the function → what a device's lock comes before.
 
+use std::any::Any;
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use device::{AccessSize, Device, DeviceCell, DeviceState, IrqInput, IrqLine, Lifecycle, ResetKind};
 use memory::{AddressSpace, Backing, GuestAddress, MapError, RegionHandle, SpaceKind};
@@ -248,6 +249,10 @@ impl Lifecycle for Slot {
         let mut mappings = self.mappings();
         self.endpoint.lifecycle().restored();
         self.remap(&mut mappings);
+    }
+
+    fn watch(&self) -> Option<Weak<dyn Any + Send + Sync>> {
+        self.endpoint.lifecycle().watch()
     }
 }
 

@@ -13,6 +13,7 @@ pub mod options;
 mod tests;
 mod transfer;
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
@@ -351,6 +352,10 @@ impl Lifecycle for Owned {
 
     fn restored(&self) {
         Lifecycle::restored(&self.cell);
+    }
+
+    fn watch(&self) -> Option<Weak<dyn Any + Send + Sync>> {
+        self.cell.watch()
     }
 }
 

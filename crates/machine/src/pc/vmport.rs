@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use accel::backdoor;
-use device::DeviceCell;
+use device::{DeviceCell, Handle};
 use devices_chipset::i8042::I8042;
 use devices_isa::vmport::{self, MachineFacts, PointerMode, Registers, VmPort};
 use display::input::{Axis, Button, DeviceId, Event, Hub, InputDevice, Takes};
@@ -26,7 +26,7 @@ pub fn build(builder: &mut Builder<'_>, controller: &DeviceCell<I8042>) -> Resul
     let port = VmPort::new(facts, Box::new(CpuRegisters));
     let connection = Connection {
         hub: Arc::downgrade(&builder.input),
-        pointer: Arc::new(Pointer { port: port.clone(), controller: controller.clone(), report: Mutex::default() }),
+        pointer: Arc::new(Pointer { port: port.handle(), controller: controller.clone(), report: Mutex::default() }),
         id: None,
     };
     let connection = Mutex::new(connection);
@@ -83,7 +83,8 @@ struct Report {
 }
 
 struct Pointer {
-    port: DeviceCell<VmPort>,
+    /// The port has the pointer.
+    port: Handle<VmPort>,
     controller: DeviceCell<I8042>,
     report: Mutex<Report>,
 }
@@ -125,7 +126,7 @@ impl InputDevice for Pointer {
         let buttons = report.buttons;
         drop(report);
         let limit = |value: i64| value.clamp(-0x7fff, 0x7fff) as i32;
-        if self.port.lock().report((limit(x), limit(y), wheel), buttons) {
+        if self.port.with(|port| port.report((limit(x), limit(y), wheel), buttons)) == Some(true) {
             // The driver reads when the PS/2 mouse interrupts.
             self.controller.lock().mouse((1, 0, 0), 0);
         }

@@ -35,6 +35,19 @@ fn every_device_keeps_the_laws_under_random_accesses() {
 }
 
 #[test]
+fn nothing_keeps_devices_that_were_removed() {
+    for name in ["pc", "q35"] {
+        let harness = Harness::new(name);
+        // Rings are set up, requests are under way.
+        for seed in 0..3 {
+            harness.play(&noise(4000, seed));
+        }
+        let kept = harness.remove_and_find_kept();
+        assert!(kept.is_empty(), "{name}: {kept:?}");
+    }
+}
+
+#[test]
 fn each_device_alone_keeps_the_laws_where_firmware_puts_it() {
     let mut seen = BTreeSet::new();
     for (machine, owns) in [
